@@ -59,7 +59,11 @@ class Work:
         with tempfile.TemporaryDirectory() as folder:
             recorder = Recorder(Job("job", Path(folder)))
             context = Context(recorder, resolve(self.config), self.engine)
-            beside = AskingAgain(self.few, context, Judge(self.inputs.task, self.items)) if again == BESIDE else None
+            beside = (
+                AskingAgain(self.few, context, Judge(self.inputs.task, self.items))
+                if again == BESIDE
+                else None
+            )
             each_request(self.engine, self.requests, listen, on_step=one_more, beside=beside)
             if beside is not None:
                 asked = len(beside.answers())
@@ -89,7 +93,10 @@ def main() -> int:
     _, *plain = counts["not at all"]
     print("\nasked again         questions   tokens            passes")
     for way, (asked, *sums) in counts.items():
-        more = [f"{it:7,} {100 * (it / other - 1):+5.1f} %" for it, other in zip(sums, plain, strict=True)]
+        more = [
+            f"{it:7,} {100 * (it / other - 1):+5.1f} %"
+            for it, other in zip(sums, plain, strict=True)
+        ]
         print(f"{way:18s}  {asked:9d}   {'   '.join(more)}")
     shares = [100 * (it / other - 1) for it, other in zip(counts[BESIDE][1:], plain, strict=True)]
     return 1 if max(shares) > MOST_PERCENT else 0

@@ -100,7 +100,9 @@ def config_of(kind: int, seed: int, output_dir: Path) -> RunnerConfig:
 
 def sample(generator: random.Random, index: int, right: bool) -> Sample:
     """Return one answer of the embedded model's length: about 250 characters and 80 tokens."""
-    question = f"Question {index}: " + "Ann has some apples and buys some more of them every day. " * 4
+    question = (
+        f"Question {index}: " + "Ann has some apples and buys some more of them every day. " * 4
+    )
     steps = " ".join(str(generator.randrange(10_000)) for _ in range(45))
     return Sample(
         Answer(
@@ -121,19 +123,30 @@ def sample(generator: random.Random, index: int, right: bool) -> Sample:
 
 def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
     """Record and log one job with random answers; returns its folder."""
-    generator = random.Random(config.seed)  # one for all quantizations of a seed: they agree on most questions
+    generator = random.Random(
+        config.seed
+    )  # one for all quantizations of a seed: they agree on most questions
     job = identify(config, 1, {}, measures=False)
     with claim(job):
         recorder = Recorder(job)
         for index in range(count):
             recorder.sample(sample(generator, index, generator.random() < accuracy))
         recorder.close()
-        speed = {"load_s": 0.1, "weight_mib": 8.0, "peak_rss_mib": 600.0, "decode_tok_per_s": 900.0, "seconds": 3.0}
+        speed = {
+            "load_s": 0.1,
+            "weight_mib": 8.0,
+            "peak_rss_mib": 600.0,
+            "decode_tok_per_s": 900.0,
+            "seconds": 3.0,
+        }
         record = Record(
             job.job_id,
             Status.FINISHED,
             str(job.folder),
-            Result(score(list(recorder.done.values())) | speed, facts={"device": "cpu", "dtype": "bfloat16"}),
+            Result(
+                score(list(recorder.done.values())) | speed,
+                facts={"device": "cpu", "dtype": "bfloat16"},
+            ),
             task=config.task.name,
             task_version=1,
             name=tracking.run_name(config),
@@ -142,7 +155,10 @@ def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
         (job.folder / "config.yaml").write_text(json.dumps(asdict(config), default=str))
         (job.folder / "log.txt").write_text("drawn\n")
         tracker = tracking.start(mlflow_store.store_of(config), job, record)
-        record.mlflow_run_id, record.mlflow_uri = tracker.run_id, tracker.uri  # as store/ledger.py does
+        record.mlflow_run_id, record.mlflow_uri = (
+            tracker.run_id,
+            tracker.uri,
+        )  # as store/ledger.py does
         job.write_record(record)
         tracking.finish(tracker, job, record)
     return job.folder
@@ -161,11 +177,15 @@ def fill(output_dir: Path, runs: int, count: int) -> None:
 
 def main() -> int:
     """Write, compare, print; 1 if the comparison takes longer than the limit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="keep the store here, and take it from here the next time")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the store here, and take it from here the next time"
+    )
     add_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -182,7 +202,10 @@ def main() -> int:
         for _ in range(options.repeats):
             started = time.perf_counter()
             done = subprocess.run(
-                [sys.executable, "-m", "runner_compare", *arguments], capture_output=True, text=True, check=True
+                [sys.executable, "-m", "runner_compare", *arguments],
+                capture_output=True,
+                text=True,
+                check=True,
             )
             times.append(time.perf_counter() - started)
         found = re.search(
@@ -191,14 +214,22 @@ def main() -> int:
         compared = int(found[1].replace(",", "")) if found else 0
         print(f"runner-compare: {compared:,} comparisons")
         median = statistics.median(times)
-        print(f"whole process, median of {len(times)}     {median:6.2f} s   ({min(times):.2f}..{max(times):.2f})")
-        clocked = subprocess.run([sys.executable, "-c", CLOCKED, *arguments], capture_output=True, text=True)
+        print(
+            f"whole process, median of {len(times)}     {median:6.2f} s   ({min(times):.2f}..{max(times):.2f})"
+        )
+        clocked = subprocess.run(
+            [sys.executable, "-c", CLOCKED, *arguments], capture_output=True, text=True
+        )
         assert clocked.returncode == 0, clocked.stderr
         for label, seconds in json.loads(clocked.stderr.splitlines()[-1]).items():
             print(f"  {label:36s}{seconds:6.2f} s", flush=True)
     if options.save:
         save([Figure.of(f"runner-compare of {options.runs:,} runs", "s", times)])
-    return 0 if median <= LIMIT_S and compared == sum(n % len(KINDS) != 0 for n in range(options.runs)) else 1
+    return (
+        0
+        if median <= LIMIT_S and compared == sum(n % len(KINDS) != 0 for n in range(options.runs))
+        else 1
+    )
 
 
 if __name__ == "__main__":

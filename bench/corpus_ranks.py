@@ -1,10 +1,12 @@
-"""Do the 200 texts that ship rank formats as a larger corpus does? `python bench/corpus_ranks.py --model FOLDER`.
+"""Do the 200 texts that ship rank formats as a larger corpus does? `python bench/corpus_ranks.py
+--model FOLDER`.
 
-A real model's weights are rounded to types of .gguf files and to formats that are made here. Two corpora are read with
-each and with the model as it is: `task.data=texts`, and a larger one of what is at hand without a download: sources and
-documentation of Python, descriptions and JSON files of installed packages, translations in the same five languages, and
-word problems. Each statistic of the divergence a token (whole distributions) ranks the formats on both corpora. The
-control: each kind of the texts alone, and word problems alone, which could agree as well.
+A real model's weights are rounded to types of .gguf files and to formats that are made here. Two
+corpora are read with each and with the model as it is: `task.data=texts`, and a larger one of what
+is at hand without a download: sources and documentation of Python, descriptions and JSON files of
+installed packages, translations in the same five languages, and word problems. Each statistic of
+the divergence a token (whole distributions) ranks the formats on both corpora. The control: each
+kind of the texts alone, and word problems alone, which could agree as well.
 """
 
 from __future__ import annotations
@@ -63,13 +65,24 @@ def larger(pieces: int) -> Iterator[tuple[str, str]]:
     found = {
         "sources": (file.read_text() for file in _drawn(draw, library.glob("*.py"), pieces)),
         "documentation": iter(_drawn(draw, pydoc_data.topics.topics.values(), pieces)),
-        "packages": iter(_drawn(draw, (it.read_text("METADATA") or "" for it in distributions()), 4 * pieces)),
-        "json": (file.read_text(errors="ignore") for file in _drawn(draw, packages.rglob("*.json"), 4 * pieces)),
-        "translations": (text for language in LANGUAGES for text in _translations(packages, language)),
+        "packages": iter(
+            _drawn(draw, (it.read_text("METADATA") or "" for it in distributions()), 4 * pieces)
+        ),
+        "json": (
+            file.read_text(errors="ignore")
+            for file in _drawn(draw, packages.rglob("*.json"), 4 * pieces)
+        ),
+        "translations": (
+            text for language in LANGUAGES for text in _translations(packages, language)
+        ),
         "word problems": (f"{it.question}\n{it.answer}" for it in problems(Split.TEST, pieces)),
     }
     for kind, texts in found.items():
-        long = (text for text in texts if isinstance(text, str) and len(text) > (300 if kind != "word problems" else 0))
+        long = (
+            text
+            for text in texts
+            if isinstance(text, str) and len(text) > (300 if kind != "word problems" else 0)
+        )
         for _, text in zip(range(pieces), long, strict=False):
             begin = draw.randrange(max(len(text) - CHARACTERS, 1))
             yield kind, text[begin : begin + CHARACTERS]
@@ -98,12 +111,15 @@ def round_weights(model: Any, name: str) -> None:
         else:
             kind = GGMLQuantizationType[name]
             codes = quants.quantize(module.weight.detach().float().numpy(), kind)
-            module.weight.data = torch.from_numpy(quants.dequantize(codes, kind)).to(module.weight.dtype)
+            module.weight.data = torch.from_numpy(quants.dequantize(codes, kind)).to(
+                module.weight.dtype
+            )
 
 
 @torch.inference_mode()
 def divergences(reference: Any, models: dict[str, Any], ids: list[int]) -> dict[str, Any]:
-    """Return the divergence of each model from the reference at each position of a text, over whole distributions."""
+    """Return the divergence of each model from the reference at each position of a text, over whole
+    distributions."""
     text = torch.tensor([ids])
     plain = reference(text).logits[0, :-1].float().log_softmax(-1)
     probabilities, values = plain.exp(), {}
@@ -122,10 +138,14 @@ def loaded(folder: str) -> Any:
 def main() -> None:
     """Read both corpora with each format, and print the ranks."""
     parser = argparse.ArgumentParser(description=inspect.getdoc(inspect.getmodule(main)))
-    parser.add_argument("--model", required=True, help="the folder of a real model (make real-model)")
+    parser.add_argument(
+        "--model", required=True, help="the folder of a real model (make real-model)"
+    )
     parser.add_argument("--pieces", type=int, default=50, help="of each kind of the larger corpus")
     parser.add_argument("--save", type=Path, help="a file for the divergences")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="one, where others compute")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="one, where others compute"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"python bench/corpus_ranks.py --model FOLDER --pieces {options.pieces}")
@@ -138,7 +158,11 @@ def main() -> None:
     kept = [number for number, one in enumerate(ids) if len(one) > 1]
     texts, ids = [texts[number] for number in kept], [ids[number] for number in kept]
     for corpus in ("texts", "larger"):
-        of = [(kind, len(one) - 1) for (name, kind, _), one in zip(texts, ids, strict=True) if name == corpus]
+        of = [
+            (kind, len(one) - 1)
+            for (name, kind, _), one in zip(texts, ids, strict=True)
+            if name == corpus
+        ]
         kinds = {kind: sum(size for it, size in of if it == kind) for kind, _ in of}
         words = ", ".join(f"{kind} {size:,}" for kind, size in kinds.items())
         print(f"{corpus}: {len(of)} texts, {sum(kinds.values()):,} tokens: {words}", flush=True)
@@ -148,7 +172,9 @@ def main() -> None:
         round_weights(models[name], name)
         print(f"rounded: {name}", file=sys.stderr, flush=True)
     torch.set_num_threads(options.threads)
-    order = random.Random(1).sample(range(len(ids)), len(ids))  # so that what is saved on the way has all kinds
+    order = random.Random(1).sample(
+        range(len(ids)), len(ids)
+    )  # so that what is saved on the way has all kinds
     found: dict[str, list[Any]] = {name: [] for name in models}
     for count, number in enumerate(order, start=1):
         for name, kl in divergences(base.model, models, ids[number]).items():
@@ -156,15 +182,21 @@ def main() -> None:
         if count % 20 == 0 or count == len(order):
             print(f"read: {count} of {len(ids)}", file=sys.stderr, flush=True)
             if options.save:
-                arrays: dict[str, Any] = {name: np.concatenate(value) for name, value in found.items()}
+                arrays: dict[str, Any] = {
+                    name: np.concatenate(value) for name, value in found.items()
+                }
                 np.savez(options.save, **arrays)
     texts = [texts[number] for number in order]
     report(found, texts)
 
 
 def report(found: dict[str, list[Any]], texts: list[tuple[str, str, str]]) -> None:
-    """Print each format's statistics on both corpora with their ranks, and how far the ranks agree."""
-    corpora = {"larger": [name == "larger" for name, _, _ in texts], "texts": [name == "texts" for name, _, _ in texts]}
+    """Print each format's statistics on both corpora with their ranks, and how far the ranks
+    agree."""
+    corpora = {
+        "larger": [name == "larger" for name, _, _ in texts],
+        "texts": [name == "texts" for name, _, _ in texts],
+    }
     corpora |= {
         f"texts: {kind} alone": [(name, it) == ("texts", kind) for name, it, _ in texts]
         for kind in dict.fromkeys(kind for name, kind, _ in texts if name == "texts")
@@ -193,8 +225,14 @@ def report(found: dict[str, list[Any]], texts: list[tuple[str, str, str]]) -> No
         cells = []
         for statistic in STATISTICS:
             mine, theirs = values[corpus][statistic], values["larger"][statistic]
-            other = sum((mine[i] - mine[j]) * (theirs[i] - theirs[j]) < 0 for i in range(len(mine)) for j in range(i))
-            cells.append(f"{spearmanr(mine, theirs)[0]:.3f} {kendalltau(mine, theirs)[0]:.3f} {other}")
+            other = sum(
+                (mine[i] - mine[j]) * (theirs[i] - theirs[j]) < 0
+                for i in range(len(mine))
+                for j in range(i)
+            )
+            cells.append(
+                f"{spearmanr(mine, theirs)[0]:.3f} {kendalltau(mine, theirs)[0]:.3f} {other}"
+            )
         print(f"{corpus:24}" + "".join(f"{cell:>17}" for cell in cells))
 
 

@@ -24,15 +24,22 @@ TEXTS = Path(__file__).resolve().parents[1] / "experiments" / "real_texts.jsonl"
 
 def main() -> None:
     """Score, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="the folder of a real model (make real-model)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", required=True, help="the folder of a real model (make real-model)"
+    )
     parser.add_argument("--formats", nargs="+", default=["nf4", "int8"])
     parser.add_argument("--texts", type=int, default=24)
     options = parser.parse_args()
-    print(f"python bench/drawn_kl.py --model FOLDER --formats {' '.join(options.formats)} --texts {options.texts}")
+    print(
+        f"python bench/drawn_kl.py --model FOLDER --formats {' '.join(options.formats)} --texts {options.texts}"
+    )
     print(machine.name())
     print(
-        f"{'':8}{'exact':>10}{'drawn ± 95 %':>20}{'before: at least .. at most':>30}   texts within ± 95 %", flush=True
+        f"{'':8}{'exact':>10}{'drawn ± 95 %':>20}{'before: at least .. at most':>30}   texts within ± 95 %",
+        flush=True,
     )
     job = ["model=local", f"model.name={options.model}", "task=likelihood", f"task.data={TEXTS}"]
     job += [f"task.limit={options.texts}", "tracking=none"]
@@ -41,12 +48,20 @@ def main() -> None:
         kept = run([*job, "task.keep_top_k=64"])
         for name in options.formats:
             compared = [*job, f"quantization={name}", "task.reference=quantization=none"]
-            drawn, exact = likelihoods(run(compared)), likelihoods(run([*compared, "task.exact=true"]))
+            drawn, exact = (
+                likelihoods(run(compared)),
+                likelihoods(run([*compared, "task.exact=true"])),
+            )
             kept_lines = read_top_k(kept / TOP_K)
             (kept / TOP_K).unlink()
             file = TopKFile(kept)
             for index, line in kept_lines.items():
-                file.add(index, replace(line, drawn=0, drawn_ids=line.ids[:0], drawn_logprobs=line.logprobs[:0]))
+                file.add(
+                    index,
+                    replace(
+                        line, drawn=0, drawn_ids=line.ids[:0], drawn_logprobs=line.logprobs[:0]
+                    ),
+                )
             file.close()
             before = likelihoods(run([*compared, "rerun=true"]))
             (kept / TOP_K).unlink()
@@ -57,7 +72,9 @@ def main() -> None:
             print(row_of(name, drawn, exact, before), flush=True)
 
 
-def row_of(name: str, drawn: list[Likelihood], exact: list[Likelihood], before: list[Likelihood]) -> str:
+def row_of(
+    name: str, drawn: list[Likelihood], exact: list[Likelihood], before: list[Likelihood]
+) -> str:
     """Return the line of a format."""
     tokens = sum(it.tokens for it in exact)
     true, estimate = (sum(it.kl_nats or 0.0 for it in some) / tokens for some in (exact, drawn))

@@ -45,22 +45,34 @@ def ladder(job: Job) -> dict[str, Job]:
         "+ packed weights": replace(bare, off=["fused"]),
         "+ a pass in a single call": replace(bare, off=[]),
         **{
-            f"+ {rows} rows at once": replace(bare, off=[], rows=rows) for rows in MORE_ROWS if rows <= len(job.prompts)
+            f"+ {rows} rows at once": replace(bare, off=[], rows=rows)
+            for rows in MORE_ROWS
+            if rows <= len(job.prompts)
         },
-        BESIDE: replace(job, kind="generate_batch", prompts=job.prompts[:FEW], new_tokens=job.new_tokens[:FEW]),
+        BESIDE: replace(
+            job, kind="generate_batch", prompts=job.prompts[:FEW], new_tokens=job.new_tokens[:FEW]
+        ),
     }
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER"
+    )
     add_options(parser)
     options = parser.parse_args()
     folder: Path = model_folder(options.model)
     prompts = load_prompts(options.gsm8k or "embedded", options.questions, options.shots)
-    job = Job("stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None)
-    trial = run_fresh(replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads))  # builds kernels
+    job = Job(
+        "stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None
+    )
+    trial = run_fresh(
+        replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads)
+    )  # builds kernels
     job = replace(job, threads=trial.threads)
     source = "of GSM8K's test questions" if options.gsm8k else "questions of the embedded generator"
     print(f"### {options.model}, {options.dtype}: {len(prompts)} {source}, {options.shots} worked examples, exactly "
@@ -98,7 +110,15 @@ def table(outcomes: dict[str, list[Outcome]]) -> str:
             f"{same_tokens(base[-1], runs[-1])} of {runs[-1].done}",
         ])  # fmt: skip
         before = runs
-    head = ["step", "ms a question", "× the step before", "× `generate`", "prefill, s", "decode, s", "peak MiB"]
+    head = [
+        "step",
+        "ms a question",
+        "× the step before",
+        "× `generate`",
+        "prefill, s",
+        "decode, s",
+        "peak MiB",
+    ]
     return markdown([*head, "outputs as the first"], rows)
 
 

@@ -21,7 +21,8 @@ from runner_engine.settings.model import Attention, LocalModelConfig
 
 
 def switch_off(parts: Sequence[str]) -> None:
-    """Switch parts of our engine off in this process; `kernels` and `packed` are variables of the environment."""
+    """Switch parts of our engine off in this process; `kernels` and `packed` are variables of the
+    environment."""
     left_out: dict[str, list[tuple[Any, str, Any]]] = {
         "share": [(prefix_tree, "share", lambda prompts, parent=None, *_: [parent] * len(prompts))],
         "fused": [(local_engine, "probe_fused_forward", lambda *_: None)],
@@ -29,7 +30,9 @@ def switch_off(parts: Sequence[str]) -> None:
     for part in set(parts) - {"kernels", "packed"}:
         for module, name, instead in left_out[part]:
             if not hasattr(module, name):
-                raise SystemExit(f"{module.__name__} has no {name} any more: {part} cannot be switched off here")
+                raise SystemExit(
+                    f"{module.__name__} has no {name} any more: {part} cannot be switched off here"
+                )
             setattr(module, name, instead)
 
 
@@ -52,15 +55,21 @@ def with_engine(job: Job) -> Outcome:
     switch_off(job.off)
     attention = Attention.sdpa if job.kind == "plain" else Attention.auto
     dtype = Dtype(job.dtype)
-    model = LocalModelConfig(name=job.folder, device=job.device, dtype=dtype, threads=job.threads, attention=attention)
+    model = LocalModelConfig(
+        name=job.folder, device=job.device, dtype=dtype, threads=job.threads, attention=attention
+    )
     keys: dict[str, Any] = {"int8_rows": True} if job.settings.get("int8_rows") else {}
     quantization = CHOICES[job.settings.get("quantization", "none")](**keys)
     engine = greedy_engine(model, quantization, max_new_tokens=max(job.new_tokens))
     started = time.perf_counter()
     engine.load()
-    run = Run(engine.loaded.model, job.dtype, time.perf_counter() - started, hooks=job.kind == "plain")
+    run = Run(
+        engine.loaded.model, job.dtype, time.perf_counter() - started, hooks=job.kind == "plain"
+    )
     count_passes(run)
-    prompts: list[Any] = [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in job.prompts]
+    prompts: list[Any] = [
+        prompt if isinstance(prompt, str) else tuple(prompt) for prompt in job.prompts
+    ]
     requests = [
         Request(at, prompt, tuple(job.stop), limit, ignore_eos=job.fixed)
         for at, (prompt, limit) in enumerate(zip(prompts, job.new_tokens, strict=True))
@@ -88,21 +97,25 @@ def with_engine(job: Job) -> Outcome:
 
 
 def plain_model(job: Job) -> tuple[Any, Any, float]:
-    """Load model and tokenizer as transformers does it, with sdpa; return them and the seconds that it took."""
+    """Load model and tokenizer as transformers does it, with sdpa; return them and the seconds that
+    it took."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if job.threads:
         torch.set_num_threads(job.threads)
     dtype = getattr(torch, job.dtype)
     started = time.perf_counter()
-    model: Any = AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype, attn_implementation="sdpa").eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        job.folder, dtype=dtype, attn_implementation="sdpa"
+    ).eval()
     model.to(job.device)
     tokenizer: Any = AutoTokenizer.from_pretrained(job.folder)
     return model, tokenizer, time.perf_counter() - started
 
 
 def with_generate(job: Job) -> Outcome:
-    """Left-padded batches through transformers' `generate`, as it comes, each to the longest of its rows."""
+    """Left-padded batches through transformers' `generate`, as it comes, each to the longest of its
+    rows."""
     model, tokenizer, load_s = plain_model(job)
     end = model.generation_config.eos_token_id
     ends = set(end if isinstance(end, list) else [end]) if not job.fixed else set()
@@ -110,7 +123,10 @@ def with_generate(job: Job) -> Outcome:
         model.generation_config.eos_token_id = None
     run = Run(model, job.dtype, load_s)
     run.start()
-    fed = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in job.prompts]
+    fed = [
+        tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
+        for prompt in job.prompts
+    ]
     order = list(range(len(fed)))
     if job.order != "given":
         order.sort(key=lambda at: -len(fed[at]) if job.order == "prompt" else -job.new_tokens[at])
@@ -120,9 +136,12 @@ def with_generate(job: Job) -> Outcome:
         batch = order[first : first + size]
         width = max(len(fed[at]) for at in batch)
         sequences = run.generate(
-            input_ids=torch.tensor([[pad] * (width - len(fed[at])) + fed[at] for at in batch], device=job.device),
+            input_ids=torch.tensor(
+                [[pad] * (width - len(fed[at])) + fed[at] for at in batch], device=job.device
+            ),
             attention_mask=torch.tensor(
-                [[0] * (width - len(fed[at])) + [1] * len(fed[at]) for at in batch], device=job.device
+                [[0] * (width - len(fed[at])) + [1] * len(fed[at]) for at in batch],
+                device=job.device,
             ),
             max_new_tokens=max(job.new_tokens[at] for at in batch),
             do_sample=False,
@@ -142,7 +161,8 @@ def with_generate(job: Job) -> Outcome:
 
 
 def with_generate_batch(job: Job) -> Outcome:
-    """transformers' own continuous batching, as it comes; it shares whole pages of a common beginning."""
+    """transformers' own continuous batching, as it comes; it shares whole pages of a common
+    beginning."""
     from transformers import GenerationConfig as Theirs
 
     model, tokenizer, load_s = plain_model(job)
@@ -152,12 +172,19 @@ def with_generate_batch(job: Job) -> Outcome:
     settings = Theirs(max_new_tokens=limit, do_sample=False, eos_token_id=end, pad_token_id=pad)
     run = Run(model, job.dtype, load_s)
     run.start()
-    fed = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in job.prompts]
+    fed = [
+        tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
+        for prompt in job.prompts
+    ]
     answers = list(model.generate_batch(inputs=fed, generation_config=settings).values())
     failed = [answer.error for answer in answers if answer.error]
     if failed or len(answers) < len(fed):
-        raise SystemExit(f"{len(answers)} of {len(fed)} prompts were answered, {len(failed)} failed: {failed[:1]}")
-    tokens = [answer.generated_tokens[:most] for answer, most in zip(answers, job.new_tokens, strict=True)]
+        raise SystemExit(
+            f"{len(answers)} of {len(fed)} prompts were answered, {len(failed)} failed: {failed[:1]}"
+        )
+    tokens = [
+        answer.generated_tokens[:most] for answer, most in zip(answers, job.new_tokens, strict=True)
+    ]
     run.stop()
     return run.outcome(
         done=len(fed),

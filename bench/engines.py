@@ -1,4 +1,5 @@
-"""Shared by the benchmarks of the engine: one run per fresh process, its outcome, and tables with spread.
+"""Shared by the benchmarks of the engine: one run per fresh process, its outcome, and tables with
+spread.
 
 The processes are `engine_side.py` (our engine, and transformers' `generate`) and `lmeval_side.py`.
 """
@@ -74,12 +75,22 @@ class Job:
     fixed: bool = True  # every row continues to its new_tokens, without stops
     stop: list[str] = field(default_factory=list)
     threads: int | None = None  # None: our engine decides
-    order: str = "prompt"  # of generate's batches: given, prompt (longest first), answer (longest first)
-    off: list[str] = field(default_factory=list)  # parts of our engine: share, kernels, packed, fused
-    limit_s: float | None = None  # lm-eval starts no further batch after this, llama.cpp no further step
-    settings: dict[str, Any] = field(default_factory=dict)  # of vLLM and OpenVINO, llama.cpp's file, our quantization
+    order: str = (
+        "prompt"  # of generate's batches: given, prompt (longest first), answer (longest first)
+    )
+    off: list[str] = field(
+        default_factory=list
+    )  # parts of our engine: share, kernels, packed, fused
+    limit_s: float | None = (
+        None  # lm-eval starts no further batch after this, llama.cpp no further step
+    )
+    settings: dict[str, Any] = field(
+        default_factory=dict
+    )  # of vLLM and OpenVINO, llama.cpp's file, our quantization
     device: str = "cpu"  # of our engine and of generate: cpu or cuda
-    counts: list[int] = field(default_factory=list)  # the first so many prompts, one job each; of vLLM alone
+    counts: list[int] = field(
+        default_factory=list
+    )  # the first so many prompts, one job each; of vLLM alone
 
 
 @dataclass
@@ -105,7 +116,9 @@ class Outcome:
     gflop_per_s: dict[str, float]  # the rate of products of these layers' shapes with 1024 rows
     notes: list[str]
     end: int | None = None  # the model's stop token
-    prompt_tokens: list[int] = field(default_factory=list)  # of each prompt; of our engine alone, as the next
+    prompt_tokens: list[int] = field(
+        default_factory=list
+    )  # of each prompt; of our engine alone, as the next
     peak_rows: int = 0  # the most at once
 
     @property
@@ -115,21 +128,29 @@ class Outcome:
         return flop / self.total_s / 1e9 / max(self.gflop_per_s.values())
 
 
-def run_fresh(job: Job, python: str = sys.executable, more: Mapping[str, str] | None = None) -> Outcome:
+def run_fresh(
+    job: Job, python: str = sys.executable, more: Mapping[str, str] | None = None
+) -> Outcome:
     """Run a job in a process of its own, with more environment variables."""
     return Outcome(**answer_of(job, python, more))
 
 
 def run_counts(job: Job, counts: Sequence[int], python: str = sys.executable) -> dict[int, Outcome]:
-    """Run a job with its first so many prompts, for each count one after another in one process of vLLM."""
+    """Run a job with its first so many prompts, for each count one after another in one process of
+    vLLM."""
     answers = answer_of(replace(job, counts=list(counts)), python, None)
     return {count: Outcome(**one) for count, one in zip(counts, answers, strict=True)}
 
 
 def answer_of(job: Job, python: str, more: Mapping[str, str] | None) -> Any:
     """Run a job in a process of its own, and return what it has written."""
-    # importing the runner has set GOMP_SPINCOUNT here (see runner_base/__init__.py): all sides get it, or none
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # importing the runner has set GOMP_SPINCOUNT here (see runner_base/__init__.py): all sides get
+    # it, or none
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     environment |= more or {}
     environment["RUNNER_NATIVE"] = "0" if "kernels" in job.off else "1"
     if "packed" in job.off:
@@ -145,15 +166,20 @@ def answer_of(job: Job, python: str, more: Mapping[str, str] | None) -> Any:
 
 
 def model_folder(name: str) -> Path:
-    """Return the folder of `random` or `mixture` (with random weights), of `embedded`, or the folder itself."""
+    """Return the folder of `random` or `mixture` (with random weights), of `embedded`, or the
+    folder itself."""
     if name == "random":
-        shape = LocalModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
+        shape = LocalModelConfig(
+            name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True
+        )
         return random_weights.make(shape)
     if name == "mixture":
         return _mixture()
     folder = MODEL_DIR if name == "embedded" else Path(name)
     if not (folder / "config.json").is_file():
-        raise SystemExit(f"--model {name}: no model lies in {folder.absolute()}; use random, embedded or a FOLDER")
+        raise SystemExit(
+            f"--model {name}: no model lies in {folder.absolute()}; use random, embedded or a FOLDER"
+        )
     return folder
 
 
@@ -191,7 +217,9 @@ def greedy(
         quantization=quantization or QuantizationConfig(),
         lora=LoraConfig(),
         rope=RopeConfig(),
-        generation=generation if max_new_tokens is None else replace(generation, max_new_tokens=max_new_tokens),
+        generation=generation
+        if max_new_tokens is None
+        else replace(generation, max_new_tokens=max_new_tokens),
         task=Gsm8kConfig(),
         tracking=NoTrackingConfig(),
     )
@@ -210,7 +238,9 @@ def greedy_engine(
     return LocalEngine(resolve(config))
 
 
-def random_prompts(engine: LocalEngine, count: int, tokens: int, chance: random.Random) -> list[tuple[int, ...]]:
+def random_prompts(
+    engine: LocalEngine, count: int, tokens: int, chance: random.Random
+) -> list[tuple[int, ...]]:
     """Return prompts of random tokens of a loaded engine's model."""
     vocabulary = engine.loaded.model.config.vocab_size
     return [tuple(chance.randrange(vocabulary) for _ in range(tokens)) for _ in range(count)]
@@ -221,7 +251,10 @@ def complete_random(
 ) -> None:
     """Complete so many concurrent prompts of random tokens."""
     prompts = random_prompts(engine, count, prompt_tokens, chance)
-    requests = [Request(number, one, max_new_tokens=new_tokens, ignore_eos=True) for number, one in enumerate(prompts)]
+    requests = [
+        Request(number, one, max_new_tokens=new_tokens, ignore_eos=True)
+        for number, one in enumerate(prompts)
+    ]
     failed = [done.error for done in complete(engine, requests, count) if done.error]
     if failed:
         raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
@@ -238,9 +271,14 @@ class Speeds:
 
 
 def speeds_by_turns(
-    engines: Mapping[str, LocalEngine], rows: Sequence[int], prompt_tokens: int, new_tokens: int, rounds: int
+    engines: Mapping[str, LocalEngine],
+    rows: Sequence[int],
+    prompt_tokens: int,
+    new_tokens: int,
+    rounds: int,
 ) -> dict[tuple[str, int], list[Speeds]]:
-    """Return what each engine reaches with each number of rows, round by round and batch by batch in turns."""
+    """Return what each engine reaches with each number of rows, round by round and batch by batch
+    in turns."""
     chance = random.Random(0)
     measured: dict[tuple[str, int], list[Speeds]] = defaultdict(list)
     for _ in range(rounds):
@@ -252,7 +290,9 @@ def speeds_by_turns(
                 passed, spent = engine.stats - before, time.process_time() - spent
                 tokens = passed.prefill_tokens + passed.decode_tokens
                 kv_mib = engine.stats.peak_kv_bytes / machine.MIB
-                figures = Speeds(passed.prefill_tok_per_s, passed.decode_tok_per_s, tokens / spent, kv_mib)
+                figures = Speeds(
+                    passed.prefill_tok_per_s, passed.decode_tok_per_s, tokens / spent, kv_mib
+                )
                 measured[name, count].append(figures)
     return measured
 
@@ -262,7 +302,8 @@ def head_line(command: Sequence[str], threads: int) -> str:
     about, versions = machine.describe(), machine.versions()
     where = f"{about['cpu']}, {about['cores']} cores, threads: {threads} ({_waiting()})"
     return (
-        f"`python {shlex.join(command)}`\n{where}, torch {versions['torch']}, transformers {versions['transformers']}"
+        f"`python {shlex.join(command)}`\n{where}, torch {versions['torch']}, transformers "
+        f"{versions['transformers']}"
     )
 
 
@@ -289,7 +330,8 @@ def per_prompt_ms(outcomes: Sequence[Outcome]) -> list[float]:
 
 
 def same_tokens(one: Outcome, other: Outcome) -> int:
-    """Count outputs that are identical token for token; the other run may have only the first prompts."""
+    """Count outputs that are identical token for token; the other run may have only the first
+    prompts."""
     return sum(a == b for a, b in zip(one.tokens[: other.done], other.tokens, strict=True))
 
 

@@ -45,7 +45,14 @@ TASKS = {
     "score": "likelihood@_here_, _self_]\nlimit: 24\nkeep_top_k: 4\n",
 }
 GENERATIONS = {"whole": "max_new_tokens: 96\n", "short": "max_new_tokens: 3\n"}
-GRID = ["model=slow,real", "task=solve,team,score", "generation=whole,short", "seed=0,1", "workers=2", "print=none"]
+GRID = [
+    "model=slow,real",
+    "task=solve,team,score",
+    "generation=whole,short",
+    "seed=0,1",
+    "workers=2",
+    "print=none",
+]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 STARTS_A_FOLDER = 60
 
@@ -68,12 +75,20 @@ class Faults:
     def strike(self, grid: Grid) -> None:
         """Cause faults at random moments until the grid's process has ended."""
         while not self.over:
-            moment = time.monotonic() + self.chance.choice((self.chance.uniform(0, 1), self.chance.uniform(0.5, 3)))
+            moment = time.monotonic() + self.chance.choice(
+                (self.chance.uniform(0, 1), self.chance.uniform(0.5, 3))
+            )
             while grid.process.poll() is None and time.monotonic() < moment:
                 time.sleep(0.02)
             if grid.process.poll() is not None:
                 return
-            kinds: list[Callable[[Grid], None]] = [self.parent, self.worker, self.worker, self.worker, self.twice]
+            kinds: list[Callable[[Grid], None]] = [
+                self.parent,
+                self.worker,
+                self.worker,
+                self.worker,
+                self.twice,
+            ]
             kinds += [self.memory, self.memory, self.another]
             kinds += [self.full_disk, self.full_disk] if grid.folder.is_mount() else []
             self.chance.choice(kinds)(self.chance.choice([grid, *self.beside]))
@@ -104,14 +119,19 @@ class Faults:
             grid.process.wait(timeout=30)
 
     def memory(self, grid: Grid) -> None:
-        """Let a worker have no more memory than it has, and raise the limit again a little later."""
+        """Let a worker have no more memory than it has, and raise the limit again a little
+        later."""
         if not (workers := grid.workers()):
             return
         pid = self.chance.choice(workers)
         with contextlib.suppress(OSError, ValueError):
-            used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf(
+                "SC_PAGE_SIZE"
+            )
             soft, hard = resource.prlimit(pid, resource.RLIMIT_AS)
-            resource.prlimit(pid, resource.RLIMIT_AS, (used + self.chance.randrange(1, 24) * MIB, hard))
+            resource.prlimit(
+                pid, resource.RLIMIT_AS, (used + self.chance.randrange(1, 24) * MIB, hard)
+            )
             self.counts["memory limit lowered and raised"] += 1
             time.sleep(self.chance.uniform(0.2, 2))
             resource.prlimit(pid, resource.RLIMIT_AS, (soft, hard))
@@ -139,7 +159,8 @@ class Faults:
         ballast.unlink()
 
     def between(self, folder: Path) -> Path:
-        """Between two starts, move the folder, or hide the store from the next start; return the folder."""
+        """Between two starts, move the folder, or hide the store from the next start; return the
+        folder."""
         if self.over or not (folder / "outputs" / "mlflow.db").exists():
             return folder
         if self.chance.random() < 0.3 and not folder.is_mount():
@@ -151,7 +172,9 @@ class Faults:
         if self.chance.random() < 0.3:
             gone = folder / "gone"
             gone.mkdir()
-            for file in (folder / "outputs").glob("mlflow.db*"):  # with the journal, if it was killed during a write
+            for file in (folder / "outputs").glob(
+                "mlflow.db*"
+            ):  # with the journal, if it was killed during a write
                 file.rename(gone / file.name)
             start(folder, self).wait()
             self.wait()
@@ -168,7 +191,9 @@ def start(folder: Path, faults: Faults | None) -> Grid:
     """Start the grid and cause faults; the clock of some starts jumps."""
     jumps = faults is not None and faults.chance.random() < 0.2
     grid = Grid(
-        folder, [f"--config-dir={folder.parent / 'conf'}", "-m", *GRID], faults.jumps if jumps and faults else {}
+        folder,
+        [f"--config-dir={folder.parent / 'conf'}", "-m", *GRID],
+        faults.jumps if jumps and faults else {},
     )
     if faults is not None:
         faults.counts.update(["clock jumps"] * jumps)
@@ -193,12 +218,16 @@ def mount(folder: Path) -> bool:
     """Mount a small file system on a new folder; returns whether that is permitted."""
     folder.mkdir()
     size = f"size={DISK_MIB}m"
-    return not subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], capture_output=True).returncode
+    return not subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], capture_output=True
+    ).returncode
 
 
 def main() -> None:
     """Cause faults, compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=1500, help="no fault begins after this")
     parser.add_argument("--seed", type=int, default=0)
@@ -209,7 +238,9 @@ def main() -> None:
     ended, folders, wrong = Counter[str](), 0, list[str]()
     mounted: list[Path] = []
     try:
-        assert start(scratch / "undisturbed", None).wait(600).code == 0, "the undisturbed grid failed"
+        assert start(scratch / "undisturbed", None).wait(600).code == 0, (
+            "the undisturbed grid failed"
+        )
         truth = evidence(scratch / "undisturbed")
         assert check(scratch / "undisturbed", truth)
         can_mount = mount(scratch / "disk")
@@ -225,14 +256,22 @@ def main() -> None:
                 folder = survive(folder, faults)
                 ended += check(folder, truth)
                 written = [str(place) for place in faults.left if place.exists()]
-                assert not written, f"{folder}: something was written where it had been, in {written}"
+                assert not written, (
+                    f"{folder}: something was written where it had been, in {written}"
+                )
             except AssertionError as error:
                 wrong.append(str(error))
-                shutil.copytree(folder, scratch / f"wrong_{folders}")  # a mounted folder is lost with its mount
+                shutil.copytree(
+                    folder, scratch / f"wrong_{folders}"
+                )  # a mounted folder is lost with its mount
                 print(error, file=sys.stderr, flush=True)
             faults.left = []
             counted = faults.counts.total()
-            print(f"{counted} faults, {folders} grids, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{counted} faults, {folders} grids, {time.monotonic() - begun:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
             if folder.is_mount():
                 subprocess.run(["umount", "-l", folder], check=True)
                 mounted.remove(folder)
@@ -241,7 +280,9 @@ def main() -> None:
     finally:
         for folder in mounted:
             subprocess.run(["umount", "-l", folder], check=True)
-    print(f"python bench/faults.py --faults {options.faults} --seconds {options.seconds:g} --seed {options.seed}")
+    print(
+        f"python bench/faults.py --faults {options.faults} --seconds {options.seconds:g} --seed {options.seed}"
+    )
     for kind, count in faults.counts.most_common():
         print(f"{count:5}  {kind}")
     jobs = Counter(job_id.partition("-")[0] for job_id in truth)
@@ -249,11 +290,15 @@ def main() -> None:
     kinds = ", ".join(f"{number} {task}" for task, number in jobs.items())
     kinds += f"; {early_stops} of them with task.early_stop_vs"
     what, took_s = f"{folders} grids of {len(truth)} jobs ({kinds})", time.monotonic() - begun
-    print(f"{faults.counts.total():5}  faults over {what} in {took_s:.0f} s; MLflow's runs of jobs: {dict(ended)}")
+    print(
+        f"{faults.counts.total():5}  faults over {what} in {took_s:.0f} s; MLflow's runs of jobs: {dict(ended)}"
+    )
     if not can_mount:
         print("left out, for want of the right to mount: full disks")
     if wrong:
-        raise SystemExit(f"{len(wrong)} grids came out otherwise; see {scratch}:\n" + "\n".join(wrong))
+        raise SystemExit(
+            f"{len(wrong)} grids came out otherwise; see {scratch}:\n" + "\n".join(wrong)
+        )
     shutil.rmtree(scratch)
     print(
         "every job has found out what it has in the undisturbed grid; each is FINISHED in MLflow once; none is RUNNING"

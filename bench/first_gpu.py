@@ -48,18 +48,28 @@ class Line:
 def run(step: str, device: str, folder: Path, limit_s: float) -> list[Line]:
     """Run a step; its log and figures are in the folder."""
     started = time.perf_counter()
-    command = [sys.executable, str(HERE / "first_gpu_side.py"), step, device, str(folder / f"{step}.json")]
+    command = [
+        sys.executable,
+        str(HERE / "first_gpu_side.py"),
+        step,
+        device,
+        str(folder / f"{step}.json"),
+    ]
     code = -1
     try:
         with (folder / f"{step}.log").open("w") as log:
-            code = subprocess.run(command, stdout=log, stderr=log, timeout=limit_s, check=False).returncode
+            code = subprocess.run(
+                command, stdout=log, stderr=log, timeout=limit_s, check=False
+            ).returncode
         ended = f"exit code {code}"
     except subprocess.TimeoutExpired:
         ended = f"not done after {limit_s:.0f} s"
     took_s = time.perf_counter() - started
     if (figures := folder / f"{step}.json").exists():
         lines = json.loads(figures.read_text())
-        done = [Line(step, expected, measured, passed, took_s) for expected, measured, passed in lines]
+        done = [
+            Line(step, expected, measured, passed, took_s) for expected, measured, passed in lines
+        ]
         return done if not code else [*done, Line(step, "it ends", ended, False, took_s)]
     last = ((folder / f"{step}.log").read_text().strip().splitlines() or [""])[-1]
     return [Line(step, "it ends", f"{ended}: {last[:150]}", False, took_s)]
@@ -67,11 +77,15 @@ def run(step: str, device: str, folder: Path, limit_s: float) -> list[Line]:
 
 def main() -> None:
     """Run the steps and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=Path("outputs/first_gpu"))
     parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP")
-    parser.add_argument("--patience", type=float, default=1.0, help="each time limit is multiplied by it")
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="each time limit is multiplied by it"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     lines: list[Line] = []
@@ -80,17 +94,28 @@ def main() -> None:
         if not all(line.passed for line in done):
             print("\n".join((options.out / f"{step}.log").read_text().splitlines()[-25:]))
         for line in done:
-            print(f"{'PASS' if line.passed else 'FAIL'} {line.step}: {line.measured} ({line.took_s:.0f} s)", flush=True)
+            print(
+                f"{'PASS' if line.passed else 'FAIL'} {line.step}: {line.measured} ({line.took_s:.0f} s)",
+                flush=True,
+            )
         lines += done
     table = markdown(
         ["step", "expected", "measured", "", "s"],
         [
-            [one.step, one.expected, one.measured, "PASS" if one.passed else "FAIL", f"{one.took_s:.0f}"]
+            [
+                one.step,
+                one.expected,
+                one.measured,
+                "PASS" if one.passed else "FAIL",
+                f"{one.took_s:.0f}",
+            ]
             for one in lines
         ],
     )
     (options.out / "first_gpu.md").write_text(table + "\n")
-    (options.out / "first_gpu.json").write_text(json.dumps([asdict(one) for one in lines], indent=1) + "\n")
+    (options.out / "first_gpu.json").write_text(
+        json.dumps([asdict(one) for one in lines], indent=1) + "\n"
+    )
     print(table)
     failed = [one.step for one in lines if not one.passed]
     print(f"FAIL: {', '.join(dict.fromkeys(failed))}" if failed else "PASS")

@@ -28,7 +28,8 @@ ON_GPU = DEVICE.startswith("cuda")
 SHAPE = "qwen2_05b_instruct"
 ROWS = (1, 32, 128, 512) if ON_GPU else (1, 8)
 PROMPT, NEW = (64, 128) if ON_GPU else (12, 24)
-# tokens a second, and launches a step, that were expected of this design before it ran on a GPU (an H100)
+# tokens a second, and launches a step, that were expected of this design before it ran on a GPU (an
+# H100)
 EXPECTED_TOK_PER_S = {1: 190, 32: 5500, 128: 17_000, 512: 38_000}
 EXPECTED_KERNELS = 1850
 ALWAYS, NEVER = step_graphs.RECORD_AT, 10**9
@@ -42,7 +43,9 @@ def note(expected: str, measured: str, passed: bool) -> None:
     Path(FIGURES).write_text(json.dumps(lines))
 
 
-def engine_of(dtype: Dtype = Dtype.bfloat16, quantization: str = "none", is_large: bool = ON_GPU) -> LocalEngine:
+def engine_of(
+    dtype: Dtype = Dtype.bfloat16, quantization: str = "none", is_large: bool = ON_GPU
+) -> LocalEngine:
     """Return a loaded engine: of the large shape with random weights, or the embedded model."""
     if is_large:
         folder = random_weights.make(LocalModelConfig(name=SHAPE, shape=SHAPE, random_weights=True))
@@ -54,10 +57,15 @@ def engine_of(dtype: Dtype = Dtype.bfloat16, quantization: str = "none", is_larg
     return engine
 
 
-def asked(engine: LocalEngine, rows: int, new: int = NEW, prompt: int = PROMPT, **keys: Any) -> list[Request]:
+def asked(
+    engine: LocalEngine, rows: int, new: int = NEW, prompt: int = PROMPT, **keys: Any
+) -> list[Request]:
     """Return requests with prompts of random tokens that run to their limits."""
     prompts = random_prompts(engine, rows, prompt, random.Random(rows))
-    return [Request(at, one, max_new_tokens=new, ignore_eos=True, **keys) for at, one in enumerate(prompts)]
+    return [
+        Request(at, one, max_new_tokens=new, ignore_eos=True, **keys)
+        for at, one in enumerate(prompts)
+    ]
 
 
 def tokens_of(done: Sequence[Completion]) -> dict[Any, list[int]]:
@@ -77,7 +85,8 @@ def decode_rate(engine: LocalEngine, requests: list[Request]) -> float:
 def same_start(ours: Sequence[int], theirs: Sequence[int]) -> int:
     """Return how many tokens are equal before the first that differs."""
     return next(
-        (at for at, (one, two) in enumerate(zip(ours, theirs, strict=False)) if one != two), min(len(ours), len(theirs))
+        (at for at, (one, two) in enumerate(zip(ours, theirs, strict=False)) if one != two),
+        min(len(ours), len(theirs)),
     )
 
 
@@ -89,6 +98,10 @@ def generated(engine: LocalEngine, requests: list[Request]) -> dict[Any, list[in
     model.generation_config.eos_token_id = None
     with torch.inference_mode():
         out = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=limit, pad_token_id=0
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=limit,
+            pad_token_id=0,
         )
     return {one.id: row for one, row in zip(requests, out[:, ids.shape[1] :].tolist(), strict=True)}

@@ -31,14 +31,26 @@ CONTEXT = 512  # positions; those of a LongRoPE that was trained on fewer are as
 def main() -> None:
     """Print a line for each file."""
     gguf_families = import_module("gguf_families")  # of tests/support
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="*", default=[*gguf_families.FAMILIES], help="names of transformers' types")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "families",
+        nargs="*",
+        default=[*gguf_families.FAMILIES],
+        help="names of transformers' types",
+    )
     parser.add_argument("--types", default="F32", help="of blocks, separated by commas: F32,Q8_0")
-    parser.add_argument("--python", help="an interpreter with xllamacpp; without it an environment is made")
+    parser.add_argument(
+        "--python", help="an interpreter with xllamacpp; without it an environment is made"
+    )
     options = parser.parse_args()
     python = options.python or xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
     numbers = random.Random(0)
-    prompts = [[numbers.randrange(3, len(gguf_families.TOKENS)) for _ in range(length)] for length in LENGTHS]
+    prompts = [
+        [numbers.randrange(3, len(gguf_families.TOKENS)) for _ in range(length)]
+        for length in LENGTHS
+    ]
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
         for kind in options.types.split(","):
@@ -49,12 +61,19 @@ def main() -> None:
             contexts = [context_of(models[name]) for name in files]
             expected = by_llamacpp(python, [*files.values()], prompts, contexts, Path(folder))
             for (name, file), tokens in zip(files.items(), expected, strict=True):
-                wrong += compare(f"{name:24} {kind:5}", file, prompts, tokens, models[name] if kind == "F32" else None)
+                wrong += compare(
+                    f"{name:24} {kind:5}",
+                    file,
+                    prompts,
+                    tokens,
+                    models[name] if kind == "F32" else None,
+                )
     sys.exit(1 if wrong else 0)
 
 
 def context_of(model: Any) -> int:
-    """Return the positions that llama.cpp is given: beyond its pretraining it would rotate a LongRoPE otherwise."""
+    """Return the positions that llama.cpp is given: beyond its pretraining it would rotate a
+    LongRoPE otherwise."""
     rope = getattr(model.config, "rope_parameters", None) or {}
     is_longrope = rope.get("rope_type") == "longrope"
     return int(rope["original_max_position_embeddings"]) if is_longrope else CONTEXT
@@ -71,7 +90,9 @@ def by_llamacpp(
     ]
     asked.write_text(json.dumps(requests))
     side = Path(__file__).with_name("llamacpp_greedy_side.py")
-    done = subprocess.run([python, str(side), str(asked), str(answered)], capture_output=True, check=False)
+    done = subprocess.run(
+        [python, str(side), str(asked), str(answered)], capture_output=True, check=False
+    )
     if not answered.is_file():
         raise SystemExit(f"llama.cpp answered nothing: {done.stderr.decode()[-2000:]}")
     found: list[Any] = json.loads(answered.read_text())
@@ -80,17 +101,29 @@ def by_llamacpp(
 
 def by_runner(file: Path, prompts: list[list[int]]) -> list[list[int]]:
     """Return the tokens after each prompt, all in one stream."""
-    from runner_engine import CHOICES, GenerationConfig, LocalModelConfig, ModelSpec, Request, complete, open_engine
+    from runner_engine import (
+        CHOICES,
+        GenerationConfig,
+        LocalModelConfig,
+        ModelSpec,
+        Request,
+        complete,
+        open_engine,
+    )
 
     model = LocalModelConfig(name=str(file), device="cpu")
     spec = ModelSpec(model, CHOICES["gguf"](), generation=GenerationConfig(max_new_tokens=NEW))
     requests = [Request(number, tuple(prompt)) for number, prompt in enumerate(prompts)]
-    answers = {completion.id: completion.answer.token_ids for completion in complete(open_engine(spec), requests)}
+    answers = {
+        completion.id: completion.answer.token_ids
+        for completion in complete(open_engine(spec), requests)
+    }
     return [list(answers[number]) for number in range(len(prompts))]
 
 
 def compare(what: str, file: Path, prompts: list[list[int]], expected: Any, model: Any) -> bool:
-    """Print how many tokens are the same until the first other one; return whether runner's are not the model's."""
+    """Print how many tokens are the same until the first other one; return whether runner's are not
+    the model's."""
     if isinstance(expected, str):
         print(f"{what} llama.cpp: {expected}")
         return True
@@ -107,9 +140,14 @@ def compare(what: str, file: Path, prompts: list[list[int]], expected: Any, mode
     model.set_experts_implementation("eager")  # others have no float64
     sides = {"runner": found, "llama.cpp": expected}
     right = [
-        side for side, answers in sides.items() if all(map(is_likeliest, [model] * len(prompts), prompts, answers))
+        side
+        for side, answers in sides.items()
+        if all(map(is_likeliest, [model] * len(prompts), prompts, answers))
     ]
-    print(f"{line}, prompt by prompt {same}; right in float64: {' and '.join(right) or 'neither'}", flush=True)
+    print(
+        f"{line}, prompt by prompt {same}; right in float64: {' and '.join(right) or 'neither'}",
+        flush=True,
+    )
     return "runner" not in right
 
 
@@ -126,7 +164,10 @@ def is_likeliest(model: Any, prompt: list[int], answer: list[int]) -> bool:
 def shared(one: list[int], other: list[int]) -> int:
     """Return how many tokens are the same until the first other one."""
     pairs = zip(one, other, strict=False)
-    return next((at for at, (first, second) in enumerate(pairs) if first != second), min(len(one), len(other)))
+    return next(
+        (at for at, (first, second) in enumerate(pairs) if first != second),
+        min(len(one), len(other)),
+    )
 
 
 if __name__ == "__main__":

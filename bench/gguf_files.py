@@ -54,7 +54,8 @@ LOGIT_TEXTS = 8  # texts whose logits are compared
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids of some chats; llama-perplexity scores what comes after the first half and one more."""
+    """Token ids of some chats; llama-perplexity scores what comes after the first half and one
+    more."""
 
     ids: tuple[int, ...]
     prompt: str
@@ -76,7 +77,8 @@ class Divergence:
 
 
 def texts_of(tokenizer: Any, count: int, context: int = CONTEXT) -> list[Text]:
-    """Put chats together that have exactly `context` tokens, and that are read alike from text and in two parts."""
+    """Put chats together that have exactly `context` tokens, and that are read alike from text and
+    in two parts."""
     chats = [
         f"<|im_start|>user\n{one.question}<|im_end|>\n<|im_start|>assistant\n{one.answer}<|im_end|>\n"
         for one in problems(Split.TEST, CHATS_A_TEXT * count)
@@ -88,17 +90,23 @@ def texts_of(tokenizer: Any, count: int, context: int = CONTEXT) -> list[Text]:
     while len(texts) < count and (sizes := _sizes(left, context)):
         whole = "".join(left[size].pop() for size in sizes)
         ids, scored_from = tuple(tokenizer(whole)["input_ids"]), context // 2 + 1
-        prompt, continuation = tokenizer.decode(ids[:scored_from]), tokenizer.decode(ids[scored_from:])
+        prompt, continuation = (
+            tokenizer.decode(ids[:scored_from]),
+            tokenizer.decode(ids[scored_from:]),
+        )
         parts = [*tokenizer(prompt)["input_ids"], *tokenizer(continuation)["input_ids"]]
         if len(ids) == context and prompt + continuation == whole and tuple(parts) == ids:
             texts.append(Text(ids, prompt, continuation))
     if len(texts) < count:
-        raise SystemExit(f"--texts {count}: only {len(texts)} texts of {context} tokens can be put together")
+        raise SystemExit(
+            f"--texts {count}: only {len(texts)} texts of {context} tokens can be put together"
+        )
     return texts
 
 
 def _sizes(left: dict[int, list[str]], total: int) -> list[int]:
-    """Return sizes of chats that are left, common ones first, which add up to a total; none if there are none."""
+    """Return sizes of chats that are left, common ones first, which add up to a total; none if
+    there are none."""
     common = sorted((size for size in left if left[size]), key=lambda size: -len(left[size]))
     for sizes in chain.from_iterable(product(common, repeat=count) for count in (2, 3)):
         last = total - sum(sizes)
@@ -109,7 +117,8 @@ def _sizes(left: dict[int, list[str]], total: int) -> list[int]:
 
 
 def base_tokens(file: Path) -> list[tuple[int, ...]]:
-    """Return the token ids of each text from a file of llama-perplexity with the base model's probabilities."""
+    """Return the token ids of each text from a file of llama-perplexity with the base model's
+    probabilities."""
     data = file.read_bytes()
     magic, context, _, chunks = struct.unpack_from("<8s3i", data)
     if magic != b"_logits_":
@@ -119,7 +128,8 @@ def base_tokens(file: Path) -> list[tuple[int, ...]]:
 
 
 def divergence_of(printed: str) -> Divergence:
-    """Return the mean divergence that llama-perplexity prints, with the 95 % interval of its standard error."""
+    """Return the mean divergence that llama-perplexity prints, with the 95 % interval of its
+    standard error."""
     found = re.search(r"Mean\s+KLD:\s+(-?[\d.]+) ±\s+([\d.]+)", printed)
     if found is None:
         raise SystemExit(f"llama-perplexity printed no mean divergence:\n{printed[-2000:]}")
@@ -128,7 +138,8 @@ def divergence_of(printed: str) -> Divergence:
 
 
 def rank_ranges(divergences: Sequence[Divergence]) -> list[tuple[int, int]]:
-    """Return the least and the greatest rank of each: those whose intervals overlap may change places."""
+    """Return the least and the greatest rank of each: those whose intervals overlap may change
+    places."""
     below = [sum(other.high < one.low for other in divergences) for one in divergences]
     above = [sum(other.low > one.high for other in divergences) for one in divergences]
     return [(1 + less, len(divergences) - more) for less, more in zip(below, above, strict=True)]
@@ -146,7 +157,9 @@ def contradictions(ours: Sequence[Divergence], theirs: Sequence[Divergence]) -> 
 
 def run(program: Path, *arguments: object) -> str:
     """Run a program of llama.cpp and return all that it prints."""
-    done = subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(program), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(
             f"{program.name} {' '.join(map(str, arguments))} failed:\n{(done.stdout + done.stderr)[-2000:]}"
@@ -155,9 +168,15 @@ def run(program: Path, *arguments: object) -> str:
 
 
 def make_files(programs: Path, folder: Path, types: Sequence[str]) -> tuple[Path, dict[str, Path]]:
-    """Write the unquantized file and those that llama-quantize makes of it, unless they are there."""
+    """Write the unquantized file and those that llama-quantize makes of it, unless they are
+    there."""
     base = gguf_of(MODEL_DIR, "float32", folder, whole=256, has_tokenizer=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    ):
         shutil.copyfile(MODEL_DIR / name, folder / name)
     files = {name: folder / f"{name}.gguf" for name in types}
     for name, file in files.items():
@@ -178,26 +197,54 @@ def theirs(
         whole = whole.replace(token, called)
     written.write_text(whole + "\n")  # llama-perplexity leaves the last line break out
     program = programs / "llama-perplexity"
-    how = ["-c", CONTEXT, "-b", CONTEXT, "-ctk", "f32", "-ctv", "f32", "-fa", "off", "--kl-divergence-base", of_base]
+    how = [
+        "-c",
+        CONTEXT,
+        "-b",
+        CONTEXT,
+        "-ctk",
+        "f32",
+        "-ctv",
+        "f32",
+        "-fa",
+        "off",
+        "--kl-divergence-base",
+        of_base,
+    ]
     run(program, "-m", base, "-f", written, *how)
     if base_tokens(of_base) != [text.ids for text in texts]:
         raise SystemExit("llama.cpp reads other token ids from the texts: nothing can be compared")
     found = {}
     for name, file in files.items():
         tries = (run(program, "-m", file, *how, "--kl-divergence") for _ in range(TRIES))
-        printed = next((one for one in tries if "Mean    KLD" in one), "")  # its last lines are lost at times
+        printed = next(
+            (one for one in tries if "Mean    KLD" in one), ""
+        )  # its last lines are lost at times
         found[name] = divergence_of(printed)
     return found
 
 
-def ours(base: Path, files: dict[str, Path], texts: Sequence[Text], scratch: Path) -> dict[str, dict[str, Any]]:
+def ours(
+    base: Path, files: dict[str, Path], texts: Sequence[Text], scratch: Path
+) -> dict[str, dict[str, Any]]:
     """Return the rows of runner-compare for each file, in float32."""
     data, output = scratch / "texts.jsonl", scratch / "runs"
     rows = ({"prompt": text.prompt, "continuation": text.continuation} for text in texts)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     names = ",".join(map(str, (base, *files.values())))
-    task = ["task=likelihood", f"task.data={data}", "task.exact=true", f"task.reference='model.name={base}'"]
-    which = ["model=local", f"model.name={names}", "model.device=cpu", "model.dtype=float32", "quantization=gguf"]
+    task = [
+        "task=likelihood",
+        f"task.data={data}",
+        "task.exact=true",
+        f"task.reference='model.name={base}'",
+    ]
+    which = [
+        "model=local",
+        f"model.name={names}",
+        "model.device=cpu",
+        "model.dtype=float32",
+        "quantization=gguf",
+    ]
     printed("runner", "-m", *which, *task, f"output_dir={output}", "workers=1")
     scored = [list(text.ids[CONTEXT // 2 + 1 :]) for text in texts]
     for samples in output.glob("jobs/*/samples.jsonl"):
@@ -205,14 +252,25 @@ def ours(base: Path, files: dict[str, Path], texts: Sequence[Text], scratch: Pat
         if read != scored:
             raise SystemExit("runner scores other token ids: nothing can be compared")
     compared = printed(
-        "runner.compare", "--output-dir", str(output), "--baseline", f"model.name={base}", "--format", "json"
+        "runner.compare",
+        "--output-dir",
+        str(output),
+        "--baseline",
+        f"model.name={base}",
+        "--format",
+        "json",
     )
-    by_file = {Path(row["config"]["model.name"]): row for row in json.loads(compared)["tables"][0]["rows"]}
+    by_file = {
+        Path(row["config"]["model.name"]): row for row in json.loads(compared)["tables"][0]["rows"]
+    }
     return {name: by_file[file] for name, file in files.items()}
 
 
-def logits_beside(python: str, files: dict[str, Path], texts: Sequence[Text], scratch: Path) -> dict[str, np.ndarray]:
-    """Return, for each file, the differences of the logits by runner and by llama.cpp, [tokens, vocabulary]."""
+def logits_beside(
+    python: str, files: dict[str, Path], texts: Sequence[Text], scratch: Path
+) -> dict[str, np.ndarray]:
+    """Return, for each file, the differences of the logits by runner and by llama.cpp, [tokens,
+    vocabulary]."""
     import torch
 
     ids = [list(text.ids) for text in texts]
@@ -222,7 +280,9 @@ def logits_beside(python: str, files: dict[str, Path], texts: Sequence[Text], sc
         asked = scratch / "logits.json"
         asked.write_text(json.dumps(job))
         side = Path(__file__).with_name("llamacpp_logits_side.py")
-        done = subprocess.run([python, str(side), str(asked)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [python, str(side), str(asked)], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise SystemExit(f"{side.name} failed:\n{done.stderr[-2000:]}")
         expected = np.load(scratch / "logits.npy")
@@ -238,9 +298,13 @@ def logits_beside(python: str, files: dict[str, Path], texts: Sequence[Text], sc
 
 def main() -> None:
     """Make the files, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--types", default=",".join(TYPES), help="of llama-quantize")
-    parser.add_argument("--texts", type=int, default=100, help=f"of {CONTEXT} tokens each, at least 50")
+    parser.add_argument(
+        "--texts", type=int, default=100, help=f"of {CONTEXT} tokens each, at least 50"
+    )
     options = parser.parse_args()
     types = options.types.split(",")
     import torch
@@ -258,26 +322,38 @@ def main() -> None:
         beside = logits_beside(python, files, texts[:LOGIT_TEXTS], scratch)
     print(f"### {len(files)} files of the embedded model, by runner and by llama.cpp\n")
     print(head_line(["bench/gguf_files.py", *sys.argv[1:]], torch.get_num_threads()))
-    print(f"\n{options.texts} texts of {CONTEXT} tokens, the second half scored; nats a token, 95 % intervals\n")
+    print(
+        f"\n{options.texts} texts of {CONTEXT} tokens, the second half scored; nats a token, 95 % intervals\n"
+    )
     print(table(files, rows, expected, beside))
 
 
 def table(
-    files: dict[str, Path], rows: dict[str, dict[str, Any]], expected: dict[str, Divergence], beside: dict[str, Any]
+    files: dict[str, Path],
+    rows: dict[str, dict[str, Any]],
+    expected: dict[str, Divergence],
+    beside: dict[str, Any],
 ) -> str:
     """Return the table, the best file first, and what it says."""
     from scipy.stats import spearmanr
 
     names = sorted(files, key=lambda name: rows[name]["metrics"]["kl_nats_per_token"])
     found = {
-        name: Divergence(*(rows[name]["metrics"][f"kl_nats_per_token{end}"] or 0.0 for end in ("", "_low", "_high")))
+        name: Divergence(
+            *(
+                rows[name]["metrics"][f"kl_nats_per_token{end}"] or 0.0
+                for end in ("", "_low", "_high")
+            )
+        )
         for name in names
     }
     mine, other = [found[name] for name in names], [expected[name] for name in names]
     lines = []
     for name, my_rank, its_rank in zip(names, rank_ranges(mine), rank_ranges(other), strict=True):
         shift, metrics = rows[name]["shift"], rows[name]["metrics"]
-        delta = with_interval(shift["difference"], shift["difference_low"], shift["difference_high"], form="+.5f")
+        delta = with_interval(
+            shift["difference"], shift["difference_low"], shift["difference_high"], form="+.5f"
+        )
         stored, held = files[name].stat().st_size / MIB, metrics["weight_mib"]
         off = abs(beside[name])
         lines.append([
@@ -310,7 +386,9 @@ def _is_kept(file: Path) -> bool:
     """Whether all matrices of a file stay in blocks."""
     from runner_engine.checkpoints.gguf_file import KEPT_TYPES
 
-    return all(tensor.dtype in KEPT_TYPES for tensor in read_header(file).tensors if len(tensor.shape) > 1)
+    return all(
+        tensor.dtype in KEPT_TYPES for tensor in read_header(file).tensors if len(tensor.shape) > 1
+    )
 
 
 if __name__ == "__main__":

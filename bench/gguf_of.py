@@ -1,4 +1,5 @@
-"""Writes a Llama's folder as a .gguf file: for timing without tokenizer, for texts with that of the embedded model."""
+"""Writes a Llama's folder as a .gguf file: for timing without tokenizer, for texts with that of the
+embedded model."""
 
 from __future__ import annotations
 
@@ -20,14 +21,20 @@ NAMES = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
-CALLED = {"<|im_end|>": "<|turn_end|>", "<|endoftext|>": "<|all_end|>"}  # special tokens in a file with tokenizer
+CALLED = {
+    "<|im_end|>": "<|turn_end|>",
+    "<|endoftext|>": "<|all_end|>",
+}  # special tokens in a file with tokenizer
 OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
-def gguf_of(folder: Path, dtype: str, into: Path, whole: int = 1, has_tokenizer: bool = False) -> Path:
+def gguf_of(
+    folder: Path, dtype: str, into: Path, whole: int = 1, has_tokenizer: bool = False
+) -> Path:
     """Write the model into a folder, unless it is there already; return the file.
 
-    whole: feed-forward layers are padded with zeros to a multiple of so many numbers, which changes no answer.
+    whole: feed-forward layers are padded with zeros to a multiple of so many numbers, which changes
+    no answer.
     """
     file = into / f"{folder.name}-{dtype}{'-with-tokenizer' * has_tokenizer}.gguf"
     if file.is_file():
@@ -35,7 +42,9 @@ def gguf_of(folder: Path, dtype: str, into: Path, whole: int = 1, has_tokenizer:
     into.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = json.loads((folder / "config.json").read_text())
     if settings["model_type"] != "llama":
-        raise SystemExit(f"{folder}: only a Llama is written as .gguf here, and this is {settings['model_type']}")
+        raise SystemExit(
+            f"{folder}: only a Llama is written as .gguf here, and this is {settings['model_type']}"
+        )
     partial = file.with_suffix(".partial")
     inner = -(-settings["intermediate_size"] // whole) * whole
     heads, kv_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
@@ -60,7 +69,8 @@ def gguf_of(folder: Path, dtype: str, into: Path, whole: int = 1, has_tokenizer:
 
 
 def llama_writer(file: Path, settings: dict[str, Any]) -> Any:
-    """Return a writer of a .gguf file that has the settings of a Llama's config.json in its header."""
+    """Return a writer of a .gguf file that has the settings of a Llama's config.json in its
+    header."""
     import gguf
 
     writer, heads = gguf.GGUFWriter(file, "llama"), settings["num_attention_heads"]
@@ -89,15 +99,21 @@ def close(writer: Any) -> None:
 def _add_tokenizer(writer: Any, folder: Path) -> None:
     """Write a tokenizer of byte pairs that splits as SmolLM's does.
 
-    Its special tokens are marked as the user's own, and called otherwise where llama.cpp knows the name: its programs
-    find no others in a text.
+    Its special tokens are marked as the user's own, and called otherwise where llama.cpp knows the
+    name: its programs find no others in a text.
     """
     import gguf
 
     stored = json.loads((folder / "tokenizer.json").read_text())
-    own, is_special = stored["model"]["vocab"], {token["content"] for token in stored["added_tokens"]}
+    own, is_special = (
+        stored["model"]["vocab"],
+        {token["content"] for token in stored["added_tokens"]},
+    )
     tokens = sorted(own, key=own.__getitem__)
-    types = [gguf.TokenType.USER_DEFINED if token in is_special else gguf.TokenType.NORMAL for token in tokens]
+    types = [
+        gguf.TokenType.USER_DEFINED if token in is_special else gguf.TokenType.NORMAL
+        for token in tokens
+    ]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list([CALLED.get(token, token) for token in tokens])
@@ -119,7 +135,8 @@ def name_in_file(name: str) -> str:
 
 
 def _side_by_side(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Put the two numbers that rope rotates together next to each other: transformers stores them half a head apart."""
+    """Put the two numbers that rope rotates together next to each other: transformers stores them
+    half a head apart."""
     halves = weight.view(heads, 2, -1, weight.shape[1])
     return halves.transpose(1, 2).reshape(weight.shape)
 

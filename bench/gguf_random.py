@@ -1,4 +1,5 @@
-"""Writes a Llama with random weights as a .gguf file, in the types of blocks that llama-quantize gives each matrix."""
+"""Writes a Llama with random weights as a .gguf file, in the types of blocks that llama-quantize
+gives each matrix."""
 
 from __future__ import annotations
 
@@ -15,12 +16,17 @@ SPREAD = 0.02  # of the weights
 
 
 def write(file: Path, shape: dict[str, Any], mixture: str, tokenizer_of: Path) -> Path:
-    """Write the file unless it is there; the tokenizer is that of another file with as many tokens."""
+    """Write the file unless it is there; the tokenizer is that of another file with as many
+    tokens."""
     import gguf
 
     if file.is_file():
         return file
-    hidden, inner, heads = shape["hidden_size"], shape["intermediate_size"], shape["num_attention_heads"]
+    hidden, inner, heads = (
+        shape["hidden_size"],
+        shape["intermediate_size"],
+        shape["num_attention_heads"],
+    )
     pairs, layers = shape["num_key_value_heads"], shape["num_hidden_layers"]
     partial = file.with_suffix(".partial")
     writer = llama_writer(partial, shape)
@@ -55,9 +61,12 @@ def write(file: Path, shape: dict[str, Any], mixture: str, tokenizer_of: Path) -
 
 
 def random_blocks(kind: str, outputs: int, inputs: int, spread: float = SPREAD) -> torch.Tensor:
-    """Return a matrix as a file stores it, uint8 [outputs, bytes], whose weights are about so far from 0."""
+    """Return a matrix as a file stores it, uint8 [outputs, bytes], whose weights are about so far
+    from 0."""
     of, random = TYPES[kind], torch.Generator().manual_seed(outputs + inputs)
-    blocks = torch.randint(256, (outputs, inputs // of.inputs, of.stored_bytes), generator=random, dtype=torch.uint8)
+    blocks = torch.randint(
+        256, (outputs, inputs // of.inputs, of.stored_bytes), generator=random, dtype=torch.uint8
+    )
     scales = blocks[..., of.scales_at : of.scales_at + 2 * of.scales]
     scales.copy_(torch.ones(of.scales, dtype=torch.float16).view(torch.uint8))
     wide = unpacked(blocks[:64].flatten(1), kind, inputs).square().mean().sqrt()

@@ -49,7 +49,10 @@ SMALL: dict[str, Any] = {**SHAPES["135m"], "hidden_size": 256, "intermediate_siz
                          "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
 SIDES = ("exact rows", "int8 rows", "llama.cpp")
 XLLAMACPP = "xllamacpp_side.py"
-GOALS = {"prefill": (2.0, 3.0), "decode": (1.0, 1.3)}  # times as fast as llama.cpp with one row, of the first two
+GOALS = {
+    "prefill": (2.0, 3.0),
+    "decode": (1.0, 1.3),
+}  # times as fast as llama.cpp with one row, of the first two
 
 Seconds = dict[str, float]  # of prefill and decode, and of the processor for both
 Completer = Callable[[list[list[int]], int], Seconds]
@@ -59,14 +62,19 @@ def files_of(shape: str, types: Sequence[str]) -> dict[str, Path]:
     """Return the files of a shape by type, made at first use."""
     folder = ROOT / "outputs" / ".gguf-speed" / shape
     folder.mkdir(parents=True, exist_ok=True)
-    return {name: gguf_random.write(folder / f"{name}.gguf", SHAPES[shape], name, tokenizer_file()) for name in types}
+    return {
+        name: gguf_random.write(folder / f"{name}.gguf", SHAPES[shape], name, tokenizer_file())
+        for name in types
+    }
 
 
 def tokenizer_file() -> Path:
     """Return a file whose tokenizer has as many tokens as the 135M shape."""
     file = real_model.gguf_file()
     if not file.is_file():
-        raise SystemExit(f"the files' tokenizer is that of the real model: {real_model.HOW} fetches it")
+        raise SystemExit(
+            f"the files' tokenizer is that of the real model: {real_model.HOW} fetches it"
+        )
     return file
 
 
@@ -85,11 +93,20 @@ def completer_of(engine: LocalEngine) -> Completer:
 
     def completer(prompts: list[list[int]], new: int) -> Seconds:
         before, spent = replace(engine.stats), time.process_time()
-        requests = [Request(at, tuple(one), max_new_tokens=new, ignore_eos=True) for at, one in enumerate(prompts)]
-        if failed := [done.error for done in complete(engine, requests, len(prompts)) if done.error]:
+        requests = [
+            Request(at, tuple(one), max_new_tokens=new, ignore_eos=True)
+            for at, one in enumerate(prompts)
+        ]
+        if failed := [
+            done.error for done in complete(engine, requests, len(prompts)) if done.error
+        ]:
             raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
         passed = engine.stats - before
-        return {"prefill": passed.prefill_s, "decode": passed.decode_s, "processor": time.process_time() - spent}
+        return {
+            "prefill": passed.prefill_s,
+            "decode": passed.decode_s,
+            "processor": time.process_time() - spent,
+        }
 
     return completer
 
@@ -98,12 +115,24 @@ def theirs(
     python: str, file: Path, threads: int, rows: int, open_sides: ExitStack, script: str = XLLAMACPP,
     positions: int = 2048,
 ) -> Callable[..., Seconds]:  # fmt: skip
-    """Load a file with llama.cpp, or by another script, in a process of its own; return what completes prompts."""
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}  # set for our engine
-    asked = [python, str(Path(__file__).with_name(script)), *map(str, (file, threads, rows, positions))]
+    """Load a file with llama.cpp, or by another script, in a process of its own; return what
+    completes prompts."""
+    environment = {
+        name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"
+    }  # set for our engine
+    asked = [
+        python,
+        str(Path(__file__).with_name(script)),
+        *map(str, (file, threads, rows, positions)),
+    ]
     side = open_sides.enter_context(
         subprocess.Popen(
-            asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+            asked,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
         )
     )
     assert side.stdin is not None
@@ -132,14 +161,23 @@ def measured(
 ) -> dict[tuple[str, str], list[float]]:
     """Return tokens a second of prefill and decode by side, after a round that does not count.
 
-    by_processor: of the processor's time, which other work changes least; prefill's is that of one new token.
+    by_processor: of the processor's time, which other work changes least; prefill's is that of one
+    new token.
     """
-    found: dict[tuple[str, str], list[float]] = {(part, side): [] for part in GOALS for side in sides}
-    tokens = {"prefill": sum(map(len, prompts)), "decode": len(prompts) * (new - 1)}  # prefill gives each row's first
+    found: dict[tuple[str, str], list[float]] = {
+        (part, side): [] for part in GOALS for side in sides
+    }
+    tokens = {
+        "prefill": sum(map(len, prompts)),
+        "decode": len(prompts) * (new - 1),
+    }  # prefill gives each row's first
     for at in range(rounds + 1):
         for side, completer in sides.items():
             if by_processor:
-                first, all_of_it = completer(prompts, 1)["processor"], completer(prompts, new)["processor"]
+                first, all_of_it = (
+                    completer(prompts, 1)["processor"],
+                    completer(prompts, new)["processor"],
+                )
                 seconds = {"prefill": first, "decode": all_of_it - first}
             else:
                 seconds = completer(prompts, new)
@@ -149,8 +187,18 @@ def measured(
 
 
 def memory_of(file: Path, dtype: str, small: Path) -> dict[str, float]:
-    """Return, in a fresh process, the MiB that a file takes beyond those of the libraries, and keys and values."""
-    asked = [sys.executable, __file__, "--memory-of", str(file), "--small", str(small), "--dtype", dtype]
+    """Return, in a fresh process, the MiB that a file takes beyond those of the libraries, and keys
+    and values."""
+    asked = [
+        sys.executable,
+        __file__,
+        "--memory-of",
+        str(file),
+        "--small",
+        str(small),
+        "--dtype",
+        dtype,
+    ]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{file.name}: its memory was not measured:\n{done.stderr[-2000:]}")
@@ -159,7 +207,8 @@ def memory_of(file: Path, dtype: str, small: Path) -> dict[str, float]:
 
 
 def measure_memory(file: Path, dtype: str, small: Path) -> dict[str, float]:
-    """Load a small file and use it, then this one; return what is resident beyond the small one's libraries."""
+    """Load a small file and use it, then this one; return what is resident beyond the small one's
+    libraries."""
     chance, found = random.Random(0), dict[str, float]()
     for each in (small, file):
         before = machine.rss_mib()
@@ -185,8 +234,13 @@ def lines_of(name: str, rows: int, found: dict[tuple[str, str], list[float]]) ->
     for part, goals in GOALS.items():
         line = [name, str(rows), part, *(spread(found[part, side]) for side in SIDES)]
         for side, goal in zip(SIDES, goals, strict=False):
-            times = [mine / its for mine, its in zip(found[part, side], found[part, "llama.cpp"], strict=True)]
-            verdict = "" if rows > 1 else " ✓" if statistics.median(times) >= goal else f" < {goal:g}"
+            times = [
+                mine / its
+                for mine, its in zip(found[part, side], found[part, "llama.cpp"], strict=True)
+            ]
+            verdict = (
+                "" if rows > 1 else " ✓" if statistics.median(times) >= goal else f" < {goal:g}"
+            )
             line.append(spread(times, 2) + verdict)
         lines.append(line)
     return lines
@@ -194,19 +248,29 @@ def lines_of(name: str, rows: int, found: dict[tuple[str, str], list[float]]) ->
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=tuple(SHAPES), default="135m")
     parser.add_argument(
-        "--types", default="Q4_0,Q4_1,Q4_K_M,Q5_K_M,Q6_K,Q8_0", help="as llama-quantize calls them; or none"
+        "--types",
+        default="Q4_0,Q4_1,Q4_K_M,Q5_K_M,Q6_K,Q8_0",
+        help="as llama-quantize calls them; or none",
     )
-    parser.add_argument("--files", type=Path, nargs="*", default=[], help="more .gguf files with as many tokens")
+    parser.add_argument(
+        "--files", type=Path, nargs="*", default=[], help="more .gguf files with as many tokens"
+    )
     parser.add_argument("--rows", type=int, default=1, help="prompts at once")
     parser.add_argument("--prompt", type=int, default=45, help="tokens of each prompt")
     parser.add_argument("--new", type=int, default=60, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="of runner's rows")
+    parser.add_argument(
+        "--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="of runner's rows"
+    )
     parser.add_argument("--threads", type=int, default=machine.cores())
-    parser.add_argument("--processor-time", action="store_true", help="of all threads; with one nothing waits in it")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
+    )
     parser.add_argument("--memory", action="store_true", help="also measure what each file takes")
     add_option(parser)
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
@@ -219,12 +283,16 @@ def main() -> None:
     files = files_of(options.shape, [] if options.types == "none" else options.types.split(","))
     files |= {file.stem: file for file in options.files}
     chance, vocabulary = random.Random(0), SHAPES[options.shape]["vocab_size"]
-    prompts = [[chance.randrange(4, vocabulary) for _ in range(options.prompt)] for _ in range(options.rows)]
+    prompts = [
+        [chance.randrange(4, vocabulary) for _ in range(options.prompt)]
+        for _ in range(options.rows)
+    ]
     lines, figures = [], []
     for name, file in files.items():
         with ExitStack() as open_sides:
             sides = {
-                side: ours(file, options.dtype, at == 1, options.new, threads) for at, side in enumerate(SIDES[:2])
+                side: ours(file, options.dtype, at == 1, options.new, threads)
+                for at, side in enumerate(SIDES[:2])
             }
             sides[SIDES[2]] = theirs(python, file, threads, options.rows, open_sides)
             found = measured(sides, prompts, options.new, options.rounds, options.processor_time)
@@ -253,16 +321,28 @@ def main() -> None:
         save(figures)
     if not options.memory:
         return
-    small = gguf_random.write(ROOT / "outputs" / ".gguf-speed" / "small.gguf", SMALL, "Q8_0", tokenizer_file())
+    small = gguf_random.write(
+        ROOT / "outputs" / ".gguf-speed" / "small.gguf", SMALL, "Q8_0", tokenizer_file()
+    )
     rows = []
     for name, file in files.items():
         memory = [memory_of(file, options.dtype, small) for _ in range(3)]
-        resident, peak, kv = (statistics.median(one[key] for one in memory) for key in ("resident", "peak", "kv"))
+        resident, peak, kv = (
+            statistics.median(one[key] for one in memory) for key in ("resident", "peak", "kv")
+        )
         size = file.stat().st_size / MIB
         rows.append(
-            [name, f"{size:,.1f}", f"{resident - kv:,.1f}", f"{(resident - kv) / size:.2f}", f"{peak - kv:,.1f}"]
+            [
+                name,
+                f"{size:,.1f}",
+                f"{resident - kv:,.1f}",
+                f"{(resident - kv) / size:.2f}",
+                f"{peak - kv:,.1f}",
+            ]
         )
-    print("\nWhat the process takes beyond its libraries, without keys and values, after 4 prompts, of 3 runs:\n")
+    print(
+        "\nWhat the process takes beyond its libraries, without keys and values, after 4 prompts, of 3 runs:\n"
+    )
     print(markdown(["file", "MiB", "resident, MiB", "x the file", "peak, MiB"], rows))
 
 

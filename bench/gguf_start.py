@@ -77,7 +77,11 @@ def make(into: Path, vocabulary: str, width: int = 64, layers: int = 30) -> tupl
     model = plain.to(torch.bfloat16)
     model.save_pretrained(folder)
     special = ["<|start|>", "<|end|>", "<unk>"]
-    letters = "▁abcdefghijklmnopqrstuvwxyz" if is_pieces else "".join(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    letters = (
+        "▁abcdefghijklmnopqrstuvwxyz"
+        if is_pieces
+        else "".join(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    )
     tokens, pairs = words(size - len(special), letters)
     writer = llama_writer(file, config.to_dict())
     writer.add_tokenizer_model("llama" if is_pieces else "gpt2")
@@ -103,7 +107,9 @@ def make(into: Path, vocabulary: str, width: int = 64, layers: int = 30) -> tupl
 
 def took(path: Path) -> tuple[float, float]:
     """Return the seconds, and the processor's seconds, of a load in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", LOAD, str(path)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(path)], check=True, capture_output=True, text=True
+    )
     line = next(line for line in done.stdout.splitlines() if line.startswith("took"))
     _, wall_s, cpu_s, _ = line.split()
     return float(wall_s), float(cpu_s)
@@ -114,11 +120,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--into", help="where models are made, and kept for the next time; else in a temporary folder")
+    parser.add_argument(
+        "--into",
+        help="where models are made, and kept for the next time; else in a temporary folder",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         models = {
-            name: make(Path(arguments.into or temporary) / name.replace(" ", "-"), name) for name in arguments.only
+            name: make(Path(arguments.into or temporary) / name.replace(" ", "-"), name)
+            for name in arguments.only
         }
         times: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for counted in [False] + [True] * arguments.rounds:
@@ -135,7 +145,10 @@ def main() -> None:
     for (name, kind), of_kind in times.items():
         walls, cpus = zip(*of_kind, strict=True)
         more, more_cpu = (
-            statistics.median(own[at] - other[at] for own, other in zip(of_kind, times[name, "folder"], strict=True))
+            statistics.median(
+                own[at] - other[at]
+                for own, other in zip(of_kind, times[name, "folder"], strict=True)
+            )
             for at in (0, 1)
         )
         print(

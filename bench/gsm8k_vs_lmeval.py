@@ -36,14 +36,26 @@ NEW_TOKENS = 256  # of both
 SCORED = (Extractor.strict.value, Extractor.flexible.value)
 
 
-def ask_lm_eval(python: str, data: Path, answers: list[str] | None = None, **request: Any) -> list[dict[str, Any]]:
+def ask_lm_eval(
+    python: str, data: Path, answers: list[str] | None = None, **request: Any
+) -> list[dict[str, Any]]:
     """Return prompt, text, and each filter's answer and score, question by question."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, "answer.json")
-        defaults = {"model": None, "answers": answers or [], "data": str(data), "limit": None, "answer": str(answer)}
+        defaults = {
+            "model": None,
+            "answers": answers or [],
+            "data": str(data),
+            "limit": None,
+            "answer": str(answer),
+        }
         command = [python, str(Path(__file__).with_name("lmeval_scores_side.py"))]
         done = subprocess.run(
-            command, input=json.dumps(defaults | request), capture_output=True, text=True, check=False
+            command,
+            input=json.dumps(defaults | request),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise SystemExit(f"lm-eval failed:\n{done.stderr[-2000:]}")
@@ -58,10 +70,14 @@ def write_rows(file: Path, rows: list[tuple[str, str]]) -> None:
 
 
 def write_embedded(folder: Path, split: Split, questions: int) -> Path:
-    """Write embedded problems as files for both sides: all of train, and the first ones of a split as test."""
+    """Write embedded problems as files for both sides: all of train, and the first ones of a split
+    as test."""
     folder.mkdir()
     for name, source, count in (("train", Split.TRAIN, DISTINCT), ("test", split, questions)):
-        write_rows(folder / f"{name}.jsonl", [(one.question, one.answer) for one in problems(source, count)])
+        write_rows(
+            folder / f"{name}.jsonl",
+            [(one.question, one.answer) for one in problems(source, count)],
+        )
     return folder
 
 
@@ -73,13 +89,19 @@ def check_awkward(python: str, folder: Path) -> None:
     write_rows(folder / "test.jsonl", [("?", f"#### {one['gold']}") for one in known])
     results = ask_lm_eval(python, folder, [one["output"] for one in known])
     different = [
-        one["output"] for one, now in zip(known, results, strict=True) if any(one[by] != now[by] for by in SCORED)
+        one["output"]
+        for one, now in zip(known, results, strict=True)
+        if any(one[by] != now[by] for by in SCORED)
     ]
     if different:
         raise SystemExit(f"{AWKWARD.name}: lm-eval finds something else in {different}")
     differing = sum("why" in one for one in known)
-    print(f"- Awkward outputs: lm-eval's filters find what the {len(known)} lines of {AWKWARD.name} say.")
-    print(f"  On {len(known) - differing} of them our scores are its scores; for {differing} the line says why not.")
+    print(
+        f"- Awkward outputs: lm-eval's filters find what the {len(known)} lines of {AWKWARD.name} say."
+    )
+    print(
+        f"  On {len(known) - differing} of them our scores are its scores; for {differing} the line says why not."
+    )
 
 
 def check_prompts(python: str, task: Gsm8kConfig, data: Path, name: str) -> list[str]:
@@ -92,33 +114,53 @@ def check_prompts(python: str, task: Gsm8kConfig, data: Path, name: str) -> list
     print(f"- Prompts of {name}: {same} of {len(ours)} are lm-eval's, byte for byte.", flush=True)
     if same != len(ours):
         raise SystemExit("the prompts differ")
-    assert theirs[0]["settings"] == {"until": list(stop_texts(task)), "do_sample": False, "temperature": 0.0}
+    assert theirs[0]["settings"] == {
+        "until": list(stop_texts(task)),
+        "do_sample": False,
+        "temperature": 0.0,
+    }
     return ours
 
 
 def has_room(model: Path, prompts: list[str], name: str) -> bool:
-    """Whether the longest prompt and its answer fit into the model; lm-eval would cut it silently."""
+    """Whether the longest prompt and its answer fit into the model; lm-eval would cut it
+    silently."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     need = max(len(ids) for ids in tokenizer(prompts, verbose=False)["input_ids"]) + NEW_TOKENS
     room: int = json.loads((model / "config.json").read_text())["max_position_embeddings"]
     if need > room:
-        print(f"- {name} is left out: its prompts and answers take {need} tokens, the model has room for {room}.")
+        print(
+            f"- {name} is left out: its prompts and answers take {need} tokens, the model has room for {room}."
+        )
     return need <= room
 
 
 def run_ours(model: Path, data: str, limit: int, dtype: str, output: Path) -> list[Sample]:
     """Run the job like a user, and return the record of each question."""
-    overrides = ["model=auto", f"model.name={model}", f"model.dtype={dtype}", f"output_dir={output}", "tracking=none"]
-    overrides += [f"task.data={data}", f"task.limit={limit}", "task.prompt=lm_eval_5shot", "print=none"]
+    overrides = [
+        "model=auto",
+        f"model.name={model}",
+        f"model.dtype={dtype}",
+        f"output_dir={output}",
+        "tracking=none",
+    ]
+    overrides += [
+        f"task.data={data}",
+        f"task.limit={limit}",
+        "task.prompt=lm_eval_5shot",
+        "print=none",
+    ]
     subprocess.run([sys.executable, "-m", "runner", *overrides], check=True, cwd=ROOT)
     [job] = (output / "jobs").iterdir()
     samples = read_samples(job / "samples.jsonl")
     return [samples[index] for index in sorted(samples)]
 
 
-def check_scores(python: str, model: Path, title: str, folder: Path, limit: int, dtype: str) -> None:
+def check_scores(
+    python: str, model: Path, title: str, folder: Path, limit: int, dtype: str
+) -> None:
     """Let both sides answer and score the same questions, and compare sample by sample."""
     with tempfile.TemporaryDirectory() as place:
         ours = run_ours(model, str(folder), limit, dtype, Path(place))
@@ -138,14 +180,25 @@ def check_scores(python: str, model: Path, title: str, folder: Path, limit: int,
         one, other = ours[at], theirs[at]
         found = (one.answer.extracted or {})[by]
         text = "another text" if one.answer.text != other["text"] else f"…{one.answer.text[-80:]!r}"
-        print(f"- {by}, question {at}, gold {one.gold}: lm-eval found {other[by][0]!r}, we {found!r}: {text}")
+        print(
+            f"- {by}, question {at}, gold {one.gold}: lm-eval found {other[by][0]!r}, we {found!r}: {text}"
+        )
 
 
 def main() -> None:
     """Compare prompts, filters and scores, and print both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", default=["random", "embedded"], help="random, embedded or a FOLDER")
-    parser.add_argument("--harness", type=Path, default=ROOT / "outputs" / ".lmeval", help="where lm-eval is installed")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", nargs="+", default=["random", "embedded"], help="random, embedded or a FOLDER"
+    )
+    parser.add_argument(
+        "--harness",
+        type=Path,
+        default=ROOT / "outputs" / ".lmeval",
+        help="where lm-eval is installed",
+    )
     add_data(parser)
     options = parser.parse_args()
     python, questions = harness_python(options.harness.absolute()), options.questions
@@ -154,12 +207,19 @@ def main() -> None:
         check_awkward(python, Path(place, "awkward"))
         ours = Gsm8kConfig(prompt=PromptStyle.lm_eval_5shot, limit=questions)
         made = {
-            split: write_embedded(Path(place, split.value), split, questions) for split in (Split.TEST, Split.HARD5)
+            split: write_embedded(Path(place, split.value), split, questions)
+            for split in (Split.TEST, Split.HARD5)
         }
-        asked = {f"embedded {split.value}": (replace(ours, split=split.value), made[split]) for split in made}
+        asked = {
+            f"embedded {split.value}": (replace(ours, split=split.value), made[split])
+            for split in made
+        }
         if options.gsm8k:
             asked["GSM8K test"] = replace(ours, data=options.gsm8k, limit=None), Path(options.gsm8k)
-        prompts = {name: check_prompts(python, task, folder, name) for name, (task, folder) in asked.items()}
+        prompts = {
+            name: check_prompts(python, task, folder, name)
+            for name, (task, folder) in asked.items()
+        }
         for model_name in options.model:
             model = model_folder(model_name)
             for name, (_, folder) in asked.items():

@@ -65,7 +65,16 @@ from runner_base import Dtype, machine
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 
-SIDES = ("runner", "vllm", "zentorch", "openvino", "openvino-int8", "llamacpp", "lmeval", "generate")
+SIDES = (
+    "runner",
+    "vllm",
+    "zentorch",
+    "openvino",
+    "openvino-int8",
+    "llamacpp",
+    "lmeval",
+    "generate",
+)
 LOAD_ONCE = ("vllm", "zentorch")  # a round; they load for longer than most runs take
 FAILURES = (SystemExit, OSError, subprocess.CalledProcessError)
 
@@ -131,7 +140,9 @@ def started(name: str, options: argparse.Namespace, folder: Path, job: Job) -> S
     most = max(options.rows)
     largest = replace(job, prompts=job.prompts[:most], new_tokens=job.new_tokens[:most])
     if name in ("vllm", "zentorch"):
-        python = vllm_python() if name == "vllm" else zentorch_python(ROOT / "outputs" / ".zentorch")
+        python = (
+            vllm_python() if name == "vllm" else zentorch_python(ROOT / "outputs" / ".zentorch")
+        )
         settings = VLLM_DEFAULTS
         if not options.no_search:
             settings, tried = best_vllm(largest, python, name)
@@ -158,7 +169,9 @@ def take_turns(sides: Sequence[Side], texts: Sequence[str], options: argparse.Na
         for side in sides:
             if side.failure:
                 continue
-            print(f"round {turn + 1} of {options.repeats}: {side.name}", file=sys.stderr, flush=True)
+            print(
+                f"round {turn + 1} of {options.repeats}: {side.name}", file=sys.stderr, flush=True
+            )
             try:
                 side.run(texts, options.batch)
             except FAILURES as error:
@@ -166,18 +179,23 @@ def take_turns(sides: Sequence[Side], texts: Sequence[str], options: argparse.Na
                     raise
                 side.failure = reason(error)
                 print(f"{side.name} failed:\n{error}", file=sys.stderr, flush=True)
-    fed = {count: [some[-1] for side in sides if (some := side.outcomes.get(count))] for count in options.rows}
+    fed = {
+        count: [some[-1] for side in sides if (some := side.outcomes.get(count))]
+        for count in options.rows
+    }
     for some in fed.values():
         if len({tuple(one.ids_sha256) for one in some}) > 1:
             raise SystemExit("the sides were fed different token ids: nothing can be compared")
 
 
 def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]) -> None:
-    """Let the runner and a bare client ask the same server by turns, and print how much longer the first takes."""
+    """Let the runner and a bare client ask the same server by turns, and print how much longer the
+    first takes."""
     keys = {"args": options.vllm_args, "concurrency": max(options.rows), "compare": False}
     model = VllmConfig(name=str(folder), dtype=Dtype(options.dtype), python=vllm_python(), **keys)
     requests = [
-        Request(at, tuple(ids), max_new_tokens=options.new_tokens, ignore_eos=True) for at, ids in enumerate(prompts)
+        Request(at, tuple(ids), max_new_tokens=options.new_tokens, ignore_eos=True)
+        for at, ids in enumerate(prompts)
     ]
     config = greedy(model, max_new_tokens=options.new_tokens)
     engine = VllmEngine(resolve(config), kind_of(model).capabilities(config))
@@ -185,7 +203,11 @@ def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]
     try:
         engine.load()
         server = engine.model
-        settings = {"url": server.base_url, "key": started_keys[str(server.base_url)], "model": server.name}
+        settings = {
+            "url": server.base_url,
+            "key": started_keys[str(server.base_url)],
+            "model": server.name,
+        }
         settings |= {"concurrency": model.concurrency}
         for turn in range(options.repeats + 1):  # the first one fills the server's prefix cache
             for name in ("bare, streamed", "runner", "bare, whole answers"):
@@ -201,7 +223,9 @@ def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]
                               settings=settings | {"stream": name == "bare, streamed"})  # fmt: skip
                     took, spent = answer_of(job, vllm_python(), None)
                 if turn:
-                    sides.setdefault(name, []).append(Turn(took, spent, processor_s(os.getpid()) - before))
+                    sides.setdefault(name, []).append(
+                        Turn(took, spent, processor_s(os.getpid()) - before)
+                    )
     finally:
         engine.close()
     bare = sides["bare, streamed"]
@@ -218,14 +242,19 @@ def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]
         ]
         for name, turns in sides.items()
     ]  # fmt: skip
-    head = [f"{len(prompts)} requests, {model.concurrency} at once, {options.repeats} turns", "s", "tokens/s"]
+    head = [
+        f"{len(prompts)} requests, {model.concurrency} at once, {options.repeats} turns",
+        "s",
+        "tokens/s",
+    ]
     head += ["% longer than bare, streamed", "processor s, client", "processor s, server"]
     print(markdown([*head, "% more than bare of the server's processor time"], lines))
 
 
 @dataclass
 class Turn:
-    """What a client of a server took: seconds, and those of processors, which other work changes least."""
+    """What a client of a server took: seconds, and those of processors, which other work changes
+    least."""
 
     seconds: float
     client_s: float
@@ -239,7 +268,9 @@ def processor_s(ancestor: int) -> float:
         with suppress(OSError):
             words = file.read_text().rpartition(")")[2].split()
             parents[int(file.parent.name)] = int(words[1])
-            times[int(file.parent.name)] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+            times[int(file.parent.name)] = (int(words[11]) + int(words[12])) / os.sysconf(
+                "SC_CLK_TCK"
+            )
 
     def is_below(process: int) -> bool:
         parent = parents.get(process, 0)
@@ -250,22 +281,45 @@ def processor_s(ancestor: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="random", help="random (a 135M Llama shape) or a FOLDER with a Llama")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", default="random", help="random (a 135M Llama shape) or a FOLDER with a Llama"
+    )
     add_options(parser)
     parser.set_defaults(repeats=2)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32, 128], help="how many questions at once")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[1, 8, 32, 128], help="how many questions at once"
+    )
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=["runner", "vllm", "llamacpp"])
     parser.add_argument("--batch", type=int, default=32, help="rows at once of lmeval and generate")
-    parser.add_argument("--llamacpp-rows", type=int, nargs="+", default=[1, 8], help="where llama.cpp takes part")
-    parser.add_argument("--limit-s", type=float, default=300.0, help="llama.cpp and lm-eval begin nothing after this")
-    parser.add_argument("--no-search", action="store_true", help="take the first settings of vLLM and OpenVINO")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of runner and generate")
-    parser.add_argument("--overhead", action="store_true", help="model=vllm against a bare client of its server")
-    parser.add_argument("--vllm-args", nargs="*", default=["--enforce-eager"], help="of the server, with --overhead")
+    parser.add_argument(
+        "--llamacpp-rows", type=int, nargs="+", default=[1, 8], help="where llama.cpp takes part"
+    )
+    parser.add_argument(
+        "--limit-s",
+        type=float,
+        default=300.0,
+        help="llama.cpp and lm-eval begin nothing after this",
+    )
+    parser.add_argument(
+        "--no-search", action="store_true", help="take the first settings of vLLM and OpenVINO"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="of runner and generate"
+    )
+    parser.add_argument(
+        "--overhead", action="store_true", help="model=vllm against a bare client of its server"
+    )
+    parser.add_argument(
+        "--vllm-args", nargs="*", default=["--enforce-eager"], help="of the server, with --overhead"
+    )
     options = parser.parse_args()
     if options.device != "cpu" and (elsewhere := set(options.sides) - {"runner", "generate"}):
-        raise SystemExit(f"--device {options.device}: only runner and generate can use it, not {', '.join(elsewhere)}")
+        raise SystemExit(
+            f"--device {options.device}: only runner and generate can use it, not {', '.join(elsewhere)}"
+        )
     if "runner" not in options.sides:
         raise SystemExit("--sides: the others are compared with runner, so it has to be among them")
     folder = model_folder(options.model)
@@ -275,13 +329,24 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = [tokenizer(text)["input_ids"] for text in texts]
     if options.overhead:
-        print(f"### {options.model}, {options.dtype}\n\n{head_line(sys.argv, machine.cores())}\n", flush=True)
+        print(
+            f"### {options.model}, {options.dtype}\n\n{head_line(sys.argv, machine.cores())}\n",
+            flush=True,
+        )
         overhead(options, folder, prompts)
         return
     job = Job(
-        "stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None, device=options.device
+        "stream",
+        str(folder),
+        options.dtype,
+        prompts,
+        [options.new_tokens] * len(prompts),
+        None,
+        device=options.device,
     )
-    trial = run_fresh(replace(job, prompts=prompts[:1], new_tokens=[2], threads=options.threads))  # builds kernels
+    trial = run_fresh(
+        replace(job, prompts=prompts[:1], new_tokens=[2], threads=options.threads)
+    )  # builds kernels
     job = replace(job, threads=trial.threads, limit_s=options.limit_s)
     how = f"{options.shots} worked examples, exactly {options.new_tokens} new tokens"
     print(f"### {options.model}, {options.dtype}: {how}")
@@ -296,12 +361,22 @@ def main() -> None:
     take_turns(sides, texts, options)
     runner = next(side for side in sides if side.name == "runner")
     for count in options.rows:
-        head = [f"{count} question(s), {options.repeats} runs", "s, load left out", "x the runner", "tokens/s"]
+        head = [
+            f"{count} question(s), {options.repeats} runs",
+            "s, load left out",
+            "x the runner",
+            "tokens/s",
+        ]
         lines = [line_of(side, count, runner) for side in sides]
-        print(markdown([*head, "load, s", "peak MiB", "outputs as the runner's"], lines), end="\n\n", flush=True)
+        print(
+            markdown([*head, "load, s", "peak MiB", "outputs as the runner's"], lines),
+            end="\n\n",
+            flush=True,
+        )
         share = statistics.median(run.matmul_fraction for run in runner.outcomes[count])
         print(
-            f"The runner reached {share:.0%} of the machine's matrix rate, attention not counted as work.\n", flush=True
+            f"The runner reached {share:.0%} of the machine's matrix rate, attention not counted as work.\n",
+            flush=True,
         )
 
 

@@ -14,7 +14,8 @@ VOCABULARY = 16_384
 
 
 def qwen3_5(layers: int) -> Any:
-    """Return the shape of Qwen3.5-0.8B: three layers of the gated delta rule, then one that attends."""
+    """Return the shape of Qwen3.5-0.8B: three layers of the gated delta rule, then one that
+    attends."""
     from transformers import Qwen3_5TextConfig
 
     return Qwen3_5TextConfig(
@@ -29,7 +30,9 @@ def lfm2(layers: int) -> Any:
     """Return the shape of LFM2-350M: ten of its sixteen layers are short convolutions."""
     from transformers import Lfm2Config
 
-    kinds = ["conv", "conv", "full_attention", "conv", "conv", "full_attention", "conv", "conv"] * (layers // 8 + 1)
+    kinds = ["conv", "conv", "full_attention", "conv", "conv", "full_attention", "conv", "conv"] * (
+        layers // 8 + 1
+    )
     return Lfm2Config(
         hidden_size=1024, intermediate_size=4608, block_auto_adjust_ff_dim=False, num_hidden_layers=layers,
         num_attention_heads=16, num_key_value_heads=8, layer_types=kinds[:layers], vocab_size=VOCABULARY,
@@ -43,4 +46,8 @@ def with_sizes(config: Any, vocabulary: int) -> Any:
     return config
 
 
-SHAPES: dict[str, Callable[[int], Any]] = {"Qwen3.5-0.8B": qwen3_5, "LFM2-350M": lfm2, **STATE_SPACES}
+SHAPES: dict[str, Callable[[int], Any]] = {
+    "Qwen3.5-0.8B": qwen3_5,
+    "LFM2-350M": lfm2,
+    **STATE_SPACES,
+}

@@ -1,4 +1,5 @@
-"""inspect_ai's own reading and scoring in a process of its own: messages as its providers read them, scored by `match`.
+"""inspect_ai's own reading and scoring in a process of its own: messages as its providers read
+them, scored by `match`.
 
 It reads a request as JSON from stdin and writes the scores to the file that the request names. See
 thinking_verdicts.py.

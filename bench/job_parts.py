@@ -18,7 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ["RUNNER_CFLAGS"] = f"{os.environ.get('RUNNER_CFLAGS', '')} -DPASS_CLOCK".strip()  # before kernels are loaded
+os.environ["RUNNER_CFLAGS"] = (
+    f"{os.environ.get('RUNNER_CFLAGS', '')} -DPASS_CLOCK".strip()
+)  # before kernels are loaded
 
 import torch
 from engines import greedy_engine, head_line, markdown, model_folder, random_prompts
@@ -48,7 +50,11 @@ IN_C = (
 CALL = "call of C: checks, sizes, the start of its threads"
 PARTS: list[tuple[str, type, str]] = [
     (CALL, FusedForward, "__call__"),
-    ("passes in Python: places, prefixes, layers one by one where a pass is no single call", Forward, "_forward"),
+    (
+        "passes in Python: places, prefixes, layers one by one where a pass is no single call",
+        Forward,
+        "_forward",
+    ),
     ("sampling", Sampler, "pick"),
     ("answers: text of tokens, stops", Stopping, "accept"),
     ("rows enter: shared prefixes, memory, order", Scheduler, "_enter"),
@@ -58,7 +64,8 @@ REST = "the rest: tokenizing, requests, completions"
 
 
 class Stopwatch:
-    """Counts the seconds of functions that call each other: each has those that it spends itself."""
+    """Counts the seconds of functions that call each other: each has those that it spends
+    itself."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -100,7 +107,8 @@ class PassParts:
             self.clock[:] = [0.0] * len(IN_C)
             result = function(fused, layout, *arguments)
             self.seconds[layout.is_step] = [
-                before + now for before, now in zip(self.seconds[layout.is_step], self.clock, strict=True)
+                before + now
+                for before, now in zip(self.seconds[layout.is_step], self.clock, strict=True)
             ]
             return result
 
@@ -108,12 +116,15 @@ class PassParts:
 
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, float, str]:
-    """Return the seconds of each part, those within passes, the whole job's, and the number of tokens in words."""
+    """Return the seconds of each part, those within passes, the whole job's, and the number of
+    tokens in words."""
     is_gguf = options.model.endswith(".gguf")
     if options.int8_rows and not is_gguf:
         raise SystemExit(f"--int8-rows: give a --model FILE.gguf, and not {options.model}")
     place = Path(options.model) if is_gguf else model_folder(options.model)
-    model = LocalModelConfig(name=str(place), device="cpu", dtype=Dtype(options.dtype), threads=options.threads)
+    model = LocalModelConfig(
+        name=str(place), device="cpu", dtype=Dtype(options.dtype), threads=options.threads
+    )
     quantization = GgufConfig(int8_rows=options.int8_rows) if is_gguf else None
     engine = greedy_engine(model, quantization, options.new_tokens)
     engine.load()
@@ -126,7 +137,13 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, f
     if kernels is None:
         raise SystemExit("there are no compiled kernels here, so no clock in C")
     requests = [
-        Request(at, prompt if isinstance(prompt, str) else tuple(prompt), (), options.new_tokens, ignore_eos=True)
+        Request(
+            at,
+            prompt if isinstance(prompt, str) else tuple(prompt),
+            (),
+            options.new_tokens,
+            ignore_eos=True,
+        )
         for at, prompt in enumerate(prompts)
     ]
     watch, passes = Stopwatch(), PassParts(ctypes.CDLL(str(kernels.file)))
@@ -148,13 +165,23 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, f
 
 def main() -> None:
     """Print a table of parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", default="random", help="random (a 135M Llama shape), embedded, a FOLDER or a FILE.gguf"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--int8-rows", action="store_true", help="of a FILE.gguf: rows are rounded to 8 bits")
-    parser.add_argument("--random-prompt", type=int, help="prompts of so many random tokens instead of questions")
-    parser.add_argument("--rows", type=int, default=None, help="concurrent ones (default: the engine decides)")
+    parser.add_argument(
+        "--model",
+        default="random",
+        help="random (a 135M Llama shape), embedded, a FOLDER or a FILE.gguf",
+    )
+    parser.add_argument(
+        "--int8-rows", action="store_true", help="of a FILE.gguf: rows are rounded to 8 bits"
+    )
+    parser.add_argument(
+        "--random-prompt", type=int, help="prompts of so many random tokens instead of questions"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=None, help="concurrent ones (default: the engine decides)"
+    )
     add_questions(parser)
     add_option(parser)
     options = parser.parse_args()

@@ -26,7 +26,11 @@ from tools import families
 
 LIMIT = 0.05
 FOUR = ["sliding_attention"] * 3 + ["full_attention"]
-WINDOW: dict[str, Any] = {"num_hidden_layers": 4, "sliding_window": 512, "max_position_embeddings": 8192}
+WINDOW: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "sliding_window": 512,
+    "max_position_embeddings": 8192,
+}
 LAYERS = WINDOW | {"layer_types": FOUR}
 DEEP: dict[str, Any] = {"num_hidden_layers": 4, "max_position_embeddings": 8192}
 HYBRID = DEEP | {"layer_types": ["linear_attention"] * 3 + ["full_attention"]}
@@ -67,7 +71,9 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Print the table; exit code 1 where a prediction is off."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("families", nargs="*", default=list(SIZES), help="all, if none is named")
     parser.add_argument("--prompt", type=int, default=3968)
     parser.add_argument("--new", type=int, default=128)
@@ -75,7 +81,9 @@ def main() -> None:
     parser.add_argument("--kv-cache", default="as_model", help="as generation.kv_cache")
     options = parser.parse_args()
     print("python bench/kept_kv.py", *sys.argv[1:])
-    print(f"KiB a row; {options.rows} rows of {options.prompt} tokens and {options.new} new ones, in float32")
+    print(
+        f"KiB a row; {options.rows} rows of {options.prompt} tokens and {options.new} new ones, in float32"
+    )
     heads = ("as if full", "predicted", "counted", "error", "in memory", "error")
     print(f"{'family':20}" + "".join(f"{head:>12}" for head in heads) + "  decoding")
     off = 0
@@ -118,9 +126,14 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     decoding = engine.load().facts["decoding"]
     resident = watched_arenas()
     prompts = [
-        tuple((3 + 7 * place + 11 * row) % 250 for place in range(options.prompt)) for row in range(options.rows)
+        tuple((3 + 7 * place + 11 * row) % 250 for place in range(options.prompt))
+        for row in range(options.rows)
     ]
-    complete(engine, [Request(number, prompt, ignore_eos=True) for number, prompt in enumerate(prompts)], options.rows)
+    complete(
+        engine,
+        [Request(number, prompt, ignore_eos=True) for number, prompt in enumerate(prompts)],
+        options.rows,
+    )
     stats, in_memory = engine.stats, max(resident, default=0)
     engine.close()
     said = max(predicted.prefill_kv_bytes, predicted.decode_kv_bytes)
@@ -144,7 +157,8 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
 
 
 def watched_arenas() -> list[int]:
-    """Note the bytes of the rows' arenas that are in memory, before each time that places are freed."""
+    """Note the bytes of the rows' arenas that are in memory, before each time that places are
+    freed."""
     from runner_engine.kv_cache.kv_arenas import KvArena, KvArenas
 
     found: list[int] = []
@@ -168,11 +182,14 @@ def watched_arenas() -> list[int]:
 
 
 def in_memory(layers: list[torch.Tensor]) -> int:
-    """Return how many bytes are in memory of the pages of layers, which lie one behind the other."""
+    """Return how many bytes are in memory of the pages of layers, which lie one behind the
+    other."""
     first = layers[0].data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
     pages = -(-(layers[-1].data_ptr() + layers[-1].nbytes - first) // mmap.PAGESIZE)
     seen = (ctypes.c_ubyte * pages)()
-    if ctypes.CDLL(None).mincore(ctypes.c_void_p(first), ctypes.c_size_t(pages * mmap.PAGESIZE), seen):
+    if ctypes.CDLL(None).mincore(
+        ctypes.c_void_p(first), ctypes.c_size_t(pages * mmap.PAGESIZE), seen
+    ):
         raise OSError("mincore")
     return sum(page & 1 for page in seen) * mmap.PAGESIZE
 

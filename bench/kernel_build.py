@@ -26,7 +26,9 @@ def cpu_seconds(command: list[str]) -> float:
     before = os.times()
     subprocess.run(command, check=True, capture_output=True)
     after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    return (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
 
 
 def main() -> None:
@@ -43,13 +45,18 @@ def main() -> None:
         started = time.perf_counter()
         took = cpu_seconds([sys.executable, "-m", "runner_engine.kernels.building"])
         waited = time.perf_counter() - started
-        print(f"a first build: {waited:.1f} s, {took:.1f} s of processor time on {machine.cores()} cores")
+        print(
+            f"a first build: {waited:.1f} s, {took:.1f} s of processor time on {machine.cores()} cores"
+        )
         print("unit                  for          processor time")
         units = {
-            unit: cpu_seconds(building.unit_command(compiler, unit, Path(folder) / "unit.o")) for unit in building.UNITS
+            unit: cpu_seconds(building.unit_command(compiler, unit, Path(folder) / "unit.o"))
+            for unit in building.UNITS
         }
         for unit, seconds in units.items():
-            print(f"{unit:21} {' and '.join(sorted(building.UNITS[unit])) or 'every model':20} {seconds:6.1f} s")
+            print(
+                f"{unit:21} {' and '.join(sorted(building.UNITS[unit])) or 'every model':20} {seconds:6.1f} s"
+            )
         print(f"{'all units':42} {sum(units.values()):6.1f} s")
         if options.one:
             one = building.unit_command(compiler, "ALL_UNITS", Path(folder) / "unit.o")

@@ -38,7 +38,17 @@ KINDS = {
 }
 BETWEEN_S = 0.3  # two signals; closer ones count as one
 LONGEST_S = 300.0
-ANSWER = ("index", "text", "token_ids", "finish_reason", "verdict", "extracted", "choices", "likelihood", "error")
+ANSWER = (
+    "index",
+    "text",
+    "token_ids",
+    "finish_reason",
+    "verdict",
+    "extracted",
+    "choices",
+    "likelihood",
+    "error",
+)
 SAMPLED = ["generation=sampling"]
 TASKS = {
     "gsm8k": ["task=gsm8k", "task.limit=16", "generation.max_new_tokens=48"],
@@ -68,13 +78,23 @@ class Seen:
 
     def shown(self, total: int) -> int:
         """Return the largest count of done samples that the progress bar has shown."""
-        return max((int(done) for done in re.findall(rf"(?<![\d/])(\d+)/{total}\b", self.text)), default=0)
+        return max(
+            (int(done) for done in re.findall(rf"(?<![\d/])(\d+)/{total}\b", self.text)), default=0
+        )
 
 
 def start(words: list[str], folder: Path) -> tuple[Any, Seen, threading.Thread]:
     """Start a job with a terminal, on which it shows its progress."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "runner", *words, "tracking=none", "print=none", f"output_dir={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "runner",
+        *words,
+        "tracking=none",
+        "print=none",
+        f"output_dir={folder}",
+    ]
     process = warm_process.popen(
         command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
         env=os.environ | {"COLUMNS": "200", "TERM": "xterm"},
@@ -105,7 +125,9 @@ def lines_of(folder: Path, name: str) -> list[str]:
 
 def answers_of(lines: list[str]) -> list[dict[str, Any]]:
     """Return what a job has answered, in the order of its questions."""
-    found = [{key: value for key, value in json.loads(line).items() if key in ANSWER} for line in lines]
+    found = [
+        {key: value for key, value in json.loads(line).items() if key in ANSWER} for line in lines
+    ]
     return sorted(found, key=lambda it: int(it["index"]))
 
 
@@ -127,7 +149,9 @@ def disturbed(case: Case, folder: Path, rng: random.Random, said: Counter[str]) 
     while True:
         process, seen, thread = start(case.words, folder)
         kind = rng.choice([*KINDS])
-        wait_s = rng.uniform(0.05, 0.95) * case.seconds * (1 + kills / 4)  # others may slow the machine down meanwhile
+        wait_s = (
+            rng.uniform(0.05, 0.95) * case.seconds * (1 + kills / 4)
+        )  # others may slow the machine down meanwhile
         try:
             code = process.wait(timeout=wait_s)
         except subprocess.TimeoutExpired:
@@ -141,15 +165,21 @@ def disturbed(case: Case, folder: Path, rng: random.Random, said: Counter[str]) 
         where = f"{case.name}, {kind} after {wait_s:.1f} s:\n{seen.text[-2000:]}"
         for name, lines in before.items():
             assert after[name][: len(lines)] == lines, f"{name} has lost or changed lines: {where}"
-        assert len({json.loads(line)["index"] for line in after["samples.jsonl"]}) == len(after["samples.jsonl"]), where
+        assert len({json.loads(line)["index"] for line in after["samples.jsonl"]}) == len(
+            after["samples.jsonl"]
+        ), where
         asked = [json.loads(line) for line in after["calls.jsonl"]]
         calls = [call["id"] for call in asked if "code" not in call]
         assert len({*calls}) == len(calls), f"a recorded call was asked again: {where}"
-        assert seen.shown(total) <= len(after["samples.jsonl"]), f"more was shown than is on disk: {where}"
+        assert seen.shown(total) <= len(after["samples.jsonl"]), (
+            f"more was shown than is on disk: {where}"
+        )
         before = after
         if code == 0:
             break
-        assert code in (130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1), where
+        assert code in (130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1), (
+            where
+        )
         kills += 1
         said[kind] += 1
         if kept := re.findall(r"interrupted: .*", seen.text):
@@ -176,7 +206,9 @@ def cases(real_model: str | None, prompts: Path) -> list[Case]:
 
 def main() -> None:
     """Kill so many times, in turn for each job."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--real-model", help="a model folder; without it, the embedded model only")
     parser.add_argument("--seed", type=int, default=0)
@@ -185,9 +217,18 @@ def main() -> None:
     rng, said, total = random.Random(options.seed), Counter[str](), 0
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
         prompts = Path(place, "prompts.txt")
-        prompts.write_text("".join(f"Write a short story about {number} cats and a dog.\n" for number in range(2, 14)))
-        jobs, of_case = [it for it in cases(options.real_model, prompts) if options.only in it.name], Counter[str]()
-        for number, case in enumerate([jobs[0], *jobs]):  # the first one once more: it has waited for the imports
+        prompts.write_text(
+            "".join(
+                f"Write a short story about {number} cats and a dog.\n" for number in range(2, 14)
+            )
+        )
+        jobs, of_case = (
+            [it for it in cases(options.real_model, prompts) if options.only in it.name],
+            Counter[str](),
+        )
+        for number, case in enumerate(
+            [jobs[0], *jobs]
+        ):  # the first one once more: it has waited for the imports
             folder = Path(place, f"undisturbed-{number}")
             folder.mkdir()
             undisturbed(case, folder)
@@ -201,7 +242,9 @@ def main() -> None:
             of_case[case.name] += max(killed, 1)
             total += killed
             print(f"{case.name}: {killed} kills, the same answers ({total} in all)", flush=True)
-    print(f"{total} kills: nothing that was shown as done was asked again, all answers as undisturbed")
+    print(
+        f"{total} kills: nothing that was shown as done was asked again, all answers as undisturbed"
+    )
     for words, count in sorted(said.items()):
         print(f"{count:5d}  {words}")
 

@@ -1,6 +1,7 @@
 """The latest figures of the benchmarks: bench/results/*.json, and the tables of them in README.md.
 
-`python bench/latest.py` renews the tables. A benchmark writes its file with `--save`: add_option, save.
+`python bench/latest.py` renews the tables. A benchmark writes its file with `--save`: add_option,
+save.
 """
 
 from __future__ import annotations
@@ -36,9 +37,13 @@ class Figure:
     side: str = ""  # whose figure it is, where several are compared
 
     @staticmethod
-    def of(what: str, unit: str, values: Sequence[float], side: str = "", digits: int = 2) -> Figure:
+    def of(
+        what: str, unit: str, values: Sequence[float], side: str = "", digits: int = 2
+    ) -> Figure:
         """Return the figure of repeated measurements."""
-        middle, least, most = (round(it, digits) for it in (statistics.median(values), min(values), max(values)))
+        middle, least, most = (
+            round(it, digits) for it in (statistics.median(values), min(values), max(values))
+        )
         ends = (least, most) if len(values) > 1 else (None, None)
         return Figure(what, unit, middle, ends[0], ends[1], side)
 
@@ -62,36 +67,51 @@ class Measured:
 
     def rows(self) -> list[str]:
         """Return its rows of a table: the figures of all sides in one cell."""
-        name, came = self.benchmark, " ".join(filter(None, (self.date, "" if self.source == "run" else self.source)))
+        name, came = (
+            self.benchmark,
+            " ".join(filter(None, (self.date, "" if self.source == "run" else self.source))),
+        )
         rows = []
         for (what, unit), figures in groupby(self.figures, key=lambda it: (it.what, it.unit)):
-            rows.append(f"| {name} | {what} | {'; '.join(it.words for it in figures)} {unit} | {came} |")
+            rows.append(
+                f"| {name} | {what} | {'; '.join(it.words for it in figures)} {unit} | {came} |"
+            )
             name = came = ""
         return rows
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that writes the figures."""
-    parser.add_argument("--save", action="store_true", help="write the figures to bench/results/, for bench/README.md")
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="write the figures to bench/results/, for bench/README.md",
+    )
 
 
 def save(figures: Sequence[Figure], name: str = "") -> None:
     """Write the figures of the benchmark that runs, in place of older ones of this processor."""
     benchmark = Path(sys.argv[0]).stem
     command = f"python bench/{benchmark}.py {shlex.join(it for it in sys.argv[1:] if it != '--save')}".strip()
-    measured = Measured(benchmark, this_processor(), date.today().isoformat(), command, list(figures))
+    measured = Measured(
+        benchmark, this_processor(), date.today().isoformat(), command, list(figures)
+    )
     print(f"written: {write(measured, name)}", file=sys.stderr)
 
 
 def this_processor() -> str:
     """Return the name of this processor, with what RUNNER_WITHOUT leaves out of it."""
     about, left_out = machine.describe(), processor.left_out()
-    return f"{about['cpu']}, {about['cores']} cores" + (f", without {' and '.join(left_out)}" if left_out else "")
+    return f"{about['cpu']}, {about['cores']} cores" + (
+        f", without {' and '.join(left_out)}" if left_out else ""
+    )
 
 
 def write(measured: Measured, name: str = "") -> Path:
     """Write a file of results; its name is the benchmark's and the processor's."""
-    place = re.sub(r"[^a-z0-9]+", "-", f"{name or measured.benchmark} {measured.processor}".lower()).strip("-")
+    place = re.sub(
+        r"[^a-z0-9]+", "-", f"{name or measured.benchmark} {measured.processor}".lower()
+    ).strip("-")
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{place}.json"
     fields = asdict(measured)
@@ -117,7 +137,12 @@ def tables(found: Sequence[Measured]) -> str:
     """Return a table for each processor."""
     lines: list[str] = []
     for where in dict.fromkeys(it.processor for it in found):
-        lines += [f"**{where}**", "", "| benchmark | what | figure | from |", "| --- | --- | ---: | --- |"]
+        lines += [
+            f"**{where}**",
+            "",
+            "| benchmark | what | figure | from |",
+            "| --- | --- | ---: | --- |",
+        ]
         lines += [row for it in found if it.processor == where for row in it.rows()]
         lines.append("")
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""The likeliest continuations of prompts by llama.cpp, in its own process: see gguf_against_llamacpp.py. No runner.
+"""The likeliest continuations of prompts by llama.cpp, in its own process: see
+gguf_against_llamacpp.py. No runner.
 
 `python llamacpp_greedy_side.py REQUESTS.json ANSWERS.json`, in an environment with `xllamacpp`.
 """
@@ -12,7 +13,8 @@ from typing import Any
 
 
 def continuations(file: str, prompts: list[list[int]], new: int, context: int) -> list[list[int]]:
-    """Return the tokens that follow each prompt; a LongRoPE is rotated for long texts if the context is long."""
+    """Return the tokens that follow each prompt; a LongRoPE is rotated for long texts if the
+    context is long."""
     import xllamacpp  # type: ignore[import-not-found]
 
     parameters = xllamacpp.CommonParams()
@@ -33,12 +35,17 @@ def continuations(file: str, prompts: list[list[int]], new: int, context: int) -
 
 
 def main() -> None:
-    """Answer the requests of a file: `file`, `prompts` of token ids, how many `new` tokens follow, the `context`."""
+    """Answer the requests of a file: `file`, `prompts` of token ids, how many `new` tokens follow,
+    the `context`."""
     requests = json.loads(Path(sys.argv[1]).read_text())
     found: list[Any] = []
     for request in requests:
         try:
-            found.append(continuations(request["file"], request["prompts"], request["new"], request["context"]))
+            found.append(
+                continuations(
+                    request["file"], request["prompts"], request["new"], request["context"]
+                )
+            )
         except Exception as error:  # noqa: BLE001  # one file that it cannot read does not cost the others
             found.append(f"{type(error).__name__}: {error}")
         Path(sys.argv[2]).write_text(json.dumps(found))

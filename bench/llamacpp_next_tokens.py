@@ -1,7 +1,7 @@
 """Writes what llama.cpp takes for the next token after some texts, as the data of tests/real.
 
-`python bench/llamacpp_next_tokens.py FILE.gguf tests/real/llama_cpp.json`, in an environment with `xllamacpp`, which
-brings llama.cpp. No runner, no torch.
+`python bench/llamacpp_next_tokens.py FILE.gguf tests/real/llama_cpp.json`, in an environment with
+`xllamacpp`, which brings llama.cpp. No runner, no torch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def main() -> None:
             continue
         (first,) = answer["choices"][0]["logprobs"]["content"]
         likeliest = {it["id"]: round(it["logprob"], 4) for it in first["top_logprobs"]}
-        lines.append({"text": text, "tokens": answer["usage"]["prompt_tokens"], "likeliest": likeliest})
+        lines.append(
+            {"text": text, "tokens": answer["usage"]["prompt_tokens"], "likeliest": likeliest}
+        )
     Path(sys.argv[2]).write_text("[\n" + ",\n".join(map(json.dumps, lines)) + "\n]\n")
 
 

@@ -1,7 +1,9 @@
-"""One run of llama.cpp in a process of its own: see engines.py. Its environment has only llama-cpp-python.
+"""One run of llama.cpp in a process of its own: see engines.py. Its environment has only
+llama-cpp-python.
 
-It uses llama.cpp's own batch calls: the shared prefix is read once and copied to every sequence, the rests are read
-together, and then each step decodes one token of every row. The model is a .gguf file without a tokenizer.
+It uses llama.cpp's own batch calls: the shared prefix is read once and copied to every sequence,
+the rests are read together, and then each step decodes one token of every row. The model is a .gguf
+file without a tokenizer.
 """
 
 from __future__ import annotations
@@ -27,17 +29,27 @@ class Context:
         llama_cpp.llama_backend_init()
         self.log = _quiet(llama_cpp)  # kept alive, because llama.cpp calls it
         llama_cpp.llama_log_set(self.log, None)
-        self.model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
+        self.model = llama_cpp.llama_model_load_from_file(
+            file.encode(), llama_cpp.llama_model_default_params()
+        )
         settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = places, BATCH, 512, rows
+        settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = (
+            places,
+            BATCH,
+            512,
+            rows,
+        )
         settings.n_threads = settings.n_threads_batch = threads
         settings.kv_unified = True  # otherwise a copied sequence would be copied byte by byte
         self.context = llama_cpp.llama_init_from_model(self.model, settings)
-        self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+        self.vocabulary = llama_cpp.llama_vocab_n_tokens(
+            llama_cpp.llama_model_get_vocab(self.model)
+        )
         self.batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
 
     def read(self, tokens: list[tuple[int, int, int, bool]]) -> list[int]:
-        """Run (token, position, sequence, wanted) through the model; return the likeliest next token of each wanted."""
+        """Run (token, position, sequence, wanted) through the model; return the likeliest next
+        token of each wanted."""
         picked: list[int] = []
         for first in range(0, len(tokens), BATCH):
             some = tokens[first : first + BATCH]
@@ -74,9 +86,15 @@ def main() -> None:
     job = read_job()
     prompts, limits = job["prompts"], job["new_tokens"]
     rows, threads = len(prompts), job["threads"] or len(os.sched_getaffinity(0))
-    shared = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))) if rows > 1 else 0
+    shared = (
+        len(list(takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))))
+        if rows > 1
+        else 0
+    )
     shared = min(shared, *(len(ids) - 1 for ids in prompts))
-    places = shared + sum(len(ids) - shared + most for ids, most in zip(prompts, limits, strict=True))
+    places = shared + sum(
+        len(ids) - shared + most for ids, most in zip(prompts, limits, strict=True)
+    )
     started = time.perf_counter()
     context = Context(job["settings"]["gguf"], rows, places + 256, threads)
     load_s, loaded_mib = time.perf_counter() - started, resident_mib()
@@ -95,11 +113,18 @@ def main() -> None:
         if job["limit_s"] is not None and time.perf_counter() - started > job["limit_s"]:
             notes.append("the time was up")
             break
-        step = [(tokens[row][-1], len(prompts[row]) + len(tokens[row]) - 1, row, True) for row in live]
+        step = [
+            (tokens[row][-1], len(prompts[row]) + len(tokens[row]) - 1, row, True) for row in live
+        ]
         for row, token in zip(live, context.read(step), strict=True):
             tokens[row].append(token)
     total_s = time.perf_counter() - started
-    measured = {"load_s": load_s, "total_s": total_s, "prefill_s": prefill_s, "decode_s": total_s - prefill_s}
+    measured = {
+        "load_s": load_s,
+        "total_s": total_s,
+        "prefill_s": prefill_s,
+        "decode_s": total_s - prefill_s,
+    }
     measured |= {"loaded_mib": loaded_mib, "peak_mib": peak_mib()}
     answer(job, tokens, threads=threads, notes=notes, **measured)
 

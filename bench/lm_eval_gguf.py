@@ -39,7 +39,8 @@ Ask = Callable[[str, list[list[Any]]], float]  # kind and requests → seconds
 
 
 def questions() -> list[dict[str, Any]]:
-    """Return questions in HellaSwag's shape: two sentences of a text, and the third beside three from elsewhere."""
+    """Return questions in HellaSwag's shape: two sentences of a text, and the third beside three
+    from elsewhere."""
     rows = [json.loads(line) for line in TEXTS.read_text(encoding="utf-8").splitlines()]
     found = []
     for text in (row["text"] for row in rows if row["category"] == "long"):
@@ -54,7 +55,15 @@ def questions() -> list[dict[str, Any]]:
     for first, second, ending in found:
         endings = chance.sample([other for *_, other in found if other != ending], CHOICES - 1)
         endings.insert(gold := chance.randrange(CHOICES), ending)
-        made.append({"activity_label": "A story", "ctx_a": first, "ctx_b": second, "endings": endings, "label": gold})
+        made.append(
+            {
+                "activity_label": "A story",
+                "ctx_a": first,
+                "ctx_b": second,
+                "endings": endings,
+                "label": gold,
+            }
+        )
     return made
 
 
@@ -65,12 +74,19 @@ def likelihoods(some: list[dict[str, Any]]) -> list[list[Any]]:
 
     datasets.disable_progress_bars()
     documents = process_docs(datasets.Dataset.from_list(some))
-    return [[document["query"], f" {choice}"] for document in documents for choice in document["choices"]]
+    return [
+        [document["query"], f" {choice}"]
+        for document in documents
+        for choice in document["choices"]
+    ]
 
 
 def answers(some: list[dict[str, Any]], new: int) -> list[list[Any]]:
     """Return requests for a text that goes on."""
-    return [[f"{one['ctx_a']} {one['ctx_b']}", {"until": [], "do_sample": False, "max_gen_toks": new}] for one in some]
+    return [
+        [f"{one['ctx_a']} {one['ctx_b']}", {"until": [], "do_sample": False, "max_gen_toks": new}]
+        for one in some
+    ]
 
 
 def runner_side(file: Path, threads: int, has_byte_rows: bool) -> Ask:
@@ -80,7 +96,9 @@ def runner_side(file: Path, threads: int, has_byte_rows: bool) -> Ask:
     from runner.options.harness.model import EngineModel
 
     more = ",quantization.int8_rows=true" if has_byte_rows else ""
-    model = EngineModel.create_from_arg_string(f"pretrained={file},threads={threads}{more}", {"device": "cpu"})
+    model = EngineModel.create_from_arg_string(
+        f"pretrained={file},threads={threads}{more}", {"device": "cpu"}
+    )
 
     def ask(kind: str, requests: list[list[Any]]) -> float:
         ours = instances(kind, requests)
@@ -92,15 +110,21 @@ def runner_side(file: Path, threads: int, has_byte_rows: bool) -> Ask:
 
 
 @contextmanager
-def server_side(file: Path, threads: int, slots: int, tokenizer: Path) -> Iterator[tuple[Ask, Callable[[Any], Any]]]:
-    """Start llama.cpp's server, and lm-eval as its client; yield how both are asked, and what lm-eval's models say."""
+def server_side(
+    file: Path, threads: int, slots: int, tokenizer: Path
+) -> Iterator[tuple[Ask, Callable[[Any], Any]]]:
+    """Start llama.cpp's server, and lm-eval as its client; yield how both are asked, and what
+    lm-eval's models say."""
     pipes: dict[str, Any] = {
         "stdin": subprocess.PIPE,
         "stdout": subprocess.PIPE,
         "stderr": subprocess.DEVNULL,
         "text": True,
     }
-    python, ours = xllamacpp_python(ROOT / "outputs" / ".xllamacpp"), api_python(ROOT / "outputs" / ".lmeval-api")
+    python, ours = (
+        xllamacpp_python(ROOT / "outputs" / ".xllamacpp"),
+        api_python(ROOT / "outputs" / ".lmeval-api"),
+    )
     here = Path(__file__).parent
     with ExitStack() as open_processes:
 
@@ -110,9 +134,13 @@ def server_side(file: Path, threads: int, slots: int, tokenizer: Path) -> Iterat
             open_processes.callback(process.stdin.close)  # first: both end with their stdin
             return process
 
-        server = started([python, str(here / "xllamacpp_server_side.py"), str(file), str(threads), str(slots)])
+        server = started(
+            [python, str(here / "xllamacpp_server_side.py"), str(file), str(threads), str(slots)]
+        )
         address = server.stdout.readline().strip()
-        client = started([ours, str(here / "lmeval_server_side.py"), address, str(tokenizer), str(slots)])
+        client = started(
+            [ours, str(here / "lmeval_server_side.py"), address, str(tokenizer), str(slots)]
+        )
 
         def said(job: dict[str, Any]) -> Any:
             print(json.dumps(job), file=client.stdin, flush=True)
@@ -127,14 +155,20 @@ def server_side(file: Path, threads: int, slots: int, tokenizer: Path) -> Iterat
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--file", type=Path, help="default: that of make real-model")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--questions", type=int, default=20, help="of a round, with four log-likelihoods each")
+    parser.add_argument(
+        "--questions", type=int, default=20, help="of a round, with four log-likelihoods each"
+    )
     parser.add_argument("--answers", type=int, default=16, help="of a round")
     parser.add_argument("--new", type=int, default=48, help="tokens of an answer")
     parser.add_argument(
-        "--slots", default="4,16", help="requests that llama.cpp's server works on at once; each is a side"
+        "--slots",
+        default="4,16",
+        help="requests that llama.cpp's server works on at once; each is a side",
     )
     parser.add_argument("--threads", type=int, default=machine.cores())
     add_option(parser)
@@ -142,7 +176,9 @@ def main() -> None:
     file, made = options.file or gguf_file(), questions()
     each = max(options.questions, options.answers)
     if len(made) < (needed := 1 + (1 + options.rounds) * each):
-        raise SystemExit(f"{needed} questions are needed, and the texts give {len(made)}: fewer rounds or questions")
+        raise SystemExit(
+            f"{needed} questions are needed, and the texts give {len(made)}: fewer rounds or questions"
+        )
     seconds: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
         from runner_engine.models import gguf_tokenizer
@@ -151,7 +187,9 @@ def main() -> None:
         sides = {"runner": runner_side(file, options.threads, has_byte_rows=False)}
         sides["runner, int8 activations"] = runner_side(file, options.threads, has_byte_rows=True)
         for slots in map(int, options.slots.split(",")):
-            ask, tries = servers.enter_context(server_side(file, options.threads, slots, Path(folder)))
+            ask, tries = servers.enter_context(
+                server_side(file, options.threads, slots, Path(folder))
+            )
             sides[f"llama.cpp's server, {slots} slots"] = ask
         found = tries(likelihoods(made[:1])[0])
         for number in range(1 + options.rounds):
@@ -166,21 +204,35 @@ def main() -> None:
                     if number:  # the first round warms up
                         seconds.setdefault((kind, side), []).append(taken)
     counts = {"loglikelihood": options.questions * CHOICES, "generate_until": options.answers}
-    rates = {(kind, side): [counts[kind] / one for one in some] for (kind, side), some in seconds.items()}
+    rates = {
+        (kind, side): [counts[kind] / one for one in some] for (kind, side), some in seconds.items()
+    }
     print("### lm-eval's requests a second, from a .gguf file\n")
     print(head_line(["bench/lm_eval_gguf.py", *map(shlex.quote, sys.argv[1:])], options.threads))
     if left_out := processor.left_out():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
-    print(f"\n{file.name}, {options.rounds} rounds by turns: median (least..most); answers of {options.new} tokens\n")
+    print(
+        f"\n{file.name}, {options.rounds} rounds by turns: median (least..most); answers of {options.new} tokens\n"
+    )
     lines = [
-        [KINDS[kind], side, f"{statistics.median(some):.2f} ({min(some):.2f}..{max(some):.2f})", scored(kind, side)]
+        [
+            KINDS[kind],
+            side,
+            f"{statistics.median(some):.2f} ({min(some):.2f}..{max(some):.2f})",
+            scored(kind, side),
+        ]
         for (kind, side), some in rates.items()
     ]
     print(markdown(["requests", "side", "a second", ""], lines))
     print("\nA log-likelihood by llama.cpp's server, asked by lm-eval's own models:\n")
     print(markdown(["--model", "what comes"], [[name, words] for name, words in found.items()]))
     if options.save:
-        save([Figure.of(KINDS[kind], "requests/s", some, side) for (kind, side), some in rates.items()])
+        save(
+            [
+                Figure.of(KINDS[kind], "requests/s", some, side)
+                for (kind, side), some in rates.items()
+            ]
+        )
 
 
 def scored(kind: str, side: str) -> str:

@@ -1,7 +1,8 @@
-"""lm-evaluation-harness's own task gsm8k in a process of its own: its prompts, its filters' answers, and its scores.
+"""lm-evaluation-harness's own task gsm8k in a process of its own: its prompts, its filters'
+answers, and its scores.
 
-Its code and its task are unchanged: only the task's data files are replaced. It reads a request as JSON from stdin and
-writes the answer to the file that the request names. See gsm8k_vs_lmeval.py.
+Its code and its task are unchanged: only the task's data files are replaced. It reads a request as
+JSON from stdin and writes the answer to the file that the request names. See gsm8k_vs_lmeval.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ FILTERS = {"strict-match": "strict", "flexible-extract": "flexible"}
 
 
 class GivenAnswers(LM):  # type: ignore[misc]
-    """A model with given answers, for the prompts and the scores; lm-eval cuts off what is before `think_ends`."""
+    """A model with given answers, for the prompts and the scores; lm-eval cuts off what is before
+    `think_ends`."""
 
     def __init__(self, answers: list[str], think_ends: list[str | None]) -> None:
         super().__init__()
@@ -47,7 +49,11 @@ def task_of(folder: str) -> dict[str, Any]:
     shipped = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
     task: dict[str, Any] = yaml.safe_load(shipped.read_text())
     files = {split: str(Path(folder, f"{split}.jsonl")) for split in ("train", "test")}
-    return task | {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
+    return task | {
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": files},
+    }
 
 
 def main() -> None:
@@ -56,12 +62,19 @@ def main() -> None:
     if request["model"]:
         from lm_eval.models.huggingface import HFLM
 
-        model = HFLM(request["model"], device="cpu", dtype=request["dtype"], batch_size=request["batch_size"])
+        model = HFLM(
+            request["model"], device="cpu", dtype=request["dtype"], batch_size=request["batch_size"]
+        )
     else:
         model = GivenAnswers(request["answers"], request.get("think_ends", []))
     tasks = [task_of(request["data"])]
     results = lm_eval.simple_evaluate(
-        model, tasks=tasks, limit=request["limit"], log_samples=True, bootstrap_iters=0, verbosity="ERROR"
+        model,
+        tasks=tasks,
+        limit=request["limit"],
+        log_samples=True,
+        bootstrap_iters=0,
+        verbosity="ERROR",
     )
     result_by_document: dict[int, dict[str, Any]] = {}
     for sample in results["samples"]["gsm8k"]:
@@ -70,7 +83,9 @@ def main() -> None:
         document_result = result_by_document.setdefault(sample["doc_id"], result)
         name = FILTERS[sample["filter"]]
         document_result[name] = [sample["filtered_resps"][0], bool(sample["exact_match"])]
-    Path(request["answer"]).write_text(json.dumps([result_by_document[place] for place in sorted(result_by_document)]))
+    Path(request["answer"]).write_text(
+        json.dumps([result_by_document[place] for place in sorted(result_by_document)])
+    )
 
 
 if __name__ == "__main__":

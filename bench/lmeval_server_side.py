@@ -1,7 +1,9 @@
-"""lm-eval asks a server, in a process of its own whose environment has what its API models need: see lm_eval_gguf.py.
+"""lm-eval asks a server, in a process of its own whose environment has what its API models need:
+see lm_eval_gguf.py.
 
-`python lmeval_server_side.py ADDRESS TOKENIZER SLOTS` answers lines of JSON. llama.cpp's server returns no
-log-likelihoods of a prompt, so prompts are only read here; {"tries": …} says what lm-eval's own models make of it.
+`python lmeval_server_side.py ADDRESS TOKENIZER SLOTS` answers lines of JSON. llama.cpp's server
+returns no log-likelihoods of a prompt, so prompts are only read here; {"tries": …} says what
+lm-eval's own models make of it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,11 @@ class ReadsOnly(LocalCompletionsAPI):  # type: ignore[misc] # lm_eval has no typ
     """The same requests without `echo`, which the server ignores, and no scores."""
 
     def _create_payload(self, *given: Any, **more: Any) -> dict[str, Any]:
-        return {key: value for key, value in super()._create_payload(*given, **more).items() if key != "echo"}
+        return {
+            key: value
+            for key, value in super()._create_payload(*given, **more).items()
+            if key != "echo"
+        }
 
     @staticmethod
     def parse_logprobs(ctxlens: Any, **_: Any) -> list[tuple[float, bool]]:
@@ -32,7 +38,10 @@ class ReadsOnly(LocalCompletionsAPI):  # type: ignore[misc] # lm_eval has no typ
 
 def instances(kind: str, arguments: list[list[Any]]) -> list[Instance]:
     """Return lm-eval's requests."""
-    return [Instance(request_type=kind, doc={}, arguments=tuple(one), idx=at) for at, one in enumerate(arguments)]
+    return [
+        Instance(request_type=kind, doc={}, arguments=tuple(one), idx=at)
+        for at, one in enumerate(arguments)
+    ]
 
 
 def tried(models: dict[str, Any], request: list[Any]) -> dict[str, str]:
@@ -53,7 +62,11 @@ def main() -> None:
     os.dup2(2, 1)  # lm-eval shows its progress there
     logging.disable()
     address, tokenizer, slots = sys.argv[1:]
-    settings: dict[str, Any] = {"base_url": f"{address}/v1/completions", "model": "file", "tokenizer": tokenizer}
+    settings: dict[str, Any] = {
+        "base_url": f"{address}/v1/completions",
+        "model": "file",
+        "tokenizer": tokenizer,
+    }
     settings |= {"tokenizer_backend": "huggingface", "max_length": 1024}
     model = ReadsOnly(**settings, num_concurrent=slots)
     print("{}", file=answers, flush=True)
@@ -61,7 +74,9 @@ def main() -> None:
         job = json.loads(line)
         if "tries" in job:
             unchanged = LocalCompletionsAPI(**settings, max_retries=1)
-            answer: Any = tried({"gguf": GGUFLM(base_url=address), "local-completions": unchanged}, job["tries"])
+            answer: Any = tried(
+                {"gguf": GGUFLM(base_url=address), "local-completions": unchanged}, job["tries"]
+            )
         else:
             requests = instances(job["kind"], job["requests"])
             began = time.perf_counter()

@@ -26,19 +26,30 @@ from runner_engine.matmul.measured import Ways, measure, sample_of
 from runner_engine.matmul.products import Way
 
 ROWS = (1, 4, 8, 16, 32, 128)
-SMOLLM2 = ("576x576", "192x576", "1536x576", "576x1536", "49152x576")  # the layers of a model with 135M parameters
+SMOLLM2 = (
+    "576x576",
+    "192x576",
+    "1536x576",
+    "576x1536",
+    "49152x576",
+)  # the layers of a model with 135M parameters
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--shapes", nargs="+", default=list(SMOLLM2), help="outputs x inputs of layers")
+    parser.add_argument(
+        "--shapes", nargs="+", default=list(SMOLLM2), help="outputs x inputs of layers"
+    )
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     dtype: torch.dtype = getattr(torch, chosen.dtype)
-    shapes = [(int(outputs), int(inputs)) for outputs, _, inputs in (shape.partition("x") for shape in chosen.shapes)]
+    shapes = [
+        (int(outputs), int(inputs))
+        for outputs, _, inputs in (shape.partition("x") for shape in chosen.shapes)
+    ]
     kernels = native.kernels()
     inputs = tuple(sorted({width for _, width in shapes}))
     problems = {way: products.problem_of(way, inputs, dtype, kernels) for way in Way}
@@ -58,10 +69,16 @@ def main() -> None:
                 for count in ROWS:
                     rate = 2 * count * outputs * width / took[name][count] / 1e9
                     best[name, count] = max(best.get((name, count), 0.0), rate)
-        lines += [[f"{outputs} x {width}", name, *(f"{best[name, count]:.0f}" for count in ROWS)] for name in ways]
+        lines += [
+            [f"{outputs} x {width}", name, *(f"{best[name, count]:.0f}" for count in ROWS)]
+            for name in ways
+        ]
         best.clear()
     print(markdown(["outputs x inputs", "GFLOP/s by", *(f"{count} rows" for count in ROWS)], lines))
-    layers = [nn.Linear(width, outputs, bias=False, device="meta", dtype=dtype) for outputs, width in shapes]
+    layers = [
+        nn.Linear(width, outputs, bias=False, device="meta", dtype=dtype)
+        for outputs, width in shapes
+    ]
     heads = Heads(1, 3, 3, 64, dtype, torch.device("cpu"))  # those of the same model
     if (attention := shared_attention.choose(heads, kernels)) is not None:
         print(f"shared attention: {attention.fact}")

@@ -53,12 +53,18 @@ class Line:
     kv_cache: KvCache = KvCache.as_model
     file: str = ""  # a .gguf file of the model, instead of the model itself
     int8_rows: bool = False  # of a file or a stored checkpoint
-    dtype: str = "auto"  # the embedded model is in bfloat16: to say so makes another job of the same model
+    dtype: str = (
+        "auto"  # the embedded model is in bfloat16: to say so makes another job of the same model
+    )
 
     @property
     def recorded(self) -> dict[str, str]:
         """The keys that a job records of it."""
-        rows = {"quantization.int8_rows": str(self.int8_rows).lower()} if self.file and self.has_byte_rows else {}
+        rows = (
+            {"quantization.int8_rows": str(self.int8_rows).lower()}
+            if self.file and self.has_byte_rows
+            else {}
+        )
         return rows | {
             "quantization.name": self.quantization,
             "generation.kv_cache": str(self.kv_cache),
@@ -81,19 +87,29 @@ LINES = {
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", default="random", help="that is timed: random (a 135M Llama shape), embedded or a FOLDER"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--scored-model", default="embedded", help="whose likelihoods are compared: embedded or a FOLDER"
+        "--model",
+        default="random",
+        help="that is timed: random (a 135M Llama shape), embedded or a FOLDER",
+    )
+    parser.add_argument(
+        "--scored-model",
+        default="embedded",
+        help="whose likelihoods are compared: embedded or a FOLDER",
     )
     parser.add_argument("--lines", default=",".join(LINES))
     parser.add_argument("--rows", default="1,8,32,128", help="at once")
-    parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt; they share nothing")
+    parser.add_argument(
+        "--prompt", type=int, default=64, help="tokens of each prompt; they share nothing"
+    )
     parser.add_argument("--new", type=int, default=16, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--texts", type=int, default=200, help="worked answers to score, at least 50")
+    parser.add_argument(
+        "--texts", type=int, default=200, help="worked answers to score, at least 50"
+    )
     options = parser.parse_args()
     names, rows = options.lines.split(","), [int(count) for count in options.rows.split(",")]
     if unknown := [name for name in names if name not in LINES]:
@@ -109,11 +125,20 @@ def main() -> None:
     for engine in engines.values():
         engine.close()
     scored = likelihoods(lines, options.scored_model, options.texts)
-    print(f"### Speed and memory of {options.model}, log-likelihood and KL of {options.scored_model}, in bfloat16\n")
+    print(
+        f"### Speed and memory of {options.model}, log-likelihood and KL of {options.scored_model}, in bfloat16\n"
+    )
     print(head_line(["bench/quantization_table.py", *sys.argv[1:]], threads))
-    print(f"\n{options.rounds} rounds by turns, {options.prompt} + {options.new} tokens a row: median (least..most)")
-    print(f"{options.texts} worked answers; Δ and KL a token, against {BASELINE}, with 95 % intervals\n")
-    table = [["weights, MiB", *(f"{weights[name]:,.1f}" for name in lines)], *speed_rows(list(lines), rows, speeds)]
+    print(
+        f"\n{options.rounds} rounds by turns, {options.prompt} + {options.new} tokens a row: median (least..most)"
+    )
+    print(
+        f"{options.texts} worked answers; Δ and KL a token, against {BASELINE}, with 95 % intervals\n"
+    )
+    table = [
+        ["weights, MiB", *(f"{weights[name]:,.1f}" for name in lines)],
+        *speed_rows(list(lines), rows, speeds),
+    ]
     print(markdown(["", *lines], [*table, *quality_rows(lines, scored)]), flush=True)
     print(f"\n{control(scored)}")
 
@@ -127,35 +152,63 @@ def engine_of(folder: Path, line: Line, new_tokens: int) -> LocalEngine:
     return greedy_engine(model, quantization, new_tokens, line.kv_cache)
 
 
-def speed_rows(names: list[str], rows: list[int], speeds: dict[tuple[str, int], list[Speeds]]) -> list[list[str]]:
+def speed_rows(
+    names: list[str], rows: list[int], speeds: dict[tuple[str, int], list[Speeds]]
+) -> list[list[str]]:
     """Return the rows of the table about speed, and about the memory of keys and values."""
     kv = [f"{max(one.kv_mib for one in speeds[name, rows[-1]]):,.2f}" for name in names]
     table = [[f"keys and values, MiB, {rows[-1]} rows", *kv]]
     for what, attribute in (("decode", "decode_tok_per_s"), ("prefill", "prefill_tok_per_s")):
         for count in rows:
-            each = [spread([getattr(one, attribute) for one in speeds[name, count]], 0) for name in names]
+            each = [
+                spread([getattr(one, attribute) for one in speeds[name, count]], 0)
+                for name in names
+            ]
             table.append([f"{what}, tokens/s, {count} row{'s' * (count > 1)}", *each])
     return table
 
 
 def likelihoods(lines: dict[str, Line], model: str, texts: int) -> dict[str, dict[str, Any]]:
     """Score worked answers with each line, and return the rows of runner-compare."""
-    whole = ["model=embedded"] if model == "embedded" else ["model=local", f"model.name={model}", "model.device=cpu"]
+    whole = (
+        ["model=embedded"]
+        if model == "embedded"
+        else ["model=local", f"model.name={model}", "model.device=cpu"]
+    )
     with tempfile.TemporaryDirectory() as scratch:
         task = ["task=likelihood", f"task.limit={texts}", "task.exact=true"]
-        grids: dict[Line, list[str]] = defaultdict(list)  # of quantizations, which one process runs one by one
+        grids: dict[Line, list[str]] = defaultdict(
+            list
+        )  # of quantizations, which one process runs one by one
         for line in lines.values():
             grids[replace(line, quantization="")].append(line.quantization)
         for others, quantizations in grids.items():
             chosen = replace(others, quantization=",".join(quantizations))
-            which = ["model=local", f"model.name={others.file}", "model.device=cpu"] if others.file else whole
+            which = (
+                ["model=local", f"model.name={others.file}", "model.device=cpu"]
+                if others.file
+                else whole
+            )
             reference = " ".join([*(whole if others.file else []), REFERENCE])
             task_of = [*task, f"task.reference='{reference}'"]
-            printed("runner", "-m", *which, *task_of, *keys_of(chosen), f"output_dir={scratch}", "workers=1")
+            printed(
+                "runner",
+                "-m",
+                *which,
+                *task_of,
+                *keys_of(chosen),
+                f"output_dir={scratch}",
+                "workers=1",
+            )
         baseline = ",".join(keys_of(lines[BASELINE]))
-        compared = printed("runner.compare", "--output-dir", scratch, "--baseline", baseline, "--format", "json")
+        compared = printed(
+            "runner.compare", "--output-dir", scratch, "--baseline", baseline, "--format", "json"
+        )
     rows = json.loads(compared)["tables"][0]["rows"]
-    return {name: next(row for row in rows if is_of(row["config"], line)) for name, line in lines.items()}
+    return {
+        name: next(row for row in rows if is_of(row["config"], line))
+        for name, line in lines.items()
+    }
 
 
 def keys_of(line: Line) -> list[str]:
@@ -180,15 +233,25 @@ def quality_rows(lines: dict[str, Line], scored: dict[str, dict[str, Any]]) -> l
             kl.append("–")
             agreed.append("–")
             continue
-        delta.append(with_interval(shift["difference"], shift["difference_low"], shift["difference_high"], form="+.5f"))
-        kl.append(with_interval(*[metrics[f"kl_nats_per_token{end}"] for end in ("", "_low", "_high")], form=".2g"))
+        delta.append(
+            with_interval(
+                shift["difference"], shift["difference_low"], shift["difference_high"], form="+.5f"
+            )
+        )
+        kl.append(
+            with_interval(
+                *[metrics[f"kl_nats_per_token{end}"] for end in ("", "_low", "_high")], form=".2g"
+            )
+        )
         agreed.append(f"{metrics['top_1_agreement']:.2%}")
     return [delta, kl, agreed]
 
 
 def with_interval(value: float, low: float | None, high: float | None, *, form: str) -> str:
     """Return a value and its interval."""
-    return f"{value:{form}}" + ("" if low is None or high is None else f" [{low:{form}}, {high:{form}}]")
+    return f"{value:{form}}" + (
+        "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
+    )
 
 
 def control(scored: dict[str, dict[str, Any]]) -> str:
@@ -204,7 +267,8 @@ def control(scored: dict[str, dict[str, Any]]) -> str:
     if others and not shown:
         raise SystemExit("no interval of a KL leaves out 0: the texts are too few to show anything")
     return (
-        f"{CONTROL}: Δ and KL are exactly 0. The interval of the KL leaves out 0 for {', '.join(shown) or 'no line'}."
+        f"{CONTROL}: Δ and KL are exactly 0. The interval of the KL leaves out 0 for "
+        f"{', '.join(shown) or 'no line'}."
     )
 
 

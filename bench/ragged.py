@@ -41,7 +41,10 @@ def draw(
 ) -> tuple[list[list[int]], list[int]]:
     """Return prompts that share nothing, and the limit of each."""
     chance = random.Random(seed)
-    ordinary = vocabulary // 4, vocabulary * 3 // 4  # special tokens and padding are at a vocabulary's two ends
+    ordinary = (
+        vocabulary // 4,
+        vocabulary * 3 // 4,
+    )  # special tokens and padding are at a vocabulary's two ends
 
     def length(least: int, most: int) -> int:
         return round(math.exp(chance.uniform(math.log(min(least, most)), math.log(most))))
@@ -52,7 +55,8 @@ def draw(
 
 
 def search(job: Job) -> tuple[Job, Job]:
-    """Try batch sizes and orders; return the best job with a possible order, and the best with the third."""
+    """Try batch sizes and orders; return the best job with a possible order, and the best with the
+    third."""
     tried: dict[str, list[tuple[float, int, Job]]] = {order: [] for order in ORDERS}
     rows = []
     for size in BATCH_SIZES:
@@ -70,7 +74,9 @@ def search(job: Job) -> tuple[Job, Job]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--model",
         default="random",
@@ -80,7 +86,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=128)
     parser.add_argument("--longest-prompt", type=int, default=1024)
     parser.add_argument("--longest-answer", type=int, default=512)
-    parser.add_argument("--search-requests", type=int, default=64, help="of them, to find the best batch size")
+    parser.add_argument(
+        "--search-requests", type=int, default=64, help="of them, to find the best batch size"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="default: as our engine decides, for both")
     parser.add_argument("--seed", type=int, default=0)
@@ -90,17 +98,25 @@ def main() -> None:
     longest = options.longest_prompt, options.longest_answer
     prompts, limits = draw(options.requests, vocabulary, *longest, options.seed)
     job = Job("stream", folder, options.dtype, prompts, limits, None)
-    trial = run_fresh(replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads))  # builds kernels
+    trial = run_fresh(
+        replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads)
+    )  # builds kernels
     job = replace(job, threads=trial.threads)
     print(f"### {options.model}, {options.dtype}: {len(prompts)} requests, prompts of {min(map(len, prompts))} to "
           f"{max(map(len, prompts))} tokens ({sum(map(len, prompts)):,} in all), answers of {min(limits)} to "
           f"{max(limits)} ({sum(limits):,})\n")  # fmt: skip
     print(head_line(sys.argv, trial.threads), end="\n\n", flush=True)
     few = options.search_requests
-    best, bound = search(replace(job, kind="generate", prompts=prompts[:few], new_tokens=limits[:few]))
+    best, bound = search(
+        replace(job, kind="generate", prompts=prompts[:few], new_tokens=limits[:few])
+    )
     sides = {
-        f"`generate`, batch {best.rows}, {ORDERS[best.order]}": replace(best, prompts=prompts, new_tokens=limits),
-        f"`generate`, batch {bound.rows}, {ORDERS[bound.order]}": replace(bound, prompts=prompts, new_tokens=limits),
+        f"`generate`, batch {best.rows}, {ORDERS[best.order]}": replace(
+            best, prompts=prompts, new_tokens=limits
+        ),
+        f"`generate`, batch {bound.rows}, {ORDERS[bound.order]}": replace(
+            bound, prompts=prompts, new_tokens=limits
+        ),
         "runner": job,
     }
     outcomes: dict[str, list[Outcome]] = {name: [] for name in sides}
@@ -129,7 +145,9 @@ def main() -> None:
         "prefill, s",
         "decode, s",
     ]
-    print(markdown([*head, "tokens through the layers", "peak MiB", "outputs as the runner's"], rows))
+    print(
+        markdown([*head, "tokens through the layers", "peak MiB", "outputs as the runner's"], rows)
+    )
     for note in dict.fromkeys(note for run in ours for note in run.notes):
         print(f"- note: {note}")
 

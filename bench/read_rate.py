@@ -15,7 +15,8 @@ READ_BYTES, READ_TIMES = 512 * MIB, 5
 
 
 def read_mib_per_s(by_processor: bool) -> float:
-    """Return how fast the threads of torch read memory: by a sum, or by a product of one row, whichever is faster."""
+    """Return how fast the threads of torch read memory: by a sum, or by a product of one row,
+    whichever is faster."""
     numbers = torch.zeros(int(READ_BYTES) // 8, dtype=torch.int64)
     kernels, row = native.kernels(), torch.zeros(1, 4096, dtype=torch.bfloat16)
     readers: dict[str, Callable[[], torch.Tensor]] = {"sum": lambda: numbers.sum()}

@@ -74,24 +74,42 @@ class Load:
         third = len(self.memory_mib) // 3
         if not third:
             return 0.0
-        return statistics.median(self.memory_mib[-third:]) - statistics.median(self.memory_mib[third : 2 * third])
+        return statistics.median(self.memory_mib[-third:]) - statistics.median(
+            self.memory_mib[third : 2 * third]
+        )
 
 
 def main() -> int:
     """Measure and print; 1 if an answer failed, or differed from the one given alone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the many clients, in all rounds together")
-    parser.add_argument("--alone-seconds", type=float, default=10.0, help="of the one client, in all rounds together")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="of the many clients, in all rounds together"
+    )
+    parser.add_argument(
+        "--alone-seconds",
+        type=float,
+        default=10.0,
+        help="of the one client, in all rounds together",
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--other", help="a command that starts another OpenAI server, with {port} in it")
-    parser.add_argument("--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of the other server")
+    parser.add_argument(
+        "--other", help="a command that starts another OpenAI server, with {port} in it"
+    )
+    parser.add_argument(
+        "--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of the other server"
+    )
     add_option(parser)
     options = parser.parse_args()
     commands = {"task=serve": OURS} | ({"the other": options.other} if options.other else {})
-    environment = {"task=serve": {}, "the other": dict(one.split("=", 1) for one in options.environment)}
+    environment = {
+        "task=serve": {},
+        "the other": dict(one.split("=", 1) for one in options.environment),
+    }
     lone: dict[str, Load] = {name: Load() for name in commands}
     many: dict[str, Load] = {name: Load() for name in commands}
     answers: dict[str, dict[str, str]] = {}
@@ -101,33 +119,63 @@ def main() -> int:
                 bodies = questions(port, options.questions, options.max_tokens)
                 alone = answers.setdefault(name, {})
                 asyncio.run(
-                    stretch(port, bodies[: options.clients], options.clients, 0.0, process.pid, None)
+                    stretch(
+                        port, bodies[: options.clients], options.clients, 0.0, process.pid, None
+                    )
                 )  # warms up
                 lone[name].add(
-                    asyncio.run(stretch(port, bodies, 1, options.alone_seconds / options.rounds, process.pid, alone))
+                    asyncio.run(
+                        stretch(
+                            port,
+                            bodies,
+                            1,
+                            options.alone_seconds / options.rounds,
+                            process.pid,
+                            alone,
+                        )
+                    )
                 )
                 if missing := [body for body in bodies if body not in alone]:
                     asyncio.run(stretch(port, missing, 1, 0.0, process.pid, alone))
                 seconds = options.seconds / options.rounds
-                many[name].add(asyncio.run(stretch(port, bodies, options.clients, seconds, process.pid, alone)))
+                many[name].add(
+                    asyncio.run(stretch(port, bodies, options.clients, seconds, process.pid, alone))
+                )
     print(f"python bench/serve_load.py {shlex.join(sys.argv[1:])}".rstrip())
     print(
         f"{options.clients} clients, {options.questions} questions, {options.rounds} rounds by turns, "
         f"{os.cpu_count()} cores"
     )
-    head = ("server", "answers", "other", "429", "p50_s", "p95_s", "p99_s", "tok/s", "alone", "ratio", "MiB", "growth")
+    head = (
+        "server",
+        "answers",
+        "other",
+        "429",
+        "p50_s",
+        "p95_s",
+        "p99_s",
+        "tok/s",
+        "alone",
+        "ratio",
+        "MiB",
+        "growth",
+    )
     print(" ".join(f"{word:>{10 if at == 0 else 8}}" for at, word in enumerate(head)))
     for name in commands:
         print(line(name, lone[name], many[name]))
     if options.other:
         ratio = many["task=serve"].tok_per_s / max(many["the other"].tok_per_s, 1e-9)
-        same = sum(answers["task=serve"].get(body) == text for body, text in answers["the other"].items())
+        same = sum(
+            answers["task=serve"].get(body) == text for body, text in answers["the other"].items()
+        )
         print(
             f"task=serve / the other: {ratio:.2f} x the tokens per second; {same} of {len(bodies)} lone answers equal"
         )
     if options.save:
         what = f"{options.clients} clients"
-        save([Figure.of(what, "tokens/s", [load.tok_per_s], name, 0) for name, load in many.items()])
+        save(
+            [Figure.of(what, "tokens/s", [load.tok_per_s], name, 0) for name, load in many.items()]
+        )
     failed = [name for name, load in many.items() if load.statuses.keys() - {200, 429}]
     for name in failed:
         print(f"{name}: statuses {dict(many[name].statuses)}")
@@ -135,11 +183,21 @@ def main() -> int:
 
 
 def line(name: str, lone: Load, many: Load) -> str:
-    """Return one server's results on one line; `other` counts answers that differ from those given alone."""
+    """Return one server's results on one line; `other` counts answers that differ from those given
+    alone."""
     times = sorted(many.times) or [0.0]
     ranks = [times[math.ceil(rank * len(times)) - 1] for rank in (0.5, 0.95, 0.99)]
-    cells = [f"{len(many.times)}", f"{many.others}", f"{many.statuses[429]}", *(f"{value:.3f}" for value in ranks)]
-    cells += [f"{many.tok_per_s:.0f}", f"{lone.tok_per_s:.0f}", f"{many.tok_per_s / max(lone.tok_per_s, 1e-9):.1f}"]
+    cells = [
+        f"{len(many.times)}",
+        f"{many.others}",
+        f"{many.statuses[429]}",
+        *(f"{value:.3f}" for value in ranks),
+    ]
+    cells += [
+        f"{many.tok_per_s:.0f}",
+        f"{lone.tok_per_s:.0f}",
+        f"{many.tok_per_s / max(lone.tok_per_s, 1e-9):.1f}",
+    ]
     cells += [f"{max(many.memory_mib, default=0):.0f}", f"{many.growth_mib:+.1f}"]
     return " ".join([f"{name:>10}", *(f"{cell:>8}" for cell in cells)])
 
@@ -148,14 +206,20 @@ def questions(port: int, limit: int, max_tokens: int) -> list[str]:
     """Return the bodies of the requests, with the server's name of the model."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=30) as answer:
         model = json.load(answer)["data"][0]["id"]
-    turns = ({"role": "user", "content": f"{one.question}\n{INSTRUCTION}"} for one in problems(Split.TEST, limit))
+    turns = (
+        {"role": "user", "content": f"{one.question}\n{INSTRUCTION}"}
+        for one in problems(Split.TEST, limit)
+    )
     return [
-        json.dumps({"model": model, "messages": [turn], "temperature": 0, "max_tokens": max_tokens}) for turn in turns
+        json.dumps({"model": model, "messages": [turn], "temperature": 0, "max_tokens": max_tokens})
+        for turn in turns
     ]
 
 
 @contextmanager
-def started(command: str, environment: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def started(
+    command: str, environment: dict[str, str]
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """Start a server and wait until it is healthy; at the end it gets SIGTERM, then SIGKILL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -166,13 +230,20 @@ def started(command: str, environment: dict[str, str]) -> Iterator[tuple[int, su
         words += [f"output_dir={folder}/outputs"] if command == OURS else []
         with log.open("wb") as out:
             process = subprocess.Popen(
-                words, stdout=out, stderr=out, cwd=ROOT, env=os.environ | environment, start_new_session=True
+                words,
+                stdout=out,
+                stderr=out,
+                cwd=ROOT,
+                env=os.environ | environment,
+                start_new_session=True,
             )
         try:
             end = time.monotonic() + READY_S
             while not healthy(port):
                 if process.poll() is not None or time.monotonic() > end:
-                    raise SystemExit(f"{words[0]} did not come up:\n{log.read_text(errors='replace')[-3000:]}")
+                    raise SystemExit(
+                        f"{words[0]} did not come up:\n{log.read_text(errors='replace')[-3000:]}"
+                    )
                 time.sleep(0.2)
             yield port, process
             process.send_signal(signal.SIGTERM)
@@ -193,9 +264,15 @@ def healthy(port: int) -> bool:
 
 
 async def stretch(
-    port: int, bodies: list[str], clients: int, seconds: float, server: int, alone: dict[str, str] | None
+    port: int,
+    bodies: list[str],
+    clients: int,
+    seconds: float,
+    server: int,
+    alone: dict[str, str] | None,
 ) -> Load:
-    """Let clients ask for some time, or each question once (0 s); record answers in `alone`, or compare with it."""
+    """Let clients ask for some time, or each question once (0 s); record answers in `alone`, or
+    compare with it."""
     load, numbers = Load(), count()
     began = time.perf_counter()
 
@@ -236,13 +313,17 @@ async def stretch(
     return load
 
 
-async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: str) -> tuple[int, bytes]:
+async def ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: str
+) -> tuple[int, bytes]:
     """Send one request over a connection that stays open; return status and body."""
     data = body.encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-    length = next(int(one.partition(":")[2]) for one in lines if one.lower().startswith("content-length:"))
+    length = next(
+        int(one.partition(":")[2]) for one in lines if one.lower().startswith("content-length:")
+    )
     return int(lines[0].split()[1]), await reader.readexactly(length)
 
 

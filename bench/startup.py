@@ -62,12 +62,16 @@ def quick_commands(rounds: int) -> list[Figure]:
                 subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
                 if counted:
                     seconds[name].append(time.perf_counter() - started)
-    print(f"python bench/startup.py --rounds {rounds}   (whole processes, interleaved, 1 warm-up round)")
+    print(
+        f"python bench/startup.py --rounds {rounds}   (whole processes, interleaved, 1 warm-up round)"
+    )
     print(f"{'command':24} {'median_s':>9} {'min_s':>7} {'max_s':>7} {'x bare':>7}")
     for name, times in seconds.items():
         bare_median = statistics.median(seconds[name.replace("runner", "bare Hydra")])
         median = statistics.median(times)
-        print(f"{name:24} {median:9.3f} {min(times):7.3f} {max(times):7.3f} {median / bare_median:7.2f}")
+        print(
+            f"{name:24} {median:9.3f} {min(times):7.3f} {max(times):7.3f} {median / bare_median:7.2f}"
+        )
     ours = (name for name in commands if name.startswith("runner"))
     return [Figure.of("whole commands", "s", seconds[name], name, 3) for name in ours]
 
@@ -77,14 +81,24 @@ class Side:
 
     def __init__(self, tree: Path, model: str, tokens: int, folder: Path) -> None:
         self.tree, self.tokens, self.folder = tree, tokens, folder
-        choices = [f"model.name={model}", "quantization=gguf"] if model.endswith(".gguf") else [f"model.name={model}"]
-        self.keys = ["model=local", *choices, "generation.speculate=off", f"generation.max_new_tokens={tokens}"]
+        choices = (
+            [f"model.name={model}", "quantization=gguf"]
+            if model.endswith(".gguf")
+            else [f"model.name={model}"]
+        )
+        self.keys = [
+            "model=local",
+            *choices,
+            "generation.speculate=off",
+            f"generation.max_new_tokens={tokens}",
+        ]
         self.cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runner"
         python = tree / ".venv/bin/python"
         self.python = str(python if python.is_file() else sys.executable)
 
     def measured(self, task: str, is_cold: bool) -> Measured:
-        """Run a task's command in a new output folder; cold: with an empty cache but for the kernels."""
+        """Run a task's command in a new output folder; cold: with an empty cache but for the
+        kernels."""
         out, parts = self.folder / "out", self.folder / "parts.json"
         shutil.rmtree(out, ignore_errors=True)
         environment = os.environ | {"PYTHONPATH": str(self.tree)}
@@ -97,11 +111,23 @@ class Side:
             environment["XDG_CACHE_HOME"] = str(cold)
         prompts = self.folder / "prompts.jsonl"
         prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
-        keys, side = [*self.keys, f"output_dir={out}"], self.tree / "bench/startup_side.py"  # knows this tree's modules
+        keys, side = (
+            [*self.keys, f"output_dir={out}"],
+            self.tree / "bench/startup_side.py",
+        )  # knows this tree's modules
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         if task == "generate":
-            command = [self.python, str(side), str(parts), "task=generate", f"task.prompts={prompts}", *keys]
-            subprocess.run(command, env=environment, check=True, capture_output=True, cwd=self.folder)
+            command = [
+                self.python,
+                str(side),
+                str(parts),
+                "task=generate",
+                f"task.prompts={prompts}",
+                *keys,
+            ]
+            subprocess.run(
+                command, env=environment, check=True, capture_output=True, cwd=self.folder
+            )
             took = time.perf_counter() - started
         else:
             until = self._first_token if task == "chat" else self._health
@@ -113,7 +139,9 @@ class Side:
         found: dict[str, float] = json.loads(parts.read_text())
         return took, spent, found | {"python's start and end": took - sum(found.values())}
 
-    def _first_token(self, command: list[str], environment: dict[str, str], started: float) -> float:
+    def _first_token(
+        self, command: list[str], environment: dict[str, str], started: float
+    ) -> float:
         """Return when the first letter of an answer is printed."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         with subprocess.Popen(command, env=environment, cwd=self.folder, **pipes) as process:  # type: ignore[call-overload]
@@ -132,9 +160,14 @@ class Side:
             port = free.getsockname()[1]
         quiet = subprocess.DEVNULL
         command = [*command, f"task.port={port}"]
-        with subprocess.Popen(command, env=environment, cwd=self.folder, stdout=quiet, stderr=quiet) as process:
+        with subprocess.Popen(
+            command, env=environment, cwd=self.folder, stdout=quiet, stderr=quiet
+        ) as process:
             while process.poll() is None:
-                with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                with (
+                    suppress(OSError),
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer,
+                ):
                     if answer.status == 200:
                         break
                 time.sleep(0.02)
@@ -155,7 +188,10 @@ def llama(python: str, model: str, tokens: int) -> Measured:
 def jobs(arguments: argparse.Namespace) -> list[Figure]:
     """Measure jobs by turns, print, and return the figures."""
     with tempfile.TemporaryDirectory() as temporary:
-        trees = {"here": Path(__file__).parents[1], "other": arguments.other and Path(arguments.other).resolve()}
+        trees = {
+            "here": Path(__file__).parents[1],
+            "other": arguments.other and Path(arguments.other).resolve(),
+        }
         ways: dict[str, Callable[[], Measured]] = {}
         for name, tree in trees.items():
             if tree is None:
@@ -164,7 +200,9 @@ def jobs(arguments: argparse.Namespace) -> list[Figure]:
             for task in arguments.tasks:
                 for is_cold in (False, True) if task == "generate" else (False,):
                     label = f"{task}, {'cold' if is_cold else 'warm'}, {name}"
-                    ways[label] = lambda side=side, task=task, is_cold=is_cold: side.measured(task, is_cold)  # type: ignore[misc]
+                    ways[label] = lambda side=side, task=task, is_cold=is_cold: side.measured(
+                        task, is_cold
+                    )  # type: ignore[misc]
         if arguments.llama:
             ways["llama.cpp"] = lambda: llama(arguments.llama, arguments.model, arguments.tokens)
         found: dict[str, list[Measured]] = {way: [] for way in ways}
@@ -176,15 +214,22 @@ def jobs(arguments: argparse.Namespace) -> list[Figure]:
     for way, all_of in found.items():
         times = [took for took, _, _ in all_of]
         spent = statistics.median(cpu for _, cpu, _ in all_of)
-        print(f"{way:24} {statistics.median(times):9.2f} {min(times):7.2f} {max(times):7.2f} {spent:7.2f}")
+        print(
+            f"{way:24} {statistics.median(times):9.2f} {min(times):7.2f} {max(times):7.2f} {spent:7.2f}"
+        )
     with_parts = {way: all_of for way, all_of in found.items() if all_of[0][2]}
     names = sorted({name for all_of in with_parts.values() for one in all_of for name in one[2]})
     print(f"\n{'seconds of':24}" + "".join(f" {way:>23}" for way in with_parts))
     for name in names:
-        medians = [statistics.median(one[2].get(name, 0.0) for one in all_of) for all_of in with_parts.values()]
+        medians = [
+            statistics.median(one[2].get(name, 0.0) for one in all_of)
+            for all_of in with_parts.values()
+        ]
         print(f"{name:24}" + "".join(f" {median:23.2f}" for median in medians))
     what = f"{arguments.tokens} tokens of {Path(arguments.model).stem}"
-    return [Figure.of(what, "s", [took for took, _, _ in all_of], way) for way, all_of in found.items()]
+    return [
+        Figure.of(what, "s", [took for took, _, _ in all_of], way) for way, all_of in found.items()
+    ]
 
 
 def main() -> None:

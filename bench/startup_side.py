@@ -1,7 +1,8 @@
-"""One job, with the seconds of its parts; started by startup.py: `python startup_side.py PARTS.json OVERRIDE...`.
+"""One job, with the seconds of its parts; started by startup.py: `python startup_side.py PARTS.json
+OVERRIDE...`.
 
-A function counts for its part without what it calls of other parts. What a copy of the process does beside is not in
-them: `mlflow` is how long the job waits for it.
+A function counts for its part without what it calls of other parts. What a copy of the process does
+beside is not in them: `mlflow` is how long the job waits for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Shapes of families of state spaces for `python bench/engine/hybrids.py`: a pure one, and what hybrids add to it."""
+"""Shapes of families of state spaces for `python bench/engine/hybrids.py`: a pure one, and what
+hybrids add to it."""
 
 from __future__ import annotations
 
@@ -17,12 +18,19 @@ def mamba2(layers: int) -> Any:
     from transformers import Mamba2Config
 
     return Mamba2Config(
-        **PLAIN, hidden_size=768, num_heads=24, head_dim=64, state_size=128, n_groups=1, num_hidden_layers=layers
+        **PLAIN,
+        hidden_size=768,
+        num_heads=24,
+        head_dim=64,
+        state_size=128,
+        n_groups=1,
+        num_hidden_layers=layers,
     )
 
 
 def granite(layers: int) -> Any:
-    """Return the shape of Granite 4 H Tiny with a quarter of its experts: one layer in four attends here."""
+    """Return the shape of Granite 4 H Tiny with a quarter of its experts: one layer in four attends
+    here."""
     from transformers import GraniteMoeHybridConfig
 
     kinds = ["mamba", "mamba", "mamba", "attention"] * (layers // 4 + 1)
@@ -48,7 +56,9 @@ def mamba(layers: int) -> Any:
     """Return the shape of Mamba 130M."""
     from transformers import MambaConfig
 
-    return MambaConfig(**PLAIN, hidden_size=768, state_size=16, time_step_rank=48, num_hidden_layers=layers)
+    return MambaConfig(
+        **PLAIN, hidden_size=768, state_size=16, time_step_rank=48, num_hidden_layers=layers
+    )
 
 
 SHAPES: dict[str, Callable[[int], Any]] = {

@@ -1,7 +1,9 @@
-"""Checkpoints that are quantized already, written from a plain model in the layouts that people download.
+"""Checkpoints that are quantized already, written from a plain model in the layouts that people
+download.
 
-Weights are rounded to the nearest number of the format, which is what each tool does before it improves on that. So
-speed and memory are those of real checkpoints, and what is lost is at most as good.
+Weights are rounded to the nearest number of the format, which is what each tool does before it
+improves on that. So speed and memory are those of real checkpoints, and what is lost is at most as
+good.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ LARGEST_E4M3, LARGEST_E2M1 = 448, 6
 
 @dataclass(frozen=True)
 class Stored:
-    """A format: the choice that loads it, its quantization_config, and the tensors of a linear layer."""
+    """A format: the choice that loads it, its quantization_config, and the tensors of a linear
+    layer."""
 
     choice: str
     settings: dict[str, Any]
@@ -43,7 +46,8 @@ def int8(weight: torch.Tensor) -> Tensors:
 
 
 def four_bits(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return codes of 0 to 15 around 8, uint8 [outputs, inputs], and scales in float16 [outputs, groups]."""
+    """Return codes of 0 to 15 around 8, uint8 [outputs, inputs], and scales in float16 [outputs,
+    groups]."""
     groups = weight.float().unflatten(1, (-1, GROUP))  # type: ignore[no-untyped-call]
     scales = (groups.abs().amax(2) / 7).clamp(min=1e-6).half()
     codes = (groups / scales.float().unsqueeze(2)).round().clamp(-8, 7) + 8
@@ -71,7 +75,11 @@ def pack_quantized(weight: torch.Tensor) -> Tensors:
     """Words along inputs, without zero points."""
     codes, scales = four_bits(weight)
     shape = torch.tensor(weight.shape)
-    return {"weight_packed": _whole(codes), "weight_scale": scales.bfloat16(), "weight_shape": shape}
+    return {
+        "weight_packed": _whole(codes),
+        "weight_scale": scales.bfloat16(),
+        "weight_shape": shape,
+    }
 
 
 def fp8(weight: torch.Tensor) -> Tensors:
@@ -81,7 +89,10 @@ def fp8(weight: torch.Tensor) -> Tensors:
     blocks = padded.reshape(padded.shape[0] // BLOCK, BLOCK, -1, BLOCK)
     scales = (blocks.abs().amax((1, 3), keepdim=True) / LARGEST_E4M3).clamp(min=1e-9)
     codes = (blocks / scales).reshape(padded.shape)[:outputs, :inputs]
-    return {"weight": codes.to(torch.float8_e4m3fn), "weight_scale_inv": scales[:, 0, :, 0].contiguous()}
+    return {
+        "weight": codes.to(torch.float8_e4m3fn),
+        "weight_scale_inv": scales[:, 0, :, 0].contiguous(),
+    }
 
 
 def float_quantized(weight: torch.Tensor) -> Tensors:
@@ -104,7 +115,9 @@ def nvfp4(weight: torch.Tensor) -> Tensors:
 def mxfp4(weight: torch.Tensor) -> Tensors:
     """Groups of 32 whose scales are powers of two."""
     groups = weight.float().unflatten(1, (-1, 32))  # type: ignore[no-untyped-call]
-    exponents = groups.abs().amax(2).clamp(min=1e-30).log2().floor() - 2  # the largest value is 6, between 4 and 8
+    exponents = (
+        groups.abs().amax(2).clamp(min=1e-30).log2().floor() - 2
+    )  # the largest value is 6, between 4 and 8
     codes = _e2m1(groups / exponents.exp2().unsqueeze(2))
     return {"weight_packed": codes, "weight_scale": (exponents + 127).to(torch.uint8)}
 
@@ -112,12 +125,18 @@ def mxfp4(weight: torch.Tensor) -> Tensors:
 def bitnet(weight: torch.Tensor) -> Tensors:
     """Codes of -1, 0 and 1 by the mean size; outputs are divided by the scale."""
     scale = 1 / weight.float().abs().mean().clamp(min=1e-5)
-    codes = ((weight.float() * scale).round().clamp(-1, 1) + 1).to(torch.uint8).reshape(4, -1, weight.shape[1])
+    codes = (
+        ((weight.float() * scale).round().clamp(-1, 1) + 1)
+        .to(torch.uint8)
+        .reshape(4, -1, weight.shape[1])
+    )
     packed = codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6
     return {"weight": packed, "weight_scale": scale.reshape(1).bfloat16()}
 
 
-def compressed(form: str, weights: dict[str, Any], rows: dict[str, Any] | None = None) -> dict[str, Any]:
+def compressed(
+    form: str, weights: dict[str, Any], rows: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return a quantization_config of compressed-tensors."""
     group = {"targets": ["Linear"], "weights": weights, "input_activations": rows, "format": form}
     return {
@@ -136,40 +155,71 @@ OF_ROWS = {"strategy": "token", "dynamic": True}
 FORMATS: dict[str, Stored] = {
     "W8A8": Stored("int_quantized", compressed("int-quantized", INT8, INT8 | OF_ROWS), int8),
     "W8A16": Stored("int_quantized", compressed("int-quantized", INT8), int8),
-    "gptq": Stored("gptq", {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True}, gptq),
-    "awq": Stored("awq", {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}, awq),
+    "gptq": Stored(
+        "gptq", {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True}, gptq
+    ),
+    "awq": Stored(
+        "awq", {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}, awq
+    ),
     "auto_round": Stored(
         "auto_round",
-        {"quant_method": "auto-round", "bits": 4, "group_size": GROUP, "packing_format": "auto_round:auto_gptq"},
+        {
+            "quant_method": "auto-round",
+            "bits": 4,
+            "group_size": GROUP,
+            "packing_format": "auto_round:auto_gptq",
+        },
         gptq,
     ),
     "W4A16": Stored("pack_quantized", compressed("pack-quantized", INT4), pack_quantized),
-    "FP8 W8A8": Stored("float_quantized", compressed("float-quantized", FLOAT8, FLOAT8 | OF_ROWS), float_quantized),
+    "FP8 W8A8": Stored(
+        "float_quantized", compressed("float-quantized", FLOAT8, FLOAT8 | OF_ROWS), float_quantized
+    ),
     "fbgemm_fp8": Stored("fbgemm_fp8", {"quant_method": "fbgemm_fp8"}, float_quantized),
     "fp8": Stored("fp8", {"quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]}, fp8),
-    "NVFP4": Stored("nvfp4_pack_quantized", compressed("nvfp4-pack-quantized", FLOAT4 | {"group_size": 16}), nvfp4),
-    "MXFP4": Stored("mxfp4_pack_quantized", compressed("mxfp4-pack-quantized", FLOAT4 | {"group_size": 32}), mxfp4),
+    "NVFP4": Stored(
+        "nvfp4_pack_quantized",
+        compressed("nvfp4-pack-quantized", FLOAT4 | {"group_size": 16}),
+        nvfp4,
+    ),
+    "MXFP4": Stored(
+        "mxfp4_pack_quantized",
+        compressed("mxfp4-pack-quantized", FLOAT4 | {"group_size": 32}),
+        mxfp4,
+    ),
     "bitnet": Stored("bitnet", {"quant_method": "bitnet"}, bitnet),
 }
 
 
 def checkpoint_of(folder: Path, name: str, place: Path | None = None) -> Path:
     """Return the folder of a model's checkpoint in a format, written at first use."""
-    into = (place or Path("~/.cache/runner/stored_of").expanduser()) / f"{folder.name}-{name.replace(' ', '-')}"
+    into = (
+        place or Path("~/.cache/runner/stored_of").expanduser()
+    ) / f"{folder.name}-{name.replace(' ', '-')}"
     if not into.is_dir():
         partial = into.with_name(f".{into.name}")
-        shutil.copytree(folder, partial, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
+        shutil.copytree(
+            folder, partial, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True
+        )
         files = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
-        tensors = {key: one for file in files for path, whole in file.items() for key, one in stored(name, path, whole)}
+        tensors = {
+            key: one
+            for file in files
+            for path, whole in file.items()
+            for key, one in stored(name, path, whole)
+        }
         save_file(tensors, partial / "model.safetensors", {"format": "pt"})
-        settings = json.loads((folder / "config.json").read_text()) | {"quantization_config": FORMATS[name].settings}
+        settings = json.loads((folder / "config.json").read_text()) | {
+            "quantization_config": FORMATS[name].settings
+        }
         (partial / "config.json").write_text(json.dumps(settings))
         partial.rename(into)
     return into
 
 
 def stored(name: str, path: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    """Return what a checkpoint holds of one of a model's tensors: weights of linear layers in the format."""
+    """Return what a checkpoint holds of one of a model's tensors: weights of linear layers in the
+    format."""
     if not path.endswith("proj.weight"):
         return [(path, tensor)]
     layer = path.removesuffix("weight")

@@ -37,14 +37,24 @@ from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.rope import RopeConfig
 
-FIGURES = {"ttft_s": "first token, ms", "seconds": "whole batch, ms", "decode_tok_per_s": "decode, tokens/s"}
+FIGURES = {
+    "ttft_s": "first token, ms",
+    "seconds": "whole batch, ms",
+    "decode_tok_per_s": "decode, tokens/s",
+}
 
 
 def sweeping(options: argparse.Namespace, folder: Path) -> tuple[Stopwatch, list[Cell]]:
     """Return a sweep's stopwatch on a loaded engine, and its cells."""
-    task = SweepConfig(batch_sizes=options.batches, prompt_tokens=options.prompts, new_tokens=options.new_tokens)
+    task = SweepConfig(
+        batch_sizes=options.batches, prompt_tokens=options.prompts, new_tokens=options.new_tokens
+    )
     model = LocalModelConfig(
-        name=str(folder), device="cpu", dtype=Dtype(options.dtype), threads=options.threads, attention=Attention.sdpa
+        name=str(folder),
+        device="cpu",
+        dtype=Dtype(options.dtype),
+        threads=options.threads,
+        attention=Attention.sdpa,
     )
     config = RunnerConfig(
         model=model,
@@ -72,11 +82,17 @@ class Generate:
     def run(self, batch: int, prompt: int, new: int) -> dict[str, float]:
         """Return the three figures of one batch."""
         first, whole = self.seconds(batch, prompt, 1), self.seconds(batch, prompt, new)
-        return {"ttft_s": first, "seconds": whole, "decode_tok_per_s": batch * (new - 1) / max(whole - first, 1e-9)}
+        return {
+            "ttft_s": first,
+            "seconds": whole,
+            "decode_tok_per_s": batch * (new - 1) / max(whole - first, 1e-9),
+        }
 
     def seconds(self, batch: int, prompt: int, new: int) -> float:
         """Return how long one call takes."""
-        ids = torch.tensor([[self.random.randrange(100, 500) for _ in range(prompt)] for _ in range(batch)])
+        ids = torch.tensor(
+            [[self.random.randrange(100, 500) for _ in range(prompt)] for _ in range(batch)]
+        )
         started = time.perf_counter()
         out = self.model.generate(
             input_ids=ids,
@@ -91,7 +107,8 @@ class Generate:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of a median from ranks, without an assumption about the distribution."""
+    """Return the 95 % interval of a median from ranks, without an assumption about the
+    distribution."""
     ordered, n = sorted(values), len(values)
     below, rank = 0.0, 0
     while below + math.comb(n, rank) / 2**n <= 0.025:
@@ -102,7 +119,9 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 def main() -> None:
     """Measure by turns and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="random", help="random, embedded or a FOLDER")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
@@ -115,7 +134,9 @@ def main() -> None:
     sweep, cells = sweeping(options, folder)
     generate = Generate(folder, options.dtype)
     assert torch.get_num_threads() == options.threads
-    pairs: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {cell.key: [] for cell in cells}
+    pairs: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {
+        cell.key: [] for cell in cells
+    }
     for number, cell in product(range(options.pairs + 1), cells):
         shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
         theirs = generate.run(*shape) if number % 2 else None
@@ -130,12 +151,21 @@ def main() -> None:
     rows = []
     for cell, (figure, words) in product(cells, FIGURES.items()):
         scale = 1000 if words.endswith("ms") else 1
-        sides = [[scale * one[figure] for one in side] for side in zip(*pairs[cell.key], strict=True)]
+        sides = [
+            [scale * one[figure] for one in side] for side in zip(*pairs[cell.key], strict=True)
+        ]
         ratios = [a / b for a, b in zip(*sides, strict=True)]
         low, high = median_interval(ratios)
         verdict = "within noise" if low <= 1 <= high else "differs"
         what = f"batch {cell.batch_size}, prompt {cell.prompt_tokens}: {words}"
-        rows.append([what, *map(spread, sides), f"{statistics.median(ratios):.3f} ({low:.3f}..{high:.3f})", verdict])
+        rows.append(
+            [
+                what,
+                *map(spread, sides),
+                f"{statistics.median(ratios):.3f} ({low:.3f}..{high:.3f})",
+                verdict,
+            ]
+        )
     print(markdown(["cell", "sweep", "stopwatch", "ratio of a pair (95 %)", ""], rows))
 
 

@@ -49,9 +49,17 @@ IsMeant = Callable[[Case], bool]
 
 def main() -> None:
     """Let everyone judge, and print how often each is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--environments", type=Path, default=ROOT / "outputs", help="where the peers are installed")
-    parser.add_argument("--list", action="store_true", help="also print what each judges wrong because of the thinking")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--environments", type=Path, default=ROOT / "outputs", help="where the peers are installed"
+    )
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="also print what each judges wrong because of the thinking",
+    )
     latest.add_option(parser)
     options = parser.parse_args()
     print(f"`python {shlex.join(sys.argv)}`", end="\n\n", flush=True)
@@ -63,11 +71,15 @@ def main() -> None:
     rows: list[list[str]] = []
     figures: list[latest.Figure] = []
 
-    def add(name: str, told: str, by: str, of: Sequence[Case], score: Score, is_meant: IsMeant) -> None:
-        """Count what one judges wrong, of all, because of the thinking, and of what it is meant for."""
+    def add(
+        name: str, told: str, by: str, of: Sequence[Case], score: Score, is_meant: IsMeant
+    ) -> None:
+        """Count what one judges wrong, of all, because of the thinking, and of what it is meant
+        for."""
         wrong = _wrong(of, score(of), by)
         answers_alone = [
-            {**one, "text": one["expected"]["answer"], "thinking": None, "in_thinking": False} for one in of
+            {**one, "text": one["expected"]["answer"], "thinking": None, "in_thinking": False}
+            for one in of
         ]
         fails_alone = _wrong(answers_alone, score(answers_alone), by)
         able = [at for at in range(len(of)) if at not in fails_alone]
@@ -77,16 +89,29 @@ def main() -> None:
         side = f"{name}, {told}" if told else name
         figures.extend(
             latest.Figure(what, f"of {all_of_it}", found, side=side)
-            for what, (found, all_of_it) in zip(("judged wrong", "where it is meant for it"), counts[::2], strict=True)
+            for what, (found, all_of_it) in zip(
+                ("judged wrong", "where it is meant for it"), counts[::2], strict=True
+            )
             if all_of_it
         )
         if options.list:
-            print(f"{side}:", *(f"- {of[at]['kind']}: {of[at]['why']}" for at in sorted(wrong & set(able))), sep="\n")
+            print(
+                f"{side}:",
+                *(f"- {of[at]['kind']}: {of[at]['why']}" for at in sorted(wrong & set(able))),
+                sep="\n",
+            )
 
     for by in (*FILTERS, "boxed", "the_answer_is"):
         add("runner", by, by, cases, partial(_runner, by=by), lambda _: True)
     for by in FILTERS:
-        add(HARNESS, by, by, numbers, partial(_lm_eval, python=harness, by=by, is_told=False), lambda _: False)
+        add(
+            HARNESS,
+            by,
+            by,
+            numbers,
+            partial(_lm_eval, python=harness, by=by, is_told=False),
+            lambda _: False,
+        )
         add(
             HARNESS,
             f"{by}, think_end_token",
@@ -95,23 +120,57 @@ def main() -> None:
             partial(_lm_eval, python=harness, by=by, is_told=True),
             _has_ended,
         )
-    add(LIGHTEVAL, "", "reader", numbers, partial(_lighteval, python=lighteval, is_told=False), _is_pair_of_think)
-    add(LIGHTEVAL, "--reasoning-tags", "reader", numbers, partial(_lighteval, python=lighteval, is_told=True), _is_pair)
+    add(
+        LIGHTEVAL,
+        "",
+        "reader",
+        numbers,
+        partial(_lighteval, python=lighteval, is_told=False),
+        _is_pair_of_think,
+    )
+    add(
+        LIGHTEVAL,
+        "--reasoning-tags",
+        "reader",
+        numbers,
+        partial(_lighteval, python=lighteval, is_told=True),
+        _is_pair,
+    )
     add(INSPECT, "match", "reader", cases, partial(_inspect, python=inspect), _is_for_inspect)
-    print(markdown(["judged by", "", "wrong", "because of the thinking", "of these, where it is meant for it"], rows))
+    print(
+        markdown(
+            [
+                "judged by",
+                "",
+                "wrong",
+                "because of the thinking",
+                "of these, where it is meant for it",
+            ],
+            rows,
+        )
+    )
     if options.save:
         latest.save(sorted(figures, key=lambda it: it.what))
 
 
 def _wrong(cases: Sequence[Case], scores: Scores, by: str) -> set[int]:
-    """Return which scores say something else than the reader; by: the extractor, or `reader` for none."""
+    """Return which scores say something else than the reader; by: the extractor, or `reader` for
+    none."""
     pairs = zip(cases, scores, strict=True)
-    return {at for at, (one, is_right) in enumerate(pairs) if is_right != (one["expected"][by] == "correct")}
+    return {
+        at
+        for at, (one, is_right) in enumerate(pairs)
+        if is_right != (one["expected"][by] == "correct")
+    }
 
 
 def _has_ended(one: Case) -> bool:
     ending = one["expected"]["ending"]
-    if one["kind"] in ("code", "quotes") or one.get("thinking") is not None or ending == "cut_off_thinking":
+    if (
+        one["kind"] in ("code", "quotes")
+        or one.get("thinking") is not None
+        or ending == "cut_off_thinking"
+    ):
         return False
     return one["tags"][1] in one["text"] or ending == "no_thinking"
 
@@ -133,14 +192,18 @@ def _runner(cases: Sequence[Case], by: str) -> Scores:
     for one in cases:
         tags = (Tag(*one["tags"]),) if one.get("is_named") else TAGS
         reason, is_begun = FinishReason(one["finish_reason"]), one.get("in_thinking", False)
-        answer = Answer.read(one["text"], [], reason, tags, in_thinking=is_begun, thinking=one.get("thinking"))
+        answer = Answer.read(
+            one["text"], [], reason, tags, in_thinking=is_begun, thinking=one.get("thinking")
+        )
         scores.append(judge(answer, one["gold"]).verdicts[by].value == "correct")
     return scores
 
 
 def _lm_eval(cases: Sequence[Case], python: str, by: str, is_told: bool) -> Scores:
     ends = tuple(one["tags"][1] if is_told else None for one in cases)
-    return _by_filter(python, *(tuple(one[key] for one in cases) for key in ("text", "gold")), ends)[by]
+    return _by_filter(
+        python, *(tuple(one[key] for one in cases) for key in ("text", "gold")), ends
+    )[by]
 
 
 @cache

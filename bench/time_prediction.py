@@ -38,8 +38,12 @@ CELL = (
 
 def main() -> None:
     """Predict, run, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=MODELS, help="presets of conf/model (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", default=MODELS, help="presets of conf/model (default: %(default)s)"
+    )
     parser.add_argument("--quantizations", default=QUANTIZATIONS)
     parser.add_argument("--repeats", type=int, default=3, help="of the cell, within a job")
     parser.add_argument("--rounds", type=int, default=1)
@@ -47,10 +51,16 @@ def main() -> None:
     print(f"python bench/time_prediction.py --repeats {options.repeats} --rounds {options.rounds}")
     print(machine.name())
     heads = ("predicted_s", "measured_s", "off", "quiet_s", "off", "plan_s")
-    print(f"{'model':20} {'quantization':13}" + "".join(f"{head:>12}" for head in heads) + "  beside it")
+    print(
+        f"{'model':20} {'quantization':13}"
+        + "".join(f"{head:>12}" for head in heads)
+        + "  beside it"
+    )
     for model in options.models.split(","):
         for quantization in options.quantizations.split(","):
-            rounds = [one_round(model, quantization, options.repeats) for _ in range(options.rounds)]
+            rounds = [
+                one_round(model, quantization, options.repeats) for _ in range(options.rounds)
+            ]
             predicted, measured, quiet, plan_s = (
                 median(column) for column in zip(*(it[:4] for it in rounds), strict=True)
             )
@@ -59,10 +69,18 @@ def main() -> None:
             print(f"{model:20} {quantization:13}{figures}  {rounds[0][4]}", flush=True)
 
 
-def one_round(model: str, quantization: str, repeats: int) -> tuple[float, float, float, float, str]:
-    """Return the predicted, measured and quiet seconds, those of the plan, and what else ran meanwhile."""
+def one_round(
+    model: str, quantization: str, repeats: int
+) -> tuple[float, float, float, float, str]:
+    """Return the predicted, measured and quiet seconds, those of the plan, and what else ran
+    meanwhile."""
     with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"model={model}", "model.random_weights=true", f"quantization={quantization}", *CELL]
+        overrides = [
+            f"model={model}",
+            "model.random_weights=true",
+            f"quantization={quantization}",
+            *CELL,
+        ]
         overrides += [f"task.repeats={repeats}", "tracking=none", f"output_dir={folder}"]
         contention = machine.Contention()
         started = time.perf_counter()
@@ -78,15 +96,19 @@ def repeats_s(folder: Path) -> list[float]:
     """Return the seconds of each repeat of the cell."""
     (file,) = folder.glob("jobs/*/repeats.jsonl")
     lines = map(json.loads, file.read_text().splitlines())
-    return [float(line["value"]) for line in lines if line["measure"] == f"seconds/batch_{ROWS}_prompt_{PROMPT}"]
+    return [
+        float(line["value"])
+        for line in lines
+        if line["measure"] == f"seconds/batch_{ROWS}_prompt_{PROMPT}"
+    ]
 
 
 def predict(overrides: list[str], folder: Path) -> float:
     """Return the seconds that the plan shows, calibrated anew."""
     config = to_config(*compose(overrides))
-    time_estimate = estimate({0: resolve(config)}, folder, calibrate=True, on_line=lambda _: None, share=math.inf)[
-        0
-    ].time
+    time_estimate = estimate(
+        {0: resolve(config)}, folder, calibrate=True, on_line=lambda _: None, share=math.inf
+    )[0].time
     if time_estimate is None or time_estimate.source is not EstimateBasis.calibrated:
         sys.exit(f"{overrides[0]}: nothing was calibrated")
     return time_estimate.seconds

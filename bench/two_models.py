@@ -34,7 +34,8 @@ NAMES = ("Tom", "Ann", "Rosa", "Sam")  # of each thread
 FARM = "has a farm with hens, goats, cows, ducks, pigs, bees, cats, dogs, geese and a horse, and sells eggs in a shop."
 ONE_ROW = {"name": "greedy", "batch_size": 1}
 
-# Under int8 a row's outliers decide how all rows of its pass are multiplied, so this model runs one row at a time.
+# Under int8 a row's outliers decide how all rows of its pass are multiplied, so this model runs one
+# row at a time.
 ROUTES: dict[str, dict[str, Any]] = {
     "bfloat16": {},
     "float32": {"dtype": "float32"},
@@ -68,9 +69,13 @@ def form(model: Model) -> Format:
 
 
 def batch(model: Model, name: str) -> Any:
-    """Return greedy answers to prompts with a common prefix, which is shared; tokens are guessed."""
+    """Return greedy answers to prompts with a common prefix, which is shared; tokens are
+    guessed."""
     prompts = [f"{name} {FARM} {question(name, number)}" for number in range(4, 8)]
-    return [answer.token_ids for answer in model.generate(prompts, format=form(model), max_new_tokens=NEW_TOKENS)]
+    return [
+        answer.token_ids
+        for answer in model.generate(prompts, format=form(model), max_new_tokens=NEW_TOKENS)
+    ]
 
 
 def sampled(model: Model, name: str) -> Any:
@@ -84,7 +89,9 @@ def chat(model: Model, name: str) -> Any:
     """Return the second answer of a conversation, whose first turn is cached."""
     talk = [{"role": "user", "content": question(name, 8)}]
     talk.append({"role": "assistant", "content": model.chat(talk, max_new_tokens=NEW_TOKENS)})
-    return model.chat([*talk, {"role": "user", "content": question(name, 9)}], max_new_tokens=NEW_TOKENS).token_ids
+    return model.chat(
+        [*talk, {"role": "user", "content": question(name, 9)}], max_new_tokens=NEW_TOKENS
+    ).token_ids
 
 
 def stream(model: Model, name: str) -> Any:
@@ -95,7 +102,9 @@ def stream(model: Model, name: str) -> Any:
 def scores(model: Model, name: str) -> Any:
     """Return log-probabilities, to be compared exactly."""
     scored = model.logprobs(
-        question(name, 5), ["After buying, 5+7=12.", "After buying, 5+7=13.", "No."], format=form(model)
+        question(name, 5),
+        ["After buying, 5+7=12.", "After buying, 5+7=13.", "No."],
+        format=form(model),
     )
     return [score.logprobs for score in scored]
 
@@ -126,7 +135,10 @@ def run_pair(models: list[Model], rounds: int, beside: Callable[[], Any] | None 
     """Let the models answer at the same time, and compare every answer with the one given alone."""
     asked = [models[at % len(models)] for at in range(len(NAMES))]
     for _ in range(2):  # the second time, a conversation's turns are kept as they will be later
-        alone = [[call(model, name) for call in calls_of(model)] for model, name in zip(asked, NAMES, strict=True)]
+        alone = [
+            [call(model, name) for call in calls_of(model)]
+            for model, name in zip(asked, NAMES, strict=True)
+        ]
     tally, lock, over = Tally(), threading.Lock(), threading.Event()
     start = threading.Barrier(len(NAMES))
 
@@ -197,32 +209,54 @@ def run_here(rounds: int, routes: list[str]) -> int:
                 models = [stack.enter_context(opened(route, Path(place))) for route in pair]
                 tally = run_pair(models, rounds, come_and_go)
             line = (
-                f"{ways:<6} {' | '.join(pair):<34} {rounds:>6} {tally.equal:>6} {tally.differing:>9} {tally.errors:>6}"
+                f"{ways:<6} {' | '.join(pair):<34} {rounds:>6} {tally.equal:>6} "
+                f"{tally.differing:>9} {tally.errors:>6}"
             )
             print(f"{line} {tally.seconds:>8.1f}", tally.first, flush=True)
             wrong += tally.differing + tally.errors
             total.update(pairs=1, answers=tally.equal + tally.differing + tally.errors)
-    print(f"{ways}: {total['answers']} answers of {total['pairs']} pairs, {wrong} not as alone", flush=True)
+    print(
+        f"{ways}: {total['answers']} answers of {total['pairs']} pairs, {wrong} not as alone",
+        flush=True,
+    )
     return wrong
 
 
 def main() -> int:
     """Run the routes with kernels, and those of plain torch in a process of their own."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=100, help="calls of each of the four threads, for each pair")
-    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES), help="some of them")
-    parser.add_argument("--ways", nargs="+", choices=("C", "torch"), default=["C", "torch"], help="one of them")
+    parser.add_argument(
+        "--rounds", type=int, default=100, help="calls of each of the four threads, for each pair"
+    )
+    parser.add_argument(
+        "--routes", nargs="+", choices=ROUTES, default=list(ROUTES), help="some of them"
+    )
+    parser.add_argument(
+        "--ways", nargs="+", choices=("C", "torch"), default=["C", "torch"], help="one of them"
+    )
     options = parser.parse_args()
     if NATIVE in os.environ:
         return int(bool(run_here(options.rounds, options.routes)))
     print(f"two models, {len(NAMES)} threads, and a third model that comes and goes")
     print(
-        f"{'way':<6} {'pair':<34} {'rounds':>6} {'equal':>6} {'differing':>9} {'errors':>6} {'seconds':>8}", flush=True
+        f"{'way':<6} {'pair':<34} {'rounds':>6} {'equal':>6} {'differing':>9} {'errors':>6} {'seconds':>8}",
+        flush=True,
     )
     codes = []
     for way in options.ways:
-        command = [sys.executable, __file__, "--rounds", str(options.rounds), "--routes", *options.routes]
-        codes.append(subprocess.run(command, env=os.environ | {NATIVE: "0" if way == "torch" else "1"}).returncode)
+        command = [
+            sys.executable,
+            __file__,
+            "--rounds",
+            str(options.rounds),
+            "--routes",
+            *options.routes,
+        ]
+        codes.append(
+            subprocess.run(
+                command, env=os.environ | {NATIVE: "0" if way == "torch" else "1"}
+            ).returncode
+        )
         if codes[-1] < 0:
             print(f"{way}: the process was ended by signal {-codes[-1]}", flush=True)
     return int(any(codes))

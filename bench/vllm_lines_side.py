@@ -1,8 +1,9 @@
-"""vLLM in a process of its own, which answers lines as xllamacpp_side.py does. It runs in vLLM's environment.
+"""vLLM in a process of its own, which answers lines as xllamacpp_side.py does. It runs in vLLM's
+environment.
 
-`python vllm_lines_side.py FOLDER THREADS ROWS [POSITIONS]` loads a model and then answers lines of JSON, {"prompts": …,
-"new": …}, with the seconds of all. So many rows of a line run at once, each without a stop; nothing is kept of earlier
-prompts, unless a line says `cached`.
+`python vllm_lines_side.py FOLDER THREADS ROWS [POSITIONS]` loads a model and then answers lines of
+JSON, {"prompts": …, "new": …}, with the seconds of all. So many rows of a line run at once, each
+without a stop; nothing is kept of earlier prompts, unless a line says `cached`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ import sys
 import time
 from typing import Any
 
-os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+os.environ |= {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
 
 
 def waited(llm: Any, job: dict[str, Any], prompt: Any, sampling: Any) -> dict[str, float]:
-    """Let rows decode, then ask one more prompt; return its seconds and the longest time of a row without a token."""
+    """Let rows decode, then ask one more prompt; return its seconds and the longest time of a row
+    without a token."""
     engine, came = llm.llm_engine, {str(row): [0, 0.0] for row in range(len(job["prompts"]))}
     for row, ids in zip(came, job["prompts"], strict=True):
         engine.add_request(row, prompt(ids), sampling(job["new"]))
@@ -71,11 +77,16 @@ def main() -> None:
             continue
         new = job["new"] if isinstance(job["new"], list) else [job["new"]] * len(job["prompts"])
         started, spent = time.perf_counter(), time.process_time()
-        outputs = llm.generate([*map(prompt, job["prompts"])], [*map(sampling, new)], use_tqdm=False)
+        outputs = llm.generate(
+            [*map(prompt, job["prompts"])], [*map(sampling, new)], use_tqdm=False
+        )
         seconds = {"all": time.perf_counter() - started, "processor": time.process_time() - spent}
         if [len(one.outputs[0].token_ids) for one in outputs] != new:
             raise SystemExit("vLLM gave other numbers of tokens than were asked for")
-        if job.get("cached") and min(one.num_cached_tokens / len(one.prompt_token_ids) for one in outputs) < 0.5:
+        if (
+            job.get("cached")
+            and min(one.num_cached_tokens / len(one.prompt_token_ids) for one in outputs) < 0.5
+        ):
             raise SystemExit("vLLM had forgotten what it read")
         print(json.dumps(seconds), file=answers, flush=True)
 

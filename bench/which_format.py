@@ -22,8 +22,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engines import Speeds, complete_random, head_line, markdown, model_folder, speeds_by_turns, spread
-from quantization_table import BASELINE, CONTROL, Line, control, engine_of, likelihoods, with_interval
+from engines import (
+    Speeds,
+    complete_random,
+    head_line,
+    markdown,
+    model_folder,
+    speeds_by_turns,
+    spread,
+)
+from quantization_table import (
+    BASELINE,
+    CONTROL,
+    Line,
+    control,
+    engine_of,
+    likelihoods,
+    with_interval,
+)
 from stored_of import FORMATS, checkpoint_of
 
 from runner_base import ConfigError, machine
@@ -44,18 +60,32 @@ WARM_TOKENS = 4
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--models", default="random,random1b", help="that are timed: random, random1b, embedded, FOLDER"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--choices", default="", help="only these, e.g. int8,nf4,gguf (default: all)")
+    parser.add_argument(
+        "--models",
+        default="random,random1b",
+        help="that are timed: random, random1b, embedded, FOLDER",
+    )
+    parser.add_argument(
+        "--choices", default="", help="only these, e.g. int8,nf4,gguf (default: all)"
+    )
     parser.add_argument("--rows", default="1,32", help="at once")
-    parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt; they share nothing")
+    parser.add_argument(
+        "--prompt", type=int, default=32, help="tokens of each prompt; they share nothing"
+    )
     parser.add_argument("--new", type=int, default=8, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--together", type=int, default=8, help="lines that are in memory at once, besides none")
-    parser.add_argument("--texts", type=int, default=200, help="worked answers to score, at least 50; 0: none")
-    parser.add_argument("--load", nargs=2, metavar=("FOLDER", "LINE"), help=argparse.SUPPRESS)  # for its own processes
+    parser.add_argument(
+        "--together", type=int, default=8, help="lines that are in memory at once, besides none"
+    )
+    parser.add_argument(
+        "--texts", type=int, default=200, help="worked answers to score, at least 50; 0: none"
+    )
+    parser.add_argument(
+        "--load", nargs=2, metavar=("FOLDER", "LINE"), help=argparse.SUPPRESS
+    )  # for its own processes
     options = parser.parse_args()
     if options.load:
         print(json.dumps(load_one(Path(options.load[0]), Line(**json.loads(options.load[1])))))
@@ -71,9 +101,13 @@ def main() -> None:
         lines = dict(lines_of([name for name in wanted if name not in left_out], folder))
         timed(model, folder, lines, rows, options)
     if options.texts:
-        lines = dict(lines_of([name for name in wanted if name not in {*left_out, "bitnet"}], MODEL_DIR))
+        lines = dict(
+            lines_of([name for name in wanted if name not in {*left_out, "bitnet"}], MODEL_DIR)
+        )
         scored = likelihoods(lines, "embedded", options.texts)
-        print(f"\n### KL and log-likelihood of the embedded model, {options.texts} worked answers\n")
+        print(
+            f"\n### KL and log-likelihood of the embedded model, {options.texts} worked answers\n"
+        )
         print(markdown(["", "Δ log-likelihood, nats a token", "KL, nats a token", "the same first choice"],
                        [[name, *quality(name, scored[name])] for name in lines]))  # fmt: skip
         print(f"\n{control(scored)}")
@@ -103,10 +137,14 @@ def lines_of(names: Sequence[str], folder: Path) -> Iterator[tuple[str, Line]]:
                 file = into / f"{kind}.gguf"
                 if not file.is_file():
                     embedded_gguf.write(file.with_suffix(".partial"), kind, folder).rename(file)
-                yield from with_byte_rows(f"{name} {kind}", Line(name, file=str(file), dtype="bfloat16"))
+                yield from with_byte_rows(
+                    f"{name} {kind}", Line(name, file=str(file), dtype="bfloat16")
+                )
         elif CHOICES[name].source is CheckpointSource.quantized:
             for kind in [kind for kind, one in FORMATS.items() if one.choice == name]:
-                yield from with_byte_rows(kind, Line(name, file=str(checkpoint_of(folder, kind)), dtype="bfloat16"))
+                yield from with_byte_rows(
+                    kind, Line(name, file=str(checkpoint_of(folder, kind)), dtype="bfloat16")
+                )
         elif name != BASELINE:
             yield name, Line(name)
 
@@ -137,14 +175,21 @@ def loaded(folder: Path, line: Line) -> dict[str, float] | str:
     return figures
 
 
-def timed(model: str, folder: Path, lines: dict[str, Line], rows: list[int], options: argparse.Namespace) -> None:
+def timed(
+    model: str, folder: Path, lines: dict[str, Line], rows: list[int], options: argparse.Namespace
+) -> None:
     """Measure memory, load and speeds of one model, and print its table."""
     costs = {name: loaded(folder, line) for name, line in lines.items()}
-    others = [name for name, cost in costs.items() if name != BASELINE and not isinstance(cost, str)]
+    others = [
+        name for name, cost in costs.items() if name != BASELINE and not isinstance(cost, str)
+    ]
     speeds: dict[tuple[str, int], list[Speeds]] = {}
     for at in range(0, len(others), options.together):
         members = [BASELINE, *others[at : at + options.together]]
-        engines = {name: engine_of(Path(lines[name].file or folder), lines[name], options.new) for name in members}
+        engines = {
+            name: engine_of(Path(lines[name].file or folder), lines[name], options.new)
+            for name in members
+        }
         for engine in engines.values():
             engine.load()
             complete_random(engine, 2, WARM_TOKENS, WARM_TOKENS, random.Random(0))
@@ -153,15 +198,25 @@ def timed(model: str, folder: Path, lines: dict[str, Line], rows: list[int], opt
         for engine in engines.values():
             engine.close()
     print(f"\n### Memory and speed of {model} ({folder.name}), in bfloat16\n")
-    print(f"{options.rounds} rounds by turns, {options.prompt} + {options.new} tokens a row: median (least..most)\n")
+    print(
+        f"{options.rounds} rounds by turns, {options.prompt} + {options.new} tokens a row: median (least..most)\n"
+    )
     heads = ["file, MiB", "weights, MiB", "peak RSS, MiB", "load, s"]
-    heads += [f"{what}, tokens/s, {count} row{'s' * (count > 1)}" for what in ("decode", "prefill") for count in rows]
+    heads += [
+        f"{what}, tokens/s, {count} row{'s' * (count > 1)}"
+        for what in ("decode", "prefill")
+        for count in rows
+    ]
     table = []
     for name, cost in costs.items():
         if isinstance(cost, str):
             table.append([name, f"cannot load: {cost}", *[""] * (len(heads) - 1)])
             continue
-        sizes = [f"{cost['file_mib']:,.1f}", f"{cost['weight_mib']:,.1f}", f"{cost['peak_rss_mib']:,.0f}"]
+        sizes = [
+            f"{cost['file_mib']:,.1f}",
+            f"{cost['weight_mib']:,.1f}",
+            f"{cost['peak_rss_mib']:,.0f}",
+        ]
         each = [
             spread([getattr(one, f"{what}_tok_per_s") for one in speeds[name, count]], 0)
             for what in ("decode", "prefill")
@@ -172,13 +227,16 @@ def timed(model: str, folder: Path, lines: dict[str, Line], rows: list[int], opt
 
 
 def quality(name: str, scored: dict[str, Any]) -> list[str]:
-    """Return the cells of a line about likelihoods; a file is no row of the baseline's table, and has no Δ."""
+    """Return the cells of a line about likelihoods; a file is no row of the baseline's table, and
+    has no Δ."""
     metrics, shift = scored["metrics"], scored.get("shift")
     if name == BASELINE:
         return [f"baseline: {metrics['log_likelihood_nats_per_token']:.5f}", "–", "–"]
     ends = ("difference", "difference_low", "difference_high")
     delta = with_interval(*(shift[end] for end in ends), form="+.5f") if shift else "–"
-    kl = with_interval(*(metrics[f"kl_nats_per_token{end}"] for end in ("", "_low", "_high")), form=".2g")
+    kl = with_interval(
+        *(metrics[f"kl_nats_per_token{end}"] for end in ("", "_low", "_high")), form=".2g"
+    )
     return [delta, kl, f"{metrics['top_1_agreement']:.2%}"]
 
 

@@ -1,4 +1,5 @@
-"""llama.cpp's server in a process of its own, from a wheel that needs no build: its environment has only xllamacpp.
+"""llama.cpp's server in a process of its own, from a wheel that needs no build: its environment has
+only xllamacpp.
 
 `python xllamacpp_server_side.py FILE THREADS SLOTS` prints its address, and ends with its stdin.
 """

@@ -1,9 +1,11 @@
-"""llama.cpp in a process of its own, from a wheel that needs no build: its environment has only xllamacpp.
+"""llama.cpp in a process of its own, from a wheel that needs no build: its environment has only
+xllamacpp.
 
-`python xllamacpp_side.py FILE THREADS ROWS [POSITIONS]` loads a file and then answers lines of JSON, {"prompts": …,
-"new": N}, with the seconds of the prompts, of the new tokens, and of all. So many rows of a line run at once, each
-without a stop; `new` may be a list with a number for each. With `cached`, rows need not read again what the line before
-has left. With `late`, one more prompt comes when all rows decode: the answer is how long these waited for a token.
+`python xllamacpp_side.py FILE THREADS ROWS [POSITIONS]` loads a file and then answers lines of
+JSON, {"prompts": …, "new": N}, with the seconds of the prompts, of the new tokens, and of all. So
+many rows of a line run at once, each without a stop; `new` may be a list with a number for each.
+With `cached`, rows need not read again what the line before has left. With `late`, one more prompt
+comes when all rows decode: the answer is how long these waited for a token.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from typing import Any, TextIO
 
 
 def opened(positions: int) -> tuple[Any, TextIO]:
-    """Load FILE for ROWS sequences of so many positions; return the server, and where to write answers."""
+    """Load FILE for ROWS sequences of so many positions; return the server, and where to write
+    answers."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the library writes there, too
     import xllamacpp  # type: ignore[import-not-found]
@@ -33,7 +36,8 @@ def opened(positions: int) -> tuple[Any, TextIO]:
 
 
 def waited(server: Any, job: dict[str, Any], pool: ThreadPoolExecutor) -> dict[str, float]:
-    """Let rows decode, then ask one more prompt; return its seconds and the longest time of a row without a token."""
+    """Let rows decode, then ask one more prompt; return its seconds and the longest time of a row
+    without a token."""
     came: list[list[float]] = [[] for _ in job["prompts"]]
     asked = {"temperature": 0, "ignore_eos": True, "cache_prompt": False}
 
@@ -67,12 +71,20 @@ def main() -> None:
     server, answers = opened(int(sys.argv[4]) if len(sys.argv) > 4 else 2048)
 
     def ask(prompt: list[int], new: int, is_cached: bool) -> dict[str, Any]:
-        asked = {"prompt": prompt, "n_predict": new, "temperature": 0, "ignore_eos": True, "cache_prompt": is_cached}
+        asked = {
+            "prompt": prompt,
+            "n_predict": new,
+            "temperature": 0,
+            "ignore_eos": True,
+            "cache_prompt": is_cached,
+        }
         answer = server.handle_completions(asked)
         answer = json.loads(answer) if isinstance(answer, str | bytes) else answer
         timings: dict[str, Any] = answer["timings"]
         if (timings["cache_n"] + timings["prompt_n"], timings["predicted_n"]) != (len(prompt), new):
-            raise SystemExit(f"llama.cpp computed other tokens than {len(prompt)} and {new}: {timings}")
+            raise SystemExit(
+                f"llama.cpp computed other tokens than {len(prompt)} and {new}: {timings}"
+            )
         if (timings["cache_n"] > len(prompt) // 2) != is_cached:
             raise SystemExit(f"llama.cpp had {timings['cache_n']} of {len(prompt)} tokens already")
         return timings
@@ -90,7 +102,10 @@ def main() -> None:
                 of: max(one[f"{key}_ms"] for one in found) / 1000
                 for of, key in (("prefill", "prompt"), ("decode", "predicted"))
             }
-            seconds |= {"processor": time.process_time() - spent, "all": time.perf_counter() - started}
+            seconds |= {
+                "processor": time.process_time() - spent,
+                "all": time.perf_counter() - started,
+            }
             print(json.dumps(seconds), file=answers, flush=True)
 
 

@@ -1,4 +1,5 @@
-"""The plugins of this project: Hydra 1.3 finds only classes below hydra_plugins, Hydra 1.4 those of entry points.
+"""The plugins of this project: Hydra 1.3 finds only classes below hydra_plugins, Hydra 1.4 those of
+entry points.
 
 There is no __init__.py here, because it would hide the plugins of other packages.
 """
@@ -11,7 +12,8 @@ from hydra.plugins.sweeper import Sweeper
 
 
 def _lazy_plugin(module: str, maker: str, name: str, kind: type[Any]) -> type[Any]:
-    """Return a plugin class that imports its module at the first use: Hydra lists all plugins at each start."""
+    """Return a plugin class that imports its module at the first use: Hydra lists all plugins at
+    each start."""
 
     def new(_: type[Any], **settings: Any) -> Any:
         return getattr(import_module(module), maker)(**settings)
@@ -21,12 +23,21 @@ def _lazy_plugin(module: str, maker: str, name: str, kind: type[Any]) -> type[An
     return plugin
 
 
-GridSweeper = _lazy_plugin("runner.grid.sweeper", "GridSweeper", "GridSweeper", Sweeper)  # hydra/sweeper=grid
+GridSweeper = _lazy_plugin(
+    "runner.grid.sweeper", "GridSweeper", "GridSweeper", Sweeper
+)  # hydra/sweeper=grid
 WorkerLauncher = _lazy_plugin(
     "runner.grid.launchers", "WorkerLauncher", "WorkerLauncher", Launcher
 )  # hydra/launcher=workers
-# Of an option: where that is taken away, hydra/launcher and hydra/sweeper have no such config, and nothing asks for
-# these. Nothing of the runner is imported here, since every program that uses Hydra reads this file.
-RayLauncher = _lazy_plugin("runner.options.launchers.ray_launcher", "RayLauncher", "RayLauncher", Launcher)
-SlurmLauncher = _lazy_plugin("runner.options.launchers.slurm", "SlurmLauncher", "SlurmLauncher", Launcher)
-OptunaSearch = _lazy_plugin("runner.options.launchers.search", "OptunaSearch", "OptunaSearch", Sweeper)
+# Of an option: where that is taken away, hydra/launcher and hydra/sweeper have no such config, and
+# nothing asks for these. Nothing of the runner is imported here, since every program that uses
+# Hydra reads this file.
+RayLauncher = _lazy_plugin(
+    "runner.options.launchers.ray_launcher", "RayLauncher", "RayLauncher", Launcher
+)
+SlurmLauncher = _lazy_plugin(
+    "runner.options.launchers.slurm", "SlurmLauncher", "SlurmLauncher", Launcher
+)
+OptunaSearch = _lazy_plugin(
+    "runner.options.launchers.search", "OptunaSearch", "OptunaSearch", Sweeper
+)

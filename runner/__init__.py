@@ -1,4 +1,5 @@
-"""runner: which model × quantization × LoRA × RoPE × generation setting, at what cost, and is the difference real?"""
+"""runner: which model × quantization × LoRA × RoPE × generation setting, at what cost, and is the
+difference real?"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,9 @@ __all__ = ["Answer", "Model", "compare", "evaluate", "grid", "load", "load_part"
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use: some of them import torch, others Hydra."""
     if name in ("grid", "compare"):
-        return import_module({"grid": "runner.grid", "compare": "runner_compare"}[name])  # packages that can be called
+        return import_module(
+            {"grid": "runner.grid", "compare": "runner_compare"}[name]
+        )  # packages that can be called
     if name in MODULE_OF:
         return getattr(import_module(MODULE_OF[name]), name)
     if not name.startswith("_"):

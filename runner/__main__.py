@@ -1,4 +1,5 @@
-"""`python -m runner`, also installed as `runner`: compose the config, run the job, show the result, exit."""
+"""`python -m runner`, also installed as `runner`: compose the config, run the job, show the result,
+exit."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ exit_codes: list[int] = []  # of a single job; a grid raises an error with its o
 
 
 def entry() -> NoReturn:
-    """Run the command, and turn every error that a user can cause into one message and an exit code."""
+    """Run the command, and turn every error that a user can cause into one message and an exit
+    code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises exceptions instead of printing them
     signals.install_handlers()
     run_entry("error", _main, message_of, "run the same command to resume")
@@ -45,10 +47,13 @@ def _main() -> int:
 
 
 def arrange(arguments: list[str]) -> list[str]:
-    """Return the command line as Hydra accepts it: all overrides together, with their texts quoted."""
+    """Return the command line as Hydra accepts it: all overrides together, with their texts
+    quoted."""
     parser = get_args_parser()
     for action in parser._actions:
-        if action.dest == "version" and any(word.startswith("--v") for word in arguments):  # also abbreviated
+        if action.dest == "version" and any(
+            word.startswith("--v") for word in arguments
+        ):  # also abbreviated
             action.version = _versions()  # type: ignore[attr-defined]
     known, unknown = parser.parse_known_args(arguments)
     overrides = known.overrides + [word for word in unknown if not word.startswith("-")]
@@ -57,13 +62,21 @@ def arrange(arguments: list[str]) -> list[str]:
         options.remove(override)
     quoted = quote_texts(as_sweeper_keys(overrides))
     is_run = not (known.help or known.hydra_help or known.info or known.shell_completion)
-    from_variables = variables_as_overrides(quoted, known.config_name or "config", known.config_dir) if is_run else []
+    from_variables = (
+        variables_as_overrides(quoted, known.config_name or "config", known.config_dir)
+        if is_run
+        else []
+    )
     return [*from_variables, *quoted, *options]
 
 
 def _versions() -> str:
-    """Return the versions as --version prints them; a program that runs from a checkout may not be installed."""
-    from importlib.metadata import PackageNotFoundError, version  # takes a tenth of the time of a quick command
+    """Return the versions as --version prints them; a program that runs from a checkout may not be
+    installed."""
+    from importlib.metadata import (
+        PackageNotFoundError,
+        version,
+    )  # takes a tenth of the time of a quick command
 
     try:
         own = version("runner-llm")
@@ -82,10 +95,13 @@ def message_of(error: Exception) -> str | None:
 
 
 def main(composed: DictConfig) -> Any:
-    """Run the composed job: a single one, or this process's job of a grid, whose outcome is returned."""
+    """Run the composed job: a single one, or this process's job of a grid, whose outcome is
+    returned."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode is not RunMode.MULTIRUN:  # Hydra would print an error in its own way
-        exit_codes.append(exit_code_of("error", lambda: run_single(composed, hydra_config), message_of))
+        exit_codes.append(
+            exit_code_of("error", lambda: run_single(composed, hydra_config), message_of)
+        )
         return None
     if "GridSweeper" in str(hydra_config.sweeper.get("_target_")):
         from runner.grid.other_launchers import run_launched
@@ -102,15 +118,23 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
 
     config = to_config(composed, hydra_config.runtime.choices)
     if files := hydra_config.sweeper.get("files"):
-        raise ConfigError(f"files={files} makes a grid of the models in it: add -m, or run the study which_file")
+        raise ConfigError(
+            f"files={files} makes a grid of the models in it: add -m, or run the study which_file"
+        )
     if config.plan:
         return _print_plan(config, hydra_config)
-    if (code := run_as_torchrun_worker(config)) is not None:  # another process has the job, and this one works for it
+    if (
+        code := run_as_torchrun_worker(config)
+    ) is not None:  # another process has the job, and this one works for it
         return code
     has_table = config.print.is_table
-    ForPeople.table_follows = has_table and not config.task.is_endless  # the table of an endless task comes too late
+    ForPeople.table_follows = (
+        has_table and not config.task.is_endless
+    )  # the table of an endless task comes too late
     record = run(config, as_yaml(composed))
-    choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}
+    choices = {
+        group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"
+    }
     show(record, choices, config.print, store_of(config))
     if record.error:  # the task ran to its end and found a problem
         summary, _, details = record.error.partition(":\n")  # the table has the details

@@ -18,8 +18,11 @@ from runner_base.errors import check_output_folder, memory_errors_as_job_failed
 from runner_engine import BaseCache
 
 
-def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Record:
-    """Run one job, or return its recorded result; `bases` keeps the loaded base for the next job of a grid."""
+def run(
+    config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True
+) -> Record:
+    """Run one job, or return its recorded result; `bases` keeps the loaded base for the next job of
+    a grid."""
     task, resolved = task_of(config), resolve(config)
     inputs, job = identify(resolved)
     resolved = with_inputs(resolved, inputs)
@@ -41,11 +44,14 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
 
 
 def identify(resolved: ResolvedJob) -> tuple[Inputs, jobs.Job]:
-    """Read and hash the task's inputs, and identify the job by their content, before anything is loaded."""
+    """Read and hash the task's inputs, and identify the job by their content, before anything is
+    loaded."""
     config, task = resolved.config, task_of(resolved.config)
     check_output_folder("output_dir", config.output_dir, is_written=not config.plan)
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    of_model = kind_of(config.model).fingerprint(resolved, hashes) if Uses.weights in task.USES else {}
+    of_model = (
+        kind_of(config.model).fingerprint(resolved, hashes) if Uses.weights in task.USES else {}
+    )
     inputs = task.prepare(config)
     input_hashes, is_measurement = of_model | inputs.hashes, Uses.machine in task.USES
     reuse = inputs.ignored_for_reuse, inputs.usual_for_reuse
@@ -53,17 +59,21 @@ def identify(resolved: ResolvedJob) -> tuple[Inputs, jobs.Job]:
 
 
 def must_start_anew(config: RunnerConfig, task: Task) -> bool:
-    """Return whether earlier results are ignored: by the task's nature, or with rerun=all (failed keeps answers)."""
+    """Return whether earlier results are ignored: by the task's nature, or with rerun=all (failed
+    keeps answers)."""
     return not task.FROM_LEDGER or config.rerun in (True, "all")
 
 
 def check(resolved: ResolvedJob, inputs: Inputs | None = None) -> list[str]:
-    """Reject a job that cannot work before anything is loaded; return notes about limits that are close."""
+    """Reject a job that cannot work before anything is loaded; return notes about limits that are
+    close."""
     ledger.check_free_space(resolved.config)
     task = task_of(resolved.config)
     notes = kind_of(resolved.config.model).check(resolved) if Uses.weights in task.USES else []
     return [*resolved.notes, *notes] + (
-        task.check_lengths(inputs, resolved) if inputs is not None and hasattr(task, "check_lengths") else []
+        task.check_lengths(inputs, resolved)
+        if inputs is not None and hasattr(task, "check_lengths")
+        else []
     )
 
 
@@ -82,15 +92,25 @@ def execute(
     # before the job's time counts
     built_s = kind_of(config.model).build_kernels(resolved) if needs_kernels else 0.0
     goes_on = not must_start_anew(config, task)
-    recorder = jobs.Recorder(job)  # reads the samples of an interrupted run, and rejects damaged ones
+    recorder = jobs.Recorder(
+        job
+    )  # reads the samples of an interrupted run, and rejects damaged ones
     with signals.deferred():  # a signal takes effect when the end of the job is recorded
-        tracker = ledger.start_tracking(config, job, record, goes_on, beside=Uses.engine in task.USES)
+        tracker = ledger.start_tracking(
+            config, job, record, goes_on, beside=Uses.engine in task.USES
+        )
         engine = open_engine(resolved, bases, job.folder, before_loading=tracker.wait)
         context = Context(recorder, resolved, engine)
         started = time.perf_counter()
         try:
-            with signals.interruptible(), ledger.log_file(job.folder / "log.txt"), memory_errors_as_job_failed():
-                write_atomically(job.folder / "config.yaml", ledger.without_token(config, config_yaml))
+            with (
+                signals.interruptible(),
+                ledger.log_file(job.folder / "log.txt"),
+                memory_errors_as_job_failed(),
+            ):
+                write_atomically(
+                    job.folder / "config.yaml", ledger.without_token(config, config_yaml)
+                )
                 record.result = task.run(inputs, context)
                 add_metrics(config.metrics, recorder.done, record.result)
             record.status = Status.FAILED if record.result.problems else Status.FINISHED
@@ -105,7 +125,9 @@ def execute(
             recorder.close()
             context.engine.close()
             record.seconds = time.perf_counter() - started
-            record.result.metrics |= {"seconds": record.seconds} | ({"kernels_build_s": built_s} if built_s else {})
+            record.result.metrics |= {"seconds": record.seconds} | (
+                {"kernels_build_s": built_s} if built_s else {}
+            )
             record.result.facts |= {"model_sha256": job.model_sha256} if job.model_sha256 else {}
             if packages := packages_of(config):
                 record.result.facts["plug_ins"] = ", ".join(
@@ -116,5 +138,10 @@ def execute(
 
 
 def run_as_torchrun_worker(config: RunnerConfig) -> int | None:
-    """Work for the process that has the job and return the exit code; None if this process has the job itself."""
-    return kind_of(config.model).run_as_torchrun_worker(config) if Uses.engine in task_of(config).USES else None
+    """Work for the process that has the job and return the exit code; None if this process has the
+    job itself."""
+    return (
+        kind_of(config.model).run_as_torchrun_worker(config)
+        if Uses.engine in task_of(config).USES
+        else None
+    )

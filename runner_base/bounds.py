@@ -1,4 +1,5 @@
-"""What values a key of the schema takes: declared beside the key by `setting`, and checked by one function."""
+"""What values a key of the schema takes: declared beside the key by `setting`, and checked by one
+function."""
 
 from __future__ import annotations
 

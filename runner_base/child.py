@@ -19,9 +19,13 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def start(
-    *arguments: str, environment: Mapping[str, str] | None = None, is_trusted: bool = True, **popen: Any
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    is_trusted: bool = True,
+    **popen: Any,
 ) -> subprocess.Popen[bytes]:
-    """Start Python with these arguments; it finds modules where this process does, whatever the working directory.
+    """Start Python with these arguments; it finds modules where this process does, whatever the
+    working directory.
 
     A child that is not trusted reads what a model or a checkpoint has written, and gets no secrets.
     """
@@ -32,14 +36,16 @@ def start(
 
 
 def send_input(process: subprocess.Popen[bytes], value: Any) -> None:
-    """Write a pickled value to the process's stdin and close it; if the process is dead, its exit code says why."""
+    """Write a pickled value to the process's stdin and close it; if the process is dead, its exit
+    code says why."""
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as stdin:
         stdin.write(pickle.dumps(value))
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """In a child: ask the kernel to kill it when its parent dies; exit at once where the parent has died already."""
+    """In a child: ask the kernel to kill it when its parent dies; exit at once where the parent has
+    died already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:

@@ -1,6 +1,7 @@
 """The choices of a group by name: each is one class, imported when it is asked for.
 
-A job uses one choice of a group, and the modules of all others take longer to import than Hydra takes to compose it.
+A job uses one choice of a group, and the modules of all others take longer to import than Hydra
+takes to compose it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ D = TypeVar("D")
 class Choices(MutableMapping[str, type[T]]):
     """The choices of a group by name: the runner's own, its options, and those of plug-ins.
 
-    `own` names the place of each class, MODULE:CLASS, as an entry point does. Iterating yields the names of the
-    runner's own, and those of the plug-ins that were asked for before; `names` has all.
+    `own` names the place of each class, MODULE:CLASS, as an entry point does. Iterating yields the
+    names of the runner's own, and those of the plug-ins that were asked for before; `names` has
+    all.
     """
 
     def __init__(self, kind: str, base: type[T], own: Mapping[str, str]) -> None:
@@ -42,14 +44,17 @@ class Choices(MutableMapping[str, type[T]]):
         """Return the plug-in that a class is from; None for one of the runner's own."""
         if f"{choice.__module__}:{choice.__qualname__}" in self._own_places():
             return None
-        return next((self.plug_in(name) for name in plug_ins(self._kind) if self.get(name) is choice), None)
+        return next(
+            (self.plug_in(name) for name in plug_ins(self._kind) if self.get(name) is choice), None
+        )
 
     def _own_places(self) -> Iterator[str]:
         yield from self._listed.values()
         yield from (option.place for option in own_options(self._kind).values())
 
     def from_plug_ins(self) -> Iterator[type[T]]:
-        """Yield the choices of all plug-ins; one that cannot be imported is left out, with a warning."""
+        """Yield the choices of all plug-ins; one that cannot be imported is left out, with a
+        warning."""
         for name in plug_ins(self._kind):
             if name not in self._own and (choice := self.get(name)) is not None:
                 yield choice
@@ -92,7 +97,8 @@ class Choices(MutableMapping[str, type[T]]):
     def get(self, name: str, default: D, /) -> type[T] | D: ...
 
     def get(self, name: str, default: Any = None, /) -> Any:
-        """Return a choice; the default if there is none, or, with a warning, if it cannot be imported."""
+        """Return a choice; the default if there is none, or, with a warning, if it cannot be
+        imported."""
         try:
             return self[name]
         except KeyError:

@@ -1,7 +1,8 @@
 """Printing: data is shown as data, and a lost reader does not end the work.
 
-Text of users and models is never markup, and its control characters, which control a terminal, are shown as \\x1b.
-A reader that leaves (`| head -1`), a full device and a closed stream end the printing; the job continues.
+Text of users and models is never markup, and its control characters, which control a terminal, are
+shown as \\x1b. A reader that leaves (`| head -1`), a full device and a closed stream end the
+printing; the job continues.
 """
 
 from __future__ import annotations
@@ -20,8 +21,16 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)  # a pipe, a terminal or a connection without a reader
+CONTROLS = {
+    code: repr(chr(code))[1:-1]
+    for code in (*range(32), *range(127, 160))
+    if chr(code) not in "\n\t"
+}
+READER_LEFT = (
+    errno.EPIPE,
+    errno.EIO,
+    errno.ECONNRESET,
+)  # a pipe, a terminal or a connection without a reader
 
 
 def plain(text: object) -> str:
@@ -58,19 +67,25 @@ def rich_table(frame: str = "SIMPLE_HEAD", **how: Any) -> Table:
 
 
 class PlainFormatter(logging.Formatter):
-    """Formats log lines, which may quote names, texts and tracebacks, without control characters and secrets."""
+    """Formats log lines, which may quote names, texts and tracebacks, without control characters
+    and secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         return plain(without_secrets(super().format(record)))
 
 
-IN_TABLE: dict[str, object] = {"in_table": True}  # log.info(..., extra=IN_TABLE): the table of a single job has it too
-LOG_ONLY: dict[str, object] = {"log_only": True}  # an engine's decisions: for the job's log.txt alone
+IN_TABLE: dict[str, object] = {
+    "in_table": True
+}  # log.info(..., extra=IN_TABLE): the table of a single job has it too
+LOG_ONLY: dict[str, object] = {
+    "log_only": True
+}  # an engine's decisions: for the job's log.txt alone
 
 
 class ForPeople(logging.Filter):
-    """Keeps lines off stderr that are for the log alone, or that the table on stdout is about to repeat."""
+    """Keeps lines off stderr that are for the log alone, or that the table on stdout is about to
+    repeat."""
 
     table_follows: ClassVar[bool] = False
 
@@ -80,7 +95,8 @@ class ForPeople(logging.Filter):
         return not repeats and not getattr(record, "log_only", False)
 
 
-# --------------------------------------------------------------------------------------------- the streams
+# --------------------------------------------------------------------------------------------- the
+# streams
 
 
 class Outlet(io.FileIO):
@@ -99,8 +115,11 @@ class Outlet(io.FileIO):
 
 
 def keep_streams() -> None:
-    """Give this process stdout and stderr that outlive their readers; closed streams are replaced by /dev/null."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the next opened file would become a standard stream
+    """Give this process stdout and stderr that outlive their readers; closed streams are replaced
+    by /dev/null."""
+    while (
+        number := os.open(os.devnull, os.O_RDWR)
+    ) <= 2:  # else the next opened file would become a standard stream
         os.set_inheritable(number, True)
     os.close(number)
     if sys.stdin is None:
@@ -114,12 +133,15 @@ def keep_streams() -> None:
         raw = Outlet(number, "wb", closefd=False)
         by_line = raw.isatty() or number == 2
         buffer = io.BufferedWriter(raw)
-        after = io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=by_line, write_through=through)
+        after = io.TextIOWrapper(
+            buffer, encoding, "backslashreplace", line_buffering=by_line, write_through=through
+        )
         setattr(sys, name, after)
 
 
 def unwritten() -> OSError | None:
-    """Return why a result did not reach stdout if the device failed; a reader that left is no error."""
+    """Return why a result did not reach stdout if the device failed; a reader that left is no
+    error."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     outlet = _outlet(sys.stdout)

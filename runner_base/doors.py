@@ -1,8 +1,9 @@
-"""What installed packages hand over by entry points: found by their metadata alone, imported when it is asked for.
+"""What installed packages hand over by entry points: found by their metadata alone, imported when
+it is asked for.
 
-`importlib.metadata` imports the standard library's mail parser and reads each package's metadata with it. For the 197
-packages of an environment with everything that took 20 ms of a quick command's 380; looking for our groups alone takes
-4 ms. It still reads what is in a .zip file on the path.
+`importlib.metadata` imports the standard library's mail parser and reads each package's metadata
+with it. For the 197 packages of an environment with everything that took 20 ms of a quick command's
+380; looking for our groups alone takes 4 ms. It still reads what is in a .zip file on the path.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Package:
 
 @cache
 def packages_for_us() -> tuple[Package, ...]:
-    """Return the packages with entry points for us: of each name the first on the path, which is imported."""
+    """Return the packages with entry points for us: of each name the first on the path, which is
+    imported."""
     found: dict[str, Package] = {}
     for entry in sys.path:
         for package in _packages_in(entry or os.curdir):
@@ -71,7 +73,9 @@ def _packages_in_archive(entry: str) -> Iterator[Package]:
     for distribution in metadata.distributions(path=[entry]):
         text = distribution.read_text("entry_points.txt") or ""
         if OF_RUNNER in text:
-            yield _package(distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or "", text)
+            yield _package(
+                distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or "", text
+            )
 
 
 def _text_of(file: Path) -> str:
@@ -94,7 +98,9 @@ def _package(metadata: str, entry_points: str) -> Package:
             group = groups.setdefault(text[1:-1].strip(), {})
         elif "=" in text and not text.startswith("#"):
             name, _, place = text.partition("=")
-            group[name.strip()] = place.partition("[")[0].strip()  # [extra] is what it needs installed
+            group[name.strip()] = place.partition("[")[
+                0
+            ].strip()  # [extra] is what it needs installed
     return Package(fields.get("Name", ""), fields.get("Version", ""), groups)
 
 
@@ -114,5 +120,7 @@ def load(group: str, name: str, kind: type[T]) -> T:
     module, _, attribute = place.partition(":")
     loaded = getattr(importlib.import_module(module), attribute)
     if not isinstance(loaded, kind):
-        raise ConfigError(f"{group}: {name} = {place} is no {kind.__name__}, but {type(loaded).__name__}")
+        raise ConfigError(
+            f"{group}: {name} = {place} is no {kind.__name__}, but {type(loaded).__name__}"
+        )
     return loaded

@@ -1,4 +1,5 @@
-"""How pictures with axes look, on pages and in MLflow. Drawing imports matplotlib, which takes a second."""
+"""How pictures with axes look, on pages and in MLflow. Drawing imports matplotlib, which takes a
+second."""
 
 from __future__ import annotations
 
@@ -20,10 +21,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# On a page each colour of a drawing becomes a CSS variable, so that one drawing fits light and dark.
-INK, MUTED, LINE, FRONT, GOOD, BAD = "#1f2328", "#656d76", "#d8dee4", "#0969da", "#1a7f37", "#cf222e"
+# On a page each colour of a drawing becomes a CSS variable, so that one drawing fits light and
+# dark.
+INK, MUTED, LINE, FRONT, GOOD, BAD = (
+    "#1f2328",
+    "#656d76",
+    "#d8dee4",
+    "#0969da",
+    "#1a7f37",
+    "#cf222e",
+)
 PAPER = "#fefefe"
-VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", FRONT: "accent", GOOD: "good", BAD: "bad", PAPER: "paper"}
+VARIABLES = {
+    INK: "ink",
+    MUTED: "muted",
+    LINE: "line",
+    FRONT: "accent",
+    GOOD: "good",
+    BAD: "bad",
+    PAPER: "paper",
+}
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "comparison",
@@ -64,7 +81,9 @@ class Picture:
         text = self.svg()
         text = text[text.index("<svg") :]
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-        text = re.sub(r'<g id="[^"]*">', "<g>", text)  # two drawings on a page must not have the same ids
+        text = re.sub(
+            r'<g id="[^"]*">', "<g>", text
+        )  # two drawings on a page must not have the same ids
         width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]
         head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(self.title)}">'
         text = re.sub(r"<svg [^>]*>", lambda _: head, text, count=1)
@@ -82,16 +101,24 @@ class Picture:
 
 
 def draw_in_process(module: str, folder: Path) -> None:
-    """Have a module draw a folder's pictures in its own process: what a plotting library takes must not stay here."""
-    process = child.start("-m", module, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    """Have a module draw a folder's pictures in its own process: what a plotting library takes must
+    not stay here."""
+    process = child.start(
+        "-m", module, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     _, errors = process.communicate()
     if process.returncode:
         last_line = errors.decode(errors="replace").strip().rpartition("\n")[2]
-        log.warning("no pictures were drawn: the drawing %s. %s", child.describe_exit(process.returncode), last_line)
+        log.warning(
+            "no pictures were drawn: the drawing %s. %s",
+            child.describe_exit(process.returncode),
+            last_line,
+        )
 
 
 def draw_missing(module: str, folder: Path, points: str) -> None:
-    """Draw the pictures of a recorded job that has what they are drawn from, and none of them yet."""
+    """Draw the pictures of a recorded job that has what they are drawn from, and none of them
+    yet."""
     if (folder / points).exists() and not list(folder.glob("*.png")):
         draw_in_process(module, folder)
 

@@ -21,7 +21,8 @@ def run_entry(
     message_of: Callable[[Exception], str | None] = message_of,
     when_interrupted: str | None = None,
 ) -> NoReturn:
-    """Do the work of a command and exit: 0 done, 1 the work failed, 2 the input is wrong, 130 Ctrl-C."""
+    """Do the work of a command and exit: 0 done, 1 the work failed, 2 the input is wrong, 130
+    Ctrl-C."""
 
     def with_environment() -> int | None:
         environment.read()
@@ -47,6 +48,9 @@ def run_entry(
     sys.exit(code)
 
 
-def print_traceback(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    """Print the traceback of a bug as Python does; the errors of libraries in it may quote a URI with its token."""
+def print_traceback(
+    kind: type[BaseException], error: BaseException, where: TracebackType | None
+) -> None:
+    """Print the traceback of a bug as Python does; the errors of libraries in it may quote a URI
+    with its token."""
     sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, where))))

@@ -1,4 +1,5 @@
-"""Environment variables: one that is empty or blank counts as not set, and `.env` sets those that are not set."""
+"""Environment variables: one that is empty or blank counts as not set, and `.env` sets those that
+are not set."""
 
 from __future__ import annotations
 
@@ -18,7 +19,16 @@ NAMES = (  # what `.env` may set, as .env.example lists it
     "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
 )  # fmt: skip
 KEYS_END = "_KEY"  # API_KEY, RUNNER_API_KEY, and what model.key_variable names
-RUNS_NOTHING = {"-h", "--help", "--hydra-help", "--version", "-i", "--info", "-sc", "--shell-completion"}
+RUNS_NOTHING = {
+    "-h",
+    "--help",
+    "--hydra-help",
+    "--version",
+    "-i",
+    "--info",
+    "-sc",
+    "--shell-completion",
+}
 
 
 def variable(name: str, otherwise: str | None = None) -> str | None:
@@ -27,10 +37,11 @@ def variable(name: str, otherwise: str | None = None) -> str | None:
 
 
 def read() -> None:
-    """Read `.env` into the environment; its values are never printed, since they may be secret keys.
+    """Read `.env` into the environment; its values are never printed, since they may be secret
+    keys.
 
-    The folder may be somebody else's: only the names in NAMES are read, and keys. Others might start programs (CC) or
-    send results away. A line names them.
+    The folder may be somebody else's: only the names in NAMES are read, and keys. Others might
+    start programs (CC) or send results away. A line names them.
     """
     path = Path(FILE)
     if not path.is_file():  # some virtual environments are folders of this name
@@ -54,7 +65,9 @@ def read() -> None:
             ignored.append(f"{name} (of a server)" if name in NAMES else name)
     if ignored and not RUNS_NOTHING & set(sys.argv):
         fix = "set it in the environment" if len(ignored) == 1 else "set them in the environment"
-        say(f"{FILE}: {few(ignored, 8)} ignored: .env.example lists what is read from a file; {fix}")
+        say(
+            f"{FILE}: {few(ignored, 8)} ignored: .env.example lists what is read from a file; {fix}"
+        )
 
 
 def _may_set(name: str, value: str) -> bool:

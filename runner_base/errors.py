@@ -1,4 +1,5 @@
-"""Errors that a user can cause or fix: each is one clear message on stderr and an exit code, without a traceback.
+"""Errors that a user can cause or fix: each is one clear message on stderr and an exit code,
+without a traceback.
 
 RunnerError              exit 2   unless a subclass says otherwise
 ├── ConfigError          exit 2   a key, value or choice is wrong
@@ -34,7 +35,8 @@ class RunnerError(Exception):
 
 
 class ConfigError(RunnerError):
-    """The user's input is wrong: the message names the full key, the value and the choices or the fix."""
+    """The user's input is wrong: the message names the full key, the value and the choices or the
+    fix."""
 
 
 class DataError(ConfigError):
@@ -78,11 +80,14 @@ OUT_OF_MEMORY = (
 def is_memory_error(error: BaseException) -> bool:
     """Whether an error, or one of its causes, says that memory ran out.
 
-    A model's own code, and libraries between it and torch, may replace torch's error by one of their own.
+    A model's own code, and libraries between it and torch, may replace torch's error by one of
+    their own.
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
+        if isinstance(cause, MemoryError) or (
+            isinstance(cause, OSError) and cause.errno == errno.ENOMEM
+        ):
             return True
         if isinstance(cause, MEMORY_ERRORS) and any(sign in str(cause) for sign in OUT_OF_MEMORY):
             return True
@@ -91,10 +96,11 @@ def is_memory_error(error: BaseException) -> bool:
 
 
 def lost_gpu(error: BaseException) -> str:
-    """Return the error, or the cause of it, after which a process can use its GPU no more; empty if it is another one.
+    """Return the error, or the cause of it, after which a process can use its GPU no more; empty if
+    it is another one.
 
-    A failed assertion on the GPU is such an error: torch reports it again at each later use. Nothing is known of torch
-    here, so the error is known by its name.
+    A failed assertion on the GPU is such an error: torch reports it again at each later use.
+    Nothing is known of torch here, so the error is known by its name.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -137,12 +143,14 @@ def check(ok: bool, key: str, value: object, need: str) -> None:
 
 
 def check_least(least: int, key: str, value: float | None, otherwise: str = "") -> None:
-    """Raise ConfigError unless the value is `least` or more; null passes, for keys that may be null."""
+    """Raise ConfigError unless the value is `least` or more; null passes, for keys that may be
+    null."""
     check(value is None or value >= least, key, value, f"must be {least} or more{otherwise}")
 
 
 def refuse_password(key: str, uri: str) -> None:
-    """Raise ConfigError if a store's uri contains a password: the uri is stored with every job and shown in errors."""
+    """Raise ConfigError if a store's uri contains a password: the uri is stored with every job and
+    shown in errors."""
     try:
         parts = urlsplit(uri)
     except ValueError:  # its text may quote the password, as the uri itself does
@@ -151,21 +159,28 @@ def refuse_password(key: str, uri: str) -> None:
         raise ConfigError(f"{key}={shown}: {need}") from None
     if parts.password is not None or "password" in parse_qs(parts.query):
         fix = "set MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD or ~/.pgpass for PostgreSQL, and leave it out here"
-        raise ConfigError(f"{key}={without_secrets(uri)}: a password would end up in configs and logs: {fix}")
+        raise ConfigError(
+            f"{key}={without_secrets(uri)}: a password would end up in configs and logs: {fix}"
+        )
 
 
 def nearest(word: str, options: list[str]) -> list[str]:
-    """Return the option with the most similar spelling, if any; for keys of one group, only the last part counts."""
+    """Return the option with the most similar spelling, if any; for keys of one group, only the
+    last part counts."""
     head = word.rpartition(".")[0] + "."
     if head == "." or not all(option.startswith(head) for option in options):
         return get_close_matches(word, options, n=1)
     return [
-        head + end for end in get_close_matches(word[len(head) :], [option[len(head) :] for option in options], n=1)
+        head + end
+        for end in get_close_matches(
+            word[len(head) :], [option[len(head) :] for option in options], n=1
+        )
     ]
 
 
 def unknown(what: str, word: str, choices: Iterable[str], meant: Iterable[str] = ()) -> str:
-    """Return "no WHAT 'word'", followed by what may be meant, else by the nearest choice, and by all choices."""
+    """Return "no WHAT 'word'", followed by what may be meant, else by the nearest choice, and by
+    all choices."""
     options = sorted(choices)
     close = list(meant) or nearest(word, options)
     question = f" Did you mean {' or '.join(close)}?" if close else ""
@@ -173,17 +188,21 @@ def unknown(what: str, word: str, choices: Iterable[str], meant: Iterable[str] =
 
 
 def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:
-    """Turn a failed write into one message: a full disk ends the job, a bad folder is for the user to fix."""
+    """Turn a failed write into one message: a full disk ends the job, a bad folder is for the user
+    to fix."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return JobFailed(
             f"the disk is full: {path} could not be written. Everything before it is kept; "
             "make room and run the same command again to resume"
         )
-    return OutputError(f"cannot write {path} ({error.strerror}). Give a folder you may write: {key}=...")
+    return OutputError(
+        f"cannot write {path} ({error.strerror}). Give a folder you may write: {key}=..."
+    )
 
 
 def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
-    """Raise OutputError if there can be no such folder, or if it is to be written and is not writable."""
+    """Raise OutputError if there can be no such folder, or if it is to be written and is not
+    writable."""
     folder = Path(named).expanduser().absolute()
 
     def rejected(reason: str) -> OutputError:
@@ -194,13 +213,19 @@ def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
             is_folder = stat.S_ISDIR(place.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
             if place.is_symlink():
-                raise rejected(f"{place} is a link to {place.readlink()}, which is not there") from None
+                raise rejected(
+                    f"{place} is a link to {place.readlink()}, which is not there"
+                ) from None
             continue  # it will be made in the one above it
-        except OSError as error:  # a name that is too long, a loop of links, a folder that may not be entered
+        except (
+            OSError
+        ) as error:  # a name that is too long, a loop of links, a folder that may not be entered
             raise rejected(f"{place}: {error.strerror}") from error
         if not is_folder:
             raise rejected(f"{place} is a file")
-        if is_written and not os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        if is_written and not os.access(
+            place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
+        ):
             is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
             reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
             raise rejected(f"nothing may be written in {place} ({reason})")
@@ -208,7 +233,8 @@ def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
 
 
 def check_free_space(key: str, folder: Path, needed: int) -> None:
-    """Raise OutputError unless the disk of a folder, which need not exist yet, has so many bytes free."""
+    """Raise OutputError unless the disk of a folder, which need not exist yet, has so many bytes
+    free."""
     try:
         place = next(place for place in (folder, *folder.parents) if place.exists())
         disk = shutil.disk_usage(place)
@@ -231,14 +257,18 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def message_of(error: Exception) -> str | None:
-    """Return the message to show for an error, or None for a bug, which is shown with its traceback."""
+    """Return the message to show for an error, or None for a bug, which is shown with its
+    traceback."""
     return str(error) if isinstance(error, RunnerError) else None
 
 
 def exit_code_of(
-    name: str, work: Callable[[], int | None], message_of: Callable[[Exception], str | None] = message_of
+    name: str,
+    work: Callable[[], int | None],
+    message_of: Callable[[Exception], str | None] = message_of,
 ) -> int:
-    """Do the work and return its exit code; where it fails, print `name: message` and return the error's code."""
+    """Do the work and return its exit code; where it fails, print `name: message` and return the
+    error's code."""
     try:
         return work() or 0
     except Exception as error:
@@ -252,7 +282,8 @@ def exit_code_of(
 
 
 def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the interrupt during which an error came: a library that is interrupted may fail while it cleans up."""
+    """Return the interrupt during which an error came: a library that is interrupted may fail while
+    it cleans up."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error

@@ -1,4 +1,5 @@
-"""Helpers for the fields of the schema: the marker of a missing value, free texts, what counts in a job's identity."""
+"""Helpers for the fields of the schema: the marker of a missing value, free texts, what counts in a
+job's identity."""
 
 from __future__ import annotations
 
@@ -10,13 +11,16 @@ from runner_base.bounds import Takes
 
 NOTES = "notes"  # the group of the user's own keys
 MISSING: Any = "???"  # OmegaConf's marker for a value that the user must give
-Text = Annotated[str, "words for a model"]  # a comma or ${...} is a part of it; a plain str is a name or a path
+Text = Annotated[
+    str, "words for a model"
+]  # a comma or ${...} is a part of it; a plain str is a name or a path
 Names = Annotated[Any, "a name or a list of names"]  # OmegaConf has no type for it
 
 
 @dataclass(frozen=True)
 class Inert:
-    """A key that is not in the job's identity, and why: it cannot change an answer, or a hash counts instead."""
+    """A key that is not in the job's identity, and why: it cannot change an answer, or a hash
+    counts instead."""
 
     why: str
     measured: bool = False  # it affects measured times or costs
@@ -24,14 +28,16 @@ class Inert:
 
 @dataclass(frozen=True)
 class UnlessDefault:
-    """A key that is in the job's identity unless it has its default: older jobs without it keep their ids."""
+    """A key that is in the job's identity unless it has its default: older jobs without it keep
+    their ids."""
 
     changes_answers: bool = True
 
 
 @dataclass(frozen=True)
 class DefaultAs:
-    """A key whose default is in the job's identity as another value: older jobs with that keep their ids."""
+    """A key whose default is in the job's identity as another value: older jobs with that keep
+    their ids."""
 
     value: Any
 
@@ -40,8 +46,13 @@ HASHED = Inert("a location; the SHA-256 of the content counts instead")
 UNLESS_DEFAULT = UnlessDefault()
 
 
-def setting(default: Any, counts: Inert | UnlessDefault | DefaultAs | None = None, takes: Takes | None = None) -> Any:
-    """Return a field of the schema, how it counts in the job's identity (None: with its value), and what it takes."""
+def setting(
+    default: Any,
+    counts: Inert | UnlessDefault | DefaultAs | None = None,
+    takes: Takes | None = None,
+) -> Any:
+    """Return a field of the schema, how it counts in the job's identity (None: with its value), and
+    what it takes."""
     return field(default=default, metadata={"counts": counts, "takes": takes})
 
 
@@ -56,7 +67,8 @@ def default_of(item: Field[Any]) -> Any:
 
 
 def choice_of(config: object) -> str | None:
-    """Return the name of the choice that a group's class defines; None if it has none, or if the name is a key."""
+    """Return the name of the choice that a group's class defines; None if it has none, or if the
+    name is a key."""
     if not is_dataclass(config) or any(item.name == "name" for item in fields(config)):
         return None
     kind = config if isinstance(config, type) else type(config)

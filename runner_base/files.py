@@ -1,4 +1,5 @@
-"""Files that several processes share: locks, and files that are replaced, so that no reader sees a part of one."""
+"""Files that several processes share: locks, and files that are replaced, so that no reader sees a
+part of one."""
 
 from __future__ import annotations
 
@@ -14,11 +15,16 @@ from typing import TextIO
 
 from runner_base.errors import ConfigError, cannot_write
 
-CANNOT_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)  # a folder that only takes files, or some network disks
+CANNOT_SYNC = (
+    errno.EACCES,
+    errno.EINVAL,
+    errno.ENOTSUP,
+)  # a folder that only takes files, or some network disks
 
 
 def hold(file: Path, wait: bool = True) -> TextIO:
-    """Lock a file until it is closed or this process dies; unlike a process id, a lock cannot be mistaken later."""
+    """Lock a file until it is closed or this process dies; unlike a process id, a lock cannot be
+    mistaken later."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists() and stat.S_ISFIFO(file.stat().st_mode):
         raise OSError(errno.EINVAL, "it is a pipe")  # opening it would block forever
@@ -44,7 +50,8 @@ def is_held(file: Path) -> bool:
 
 @contextmanager
 def hold_folder(folder: Path, key: str) -> Iterator[None]:
-    """Lock a folder against other processes that would write into it; the lock ends with this process."""
+    """Lock a folder against other processes that would write into it; the lock ends with this
+    process."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -69,11 +76,13 @@ def user_cache() -> Path | None:
     return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
 
 
-def replace_with(path: Path, make: Callable[[Path], object], with_folders: bool = True, durable: bool = False) -> None:
+def replace_with(
+    path: Path, make: Callable[[Path], object], with_folders: bool = True, durable: bool = False
+) -> None:
     """Make a file or a link under a name that nobody else has, and move it into place atomically.
 
-    `make` must fail where the name exists. `durable` waits until the disk has the file and its name: without it, a
-    power cut may bring back the old file, or leave an empty one.
+    `make` must fail where the name exists. `durable` waits until the disk has the file and its
+    name: without it, a power cut may bring back the old file, or leave an empty one.
     """
     if with_folders:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +102,8 @@ def replace_with(path: Path, make: Callable[[Path], object], with_folders: bool 
 
 
 def replace_text(path: Path, text: str, with_folders: bool = True, durable: bool = False) -> None:
-    """Replace a file atomically by one with this text, so that a reader sees the old one or the new one."""
+    """Replace a file atomically by one with this text, so that a reader sees the old one or the new
+    one."""
 
     def write(fresh: Path) -> None:
         with fresh.open("x", encoding="utf-8") as file:
@@ -103,7 +113,8 @@ def replace_text(path: Path, text: str, with_folders: bool = True, durable: bool
 
 
 def write_atomically(path: Path, text: str, key: str = "output_dir", durable: bool = False) -> None:
-    """Replace a file in an existing folder by a text; an OutputError names the key of the folder."""
+    """Replace a file in an existing folder by a text; an OutputError names the key of the
+    folder."""
     try:
         replace_text(path, text, with_folders=False, durable=durable)
     except OSError as error:
@@ -124,12 +135,15 @@ def sync(path: Path) -> None:
 
 
 def shared_folder(names: Iterable[str]) -> str:
-    """Return the folder, with its last slash, below which several paths are; empty if there is none.
+    """Return the folder, with its last slash, below which several paths are; empty if there is
+    none.
 
     Names that may be hub ids, such as OWNER/NAME, are not shortened.
     """
     distinct = {Path(name) for name in names}
-    are_paths = all(path.is_absolute() for path in distinct) or all(path.suffix == ".gguf" for path in distinct)
+    are_paths = all(path.is_absolute() for path in distinct) or all(
+        path.suffix == ".gguf" for path in distinct
+    )
     if len(distinct) < 2 or not are_paths or len({path.is_absolute() for path in distinct}) > 1:
         return ""
     common = os.path.commonpath([path.parent for path in distinct])

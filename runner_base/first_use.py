@@ -8,8 +8,11 @@ from importlib import import_module
 from typing import Any
 
 
-def at_first_use(package: str, places: Mapping[str, str], prefix: str | None = None) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package: it imports a name from the module in which `places` has it.
+def at_first_use(
+    package: str, places: Mapping[str, str], prefix: str | None = None
+) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a package: it imports a name from the module in which `places`
+    has it.
 
     `prefix` comes before each place; it is the package, if nothing else is said.
     """

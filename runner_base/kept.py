@@ -1,8 +1,9 @@
-"""What takes long to find out and is kept in the user's cache: a signed file for each thing, while somebody uses it.
+"""What takes long to find out and is kept in the user's cache: a signed file for each thing, while
+somebody uses it.
 
-A new key (of another version, machine or model) is another file. So a file that nothing has used for a long time is
-removed when a new one is written: GPUs, kernels, losses of layers, trials of models, measurements, names and MLflow's
-empty database.
+A new key (of another version, machine or model) is another file. So a file that nothing has used
+for a long time is removed when a new one is written: GPUs, kernels, losses of layers, trials of
+models, measurements, names and MLflow's empty database.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from runner_base.texts import checked, short_hash, signed
 log = logging.getLogger(__name__)
 
 KINDS = (
-    *("gpus-*.json", "kernels-*", "losses-*.json", "mlflow-*.db", "names-*.json", "products-*.json"),
+    *(
+        "gpus-*.json",
+        "kernels-*",
+        "losses-*.json",
+        "mlflow-*.db",
+        "names-*.json",
+        "products-*.json",
+    ),
     *("scores-*.json", "trials-*.json"),
 )
 DAY_S = 86_400
@@ -29,13 +37,15 @@ UNUSED_DAYS = 90
 
 
 def place(kind: str, key: object) -> Path | None:
-    """Return the file of a key, which is a value of JSON, in the user's cache; None where there is no cache."""
+    """Return the file of a key, which is a value of JSON, in the user's cache; None where there is
+    no cache."""
     cache = user_cache()
     return None if cache is None else cache / f"{kind}-{short_hash(key, 16)}.json"
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return what a file holds; nothing where there is none or it is damaged, so that it is found out again."""
+    """Return what a file holds; nothing where there is none or it is damaged, so that it is found
+    out again."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         note_use(file)

@@ -6,7 +6,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PACKAGES = ("runner", "runner_engine", "runner_compare", "runner_base")  # conf/hydra/job_logging has them, too
+PACKAGES = (
+    "runner",
+    "runner_engine",
+    "runner_compare",
+    "runner_base",
+)  # conf/hydra/job_logging has them, too
 
 
 def own_loggers() -> list[logging.Logger]:

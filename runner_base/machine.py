@@ -1,4 +1,5 @@
-"""What numbers are measured on: memory of this process, the machine, library versions. Imports no torch."""
+"""What numbers are measured on: memory of this process, the machine, library versions. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def _status_mib(key: str) -> float:
 
 
 def rss_mib() -> float:
-    """Resident memory of this process now; 0 if the system does not say, which is then not recorded."""
+    """Resident memory of this process now; 0 if the system does not say, which is then not
+    recorded."""
     return _status_mib("VmRSS")
 
 
@@ -44,11 +46,14 @@ def peak_rss_mib() -> float:
         return peak
     import resource  # without /proc: since the start of the process, never reset
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        MIB if sys.platform == "darwin" else 1024
+    )
 
 
 def reset_peak() -> bool:
-    """Give freed memory back and reset the high-water mark; False if the kernel does not allow it."""
+    """Give freed memory back and reset the high-water mark; False if the kernel does not allow
+    it."""
     gc.collect()
     return trim() and restart_peak()
 
@@ -114,9 +119,12 @@ class Contention:
 
 
 def _others_s() -> float:
-    """CPU seconds of all processes on this machine but this one and its descendants; 0 if unknown."""
+    """CPU seconds of all processes on this machine but this one and its descendants; 0 if
+    unknown."""
     try:
-        ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        ticks = [
+            int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        ]
     except (OSError, ValueError):
         return 0.0
     user, nice, system, _, _, irq, softirq, *_ = ticks
@@ -136,7 +144,8 @@ def family() -> set[int]:
 
 
 def _processes() -> dict[int, tuple[int, int]]:
-    """Return the processes of this machine: each with its parent, and its time with that of its ended children."""
+    """Return the processes of this machine: each with its parent, and its time with that of its
+    ended children."""
     of: dict[int, tuple[int, int]] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -157,7 +166,8 @@ def _family(of: Mapping[int, tuple[int, int]]) -> set[int]:
 
 @cache
 def git_state() -> dict[str, str]:
-    """Return the commit of the working directory and whether it has changes; nothing outside a repository."""
+    """Return the commit of the working directory and whether it has changes; nothing outside a
+    repository."""
     try:
         commit = _git("rev-parse", "HEAD")
         return {"git.commit": commit, "git.dirty": str(bool(_git("status", "--porcelain"))).lower()}
@@ -166,34 +176,44 @@ def git_state() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
     return done.stdout.strip()
 
 
 def cores() -> int:
-    """CPU cores that this process may use: those that it may run on, or its container's CPU limit if lower."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use: those that it may run on, or its container's CPU limit
+    if lower."""
+    available = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, min([available, *map(math.ceil, cgroup_cpu_shares())]))
 
 
-# Below this, handing work to a second thread costs more than it saves; while other processes are busy, it costs a
-# hundred times more, because one thread waits for the other at every layer.
+# Below this, handing work to a second thread costs more than it saves; while other processes are
+# busy, it costs a hundred times more, because one thread waits for the other at every layer.
 ONE_THREAD_BELOW_PARAMETERS = 50_000_000
 
 
 def threads_for(parameters: int) -> int:
-    """Return how many CPU threads suit a model of this size; a fixed rule, not a trial, so that answers repeat."""
+    """Return how many CPU threads suit a model of this size; a fixed rule, not a trial, so that
+    answers repeat."""
     return 1 if parameters < ONE_THREAD_BELOW_PARAMETERS else cores()
 
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that speed and memory depend on, read without importing them."""
-    return {"python": platform.python_version(), **{name: _version_of(name) for name in MEASURED_LIBRARIES}}
+    return {
+        "python": platform.python_version(),
+        **{name: _version_of(name) for name in MEASURED_LIBRARIES},
+    }
 
 
 @cache
 def _version_of(name: str) -> str:
-    """Return a library's version; it takes milliseconds to read, and advice asks for it for each pair of candidates."""
+    """Return a library's version; it takes milliseconds to read, and advice asks for it for each
+    pair of candidates."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -201,7 +221,8 @@ def _version_of(name: str) -> str:
 
 
 def _cpu_model(file: str | Path = "/proc/cpuinfo") -> str:
-    """Name the processor, with family and model: in a cloud the name alone may hide which generation it is."""
+    """Name the processor, with family and model: in a cloud the name alone may hide which
+    generation it is."""
     name = processor.value_of(file, "model name") or platform.processor() or platform.machine()
     family, model = processor.value_of(file, "cpu family"), processor.value_of(file, "model\t")
     return f"{name} (family {family} model {model})" if family and model else name
@@ -217,7 +238,8 @@ def total_mib() -> float:
 
 
 def available_mib() -> float:
-    """Memory that new processes can use without displacing others: the machine's, or this container's if less."""
+    """Memory that new processes can use without displacing others: the machine's, or this
+    container's if less."""
     free = processor.value_of("/proc/meminfo", "MemAvailable:")
     if free is None:
         return _total_memory_bytes() / MIB / 2
@@ -226,14 +248,18 @@ def available_mib() -> float:
 
 FIRST_CACHED = ("total_active_file", "total_inactive_file")
 SECOND_CACHED = ("active_file", "inactive_file", "slab_reclaimable")
-CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # the list of this process's groups; their folders
+CGROUP = (
+    Path("/proc/self/cgroup"),
+    Path("/sys/fs/cgroup"),
+)  # the list of this process's groups; their folders
 
 
 def cgroup_rooms_mib(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
     """Return what each control group around this process has left below its memory limit.
 
-    Cached files count as free, but not those that are mapped: a checkpoint would be read from the disk at each pass.
-    Above memory.max the kernel kills processes, above memory.high it slows them down.
+    Cached files count as free, but not those that are mapped: a checkpoint would be read from the
+    disk at each pass. Above memory.max the kernel kills processes, above memory.high it slows them
+    down.
     """
     rooms = []
     for folder, is_first in _cgroups("memory", own, root):
@@ -276,7 +302,8 @@ def cgroup_cpu_shares(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[flo
 
 
 def _cgroups(controller: str, own: Path, root: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the folders of the control groups around this process, and whether they are of cgroup version 1."""
+    """Yield the folders of the control groups around this process, and whether they are of cgroup
+    version 1."""
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
@@ -284,20 +311,24 @@ def _cgroups(controller: str, own: Path, root: Path) -> Iterator[tuple[Path, boo
     for _, controllers, path in lines:
         if controllers and controller not in controllers.split(","):
             continue
-        base = root / controller if controllers else root  # version 2 has one tree for all controllers
+        base = (
+            root / controller if controllers else root
+        )  # version 2 has one tree for all controllers
         group = base / path.lstrip("/")
         for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(base))):
             yield folder, bool(controllers)
 
 
 def keep_kernels(count: int) -> None:
-    """Limit how many kernels oneDNN and torch's layer above it cache; each reads the limit at its first product."""
+    """Limit how many kernels oneDNN and torch's layer above it cache; each reads the limit at its
+    first product."""
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(count))
 
 
 def device_class(device: str) -> str:
-    """Return cpu or cuda: what model.device means on this machine, as far as that is known without torch."""
+    """Return cpu or cuda: what model.device means on this machine, as far as that is known without
+    torch."""
     if device != "auto":
         return device.partition(":")[0]
     has_cuda = "+cpu" not in versions()["torch"] and bool(gpu_models())

@@ -9,11 +9,15 @@ from typing import Any, Self
 
 from runner_base.thinking import TAGS, Parts, Places, Tags, split
 
-RENAMED = {"taken_from": "reused_from", "is_begun": "in_thinking"}  # keys of samples, as earlier versions wrote them
+RENAMED = {
+    "taken_from": "reused_from",
+    "is_begun": "in_thinking",
+}  # keys of samples, as earlier versions wrote them
 
 
 class FinishReason(StrEnum):
-    """Why a completion ended: by itself or at a stop string, at the token limit, in an error, or cancelled."""
+    """Why a completion ended: by itself or at a stop string, at the token limit, in an error, or
+    cancelled."""
 
     stop = "stop"
     length = "length"
@@ -42,17 +46,24 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """A text that a model wrote, and what was found in it: made where a completion ends, and handed on whole."""
+    """A text that a model wrote, and what was found in it: made where a completion ends, and handed
+    on whole."""
 
     text: str  # without the thinking; earlier versions wrote the whole text, and then `ending` is not set
     token_ids: list[int]  # of thinking and answer
     finish_reason: FinishReason
-    new_tokens: int | None = None  # if the tokens are only counted (by a server); None: as many as token_ids
+    new_tokens: int | None = (
+        None  # if the tokens are only counted (by a server); None: as many as token_ids
+    )
     thinking: str | None = None  # None: there was none
-    in_thinking: bool = False  # the prompt ended in an opening tag, so the text begins within the thinking
+    in_thinking: bool = (
+        False  # the prompt ended in an opening tag, so the text begins within the thinking
+    )
     extracted: dict[str, str | None] | None = None  # extractor's name -> what it found
     verdict: Verdict | None = None
-    thinking_tokens: int | None = None  # that the model wrote between the tags; None: no thinking, or not known
+    thinking_tokens: int | None = (
+        None  # that the model wrote between the tags; None: no thinking, or not known
+    )
     answer_tokens: int | None = None  # behind the last closing tag; None: all tokens, or not known
     ending: Ending | None = None  # None: no thinking, or a text of an earlier version
 
@@ -72,10 +83,11 @@ class Answer:
         answer_tokens: int | None = None,
         new_tokens: int | None = None,
     ) -> Self:
-        """Return the answer in a text as it was written, tags included; `thinking`: what a server has sent apart.
+        """Return the answer in a text as it was written, tags included; `thinking`: what a server
+        has sent apart.
 
-        is_spent: the thinking was ended because its budget was spent; closed: by the tags at these places. An empty
-        `thinking` with tokens is one that a server does not show.
+        is_spent: the thinking was ended because its budget was spent; closed: by the tags at these
+        places. An empty `thinking` with tokens is one that a server does not show.
         """
         parts = split(text, in_thinking and thinking is None, tags, closed)
         if thinking is not None:  # a server that sends it apart has found where it ends
@@ -88,7 +100,9 @@ class Answer:
             is_cut_off = finish_reason is FinishReason.length
             spent = Ending.budget_spent if is_spent else Ending.closed
             ending = Ending.cut_off_answer if is_cut_off else spent
-        elif split(parts.answer, in_thinking).answer != parts.answer:  # what the text alone would be read as
+        elif (
+            split(parts.answer, in_thinking).answer != parts.answer
+        ):  # what the text alone would be read as
             ending = Ending.no_thinking
         is_thought = ending not in (None, Ending.no_thinking)
         return cls(
@@ -105,7 +119,8 @@ class Answer:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read an answer as it was written; raises ValueError, KeyError or TypeError if it is none."""
+        """Read an answer as it was written; raises ValueError, KeyError or TypeError if it is
+        none."""
         now = {RENAMED.get(key, key): it for key, it in values.items()}
         for key, kind in (("verdict", Verdict), ("ending", Ending)):
             if now.get(key) is not None:

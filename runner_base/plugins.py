@@ -1,9 +1,11 @@
-"""Plug-ins: what packages add by entry points. Names are known at once; code is imported at its first use.
+"""Plug-ins: what packages add by entry points. Names are known at once; code is imported at its
+first use.
 
-The entry point names a class or an object. The YAML of a choice or a data set is `conf/GROUP/NAME.yaml` in the package
-of that class, written as in the runner's own `conf/`. The runner's own options (runner/options/) come by the same door:
-nothing imports them, and a folder of theirs can be taken away with its entry points. They are no plug-ins in what is
-shown and recorded: a job with one has the id that it would have if the option stood in the list.
+The entry point names a class or an object. The YAML of a choice or a data set is
+`conf/GROUP/NAME.yaml` in the package of that class, written as in the runner's own `conf/`. The
+runner's own options (runner/options/) come by the same door: nothing imports them, and a folder of
+theirs can be taken away with its entry points. They are no plug-ins in what is shown and recorded:
+a job with one has the id that it would have if the option stood in the list.
 """
 
 from __future__ import annotations
@@ -30,12 +32,15 @@ KINDS = {
     "scorer": "runner.scorers",
     "metric": "runner.metrics",
 }
-OF_OPTIONS = KINDS | {
-    "launcher": "runner.launchers",  # of Hydra, as the next: other packages add theirs by Hydra's own ways
-    "sweeper": "runner.sweepers",
-    "python": "runner.python",  # a name that `runner` has in Python
-    "variables": "runner.variables",  # a function that reads environment variables as overrides
-}
+OF_OPTIONS = (
+    KINDS
+    | {
+        "launcher": "runner.launchers",  # of Hydra, as the next: other packages add theirs by Hydra's own ways
+        "sweeper": "runner.sweepers",
+        "python": "runner.python",  # a name that `runner` has in Python
+        "variables": "runner.variables",  # a function that reads environment variables as overrides
+    }
+)
 OWN_PACKAGE = "runner-llm"  # whose entry points are the runner's own options
 
 
@@ -47,7 +52,9 @@ class PlugIn:
     name: str
     place: str  # MODULE:ATTRIBUTE
     package: str  # with its version
-    rival: str = field(default="", compare=False)  # another package with the same name for the same kind
+    rival: str = field(
+        default="", compare=False
+    )  # another package with the same name for the same kind
 
     @property
     def conf(self) -> Path | None:
@@ -57,7 +64,9 @@ class PlugIn:
         """
         package, *inner = self.place.partition(":")[0].split(".")
         folder = _folder_of(package)
-        return None if folder is None else Path(folder, *(inner[:-1] if self.is_own else ()), "conf")
+        return (
+            None if folder is None else Path(folder, *(inner[:-1] if self.is_own else ()), "conf")
+        )
 
     @property
     def is_own(self) -> bool:
@@ -117,7 +126,11 @@ def packages() -> dict[str, list[PlugIn]]:
 def conf_folders() -> dict[str, Path]:
     """Return the folders conf/ of the packages with plug-ins, by package."""
     found = {it.package: it.conf for it in reversed(_found())}
-    return {package: conf for package, conf in sorted(found.items()) if conf is not None and conf.is_dir()}
+    return {
+        package: conf
+        for package, conf in sorted(found.items())
+        if conf is not None and conf.is_dir()
+    }
 
 
 @cache
@@ -150,48 +163,69 @@ def _found() -> tuple[PlugIn, ...]:
 
 
 def load_object(kind: str, name: str, base: type[T]) -> T:
-    """Import the object of a plug-in, which is of this class; ConfigError names the package if that fails."""
+    """Import the object of a plug-in, which is of this class; ConfigError names the package if that
+    fails."""
     it = own_options(kind).get(name) or plug_ins(kind)[name]
     loaded = _imported(it)
     if not isinstance(loaded, base):
-        raise ConfigError(f"{it}: {it.place} is no {base.__name__} ({base.__module__}), but {_what(loaded)}")
+        raise ConfigError(
+            f"{it}: {it.place} is no {base.__name__} ({base.__module__}), but {_what(loaded)}"
+        )
     if (key := getattr(loaded, "key", name)) != name:
         raise ConfigError(f"{it}: {it.place} calls itself {key!r}: give it the key {name!r}")
     return loaded
 
 
 def load_class(kind: str, name: str, base: type[T]) -> type[T]:
-    """Import the class of a plug-in, a subclass of this one; ConfigError names the package if that fails."""
+    """Import the class of a plug-in, a subclass of this one; ConfigError names the package if that
+    fails."""
     it = own_options(kind).get(name) or plug_ins(kind)[name]
     loaded = _imported(it)
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise ConfigError(
             f"{it}: {it.place} is no subclass of {base.__name__} ({base.__module__}), but {_what(loaded)}"
         )
-    if (named := choice_of(loaded)) not in (None, it.name):  # records would name another choice than what ran
-        raise ConfigError(f"{it}: {it.place} calls itself {named!r}: its class needs name = {it.name!r}")
+    if (named := choice_of(loaded)) not in (
+        None,
+        it.name,
+    ):  # records would name another choice than what ran
+        raise ConfigError(
+            f"{it}: {it.place} calls itself {named!r}: its class needs name = {it.name!r}"
+        )
     return loaded
 
 
 def check_plug_in(key: str, kind: str, name: str) -> None:
     """Raise ConfigError if no installed package adds this name."""
     if name not in (known := plug_ins(kind)):
-        problem = unknown(kind, name, known) if known else f"no installed package adds a {kind} (docs/plugins.md)"
+        problem = (
+            unknown(kind, name, known)
+            if known
+            else f"no installed package adds a {kind} (docs/plugins.md)"
+        )
         raise ConfigError(f"{key}={name}: {problem}")
 
 
 def _imported(it: PlugIn) -> Any:
     if it.rival:
-        raise ConfigError(f"{it}: {it.rival} has the same name for a {it.kind}: uninstall one of the two packages")
+        raise ConfigError(
+            f"{it}: {it.rival} has the same name for a {it.kind}: uninstall one of the two packages"
+        )
     module, _, attribute = it.place.partition(":")
     try:
         loaded: Any = importlib.import_module(module)
         for part in filter(None, attribute.split(".")):
             loaded = getattr(loaded, part)
     except Exception as error:  # whatever another package's code raises on import
-        raise ConfigError(f"{it}: importing {it.place} failed ({type(error).__name__}: {error})") from error
+        raise ConfigError(
+            f"{it}: importing {it.place} failed ({type(error).__name__}: {error})"
+        ) from error
     return loaded
 
 
 def _what(loaded: object) -> str:
-    return f"the class {loaded.__name__}" if isinstance(loaded, type) else f"an object of class {type(loaded).__name__}"
+    return (
+        f"the class {loaded.__name__}"
+        if isinstance(loaded, type)
+        else f"an object of class {type(loaded).__name__}"
+    )

@@ -1,7 +1,9 @@
-"""Prints the columns of a table on a terminal; where words would be broken, with its rows as columns.
+"""Prints the columns of a table on a terminal; where words would be broken, with its rows as
+columns.
 
-A table of many statistics and few rows is wider than a terminal. Turned, each statistic is a line and each row a column
-of whole numbers; rows that have no room beside the others follow in further blocks.
+A table of many statistics and few rows is wider than a terminal. Turned, each statistic is a line
+and each row a column of whole numbers; rows that have no room beside the others follow in further
+blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def print_fitted(terminal: Console, columns: Iterable[Column], rest_is: str, **how: Any) -> None:
-    """Print the columns as the terminal has room for them; rest_is: where the columns without room are."""
+    """Print the columns as the terminal has room for them; rest_is: where the columns without room
+    are."""
     gap = 3 if how.get("frame", "SIMPLE_HEAD") == "SIMPLE_HEAD" else 2
     width = terminal.width - (gap == 3)
     captions = how.pop("captions", True)
@@ -36,10 +39,15 @@ def print_fitted(terminal: Console, columns: Iterable[Column], rest_is: str, **h
 
 
 def turned(columns: Sequence[Column], width: int, gap: int) -> list[list[Column]]:
-    """Return the blocks of a turned table: its heads as the first column, and as many rows as have room beside it."""
-    naming = next((it for use in (Use.setting, Use.job) for it in columns if it.use is use), columns[0])
+    """Return the blocks of a turned table: its heads as the first column, and as many rows as have
+    room beside it."""
+    naming = next(
+        (it for use in (Use.setting, Use.job) for it in columns if it.use is use), columns[0]
+    )
     others = [column for column in columns if column is not naming]
-    heads = Column(one_line(naming.head), [one_line(other.head) for other in others], is_number=False)
+    heads = Column(
+        one_line(naming.head), [one_line(other.head) for other in others], is_number=False
+    )
     blocks: list[list[Column]] = []
     for at, name in enumerate(naming.cells):
         row = Column(name, [other.cells[at] for other in others])
@@ -64,7 +72,9 @@ def _grid(columns: Sequence[Column], frame: str = "SIMPLE_HEAD", **how: Any) -> 
     """Return the columns as a table of rich."""
     table = rich_table(frame, **how)
     for column in columns:
-        table.add_column(column.head, justify="right" if column.is_number else "left", overflow="fold")
+        table.add_column(
+            column.head, justify="right" if column.is_number else "left", overflow="fold"
+        )
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*cells)
     return table

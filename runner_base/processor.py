@@ -1,4 +1,5 @@
-"""The processor: its instructions, those that the engine shall not use (RUNNER_WITHOUT), and the C compiler for it.
+"""The processor: its instructions, those that the engine shall not use (RUNNER_WITHOUT), and the C
+compiler for it.
 
 Imports no torch.
 """
@@ -13,7 +14,8 @@ from pathlib import Path
 from runner_base.errors import ConfigError
 
 LEFT_OUT = "RUNNER_WITHOUT"
-# The name, with which flags in /proc/cpuinfo begin → what the compiler is told; tiles are tried at run time
+# The name, with which flags in /proc/cpuinfo begin → what the compiler is told; tiles are tried at
+# run time
 FEATURES = {
     "avx2": "-mno-avx2",
     "avx512": "-mno-avx512f",
@@ -49,18 +51,24 @@ def compiler_flags() -> list[str]:
 
 
 def c_compiler() -> str | None:
-    """Return the C compiler for the engine's kernels; None if there is none, or with RUNNER_NATIVE=0."""
-    return None if os.environ.get("RUNNER_NATIVE") == "0" else shutil.which(os.environ.get("CC", "cc"))
+    """Return the C compiler for the engine's kernels; None if there is none, or with
+    RUNNER_NATIVE=0."""
+    return (
+        None if os.environ.get("RUNNER_NATIVE") == "0" else shutil.which(os.environ.get("CC", "cc"))
+    )
 
 
 def has_bfloat16_products() -> bool:
-    """Whether the processor multiplies bfloat16 by AVX512; elsewhere bitsandbytes leaves 4-bit weights unpacked."""
+    """Whether the processor multiplies bfloat16 by AVX512; elsewhere bitsandbytes leaves 4-bit
+    weights unpacked."""
     return "avx512_bf16" in flags()
 
 
 def flags() -> set[str]:
     """Return the features that the processor names, without those that are left out."""
-    named = value_of("/proc/cpuinfo", "flags") or value_of("/proc/cpuinfo", "Features") or ""  # of x86, of ARM
+    named = (
+        value_of("/proc/cpuinfo", "flags") or value_of("/proc/cpuinfo", "Features") or ""
+    )  # of x86, of ARM
     return without_left_out(set(named.split()))
 
 

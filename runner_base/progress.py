@@ -1,6 +1,7 @@
 """A progress bar on stderr for anything a user waits for; silent when stderr is not a terminal.
 
-A worker of a grid draws no bar: `report_to` sends each step to the process that draws the whole grid.
+A worker of a grid draws no bar: `report_to` sends each step to the process that draws the whole
+grid.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def report_to(sink: Callable[[ProgressState], None] | None) -> None:
 
 
 def tell(text: str) -> None:
-    """Print a text on stderr before a long step; a grid's worker prints nothing, since the grid has shown its plan."""
+    """Print a text on stderr before a long step; a grid's worker prints nothing, since the grid has
+    shown its plan."""
     if _sink is None:
         say(text)
 
@@ -56,7 +58,9 @@ class Progress:
         self._bar: Any = None
         self._id: Any = None
         self._done = self._under_way = 0.0
-        self._began: tuple[float, float] | None = None  # when this work began, and the position then
+        self._began: tuple[float, float] | None = (
+            None  # when this work began, and the position then
+        )
         self._described_at = 0.0
         self._reported_at = 0.0
 
@@ -79,7 +83,9 @@ class Progress:
                 transient=True,
             )
             self._bar.start()
-            self._id = self._bar.add_task(plain(self.what), total=self.total, news="", count=self._count(), left="")
+            self._id = self._bar.add_task(
+                plain(self.what), total=self.total, news="", count=self._count(), left=""
+            )
         return self
 
     def advance(self, step: float = 1, **news: str) -> None:
@@ -99,7 +105,8 @@ class Progress:
         self.show_begun(done, 0.0, **news)
 
     def show_begun(self, done: float, under_way: float, **news: str) -> None:
-        """Show a position; what is under way moves the bar and the time that is left, but does not count as done."""
+        """Show a position; what is under way moves the bar and the time that is left, but does not
+        count as done."""
         self._done, self._under_way = done, under_way
         if self._began is None:
             self._began = time.monotonic(), done + under_way
@@ -107,18 +114,24 @@ class Progress:
         if self._bar is not None:
             line = plain("  ".join(f"{key} {value}" for key, value in news.items()))
             left_s = self.left_s()
-            fields = {"count": self._count(), "left": "" if left_s is None else f"{clock(left_s)} left"}
-            self._bar.update(self._id, completed=done + under_way, **fields, **({"news": line} if news else {}))
+            fields = {
+                "count": self._count(),
+                "left": "" if left_s is None else f"{clock(left_s)} left",
+            }
+            self._bar.update(
+                self._id, completed=done + under_way, **fields, **({"news": line} if news else {})
+            )
 
     def _count(self) -> str:
         total = "?" if self.total is None else f"{self.total:.0f}"
         return f"{int(self._done):>{len(total)}}/{total}"
 
     def left_s(self) -> float | None:
-        """Estimate the seconds left by the speed since this work began; None while nothing of it is done.
+        """Estimate the seconds left by the speed since this work began; None while nothing of it is
+        done.
 
-        The mean is taken over all of it: answers end in bunches, so that the speed of the last seconds is 0 or far too
-        high.
+        The mean is taken over all of it: answers end in bunches, so that the speed of the last
+        seconds is 0 or far too high.
         """
         if self._began is None or not self.total:
             return None
@@ -127,7 +140,8 @@ class Progress:
         return (self.total - position) * (time.monotonic() - at) / moved if moved > 0 else None
 
     def describe(self, what: str) -> None:
-        """Change the bar's description; while nothing is done, the time so far was spent on loading and the like."""
+        """Change the bar's description; while nothing is done, the time so far was spent on loading
+        and the like."""
         self.what = what
         if self._began is None or self._done + self._under_way <= self._began[1]:
             self._began, self._described_at = None, time.monotonic()
@@ -143,7 +157,11 @@ class Progress:
         now = time.monotonic()
         if _sink is not None and (at_once or now - self._reported_at >= REPORT_EVERY_S):
             self._reported_at = now
-            _sink(ProgressState(self.what, self._done, self.total, news, machine.rss_mib(), self.left_s()))
+            _sink(
+                ProgressState(
+                    self.what, self._done, self.total, news, machine.rss_mib(), self.left_s()
+                )
+            )
 
 
 def watched(items: Sequence[Item], what: str) -> Iterator[Item]:

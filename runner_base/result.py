@@ -1,10 +1,13 @@
-"""What a task returns and what is stored on disk: Response, Sample, Call, Result, Record, repeats. Imports no torch.
+"""What a task returns and what is stored on disk: Response, Sample, Call, Result, Record, repeats.
+Imports no torch.
 
-repeats.jsonl has one line for each repeat of each measure of a job. `runner-compare` compares these:
+repeats.jsonl has one line for each repeat of each measure of a job. `runner-compare` compares
+these:
 
     {"measure": "decode_tok_per_s/batch_4_prompt_64", "repeat": 1, "value": 812.5}
 
-A measure has the name of the job's metric, which is the median of its repeats. Warm-up runs are left out.
+A measure has the name of the job's metric, which is the median of its repeats. Warm-up runs are
+left out.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
 COMPLETIONS = "completions.jsonl"  # one line for each prompt, in their order
 CALLS = "calls.jsonl"  # of a team of agents
-NOTED_BELOW = 0.9  # of the parameters in blocks: what a quantization reaches less is said beside each verdict
+NOTED_BELOW = (
+    0.9  # of the parameters in blocks: what a quantization reaches less is said beside each verdict
+)
 
 
 class Status(StrEnum):
@@ -43,9 +48,12 @@ class Status(StrEnum):
 
 @dataclass
 class Response:
-    """What a request came to: its answer, and what that took. In files the keys of both are side by side."""
+    """What a request came to: its answer, and what that took. In files the keys of both are side by
+    side."""
 
-    ORDER: ClassVar[str]  # the first keys in files; the others follow as they are defined, the answer's last
+    ORDER: ClassVar[
+        str
+    ]  # the first keys in files; the others follow as they are defined, the answer's last
 
     answer: Answer
     prompt_sha256: str
@@ -53,8 +61,12 @@ class Response:
     seconds: float
     _: KW_ONLY
     error: str | None = None
-    permanent: bool = False  # the error would come again: it is a property of the request and the model
-    branches: list[Answer] | None = None  # of a prompt with branches: the answers are here and not above
+    permanent: bool = (
+        False  # the error would come again: it is a property of the request and the model
+    )
+    branches: list[Answer] | None = (
+        None  # of a prompt with branches: the answers are here and not above
+    )
     calls: list[Call] | None = None  # the calls behind the answer, if there were several
     by: str | None = None  # who gave the answer, if several could have
     cost_usd: float | None = None
@@ -82,7 +94,11 @@ class Response:
         """Read one as it was written; raises ValueError, KeyError or TypeError if it is none."""
         own = {RENAMED.get(key, key): it for key, it in values.items()}
         answer = {key: own.pop(key) for key in ANSWER_KEYS & own.keys()}
-        readers = {"branches": Answer.from_dict, "choices": Answer.from_dict, "calls": Call.from_dict}
+        readers = {
+            "branches": Answer.from_dict,
+            "choices": Answer.from_dict,
+            "calls": Call.from_dict,
+        }
         for key in readers.keys() & own.keys():
             own[key] = own[key] and [readers[key](one) for one in own[key]]
         return cls(Answer.from_dict(answer), **own)
@@ -93,7 +109,8 @@ ANSWER_KEYS = frozenset(item.name for item in fields(Answer))
 
 @dataclass
 class Call(Response):
-    """One of several completions that a sample needed: which model or agent was asked, and what it answered."""
+    """One of several completions that a sample needed: which model or agent was asked, and what it
+    answered."""
 
     ORDER = (
         "who prompt_sha256 prompt_tokens text token_ids finish_reason seconds what new_tokens error by calls thinking "
@@ -115,22 +132,33 @@ class Likelihood:
     characters: int
     rank_1: int  # tokens that are the model's own first choice
     is_other: bool = False  # whether this is a wrong choice of a question
-    kl_nats: float | None = None  # KL(reference || this); if the reference has drawn no tokens, a lower bound
+    kl_nats: float | None = (
+        None  # KL(reference || this); if the reference has drawn no tokens, a lower bound
+    )
     truncation_nats: float | None = None  # the most that the other tokens can add to it
-    kl_variance: float | None = None  # of kl_nats, by the draws of the reference; None: earlier versions drew no tokens
-    top_1_agreed: int | None = None  # tokens at whose position both models have the same first choice
-    context: int | None = None  # how many tokens stood before it, where the same tokens are scored after several
-    by_position: list[list[float]] | None = None  # of a text in windows: sums by position (statistics/positions.py)
+    kl_variance: float | None = (
+        None  # of kl_nats, by the draws of the reference; None: earlier versions drew no tokens
+    )
+    top_1_agreed: int | None = (
+        None  # tokens at whose position both models have the same first choice
+    )
+    context: int | None = (
+        None  # how many tokens stood before it, where the same tokens are scored after several
+    )
+    by_position: list[list[float]] | None = (
+        None  # of a text in windows: sums by position (statistics/positions.py)
+    )
 
 
 @dataclass
 class Sample(Response):
     """One line of samples.jsonl: a completion and, for scored tasks, its verdict.
 
-    If one question took several calls, they are in `calls`, and the sample itself has the final answer: its text, and
-    the tokens and seconds of all calls. If it was answered several times, each answer is in `choices`, and the sample
-    itself has the elected one. A line that ended in an error is no answer: the next start asks again, unless the error
-    is permanent, and then the later line counts.
+    If one question took several calls, they are in `calls`, and the sample itself has the final
+    answer: its text, and the tokens and seconds of all calls. If it was answered several times,
+    each answer is in `choices`, and the sample itself has the elected one. A line that ended in an
+    error is no answer: the next start asks again, unless the error is permanent, and then the later
+    line counts.
     """
 
     ORDER = (
@@ -143,14 +171,20 @@ class Sample(Response):
     gold: str | None = None
     cluster: str | None = None  # the family of questions that it belongs to, by task.cluster
     category: str | None = None  # the kind of text that was scored
-    likelihood: Likelihood | None = None  # of a given text that was scored: its tokens are the answer's
+    likelihood: Likelihood | None = (
+        None  # of a given text that was scored: its tokens are the answer's
+    )
     choices: list[Answer] | None = None  # of a prompt that was answered more than once
     reused_from: str | None = None  # the other job that it was generated for
     left_out: bool = False  # asked, and not counted in the score (task.without)
     recall_kind: str | None = None  # of task=recall: what was hidden in the text
     recall_length: int | None = None  # the tokens of the whole context, as asked for
-    recall_depth: float | None = None  # where the asked needle stands: 0 is the beginning, 1 the end
-    recall_case: int | None = None  # cases with the same number, kind and depth have the same needles at other lengths
+    recall_depth: float | None = (
+        None  # where the asked needle stands: 0 is the beginning, 1 the end
+    )
+    recall_case: int | None = (
+        None  # cases with the same number, kind and depth have the same needles at other lengths
+    )
 
     @property
     def answers(self) -> Sequence[Answer]:
@@ -163,7 +197,8 @@ class Sample(Response):
         return self.answer.verdict is Verdict.correct
 
     def right_share(self, cut_off_is_right: bool = False) -> float:
-        """Return the share of its answers that are right, or would be if those that were cut off were right."""
+        """Return the share of its answers that are right, or would be if those that were cut off
+        were right."""
         right, answers = self.right_answers
         if not answers:
             return float(self.solved or (cut_off_is_right and self.cut_off_answers > 0))
@@ -179,17 +214,20 @@ class Sample(Response):
 
     @property
     def right_answers(self) -> tuple[int, int]:
-        """Return how many of several answers are right, and how many there are; zeros without several verdicts."""
+        """Return how many of several answers are right, and how many there are; zeros without
+        several verdicts."""
         verdicts = [choice.verdict for choice in self.choices or []]
         return (0, 0) if None in verdicts else (verdicts.count(Verdict.correct), len(verdicts))
 
     def to_json(self) -> str:
-        """Return the sample as one line of JSON without unset keys, and with a checksum over the rest."""
+        """Return the sample as one line of JSON without unset keys, and with a checksum over the
+        rest."""
         return sealed(without_unset_keys(self.as_dict()))
 
     @classmethod
     def from_json(cls, line: str) -> Sample:
-        """Read one line; raises ValueError, KeyError or TypeError if it is not a sample, or was changed."""
+        """Read one line; raises ValueError, KeyError or TypeError if it is not a sample, or was
+        changed."""
         values = unsealed(line)
         if not isinstance(values.get("index"), int):
             raise ValueError("no sample: a JSON object with an integer index was expected")
@@ -204,7 +242,9 @@ def without_unset_keys(value: Any) -> Any:
         return [without_unset_keys(it) for it in value]
     if isinstance(value, dict):
         kept = {key: it for key, it in value.items() if it is not None and it is not False}
-        return {key: it if key == "extracted" else without_unset_keys(it) for key, it in kept.items()}
+        return {
+            key: it if key == "extracted" else without_unset_keys(it) for key, it in kept.items()
+        }
     return value
 
 
@@ -215,7 +255,8 @@ def sealed(values: Mapping[str, Any]) -> str:
 
 
 def unsealed(line: str) -> dict[str, Any]:
-    """Read such a line; raises ValueError if it is not a JSON object, or was changed since it was written."""
+    """Read such a line; raises ValueError if it is not a JSON object, or was changed since it was
+    written."""
     values = parse_json(line)
     if not isinstance(values, dict):
         raise ValueError("a JSON object was expected")
@@ -237,20 +278,28 @@ def _checksum(line: str) -> str:
 class Result:
     """What a task returns; `metrics` feeds both the printed table and MLflow.
 
-    `rows` is a second table, for results of more than one number (a sweep's grid, a memory benchmark's
-    stages, a split's parts). `artifacts` are files of the result outside the job folder
+    `rows` is a second table, for results of more than one number (a sweep's grid, a memory
+    benchmark's stages, a split's parts). `artifacts` are files of the result outside the job folder
     (path -> size, digest, state): if one is gone or changed, the job counts as not done.
     """
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)  # words about the run: device, dtype, architecture
+    facts: dict[str, str] = field(
+        default_factory=dict
+    )  # words about the run: device, dtype, architecture
     notes: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ran_short_mib: float | None = None  # the free memory, if it was too little for a part; a later run may have more
+    ran_short_mib: float | None = (
+        None  # the free memory, if it was too little for a part; a later run may have more
+    )
     text: str | None = None  # the only completion of the job; it is shown in full, above the table
-    problems: list[str] = field(default_factory=list)  # what the task found to be wrong; the job has then FAILED
-    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # further tables, by their titles
+    problems: list[str] = field(
+        default_factory=list
+    )  # what the task found to be wrong; the job has then FAILED
+    tables: dict[str, list[dict[str, Any]]] = field(
+        default_factory=dict
+    )  # further tables, by their titles
     series: dict[str, list[tuple[int, float]]] = field(
         default_factory=dict
     )  # curves: a step and a value for each point
@@ -274,9 +323,15 @@ class Record:
     task: str = ""
     task_version: int = 0
     name: str = ""  # for people
-    params: dict[str, str] = field(default_factory=dict)  # every resolved key of the config, as text
-    data: dict[str, str] = field(default_factory=dict)  # what was asked: name, digest, source, for MLflow
-    model: dict[str, Any] = field(default_factory=dict)  # what was loaded: name, digest, params, for MLflow
+    params: dict[str, str] = field(
+        default_factory=dict
+    )  # every resolved key of the config, as text
+    data: dict[str, str] = field(
+        default_factory=dict
+    )  # what was asked: name, digest, source, for MLflow
+    model: dict[str, Any] = field(
+        default_factory=dict
+    )  # what was loaded: name, digest, params, for MLflow
     mlflow_run_id: str | None = None  # where it was logged last; it may have been deleted there
     mlflow_uri: str | None = None  # set once everything is logged there
     error: str | None = None
@@ -291,7 +346,8 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Read the content of result.json; raises ValueError, KeyError or TypeError if it is not a record."""
+        """Read the content of result.json; raises ValueError, KeyError or TypeError if it is not a
+        record."""
         values = checked(parse_json(text))
         if not isinstance(values, dict) or not isinstance(values.get("result"), dict):
             raise ValueError("a JSON object with a result was expected")
@@ -301,7 +357,10 @@ class Record:
             if not isinstance(values["result"].get(key, kind()), kind):
                 raise ValueError(f"result.{key} is not a {kind.__name__}")
         result = Result(**values.pop("result"))
-        result.series = {name: [(step, value) for step, value in points] for name, points in result.series.items()}
+        result.series = {
+            name: [(step, value) for step, value in points]
+            for name, points in result.series.items()
+        }
         return cls(**{**values, "status": Status(values["status"]), "result": result})
 
 
@@ -314,7 +373,9 @@ class RepeatLog:
 
     def add(self, repeat: int, values: Mapping[str, float]) -> None:
         """Append what one repeat measured: measure -> value."""
-        lines = ({"measure": name, "repeat": repeat, "value": value} for name, value in values.items())
+        lines = (
+            {"measure": name, "repeat": repeat, "value": value} for name, value in values.items()
+        )
         self._write("".join(sealed(line) + "\n" for line in lines))
 
     def _write(self, text: str, mode: str = "a") -> None:
@@ -326,13 +387,16 @@ class RepeatLog:
 
 
 def read_repeats(path: Path) -> dict[str, list[float]]:
-    """Return the values of each measure, without measures with fewer repeats, e.g. of a cell that ran out of memory.
+    """Return the values of each measure, without measures with fewer repeats, e.g. of a cell that
+    ran out of memory.
 
     Raises ValueError, KeyError or TypeError if a line is not a repeat.
     """
     by_measure: dict[str, list[float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        repeat = unsealed(line) if CHECKSUM in line else parse_json(line)  # earlier versions wrote none
+        repeat = (
+            unsealed(line) if CHECKSUM in line else parse_json(line)
+        )  # earlier versions wrote none
         by_measure.setdefault(repeat["measure"], []).append(float(repeat["value"]))
     most = max(map(len, by_measure.values()), default=0)
     return {measure: values for measure, values in by_measure.items() if len(values) == most}

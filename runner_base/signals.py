@@ -1,4 +1,5 @@
-"""Ending signals in one place: each becomes a KeyboardInterrupt, and the first one leaves no record half written.
+"""Ending signals in one place: each becomes a KeyboardInterrupt, and the first one leaves no record
+half written.
 
 with deferred():           # signals wait: what begins here also ends here
     ...
@@ -32,8 +33,9 @@ AGAIN_S = 0.01  # after which a signal that was lost is sent again
 class Interrupted(KeyboardInterrupt):
     """A signal's KeyboardInterrupt, of a class of our own.
 
-    `python -m` ends its process by SIGINT, and not with the exit code, if a plain one has passed through an `exec` of
-    text, even if it was caught: dataclasses and named tuples are made by such texts while libraries are imported.
+    `python -m` ends its process by SIGINT, and not with the exit code, if a plain one has passed
+    through an `exec` of text, even if it was caught: dataclasses and named tuples are made by such
+    texts while libraries are imported.
     """
 
 
@@ -47,14 +49,17 @@ class _State:
     first_at: float | None = None  # when the first signal of a deferred block came
     instead: Callable[[], None] | None = None  # called in place of an interrupt
     last: int = signal.SIGINT  # the signal that came last
-    acted: bool | None = None  # whether one that was sent again did what it should; None: it has not come yet
+    acted: bool | None = (
+        None  # whether one that was sent again did what it should; None: it has not come yet
+    )
 
 
 _state = _State()
 
 
 class BetweenSteps(Interrupted):
-    """A signal came during a step, which was finished: what is under way is whole, and can be kept."""
+    """A signal came during a step, which was finished: what is under way is whole, and can be
+    kept."""
 
 
 def words(stop: KeyboardInterrupt) -> str:
@@ -63,7 +68,8 @@ def words(stop: KeyboardInterrupt) -> str:
 
 
 def install_handlers(even_ignored: bool = False) -> None:
-    """Turn all ending signals into KeyboardInterrupts; those that nohup or a shell's `&` ignores stay ignored."""
+    """Turn all ending signals into KeyboardInterrupts; those that nohup or a shell's `&` ignores
+    stay ignored."""
     for number in ENDING:
         if even_ignored or signal.getsignal(number) in DEFAULTS:
             signal.signal(number, interrupt)
@@ -73,7 +79,8 @@ def install_handlers(even_ignored: bool = False) -> None:
 
 @dataclass
 class _NotLost:
-    """Sends a signal again whose exception was raised where Python ignores all: in a `__del__` or in a callback."""
+    """Sends a signal again whose exception was raised where Python ignores all: in a `__del__` or
+    in a callback."""
 
     others: Callable[[Any], Any]  # what handles the other exceptions
 
@@ -87,7 +94,8 @@ class _NotLost:
 
 
 def _send_until_it_acts() -> None:
-    """Send the last signal again, and once more each time that it comes where it would be lost again."""
+    """Send the last signal again, and once more each time that it comes where it would be lost
+    again."""
     time.sleep(AGAIN_S)
     while not _state.acted:
         _state.acted = None
@@ -97,7 +105,8 @@ def _send_until_it_acts() -> None:
 
 
 def _would_be_lost(frame: FrameType | None) -> bool:
-    """Whether a signal has come while a lost one is handled: on a busy machine that takes longer than AGAIN_S."""
+    """Whether a signal has come while a lost one is handled: on a busy machine that takes longer
+    than AGAIN_S."""
     while frame is not None and frame.f_code is not _NotLost.__call__.__code__:
         frame = frame.f_back
     return frame is not None
@@ -105,7 +114,8 @@ def _would_be_lost(frame: FrameType | None) -> bool:
 
 @contextmanager
 def handlers_installed() -> Iterator[None]:
-    """Handle signals within this block of another program; nothing is done outside its main thread."""
+    """Handle signals within this block of another program; nothing is done outside its main
+    thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -127,7 +137,8 @@ def handlers_kept() -> Iterator[None]:
 
 
 def interrupt(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
-    """Handle a signal: call the function of `redirected_to`, note the signal, or raise KeyboardInterrupt."""
+    """Handle a signal: call the function of `redirected_to`, note the signal, or raise
+    KeyboardInterrupt."""
     _state.last, _state.acted = number, not _would_be_lost(frame)
     if not _state.acted:
         return
@@ -144,7 +155,9 @@ def interrupt(number: int = signal.SIGINT, frame: FrameType | None = None) -> No
 
 def _raise(kind: type[Interrupted], first_at: float | None) -> NoReturn:
     _state.noted, _state.first_at = False, first_at if _state.in_deferred else None
-    _state.is_deferring = _state.in_deferred  # the cleanup that follows is not interrupted by the same signal
+    _state.is_deferring = (
+        _state.in_deferred
+    )  # the cleanup that follows is not interrupted by the same signal
     raise kind
 
 
@@ -155,7 +168,8 @@ def _act_on_noted(kind: type[Interrupted] = Interrupted) -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Defer signals within this block, except in `interruptible()`; a deferred one interrupts at the block's end."""
+    """Defer signals within this block, except in `interruptible()`; a deferred one interrupts at
+    the block's end."""
     before = _state.in_deferred, _state.is_deferring
     _state.in_deferred = _state.is_deferring = True
     try:
@@ -194,7 +208,8 @@ def finishing() -> Iterator[None]:
 
 
 def interrupt_if_noted() -> None:
-    """Raise KeyboardInterrupt if a signal waits for a step that may take minutes and is not worth waiting for."""
+    """Raise KeyboardInterrupt if a signal waits for a step that may take minutes and is not worth
+    waiting for."""
     if _state.noted:
         _raise(Interrupted, _state.first_at)
 

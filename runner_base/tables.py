@@ -1,7 +1,7 @@
 """Tables for people: the columns by their use, and how they fit the width of a terminal.
 
-What is equal in all rows goes into a caption, paths lose what they share, columns that few need are left out, and cells
-are wrapped at words. A column that carries a verdict is never left out.
+What is equal in all rows goes into a caption, paths lose what they share, columns that few need are
+left out, and cells are wrapped at words. A column that carries a verdict is never left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ PART_OF_WORD = re.compile(r"[^/_.,:=\-]*[/_.,:=\-]?")
 IN_SENTENCE = re.compile(r"(?:≥ )?\S+(?: %)?")
 PATH = re.compile(r"\S*/\S*")
 ELLIPSIS = "…"
-NO_WIDTH = 10_000  # of a pipe or a file: each column has all the room it needs, so that no number is cut
+NO_WIDTH = (
+    10_000  # of a pipe or a file: each column has all the room it needs, so that no number is cut
+)
 FEW_LINES = 2  # of a row; before it takes more, columns are left out
 
 
@@ -44,7 +46,11 @@ class Use(IntEnum):
 
 
 LEFT_OUT = (Use.memory, Use.speed, Use.more)  # where wrapping does not make enough room
-MAY_BE_SHARED = (Use.setting, Use.more, Use.job)  # a caption has their value if all rows have the same
+MAY_BE_SHARED = (
+    Use.setting,
+    Use.more,
+    Use.job,
+)  # a caption has their value if all rows have the same
 
 
 @dataclass
@@ -54,10 +60,14 @@ class Column:
     head: str
     cells: list[str]
     is_number: bool = True
-    drop_order: int = 0  # a narrow terminal leaves out the lowest first, before it wraps cells; 0: does not
+    drop_order: int = (
+        0  # a narrow terminal leaves out the lowest first, before it wraps cells; 0: does not
+    )
     use: Use = Use.more
     narrow: Column | None = None  # what is shown instead where there is no room
-    whole: list[str] = field(default_factory=list)  # cells that a terminal shortens by itself, before they were cut
+    whole: list[str] = field(
+        default_factory=list
+    )  # cells that a terminal shortens by itself, before they were cut
 
 
 @dataclass
@@ -71,9 +81,12 @@ class Fitted:
 
 
 def whole(columns: Iterable[Column], captions: bool = True) -> Fitted:
-    """Return the columns in the order of their use, as a terminal shows them that has room for all."""
+    """Return the columns in the order of their use, as a terminal shows them that has room for
+    all."""
     columns = [
-        replace(column, head=plain(column.head), cells=list(map(plain, column.whole or column.cells)))
+        replace(
+            column, head=plain(column.head), cells=list(map(plain, column.whole or column.cells))
+        )
         for column in columns
     ]
     table = Fitted(sorted(columns, key=lambda column: column.use))
@@ -83,7 +96,8 @@ def whole(columns: Iterable[Column], captions: bool = True) -> Fitted:
 
 
 def fit(columns: Iterable[Column], width: int, gap: int = 2, captions: bool = True) -> Fitted:
-    """Return the columns as a terminal of this width has room for them; gap: the space that each column adds."""
+    """Return the columns as a terminal of this width has room for them; gap: the space that each
+    column adds."""
     table = whole(columns, captions)
 
     def needed() -> int:
@@ -94,7 +108,11 @@ def fit(columns: Iterable[Column], width: int, gap: int = 2, captions: bool = Tr
         _shorten_paths(table)
     while needed() > width and any(column.drop_order for column in table.columns):
         _leave_out(
-            table, min((column for column in table.columns if column.drop_order), key=lambda column: column.drop_order)
+            table,
+            min(
+                (column for column in table.columns if column.drop_order),
+                key=lambda column: column.drop_order,
+            ),
         )
     while needed() > width:
         room = width - gap * len(table.columns)
@@ -122,7 +140,8 @@ def say_item(terminal: Console, text: str) -> None:
 
 
 def short_paths(values: Sequence[str]) -> list[str]:
-    """Return values without the folders that all paths among them share: `…/7b/nf4` and `…/8b/nf4`."""
+    """Return values without the folders that all paths among them share: `…/7b/nf4` and
+    `…/8b/nf4`."""
     paths = dict.fromkeys(value for value in values if PATH.fullmatch(value))
     if not paths:
         return list(values)
@@ -142,7 +161,14 @@ def short_paths(values: Sequence[str]) -> list[str]:
 
 def _shared(split: Sequence[Sequence[str]]) -> int:
     """Return how many parts all begin with, so that at least one part of each is left."""
-    return len([*takewhile(lambda parts: len({*parts}) == 1, zip(*(parts[:-1] for parts in split), strict=False))])
+    return len(
+        [
+            *takewhile(
+                lambda parts: len({*parts}) == 1,
+                zip(*(parts[:-1] for parts in split), strict=False),
+            )
+        ]
+    )
 
 
 def _move_constants(table: Fitted) -> None:
@@ -154,7 +180,9 @@ def _move_constants(table: Fitted) -> None:
     ]
     if len(same) < len(table.columns):
         table.columns = [column for column in table.columns if column not in same]
-        table.caption = [f"{one_line(it.head)} {one_line(it.cells[0])}" for it in same if it.cells[0]]
+        table.caption = [
+            f"{one_line(it.head)} {one_line(it.cells[0])}" for it in same if it.cells[0]
+        ]
 
 
 def _shorten_paths(table: Fitted) -> None:
@@ -162,7 +190,9 @@ def _shorten_paths(table: Fitted) -> None:
         short = short_paths(column.cells) if column.use is Use.setting else column.cells
         if short != column.cells:
             table.columns[place] = replace(column, cells=short)
-            examples = (pair for pair in zip(short, column.cells, strict=True) if pair[0] != pair[1])
+            examples = (
+                pair for pair in zip(short, column.cells, strict=True) if pair[0] != pair[1]
+            )
             table.caption.append("{} {} is {}".format(one_line(column.head), *next(examples)))
 
 
@@ -185,8 +215,14 @@ def wrap(columns: Sequence[Column], room: int, most_lines: int | None) -> list[C
     for narrow in (_narrower, _broken)[: 1 if most_lines else 2]:
         while sum(map(width_of, now)) > room:
             by_width = sorted(range(len(now)), key=lambda place: -width_of(now[place]))
-            found = ((place, narrow(columns[place], width_of(now[place]) - 1)) for place in by_width)
-            fitting = ((place, it) for place, it in found if it and not (most_lines and _lines_in(it) > most_lines))
+            found = (
+                (place, narrow(columns[place], width_of(now[place]) - 1)) for place in by_width
+            )
+            fitting = (
+                (place, it)
+                for place, it in found
+                if it and not (most_lines and _lines_in(it) > most_lines)
+            )
             place, column = next(fitting, (0, None))
             if column is None:
                 break
@@ -215,13 +251,18 @@ def _narrower(column: Column, width: int) -> Column | None:
 
 
 def _broken(column: Column, width: int) -> Column | None:
-    """Wrap a column within words, after a `/`, `_` or the like if there is one; None if there is no room at all."""
+    """Wrap a column within words, after a `/`, `_` or the like if there is one; None if there is no
+    room at all."""
     if width < 1:
         return None
 
     def broken(cell: str) -> str:
         lines = _lines(cell, width, WORD)
-        pieces = (part for line in lines for part in ([line] if _cell(line) <= width else _pieces(line, width)))
+        pieces = (
+            part
+            for line in lines
+            for part in ([line] if _cell(line) <= width else _pieces(line, width))
+        )
         return "\n".join(pieces)
 
     return replace(column, head=broken(column.head), cells=list(map(broken, column.cells)))

@@ -1,7 +1,9 @@
-"""Reads lines and JSON from files that somebody else has written; any damage is rejected with a reason.
+"""Reads lines and JSON from files that somebody else has written; any damage is rejected with a
+reason.
 
-Python's own parsers raise different errors for different damage: UnicodeDecodeError, RecursionError, and much later a
-UnicodeEncodeError when half a character is written. Here all of it is found when the file is read.
+Python's own parsers raise different errors for different damage: UnicodeDecodeError,
+RecursionError, and much later a UnicodeEncodeError when half a character is written. Here all of it
+is found when the file is read.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from typing import Any, BinaryIO
 
 from runner_base.errors import DataError, reading
 
-MAX_DEPTH = 100  # of nested lists and objects; the parser's own limit depends on the depth of the call
+MAX_DEPTH = (
+    100  # of nested lists and objects; the parser's own limit depends on the depth of the call
+)
 MAX_LINE_BYTES = 64 * 2**20  # a longer line is not one line of a data set
 OTHER_FILES = {
     b"PAR1": "a parquet file",
@@ -38,7 +42,9 @@ def read_lines(stream: BinaryIO, where: str) -> Iterator[tuple[int, str]]:
         if number == 1:
             for begin, what in OTHER_FILES.items():
                 if raw.startswith(begin):
-                    raise DataError(f"{where}: this is {what}, and lines of UTF-8 text are expected")
+                    raise DataError(
+                        f"{where}: this is {what}, and lines of UTF-8 text are expected"
+                    )
             raw = raw.removeprefix(codecs.BOM_UTF8)
         if len(raw) > MAX_LINE_BYTES:
             raise DataError(f"{where}, line {number}: longer than {MAX_LINE_BYTES // 2**20} MiB")
@@ -51,7 +57,8 @@ def read_lines(stream: BinaryIO, where: str) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: Path, key: str) -> str:
-    """Return the text of a small file; DataError, with the key that names it, if it cannot be read."""
+    """Return the text of a small file; DataError, with the key that names it, if it cannot be
+    read."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -61,7 +68,8 @@ def read_text(path: Path, key: str) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether a text can be encoded: Python gets bytes from the system that are not UTF-8 as halves of characters."""
+    """Whether a text can be encoded: Python gets bytes from the system that are not UTF-8 as halves
+    of characters."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -70,7 +78,8 @@ def is_text(text: str) -> bool:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON; ValueError with the reason if it is invalid, nested too deeply or contains half a character."""
+    """Parse JSON; ValueError with the reason if it is invalid, nested too deeply or contains half a
+    character."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -83,22 +92,30 @@ def parse_json(text: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start]
-            raise ValueError(f"not UTF-8 text: {half!r} is half a character, a lone surrogate") from None
+            raise ValueError(
+                f"not UTF-8 text: {half!r} is half a character, a lone surrogate"
+            ) from None
     return value
 
 
 def _check_depth(text: str, value: Any) -> None:
-    """Raise ValueError for a value that is nested too deeply: what reads it further may call itself for each level."""
+    """Raise ValueError for a value that is nested too deeply: what reads it further may call itself
+    for each level."""
     level, depth = [value], 0
-    deep = text.count("[") + text.count("{") > MAX_DEPTH  # a quick test: fewer brackets cannot be nested deeper
+    deep = (
+        text.count("[") + text.count("{") > MAX_DEPTH
+    )  # a quick test: fewer brackets cannot be nested deeper
     while deep and (level := [one for one in level if isinstance(one, (list, dict))]):
         if (depth := depth + 1) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        level = [
+            inner for one in level for inner in (one.values() if isinstance(one, dict) else one)
+        ]
 
 
 def read_json(path: Path, key: str) -> Any:
-    """Return what a small JSON file holds; DataError with the reason, and the key that names it, where it is none."""
+    """Return what a small JSON file holds; DataError with the reason, and the key that names it,
+    where it is none."""
     try:
         return parse_json(read_text(path, key))
     except ValueError as error:
@@ -116,7 +133,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def read_cache(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds, or an empty one if it is missing or damaged: a cache is made anew."""
+    """Return the object that a JSON file holds, or an empty one if it is missing or damaged: a
+    cache is made anew."""
     if not path.is_file():  # a read of a pipe would wait without end
         return {}
     try:
@@ -155,7 +173,8 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Return a number with its noun and what agrees with it: `1 job`, `2,000 jobs`, `1 answer was`."""
+    """Return a number with its noun and what agrees with it: `1 job`, `2,000 jobs`, `1 answer
+    was`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
@@ -174,18 +193,23 @@ def short(value: object) -> str:
 
 
 def short_hash(value: object, digits: int = 12) -> str:
-    """Return a short name for a value of JSON: equal values have the same, whatever the order of their keys."""
+    """Return a short name for a value of JSON: equal values have the same, whatever the order of
+    their keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def signed(values: dict[str, Any]) -> str:
     """Return an object as JSON for people to read, with a checksum over the rest."""
-    return json.dumps(values | {"checksum": short_hash(values, 16)}, indent=2, ensure_ascii=False) + "\n"
+    return (
+        json.dumps(values | {"checksum": short_hash(values, 16)}, indent=2, ensure_ascii=False)
+        + "\n"
+    )
 
 
 def is_torn(data: bytes) -> bool:
-    """Whether an unreadable file is the beginning of such JSON, or empty: not an edit, but what a power cut leaves."""
+    """Whether an unreadable file is the beginning of such JSON, or empty: not an edit, but what a
+    power cut leaves."""
     return not data.strip(b"\0") or (data.startswith(b"{\n") and not data.endswith(b"\n}\n"))
 
 
@@ -213,8 +237,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def quantized_in_words(of_blocks: float, of_all: float | None = None, of_bytes: float | None = None) -> str:
-    """Return shares in words: `97 % of the parameters in blocks, 79 % of all, 48 % of the weights' bytes`."""
+def quantized_in_words(
+    of_blocks: float, of_all: float | None = None, of_bytes: float | None = None
+) -> str:
+    """Return shares in words: `97 % of the parameters in blocks, 79 % of all, 48 % of the weights'
+    bytes`."""
     shown = f"{percent(of_blocks)} of the parameters in blocks"
     if of_all is not None and percent(of_all) != percent(of_blocks):
         shown += f", {percent(of_all)} of all"

@@ -1,11 +1,12 @@
 """Tells the thinking in a text from the answer: the one place that does.
 
-Only what follows the last closing tag is an answer, also where the chat template has written the opening tag, so that
-the text has only a closing one. A text that ends in its thinking has no answer. Tags that the text speaks of do not
-count: between quotes or backticks, a pair side by side within a thought, an answer's between two words, and a pair in a
-block of code. A closing tag alone counts in a block of code, since a model may stop thinking in the middle of it, but
-not in an answer's. What is read depends on no more than the next character, so that a text can be read while it is
-written.
+Only what follows the last closing tag is an answer, also where the chat template has written the
+opening tag, so that the text has only a closing one. A text that ends in its thinking has no
+answer. Tags that the text speaks of do not count: between quotes or backticks, a pair side by side
+within a thought, an answer's between two words, and a pair in a block of code. A closing tag alone
+counts in a block of code, since a model may stop thinking in the middle of it, but not in an
+answer's. What is read depends on no more than the next character, so that a text can be read while
+it is written.
 """
 
 from __future__ import annotations
@@ -53,9 +54,13 @@ TAGS: Tags = (  # as a model or its chat template writes them
         for end in (_END, "")
     ),
 )
-_QUOTED = dict(zip("`\"'“„«「『《", "`\"'”“»」』》", strict=True))  # by the opening quote, the closing one
+_QUOTED = dict(
+    zip("`\"'“„«「『《", "`\"'”“»」』》", strict=True)
+)  # by the opening quote, the closing one
 _QUOTES = "".join(_QUOTED) + "".join(_QUOTED.values())
-_SIDE_BY_SIDE = re.compile(r"[ /,…]*(?:\.\.\.|and|or)?[ /,…]*")  # what may stand between: <think> and </think>
+_SIDE_BY_SIDE = re.compile(
+    r"[ /,…]*(?:\.\.\.|and|or)?[ /,…]*"
+)  # what may stand between: <think> and </think>
 _NAME = re.compile(r"</?[\w:]+>")  # models also write <Thought>
 _FENCE = "```"
 
@@ -84,11 +89,14 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """The spans of a text in their order, without the tags between them; the last one is the answer or is open."""
+    """The spans of a text in their order, without the tags between them; the last one is the answer
+    or is open."""
 
     spans: list[Span]
     tag: Tag | None = None  # that opened or closed the last span
-    is_undecided: bool = False  # the text ends in a tag behind a quote: the next character says whether it counts
+    is_undecided: bool = (
+        False  # the text ends in a tag behind a quote: the next character says whether it counts
+    )
 
     @property
     def is_open(self) -> bool:
@@ -97,9 +105,14 @@ class Reading:
 
 
 def read(
-    text: str, tags: Tags = TAGS, in_thinking: bool = False, is_whole: bool = True, closed: Places = ()
+    text: str,
+    tags: Tags = TAGS,
+    in_thinking: bool = False,
+    is_whole: bool = True,
+    closed: Places = (),
 ) -> Reading:
-    """Return where a text is thinking; in_thinking: its prompt ended in an opening tag; is_whole: nothing follows.
+    """Return where a text is thinking; in_thinking: its prompt ended in an opening tag; is_whole:
+    nothing follows.
 
     closed: the places of closing tags that were forced, and count whatever stands around them.
     """
@@ -116,7 +129,9 @@ def read(
         if mark.span() in closed:
             followers, in_code = "", False
         is_last = mark.end() == len(text) and not is_whole
-        if followers is None or (followers and (is_last or text[mark.end() : mark.end() + 1] in [*followers])):
+        if followers is None or (
+            followers and (is_last or text[mark.end() : mark.end() + 1] in [*followers])
+        ):
             opening, is_undecided = None if closes else mark, is_last and followers is not None
             continue
         if in_code and (has_pair or closes is None or is_answer):
@@ -132,7 +147,8 @@ def read(
 def _spoken_of_before(
     mark: re.Match[str], closes: bool, opening: re.Match[str] | None, is_open: bool, is_answer: bool
 ) -> str | None:
-    """Return the characters one of which follows a tag that the text only speaks of; None: whatever follows."""
+    """Return the characters one of which follows a tag that the text only speaks of; None: whatever
+    follows."""
     text, start = mark.string, mark.start()
     quote = text[start - 1] if start else ""
     is_behind_word = quote == " " and text[start - 2 : start - 1].isalnum()
@@ -150,7 +166,8 @@ def _spoken_of_before(
 
 
 def split(text: str, in_thinking: bool = False, tags: Tags = TAGS, closed: Places = ()) -> Parts:
-    """Return the thinking and the answer in a text; `in_thinking`: its prompt ended in an opening tag."""
+    """Return the thinking and the answer in a text; `in_thinking`: its prompt ended in an opening
+    tag."""
     spans = read(text, tags, in_thinking, closed=closed).spans
     last = spans[-1]
     if len(spans) == 1:
@@ -177,10 +194,11 @@ def new_pieces(
     stop: Sequence[str] = (),
     closed: Places = (),
 ) -> tuple[list[Piece], int]:
-    """Return what can be said of a text while it is written, behind `sent` characters, and up to where it is said.
+    """Return what can be said of a text while it is written, behind `sent` characters, and up to
+    where it is said.
 
-    Held back are characters that may begin a tag or, in the answer, a stop text, and the bytes of an unfinished
-    character. is_whole: nothing follows.
+    Held back are characters that may begin a tag or, in the answer, a stop text, and the bytes of
+    an unfinished character. is_whole: nothing follows.
     """
     end = len(text) if is_whole else len(text.rstrip("\ufffd"))
     found = read(text, tags, in_thinking, is_whole, closed)
@@ -191,12 +209,15 @@ def new_pieces(
             sizes = range(min(len(one) - 1, end), held, -1)
             held = next((size for size in sizes if text[:end].endswith(one[:size])), held)
         end -= held
-    spans = [(text[max(span.start, sent) : min(span.end, end)], span.is_thinking) for span in found.spans]
+    spans = [
+        (text[max(span.start, sent) : min(span.end, end)], span.is_thinking) for span in found.spans
+    ]
     return [Piece(new, is_thinking) for new, is_thinking in spans if new], max(sent, end)
 
 
 def ends_in_thinking(prompt: object, tags: Tags = TAGS) -> bool:
-    """Whether a prompt ends in an opening tag, as chat templates of models that always think write it."""
+    """Whether a prompt ends in an opening tag, as chat templates of models that always think write
+    it."""
     return opened_by(prompt, tags) is not None
 
 
@@ -207,7 +228,8 @@ def opened_by(prompt: object, tags: Tags = TAGS) -> Tag | None:
 
 
 def is_part_of_tag(token: str, tags: Tags = TAGS) -> bool:
-    """Whether a special token of a tokenizer is a tag or stands in one: without it a text would not tell its parts."""
+    """Whether a special token of a tokenizer is a tag or stands in one: without it a text would not
+    tell its parts."""
     return bool(token) and any(token in part for tag in tags for part in tag if part)
 
 
@@ -216,7 +238,9 @@ def may_begin_tag(text: str, tags: Tags = TAGS) -> int:
     marks = [mark for tag in tags for mark in tag[:2]]
     longest = min(max(map(len, marks), default=1) - 1, len(text))
     ends = ((size, text[-size:].lower()) for size in range(longest, 0, -1))
-    return next((size for size, end in ends if any(mark.lower().startswith(end) for mark in marks)), 0)
+    return next(
+        (size for size, end in ends if any(mark.lower().startswith(end) for mark in marks)), 0
+    )
 
 
 def _key(mark: str) -> str:
@@ -226,7 +250,8 @@ def _key(mark: str) -> str:
 
 @lru_cache(maxsize=64)
 def _marks(tags: Tags) -> re.Pattern[str]:
-    """Return the pattern of all tags and of fences around code; of two tags that begin alike, the longer one."""
+    """Return the pattern of all tags and of fences around code; of two tags that begin alike, the
+    longer one."""
     marks = sorted({mark for tag in tags for mark in tag[:2]}, key=len, reverse=True)
     patterns = [f"(?i:{mark})" if _NAME.fullmatch(mark) else re.escape(mark) for mark in marks]
     return re.compile("|".join([*patterns, rf"^[ \t]*{_FENCE}"]), re.MULTILINE)

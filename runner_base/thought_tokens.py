@@ -1,4 +1,5 @@
-"""How much a model thinks: the tokens of thinking and answer, and how the answers of a job ended."""
+"""How much a model thinks: the tokens of thinking and answer, and how the answers of a job
+ended."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def thinking_tokens(answer: Answer) -> int | None:
 
 
 def answer_tokens(answer: Answer) -> int | None:
-    """Return how many tokens follow the thinking: all of them without thinking; None if nobody counted them."""
+    """Return how many tokens follow the thinking: all of them without thinking; None if nobody
+    counted them."""
     if answer.answer_tokens is not None:
         return answer.answer_tokens
     return None if answer.parts.has_thinking else answer.tokens

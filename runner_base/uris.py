@@ -1,7 +1,7 @@
 """The URIs of stores: sqlite:///PATH and back, and how to show and store one without its secrets.
 
-SQLAlchemy reads %20 in the path of sqlite as a space, and a ? as its end. A URI that is shown contains no user names,
-passwords, tokens or other secrets.
+SQLAlchemy reads %20 in the path of sqlite as a space, and a ? as its end. A URI that is shown
+contains no user names, passwords, tokens or other secrets.
 """
 
 from __future__ import annotations
@@ -15,20 +15,35 @@ from runner_base.known_secrets import without_known_secrets
 
 SCHEMES = ("sqlite:///", "sqlite+pysqlite:///")
 # parameters of a query that are shown; every other value is hidden
-PLAIN = ("host", "port", "sslmode", "timeout", "connect_timeout", "mode", "cache", "uri", "charset", "driver", "nolock")
-# Characters such as , ; ' ) may be within a URI's secrets, so only what no URI has ends it, or the next URI
+PLAIN = (
+    "host",
+    "port",
+    "sslmode",
+    "timeout",
+    "connect_timeout",
+    "mode",
+    "cache",
+    "uri",
+    "charset",
+    "driver",
+    "nolock",
+)
+# Characters such as , ; ' ) may be within a URI's secrets, so only what no URI has ends it, or the
+# next URI
 SCHEME = r"[a-zA-Z][\w+.-]{0,30}://"
 URI = re.compile(rf"\b{SCHEME}(?:(?!\b{SCHEME})[^\s\"<>])*")
 OF_THE_TEXT = ",;:.')]}"  # at the end of a URI
-ROUTE = re.compile(r"/experiments/\d+(/runs/\w{32})?")  # the one fragment that is shown: of MLflow's pages
+ROUTE = re.compile(
+    r"/experiments/\d+(/runs/\w{32})?"
+)  # the one fragment that is shown: of MLflow's pages
 NETWORK = ("http", "postgres", "mysql", "mssql")  # the @ of such a URI ends its user's part
 
 
 def sqlite_uri(path: Path) -> str:
     """Return the URI of a database file, as MLflow takes it.
 
-    If something has to be encoded, the driver is named as well: after `sqlite:///` MLflow takes the rest literally,
-    and would make a folder with the encoded name beside the right one.
+    If something has to be encoded, the driver is named as well: after `sqlite:///` MLflow takes the
+    rest literally, and would make a folder with the encoded name beside the right one.
     """
     text = str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
     return f"{SCHEMES[text != str(path)]}{text}"

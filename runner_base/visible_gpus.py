@@ -1,7 +1,8 @@
 """Which GPUs this process may use, and their free memory, without importing torch.
 
-NVML tells it (the package nvidia-ml-py), else nvidia-smi, else a child process that asks torch: for AMD's GPUs, Jetson
-and systems that have neither. What torch has said is kept until the machine restarts.
+NVML tells it (the package nvidia-ml-py), else nvidia-smi, else a child process that asks torch: for
+AMD's GPUs, Jetson and systems that have neither. What torch has said is kept until the machine
+restarts.
 """
 
 from __future__ import annotations
@@ -33,11 +34,22 @@ VARIABLES = (CUDA_VARIABLE, HIP_VARIABLE, "ROCR_VISIBLE_DEVICES")
 WSL_SMI = "/usr/lib/wsl/lib/nvidia-smi"
 SMI_S, TORCH_S = 20, 120  # how long they may take
 STANDS_S = 2.0  # how long the free memory counts as it was read
-# where none of these exists, torch finds no GPU either: NVIDIA's driver, AMD's, Windows' (WSL2), Jetson's
-DEVICE_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvmap", "/dev/nvgpu")
+# where none of these exists, torch finds no GPU either: NVIDIA's driver, AMD's, Windows' (WSL2),
+# Jetson's
+DEVICE_FILES = (
+    "/dev/nvidiactl",
+    "/dev/nvidia0",
+    "/dev/kfd",
+    "/dev/dxg",
+    "/dev/nvhost-gpu",
+    "/dev/nvmap",
+    "/dev/nvgpu",
+)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NUMBER = re.compile(r"\d+(\.\d+)?")
-LISTED = re.compile(r"(?:GPU \d+:|\s+(?P<part>MIG)) (?P<model>.*?)(?:\s+Device\s+\d+:)? \(UUID: (?P<uuid>\S+)\)")
+LISTED = re.compile(
+    r"(?:GPU \d+:|\s+(?P<part>MIG)) (?P<model>.*?)(?:\s+Device\s+\d+:)? \(UUID: (?P<uuid>\S+)\)"
+)
 ASK_TORCH = (
     "import json, torch; one = torch.cuda.get_device_properties; "
     "print(json.dumps([[one(n).name, one(n).total_memory] for n in range(torch.cuda.device_count())]))"
@@ -79,7 +91,10 @@ def visible() -> list[Gpu]:
     found = _torch_gpus()
     names = [name.strip() for name in (os.environ.get(variable()) or wanted or "").split(",")]
     names = names if len(names) == len(found) else [str(number) for number in range(len(found))]
-    return [Gpu(name, model, total_mib=nbytes / MIB) for name, (model, nbytes) in zip(names, found, strict=True)]
+    return [
+        Gpu(name, model, total_mib=nbytes / MIB)
+        for name, (model, nbytes) in zip(names, found, strict=True)
+    ]
 
 
 def variable() -> str:
@@ -88,14 +103,17 @@ def variable() -> str:
 
 
 def select(cards: Sequence[Card], wanted: str | None) -> list[Gpu]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves, read as CUDA does: numbers, UUIDs or their beginnings.
+    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves, read as CUDA does: numbers, UUIDs or their
+    beginnings.
 
-    What follows an entry that is none of these does not count, so -1 and an empty value mean none; an entry that is
-    there twice means none, too.
+    What follows an entry that is none of these does not count, so -1 and an empty value mean none;
+    an entry that is there twice means none, too.
     """
     if wanted is None:
         every = [gpu for number, card in enumerate(cards) for gpu in card.usable(str(number))]
-        return [gpu for gpu in every if gpu.is_part] or every  # CUDA shows no whole GPU beside a part
+        return [
+            gpu for gpu in every if gpu.is_part
+        ] or every  # CUDA shows no whole GPU beside a part
     selected: list[Gpu] = []
     for entry in map(str.strip, wanted.split(",")):
         if not (found := _entry(cards, entry)):
@@ -107,7 +125,12 @@ def select(cards: Sequence[Card], wanted: str | None) -> list[Gpu]:
 def _entry(cards: Sequence[Card], entry: str) -> list[Gpu]:
     """Return what one entry stands for; nothing if it is wrong."""
     if entry.startswith("MIG-"):
-        parts = [gpu for card in cards for gpu in card.usable("") if gpu.is_part and gpu.uuid.startswith(entry)]
+        parts = [
+            gpu
+            for card in cards
+            for gpu in card.usable("")
+            if gpu.is_part and gpu.uuid.startswith(entry)
+        ]
         return parts if len(parts) == 1 else []
     if entry.startswith("GPU-"):
         meant = [card for card in cards if card.uuid.startswith(entry)]
@@ -120,7 +143,8 @@ def _entry(cards: Sequence[Card], entry: str) -> list[Gpu]:
 def free_mib() -> list[float]:
     """Return the free memory of each GPU that this process may use; nothing if it is not known.
 
-    Where only torch knows it, it is all that they have. A plan asks for each of its jobs, so an answer stands a while.
+    Where only torch knows it, it is all that they have. A plan asks for each of its jobs, so an
+    answer stands a while.
     """
     gpus = visible()
     return list(_free(tuple(gpus), int(time.monotonic() / STANDS_S))) if gpus else []
@@ -170,7 +194,10 @@ def _nvml_cards() -> list[Card]:
             return []
         try:
             by_number = library.nvmlDeviceGetHandleByIndex
-            return [_nvml_card(library, by_number(number)) for number in range(library.nvmlDeviceGetCount())]
+            return [
+                _nvml_card(library, by_number(number))
+                for number in range(library.nvmlDeviceGetCount())
+            ]
         except library.NVMLError as error:
             log.info("NVML does not describe the GPUs: %s", error)
             return []
@@ -182,13 +209,17 @@ def _nvml_card(library: Any, gpu: Any) -> Card:
         is_split = library.nvmlDeviceGetMigMode(gpu)[0] == 1
     for number in range(library.nvmlDeviceGetMaxMigDeviceCount(gpu) if is_split else 0):
         with suppress(library.NVMLError):  # no part has this number
-            parts.append(_identity(library, library.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number)))
+            parts.append(
+                _identity(library, library.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number))
+            )
     return Card(*_identity(library, gpu), tuple(parts), is_split)
 
 
 def _identity(library: Any, gpu: Any) -> tuple[str, str]:
     texts = library.nvmlDeviceGetName(gpu), library.nvmlDeviceGetUUID(gpu)
-    model, uuid = (text.decode() if isinstance(text, bytes) else text for text in texts)  # bytes: of old versions
+    model, uuid = (
+        text.decode() if isinstance(text, bytes) else text for text in texts
+    )  # bytes: of old versions
     return model, uuid
 
 
@@ -210,10 +241,13 @@ def _smi_free(gpus: Sequence[Gpu]) -> list[float]:
 
 
 def from_driver(what: str) -> dict[str, float]:
-    """Return a number that nvidia-smi tells of each GPU of this machine, by its UUID; empty where it tells nothing."""
+    """Return a number that nvidia-smi tells of each GPU of this machine, by its UUID; empty where
+    it tells nothing."""
     lines = (_smi(f"--query-gpu=uuid,{what}", "--format=csv,noheader,nounits") or "").splitlines()
     cells = [line.partition(",")[::2] for line in lines]
-    return {uuid.strip(): float(number) for uuid, number in cells if NUMBER.fullmatch(number.strip())}
+    return {
+        uuid.strip(): float(number) for uuid, number in cells if NUMBER.fullmatch(number.strip())
+    }
 
 
 def _smi(*arguments: str) -> str | None:
@@ -222,7 +256,9 @@ def _smi(*arguments: str) -> str | None:
     if program is None:
         return None
     try:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True, timeout=SMI_S)
+        done = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, check=True, timeout=SMI_S
+        )
     except (OSError, subprocess.SubprocessError) as error:
         log.info("nvidia-smi does not answer: %s", error)
         return None
@@ -243,7 +279,8 @@ def listed(text: str) -> list[Card]:
 
 
 def _torch_gpus() -> list[tuple[str, int]]:
-    """Return name and memory of each GPU that torch finds; it is only asked where there may be one."""
+    """Return name and memory of each GPU that torch finds; it is only asked where there may be
+    one."""
     version = _torch_version()
     if not version or "+cpu" in version or not any(os.path.exists(file) for file in DEVICE_FILES):
         return []
@@ -265,7 +302,9 @@ def _as_torch_says(version: str, variables: tuple[str | None, ...]) -> list[tupl
 
 def _ask_torch() -> list[Any] | None:
     pipe = subprocess.PIPE
-    with child.start("-c", ASK_TORCH, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+    with child.start(
+        "-c", ASK_TORCH, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
+    ) as process:
         try:
             printed, errors = process.communicate(timeout=TORCH_S)
             found: list[Any] = json.loads(printed)

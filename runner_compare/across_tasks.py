@@ -13,7 +13,8 @@ MEASURED_COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode
 
 
 def tables_across(tables: list[Table]) -> dict[str, list[Column]]:
-    """Return the columns of each table over several tasks that has something to compare, by its title."""
+    """Return the columns of each table over several tasks that has something to compare, by its
+    title."""
     titled = {"accuracy and likelihood": accuracy_and_likelihood(tables)}
     for section in every_section():
         titled |= section.across(tables)
@@ -21,27 +22,40 @@ def tables_across(tables: list[Table]) -> dict[str, list[Column]]:
 
 
 def accuracy_and_likelihood(tables: list[Table]) -> list[Column]:
-    """Return the columns of a table with a line for each pair of rows of one model; none without two pairs."""
+    """Return the columns of a table with a line for each pair of rows of one model; none without
+    two pairs."""
     scored = [row for table in tables if table.scored for row in table.rows]
     likely = [row for table in tables if table.unit == "token" for row in table.rows]
-    pairs = [(accurate, likelihood) for accurate in scored for likelihood in likelihoods_beside(accurate, likely)]
+    pairs = [
+        (accurate, likelihood)
+        for accurate in scored
+        for likelihood in likelihoods_beside(accurate, likely)
+    ]
     if len(pairs) < 2:
         return []
     keys = [key for table in tables if table.scored for key in table.keys]
     names = [[_word(accurate, key) for accurate, _ in pairs] for key in keys]
     return [
-        *(Column(label(key), words, False, use=Use.setting) for key, words in zip(keys, names, strict=True)),
+        *(
+            Column(label(key), words, False, use=Use.setting)
+            for key, words in zip(keys, names, strict=True)
+        ),
         Column("accuracy", [accuracy_of(accurate) for accurate, _ in pairs], use=Use.result),
         Column("Δ points", [difference_of(accurate) for accurate, _ in pairs], use=Use.verdict),
         Column("finding", [_finding(accurate) for accurate, _ in pairs], False, use=Use.verdict),
-        Column("Δ nats/token", [difference_of(likelihood) for _, likelihood in pairs], use=Use.verdict),
-        Column("finding", [_finding(likelihood) for _, likelihood in pairs], False, use=Use.verdict),
+        Column(
+            "Δ nats/token", [difference_of(likelihood) for _, likelihood in pairs], use=Use.verdict
+        ),
+        Column(
+            "finding", [_finding(likelihood) for _, likelihood in pairs], False, use=Use.verdict
+        ),
         *measured_columns(pairs),
     ]
 
 
 def likelihoods_beside(accurate: TableRow, likely: list[TableRow]) -> list[TableRow]:
-    """Return the likelihoods of a row's model: those of the same data, or all of them if none is of these data."""
+    """Return the likelihoods of a row's model: those of the same data, or all of them if none is of
+    these data."""
     of_model = [row for row in likely if model_of(row) == model_of(accurate)]
     return [row for row in of_model if data_of(row) == data_of(accurate)] or of_model
 
@@ -66,7 +80,9 @@ def measured_columns(pairs: list[tuple[TableRow, TableRow]]) -> list[Column]:
 
 def model_of(row: TableRow) -> tuple[tuple[str, str], ...]:
     """Return the keys and values that define a run's model."""
-    return tuple(sorted((key, value) for key, value in row.run.params.items() if key.startswith(MODEL_KEYS)))
+    return tuple(
+        sorted((key, value) for key, value in row.run.params.items() if key.startswith(MODEL_KEYS))
+    )
 
 
 def _finding(row: TableRow) -> str:

@@ -1,8 +1,9 @@
 """--across-tools: evaluations of one task by several tools, paired by the text of their questions.
 
-Each tool has ids, prompts and scorers of its own, so that their rows stand in tables of their own. Here the first
-path's evaluation is the baseline of all others, on the questions whose texts all of them have. A difference may come
-from the models, the prompts or the scorers: a note beside each verdict names what else differs.
+Each tool has ids, prompts and scorers of its own, so that their rows stand in tables of their own.
+Here the first path's evaluation is the baseline of all others, on the questions whose texts all of
+them have. A difference may come from the models, the prompts or the scorers: a note beside each
+verdict names what else differs.
 """
 
 from __future__ import annotations
@@ -41,9 +42,14 @@ class Matched:
 
     def answers(self) -> Answers:
         """Return the outcome of each shared question."""
-        return {shared: self.outcomes[own]._replace(prompt=None) for shared, own in self.by_question.items()}
+        return {
+            shared: self.outcomes[own]._replace(prompt=None)
+            for shared, own in self.by_question.items()
+        }
 
-    def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
+    def words(
+        self, wanted: Collection[Question], most: int
+    ) -> Iterator[tuple[Question, dict[str, str]]]:
         """Yield the answers to some shared questions."""
         own = {self.by_question[shared]: shared for shared in wanted if shared in self.by_question}
         for question, side in self.reader.words(self.run, set(own), most).items():
@@ -61,7 +67,9 @@ class AcrossReader(FilesReader):
         """Return which shared questions were answered correctly."""
         return self.matched[run.run_id].answers()
 
-    def words(self, run: Run, wanted: set[Question], most: int = WHOLE) -> dict[Question, dict[str, str]]:
+    def words(
+        self, run: Run, wanted: set[Question], most: int = WHOLE
+    ) -> dict[Question, dict[str, str]]:
         """Return a run's answers to some shared questions."""
         return dict(self.matched[run.run_id].words(wanted, most))
 
@@ -81,8 +89,11 @@ def tool_of(run: Run) -> str:
     return run.params.get(TOOL_KEY, run.tool or LM_EVAL)
 
 
-def across_tools(runs: Sequence[Run], places: Sequence[str], reader: Reader) -> tuple[list[Run], AcrossReader]:
-    """Return the runs on the questions that all share, the baseline first; ConfigError if none are shared."""
+def across_tools(
+    runs: Sequence[Run], places: Sequence[str], reader: Reader
+) -> tuple[list[Run], AcrossReader]:
+    """Return the runs on the questions that all share, the baseline first; ConfigError if none are
+    shared."""
     scored = [run for run in runs if run.score and run.number is None]
     base = _baseline(scored, places)
     texts, answers = _texts(base, reader), reader.of(base)
@@ -96,12 +107,18 @@ def across_tools(runs: Sequence[Run], places: Sequence[str], reader: Reader) -> 
             pairs[run.run_id] = found
             chosen.append(run)
         else:
-            say(f"note: {OPTION}: left out, none of its questions is one of {base.job_id}: {run.job_id}")
+            say(
+                f"note: {OPTION}: left out, none of its questions is one of {base.job_id}: {run.job_id}"
+            )
     if len(chosen) == 1:
         raise ConfigError(f"{OPTION}: {_why_none(base, scored, reader)}")
-    shared = [question for question in answers if all(question in found for found in pairs.values())]
+    shared = [
+        question for question in answers if all(question in found for found in pairs.values())
+    ]
     if not shared:
-        raise ConfigError(f"{OPTION}: no question of {base.job_id} is one of all others: choose fewer of them")
+        raise ConfigError(
+            f"{OPTION}: no question of {base.job_id} is one of all others: choose fewer of them"
+        )
     names = {question: (at, texts[question], "") for at, question in enumerate(shared)}
     matched = {}
     for run in chosen:
@@ -116,7 +133,9 @@ def _baseline(runs: Sequence[Run], places: Sequence[str]) -> Run:
     if len(first) == 1:
         return first[0]
     if not first:
-        raise ConfigError(f"{OPTION}: {places[0]} has no verdicts on questions, and the first path is the baseline")
+        raise ConfigError(
+            f"{OPTION}: {places[0]} has no verdicts on questions, and the first path is the baseline"
+        )
     several = few([run.job_id for run in first], 4)
     keys = sorted(key for key in first[0].params if len({run.params.get(key) for run in first}) > 1)
     example = f'--where "{keys[0]}={first[0].params.get(keys[0])}"' if keys else "--where"
@@ -138,7 +157,8 @@ def _why_none(base: Run, runs: Sequence[Run], reader: Reader) -> str:
     for run in runs:
         if not any(" " in normalized(text) for text in _texts(run, reader).values()):
             return (
-                f"the log of {run.job_id} ({tool_of(run)}) has no texts of its questions, only ids: nothing pairs them"
+                f"the log of {run.job_id} ({tool_of(run)}) has no texts of its questions, "
+                "only ids: nothing pairs them"
             )
     return f"no question of {base.job_id} is in the prompts of any other evaluation"
 
@@ -154,9 +174,15 @@ def _on_shared(run: Run, matched: Matched) -> Run:
     figures |= {"correct": float(sum(outcome.solved for outcome in outcomes))} | figures_of(
         [(outcome.right, outcome.votes) for outcome in outcomes]
     )
-    names = {key: run.params[key] for key in ("model.name", METRIC, FILTER, FOLDER_KEY) if key in run.params}
+    names = {
+        key: run.params[key]
+        for key in ("model.name", METRIC, FILTER, FOLDER_KEY)
+        if key in run.params
+    }
     params = {TOOL_KEY: tool_of(run)} | names
-    return replace(run, task="across tools", task_version="", params=params, metrics=figures, errors=0)
+    return replace(
+        run, task="across tools", task_version="", params=params, metrics=figures, errors=0
+    )
 
 
 def _scorer(run: Run) -> str:
@@ -169,11 +195,16 @@ def _settings(base: Run, run: Run) -> str:
     """Name the settings that only one of two runs has, or that differ."""
     keys = sorted(base.params.keys() | run.params.keys())
     differing = [
-        key for key in keys if key not in NOT_NAMED and not _are_equal(base.params.get(key), run.params.get(key))
+        key
+        for key in keys
+        if key not in NOT_NAMED and not _are_equal(base.params.get(key), run.params.get(key))
     ]
     if not differing:
         return ""
-    each = (f"{key} ({base.params.get(key, ABSENT)}, here {run.params.get(key, ABSENT)})" for key in differing)
+    each = (
+        f"{key} ({base.params.get(key, ABSENT)}, here {run.params.get(key, ABSENT)})"
+        for key in differing
+    )
     return f", and settings: {few([one[:120] for one in each], MAX_NAMED)}"
 
 

@@ -9,11 +9,13 @@ from runner_compare.data import EXTRACTOR, JOB_ID, SCORER, NotPaired, Run, group
 NOT_SET = "null"  # the value of a key without one, in a record
 
 
-def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], keys: list[str]) -> Run:
+def find_baseline(
+    run: Run, candidates: list[Run], baseline: dict[str, str], keys: list[str]
+) -> Run:
     """Return the one candidate that differs from the run only in the baseline's keys.
 
-    nf4 has keys that `none` lacks: within a group that the baseline names, a key that only one of the two
-    runs has comes with the choice and does not count.
+    nf4 has keys that `none` lacks: within a group that the baseline names, a key that only one of
+    the two runs has comes with the choice and does not count.
     """
     chosen = named_groups(baseline)
 
@@ -32,7 +34,9 @@ def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], key
     fitting = [other for differing, other in differences_of if not differing]
     if not fitting:
         differing, other = min(differences_of, key=lambda item: len(item[0]))
-        raise NotPaired(f"no baseline: the nearest one differs in {both_values(run, other, differing)}")
+        raise NotPaired(
+            f"no baseline: the nearest one differs in {both_values(run, other, differing)}"
+        )
     alike = [other for other in fitting if scoring(other) == scoring(run)] or fitting
     if len(alike) > 1:
         several = ", ".join(sorted(other.job_id for other in alike)[:3])
@@ -46,8 +50,11 @@ def both_values(run: Run, base: Run, keys: list[str]) -> str:
 
 
 def scoring(run: Run) -> str:
-    """Return the rules by which a run was scored: the task's version, and the extractor or the scorer."""
-    by = next((it for key in (SCORER, EXTRACTOR) if (it := run.value(key)) not in (None, NOT_SET)), "")
+    """Return the rules by which a run was scored: the task's version, and the extractor or the
+    scorer."""
+    by = next(
+        (it for key in (SCORER, EXTRACTOR) if (it := run.value(key)) not in (None, NOT_SET)), ""
+    )
     return f"version {run.task_version} {by}".strip()
 
 

@@ -38,7 +38,8 @@ USES = {"kl_nats_per_token": Use.result, "model_mib": Use.memory, "decode_tok_pe
 OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_norm": 5, "perplexity": 3,
                   "bits_per_byte": 4, "weight_mib": 2, "model_mib": 0, "peak_rss_mib": 4, "prefill_tok_per_s": 0,
                   "load_s": 1}  # fmt: skip
-# The columns of a comparison of accuracies. On a narrow terminal those with the highest numbers go first; 0 stays.
+# The columns of a comparison of accuracies. On a narrow terminal those with the highest numbers go
+# first; 0 stays.
 OF_SCORED = {"no_answer": 0, "cut_off": 0, **dict.fromkeys(OF_QUESTION, 0), "weight_mib": 4, "stored_mib": 4,
              "model_mib": 0, "peak_rss_mib": 4, "play_s": 0, "decode_tok_per_s": 0, "load_s": 3,
              "new_tokens": 2}  # fmt: skip
@@ -71,11 +72,14 @@ def naming(table: Table) -> list[Column]:
     by_job = not table.keys or len(set(names)) < len(names)  # or two runs have the same config
     columns = [Column("job", [row.run.job_id for row in rows], False, use=Use.job)] * by_job
     columns += [_setting(label(key), [row.config[key] for row in rows]) for key in table.keys]
-    return columns + [_setting(key, [row.run.value(key) for row in rows]) for key in varying_notes(rows)]
+    return columns + [
+        _setting(key, [row.run.value(key) for row in rows]) for key in varying_notes(rows)
+    ]
 
 
 def naming_at(table: Table, places: Sequence[int]) -> list[Column]:
-    """Return the columns that name rows, for a table with a line for each of these places, which may recur."""
+    """Return the columns that name rows, for a table with a line for each of these places, which
+    may recur."""
     return [
         replace(
             column,
@@ -88,12 +92,15 @@ def naming_at(table: Table, places: Sequence[int]) -> list[Column]:
 
 def varying_notes(rows: Sequence[TableRow]) -> list[str]:
     """Return the user's own keys (notes.KEY) in which runs differ."""
-    keys = dict.fromkeys(key for row in rows for key in row.run.params if key.startswith(f"{NOTES}."))
+    keys = dict.fromkeys(
+        key for row in rows for key in row.run.params if key.startswith(f"{NOTES}.")
+    )
     return [key for key in keys if len({row.run.value(key) for row in rows}) > 1]
 
 
 def _setting(name: str, values: Sequence[str | None]) -> Column:
-    """Return the column of a key, with long values cut; a terminal shows of long paths what differs."""
+    """Return the column of a key, with long values cut; a terminal shows of long paths what
+    differs."""
     words = [ABSENT if value is None else value for value in values]
     cells = [word if len(word) <= LONGEST else word[: LONGEST - 1] + "…" for word in words]
     whole = words if short_paths(words) != words else cells
@@ -116,21 +123,28 @@ def _of_accuracies(table: Table) -> list[Column]:
         if any(values) if name in SHOWN_IF_ANY else any(value is not None for value in values):
             columns.append(_number_of(rows, name, described(name).head, drop_order))
     columns += [
-        _number_of(rows, name, described(name).head, 1) for name in of_plug_ins(row.run.metrics for row in rows)
+        _number_of(rows, name, described(name).head, 1)
+        for name in of_plug_ins(row.run.metrics for row in rows)
     ]
     columns += _of_sections(table, Slot.last)
     return columns
 
 
 def _of_sections(table: Table, slot: Slot) -> list[Column]:
-    return [column for section in every_section() for column in section.columns(table).get(slot, [])]
+    return [
+        column for section in every_section() for column in section.columns(table).get(slot, [])
+    ]
 
 
 def _of_likelihoods(table: Table, unit: str) -> list[Column]:
     rows, key = table.rows, LOG_LIKELIHOODS[unit]
     columns = [
         _number_of(rows, "n", "n"),
-        Column(f"log-likelihood\nnats/{unit}", [_with_interval(row.run, key, ".4f") for row in rows], use=Use.result),
+        Column(
+            f"log-likelihood\nnats/{unit}",
+            [_with_interval(row.run, key, ".4f") for row in rows],
+            use=Use.result,
+        ),
     ]
     if table.baseline:
         columns += effect_columns(rows, f"nats/{unit}")
@@ -141,7 +155,10 @@ def _of_likelihoods(table: Table, unit: str) -> list[Column]:
 
 
 def _of_numbers(table: Table, name: str) -> list[Column]:
-    columns = [_number_of(table.rows, "n", "n"), replace(_number_of(table.rows, name, name), use=Use.result)]
+    columns = [
+        _number_of(table.rows, "n", "n"),
+        replace(_number_of(table.rows, name, name), use=Use.result),
+    ]
     return columns + (effect_columns(table.rows, name) if table.baseline else [])
 
 
@@ -159,7 +176,8 @@ def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
 
 
 def margin_column(rows: Sequence[TableRow | None]) -> list[Column]:
-    """Return the verdicts about the margin, if the user gave one; where there is little room, its head has it."""
+    """Return the verdicts about the margin, if the user gave one; where there is little room, its
+    head has it."""
     effects = [row.effect if row and row.effect and row.effect.verdict else None for row in rows]
     margins = {margin_words(effect) for effect in effects if effect}
     if not margins:
@@ -187,11 +205,22 @@ def ratio_columns(table: Table) -> list[Column]:
         Column("ratio", [f"×{value_of(it)}" for _, it in lines], use=Use.difference),
         Column(counted, [fill(METHODS[it.method].sample, it) for _, it in lines]),
         Column("p", [p_value(it.p) if it.is_tested else ABSENT for _, it in lines]),
-        Column("Holm", [p_value(it.p_holm) if it.is_tested else ABSENT for _, it in lines], use=Use.verdict),
-        Column("finding", [str(it.finding) if it.is_tested else UNTESTED for _, it in lines], False, use=Use.verdict),
+        Column(
+            "Holm",
+            [p_value(it.p_holm) if it.is_tested else ABSENT for _, it in lines],
+            use=Use.verdict,
+        ),
+        Column(
+            "finding",
+            [str(it.finding) if it.is_tested else UNTESTED for _, it in lines],
+            False,
+            use=Use.verdict,
+        ),
     ]
     if any(it.verdict for _, it in lines):
-        columns.append(Column("margin", [margin_decision(it) for _, it in lines], False, use=Use.verdict))
+        columns.append(
+            Column("margin", [margin_decision(it) for _, it in lines], False, use=Use.verdict)
+        )
     return columns
 
 
@@ -213,7 +242,8 @@ def _asked(run: Run) -> str:
 
 
 def headline_metrics(rows: list[TableRow]) -> list[str]:
-    """Return up to eight metrics that all rows have: headlines first, then the task's own ones by name."""
+    """Return up to eight metrics that all rows have: headlines first, then the task's own ones by
+    name."""
     shared = set.intersection(*(set(row.run.metrics) for row in rows))
     known = [name for name in HEADLINES if name in shared]
     return [*known, *sorted(name for name in shared - set(known) if "/" not in name)][:8]

@@ -1,4 +1,5 @@
-"""The command line of `runner-compare`, and its steps: load → choose → tabulate → show, save, log."""
+"""The command line of `runner-compare`, and its steps: load → choose → tabulate → show, save,
+log."""
 
 from __future__ import annotations
 
@@ -37,7 +38,15 @@ from runner_compare.sections.pooled import PooledVerdicts
 from runner_compare.sections.recall import with_margin
 from runner_compare.sections.tokens import write_llama
 from runner_compare.seeds import check_seeds
-from runner_compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
+from runner_compare.selection import (
+    newest,
+    parse_keys,
+    parse_margins,
+    parse_pairs,
+    pick,
+    select,
+    where,
+)
 from runner_compare.statistics.pooling import Weights
 from runner_compare.table import ComparisonOptions, tabulate
 from runner_compare.wording import TEAM
@@ -45,7 +54,17 @@ from runner_compare.wording import TEAM
 FOLDER = "comparison"  # of the files that --log adds
 # The options that do not go with another one, in the order in which they are named
 NO_FILES = ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric")
-NO_ACROSS_TOOLS = ("lm_eval", "by", "baseline", "metric", "pool", "seeds", "unpaired", "flips", "files")
+NO_ACROSS_TOOLS = (
+    "lm_eval",
+    "by",
+    "baseline",
+    "metric",
+    "pool",
+    "seeds",
+    "unpaired",
+    "flips",
+    "files",
+)
 NO_SEEDS = ("by", "flips", "files", "metric", "lm_eval", "results", "unpaired")
 NO_FLIPS = ("baseline", "by", "unpaired", "pool", "require", "plan_questions")
 NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline", "pool", "margin", "require",
@@ -53,7 +72,8 @@ NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline"
 
 
 def entry() -> NoReturn:
-    """Console script: print the comparison and exit: 0 done, 1 a requirement failed, 2 the user's input is wrong."""
+    """Console script: print the comparison and exit: 0 done, 1 a requirement failed, 2 the user's
+    input is wrong."""
     gc.disable()  # a search for reference cycles among thousands of runs would take longer than loading them
     atexit.register(gc.freeze)  # and no such search when Python ends
     run_entry("runner-compare", lambda: main(sys.argv[1:]))
@@ -75,7 +95,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 @dataclass
 class Compared:
-    """A comparison, what reads its samples, the records that it is of, and what --log adds it to."""
+    """A comparison, what reads its samples, the records that it is of, and what --log adds it
+    to."""
 
     comparison: Comparison
     reader: Reader
@@ -89,13 +110,21 @@ def comparison_of(options: argparse.Namespace, scratch: Path) -> Compared:
     if options.files and (option := first_given(options, *NO_FILES)):
         raise ConfigError(f"--files has a line for each model file: leave out {option}")
     if options.benchmark and not options.publish:
-        raise ConfigError(f"--benchmark {options.benchmark}: it names what --publish writes: add --publish FOLDER")
+        raise ConfigError(
+            f"--benchmark {options.benchmark}: it names what --publish writes: add --publish FOLDER"
+        )
     if options.publish and (option := first_given(options, "lm_eval", "results", "flips", "files")):
-        raise ConfigError(f"--publish writes what jobs of the runner have recorded: leave out {option}")
+        raise ConfigError(
+            f"--publish writes what jobs of the runner have recorded: leave out {option}"
+        )
     if options.seeds and (option := first_given(options, *NO_SEEDS)):
-        raise ConfigError(f"--seeds makes one row of all seeds of a configuration: leave out {option}")
+        raise ConfigError(
+            f"--seeds makes one row of all seeds of a configuration: leave out {option}"
+        )
     if options.across_tools and (option := first_given(options, *NO_ACROSS_TOOLS)):
-        raise ConfigError(f"{OPTION} pairs questions with those of the first path: leave out {option}")
+        raise ConfigError(
+            f"{OPTION} pairs questions with those of the first path: leave out {option}"
+        )
     if options.across_tools and not options.results:
         raise ConfigError(f"{OPTION} pairs the files of several tools: give them to --results")
     records: Records | None = None
@@ -106,7 +135,9 @@ def comparison_of(options: argparse.Namespace, scratch: Path) -> Compared:
         every_run, reader = records.runs, records.reader
     runs, every_run = without_errors(options, choose(options, every_run), every_run)
     check_clusters(options, runs)
-    if options.metric and (Chance.named(options.metric) or not (options.lm_eval or options.results)):
+    if options.metric and (
+        Chance.named(options.metric) or not (options.lm_eval or options.results)
+    ):
         runs = with_number(runs, options.metric, reader)
     if options.across_tools:
         runs, reader = across_tools(runs, options.results, reader)
@@ -129,7 +160,9 @@ def comparison_of(options: argparse.Namespace, scratch: Path) -> Compared:
     check(tables, terms, reader)
     comparison = Comparison(tables, options.explain)
     if options.files:
-        comparison.of(ComparedFiles).table = file_table(runs, reader, options.baseline, margins, _tolerance(options))
+        comparison.of(ComparedFiles).table = file_table(
+            runs, reader, options.baseline, margins, _tolerance(options)
+        )
     if options.pool:
         comparison.of(PooledVerdicts).tables = pool_tasks(options, tables, runs, reader, margins)
     return Compared(comparison, reader, records, target)
@@ -138,7 +171,12 @@ def comparison_of(options: argparse.Namespace, scratch: Path) -> Compared:
 def compare(options: argparse.Namespace, scratch: Path) -> int:
     """Compare; print, save and log. Return 1 if a requirement failed, else 0."""
     compared = comparison_of(options, scratch)
-    comparison, reader, records, target = compared.comparison, compared.reader, compared.records, compared.target
+    comparison, reader, records, target = (
+        compared.comparison,
+        compared.reader,
+        compared.records,
+        compared.target,
+    )
     tables = comparison.tables
     if options.format == LLAMA:
         write_llama(tables, reader, sys.stdout)
@@ -165,11 +203,17 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
 def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
     """Return what other tools have written; options that need an MLflow store are rejected."""
     if options.lm_eval and options.results:
-        raise ConfigError("--lm-eval and --results: give all folders to --results, which reads lm-eval's, too")
+        raise ConfigError(
+            "--lm-eval and --results: give all folders to --results, which reads lm-eval's, too"
+        )
     source = "--lm-eval" if options.lm_eval else "--results"
     if option := first_given(options, "tracking_uri", "experiment", "grid", "log"):
-        raise ConfigError(f"{option}: {source} reads folders and no MLflow store: leave out one of the two")
-    metric = "" if Chance.named(options.metric) else options.metric  # which is computed, and no metric in the files
+        raise ConfigError(
+            f"{option}: {source} reads folders and no MLflow store: leave out one of the two"
+        )
+    metric = (
+        "" if Chance.named(options.metric) else options.metric
+    )  # which is computed, and no metric in the files
     if options.lm_eval:
         return lm_eval.load(options.lm_eval, options.cluster or None, metric)
     return other_tools.load(options.results, options.cluster or None, metric)
@@ -180,12 +224,15 @@ def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
     for section in every_section():
         runs = [*section.named(runs, reader)]
     if not any(TEAM in run.params for run in runs):
-        raise ConfigError("--teams names teams of task=agents, and there is no such job among these")
+        raise ConfigError(
+            "--teams names teams of task=agents, and there is no such job among these"
+        )
     return runs
 
 
 def first_given(options: argparse.Namespace, *names: str) -> str:
-    """Return the first of these options that was given, as on the command line; empty if none was."""
+    """Return the first of these options that was given, as on the command line; empty if none
+    was."""
     return next((f"--{name.replace('_', '-')}" for name in names if getattr(options, name)), "")
 
 
@@ -203,43 +250,69 @@ def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
     tasks = sorted({run.task for run in runs})
     if options.task:
         if options.task not in tasks:
-            raise ConfigError(f"--task {options.task}: {unknown('task with finished runs', options.task, tasks)}")
+            raise ConfigError(
+                f"--task {options.task}: {unknown('task with finished runs', options.task, tasks)}"
+            )
         runs = [run for run in runs if run.task == options.task]
     for text in options.where:
         runs = where(runs, text)
     return runs
 
 
-def without_errors(options: argparse.Namespace, runs: list[Run], every_run: list[Run]) -> tuple[list[Run], list[Run]]:
-    """Leave out and name the jobs with questions that ended in errors, or keep them with --count-errors."""
+def without_errors(
+    options: argparse.Namespace, runs: list[Run], every_run: list[Run]
+) -> tuple[list[Run], list[Run]]:
+    """Leave out and name the jobs with questions that ended in errors, or keep them with
+    --count-errors."""
     for run in runs:
         if run.errors:
             what = "counted as not solved" if options.count_errors else "left out"
-            fix = "" if options.count_errors else " Run it again, or count them as not solved: --count-errors"
+            fix = (
+                ""
+                if options.count_errors
+                else " Run it again, or count them as not solved: --count-errors"
+            )
             n = f"{run.metrics['n']:.0f}" if "n" in run.metrics else "its"
-            print(f"{what}: {run.job_id}, {run.errors} of {n} questions ended in an error.{fix}", file=sys.stderr)
+            print(
+                f"{what}: {run.job_id}, {run.errors} of {n} questions ended in an error.{fix}",
+                file=sys.stderr,
+            )
     if options.count_errors:
         return runs, every_run
     if all(run.errors for run in runs):
-        raise ConfigError("nothing is left to compare: every job has questions that ended in an error")
+        raise ConfigError(
+            "nothing is left to compare: every job has questions that ended in an error"
+        )
     return [run for run in runs if not run.errors], [run for run in every_run if not run.errors]
 
 
 def tabulate_tasks(
-    options: argparse.Namespace, runs: list[Run], reader: Reader, terms: list[Term], margins: dict[str, float]
+    options: argparse.Namespace,
+    runs: list[Run],
+    reader: Reader,
+    terms: list[Term],
+    margins: dict[str, float],
 ) -> list[Table]:
     """Return one table for each task."""
     tolerance = _tolerance(options)
     has_baseline = options.baseline or options.by or options.lm_eval or options.results
     if options.pool and not (options.baseline or options.lm_eval or options.results):
-        raise ConfigError(f"--pool {options.pool}: a pooled verdict needs a baseline: add --baseline KEY=VALUE")
+        raise ConfigError(
+            f"--pool {options.pool}: a pooled verdict needs a baseline: add --baseline KEY=VALUE"
+        )
     if options.margin and not (has_baseline or options.files):
-        raise ConfigError(f"--margin {' '.join(options.margin)}: a margin needs a baseline: add --baseline KEY=VALUE")
+        raise ConfigError(
+            f"--margin {' '.join(options.margin)}: a margin needs a baseline: add --baseline KEY=VALUE"
+        )
     if any(term.is_comparison for term in terms) and not has_baseline:
-        raise ConfigError(f"--require {' '.join(options.require)}: needs a baseline: add --baseline KEY=VALUE")
+        raise ConfigError(
+            f"--require {' '.join(options.require)}: needs a baseline: add --baseline KEY=VALUE"
+        )
     if options.plan_questions and not has_baseline:
         words = " ".join(options.plan_questions)
-        raise ConfigError(f"--plan-questions {words}: a plan needs a baseline: add --baseline KEY=VALUE")
+        raise ConfigError(
+            f"--plan-questions {words}: a plan needs a baseline: add --baseline KEY=VALUE"
+        )
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
     candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
     by = parse_keys(options.by, runs, "--by") if options.by else []
@@ -257,7 +330,9 @@ def tabulate_tasks(
         keys = (baseline, by) if baseline or base or by else default_comparison(options, of_task)
         if options.across_tools:
             keys, task_base = ({}, []), of_task[0]
-        choice = ComparisonOptions(*keys, options.seeds, options.unpaired, task_base, margins, tolerance, several[task])
+        choice = ComparisonOptions(
+            *keys, options.seeds, options.unpaired, task_base, margins, tolerance, several[task]
+        )
         tables.append(tabulate(of_task, choice, reader))
     if options.seeds:
         check_seeds(tables)
@@ -272,15 +347,22 @@ def _tolerance(options: argparse.Namespace) -> float | None:
     return tolerance
 
 
-def default_comparison(options: argparse.Namespace, runs: list[Run]) -> tuple[dict[str, str], list[str]]:
-    """Return the baseline and the rows of a table if the user names none: none, or the first path of other tools."""
+def default_comparison(
+    options: argparse.Namespace, runs: list[Run]
+) -> tuple[dict[str, str], list[str]]:
+    """Return the baseline and the rows of a table if the user names none: none, or the first path
+    of other tools."""
     if options.lm_eval:
         return lm_eval.default_comparison(options.lm_eval, runs)
     return other_tools.default_comparison(options.results, runs) if options.results else ({}, [])
 
 
 def pool_tasks(
-    options: argparse.Namespace, tables: list[Table], runs: list[Run], reader: Reader, margins: dict[str, float]
+    options: argparse.Namespace,
+    tables: list[Table],
+    runs: list[Run],
+    reader: Reader,
+    margins: dict[str, float],
 ) -> list[PooledTable]:
     """Return the verdicts over several tasks."""
     by = parse_keys(options.by, runs, "--by") if options.by else []
@@ -289,17 +371,24 @@ def pool_tasks(
     return pooled_tables(tables, Weights(options.pool), by, margins, reader)
 
 
-def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: Reader) -> Table:
-    """Return the table of the two runs in --flips, with the questions that only one of them solved."""
+def tabulate_flips(
+    options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: Reader
+) -> Table:
+    """Return the table of the two runs in --flips, with the questions that only one of them
+    solved."""
     if option := first_given(options, *NO_FLIPS):
-        raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out {option}")
+        raise ConfigError(
+            f"--flips A B compares two runs, A being the baseline: leave out {option}"
+        )
     with_verdicts = [run for run in runs if run.score] or runs
     first, second = (one_run(text, with_verdicts, every_run, reader) for text in options.flips)
     words = " ".join(options.flips)
     if first.run_id == second.run_id:
         raise ConfigError(f"--flips {words}: both are {first.job_id}")
     if first.task != second.task:
-        raise ConfigError(f"--flips {words}: task {first.task} and task {second.task} have no question in common")
+        raise ConfigError(
+            f"--flips {words}: task {first.task} and task {second.task} have no question in common"
+        )
     table = tabulate([first, second], ComparisonOptions(base=first), reader)
     note = next((row.note for row in table.rows if row.note), None)
     if note is not None or not table.scored:
@@ -309,13 +398,20 @@ def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list
 
 
 def one_run(text: str, runs: list[Run], every_run: list[Run], reader: Reader) -> Run:
-    """Return the run with this id (also an older run of a job), or the only run that passes this filter."""
-    matching = where(runs, text, "--flips") if re.search("[=<>]", text) else pick([text], every_run, "--flips")
+    """Return the run with this id (also an older run of a job), or the only run that passes this
+    filter."""
+    matching = (
+        where(runs, text, "--flips")
+        if re.search("[=<>]", text)
+        else pick([text], every_run, "--flips")
+    )
     if len(matching) > 1:
         several = ", ".join(sorted(run.job_id for run in matching)[:4])
         keys = reader.key_rules.differing_keys([run.params for run in matching])
         differ = f"; they differ in {', '.join(map(label, keys[:4]))}" if keys else ""
-        raise ConfigError(f"--flips {text}: {len(matching)} runs match ({several}){differ}: name one")
+        raise ConfigError(
+            f"--flips {text}: {len(matching)} runs match ({several}){differ}: name one"
+        )
     return matching[0]
 
 
@@ -323,4 +419,8 @@ def options_as_given(options: argparse.Namespace) -> dict[str, str]:
     """Return the given options as they were on the command line."""
     given = {name: getattr(options, name) for name in NAMED_ON_PAGE}
     given |= {"unpaired": "yes" if options.unpaired else ""}
-    return {name: value if isinstance(value, str) else " · ".join(value) for name, value in given.items() if value}
+    return {
+        name: value if isinstance(value, str) else " · ".join(value)
+        for name, value in given.items()
+        if value
+    }

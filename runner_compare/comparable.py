@@ -1,4 +1,5 @@
-"""Which finished runs are shown if the user names none: the newest grid's, and those comparable with it."""
+"""Which finished runs are shown if the user names none: the newest grid's, and those comparable
+with it."""
 
 from __future__ import annotations
 
@@ -18,13 +19,15 @@ COMPARABLE_BY = (
     *(key for key in PROMPT_KEYS if key != "model."),
     SERVER,
 )
-# Options by which the user says which runs are compared, or that what cannot be paired is wanted, too
+# Options by which the user says which runs are compared, or that what cannot be paired is wanted,
+# too
 CHOSEN_BY = ("all", "grid", "runs", "where", "by", "pool", "seeds", "teams", "unpaired", "flips", "files", "lm_eval",
              "results")  # fmt: skip
 
 
 def newest_comparable(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
-    """Return the newest runs of each task that are comparable with each other, and say what was left out."""
+    """Return the newest runs of each task that are comparable with each other, and say what was
+    left out."""
     if any(getattr(options, name) for name in CHOSEN_BY):
         return runs
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
@@ -41,9 +44,11 @@ def newest_comparable(options: argparse.Namespace, runs: list[Run]) -> list[Run]
 
 
 def _newest_group(runs: list[Run], keys: Sequence[str], baseline: dict[str, str]) -> list[Run]:
-    """Return the newest grid or run with all runs that are comparable with it: of those with several, and a baseline.
+    """Return the newest grid or run with all runs that are comparable with it: of those with
+    several, and a baseline.
 
-    The given runs are sorted newest first. All jobs of a grid belong together, whatever they differ in.
+    The given runs are sorted newest first. All jobs of a grid belong together, whatever they differ
+    in.
     """
     if not any(run.score or run.unit for run in runs):
         return runs  # measurements ask no questions
@@ -68,7 +73,9 @@ def _left_out(task: str, group: Sequence[Run], rest: Sequence[Run], keys: Sequen
         differing = [key for key in keys if run.value(key) not in values[key]]
         why[" ".join("another server or none" if key == SERVER and run.value(key) is None else
                      f"{label(key)}={run.value(key)}" for key in differing)] += 1  # fmt: skip
-    reasons = few([f"{count} with {words or 'other combinations'}" for words, count in why.most_common()], 4)
+    reasons = few(
+        [f"{count} with {words or 'other combinations'}" for words, count in why.most_common()], 4
+    )
     return (
         f"{task}: {counted(len(rest), 'run is', 'runs are')} left out, as not comparable with the newest ones "
         f"({reasons}): --all shows every run, --grid ID, --where KEY=VALUE or --runs ID chooses"

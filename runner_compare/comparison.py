@@ -1,4 +1,5 @@
-"""All that a comparison shows, as plain data: its tables, and each part with its grids and sentences."""
+"""All that a comparison shows, as plain data: its tables, and each part with its grids and
+sentences."""
 
 from __future__ import annotations
 
@@ -18,10 +19,13 @@ class Comparison:
 
     tables: list[Table]
     explain: bool = False  # whether a terminal explains the Pareto front
-    kept: dict[type, Any] = field(default_factory=dict)  # what sections have computed over tables, by their classes
+    kept: dict[type, Any] = field(
+        default_factory=dict
+    )  # what sections have computed over tables, by their classes
 
     def of(self, kind: type[Kept]) -> Kept:
-        """Return what a section keeps with the comparison; an empty one before it has computed anything."""
+        """Return what a section keeps with the comparison; an empty one before it has computed
+        anything."""
         kept: Kept = self.kept.setdefault(kind, kind())
         return kept
 

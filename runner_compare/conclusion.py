@@ -14,7 +14,12 @@ from runner_compare.quantities import LIKELIHOODS, Quantity, what_shows_more
 from runner_compare.statistics import Decision, MarginVerdict
 from runner_compare.wording import about
 
-TARGETS = (0.05, 0.02, 0.01, 0.005)  # differences of accuracies for which a number of questions is given
+TARGETS = (
+    0.05,
+    0.02,
+    0.01,
+    0.005,
+)  # differences of accuracies for which a number of questions is given
 
 
 def conclude(rows: Sequence[TableRow]) -> str:
@@ -35,7 +40,11 @@ def _of_family(family: Sequence[Decision]) -> str:
     counts = Counter(map(label, sorted(family, key=_rank)))
     total, undecided = len(family), [it for it in family if is_open(it)]
     if len(undecided) == total:
-        text = "the one comparison is not decided" if total == 1 else f"of {total} comparisons none is decided"
+        text = (
+            "the one comparison is not decided"
+            if total == 1
+            else f"of {total} comparisons none is decided"
+        )
     elif total == 1:
         text = f"one comparison: the row is {label(family[0])}"
     else:
@@ -45,7 +54,8 @@ def _of_family(family: Sequence[Decision]) -> str:
 
 
 def _rank(it: Decision) -> tuple[int, str]:
-    """Return a sort key: better rows first, undecided ones last, so that the words about them can follow."""
+    """Return a sort key: better rows first, undecided ones last, so that the words about them can
+    follow."""
     verdicts = [
         MarginVerdict.better,
         MarginVerdict.as_good,
@@ -54,7 +64,9 @@ def _rank(it: Decision) -> tuple[int, str]:
     ]
     if is_open(it):
         return len(verdicts) + 1, ""
-    return (verdicts.index(it.verdict) if it.verdict in verdicts else len(verdicts)), str(it.finding)
+    return (verdicts.index(it.verdict) if it.verdict in verdicts else len(verdicts)), str(
+        it.finding
+    )
 
 
 def _what_would_decide(undecided: Sequence[Decision]) -> str:
@@ -71,7 +83,9 @@ def _what_would_decide(undecided: Sequence[Decision]) -> str:
         if most is None or None in needed:
             return ""
         return f" (about {about(most)} {counted} in all would decide {if_alike(undecided[0])})"
-    if any(not it.test.knows_power for it in undecided):  # it stopped early: the number of questions was not planned
+    if any(
+        not it.test.knows_power for it in undecided
+    ):  # it stopped early: the number of questions was not planned
         return ""
     asked = range_of([f"{it.n:,}" for it in sorted(undecided, key=lambda it: it.n)])
     if any(it.detectable is None for it in undecided):
@@ -87,7 +101,8 @@ def _what_would_decide(undecided: Sequence[Decision]) -> str:
 
 
 def _enough(undecided: Sequence[Decision], of: Quantity) -> str:
-    """Say how many questions would detect a smaller difference, in the comparison that needs most of them."""
+    """Say how many questions would detect a smaller difference, in the comparison that needs most
+    of them."""
     if of is LIKELIHOODS:
         return ""  # no difference in nats is small for every model
     hardest = max(undecided, key=lambda it: math.inf if it.detectable is None else it.detectable)

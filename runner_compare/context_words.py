@@ -1,4 +1,5 @@
-"""Says up to how much context a model predicts the same tokens better: on the card of a job, and in a comparison."""
+"""Says up to how much context a model predicts the same tokens better: on the card of a job, and in
+a comparison."""
 
 from __future__ import annotations
 

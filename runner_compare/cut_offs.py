@@ -1,7 +1,9 @@
-"""What answers that were cut off leave open, in words and as plain data: they would have been right or wrong.
+"""What answers that were cut off leave open, in words and as plain data: they would have been right
+or wrong.
 
-The figures of a comparison count them as not solved. Beside these stand both ends: this row's cut-off answers wrong and
-the baseline's right, and the reverse. Only what both ends show is a finding.
+The figures of a comparison count them as not solved. Beside these stand both ends: this row's
+cut-off answers wrong and the baseline's right, and the reverse. Only what both ends show is a
+finding.
 """
 
 from __future__ import annotations
@@ -20,17 +22,21 @@ ENDS = ("at_worst", "at_best")
 
 
 def finding_of(it: Decision) -> str:
-    """Return the finding of a comparison for people: where cut-off answers decide it, it is undecided."""
+    """Return the finding of a comparison for people: where cut-off answers decide it, it is
+    undecided."""
     return UNDECIDED if it.hinges_on_cut_off and it.finding is Finding.open else str(it.finding)
 
 
 def sentence_of_ends(it: Decision) -> str:
-    """Say whether what is found holds whatever was cut off; empty if nothing was cut off, or nothing is found."""
+    """Say whether what is found holds whatever was cut off; empty if nothing was cut off, or
+    nothing is found."""
     if it.ends is None:
         return it.unplanned * it.hinges_on_cut_off
     if not it.hinges_on_cut_off:
         return (
-            "" if is_open(it) else f"whatever the cut-off answers ({_how_many(it)}) would have been: Δ {_from_to(it)}"
+            ""
+            if is_open(it)
+            else f"whatever the cut-off answers ({_how_many(it)}) would have been: Δ {_from_to(it)}"
         )
     return (
         f"{_as_counted(it)} as counted, but cut-off answers decide it ({_how_many(it)}): right or wrong, they make Δ "
@@ -52,10 +58,13 @@ def _as_counted(it: Decision) -> str:
 
 
 def _how_many(it: Decision) -> str:
-    """Return how many answers of each side were cut off: `12 of 200 here, 3 of 200 in the baseline`."""
+    """Return how many answers of each side were cut off: `12 of 200 here, 3 of 200 in the
+    baseline`."""
     each = it.counts.get("samples") or 1
     sides = zip(it.cut_off, (it.n, it.baseline_n), ("here", "in the baseline"), strict=True)
-    return ", ".join(f"{cut:,} of {counted(n * each, 'answer')} {where}" for cut, n, where in sides if cut)
+    return ", ".join(
+        f"{cut:,} of {counted(n * each, 'answer')} {where}" for cut, n, where in sides if cut
+    )
 
 
 def _from_to(it: Decision) -> str:
@@ -95,6 +104,13 @@ def _end_record(it: Decision) -> dict[str, Any]:
 
 
 def flat_ends(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both ends of a comparison for a sheet: `difference_at_worst` beside `difference`, and so on."""
-    flat = {f"without_limit_{key}": value for key, value in record.items() if not isinstance(value, dict)}
-    return flat | {f"{key}_{end}": value for end in ENDS if end in record for key, value in record[end].items()}
+    """Return both ends of a comparison for a sheet: `difference_at_worst` beside `difference`, and
+    so on."""
+    flat = {
+        f"without_limit_{key}": value
+        for key, value in record.items()
+        if not isinstance(value, dict)
+    }
+    return flat | {
+        f"{key}_{end}": value for end in ENDS if end in record for key, value in record[end].items()
+    }

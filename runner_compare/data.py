@@ -25,7 +25,9 @@ JOB_ID = "job_id"
 REPEAT = "task.repeat"  # above 0: the same job again, to see its noise
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 CLUSTER = "task.cluster"
-EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
+EARLY_STOP = (
+    "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
+)
 MAX_NAMED = 4  # jobs in a sentence
 ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
 ENGINE = "model.engine.name"  # of runs that another program has computed here; no key of a job, but a fact
@@ -38,7 +40,8 @@ class NotPaired(Exception):
 
 
 class TooFew(NotPaired):
-    """Two runs are paired, but a test of so few pairs would not hold; the message says how many are needed."""
+    """Two runs are paired, but a test of so few pairs would not hold; the message says how many are
+    needed."""
 
 
 @dataclass
@@ -54,14 +57,22 @@ class Run:
     metrics: dict[str, float]
     grid: str = ""  # the MLflow run of its grid
     artifacts: str = ""  # where MLflow has its files
-    facts: dict[str, str] = field(default_factory=dict)  # facts about the run: its machine, other work at the same time
-    number: str | None = None  # the metric, a number for each question, that is compared instead of verdicts
+    facts: dict[str, str] = field(
+        default_factory=dict
+    )  # facts about the run: its machine, other work at the same time
+    number: str | None = (
+        None  # the metric, a number for each question, that is compared instead of verdicts
+    )
     tool: str = ""  # the other tool that has written it; empty: this one has
-    has_fresh_processes: bool = False  # each repeat of a measure was a process of its own, so repeats count as runs
+    has_fresh_processes: bool = (
+        False  # each repeat of a measure was a process of its own, so repeats count as runs
+    )
     errors: int = 0  # questions that ended in an error, so that the job has FAILED
     parts: list[Run] = field(default_factory=list)  # the pooled runs
     over_seeds: bool = False  # whether these answered the same questions, each with its own seed
-    earlier: list[Run] = field(default_factory=list, repr=False)  # runs of the same job, newest first
+    earlier: list[Run] = field(
+        default_factory=list, repr=False
+    )  # runs of the same job, newest first
 
     def value(self, key: str) -> str | None:
         """Return the value of a config key, id or metric as text, or None if the run has none."""
@@ -79,23 +90,31 @@ class Run:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the run, or one of the pooled runs, stopped early because a difference was decided."""
+        """Whether the run, or one of the pooled runs, stopped early because a difference was
+        decided."""
         return any(part.stopped_after is not None for part in self.parts or [self])
 
     @property
     def compared_while_running(self) -> bool:
-        """Whether the run, or one of the pooled runs, was compared with another one while it ran (early_stop_vs)."""
+        """Whether the run, or one of the pooled runs, was compared with another one while it ran
+        (early_stop_vs)."""
         return self.stopped_early or any(EARLY_STOP in part.facts for part in self.parts or [self])
 
     def early_stop_comparisons(self, other: Run) -> int | None:
-        """How many comparisons shared 5 % when this run was compared with the other one; None: not recorded."""
-        compared_with = self.facts.get(EARLY_STOP, "").rpartition(" · ")[2]  # after the words of the user
+        """How many comparisons shared 5 % when this run was compared with the other one; None: not
+        recorded."""
+        compared_with = self.facts.get(EARLY_STOP, "").rpartition(" · ")[
+            2
+        ]  # after the words of the user
         recorded = self.metrics.get("early_stop_comparisons")
-        return int(recorded) if recorded and not self.parts and compared_with == other.job_id else None
+        return (
+            int(recorded) if recorded and not self.parts and compared_with == other.job_id else None
+        )
 
     @property
     def score(self) -> tuple[int, int] | None:
-        """The number of solved questions (of several answers, by their vote) and of all; None without verdicts."""
+        """The number of solved questions (of several answers, by their vote) and of all; None
+        without verdicts."""
         return score(self.metrics)
 
     @property
@@ -110,23 +129,33 @@ class Run:
 
     @property
     def interval(self) -> tuple[float, float, float] | None:
-        """The accuracy and its 95 % interval, over families if these are known; None if no question was answered."""
+        """The accuracy and its 95 % interval, over families if these are known; None if no question
+        was answered."""
         if self.score is None or not self.score[1]:
             return None
-        if ACCURACY[1] in self.metrics and ("families" in self.metrics or self.over_seeds or self.answers_each > 1):
+        if ACCURACY[1] in self.metrics and (
+            "families" in self.metrics or self.over_seeds or self.answers_each > 1
+        ):
             return self.metrics[ACCURACY[0]], self.metrics[ACCURACY[1]], self.metrics[ACCURACY[2]]
         correct, n = self.score
         return correct / n, *wilson_interval(correct, n)
 
     @property
     def bounds(self) -> Bounds | None:
-        """What its accuracy would be without a limit; None if no answer was cut off, or if that is not known."""
+        """What its accuracy would be without a limit; None if no answer was cut off, or if that is
+        not known."""
         if all(key in self.metrics for key in BOUNDS):
             recorded = Bounds(*(self.metrics[key] for key in BOUNDS))
             known = "families" in self.metrics or self.over_seeds or self.answers_each > 1
             return recorded if known else Bounds.of(*recorded[:2], int(self.metrics["n"]))
-        cut_off = int(self.metrics.get("cut_off", 0) - self.errors)  # an error has no verdict of its own
-        if self.interval is None or cut_off <= 0 or self.metrics.keys() & {"families", "answers_each"}:
+        cut_off = int(
+            self.metrics.get("cut_off", 0) - self.errors
+        )  # an error has no verdict of its own
+        if (
+            self.interval is None
+            or cut_off <= 0
+            or self.metrics.keys() & {"families", "answers_each"}
+        ):
             return None
         correct, n = self.score or (0, 0)
         return Bounds.of(correct / n, (correct + cut_off) / n, n)
@@ -137,7 +166,9 @@ def question_of(sample: Sample) -> Question:
     return sample.index, sample.question or "", sample.gold or ""
 
 
-def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END) -> dict[str, str]:
+def side_of(
+    verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END
+) -> dict[str, str]:
     """Return one side of a flip as it is shown: of a long text, the end."""
     shown = text if len(text) <= most else "…" + text[-most:]
     return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}
@@ -145,7 +176,8 @@ def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_EN
 
 @dataclass
 class Standing:
-    """A row's value on an axis of the front, with its 95 % interval over runs, or half of the tolerance each way."""
+    """A row's value on an axis of the front, with its 95 % interval over runs, or half of the
+    tolerance each way."""
 
     value: float
     low: float
@@ -164,23 +196,36 @@ class TableRow:
     baseline: TableRow | None = None  # the row that it was compared with
     effects: list[Decision] = field(default_factory=list)  # one, or one for each repeated measure
     note: str | None = None  # why there is no comparison
-    sentence: str = ""  # what the comparison shows, in words; of rows that show the same, the first one has it
+    sentence: str = (
+        ""  # what the comparison shows, in words; of rows that show the same, the first one has it
+    )
     panel: tuple[str, ...] = ()  # the keys of its set of questions, if the rows differ in these
-    on_front: bool | None = None  # of accuracy, memory and speed; None: it is not considered for the front
-    standing: dict[str, Standing] = field(default_factory=dict)  # by axis of the front, without accuracy
+    on_front: bool | None = (
+        None  # of accuracy, memory and speed; None: it is not considered for the front
+    )
+    standing: dict[str, Standing] = field(
+        default_factory=dict
+    )  # by axis of the front, without accuracy
     dominated_by: str | None = None
-    dominated_in: list[str] = field(default_factory=list)  # the axes in which the dominating row is better beyond noise
-    accuracy_behind: float = 0.0  # by how much the dominating row is more accurate, as a comparison of the two says
+    dominated_in: list[str] = field(
+        default_factory=list
+    )  # the axes in which the dominating row is better beyond noise
+    accuracy_behind: float = (
+        0.0  # by how much the dominating row is more accurate, as a comparison of the two says
+    )
     off_front: str | None = None  # why its speed and memory are not considered
 
     @property
     def effect(self) -> Decision | None:
-        """The difference to its baseline in accuracy or log-likelihood; None if it was not compared."""
+        """The difference to its baseline in accuracy or log-likelihood; None if it was not
+        compared."""
         return next((effect for effect in self.effects if not effect.is_ratio), None)
 
     def note_beside(self, *remarks: str | None) -> None:
         """Add remarks to the difference to its baseline."""
-        self.effects = [effect if effect.is_ratio else effect.noting(*remarks) for effect in self.effects]
+        self.effects = [
+            effect if effect.is_ratio else effect.noting(*remarks) for effect in self.effects
+        ]
 
     @property
     def ratios(self) -> list[Decision]:
@@ -198,11 +243,16 @@ class Table:
     baseline: dict[str, str] = field(default_factory=dict)
     common: dict[str, str] = field(default_factory=dict)  # the config keys in which they agree
     conclusion: str = ""  # a line: what may be concluded over all rows
-    remarks: list[str] = field(default_factory=list)  # more than 5 % of such tables may be wrong; what is quantized
-    kept: dict[type, Any] = field(default_factory=dict)  # what sections have computed, each by a class of its own
+    remarks: list[str] = field(
+        default_factory=list
+    )  # more than 5 % of such tables may be wrong; what is quantized
+    kept: dict[type, Any] = field(
+        default_factory=dict
+    )  # what sections have computed, each by a class of its own
 
     def of(self, kind: type[Kept]) -> Kept:
-        """Return what a section keeps with the table; an empty one before it has computed anything."""
+        """Return what a section keeps with the table; an empty one before it has computed
+        anything."""
         kept: Kept = self.kept.setdefault(kind, kind())
         return kept
 
@@ -213,7 +263,8 @@ class Table:
 
     @property
     def unit(self) -> str | None:
-        """The unit that the table's log-likelihoods are divided by; None for another kind of table."""
+        """The unit that the table's log-likelihoods are divided by; None for another kind of
+        table."""
         units = {row.run.unit for row in self.rows}
         return units.pop() if len(units) == 1 else None
 
@@ -224,7 +275,8 @@ class Table:
 
     @property
     def compared(self) -> list[TableRow]:
-        """The rows whose comparisons the legend explains: repeats of a baseline only where nothing else is compared."""
+        """The rows whose comparisons the legend explains: repeats of a baseline only where nothing
+        else is compared."""
         return self.rows if self.only_repeats else [row for row in self.rows if not row.is_repeat]
 
     @property

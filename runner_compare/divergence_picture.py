@@ -1,4 +1,5 @@
-"""Draws how far each row is from the reference over what its weights take: KL with its interval, one point a row."""
+"""Draws how far each row is from the reference over what its weights take: KL with its interval,
+one point a row."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def divergence_pictures(table: Table) -> list[Picture]:
     drawn = [row for row in rows if row.run.metrics[KL] > 0]
     if not drawn:
         return []
-    title = "KL to the reference, mean over tokens with its 95 % interval, over what the weights take"
+    title = (
+        "KL to the reference, mean over tokens with its 95 % interval, over what the weights take"
+    )
     zeros = [row for row in rows if row not in drawn]
     if zeros:
         names = ", ".join(name_of(row, table.keys) or row.run.job_id for row in zeros)
@@ -72,21 +75,30 @@ def over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figure:
         members = [row for row in rows if row.panel == panel]
         panel_keys = {part.partition("=")[0] for part in panel}
         names = names_of(members, [key for key in keys if key not in panel_keys])
-        if len(members) > MAX_LABELS or longest(names) > LONGEST_AT_DOT:  # they would cover each other
+        if (
+            len(members) > MAX_LABELS or longest(names) > LONGEST_AT_DOT
+        ):  # they would cover each other
             names = numbered(pane, names)
         points = []
         for row in members:
             kl, low, high = (row.run.metrics.get(f"{KL}{end}") for end in ENDS)
-            points.append(KlPoint(names[row.run.run_id], row.run.metrics[WEIGHTS], kl or 0.0, low, high))
+            points.append(
+                KlPoint(names[row.run.run_id], row.run.metrics[WEIGHTS], kl or 0.0, low, high)
+            )
         labels.append(draw_points(pane, points, "weights, MiB"))
-        cut = f" (the first {len(panels)} of {len(all_panels)} sets of texts)" if len(panels) < len(all_panels) else ""
+        cut = (
+            f" (the first {len(panels)} of {len(all_panels)} sets of texts)"
+            if len(panels) < len(all_panels)
+            else ""
+        )
         pane.set_title(literal(", ".join(panel) + cut * (panel == panels[-1])), loc="left")
     separate(figure, labels)
     return figure
 
 
 def draw_points(pane: Axes, points: Sequence[KlPoint], size_words: str) -> list[Annotation]:
-    """Draw KLs above 0, on a logarithmic axis, over sizes; return the labels, which may still overlap."""
+    """Draw KLs above 0, on a logarithmic axis, over sizes; return the labels, which may still
+    overlap."""
     labels: list[Annotation] = []
     sizes = [point.size_mib for point in points]
     middle = (min(sizes) + max(sizes)) / 2 if len({*sizes}) > 1 else max(sizes, default=0.0)

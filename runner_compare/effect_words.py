@@ -1,4 +1,5 @@
-"""Words for effects: an entry for each method in METHODS, and the sentences, cells, legends and records from it."""
+"""Words for effects: an entry for each method in METHODS, and the sentences, cells, legends and
+records from it."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ from typing import Any
 
 from runner_compare.data import ABSENT, TableRow
 from runner_compare.quantities import ACCURACIES, FIELDS, LIKELIHOODS, METHODS, REPEATS, Quantity
-from runner_compare.statistics import ALPHA, Decision, Effect, Finding, MarginVerdict, Method, most_wrong
+from runner_compare.statistics import (
+    ALPHA,
+    Decision,
+    Effect,
+    Finding,
+    MarginVerdict,
+    Method,
+    most_wrong,
+)
 from runner_compare.statistics.margins import points_of_margin, verdict_words
 from runner_compare.statistics.sequential import level_words
 from runner_compare.wording import about
@@ -32,7 +41,9 @@ def fill(template: str, it: Effect) -> str:
 
 def asked_of(it: Decision) -> str:
     """Return what an effect is over: questions, samples of text, or runs."""
-    return "runs of each" if it.is_ratio else "samples" if quantity(it) is LIKELIHOODS else "questions"
+    return (
+        "runs of each" if it.is_ratio else "samples" if quantity(it) is LIKELIHOODS else "questions"
+    )
 
 
 def quantity(it: Effect) -> Quantity:
@@ -49,7 +60,9 @@ def records(row: TableRow) -> dict[str, Any]:
     """Return a row's effects as plain data, each under the key of its quantity."""
     record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
     for effect in row.effects:
-        record = {key: _recorded(effect, FIELDS.get(key, key)) for key in quantity(effect).keys.split()}
+        record = {
+            key: _recorded(effect, FIELDS.get(key, key)) for key in quantity(effect).keys.split()
+        }
         if "baseline_job_id" in record:
             record["baseline_job_id"] = row.baseline.run.job_id if row.baseline else None
         if not effect.is_tested:
@@ -69,7 +82,8 @@ def _recorded(decision: Decision, name: str) -> Any:
 
 
 def error_budget(effects: Sequence[Decision]) -> str:
-    """Return a sentence if more than 5 % of such tables may have a wrong finding, and empty otherwise."""
+    """Return a sentence if more than 5 % of such tables may have a wrong finding, and empty
+    otherwise."""
     of_accuracy = [effect for effect in effects if quantity(effect) is ACCURACIES]
     share = most_wrong(of_accuracy)
     if share <= ALPHA * (1 + 1e-9):
@@ -107,15 +121,20 @@ def margin_decision(it: Decision) -> str:
 
 def if_alike(it: Decision) -> str:
     """Return what a number of questions that would decide supposes of the truth."""
-    return "if neither is better" + (" and they disagree as often" if quantity(it) is ACCURACIES else "")
+    return "if neither is better" + (
+        " and they disagree as often" if quantity(it) is ACCURACIES else ""
+    )
 
 
 def _would_decide(it: Decision) -> str:
-    """Say how many questions would decide; of several tasks, how many more and how they are spread."""
+    """Say how many questions would decide; of several tasks, how many more and how they are
+    spread."""
     needed, asked = it.needed or 0, asked_of(it)
     if "tasks" not in it.counts:
         families = it.counts.get("clusters")  # more of them, and not larger ones
-        of_families = f" in {math.ceil(needed * families / it.n):,} such families" if families else ""
+        of_families = (
+            f" in {math.ceil(needed * families / it.n):,} such families" if families else ""
+        )
         return f"{about(needed)} {asked}{of_families} would decide"
     more = f"{about(needed - it.n)} more {asked} would decide, " if needed > it.n else ""
     return f"{more}{about(needed)} in all{'' if more else ' would decide'}, each set in proportion"
@@ -130,7 +149,9 @@ SHARE_LEGEND = (
     "its share of the 5 % was fixed before it ran: there Holm is p times that number of comparisons, the interval has "
     "the same level, and no other row changes the verdict"
 )
-SHARED_ERROR = f"Findings and margins share {ALPHA:g}: Holm is over both, and counts a comparison once."
+SHARED_ERROR = (
+    f"Findings and margins share {ALPHA:g}: Holm is over both, and counts a comparison once."
+)
 MARGIN_LEGEND = (
     "Margin: a row is as good if a test shows its true difference to be above minus the margin, and worse by more if "
     f"one shows it to be below (two-sided). {SHARED_ERROR}"
@@ -151,7 +172,11 @@ def legend(effects: Sequence[Decision]) -> str:
     for of in dict.fromkeys(words.quantity for words in METHODS.values()):
         of_quantity = [effect for effect in effects if quantity(effect) is of]
         if of_quantity:
-            used = [words.legend for method, words in METHODS.items() if any(it.method is method for it in of_quantity)]
+            used = [
+                words.legend
+                for method, words in METHODS.items()
+                if any(it.method is method for it in of_quantity)
+            ]
             adjusted = [it for it in of_quantity if it.early_stop_comparisons is None]
             legends = [of.legend[0], *used]
             if len(adjusted) < len(of_quantity):
@@ -162,7 +187,9 @@ def legend(effects: Sequence[Decision]) -> str:
             text = " ".join(filter(None, legends))
             metrics = max((it.comparisons for it in adjusted), default=0) // max(1, len(adjusted))
             if metrics > 1:  # of one score
-                text = text.replace(OF_TABLE, f"{OF_TABLE}, times the {metrics} metrics of this score", 1)
+                text = text.replace(
+                    OF_TABLE, f"{OF_TABLE}, times the {metrics} metrics of this score", 1
+                )
             parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
             if any(it.verdict for it in adjusted):
                 parts.append(RATIO_MARGIN_LEGEND if of is REPEATS else MARGIN_LEGEND)
@@ -172,7 +199,8 @@ def legend(effects: Sequence[Decision]) -> str:
 
 
 def has_no_interval(it: Effect) -> bool:
-    """Whether an effect is the ratio of single measurements, which do not say how far others would be from them."""
+    """Whether an effect is the ratio of single measurements, which do not say how far others would
+    be from them."""
     return it.method is Method.too_few_runs and not math.isfinite(it.high)
 
 

@@ -1,4 +1,5 @@
-"""The one table of model files: its columns, the sentences under it, its legend, and the same as plain data."""
+"""The one table of model files: its columns, the sentences under it, its legend, and the same as
+plain data."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from runner_compare.metrics import ENDS, described
 from runner_compare.repeated_runs import contention
 from runner_compare.wording import number
 
-# after the name: what a file costs, from the first kind of job that has it, each with its order of leaving a terminal
+# after the name: what a file costs, from the first kind of job that has it, each with its order of
+# leaving a terminal
 COSTS = {"file_mib": 0, "model_mib": 0, "peak_rss_mib": 2, "load_s": 3}
 MARKS = {None: ABSENT, True: "front", False: "dominated"}
 AGREES = "top_1_agreement"
@@ -40,10 +42,14 @@ def file_columns(table: FileTable) -> list[Column]:
     for metric, drop_order in COSTS.items():
         if (kind := table.kind_of(metric)) is not None:
             cells = [number(file.metric(metric, kind)) for file in files]
-            columns.append(Column(described(metric).head, cells, True, drop_order, USES.get(metric, Use.more)))
+            columns.append(
+                Column(described(metric).head, cells, True, drop_order, USES.get(metric, Use.more))
+            )
     for rows, metric in table.speeds().items():
         head = f"decode tok/s\n{rows} row{'s' * (rows != 1)}"
-        columns.append(Column(head, [number(file.metric(metric, Kind.speed)) for file in files], use=Use.speed))
+        columns.append(
+            Column(head, [number(file.metric(metric, Kind.speed)) for file in files], use=Use.speed)
+        )
     if Kind.likelihood in table.tables:
         differences = _of_rows(files, Kind.likelihood, _difference)
         columns.append(Column("Δ log-likelihood\nnats/token", differences, use=Use.verdict))
@@ -53,13 +59,19 @@ def file_columns(table: FileTable) -> list[Column]:
         columns.append(Column("KL\nrank", [_rank(file) for file in files], use=Use.verdict))
         columns.append(_measured(AGREES, files, 4))
     if any(Kind.accuracy in file.rows for file in files):
-        columns.append(Column("accuracy", _of_rows(files, Kind.accuracy, accuracy_of), use=Use.result))
+        columns.append(
+            Column("accuracy", _of_rows(files, Kind.accuracy, accuracy_of), use=Use.result)
+        )
     if Kind.accuracy in table.tables:
-        columns.append(Column("Δ points", _of_rows(files, Kind.accuracy, _difference), use=Use.verdict))
+        columns.append(
+            Column("Δ points", _of_rows(files, Kind.accuracy, _difference), use=Use.verdict)
+        )
         columns += margin_column([file.rows.get(Kind.accuracy) for file in files])
     if any(file.on_front is not None for file in files):
         head = f"{axes_words(table)}\nand KL"
-        columns.append(Column(head, [MARKS[file.on_front] for file in files], False, use=Use.verdict))
+        columns.append(
+            Column(head, [MARKS[file.on_front] for file in files], False, use=Use.verdict)
+        )
     return columns
 
 
@@ -96,9 +108,17 @@ def file_sentences(table: FileTable) -> list[str]:
 def file_legend(table: FileTable) -> str:
     """Return the legend under the table."""
     margin = table.margin
-    less = "" if margin is None else f", or to be smaller with a KL that is higher by less than {margin:g} nats a token"
+    less = (
+        ""
+        if margin is None
+        else f", or to be smaller with a KL that is higher by less than {margin:g} nats a token"
+    )
     speed = "" if table.tolerance is not None or not table.speeds() else f" {NO_SPEED}."
-    counted = "" if table.tolerance is None else f" Speeds count if they differ by more than {table.tolerance:.3g}."
+    counted = (
+        ""
+        if table.tolerance is None
+        else f" Speeds count if they differ by more than {table.tolerance:.3g}."
+    )
     return f"{LEGEND}{less}.{counted}{speed}"
 
 
@@ -111,10 +131,19 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
             "model": next(iter(file.rows.values())).run.params.get("model.name", ""),
             "is_reference": file.is_reference,
             "jobs": {str(kind): row.run.job_id for kind, row in file.rows.items()},
-            "costs": {name: None if kind is None else file.metric(name, kind) for name, kind in kinds.items()},
-            "decode_tok_per_s": {str(rows): file.metric(name, Kind.speed) for rows, name in table.speeds().items()},
+            "costs": {
+                name: None if kind is None else file.metric(name, kind)
+                for name, kind in kinds.items()
+            },
+            "decode_tok_per_s": {
+                str(rows): file.metric(name, Kind.speed) for rows, name in table.speeds().items()
+            },
             "accuracy": file.metric("accuracy", Kind.accuracy),
-            **{f"{name}{end}": file.metric(f"{name}{end}", Kind.likelihood) for name in (KL,) for end in ENDS},
+            **{
+                f"{name}{end}": file.metric(f"{name}{end}", Kind.likelihood)
+                for name in (KL,)
+                for end in ENDS
+            },
             "comparison": _record(file, Kind.accuracy, "comparison"),
             "shift": _record(file, Kind.likelihood, "shift"),
             "kl_rank": None if file.kl_rank is None else [*file.kl_rank],
@@ -136,14 +165,18 @@ def _front_sentences(table: FileTable) -> list[str]:
     if not front:
         return []
     lines = [f"on the front of {axes_words(table)} and KL: {few(front, 12)}"]
-    beaten = [f"{file.name} by {few(file.dominated_by, 3)}" for file in table.files if file.dominated_by]
+    beaten = [
+        f"{file.name} by {few(file.dominated_by, 3)}" for file in table.files if file.dominated_by
+    ]
     return lines + ([f"dominated: {'; '.join(beaten)}"] if beaten else [])
 
 
 def tied_groups(table: FileTable) -> list[list[str]]:
-    """Return groups of ranked files of which no test tells any two apart; each pair of such files is in one of them."""
+    """Return groups of ranked files of which no test tells any two apart; each pair of such files
+    is in one of them."""
     ranked = sorted(
-        (file for file in table.files if file.kl_rank), key=lambda file: file.metric(KL, Kind.likelihood) or 0.0
+        (file for file in table.files if file.kl_rank),
+        key=lambda file: file.metric(KL, Kind.likelihood) or 0.0,
     )
     told_apart = {frozenset((it.name, other)) for it in ranked for other in it.closer_than}
     names, groups = [it.name for it in ranked], list[list[str]]()
@@ -152,7 +185,9 @@ def tied_groups(table: FileTable) -> list[list[str]]:
             continue
         group = [*pair]
         for name in names:
-            if name not in group and not any(frozenset((name, other)) in told_apart for other in group):
+            if name not in group and not any(
+                frozenset((name, other)) in told_apart for other in group
+            ):
                 group.append(name)
         groups.append(sorted(group, key=names.index))
     return groups
@@ -180,5 +215,7 @@ def _difference(row: TableRow) -> str:
 
 
 def _measured(metric: str, files: list[FileRow], drop_order: int = 0) -> Column:
-    runs = [file.rows[Kind.likelihood].run if Kind.likelihood in file.rows else None for file in files]
+    runs = [
+        file.rows[Kind.likelihood].run if Kind.likelihood in file.rows else None for file in files
+    ]
     return measured(metric, runs, drop_order)

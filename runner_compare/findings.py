@@ -1,4 +1,5 @@
-"""The finding about each row in words, made once: the terminal, the pages, JSON and the gates show this text."""
+"""The finding about each row in words, made once: the terminal, the pages, JSON and the gates show
+this text."""
 
 from __future__ import annotations
 
@@ -28,8 +29,11 @@ OF_ONE = "{names} (n={sample}): {finding} (Δ {value}, {figures})"
 OF_SEVERAL = "{names} (n={sample} each): {finding}; the largest Δ is {value} ({largest}, {figures})"
 
 
-def write_findings(rows: Sequence[TableRow], keys: list[str], settings: Sequence[TableRow] | None = None) -> None:
-    """Give each row its finding in words; of settings that show the same, the first one has a sentence for all."""
+def write_findings(
+    rows: Sequence[TableRow], keys: list[str], settings: Sequence[TableRow] | None = None
+) -> None:
+    """Give each row its finding in words; of settings that show the same, the first one has a
+    sentence for all."""
     for row in rows:
         row.sentence = sentence(row, keys)
     groups: dict[tuple[object, ...], list[TableRow]] = {}
@@ -45,14 +49,16 @@ def write_findings(rows: Sequence[TableRow], keys: list[str], settings: Sequence
 
 
 def sentence(row: TableRow, keys: list[str]) -> str:
-    """Return one row's finding in words; empty for a baseline, and if the table of ratios shows it."""
+    """Return one row's finding in words; empty for a baseline, and if the table of ratios shows
+    it."""
     if row.note is not None:
         return f"{assignments(row, keys) or row.run.job_id}: not compared, {row.note}"
     return _too_few_runs(row, keys) if row.effect is None else _finding([row], keys)
 
 
 def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
-    """Return the finding about rows that show the same: the largest difference, and what they could have shown."""
+    """Return the finding about rows that show the same: the largest difference, and what they could
+    have shown."""
     effects = [it for row in rows if (it := row.effect)]
     largest = max(effects, key=lambda effect: abs(effect.value))
     words, of = METHODS[largest.method], quantity(largest)
@@ -72,17 +78,22 @@ def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
 
 
 def _names(rows: Sequence[TableRow], keys: list[str], largest: int) -> tuple[str, str]:
-    """Return the names of the rows and of their baseline, and the name of the row with the largest difference."""
+    """Return the names of the rows and of their baseline, and the name of the row with the largest
+    difference."""
     if len(rows) == 1:
         return versus(rows[0], keys), ""
     names = [sides(row, keys)[0] for row in rows]
     _, theirs, shared = sides(rows[0], keys)
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
-    return f"{joined([*names[:MAX_NAMES], *more])} vs {theirs}{(f' on {shared}' if shared else '')}", names[largest]
+    return (
+        f"{joined([*names[:MAX_NAMES], *more])} vs {theirs}{(f' on {shared}' if shared else '')}",
+        names[largest],
+    )
 
 
 def _limits(effects: Sequence[Decision], largest: Decision, unit: str) -> list[str]:
-    """Say which differences could have been shown, if none is, and what is shown about the margin."""
+    """Say which differences could have been shown, if none is, and what is shown about the
+    margin."""
     has_margin = largest.verdict not in (None, MarginVerdict.better)
     margin = _of_margin(effects) if has_margin else ""
     more = largest.tells_more
@@ -91,7 +102,11 @@ def _limits(effects: Sequence[Decision], largest: Decision, unit: str) -> list[s
     if not largest.test.knows_power and (has_margin or not largest.unplanned):
         return [f"{margin or 'undecided'} after {largest.n:,} questions", more]
     if largest.unplanned:
-        why = f"{largest.unplanned}, so more questions would not decide" if all(map(is_open, effects)) else ""
+        why = (
+            f"{largest.unplanned}, so more questions would not decide"
+            if all(map(is_open, effects))
+            else ""
+        )
         return [why, margin, more]
     if any(effect.detectable is None for effect in effects if effect.test.knows_power):
         return [f"{largest.n:,} questions are too few to show any difference", margin, more]
@@ -99,7 +114,8 @@ def _limits(effects: Sequence[Decision], largest: Decision, unit: str) -> list[s
 
 
 def _power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
-    """Say which differences could have been shown, and which ones if few have all of the difference."""
+    """Say which differences could have been shown, and which ones if few have all of the
+    difference."""
     of = quantity(largest)
     evenly = sorted(effect.detectable for effect in effects if effect.detectable is not None)
     sizes = f"{of.power} power to detect {range_of([of.write_detectable(one) for one in evenly])} {unit}"
@@ -107,8 +123,12 @@ def _power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
         return sizes
     if any(effect.detectable_at_worst is None for effect in effects):
         return f"{sizes} (none {at_worst(largest)})"
-    at_most = sorted(effect.detectable_at_worst for effect in effects if effect.detectable_at_worst is not None)
-    return f"{sizes} ({range_of([of.write_detectable(one) for one in at_most])} {at_worst(largest)})"
+    at_most = sorted(
+        effect.detectable_at_worst for effect in effects if effect.detectable_at_worst is not None
+    )
+    return (
+        f"{sizes} ({range_of([of.write_detectable(one) for one in at_most])} {at_worst(largest)})"
+    )
 
 
 def _adjusted(it: Decision) -> str:
@@ -119,7 +139,8 @@ def _adjusted(it: Decision) -> str:
 
 
 def _what_it_says(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
-    """Return what rows have to share to get one sentence; None for a finding, which has a sentence of its own."""
+    """Return what rows have to share to get one sentence; None for a finding, which has a sentence
+    of its own."""
     it = row.effect
     if row.note is not None or it is None or it.finding is not Finding.open or it.hinges_on_cut_off:
         return None
@@ -140,7 +161,8 @@ def _what_it_says(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
 
 
 def _of_margin(effects: Sequence[Decision]) -> str:
-    """Return what all of these effects show about the margin, with the questions that would decide."""
+    """Return what all of these effects show about the margin, with the questions that would
+    decide."""
     if len(effects) == 1:
         return margin_decision(effects[0])
     shown = label(effects[0])
@@ -173,10 +195,14 @@ def joined(words: Sequence[str]) -> str:
 
 def _too_few_runs(row: TableRow, keys: list[str]) -> str:
     """Say if there are too few runs to show any difference, and how many more of them help."""
-    measured = [ratio for ratio in row.ratios if ratio.method in {Method.student_t, Method.too_few_runs}]
+    measured = [
+        ratio for ratio in row.ratios if ratio.method in {Method.student_t, Method.too_few_runs}
+    ]
     if not measured:
         return ""
-    fewest, most = (pick(f(it.n, it.baseline_n) for it in measured) for pick, f in ((min, min), (max, max)))
+    fewest, most = (
+        pick(f(it.n, it.baseline_n) for it in measured) for pick, f in ((min, min), (max, max))
+    )
     family = max(it.comparisons for it in measured)
     if fewest >= fewest_runs(ALPHA / family):
         return ""
@@ -189,10 +215,13 @@ def _too_few_runs(row: TableRow, keys: list[str]) -> str:
     more = f"{needed - fewest} more time{'s' * (needed - fewest != 1)}"
     if row.run.tool:
         fix = (
-            f"measure each setting {more} to know, in turns, each time into a new file, and give all files to --results"
+            f"measure each setting {more} to know, in turns, each time into a new file, and "
+            "give all files to --results"
         )
     elif measured[0].counts["has_fresh_processes"]:
-        fix = f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
+        fix = (
+            f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
+        )
     else:
         fix = (
             f"run both jobs {more} with rerun=all to know, alone on the machine (in a grid with "

@@ -19,7 +19,8 @@ class Flip:
 
 @dataclass
 class Flips:
-    """The flips between a run and its baseline, and the number of questions with each of the four outcomes."""
+    """The flips between a run and its baseline, and the number of questions with each of the four
+    outcomes."""
 
     job_id: str
     baseline_job_id: str

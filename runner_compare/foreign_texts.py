@@ -1,4 +1,5 @@
-"""Texts that somebody else has written, in files that other programs open: sheets (CSV) and Markdown."""
+"""Texts that somebody else has written, in files that other programs open: sheets (CSV) and
+Markdown."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from typing import Any
 
 from runner_base import plain
 
-FORMULA = re.compile(r"^[\s']*[=+\-@]")  # with such a beginning, a program for sheets runs a cell as a formula
+FORMULA = re.compile(
+    r"^[\s']*[=+\-@]"
+)  # with such a beginning, a program for sheets runs a cell as a formula
 TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 ENTITY = re.compile(r"&(?=#|\w+;)")
 LINK = re.compile(r"\](?=\()")  # `[words](address)`
@@ -15,7 +18,8 @@ DEFINITION = re.compile(r"^\[(?=[^\]]*\]:)")  # `[name]: address`
 
 
 def in_sheet(value: Any) -> Any:
-    """Return a cell of a sheet: a text never runs as a formula, and has no control characters; numbers stay."""
+    """Return a cell of a sheet: a text never runs as a formula, and has no control characters;
+    numbers stay."""
     if not isinstance(value, str):
         return value
     text = plain(value)
@@ -31,7 +35,8 @@ def _is_number(text: str) -> bool:
 
 
 def in_markdown(text: str) -> str:
-    """Return a text on one line as Markdown shows it: neither HTML nor a link or a picture comes of it."""
+    """Return a text on one line as Markdown shows it: neither HTML nor a link or a picture comes of
+    it."""
     one_line = plain(" ".join(text.split()))
     without_tags = TAG.sub("&lt;", ENTITY.sub("&amp;", one_line))
     return DEFINITION.sub(r"\\[", LINK.sub(r"]\\", without_tags))

@@ -1,4 +1,5 @@
-"""The forest plot in a terminal: each row's difference with its interval, the line of no difference, and the margin."""
+"""The forest plot in a terminal: each row's difference with its interval, the line of no
+difference, and the margin."""
 
 from __future__ import annotations
 
@@ -13,7 +14,10 @@ from runner_compare.statistics import Decision, Finding
 from runner_compare.wording import short_names
 
 MAX_ROWS, MAX_WIDTH, MIN_WIDTH = 40, 61, 24  # width: of the plot, in characters
-MIN_NAME, MIDDLE_WIDTH = 24, 41  # a name is cut where the plot has less room, but not below so many characters
+MIN_NAME, MIDDLE_WIDTH = (
+    24,
+    41,
+)  # a name is cut where the plot has less room, but not below so many characters
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,17 @@ ASCII = Marks("[]", "-", "o", "|", ":", "+", "-", "difference")
 STYLES = {Finding.better: "green", Finding.worse: "red"}
 
 
-def forest(rows: Sequence[TableRow], keys: list[str], width: int, encoding: str | None) -> list[tuple[str, str]]:
-    """Return the lines of the plot, each with its style; none if nothing was compared or the terminal is too narrow."""
+def forest(
+    rows: Sequence[TableRow], keys: list[str], width: int, encoding: str | None
+) -> list[tuple[str, str]]:
+    """Return the lines of the plot, each with its style; none if nothing was compared or the
+    terminal is too narrow."""
     marks = UNICODE if (encoding or "utf-8").lower().replace("-", "").startswith("utf") else ASCII
-    compared = [(row, it) for row in rows if (it := row.effect) and math.isfinite(it.low) and math.isfinite(it.high)]
+    compared = [
+        (row, it)
+        for row in rows
+        if (it := row.effect) and math.isfinite(it.low) and math.isfinite(it.high)
+    ]
     units = dict.fromkeys(unit_of(it) for _, it in compared)
     lines = []
     for unit in units:
@@ -52,7 +63,9 @@ def _plot(
 ) -> list[tuple[str, str]]:
     shown = compared[:MAX_ROWS]
     longest = max(MIN_NAME, width - 2 - MIDDLE_WIDTH)
-    names = [_cut(plain(name), longest) for name in short_names([row for row, _ in shown], keys, longest)]
+    names = [
+        _cut(plain(name), longest) for name in short_names([row for row, _ in shown], keys, longest)
+    ]
     if marks is ASCII:
         names = [name.encode("ascii", "replace").decode() for name in names]
     indent = max(map(len, names)) + 2
@@ -75,15 +88,24 @@ def _plot(
     lines = [(title, "dim")]
     for name, it in zip(names, effects, strict=True):
         lines.append(
-            (f"{name:<{indent}}{_interval(it, column, margins, plot_width, marks)}", STYLES.get(it.finding, ""))
+            (
+                f"{name:<{indent}}{_interval(it, column, margins, plot_width, marks)}",
+                STYLES.get(it.finding, ""),
+            )
         )
     lines.append(
-        (" " * indent + _scale([0.0, *margins, lowest, highest], column, plot_width, effects[0], marks), "dim")
+        (
+            " " * indent
+            + _scale([0.0, *margins, lowest, highest], column, plot_width, effects[0], marks),
+            "dim",
+        )
     )
     return [(line.rstrip(), style) for line, style in lines]
 
 
-def _interval(it: Decision, column: Callable[[float], int], margins: list[float], width: int, marks: Marks) -> str:
+def _interval(
+    it: Decision, column: Callable[[float], int], margins: list[float], width: int, marks: Marks
+) -> str:
     cells = [" "] * width
     for value, mark in [*((one, marks.margin) for one in margins), (0.0, marks.zero)]:
         cells[column(value)] = mark
@@ -96,8 +118,11 @@ def _interval(it: Decision, column: Callable[[float], int], margins: list[float]
     return "".join(cells)
 
 
-def _scale(values: list[float], column: Callable[[float], int], width: int, it: Decision, marks: Marks) -> str:
-    """Return a line with the values below their columns; of two without room, the first one counts."""
+def _scale(
+    values: list[float], column: Callable[[float], int], width: int, it: Decision, marks: Marks
+) -> str:
+    """Return a line with the values below their columns; of two without room, the first one
+    counts."""
     cells = [" "] * width
     for value in dict.fromkeys(values):
         text = _number(value, it).replace("−", marks.minus)

@@ -1,12 +1,15 @@
-"""The Pareto front of accuracy, memory and speed: a row is dominated only if tests show that nothing is lost by that.
+"""The Pareto front of accuracy, memory and speed: a row is dominated only if tests show that
+nothing is lost by that.
 
-One row dominates another if it is shown to be as good within a margin in accuracy, memory and speed, is not shown to be
-worse in any of them, and is better beyond noise in one of the three. A measured share of right answers that is as large
-does not show that a row is as accurate: of two rows, a truly worse one has as many right answers every few times.
+One row dominates another if it is shown to be as good within a margin in accuracy, memory and
+speed, is not shown to be worse in any of them, and is better beyond noise in one of the three. A
+measured share of right answers that is as large does not show that a row is as accurate: of two
+rows, a truly worse one has as many right answers every few times.
 
-The front consists of the rows that no row of the front dominates. "As good within a margin" is not transitive (each of
-three rows may be a bit slower than the one before), so a row could otherwise be dominated by one that is itself
-dominated. If rows dominate one another in a circle, all of them stay on the front.
+The front consists of the rows that no row of the front dominates. "As good within a margin" is not
+transitive (each of three rows may be a bit slower than the one before), so a row could otherwise be
+dominated by one that is itself dominated. If rows dominate one another in a circle, all of them
+stay on the front.
 
 Speed counts if its noise is known: from several runs of each job, or because the user says so.
 """
@@ -31,24 +34,43 @@ from runner_compare.statistics.sequential import Side
 # The axes of the Pareto front besides the accuracy, and their names there.
 FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed"}
 MEMORY, SPEED = FRONT
-LEVEL = ALPHA / 2  # of "better" over all pairs, in each of the two measured axes: accuracy and speed
-MEMORY_TOLERANCE = 0.02  # memory is computed, not measured: only longer or shorter answers change it
-ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10  # the smallest losses that matter, unless --margin says otherwise
+LEVEL = (
+    ALPHA / 2
+)  # of "better" over all pairs, in each of the two measured axes: accuracy and speed
+MEMORY_TOLERANCE = (
+    0.02  # memory is computed, not measured: only longer or shorter answers change it
+)
+ACCURACY_MARGIN, SPEED_MARGIN = (
+    0.02,
+    0.10,
+)  # the smallest losses that matter, unless --margin says otherwise
 
 
 @dataclass
 class Front:
     """What is known of a table's front besides its rows."""
 
-    axes: list[str] = field(default_factory=list)  # its metrics besides accuracy; none: there is no front
-    noise: dict[str, str] = field(default_factory=dict)  # by axis: the difference up to which it is noise
-    margins: dict[str, float] = field(default_factory=dict)  # of accuracy and speed: the loss that may not matter
+    axes: list[str] = field(
+        default_factory=list
+    )  # its metrics besides accuracy; none: there is no front
+    noise: dict[str, str] = field(
+        default_factory=dict
+    )  # by axis: the difference up to which it is noise
+    margins: dict[str, float] = field(
+        default_factory=dict
+    )  # of accuracy and speed: the loss that may not matter
     pairs: int = 0  # the number of pairs of rows that it compares
-    shares: list[int] = field(default_factory=list)  # of pairs compared while one ran: how many shared 5 %
+    shares: list[int] = field(
+        default_factory=list
+    )  # of pairs compared while one ran: how many shared 5 %
     runs: int = 0  # how many runs of each job can show a difference of speed
     dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
-    without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
-    without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
+    without_memory: list[str] = field(
+        default_factory=list
+    )  # jobs without the memory metric: memory is not an axis
+    without_speed: list[str] = field(
+        default_factory=list
+    )  # jobs with too few runs to know the noise of their speed
 
 
 def mark_front(
@@ -57,10 +79,12 @@ def mark_front(
     tolerance: float | None = None,
     margins: Mapping[str, float] | None = None,
 ) -> None:
-    """Mark the rows on the Pareto front, and for each other row the one that dominates it and in which axes.
+    """Mark the rows on the Pareto front, and for each other row the one that dominates it and in
+    which axes.
 
-    Rows that were measured beside other work, or on another machine, are left out. Without reader, accuracies are
-    compared by their counts alone. `tolerance`: by how much speeds may differ by noise alone, if the user says so.
+    Rows that were measured beside other work, or on another machine, are left out. Without reader,
+    accuracies are compared by their counts alone. `tolerance`: by how much speeds may differ by
+    noise alone, if the user says so.
     """
     scored = [row for row in table.rows if row.run.interval]
     if len(scored) < 2:
@@ -69,7 +93,10 @@ def mark_front(
     rows = [row for row in scored if not row.off_front]
     if len(rows) < 2:
         return
-    panels = [[row for row in rows if row.panel == panel] for panel in dict.fromkeys(row.panel for row in rows)]
+    panels = [
+        [row for row in rows if row.panel == panel]
+        for panel in dict.fromkeys(row.panel for row in rows)
+    ]
     front = table.of(Front)
     front.pairs = sum(math.comb(len(members), 2) for members in panels)
     front.runs = fewest_runs(LEVEL / max(1, front.pairs))
@@ -77,13 +104,20 @@ def mark_front(
     if measured and MEMORY not in measured:
         front.without_memory = [row.run.job_id for row in rows if MEMORY not in row.run.metrics]
     if SPEED in measured and tolerance is None:
-        front.without_speed = [row.run.job_id for row in rows if len(values_of(row.run, SPEED)) < MIN_RUNS]
+        front.without_speed = [
+            row.run.job_id for row in rows if len(values_of(row.run, SPEED)) < MIN_RUNS
+        ]
     front.axes = [name for name in measured if name != SPEED or not front.without_speed]
     if not front.axes:
         return
     given = margins or {}
-    front.margins = {"accuracy": given.get("accuracy", ACCURACY_MARGIN), SPEED: given.get(RATIOS, SPEED_MARGIN)}
-    speeds = {row.run.run_id: values_of(row.run, SPEED) for row in rows} if SPEED in front.axes else {}
+    front.margins = {
+        "accuracy": given.get("accuracy", ACCURACY_MARGIN),
+        SPEED: given.get(RATIOS, SPEED_MARGIN),
+    }
+    speeds = (
+        {row.run.run_id: values_of(row.run, SPEED) for row in rows} if SPEED in front.axes else {}
+    )
     set_standings(table, rows, speeds, tolerance)
     dominance = Dominance(table, reader, speeds, tolerance)
     for members in panels:
@@ -94,7 +128,8 @@ def mark_front(
 def set_standings(
     table: Table, rows: list[TableRow], speeds: Mapping[str, list[float]], tolerance: float | None
 ) -> None:
-    """Set each row's value on each axis and its range: an interval over its runs, or half of the tolerance each way."""
+    """Set each row's value on each axis and its range: an interval over its runs, or half of the
+    tolerance each way."""
     front = table.of(Front)
     for axis in front.axes:
         percent = MEMORY_TOLERANCE if axis == MEMORY else tolerance
@@ -106,9 +141,13 @@ def set_standings(
                 if percent is None
                 else math.log1p(percent) / 2
             )
-            row.standing[axis] = Standing(middle, middle * math.exp(-half), middle * math.exp(half), max(1, len(logs)))
+            row.standing[axis] = Standing(
+                middle, middle * math.exp(-half), middle * math.exp(half), max(1, len(logs))
+            )
         if percent is not None:
-            front.noise[axis] = f"{100 * percent:.3g} %" + (", as given by --tolerance," if axis == SPEED else "")
+            front.noise[axis] = f"{100 * percent:.3g} %" + (
+                ", as given by --tolerance," if axis == SPEED else ""
+            )
         else:
             counts = sorted(row.standing[axis].runs for row in rows)
             spread = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
@@ -125,16 +164,23 @@ class Relation:
 
 
 class Dominance:
-    """Decides in which axes one row is better than another beyond noise, and as good within the margin."""
+    """Decides in which axes one row is better than another beyond noise, and as good within the
+    margin."""
 
     def __init__(
-        self, table: Table, reader: Reader | None, speeds: Mapping[str, list[float]], tolerance: float | None
+        self,
+        table: Table,
+        reader: Reader | None,
+        speeds: Mapping[str, list[float]],
+        tolerance: float | None,
     ) -> None:
         front = table.of(Front)
         self.axes, self.pairs, self.margins = front.axes, front.pairs, front.margins
         self.speeds, self.tolerance = speeds, tolerance
         self.accuracies = PairsOfRuns(reader, table.keys)
-        self.shares: dict[frozenset[str], int] = {}  # of pairs compared while one ran: how many shared the 5 %
+        self.shares: dict[
+            frozenset[str], int
+        ] = {}  # of pairs compared while one ran: how many shared the 5 %
         self._accuracies: dict[tuple[str, str], Relation] = {}
 
     def dominates(self, one: TableRow, other: TableRow) -> bool:
@@ -181,10 +227,13 @@ class Dominance:
         compared = self.accuracies.effect(one, other)
         if compared is None:
             return Relation(False, False)
-        test = compared.ends[0] if compared.ends else compared.test  # at worst, where answers were cut off
+        test = (
+            compared.ends[0] if compared.ends else compared.test
+        )  # at worst, where answers were cut off
         effect = test.effect
         if effect.early_stop_comparisons is not None:
-            # Its share was fixed before it ran: what its bets have decided stands, whatever else the table has.
+            # Its share was fixed before it ran: what its bets have decided stands, whatever else
+            # the table has.
             self.shares[frozenset((one.run_id, other.run_id))] = effect.early_stop_comparisons
             is_better = test.side_of(0.0) is Side.better
             is_worse = test.side_of(0.0) is Side.worse
@@ -192,14 +241,17 @@ class Dominance:
         else:
             is_better = effect.value > 0 and effect.p * self.pairs < LEVEL
             is_worse = effect.value < 0 and effect.p < ALPHA
-            is_within = effect.value > -margin and not is_worse and test.p_at(-margin) * self.pairs < ALPHA
+            is_within = (
+                effect.value > -margin and not is_worse and test.p_at(-margin) * self.pairs < ALPHA
+            )
         return Relation(is_better, is_better or (is_within and not is_worse), compared.effect.value)
 
 
 def _mark(rows: list[TableRow], dominance: Dominance) -> None:
     """Mark the rows of one set of questions."""
     dominators = [
-        [index for index, it in enumerate(rows) if it is not row and dominance.dominates(it, row)] for row in rows
+        [index for index, it in enumerate(rows) if it is not row and dominance.dominates(it, row)]
+        for row in rows
     ]
     for index, dominators_on_front in enumerate(dominators_among_front(dominators)):
         rows[index].on_front = not dominators_on_front
@@ -207,19 +259,24 @@ def _mark(rows: list[TableRow], dominance: Dominance) -> None:
             strongest = max(dominators_on_front, key=lambda it: _accuracy(rows[it]))
             rows[index].dominated_by = rows[strongest].run.job_id
             rows[index].dominated_in = dominance.better_in(rows[strongest], rows[index])
-            rows[index].accuracy_behind = dominance.accuracy(rows[strongest], rows[index]).difference
+            rows[index].accuracy_behind = dominance.accuracy(
+                rows[strongest], rows[index]
+            ).difference
 
 
 def dominators_among_front(dominators: list[list[int]]) -> list[list[int]]:
-    """Return for each row those of its dominators that are on the front; none if it is on the front itself.
+    """Return for each row those of its dominators that are on the front; none if it is on the front
+    itself.
 
-    The front consists of the rows that no row of the front dominates, and of those that dominate one another in a
-    circle.
+    The front consists of the rows that no row of the front dominates, and of those that dominate
+    one another in a circle.
     """
     found: list[list[int]] = [[] for _ in dominators]
     remaining = set(range(len(dominators)))
     while remaining:
-        front = {index for index in remaining if remaining.isdisjoint(dominators[index])} or remaining
+        front = {
+            index for index in remaining if remaining.isdisjoint(dominators[index])
+        } or remaining
         remaining = remaining - front
         for index in remaining:
             found[index] = [it for it in dominators[index] if it in front]
@@ -232,13 +289,18 @@ def _accuracy(row: TableRow) -> float:
 
 
 def _leave_out(rows: list[TableRow]) -> None:
-    """Note which rows were measured beside other work, or on another machine than the baseline (else than most)."""
+    """Note which rows were measured beside other work, or on another machine than the baseline
+    (else than most)."""
     for row in rows:
         beside = contention(row.run)
         row.off_front = None if beside == EXCLUSIVE else f"measured {beside}"
     alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
     machines = [machine_of(row.run) for row in alone]
-    usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")
+    usual = (
+        machines[0]
+        if alone and alone[0].is_baseline
+        else max(machines, key=machines.count, default="")
+    )
     for row, machine in zip(alone, machines, strict=True):
         if machine != usual:
             row.off_front = f"measured on another machine: {machine}"

@@ -1,8 +1,9 @@
-"""Accuracies of pairs of rows on the front: the very effect that a comparison of the two rows would have.
+"""Accuracies of pairs of rows on the front: the very effect that a comparison of the two rows would
+have.
 
-Most rows have one verdict for each question. Of these, only the numbers of questions that one of the two solved count,
-which are found quickly for thousands of pairs. Families of questions, several answers to a question, and runs that were
-compared while they ran are paired as in any comparison.
+Most rows have one verdict for each question. Of these, only the numbers of questions that one of
+the two solved count, which are found quickly for thousands of pairs. Families of questions, several
+answers to a question, and runs that were compared while they ran are paired as in any comparison.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from runner_compare.ways.verdicts import compare_answers, unpaired_scores
 
 
 class Bits(NamedTuple):
-    """The number of a set of questions, and which of them a run solved, and which of its answers were cut off."""
+    """The number of a set of questions, and which of them a run solved, and which of its answers
+    were cut off."""
 
     questions: int
     solved: int
     cut_off: int
 
     def won(self, other: Bits, if_cut_off: int) -> int:
-        """Count what only this run solved; if_cut_off: its cut-off answers are right (1), or the other's are (-1)."""
+        """Count what only this run solved; if_cut_off: its cut-off answers are right (1), or the
+        other's are (-1)."""
         ours = self.solved | (self.cut_off if if_cut_off > 0 else 0)
         return (ours & ~(other.solved | (other.cut_off if if_cut_off < 0 else 0))).bit_count()
 
@@ -38,23 +41,29 @@ class PairsOfRuns:
     def __init__(self, reader: Reader | None, compared_keys: Sequence[str]) -> None:
         self.reader, self.asked = reader, Asked(compared_keys)
         self._bits: dict[str, Bits | None] = {}  # None: its samples are missing
-        self._answers: dict[str, Answers] = {}  # of runs that are more than one verdict for each question
+        self._answers: dict[
+            str, Answers
+        ] = {}  # of runs that are more than one verdict for each question
         self._sets: dict[tuple[Question, ...], int] = {}
 
     def effect(self, one: Run, other: Run) -> Compared | None:
-        """Return the difference of the first run from the second; None if the two cannot be compared."""
+        """Return the difference of the first run from the second; None if the two cannot be
+        compared."""
         if not (self.is_plain(one) and self.is_plain(other)):
             return self._as_compared(one, other)
         (correct, n), (their_correct, their_n) = one.score or (0, 1), other.score or (0, 1)
         ours, theirs = self._read(one), self._read(other)
         if ours is None or theirs is None or ours.questions != theirs.questions:
             return _unpaired((correct, n), one.bounds, (their_correct, their_n), other.bounds)
-        counted, low, high = (_paired(ours.won(theirs, end), theirs.won(ours, -end), n) for end in (0, -1, 1))
+        counted, low, high = (
+            _paired(ours.won(theirs, end), theirs.won(ours, -end), n) for end in (0, -1, 1)
+        )
         cut_off = ours.cut_off.bit_count(), theirs.cut_off.bit_count()
         return Compared(counted, cut_off, (low, high)) if any(cut_off) else Compared(counted)
 
     def is_plain(self, run: Run) -> bool:
-        """Whether a run has one verdict for each question, and the questions belong to no families."""
+        """Whether a run has one verdict for each question, and the questions belong to no
+        families."""
         if run.compared_while_running or run.answers_each > 1:
             return False
         self._read(run)
@@ -64,7 +73,10 @@ class PairsOfRuns:
         if self.reader is None:
             return None
         try:
-            sides = [self._answers.get(run.run_id) or self.reader.of_baseline(run) for run in (one, other)]
+            sides = [
+                self._answers.get(run.run_id) or self.reader.of_baseline(run)
+                for run in (one, other)
+            ]
             return compare_answers(one, other, (sides[0], sides[1]), self.reader, self.asked)
         except NotPaired:
             return None

@@ -19,7 +19,9 @@ def front_sentences(table: Table) -> list[str]:
     front = "the Pareto front leaves out" if kept.axes else "no Pareto front: it leaves out"
     if kept.without_memory:
         jobs = f"{few(kept.without_memory, MAX_NAMED)} do{('es' if len(kept.without_memory) == 1 else '')}"
-        sentences.append(f"{front} memory: {jobs} not say how much memory the model took (model_mib)")
+        sentences.append(
+            f"{front} memory: {jobs} not say how much memory the model took (model_mib)"
+        )
     if kept.without_speed:
         every = len(kept.without_speed) == len([row for row in table.rows if not row.off_front])
         which = "" if every else f" ({few(kept.without_speed, MAX_NAMED)})"
@@ -30,7 +32,9 @@ def front_sentences(table: Table) -> list[str]:
             "--tolerance PERCENT"
         )
     if left_out := [f"{row.run.job_id} ({row.off_front})" for row in table.rows if row.off_front]:
-        count = f"the Pareto front counts {len(table.rows) - len(left_out)} of {len(table.rows)} runs"
+        count = (
+            f"the Pareto front counts {len(table.rows) - len(left_out)} of {len(table.rows)} runs"
+        )
         sentences.append(
             f"{count if kept.axes else 'no Pareto front'}: speed counts only where a job had a process and the "
             "machine to itself, on one kind of machine. Left out: "
@@ -44,14 +48,28 @@ def front_rule(table: Table) -> str:
     """Return the rule by which a row is dominated."""
     front = table.of(Front)
     shown = [f"as accurate within {100 * front.margins['accuracy']:g} points"]
-    exact = [axis for axis in front.axes if axis not in front.margins or "given" in front.noise[axis]]
-    shown += [f"as fast within {100 * front.margins[axis]:g} %" for axis in front.axes if axis not in exact]
-    measured = f", is not worse beyond noise in {' and '.join(AXES[axis] for axis in exact)}" if exact else ""
+    exact = [
+        axis for axis in front.axes if axis not in front.margins or "given" in front.noise[axis]
+    ]
+    shown += [
+        f"as fast within {100 * front.margins[axis]:g} %"
+        for axis in front.axes
+        if axis not in exact
+    ]
+    measured = (
+        f", is not worse beyond noise in {' and '.join(AXES[axis] for axis in exact)}"
+        if exact
+        else ""
+    )
     noise = [f"{words} in {AXES[axis]} ({axis})" for axis, words in front.noise.items()]
     pairs = f"{front.pairs} pair{'s' * (front.pairs != 1)}"
     somewhere = " or ".join(AXES[axis] for axis in front.axes)
     wrong = min(1.0, ALPHA + sum(map(level_of, front.shares)))
-    bets = "; where one ran beside the other, what its bets decided at their own share of 5 %" if front.shares else ""
+    bets = (
+        "; where one ran beside the other, what its bets decided at their own share of 5 %"
+        if front.shares
+        else ""
+    )
     return (
         f"Pareto: a row is dominated if another one is shown to be {' and '.join(shown)} (--margin), is not shown to "
         f"be worse{measured}, and is better beyond noise in accuracy or {somewhere}. Noise: {'; '.join(noise)}; in "
@@ -84,5 +102,7 @@ def _dominated(row: TableRow, table: Table) -> str:
         else:
             better.append(f"{axis} {points(row.accuracy_behind)} points")
     if table.of(Front).without_speed:  # so that nobody takes a slower row for a better one
-        better.append(f"{AXES[SPEED]} ×{other.run.metrics[SPEED] / row.run.metrics[SPEED]:.2f}, not tested")
+        better.append(
+            f"{AXES[SPEED]} ×{other.run.metrics[SPEED] / row.run.metrics[SPEED]:.2f}, not tested"
+        )
     return f"{ours} by {theirs} ({', '.join(better)})"

@@ -1,4 +1,5 @@
-"""`runner.compare(...)`: what runner-compare says, from Python, as a value that a notebook shows."""
+"""`runner.compare(...)`: what runner-compare says, from Python, as a value that a notebook
+shows."""
 
 from __future__ import annotations
 
@@ -20,7 +21,15 @@ from runner_compare.page_parts import escape, write_table
 from runner_compare.pictures import draw
 from runner_compare.shown import shown
 
-OF_THE_COMMAND = ("help", "format", "save", "log", "publish", "benchmark", "explain")  # where the command writes
+OF_THE_COMMAND = (
+    "help",
+    "format",
+    "save",
+    "log",
+    "publish",
+    "benchmark",
+    "explain",
+)  # where the command writes
 LONGEST_REPR = 200
 PICTURES = 2  # of a table: the page of --save has them all
 WIDTH = "640px"
@@ -28,7 +37,8 @@ WIDTH = "640px"
 
 @dataclass(repr=False)
 class ComparedRuns:
-    """A comparison: its tables and sentences; in a notebook, its last expression is shown with a picture."""
+    """A comparison: its tables and sentences; in a notebook, its last expression is shown with a
+    picture."""
 
     comparison: Comparison
 
@@ -62,8 +72,12 @@ class ComparedRuns:
         return out.getvalue()
 
     def __repr__(self) -> str:
-        tasks = ", ".join(f"{counted(len(table.rows), 'run')} of {table.task}" for table in self.tables)
-        text = plain(" ".join(f"<comparison of {tasks}: {'; '.join(self.conclusions)}".rstrip(": ").split()))
+        tasks = ", ".join(
+            f"{counted(len(table.rows), 'run')} of {table.task}" for table in self.tables
+        )
+        text = plain(
+            " ".join(f"<comparison of {tasks}: {'; '.join(self.conclusions)}".rstrip(": ").split())
+        )
         return f"{text if len(text) <= LONGEST_REPR else text[: LONGEST_REPR - 1] + '…'}>"
 
     def _repr_html_(self) -> str:
@@ -78,7 +92,11 @@ class ComparedRuns:
                 rows = max((len(column.cells) for column in grid.columns), default=0)
                 out.write(f"<p>{escape(grid.title)}</p>\n" if grid.title else "")
                 write_table(grid.columns, grid.classes or [""] * rows, out)
-            out.write("<ul>\n" + "".join(f"<li>{escape(text)}</li>\n" for text, _ in part.sentences) + "</ul>\n")
+            out.write(
+                "<ul>\n"
+                + "".join(f"<li>{escape(text)}</li>\n" for text, _ in part.sentences)
+                + "</ul>\n"
+            )
         return out.getvalue()
 
 
@@ -103,9 +121,11 @@ class Compare(Protocol):
 
 
 def compare(*runs: object, **options: Any) -> ComparedRuns:
-    """Compare recorded runs as `runner-compare` does; its options are arguments: baseline="quantization=none".
+    """Compare recorded runs as `runner-compare` does; its options are arguments:
+    baseline="quantization=none".
 
-    `runs` are job ids, records, or the rows of a grid; without any, the newest comparable ones are compared.
+    `runs` are job ids, records, or the rows of a grid; without any, the newest comparable ones are
+    compared.
     """
     environment.read()
     chosen, folder = _ids(runs)
@@ -137,7 +157,9 @@ def _ids(runs: Iterable[object]) -> tuple[list[str], str]:
             folder = folder or str(getattr(run, "output_dir", ""))  # the rows of a grid have it
             ids, folders = ids + inner, folders + [folder] * bool(folder)
         else:
-            raise ConfigError(f"compare({run!r}): give job ids, records of runner.evaluate or rows of runner.grid")
+            raise ConfigError(
+                f"compare({run!r}): give job ids, records of runner.evaluate or rows of runner.grid"
+            )
     if len({*folders}) > 1:
         raise ConfigError(f"these records are in several folders: {', '.join(sorted({*folders}))}")
     return list(dict.fromkeys(ids)), next(iter(folders), "")
@@ -150,8 +172,14 @@ def _parsed(given: Mapping[str, Any]) -> Any:
     words: list[str] = []
     for key, value in given.items():
         if key not in known:
-            hint = "it says where the command writes; here use to_df() or to_text()" if key in OF_THE_COMMAND else ""
-            raise ConfigError(f"compare({key}=...): {hint or unknown('option', key, sorted(known))}")
+            hint = (
+                "it says where the command writes; here use to_df() or to_text()"
+                if key in OF_THE_COMMAND
+                else ""
+            )
+            raise ConfigError(
+                f"compare({key}=...): {hint or unknown('option', key, sorted(known))}"
+            )
         option = f"--{key.replace('_', '-')}"
         if value is True:
             words.append(option)

@@ -1,4 +1,5 @@
-"""Which settings tell runs apart: not those that change no answer, nor a value that means the same as another."""
+"""Which settings tell runs apart: not those that change no answer, nor a value that means the same
+as another."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from types import MappingProxyType
 
 from runner_compare.data import group
 
-# Of the keys that jobs of the runner have, those that never change an answer, whichever choices a job has made
+# Of the keys that jobs of the runner have, those that never change an answer, whichever choices a
+# job has made
 INERT = frozenset(
     {
         *("tracking", "profile", "metrics", "metrics.package", "notes", "output_dir", "print", "plan", "rerun"),
@@ -43,12 +45,15 @@ COUNTING_IN = {
 
 
 class KeyRules:
-    """The rules for settings that other tools have written, which have the names of the runner's keys."""
+    """The rules for settings that other tools have written, which have the names of the runner's
+    keys."""
 
     # The groups and keys in the order in which they are shown
     order: Sequence[str] = ("model", "quantization", "lora", "rope", "generation", "task", "seed")
     # For a key and its value the value that means the same
-    written_alike: Mapping[tuple[str, str], str] = MappingProxyType({("task.check_invariance", "auto"): "0"})
+    written_alike: Mapping[tuple[str, str], str] = MappingProxyType(
+        {("task.check_invariance", "auto"): "0"}
+    )
     # What runs have that lack a key: those that were recorded before it existed
     defaults: Mapping[str, str] = MappingProxyType(
         {
@@ -65,7 +70,8 @@ class KeyRules:
     )
 
     def inert_keys(self, config: Mapping[str, str]) -> Set[str]:
-        """Return the groups and keys in which two runs may differ and still be the same experiment."""
+        """Return the groups and keys in which two runs may differ and still be the same
+        experiment."""
         return INERT - COUNTING_IN.get(config.get("task.name", ""), set())
 
     def differing_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
@@ -85,7 +91,11 @@ class KeyRules:
 
         def config_order(key: str) -> tuple[int, bool, str]:
             top = group(key)
-            return (order.index(top) if top in order else len(order)), not key.endswith(".name"), key
+            return (
+                (order.index(top) if top in order else len(order)),
+                not key.endswith(".name"),
+                key,
+            )
 
         counting = set[str]()
         for config in configs:
@@ -97,7 +107,8 @@ class KeyRules:
 def distinguishing_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
     """Return the keys without those whose value follows from their group's name.
 
-    nf4 always has double_quant and `none` never has it: a column for it is useful only if nf4 occurs with both values.
+    nf4 always has double_quant and `none` never has it: a column for it is useful only if nf4
+    occurs with both values.
     """
 
     def tells(key: str) -> bool:

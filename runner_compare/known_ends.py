@@ -1,7 +1,9 @@
-"""How surely a row's metric is known: between which ends it lies, whether it is exact, or why neither can be said.
+"""How surely a row's metric is known: between which ends it lies, whether it is exact, or why
+neither can be said.
 
-A gate passes by the end that is worse for it, since a measured value is beyond a limit by chance as often as not where
-the truth is at the limit. Counts and sizes are exact: another run would find the same ones.
+A gate passes by the end that is worse for it, since a measured value is beyond a limit by chance as
+often as not where the truth is at the limit. Counts and sizes are exact: another run would find the
+same ones.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from runner_compare.ways.repeats import repeats_of
 
 AT_MOST = "_at_most"  # of a figure that is a lower bound: the upper one
 SHARES = KL_SHARES | DELTA_P_SHARES
-# sizes that the system reports, which differ from process to process; all others follow from the model and the texts
+# sizes that the system reports, which differ from process to process; all others follow from the
+# model and the texts
 REPORTED = re.compile(r"rss|pss|anon|cuda|gpu|baseline|mapped_files|held")
 PREDICTED = re.compile(r"predicted_|.*_p$")  # the result of a formula, or of a test
 OF_THE_MODEL = {
@@ -36,7 +39,8 @@ OF_THE_MODEL = {
 
 @dataclass(frozen=True)
 class Known:
-    """The value of a metric, and the ends between which it lies: the value itself where it is exact."""
+    """The value of a metric, and the ends between which it lies: the value itself where it is
+    exact."""
 
     value: float
     low: float | None  # None: not known
@@ -70,15 +74,21 @@ def known_of(run: Run, key: str, reader: Reader | None = None) -> Known | None:
 
 
 def is_exact(name: str) -> bool:
-    """Whether a metric has no error: what was counted, what it cost, and sizes that are computed."""
+    """Whether a metric has no error: what was counted, what it cost, and sizes that are
+    computed."""
     metric = described(name)
     if metric.unit == "MiB":
         return REPORTED.search(name) is None or name.startswith("predicted_")
-    return (metric.pooling is Pooling.sum and not metric.unit) or bool(PREDICTED.match(name)) or name in OF_THE_MODEL
+    return (
+        (metric.pooling is Pooling.sum and not metric.unit)
+        or bool(PREDICTED.match(name))
+        or name in OF_THE_MODEL
+    )
 
 
 def _accuracy(run: Run) -> Known:
-    """Return an accuracy; where answers were cut off, from all of them wrong to all of them right."""
+    """Return an accuracy; where answers were cut off, from all of them wrong to all of them
+    right."""
     value, low, high = run.interval or (math.nan, math.nan, math.nan)
     if run.bounds is None:
         return Known(value, low, high)
@@ -93,16 +103,22 @@ def _recorded(metrics: Mapping[str, float], name: str, of: str) -> tuple[float, 
 
 def _is_an_end(metrics: Mapping[str, float], name: str, of: str) -> bool:
     """Whether a metric is itself the end of a recorded interval."""
-    return any(name.endswith(end) and f"{name.removesuffix(end)}{of}" in metrics for end in ("_low", "_high"))
+    return any(
+        name.endswith(end) and f"{name.removesuffix(end)}{of}" in metrics
+        for end in ("_low", "_high")
+    )
 
 
 def _over_runs(run: Run, key: str, value: float, reader: Reader | None) -> Known:
-    """Return what was measured in a process: the median of its job's runs, with an exact interval."""
+    """Return what was measured in a process: the median of its job's runs, with an exact
+    interval."""
     values = _figures(run, key, reader)
     ends = median_interval(values)
     if ends is None:
         has = counted(max(1, len(values)), "run")
-        return Known(value, None, None, f"{has}, of {fewest_runs_alone()} there is one: {ALONE_KEYS}")
+        return Known(
+            value, None, None, f"{has}, of {fewest_runs_alone()} there is one: {ALONE_KEYS}"
+        )
     return Known(median(values), *ends)
 
 
@@ -119,7 +135,8 @@ def _figures(run: Run, key: str, reader: Reader | None) -> list[float]:
 
 
 def _texts_missing(run: Run, name: str, of: str) -> str:
-    """Return how many texts a percentile of tokens needs, if it has fewer; empty for another metric."""
+    """Return how many texts a percentile of tokens needs, if it has fewer; empty for another
+    metric."""
     share, texts = SHARES.get(name), run.metrics.get(f"n{of}")
     if share is None or texts is None or texts >= texts_needed(share):
         return ""

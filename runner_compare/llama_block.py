@@ -1,7 +1,9 @@
-"""The block that llama-perplexity --kl-divergence prints, digit for digit in its layout, from a job's tokens.
+"""The block that llama-perplexity --kl-divergence prints, digit for digit in its layout, from a
+job's tokens.
 
-The arithmetic is llama.cpp's: float32 where it has float, a standard error as if tokens were independent, percentiles
-between two tokens. So a published table can be compared line by line; the intervals of this project are elsewhere.
+The arithmetic is llama.cpp's: float32 where it has float, a standard error as if tokens were
+independent, percentiles between two tokens. So a published table can be compared line by line; the
+intervals of this project are elsewhere.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ DELTA_P = (
 )  # fmt: skip
 
 
-def block(kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[float], agreed: int) -> str:
-    """Return the block from each token's divergence, its log-probabilities under both models, and how many agree.
+def block(
+    kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[float], agreed: int
+) -> str:
+    """Return the block from each token's divergence, its log-probabilities under both models, and
+    how many agree.
 
     Two models agree on a token if both would choose the same one first.
     """
@@ -41,7 +46,9 @@ def block(kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[fl
     covariance = (_sum(nll * base) / count - ppl_log * base_log) / (count - 1)
     ratio, ratio_error = ppl_log - base_log, _root(ppl_error**2 + base_error**2 - 2 * covariance)
     ppl, of_base = math.exp(ppl_log), math.exp(base_log)
-    gap_error = _root((ppl * ppl_error) ** 2 + (of_base * base_error) ** 2 - 2 * ppl * of_base * covariance)
+    gap_error = _root(
+        (ppl * ppl_error) ** 2 + (of_base * base_error) ** 2 - 2 * ppl * of_base * covariance
+    )
     correlation = covariance / (ppl_error * base_error) if ppl_error * base_error else math.nan
     kl_mean, kl_error = _mean(divergence, divergence**2)
     p_mean, p_error = _mean(change, squares)
@@ -82,7 +89,8 @@ def _sum(values: Any) -> float:
 
 
 def _mean(values: Any, squares: Any) -> tuple[float, float]:
-    """Return the mean and its standard error from values and their squares, which may be rounded to float32."""
+    """Return the mean and its standard error from values and their squares, which may be rounded to
+    float32."""
     count = len(values)
     mean = _sum(values) / count
     variance = _sum(squares) / count - mean * mean
@@ -100,8 +108,12 @@ def _percentile(ordered: Any, share: float | None) -> float:
     count = len(ordered)
     if share is None:
         half = count // 2
-        return float(ordered[half] if count % 2 else np.float32(0.5) * (ordered[half] + ordered[half - 1]))
+        return float(
+            ordered[half] if count % 2 else np.float32(0.5) * (ordered[half] + ordered[half - 1])
+        )
     place = np.float32(share) * np.float32(count - 1)
     first = int(place)
     part = place - np.float32(first)
-    return float((np.float32(1) - part) * ordered[first] + part * ordered[min(first + 1, count - 1)])
+    return float(
+        (np.float32(1) - part) * ordered[first] + part * ordered[min(first + 1, count - 1)]
+    )

@@ -1,8 +1,9 @@
-"""lm-evaluation-harness' evaluations as runs: one for each task, metric and filter, whichever backend answered.
+"""lm-evaluation-harness' evaluations as runs: one for each task, metric and filter, whichever
+backend answered.
 
-A metric that is 0 or 1 for each document is compared like a verdict, a log-likelihood like one of ours, and any other
-number by the mean of its differences. A metric without a number for each document (a class to be counted over all
-documents) is left out, with a note.
+A metric that is 0 or 1 for each document is compared like a verdict, a log-likelihood like one of
+ours, and any other number by the mean of its differences. A metric without a number for each
+document (a class to be counted over all documents) is left out, with a note.
 """
 
 from __future__ import annotations
@@ -27,17 +28,22 @@ ROWS = ("task.name", METRIC, "task.filter")  # what tells the runs of one evalua
 SETTINGS = ("limit", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
-def load(places: list[str], cluster: str | None = None, metric: str = "") -> tuple[list[Run], FilesReader]:
+def load(
+    places: list[str], cluster: str | None = None, metric: str = ""
+) -> tuple[list[Run], FilesReader]:
     """Return the newest run of each evaluation below these folders, and a reader of their samples.
 
-    `cluster` is the field of a document that names its family, `metric` the only metric that is wanted.
+    `cluster` is the field of a document that names its family, `metric` the only metric that is
+    wanted.
     """
     found = [(place, results) for place in dict.fromkeys(places) for results in find(place)]
     read = [(place, series) for place, results in found for series in _series(results, cluster)]
     if metric:
         names = sorted({series.metric for _, series in read})
         if metric not in names:
-            raise ConfigError(f"--metric {metric}: {unknown('metric in these folders', metric, names)}")
+            raise ConfigError(
+                f"--metric {metric}: {unknown('metric in these folders', metric, names)}"
+            )
         read = [(place, series) for place, series in read if series.metric == metric]
     left_out = {series.name for _, series in read if not series.can_be_compared}
     if left_out:
@@ -50,7 +56,9 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
     reader = FilesReader()
     runs = []
     for place in dict.fromkeys(places):
-        for series, params, folder in _newest(place, [series for at, series in read if at == place]):
+        for series, params, folder in _newest(
+            place, [series for at, series in read if at == place]
+        ):
             run = _run(series, params, folder, roots.get(series.task, series.task))
             run.params |= {} if cluster is None else {CLUSTER: cluster}
             reader.read[run.run_id] = series
@@ -63,14 +71,17 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
 def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
     """Return the default baseline and rows of a table: the first folder against all others."""
     folders = {run.params[FOLDER_KEY] for run in runs}
-    if len(folders) < 2 or places[0] not in folders:  # a folder with several kinds of runs is no baseline
+    if (
+        len(folders) < 2 or places[0] not in folders
+    ):  # a folder with several kinds of runs is no baseline
         return {}, []
     row_keys = [key for key in ROWS if key == METRIC or len({run.params[key] for run in runs}) > 1]
     return {FOLDER_KEY: places[0]}, [FOLDER_KEY, *row_keys]
 
 
 def refuse_other_documents(tables: Iterable[Table], reader: FilesReader) -> None:
-    """Raise DataError, with file and line, if a row and its baseline were evaluated on different documents."""
+    """Raise DataError, with file and line, if a row and its baseline were evaluated on different
+    documents."""
     for row in (row for table in tables for row in table.rows):
         if row.note and row.baseline and not row.run.parts and not row.baseline.run.parts:
             ours, theirs = (reader.series_of(it.run) for it in (row, row.baseline))
@@ -87,7 +98,9 @@ def _check_documents(one: Series, other: Series) -> None:
             raise DataError(f"{where} is not in {other.path}; {fix}")
         if document.key != counterpart.key:
             what = "document" if document.doc_hash != counterpart.doc_hash else "gold answer"
-            raise DataError(f"{where} has another {what} than in {other.path}, line {counterpart.line}; {fix}")
+            raise DataError(
+                f"{where} has another {what} than in {other.path}, line {counterpart.line}; {fix}"
+            )
 
 
 class FilesReader(Reader):
@@ -107,7 +120,9 @@ class FilesReader(Reader):
         if chance is None:
             return self.read[run.run_id].number_answers()
         return {
-            question: it._replace(number=chance.of(*(it.right if it.right[1] else (int(it.solved), 1)), it.votes))
+            question: it._replace(
+                number=chance.of(*(it.right if it.right[1] else (int(it.solved), 1)), it.votes)
+            )
             for question, it in self.of_one(run).items()
         }
 
@@ -121,13 +136,20 @@ class FilesReader(Reader):
         assert isinstance(series, Series)
         return series
 
-    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
+    def words(
+        self, run: Run, wanted: set[Question], most: int = TEXT_END
+    ) -> dict[Question, dict[str, str]]:
         """Return a run's answers to some questions, with the end of each question."""
-        return dict(pair for part in run.parts or [run] for pair in self.read[part.run_id].words(wanted, most))
+        return dict(
+            pair
+            for part in run.parts or [run]
+            for pair in self.read[part.run_id].words(wanted, most)
+        )
 
 
 def _series(results: Results, cluster: str | None) -> Iterator[Series]:
-    """Yield the metrics of a results file; a log-likelihood that is written as several metrics comes once."""
+    """Yield the metrics of a results file; a log-likelihood that is written as several metrics
+    comes once."""
     for task in results.tasks:
         metrics = results.metrics(task)
         documents = read_documents(results, task, cluster)
@@ -142,7 +164,8 @@ def _series(results: Results, cluster: str | None) -> Iterator[Series]:
 
 
 def _check_mean(series: Series, logged: Any) -> None:
-    """Raise DataError if a figure that is a mean over the documents is not the one in the results file."""
+    """Raise DataError if a figure that is a mean over the documents is not the one in the results
+    file."""
     values = [document.values[series.metric] for document in series.documents.values()]
     mean = recomputed(aggregation_of(series.results, series.task, series.metric), values)
     if mean is not None:
@@ -169,7 +192,8 @@ def _outermost_groups(every: list[Results]) -> dict[str, str]:
 
 
 def _newest(place: str, every: list[Series]) -> Iterator[tuple[Series, dict[str, str], str]]:
-    """Yield the newest of equal runs with its name: its folder, or its file if the folder has several kinds of runs."""
+    """Yield the newest of equal runs with its name: its folder, or its file if the folder has
+    several kinds of runs."""
     newest: dict[tuple[str, str], tuple[Series, dict[str, str]]] = {}
     for series in every:  # the newest first
         params, config = params_of(series.results, series.task), series.results.content["config"]
@@ -192,7 +216,11 @@ def _run(series: Series, params: dict[str, str], folder: str, table: str) -> Run
     return Run(
         run_id=f"{folder}#{series.results.path}#{series.name}",
         job_id=f"{folder.rstrip('/')}:{series.task}:{series.metric},{series.filter}",
-        task=f"{table}:likelihood" if series.is_of_texts else table if series.is_of_verdicts else of_number,
+        task=f"{table}:likelihood"
+        if series.is_of_texts
+        else table
+        if series.is_of_verdicts
+        else of_number,
         task_version=str(series.results.of("versions", series.task)),
         folder=str(series.results.path.parent),
         params={**params, **row_params, FOLDER_KEY: folder},

@@ -1,8 +1,10 @@
-"""Reads what lm-evaluation-harness writes with `--output_path FOLDER --log_samples`, without importing it.
+"""Reads what lm-evaluation-harness writes with `--output_path FOLDER --log_samples`, without
+importing it.
 
-A results file (`results_TIME.json`) says which model was evaluated and how. Beside it is a file of samples for each
-task (`samples_TASK_TIME.jsonl`), with a line for each document and filter: the question, the answer, and the value of
-each metric. The lines have no checksums; the counts in the results file show whether lines are missing.
+A results file (`results_TIME.json`) says which model was evaluated and how. Beside it is a file of
+samples for each task (`samples_TASK_TIME.jsonl`), with a line for each document and filter: the
+question, the answer, and the value of each metric. The lines have no checksums; the counts in the
+results file show whether lines are missing.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from runner_compare.metrics import Better
 from runner_compare.readers.files import file_name
 from runner_compare.readers.shapes import Count, checked
 
-TIME = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")  # how the name of a results file ends
+TIME = re.compile(
+    r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$"
+)  # how the name of a results file ends
 NEEDED = ("results", "configs", "config")
 
 
@@ -137,26 +141,35 @@ def find(place: str) -> list[Results]:
         raise ConfigError(f"--lm-eval {place}: there is no such folder")
     if not files:
         fix = f"lm-eval writes them with --output_path {place} --log_samples"
-        raise ConfigError(f"--lm-eval {place}: no results of lm-eval (results_TIME.json) in it; {fix}")
+        raise ConfigError(
+            f"--lm-eval {place}: no results of lm-eval (results_TIME.json) in it; {fix}"
+        )
     return sorted(map(_read_results, files), key=lambda it: (it.time, str(it.path)), reverse=True)
 
 
 def _read_results(path: Path) -> Results:
     content = read_json(path, "--lm-eval")
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in NEEDED):
-        raise DataError(f"{path}: not results of lm-eval: expected an object with {', '.join(NEEDED)}")
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), dict) for key in NEEDED
+    ):
+        raise DataError(
+            f"{path}: not results of lm-eval: expected an object with {', '.join(NEEDED)}"
+        )
     checked(content, ResultsFile, str(path))
     return Results(path, content)
 
 
 def read_documents(results: Results, task: str, cluster: str | None = None) -> dict[str, Documents]:
-    """Return a task's documents by filter; DataError with file and line if one is damaged or missing.
+    """Return a task's documents by filter; DataError with file and line if one is damaged or
+    missing.
 
     `cluster` is the field of a document that names its family.
     """
     path, metrics = results.samples(task), results.metrics(task)
     if not path.is_file():
-        raise DataError(f"{results.path}: {path.name} is not beside it: lm-eval writes it with --log_samples")
+        raise DataError(
+            f"{results.path}: {path.name} is not beside it: lm-eval writes it with --log_samples"
+        )
     metric_names = {metric for of_filter in metrics.values() for metric in of_filter}
     by_filter: dict[str, Documents] = {name: {} for name in metrics}
     number = 0
@@ -173,12 +186,16 @@ def read_documents(results: Results, task: str, cluster: str | None = None) -> d
         )
         earlier = by_filter.setdefault(name, {}).setdefault(document.doc_id, document)
         if earlier is not document:
-            raise DataError(f"{path}, line {number}: document {document.doc_id} is already in line {earlier.line}")
+            raise DataError(
+                f"{path}, line {number}: document {document.doc_id} is already in line {earlier.line}"
+            )
     expected = (results.of("n-samples", task) or {}).get("effective")
     for name, documents in by_filter.items():
         if expected is not None and len(documents) < expected:
             counts = f"{results.path.name} counts {expected} documents, and filter {name} has {len(documents)}"
-            raise DataError(f"{path}, line {number}: lines are missing before or after it: {counts}")
+            raise DataError(
+                f"{path}, line {number}: lines are missing before or after it: {counts}"
+            )
     return by_filter
 
 
@@ -188,12 +205,15 @@ def _cluster(values: dict[str, Any], field: str, where: str) -> str:
     value = document.get(field) if isinstance(document, dict) else None
     if isinstance(value, bool) or not isinstance(value, str | int):
         fields = ", ".join(map(str, document)) if isinstance(document, dict) else "no fields"
-        raise DataError(f"--cluster {field}: {where}: the document has no such text or number ({fields})")
+        raise DataError(
+            f"--cluster {field}: {where}: the document has no such text or number ({fields})"
+        )
     return str(value)
 
 
 def lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield number and content of each line of samples; DataError with file and line if a line is not a sample."""
+    """Yield number and content of each line of samples; DataError with file and line if a line is
+    not a sample."""
     for number, values in read_json_lines(path):
         checked(values, Line, f"{path}, line {number}: not a sample of lm-eval")
         yield number, values
@@ -203,12 +223,16 @@ def question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
     """Return a sample's question, the extracted answer and the whole answer, for people to read."""
     arguments_field = values.get("arguments")
     arguments = (
-        [it for it in arguments_field.values() if isinstance(it, dict)] if isinstance(arguments_field, dict) else []
+        [it for it in arguments_field.values() if isinstance(it, dict)]
+        if isinstance(arguments_field, dict)
+        else []
     )
     question = str(arguments[0].get("arg_0", "")) if arguments else ""
     answers, filtered = (_flat(values.get(key)) for key in ("resps", "filtered_resps"))
     choices = [str(argument.get("arg_1", "")) for argument in arguments]
-    if len(choices) > 1 and len(choices) == len(filtered):  # multiple choice: each has its log-likelihood
+    if len(choices) > 1 and len(choices) == len(
+        filtered
+    ):  # multiple choice: each has its log-likelihood
         nats = [_number(it) for it in filtered]
         best = max(range(len(nats)), key=nats.__getitem__)
         return question, f"{best} ({choices[best].strip()})", "\n".join(map(_scored, nats, choices))
@@ -218,7 +242,10 @@ def question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
 def _flat(value: Any) -> list[Any]:
     """Return the first answer to each request: `[["text"]]` and `[[["-1.5", "True"]]]`."""
     items = value if isinstance(value, list) else []
-    return [item[0] if isinstance(item, list) and item and isinstance(item[0], list) else item for item in items]
+    return [
+        item[0] if isinstance(item, list) and item and isinstance(item[0], list) else item
+        for item in items
+    ]
 
 
 def _number(answer: Any) -> float:

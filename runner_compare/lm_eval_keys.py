@@ -1,4 +1,5 @@
-"""Translates lm-eval's `--model_args` and settings to our config keys: model, quantization, adapter, shots."""
+"""Translates lm-eval's `--model_args` and settings to our config keys: model, quantization,
+adapter, shots."""
 
 from __future__ import annotations
 
@@ -12,7 +13,11 @@ FOLDER_KEY = "output_dir"  # names a run but does not make it another experiment
 MODEL_NAMES = ("pretrained", "model", "path", "engine")
 NO_CHOICE = {"quantization.name": "none", "lora.name": "none"}
 BATCHES = ("batch_size", "max_batch_size")  # affect the speed, not the answers
-EIGHT, FOUR, FOUR_KIND = "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type"  # bitsandbytes' keys in `hf`
+EIGHT, FOUR, FOUR_KIND = (
+    "load_in_8bit",
+    "load_in_4bit",
+    "bnb_4bit_quant_type",
+)  # bitsandbytes' keys in `hf`
 RENAMED = {
     "dtype": "model.dtype",
     "revision": "model.revision",
@@ -29,7 +34,8 @@ TYPED = {"true": True, "false": False, "none": None}  # as a text, `False` would
 
 
 def params_of(results: Results, task: str) -> dict[str, str]:
-    """Return a task's settings by config keys; keys that only the backend has are below `backend`."""
+    """Return a task's settings by config keys; keys that only the backend has are below
+    `backend`."""
     content, config = results.content, results.content["config"]
     backend = str(config.get("model"))
     params = {
@@ -44,7 +50,10 @@ def params_of(results: Results, task: str) -> dict[str, str]:
     shots = results.of("n-shot", task)
     if shots is not None:
         params["task.shots"] = text_of(shots)
-    for key, name in (("system_instruction_sha", "task.system"), ("chat_template_sha", "task.template")):
+    for key, name in (
+        ("system_instruction_sha", "task.system"),
+        ("chat_template_sha", "task.template"),
+    ):
         if content.get(key):
             params[name] = str(content[key])[:12]
     return params
@@ -58,7 +67,9 @@ def _of_model(arguments: dict[str, Any], backend: str, content: dict[str, Any]) 
     if arguments.get(EIGHT):
         params["quantization.name"] = "int8"
     elif arguments.get(FOUR):
-        params["quantization.name"] = text_of(arguments.get(FOUR_KIND) or "fp4")  # bitsandbytes' own default
+        params["quantization.name"] = text_of(
+            arguments.get(FOUR_KIND) or "fp4"
+        )  # bitsandbytes' own default
     elif backend == OURS and params["model.name"].lower().endswith(".gguf"):
         params["quantization.name"] = "gguf"  # it need not be given
     for key, value in arguments.items():
@@ -68,7 +79,8 @@ def _of_model(arguments: dict[str, Any], backend: str, content: dict[str, Any]) 
 
 
 def arguments_of(arguments: Any) -> dict[str, Any]:
-    """Return the arguments of a results file: an object, or `key=value,key=value` as they were typed."""
+    """Return the arguments of a results file: an object, or `key=value,key=value` as they were
+    typed."""
     if isinstance(arguments, str):
         pairs = (part.split("=", 1) for part in arguments.split(",") if "=" in part)
         return {key.strip(): TYPED.get(value.lower(), value) for key, value in pairs}

@@ -1,6 +1,8 @@
-"""Computes again from its documents what lm-eval's results file says of a metric: whatever is a kind of mean over them.
+"""Computes again from its documents what lm-eval's results file says of a metric: whatever is a
+kind of mean over them.
 
-A figure of all documents together (a corpus' BLEU, a class' F1) cannot be computed so, and is not checked.
+A figure of all documents together (a corpus' BLEU, a class' F1) cannot be computed so, and is not
+checked.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ from runner_compare.lm_eval_files import Results
 from runner_compare.numbers import number_of
 from runner_compare.readers.tool_run import as_number
 
-# lm-eval's aggregation of a metric for which the task's settings name none, and the metrics of a task that names none
+# lm-eval's aggregation of a metric for which the task's settings name none, and the metrics of a
+# task that names none
 AGGREGATIONS = {
-    **dict.fromkeys(("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match", "likelihood"), "mean"),
+    **dict.fromkeys(
+        ("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match", "likelihood"), "mean"
+    ),
     "brier_score": "brier_score",
     "perplexity": "perplexity",
     "word_perplexity": "weighted_perplexity",
@@ -31,17 +36,25 @@ METRICS = {
 
 
 def aggregation_of(results: Results, task: str, metric: str) -> str | None:
-    """Return how lm-eval has made a task's figure of the documents'; None if its file does not say so."""
+    """Return how lm-eval has made a task's figure of the documents'; None if its file does not say
+    so."""
     config = results.of("configs", task) or {}
     metric_list = config.get("metric_list")
     if not metric_list:
-        return AGGREGATIONS.get(metric) if metric in METRICS.get(str(config.get("output_type")), ()) else None
-    entry = next((one for one in metric_list if isinstance(one, dict) and one.get("metric") == metric), None)
+        return (
+            AGGREGATIONS.get(metric)
+            if metric in METRICS.get(str(config.get("output_type")), ())
+            else None
+        )
+    entry = next(
+        (one for one in metric_list if isinstance(one, dict) and one.get("metric") == metric), None
+    )
     return None if entry is None else str(entry.get("aggregation") or AGGREGATIONS.get(metric))
 
 
 def recomputed(aggregation: str | None, values: Sequence[Any]) -> float | None:
-    """Return a task's figure from its documents' values; None if it is no kind of mean, or a value is no number."""
+    """Return a task's figure from its documents' values; None if it is no kind of mean, or a value
+    is no number."""
     compute = COMPUTED.get(aggregation or "")
     if compute is None or not values:
         return None
@@ -60,7 +73,9 @@ def _mean(values: Sequence[Any]) -> float:
 
 
 def _mean_of_known(values: Sequence[Any]) -> float:
-    return _mean([value for value in values if not (isinstance(value, float) and math.isnan(value))])
+    return _mean(
+        [value for value in values if not (isinstance(value, float) and math.isnan(value))]
+    )
 
 
 def _mean_of_briers(pairs: Sequence[Any]) -> float:
@@ -70,7 +85,9 @@ def _mean_of_briers(pairs: Sequence[Any]) -> float:
 def _weighted_mean(pairs: Sequence[Any]) -> float:
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise _NoNumber
-    return math.fsum(_number(value) for value, _ in pairs) / math.fsum(_number(weight) for _, weight in pairs)
+    return math.fsum(_number(value) for value, _ in pairs) / math.fsum(
+        _number(weight) for _, weight in pairs
+    )
 
 
 def _number(value: Any) -> float:

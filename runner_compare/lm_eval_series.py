@@ -1,4 +1,5 @@
-"""One metric of one task of lm-evaluation-harness, document by document, and the figures of a run of it."""
+"""One metric of one task of lm-evaluation-harness, document by document, and the figures of a run
+of it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ from runner_compare.statistics.ratios import ratio, ratio_interval
 from runner_compare.ways.likelihoods import sums_by_cluster
 
 OF_TEXTS = ("perplexity",)  # metrics that hold a document's log-likelihood
-OF_BYTES = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # metrics that hold it with the size to divide by
+OF_BYTES = (
+    "bits_per_byte",
+    "byte_perplexity",
+    "word_perplexity",
+)  # metrics that hold it with the size to divide by
 
 LARGEST = 2**53  # bytes of a document
 MOST_NATS = 700.0  # whose perplexity is a number
@@ -33,7 +38,9 @@ class Series:
     metric: str
     filter: str
     documents: Documents
-    is_beside_numbers: bool = False  # another run has a fraction for some document in this task and metric
+    is_beside_numbers: bool = (
+        False  # another run has a fraction for some document in this task and metric
+    )
 
     @property
     def name(self) -> str:
@@ -67,18 +74,26 @@ class Series:
 
     @property
     def can_be_compared(self) -> bool:
-        """Whether there are documents, and each has a number where they have to be compared by numbers."""
-        return bool(self.documents) and (not self.is_of_numbers_only or None not in self.numbers.values())
+        """Whether there are documents, and each has a number where they have to be compared by
+        numbers."""
+        return bool(self.documents) and (
+            not self.is_of_numbers_only or None not in self.numbers.values()
+        )
 
     @property
     def numbers(self) -> dict[int, float | None]:
-        """The number of each document; None where it has none, as for a class that is counted over all documents."""
-        return {key: number_of(document.values[self.metric]) for key, document in self.documents.items()}
+        """The number of each document; None where it has none, as for a class that is counted over
+        all documents."""
+        return {
+            key: number_of(document.values[self.metric]) for key, document in self.documents.items()
+        }
 
     def answers(self) -> Answers:
         """Return which documents were answered correctly."""
         return {
-            document.key: QuestionOutcome(document.values[self.metric] == 1, document.prompt_hash, document.cluster)
+            document.key: QuestionOutcome(
+                document.values[self.metric] == 1, document.prompt_hash, document.cluster
+            )
             for document in self.documents.values()
         }
 
@@ -105,13 +120,22 @@ class Series:
             for document in self.documents.values()
         }
 
-    def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
+    def words(
+        self, wanted: Collection[Question], most: int
+    ) -> Iterator[tuple[Question, dict[str, str]]]:
         """Yield the answers to some documents, which are read from the file again."""
-        shown = {document.line: document for document in self.documents.values() if document.key in wanted}
+        shown = {
+            document.line: document
+            for document in self.documents.values()
+            if document.key in wanted
+        }
         for number, values in lines(self.path) if shown else ():
             if one := shown.get(number):
                 question, answer, text = question_and_answers(values)
-                yield one.key, side_with_question(one.values[self.metric] == 1, answer, text, question, most)
+                yield (
+                    one.key,
+                    side_with_question(one.values[self.metric] == 1, answer, text, question, most),
+                )
 
     def likelihood(self, document: Document) -> Likelihood:
         """Return the log-likelihood of a document's text."""
@@ -122,12 +146,15 @@ class Series:
         nats = as_number(value)
         if nats is None or not isinstance(size, int) or not 0 < size < LARGEST:
             shown = str(value)[:40]
-            raise DataError(f"{self.path}, line {document.line}: {self.metric} is not a log-likelihood: {shown}")
+            raise DataError(
+                f"{self.path}, line {document.line}: {self.metric} is not a log-likelihood: {shown}"
+            )
         return Likelihood(document.doc_id, nats, 0, size, len(document.target), 0)
 
 
 def figures_of(series: Series) -> dict[str, float]:
-    """Return what a run of this series has as metrics: an accuracy, a log-likelihood or a mean, with its interval."""
+    """Return what a run of this series has as metrics: an accuracy, a log-likelihood or a mean,
+    with its interval."""
     if series.is_of_texts:
         return _likelihoods(series)
     if series.is_of_verdicts:
@@ -155,7 +182,9 @@ def _likelihoods(series: Series) -> dict[str, float]:
     key, mean = LOG_LIKELIHOODS[unit], ratio(nats, sizes)
     figures = {"n": float(len(likelihoods)), key: mean}
     if len(nats) > 1:
-        figures |= dict(zip((f"{key}_low", f"{key}_high"), ratio_interval(nats, sizes), strict=True))
+        figures |= dict(
+            zip((f"{key}_low", f"{key}_high"), ratio_interval(nats, sizes), strict=True)
+        )
     if unit == "byte":
         return figures | {"bits_per_byte": -mean / math.log(2)}
     return figures | ({"perplexity": math.exp(-mean)} if -mean < MOST_NATS else {})

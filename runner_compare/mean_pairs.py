@@ -1,4 +1,5 @@
-"""Compares pairs of answers where single verdicts do not say enough: families of questions, or several answers each."""
+"""Compares pairs of answers where single verdicts do not say enough: families of questions, or
+several answers each."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ Pairs = Sequence[tuple[QuestionOutcome, QuestionOutcome]]
 
 
 def has_means(pairs: Pairs) -> bool:
-    """Whether questions have several answers or belong to families, so that McNemar's test would not do."""
+    """Whether questions have several answers or belong to families, so that McNemar's test would
+    not do."""
     return any(it.cluster is not None or it.samples > 1 for pair in pairs for it in pair)
 
 
 def compare_means(pairs: Pairs, field: str) -> MeanFlips:
-    """Compare the shares of right answers to each question; `field` names what the families of questions share."""
+    """Compare the shares of right answers to each question; `field` names what the families of
+    questions share."""
     clusters = clusters_of([(ours.cluster, theirs.cluster) for ours, theirs in pairs], field)
     count = len(pairs) if clusters is None else len(set(clusters))
     if count < MIN_CLUSTERS:
@@ -42,7 +45,9 @@ def clusters_of(pairs: Sequence[tuple[str | None, str | None]], field: str) -> l
         if one is None:
             raise NotPaired(f"some questions belong to no family by {field}")
         if theirs is not None and theirs != one:
-            raise NotPaired(f"a question belongs to other families by {field}: {one} here, {theirs} in the baseline")
+            raise NotPaired(
+                f"a question belongs to other families by {field}: {one} here, {theirs} in the baseline"
+            )
         clusters.append(one)
     return clusters
 
@@ -50,4 +55,7 @@ def clusters_of(pairs: Sequence[tuple[str | None, str | None]], field: str) -> l
 def cluster_field(run: Run, base: Run) -> str:
     """Return the name of the field that the families share."""
     fields = [it.value(CLUSTER) for it in (run, base)]
-    return next((field for field in fields if field not in (None, "null", "None", "")), "cluster") or "cluster"
+    return (
+        next((field for field in fields if field not in (None, "null", "None", "")), "cluster")
+        or "cluster"
+    )

@@ -1,7 +1,9 @@
-"""The noise floor: by how much a baseline differs from itself, beside the findings about other rows.
+"""The noise floor: by how much a baseline differs from itself, beside the findings about other
+rows.
 
-A baseline differs from itself if it was run again under other conditions: with task.repeat=1 (other rows go along in
-each batch), or as the same job once more (rerun=all), with another batch size or on another machine.
+A baseline differs from itself if it was run again under other conditions: with task.repeat=1 (other
+rows go along in each batch), or as the same job once more (rerun=all), with another batch size or
+on another machine.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def beside_noise(rows: Sequence[TableRow], reader: Reader) -> None:
 
 
 def earlier_effects(base: Run, reader: Reader) -> list[Effect]:
-    """Return the differences of the baseline's earlier runs from its newest, where their samples are kept."""
+    """Return the differences of the baseline's earlier runs from its newest, where their samples
+    are kept."""
     effects = []
     for run in base.earlier[:MAX_EARLIER_RUNS]:
         if run.score is None or run.errors:
@@ -64,7 +67,8 @@ def earlier_effects(base: Run, reader: Reader) -> list[Effect]:
 
 
 def _changed(effect: Effect) -> str | None:
-    """Say how many verdicts, or shares of right answers, differ between the baseline and its repeat."""
+    """Say how many verdicts, or shares of right answers, differ between the baseline and its
+    repeat."""
     wins, losses = effect.counts.get("wins"), effect.counts.get("losses")
     if wins is None or losses is None:
         return None
@@ -74,8 +78,11 @@ def _changed(effect: Effect) -> str | None:
 
 
 def _changed_when_asked_again(run: Run) -> str | None:
-    """Say how many of a run's answers changed when their questions were asked again; None if none did."""
+    """Say how many of a run's answers changed when their questions were asked again; None if none
+    did."""
     changed, asked = run.metrics.get("answers_changed"), run.metrics.get("asked_again")
     return (
-        f"{changed:.0f} of {asked:.0f} answers of {run.job_id} change when asked again" if changed and asked else None
+        f"{changed:.0f} of {asked:.0f} answers of {run.job_id} change when asked again"
+        if changed and asked
+        else None
     )

@@ -1,4 +1,5 @@
-"""Compares a number that each question has: F1, BLEU, a Brier score, the length of an answer, the tokens it took."""
+"""Compares a number that each question has: F1, BLEU, a Brier score, the length of an answer, the
+tokens it took."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def with_number(runs: list[Run], name: str, reader: Reader) -> list[Run]:
     reader.fetch(scored)
     numbered = []
     for one in scored:
-        better = {} if chance is not None else {"better": str(reader.numbers_of_questions[name].value)}
+        better = (
+            {} if chance is not None else {"better": str(reader.numbers_of_questions[name].value)}
+        )
         run = replace(one, task=f"{one.task}:{name}", number=name, facts=one.facts | better)
         values = (it.number for it in reader.numbers(run).values())
         numbered.append(replace(run, metrics=mean_of(name, values)))
@@ -46,7 +49,8 @@ def _with_answers(runs: list[Run], chance: Chance, name: str) -> list[Run]:
 
 
 def mean_of(name: str, values: Iterable[float | None]) -> dict[str, float]:
-    """Return the metrics of a run that is compared by a number: how many questions have it, and its mean."""
+    """Return the metrics of a run that is compared by a number: how many questions have it, and its
+    mean."""
     known = [value for value in values if value is not None]
     return {"n": float(len(known))} | ({name: math.fsum(known) / len(known)} if known else {})
 
@@ -54,11 +58,19 @@ def mean_of(name: str, values: Iterable[float | None]) -> dict[str, float]:
 def number_of(value: Any) -> float | None:
     """Return what lm-eval has written for a document as a number; None if it is none.
 
-    A Brier score is written as the gold choice and the probabilities of all: each document has a score of its own.
+    A Brier score is written as the gold choice and the probabilities of all: each document has a
+    score of its own.
     """
-    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], int) and isinstance(value[1], list):
+    if (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], int)
+        and isinstance(value[1], list)
+    ):
         gold, shares = value[0], [as_number(share) for share in value[1]]
         known = [share for share in shares if share is not None]
         if 0 <= gold < len(shares) == len(known):
-            return as_number(math.fsum((share - (at == gold)) ** 2 for at, share in enumerate(known)))
+            return as_number(
+                math.fsum((share - (at == gold)) ** 2 for at, share in enumerate(known))
+            )
     return as_number(value)

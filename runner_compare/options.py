@@ -34,8 +34,13 @@ def parser() -> argparse.ArgumentParser:
     )
     pairs = "KEY=VALUE[,KEY=VALUE]"
     add = it.add_argument_group("source").add_argument
-    add("--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)")
-    add("--tracking-uri", help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)")
+    add(
+        "--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)"
+    )
+    add(
+        "--tracking-uri",
+        help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)",
+    )
     add("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
     add(
         "--lm-eval",
@@ -62,9 +67,17 @@ def parser() -> argparse.ArgumentParser:
     add = it.add_argument_group(
         "which runs (default: the newest finished run of each job, of those comparable with the newest grid or run)"
     ).add_argument
-    add("--all", action="store_true", help="all of them: also those with other questions or prompts than the newest")
+    add(
+        "--all",
+        action="store_true",
+        help="all of them: also those with other questions or prompts than the newest",
+    )
     add("--task", help="only this task, e.g. gsm8k (default: one table per task)")
-    add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
+    add(
+        "--grid",
+        metavar="ID|last",
+        help="only the jobs of this grid: its MLflow run id, or the last one",
+    )
     add("--runs", nargs="+", default=[], metavar="ID", help="only these: job ids or MLflow run ids")
     add(
         "--where",
@@ -75,7 +88,12 @@ def parser() -> argparse.ArgumentParser:
         "config keys and metrics: \"quantization.name='nf4' and accuracy > 0.9\"",
     )
     add = it.add_argument_group("what is compared").add_argument
-    add("--baseline", default="", metavar=pairs, help="compare all others with the runs that have these values")
+    add(
+        "--baseline",
+        default="",
+        metavar=pairs,
+        help="compare all others with the runs that have these values",
+    )
     add(
         "--by",
         default="",
@@ -189,7 +207,11 @@ def parser() -> argparse.ArgumentParser:
         "task=likelihood that was compared with a reference by task.exact=true",
     )
     add("--explain", action="store_true", help="say in the table how the Pareto front is found")
-    add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
+    add(
+        "--save",
+        metavar="FOLDER",
+        help="write comparison.html, .md, .csv, .json and pictures there",
+    )
     add(
         "--publish",
         metavar="FOLDER",
@@ -204,5 +226,9 @@ def parser() -> argparse.ArgumentParser:
         help="with --publish: the benchmark on the Hub, where task.data is a file, and its task in the data set's "
         "eval.yaml (default: task.data, and task.subset or default)",
     )
-    add("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
+    add(
+        "--log",
+        action="store_true",
+        help="log those files to the grid's MLflow run, as comparison/",
+    )
     return it

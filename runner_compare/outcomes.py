@@ -1,4 +1,5 @@
-"""What a comparison reads of a run's answers: the outcome of each question, and what a limit of tokens leaves open."""
+"""What a comparison reads of a run's answers: the outcome of each question, and what a limit of
+tokens leaves open."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ Question = tuple[int, str, str]  # index, question, gold: two answers form a pai
 
 
 class Bounds(NamedTuple):
-    """A run's accuracy if all that was cut off is wrong, or right, and the 95 % interval of that without a limit."""
+    """A run's accuracy if all that was cut off is wrong, or right, and the 95 % interval of that
+    without a limit."""
 
     at_worst: float
     at_best: float
@@ -22,8 +24,12 @@ class Bounds(NamedTuple):
 
     @classmethod
     def of(cls, at_worst: float, at_best: float, n: int) -> Bounds:
-        """Return the bounds of so many independent questions (earlier versions have recorded too narrow ends)."""
-        low, high = exact_interval(round(at_worst * n), n)[0], exact_interval(round(at_best * n), n)[1]
+        """Return the bounds of so many independent questions (earlier versions have recorded too
+        narrow ends)."""
+        low, high = (
+            exact_interval(round(at_worst * n), n)[0],
+            exact_interval(round(at_best * n), n)[1],
+        )
         return cls(at_worst, at_best, low, high)
 
 
@@ -32,16 +38,22 @@ class RecallPlace(NamedTuple):
 
     kind: str  # of question
     length: int  # of the text, in tokens
-    depth: float | None  # of what is asked for, as a share of the text; None: it is in several places
+    depth: (
+        float | None
+    )  # of what is asked for, as a share of the text; None: it is in several places
 
 
 class QuestionOutcome(NamedTuple):
-    """Whether a run solved a question, the hash of its prompt, and what else a comparison counts."""
+    """Whether a run solved a question, the hash of its prompt, and what else a comparison
+    counts."""
 
     solved: bool
     prompt: str | None
     cluster: str | None = None  # the family of questions that it belongs to
-    right: tuple[int, int] = (0, 0)  # of several answers to the question: how many are right, and how many there are
+    right: tuple[int, int] = (
+        0,
+        0,
+    )  # of several answers to the question: how many are right, and how many there are
     number: float | None = None  # the value of a metric that is compared instead of the verdict
     cut_off: int = 0  # answers to it that were cut off: they are neither right nor wrong
     votes: Votes | None = None  # how several answers vote, where that is read
@@ -63,10 +75,13 @@ class QuestionOutcome(NamedTuple):
         )
 
     def if_cut_off(self, right: bool) -> QuestionOutcome:
-        """Return it with all answers that were cut off right, or wrong; of a vote, they decide it."""
+        """Return it with all answers that were cut off right, or wrong; of a vote, they decide
+        it."""
         if not self.cut_off:
             return self
-        share = (self.right[0] + self.cut_off * right, self.right[1]) if self.right[1] else self.right
+        share = (
+            (self.right[0] + self.cut_off * right, self.right[1]) if self.right[1] else self.right
+        )
         return self._replace(solved=right, right=share)
 
     @property
@@ -85,7 +100,8 @@ Answers = dict[Question, QuestionOutcome]
 
 @dataclass(frozen=True)
 class QuestionCost:
-    """What one question cost, whether it was solved, and the share of its answers that are right."""
+    """What one question cost, whether it was solved, and the share of its answers that are
+    right."""
 
     prompt: int
     new: int

@@ -1,4 +1,5 @@
-"""The outputs: a table for people, Markdown, CSV or JSON on stdout; all of them, a page and pictures in a folder."""
+"""The outputs: a table for people, Markdown, CSV or JSON on stdout; all of them, a page and
+pictures in a folder."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ def _rich(comparison: Comparison, out: TextIO) -> None:
                 header_style="bold",
                 show_edge=False,
             )
-        for line, style in forest(table.rows, table.keys, terminal.width, out.encoding) if table else []:
+        for line, style in (
+            forest(table.rows, table.keys, terminal.width, out.encoding) if table else []
+        ):
             terminal.print(Text(line, style), soft_wrap=True)
         for sentence, _ in part.sentences:
             say_item(terminal, sentence)
@@ -92,7 +95,9 @@ def _markdown_grid(columns_shown: list[Column], out: TextIO) -> None:
 
     out.write(line([column.head for column in columns_shown]))
     out.write(line(["---:" if column.is_number else "---" for column in columns_shown]))
-    out.writelines(line(list(cells)) for cells in zip(*(column.cells for column in columns_shown), strict=True))
+    out.writelines(
+        line(list(cells)) for cells in zip(*(column.cells for column in columns_shown), strict=True)
+    )
     out.write("\n")
 
 
@@ -109,7 +114,11 @@ def _json(comparison: Comparison, out: TextIO) -> None:
             "pareto_noise": table.of(Front).noise,
             "rows": [row_record(table, row) for row in table.rows],
             "sentences": sentences_of(table),
-            **{key: value for section in every_section() for key, value in section.record(table).items()},
+            **{
+                key: value
+                for section in every_section()
+                for key, value in section.record(table).items()
+            },
         }
         for table in tables
     ]
@@ -121,13 +130,16 @@ def _json(comparison: Comparison, out: TextIO) -> None:
 
 
 def _csv(comparison: Comparison, out: TextIO) -> None:
-    """Write one sheet for all tables: the columns of every task, empty if a run has no such number."""
+    """Write one sheet for all tables: the columns of every task, empty if a run has no such
+    number."""
     tables = comparison.tables
     writer = csv.writer(out, lineterminator="\n")
     if alone := alone_parts(comparison):
         columns = alone[0].grids[0].columns
         writer.writerow([in_sheet(" ".join(column.head.split())) for column in columns])
-        writer.writerows(map(in_sheet, line) for line in zip(*(column.cells for column in columns), strict=True))
+        writer.writerows(
+            map(in_sheet, line) for line in zip(*(column.cells for column in columns), strict=True)
+        )
         return
     lines = flat_lines(comparison)
     first = ["task", "job_id", *(key for table in tables for key in table.keys)]
@@ -149,7 +161,9 @@ def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
             line = core_record(table, row)
             config, metrics = line.pop("config"), line.pop("metrics")
             effect = {
-                key: value for kind in DIFFERENCES for key, value in (line.pop(kind.record_key, None) or {}).items()
+                key: value
+                for kind in DIFFERENCES
+                for key, value in (line.pop(kind.record_key, None) or {}).items()
             }
             del line["standing"]
             effect |= flat_ends(effect.pop("without_limit", {}))
@@ -159,7 +173,11 @@ def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
                 for value in line.pop(REPEATS.record_key)
                 for name in RATIO
             }
-            added = {key: value for section in every_section() for key, value in section.sheet(table, row).items()}
+            added = {
+                key: value
+                for section in every_section()
+                for key, value in section.sheet(table, row).items()
+            }
             lines.append({**line, **config, **metrics, **added, **ratios, **effect})
     for section in every_section():
         lines += section.lines(comparison)
@@ -169,12 +187,17 @@ def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
 FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}
 
 
-def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str, str]) -> list[str]:
+def save(
+    comparison: Comparison, folder: Path, reader: Reader, options: dict[str, str]
+) -> list[str]:
     """Write the files and return their names."""
     tables = comparison.tables
     with Progress(None, "drawing"):
         parts = [(table, pictures.draw(table) + _figures(table)) for table in tables]
-        below = {id(table): "".join(section.page(table, reader) for section in every_section()) for table in tables}
+        below = {
+            id(table): "".join(section.page(table, reader) for section in every_section())
+            for table in tables
+        }
     names: list[str] = []
 
     def path(name: str) -> Path:
@@ -183,11 +206,19 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = [(section, table, section.pictures(table)) for section in every_section() for table in tables]
+        drawn = [
+            (section, table, section.pictures(table))
+            for section in every_section()
+            for table in tables
+        ]
         page: list[Part] = []
         for table, figures in parts:
-            of_sections = [picture for _, of_table, some in drawn if of_table is table for picture in some]
-            of_jobs = [it for section in every_section() for it in section.pictures_of_jobs(table, reader)]
+            of_sections = [
+                picture for _, of_table, some in drawn if of_table is table for picture in some
+            ]
+            of_jobs = [
+                it for section in every_section() for it in section.pictures_of_jobs(table, reader)
+            ]
             page.append((table, [*figures, *of_sections, *of_jobs], below[id(table)]))
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
@@ -199,11 +230,15 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
             with path(f"comparison.{name}").open("w", encoding="utf-8", newline="") as out:
                 write(comparison, out)
         several = sum(bool(figures) for _, figures in parts) > 1
-        for figure in (figure for section in every_section() for figure in section.figures_across(comparison)):
+        for figure in (
+            figure for section in every_section() for figure in section.figures_across(comparison)
+        ):
             path(f"{figure.name}.png").write_bytes(figure.png())
             path(f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
         for section in every_section():
-            of_section = [picture for added, _, some in drawn if added is section for picture in some]
+            of_section = [
+                picture for added, _, some in drawn if added is section for picture in some
+            ]
             for number, picture in enumerate(of_section, 1):
                 path(f"{section.stem}_{number}.svg").write_bytes(picture.file)
         for table, figures in parts:

@@ -1,4 +1,5 @@
-"""The comparison as one HTML file: nothing is fetched, no script, light and dark, readable on a phone."""
+"""The comparison as one HTML file: nothing is fetched, no script, light and dark, readable on a
+phone."""
 
 from __future__ import annotations
 
@@ -18,11 +19,17 @@ from runner_compare.statistics import Finding
 
 STYLE = Path(__file__).with_name("page.css")
 
-Part = tuple[Table, Sequence[Picture | JobPicture], str]  # with what sections show below the pictures
+Part = tuple[
+    Table, Sequence[Picture | JobPicture], str
+]  # with what sections show below the pictures
 
 
 def write_page(
-    comparison: Comparison, parts: list[Part], options: dict[str, str], out: TextIO, samples: str = ""
+    comparison: Comparison,
+    parts: list[Part],
+    options: dict[str, str],
+    out: TextIO,
+    samples: str = "",
 ) -> None:
     """Write the whole page, with a link to the page of all samples if there is one."""
     title = f"Comparison: {', '.join(table.task for table, *_ in parts)}"
@@ -35,7 +42,9 @@ def write_page(
     out.write(f'<p class="asked">{" · ".join(words)}</p>\n')
     if samples:
         out.write(f'<p><a href="{samples}">Every question and every answer, with filters</a></p>\n')
-    for section in every_section():  # one verdict over several tables comes before those that it is made of
+    for (
+        section
+    ) in every_section():  # one verdict over several tables comes before those that it is made of
         for part in section.parts(comparison):
             _write(part, section.figures_across(comparison), out)
     for table, figures, below in parts:
@@ -43,7 +52,9 @@ def write_page(
     out.write("</body>\n</html>\n")
 
 
-def _write(part: Shown, figures: Sequence[Picture | JobPicture], out: TextIO, below: str = "") -> None:
+def _write(
+    part: Shown, figures: Sequence[Picture | JobPicture], out: TextIO, below: str = ""
+) -> None:
     runs = f" <small>{part.runs}</small>" if part.runs else ""
     out.write(f"<section>\n<h2>{escape(part.title)}{runs}</h2>\n")
     if part.conclusion:
@@ -62,7 +73,9 @@ def _write(part: Shown, figures: Sequence[Picture | JobPicture], out: TextIO, be
         out.write(f'<p class="legend">{escape(part.legend)}</p>\n')
     for figure in figures:
         if isinstance(figure, Picture):
-            out.write(f"<figure>\n{figure.inline()}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>\n")
+            out.write(
+                f"<figure>\n{figure.inline()}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>\n"
+            )
     _job_pictures([figure for figure in figures if isinstance(figure, JobPicture)], out)
     out.write(below)
     if part.table:
@@ -80,7 +93,9 @@ def _item(words: str, finding: Finding | None) -> str:
 
 
 def _shared(common: dict[str, str], runs: str, out: TextIO) -> None:
-    pairs = "".join(f"<dt>{escape(label(key))}</dt><dd>{escape(value)}</dd>" for key, value in common.items())
+    pairs = "".join(
+        f"<dt>{escape(label(key))}</dt><dd>{escape(value)}</dd>" for key, value in common.items()
+    )
     if pairs:
         out.write(f"<details><summary>What all {runs} share</summary><dl>{pairs}</dl></details>\n")
 

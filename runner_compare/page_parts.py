@@ -19,7 +19,8 @@ def write_table(columns_shown: list[Column], classes: list[str], out: TextIO) ->
     """Write a table that scrolls on a narrow screen while its first column stays."""
     out.write('<div class="wide">\n<table>\n<thead><tr>')
     out.writelines(
-        f"<th{(' class=n' if column.is_number else '')}>{escape(column.head)}</th>" for column in columns_shown
+        f"<th{(' class=n' if column.is_number else '')}>{escape(column.head)}</th>"
+        for column in columns_shown
     )
     out.write("</tr></thead>\n<tbody>\n")
     for number, class_name in enumerate(classes):
@@ -28,6 +29,8 @@ def write_table(columns_shown: list[Column], classes: list[str], out: TextIO) ->
             cell = column.cells[number]
             tag = "td" if place else 'th scope="row"'
             mark = f"{MARKS[cell]} " if cell in MARKS else ""
-            out.write(f"<{tag}{(' class=n' if column.is_number else '')}>{mark}{escape(cell)}</{tag[:2]}>")
+            out.write(
+                f"<{tag}{(' class=n' if column.is_number else '')}>{mark}{escape(cell)}</{tag[:2]}>"
+            )
         out.write("</tr>\n")
     out.write("</tbody>\n</table>\n</div>\n")

@@ -1,7 +1,9 @@
-"""--pool: one verdict for each setting over several tasks, splits or data sets, from the comparisons of the tables.
+"""--pool: one verdict for each setting over several tasks, splits or data sets, from the
+comparisons of the tables.
 
-A set of questions is a column, a setting (the keys that are compared) is a line. Only sets of one unit are pooled:
-accuracies with accuracies, nats per token with nats per token. A setting that lacks one of the sets has no verdict.
+A set of questions is a column, a setting (the keys that are compared) is a line. Only sets of one
+unit are pooled: accuracies with accuracies, nats per token with nats per token. A setting that
+lacks one of the sets has no verdict.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from runner_compare.statistics.pooling import PairedTexts, PairedVerdicts, Weigh
 from runner_compare.table import QUESTION_KEYS
 from runner_compare.wording import assignments, natural
 
-# The config keys that say which questions were asked and how they were scored; metric and filter are lm-eval's
+# The config keys that say which questions were asked and how they were scored; metric and filter
+# are lm-eval's
 SET_KEYS = ("task.name", *QUESTION_KEYS, "task.subset", "task.metric", "task.filter")
 SHARED = 0.01  # two sets with a larger share of questions in common are not pooled: these would count twice
 CANNOT_BE_POOLED: dict[str, str] = {
@@ -59,7 +62,9 @@ class PooledTable:
     keys: list[str]  # that define a setting
     sets: list[str]  # the names of the sets of questions
     rows: list[TableRow]  # one for each setting; its run stands for those of all sets
-    cells: dict[str, list[TableRow | None]] = field(default_factory=dict)  # by the row's job id: its rows in the tables
+    cells: dict[str, list[TableRow | None]] = field(
+        default_factory=dict
+    )  # by the row's job id: its rows in the tables
 
     @property
     def title(self) -> str:
@@ -85,23 +90,40 @@ class PooledTable:
 
 
 def pooled_tables(
-    tables: Iterable[Table], weights: Weights, by: Sequence[str], margins: dict[str, float], reader: Reader
+    tables: Iterable[Table],
+    weights: Weights,
+    by: Sequence[str],
+    margins: dict[str, float],
+    reader: Reader,
 ) -> list[PooledTable]:
-    """Return a table for each unit in which a baseline was compared on several sets of questions."""
+    """Return a table for each unit in which a baseline was compared on several sets of
+    questions."""
     rows_by_unit: dict[str, list[tuple[Table, TableRow]]] = {}
     for table in tables:
         unit = "points" if table.scored else f"nats/{table.unit}" if table.unit else None
         if unit is not None and table.baseline:
-            rows_by_unit.setdefault(unit, []).extend((table, row) for row in table.rows if not row.is_repeat)
+            rows_by_unit.setdefault(unit, []).extend(
+                (table, row) for row in table.rows if not row.is_repeat
+            )
     pooled = [
         _pooled_table(unit, rows, weights, by, margins, reader)
         for unit, rows in rows_by_unit.items()
         if len({set_of(table, row) for table, row in rows if not row.is_baseline}) > 1
     ]
     if not pooled:
-        names = {name for rows in rows_by_unit.values() for name in set_names([set_of(*pair) for pair in rows])}
-        found = f"there is one set of questions only: {few(sorted(names), 4)}" if names else "nothing was compared"
-        raise ConfigError(f"--pool {weights}: {found}. Pooling needs runs of several tasks, splits or data sets")
+        names = {
+            name
+            for rows in rows_by_unit.values()
+            for name in set_names([set_of(*pair) for pair in rows])
+        }
+        found = (
+            f"there is one set of questions only: {few(sorted(names), 4)}"
+            if names
+            else "nothing was compared"
+        )
+        raise ConfigError(
+            f"--pool {weights}: {found}. Pooling needs runs of several tasks, splits or data sets"
+        )
     return pooled
 
 
@@ -114,8 +136,13 @@ def set_names(sets: Sequence[QuestionSet]) -> list[str]:
     """Return the shortest names that tell sets of questions apart, e.g. `test` and `train`."""
     places = [place for place in range(len(SET_KEYS) + 1) if len({one[place] for one in sets}) > 1]
     if 1 in places and len({(one[0], one[1]) for one in sets}) == len({one[1] for one in sets}):
-        places = [place for place in places if place != 0]  # lm-eval's own name of a task says more than its group
-    return [" ".join(str(one[place]) for place in places or [0] if one[place] is not None) for one in sets]
+        places = [
+            place for place in places if place != 0
+        ]  # lm-eval's own name of a task says more than its group
+    return [
+        " ".join(str(one[place]) for place in places or [0] if one[place] is not None)
+        for one in sets
+    ]
 
 
 def _pooled_table(
@@ -131,24 +158,33 @@ def _pooled_table(
     sets = list(dict.fromkeys(one for one, _ in compared))
     names = set_names(sets)
     settings = sorted(
-        {tuple(row.run.value(key) for key in keys) for _, row in compared}, key=lambda it: [natural(one) for one in it]
+        {tuple(row.run.value(key) for key in keys) for _, row in compared},
+        key=lambda it: [natural(one) for one in it],
     )
     table = PooledTable(unit, weights, rows[0][0].baseline, keys, names, [])
     overlaps = _Overlaps(reader)
     comparisons: list[tuple[TableRow, Compared]] = []
     for number, setting in enumerate(settings):
         found = [
-            [row for one, row in compared if one == wanted and tuple(map(row.run.value, keys)) == setting]
+            [
+                row
+                for one, row in compared
+                if one == wanted and tuple(map(row.run.value, keys)) == setting
+            ]
             for wanted in sets
         ]
         line = _line(f"pooled-{number}", dict(zip(keys, setting, strict=True)), keys, found)
         line.note = why_not_pooled(names, found, overlaps)
-        table.cells[line.run.job_id] = [rows_of_set[0] if rows_of_set else None for rows_of_set in found]
+        table.cells[line.run.job_id] = [
+            rows_of_set[0] if rows_of_set else None for rows_of_set in found
+        ]
         if line.note is None:
             effects = [row.effect for (row,) in found if row.effect is not None]
             unplanned = effects[0].unplanned if all(effect.unplanned for effect in effects) else ""
             pooled = pooled_comparison(effects, weights)
-            comparisons.append((line, replace(pooled, unplanned=unplanned, remark=unlike(effects, names))))
+            comparisons.append(
+                (line, replace(pooled, unplanned=unplanned, remark=unlike(effects, names)))
+            )
         table.rows.append(line)
     decisions = judge([pooled for _, pooled in comparisons], margins)
     for (row, _), decision in zip(comparisons, decisions, strict=True):
@@ -158,11 +194,14 @@ def _pooled_table(
     return table
 
 
-def setting_keys(rows: Sequence[tuple[Table, TableRow]], by: Sequence[str], rules: KeyRules) -> list[str]:
-    """Return the keys that define a setting: those of --by, or in which the runs of one set of questions differ.
+def setting_keys(
+    rows: Sequence[tuple[Table, TableRow]], by: Sequence[str], rules: KeyRules
+) -> list[str]:
+    """Return the keys that define a setting: those of --by, or in which the runs of one set of
+    questions differ.
 
-    A key in which only the sets differ (a task's own limit of tokens) says nothing about settings, unless it is one of
-    the model: differences of two models are not pooled.
+    A key in which only the sets differ (a task's own limit of tokens) says nothing about settings,
+    unless it is one of the model: differences of two models are not pooled.
     """
     if by:
         return [key for key in by if key not in SET_KEYS]
@@ -172,30 +211,44 @@ def setting_keys(rows: Sequence[tuple[Table, TableRow]], by: Sequence[str], rule
     within = {key for configs in configs_by_set.values() for key in rules.differing_keys(configs)}
     configs = [row.run.params for _, row in rows]
     keys = [key for key in rules.differing_keys(configs) if key not in SET_KEYS]
-    return distinguishing_keys([key for key in keys if key in within or key.startswith(MODEL_KEYS)], configs)
+    return distinguishing_keys(
+        [key for key in keys if key in within or key.startswith(MODEL_KEYS)], configs
+    )
 
 
-def _line(name: str, setting: dict[str, str | None], keys: list[str], found: list[list[TableRow]]) -> TableRow:
-    """Return the line of a setting, and beside it the one of its baseline, which stands in no table."""
-    bases = [row.baseline.run for rows_of_set in found for row in rows_of_set if row.baseline is not None]
+def _line(
+    name: str, setting: dict[str, str | None], keys: list[str], found: list[list[TableRow]]
+) -> TableRow:
+    """Return the line of a setting, and beside it the one of its baseline, which stands in no
+    table."""
+    bases = [
+        row.baseline.run for rows_of_set in found for row in rows_of_set if row.baseline is not None
+    ]
     base = {key: bases[0].value(key) if bases else None for key in keys}
     runs = [row.run.job_id for rows_of_set in found for row in rows_of_set]
     return TableRow(
         Run(" ".join(runs), name, "", "", "", {}, {}),
         setting,
-        baseline=TableRow(Run("", " ".join(dict.fromkeys(run.job_id for run in bases)), "", "", "", {}, {}), base),
+        baseline=TableRow(
+            Run("", " ".join(dict.fromkeys(run.job_id for run in bases)), "", "", "", {}, {}), base
+        ),
     )
 
 
-def why_not_pooled(names: Sequence[str], found: Sequence[Sequence[TableRow]], overlaps: _Overlaps) -> str | None:
-    """Say why a setting has no pooled verdict; None if it has one comparison with its baseline on every set."""
+def why_not_pooled(
+    names: Sequence[str], found: Sequence[Sequence[TableRow]], overlaps: _Overlaps
+) -> str | None:
+    """Say why a setting has no pooled verdict; None if it has one comparison with its baseline on
+    every set."""
     missing = [name for name, rows in zip(names, found, strict=True) if not rows]
     if missing:
         return f"it has no run on {few(missing, 4)}"
     for name, rows in zip(names, found, strict=True):
         if len(rows) > 1:
             several = few([row.run.job_id for row in rows], 3)
-            return f"it has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
+            return (
+                f"it has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
+            )
         (row,) = rows
         if row.effect is None:
             return f"on {name}: {row.note or 'it was not compared'}"
@@ -214,7 +267,8 @@ def why_not_pooled(names: Sequence[str], found: Sequence[Sequence[TableRow]], ov
 
 
 class _Overlaps:
-    """Counts the questions that two sets have in common, from the baselines' samples, each read once."""
+    """Counts the questions that two sets have in common, from the baselines' samples, each read
+    once."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -248,10 +302,14 @@ def pooled_comparison(effects: Sequence[Decision], weights: Weights) -> Compared
     if not any(effect.ends for effect in effects):
         return Compared(whole)
     worst, best = (
-        pooled_test([effect.ends[end].test if effect.ends else effect.test for effect in effects], weights)
+        pooled_test(
+            [effect.ends[end].test if effect.ends else effect.test for effect in effects], weights
+        )
         for end in (0, 1)
     )
-    cut_off, baseline_cut_off = (sum(counts) for counts in zip(*(effect.cut_off for effect in effects), strict=True))
+    cut_off, baseline_cut_off = (
+        sum(counts) for counts in zip(*(effect.cut_off for effect in effects), strict=True)
+    )
     return Compared(whole, (cut_off, baseline_cut_off), (worst, best))
 
 
@@ -259,15 +317,22 @@ def pooled_test(tests: Sequence[Test], weights: Weights) -> Test:
     """Return the test of all sets of questions together."""
     texts = [test for test in tests if isinstance(test, SignFlips)]
     if texts:
-        return PooledTexts([PairedTexts(test.differences, test.sizes) for test in texts], texts[0].unit, weights)
+        return PooledTexts(
+            [PairedTexts(test.differences, test.sizes) for test in texts], texts[0].unit, weights
+        )
     verdicts = [test for test in tests if isinstance(test, McNemar)]
     return pooled_accuracies(
-        [PairedVerdicts(test.wins, test.losses, test.n, test.baseline_correct) for test in verdicts], weights
+        [
+            PairedVerdicts(test.wins, test.losses, test.n, test.baseline_correct)
+            for test in verdicts
+        ],
+        weights,
     )
 
 
 def unlike(effects: Sequence[Decision], names: Sequence[str]) -> str | None:
-    """Say on which sets a setting is shown to be worse, or better, by themselves; None if on none."""
+    """Say on which sets a setting is shown to be worse, or better, by themselves; None if on
+    none."""
     shown: dict[str, list[str]] = {}
     for it, name in sorted(zip(effects, names, strict=True), key=lambda pair: pair[0].value):
         if it.verdict is MarginVerdict.worse_by_more:
@@ -284,26 +349,39 @@ def _sentence(row: TableRow, keys: list[str], count: int, cells: Sequence[TableR
         return f"{assignments(row, keys) or row.run.job_id}: not pooled, {row.note}"
     effect = row.effect
     assert effect is not None
-    if any(cell is not None and cell.effect is not None and _is_against(cell.effect, effect) for cell in cells):
+    if any(
+        cell is not None and cell.effect is not None and _is_against(cell.effect, effect)
+        for cell in cells
+    ):
         remark = f"the sets differ, and the mean does not hold for each of them: {effect.remark}"
         row.effects = [replace(effect, remark=remark)]
     return sentence(row, keys).replace(" (n=", f" over {count} sets (n=", 1)
 
 
 def _is_against(of_set: Decision, pooled: Decision) -> bool:
-    """Whether a set by itself shows another finding than all of them together, or a loss beyond the margin."""
-    is_beyond = of_set.verdict is MarginVerdict.worse_by_more and pooled.verdict is not MarginVerdict.worse_by_more
+    """Whether a set by itself shows another finding than all of them together, or a loss beyond the
+    margin."""
+    is_beyond = (
+        of_set.verdict is MarginVerdict.worse_by_more
+        and pooled.verdict is not MarginVerdict.worse_by_more
+    )
     return is_beyond or of_set.finding not in (Finding.open, pooled.finding)
 
 
-# ------------------------------------------------------------------------------------------------------ columns
+# ------------------------------------------------------------------------------------------------------
+# columns
 
 
 def pooled_columns(table: PooledTable) -> list[Column]:
-    """Return the columns of a pooled table: the setting, its difference on each set, and the pooled one."""
+    """Return the columns of a pooled table: the setting, its difference on each set, and the pooled
+    one."""
     naming_table = Table("", table.keys, table.rows)
     in_sets = [
-        Column(name, [_cell(table.cells[row.run.job_id][number]) for row in table.rows], use=Use.difference)
+        Column(
+            name,
+            [_cell(table.cells[row.run.job_id][number]) for row in table.rows],
+            use=Use.difference,
+        )
         for number, name in enumerate(table.sets)
     ]
     difference, *test = effect_columns(table.rows, table.unit)

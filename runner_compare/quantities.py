@@ -1,4 +1,5 @@
-"""What is compared, and by which methods: words, keys and formats of each quantity, and the words of each method."""
+"""What is compared, and by which methods: words, keys and formats of each quantity, and the words
+of each method."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def nats(value: float) -> str:
 
 
 def rounded_up(difference: float) -> str:
-    """Return a minimum detectable difference in points, rounded up so that the stated power holds."""
+    """Return a minimum detectable difference in points, rounded up so that the stated power
+    holds."""
     return f"{math.ceil(1000 * difference) / 10:.1f}"
 
 
@@ -32,7 +34,8 @@ def signed(value: float) -> str:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is compared: how its effects are written, recorded and explained; {unit}: the divisor of likelihoods."""
+    """What is compared: how its effects are written, recorded and explained; {unit}: the divisor of
+    likelihoods."""
 
     record_key: str  # the key of its effects in a row's JSON record
     keys: str  # the keys of an effect's record
@@ -112,7 +115,9 @@ FIELDS = {
 }
 
 
-FEWER = ", ".join(f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items()))
+FEWER = ", ".join(
+    f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items())
+)
 CAUTIOUS = f"{CAUTION:g} times ({FEWER} samples)"
 RARE = "about 4 in n"  # of fewer, often none or one is among n (bench/compare/likelihood_null.py)
 OF_FLIPS = (
@@ -195,7 +200,9 @@ def what_shows_more(it: Decision) -> str:
     """Say what few families, or few questions with several answers each, lack; empty for others."""
     if not it.counts.get("few"):
         return ""
-    whole, part = ("families", "questions in") if it.counts["clusters"] else ("questions", "answers to")
+    whole, part = (
+        ("families", "questions in") if it.counts["clusters"] else ("questions", "answers to")
+    )
     return f"; more {whole} show smaller differences, more {part} each hardly do"
 
 
@@ -203,4 +210,8 @@ def at_worst(it: Decision) -> str:
     """Say where a difference would lie that is the hardest to detect."""
     if it.counts.get("clusters"):
         return "if whole families are lost"
-    return "if a few questions lose all" if "samples" not in it.counts else "if whole questions are lost"
+    return (
+        "if a few questions lose all"
+        if "samples" not in it.counts
+        else "if whole questions are lost"
+    )

@@ -1,4 +1,5 @@
-"""Finds the questions that two evaluations share by their texts, whatever a prompt adds around them."""
+"""Finds the questions that two evaluations share by their texts, whatever a prompt adds around
+them."""
 
 from __future__ import annotations
 
@@ -17,16 +18,19 @@ Texts = Mapping[Question, str]
 
 
 def normalized(text: str) -> str:
-    """Return a text without the differences of case, spaces, escapes and kinds of characters that look alike."""
+    """Return a text without the differences of case, spaces, escapes and kinds of characters that
+    look alike."""
     plain = unicodedata.normalize("NFKC", text.replace("\\n", " ").replace('\\"', '"')).casefold()
     return LABELS.sub("", " ".join(plain.split()))
 
 
 def same_questions(ours: Texts, theirs: Texts) -> dict[Question, Question]:
-    """Return which of their questions is which of ours; a text that would fit several is none of them.
+    """Return which of their questions is which of ours; a text that would fit several is none of
+    them.
 
-    What all texts of a side begin or end with belongs to its prompts. Of the rest, two are one question if they are
-    equal, or if the longer ones, as prompts with worked examples, have the shorter one as their last question.
+    What all texts of a side begin or end with belongs to its prompts. Of the rest, two are one
+    question if they are equal, or if the longer ones, as prompts with worked examples, have the
+    shorter one as their last question.
     """
     mine, other = _without_frame(ours), _without_frame(theirs)
     if _mean_length(mine) > _mean_length(other):
@@ -53,7 +57,10 @@ def _common_beginning(texts: Iterable[str]) -> str:
     """Return the whole words that all texts begin with."""
     every = list(texts)
     first, last = min(every), max(every)  # all others begin with what these two share
-    same = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+    same = next(
+        (at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]),
+        len(first),
+    )
     return first[:same].rpartition(" ")[0]
 
 
@@ -74,7 +81,8 @@ def _prompts_of(questions: Texts, prompts: Texts) -> dict[Question, Question]:
 
 
 def _last_in(prompt: str, by_end: Mapping[str, list[str]]) -> str:
-    """Return the question that ends last in a prompt, the longest one if several end there; empty if none is in it."""
+    """Return the question that ends last in a prompt, the longest one if several end there; empty
+    if none is in it."""
     for end in range(len(prompt), KEY - 1, -1):
         candidates = by_end.get(prompt[end - KEY : end], ())
         inside = [text for text in candidates if prompt.endswith(text, 0, end)]

@@ -1,4 +1,5 @@
-"""Rows whose quantization leaves much of the model as it is: said beside each verdict about them."""
+"""Rows whose quantization leaves much of the model as it is: said beside each verdict about
+them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ OF_WANTED = "quantized_share_of_wanted"  # where the user has named layers that 
 
 
 def beside_reach(table: Table) -> None:
-    """Say with each finding which side is quantized in name more than in fact; once where a row has none."""
+    """Say with each finding which side is quantized in name more than in fact; once where a row has
+    none."""
     for row in table.rows:
         words = _of_row(row)
         if row.effect is not None:

@@ -1,4 +1,5 @@
-"""What a comparison asks of those who have runs: their answers, what these cost, and which of their settings count."""
+"""What a comparison asks of those who have runs: their answers, what these cost, and which of their
+settings count."""
 
 from __future__ import annotations
 
@@ -18,13 +19,17 @@ NOT_THERE = "is neither in its folder nor in MLflow"
 
 
 class Reader:
-    """Reads what runs have answered; keeps the answers of baselines, because many runs are compared with them.
+    """Reads what runs have answered; keeps the answers of baselines, because many runs are compared
+    with them.
 
-    A subclass says where the answers of one run are. What it cannot say stays as here: it is not known.
+    A subclass says where the answers of one run are. What it cannot say stays as here: it is not
+    known.
     """
 
     key_rules: KeyRules = KeyRules()
-    numbers_of_questions: Mapping[str, Better] = {}  # those that --metric may name, and which direction is better
+    numbers_of_questions: Mapping[
+        str, Better
+    ] = {}  # those that --metric may name, and which direction is better
 
     def __init__(self) -> None:
         self._baselines: dict[str, Answers] = {}
@@ -54,8 +59,11 @@ class Reader:
         """Return the number of each question that is compared instead of its verdict."""
         raise no_samples(run)
 
-    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
-        """Return a run's answers to some questions: verdict, extracted answer, and the end of the text."""
+    def words(
+        self, run: Run, wanted: set[Question], most: int = TEXT_END
+    ) -> dict[Question, dict[str, str]]:
+        """Return a run's answers to some questions: verdict, extracted answer, and the end of the
+        text."""
         return {}
 
     def costs(self, run: Run) -> Costs:
@@ -71,7 +79,8 @@ class Reader:
         return iter(())
 
     def text_tokens(self, run: Run) -> list[TextTokens] | None:
-        """Return how far each token of a run's texts is from the reference; None if it did not keep that."""
+        """Return how far each token of a run's texts is from the reference; None if it did not keep
+        that."""
         return None
 
     def worst_tokens(self, run: Run) -> list[dict[str, Any]]:
@@ -79,7 +88,8 @@ class Reader:
         return []
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
-        """Yield the files of a name that a run has kept, from each place that has one, the surest first."""
+        """Yield the files of a name that a run has kept, from each place that has one, the surest
+        first."""
         return iter(())
 
     def remark(self, run: Run, base: Run) -> str:
@@ -95,7 +105,8 @@ class Reader:
 
 
 def no_samples(run: Run, why: str = "") -> NotPaired:
-    """Return the error about a run whose answers are not there, or are not to be used; the latter says why."""
+    """Return the error about a run whose answers are not there, or are not to be used; the latter
+    says why."""
     return NotPaired(f"no samples: {SAMPLES} of {run.job_id} {why or NOT_THERE}")
 
 

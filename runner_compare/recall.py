@@ -1,4 +1,5 @@
-"""What the answers of one run to questions about long texts say: recall by length and depth, the effective length."""
+"""What the answers of one run to questions about long texts say: recall by length and depth, the
+effective length."""
 
 from __future__ import annotations
 
@@ -11,7 +12,11 @@ from typing import TYPE_CHECKING
 from runner_compare.mean_pairs import Pairs
 from runner_compare.outcomes import QuestionOutcome, RecallPlace
 from runner_compare.statistics import ALPHA, Compared, MeanFlips, share_interval
-from runner_compare.statistics.effective_length import EffectiveLength, effective_length, length_tests
+from runner_compare.statistics.effective_length import (
+    EffectiveLength,
+    effective_length,
+    length_tests,
+)
 from runner_compare.statistics.effects import Test
 from runner_compare.ways.verdicts import at_both_ends, by_verdicts
 
@@ -47,7 +52,9 @@ class LengthRecall:
     low: float
     high: float
     cut_off: int
-    against_shortest: Compared | None  # its answers beside those at the shortest length; None: it is that one
+    against_shortest: (
+        Compared | None
+    )  # its answers beside those at the shortest length; None: it is that one
 
 
 @dataclass(frozen=True)
@@ -80,13 +87,18 @@ class RecallFindings:
 
     @cached_property
     def by_kind(self) -> dict[str, EffectiveLength | None]:
-        """The effective length of each kind of question, whose intervals hold together; empty if there is one kind."""
+        """The effective length of each kind of question, whose intervals hold together; empty if
+        there is one kind."""
         if len(self.kinds) < 2:
             return {}
-        own = {kind: [it for it in self.outcomes if it.recall and it.recall.kind == kind] for kind in self.kinds}
+        own = {
+            kind: [it for it in self.outcomes if it.recall and it.recall.kind == kind]
+            for kind in self.kinds
+        }
         level = ALPHA / len(self.kinds)
         return {
-            kind: effective_length_of(recall_by_length(outcomes), self.margin, level) for kind, outcomes in own.items()
+            kind: effective_length_of(recall_by_length(outcomes), self.margin, level)
+            for kind, outcomes in own.items()
         }
 
     @cached_property
@@ -109,12 +121,14 @@ class RecallFindings:
 
     @property
     def is_too_low(self) -> bool:
-        """Whether recall at the shortest length is not shown to be above the margin, so that no loss can be seen."""
+        """Whether recall at the shortest length is not shown to be above the margin, so that no
+        loss can be seen."""
         return self.lengths[0].low <= self.margin
 
     @cached_property
     def needed(self) -> int:
-        """About how many questions a length show that recall is kept at the first undecided one, if nothing is lost."""
+        """About how many questions a length show that recall is kept at the first undecided one, if
+        nothing is lost."""
         at_least = math.floor(math.log(ALPHA / 2) / math.log(1 - self.margin)) + 1
         found = self.effective
         undecided = found is not None and self.lengths[found.reached + 1].against_shortest
@@ -150,7 +164,9 @@ def recall_by_length(outcomes: Sequence[QuestionOutcome]) -> list[LengthRecall]:
     return [_at_length(length, of_length[length], of_length[lengths[0]]) for length in lengths]
 
 
-def _at_length(length: int, own: Sequence[QuestionOutcome], shortest: Sequence[QuestionOutcome]) -> LengthRecall:
+def _at_length(
+    length: int, own: Sequence[QuestionOutcome], shortest: Sequence[QuestionOutcome]
+) -> LengthRecall:
     shares, families = [outcome.mean for outcome in own], families_of(own)
     low, high = share_interval(shares, families)
     compared = None
@@ -170,7 +186,8 @@ def _at_length(length: int, own: Sequence[QuestionOutcome], shortest: Sequence[Q
 
 
 def families_of(outcomes: Sequence[QuestionOutcome]) -> list[str | None]:
-    """Return the question of each answer where some have several; otherwise each answer is one by itself."""
+    """Return the question of each answer where some have several; otherwise each answer is one by
+    itself."""
     clusters = [outcome.cluster for outcome in outcomes]
     if None in clusters or len(set(clusters)) == len(clusters):
         return [None] * len(clusters)
@@ -178,13 +195,15 @@ def families_of(outcomes: Sequence[QuestionOutcome]) -> list[str | None]:
 
 
 def pairs_of(own: Sequence[QuestionOutcome], shortest: Sequence[QuestionOutcome]) -> Pairs:
-    """Return the answers at a length beside those to the same questions, at the same depth, at the shortest length."""
+    """Return the answers at a length beside those to the same questions, at the same depth, at the
+    shortest length."""
     keyed, base = _keyed(own), _keyed(shortest)
     return [(outcome, base[key]) for key, outcome in keyed.items() if key in base]
 
 
 def _keyed(outcomes: Sequence[QuestionOutcome]) -> dict[Key, QuestionOutcome]:
-    """Return answers by kind, depth and question; those that agree in all of these by their order."""
+    """Return answers by kind, depth and question; those that agree in all of these by their
+    order."""
     keyed: dict[Key, QuestionOutcome] = {}
     counts: dict[tuple[str, float | None, str | None], int] = {}
     for outcome in outcomes:
@@ -205,10 +224,19 @@ def _test_of(pairs: Pairs) -> Test:
     return MeanFlips([own.mean - base.mean for own, base in pairs], clusters, "question", samples)
 
 
-def effective_length_of(lengths: Sequence[LengthRecall], margin: float, alpha: float = ALPHA) -> EffectiveLength | None:
-    """Return the effective length; None if it would say nothing: of one length, or of recall near zero at the first."""
-    if len(lengths) < 2 or lengths[0].low <= margin or any(it.against_shortest is None for it in lengths[1:]):
+def effective_length_of(
+    lengths: Sequence[LengthRecall], margin: float, alpha: float = ALPHA
+) -> EffectiveLength | None:
+    """Return the effective length; None if it would say nothing: of one length, or of recall near
+    zero at the first."""
+    if (
+        len(lengths) < 2
+        or lengths[0].low <= margin
+        or any(it.against_shortest is None for it in lengths[1:])
+    ):
         return None
-    compared = [length.against_shortest for length in lengths if length.against_shortest is not None]
+    compared = [
+        length.against_shortest for length in lengths if length.against_shortest is not None
+    ]
     tests = [length_tests(it.test, margin, it.ends) for it in compared]
     return effective_length([length.length for length in lengths], tests, alpha)

@@ -1,4 +1,5 @@
-"""What a job that asks for something in long texts says of itself: as metrics, words, tables, a curve and pictures.
+"""What a job that asks for something in long texts says of itself: as metrics, words, tables, a
+curve and pictures.
 
 The pictures are drawn from the job's folder: `python -m runner_compare.recall_card FOLDER`.
 """
@@ -45,7 +46,8 @@ class RecallCard:
 
     @classmethod
     def of(cls, samples: Sequence[Sample], margin: float, title: str) -> RecallCard:
-        """Return what samples say within a margin of so many points; those that ended in an error are no answers."""
+        """Return what samples say within a margin of so many points; those that ended in an error
+        are no answers."""
         outcomes = tuple(QuestionOutcome.of(sample) for sample in samples if not sample.failed)
         if not outcomes:
             return cls()
@@ -54,7 +56,9 @@ class RecallCard:
         metrics, facts = {}, {}
         if (found := findings.effective) is not None:
             ends = {"": found.tokens, "_low": found.at_least, "_high": found.at_most}
-            metrics = {f"effective_length_tokens{end}": float(tokens) for end, tokens in ends.items()}
+            metrics = {
+                f"effective_length_tokens{end}": float(tokens) for end, tokens in ends.items()
+            }
             facts = {"effective_length": f"{length_words(found)}, {within}"}
         tables = {BY_DEPTH: length_depth_rows(findings)}
         if by_kind := kind_rows(findings):

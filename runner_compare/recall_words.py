@@ -34,7 +34,8 @@ def below_words(found: EffectiveLength | None) -> str:
 
 
 def length_words(found: EffectiveLength) -> str:
-    """Return what is shown of an effective length: `reaches at least 4,096 tokens, less than 8,192`."""
+    """Return what is shown of an effective length: `reaches at least 4,096 tokens, less than
+    8,192`."""
     if found.reached == len(found.lengths) - 1:
         return f"reaches at least {found.at_least:,} tokens, the longest that was asked"
     if found.reached == 0 and found.below is None:
@@ -57,7 +58,11 @@ def effective_sentence(findings: RecallFindings) -> str:
     shortest = lengths[0]
     interval = f"{100 * shortest.share:.1f} % [{100 * shortest.low:.1f}, {100 * shortest.high:.1f}]"
     if findings.is_too_low:
-        cut_off = f", {shortest.cut_off} of {shortest.answers} answers cut off" if shortest.cut_off else ""
+        cut_off = (
+            f", {shortest.cut_off} of {shortest.answers} answers cut off"
+            if shortest.cut_off
+            else ""
+        )
         head = "recall at the shortest length is not shown to be above the margin"
         if shortest.high < NEAR_ZERO:
             head = "recall is near zero even at the shortest length"
@@ -67,9 +72,13 @@ def effective_sentence(findings: RecallFindings) -> str:
         )
     found = findings.effective
     if found is None:
-        what = "one length was asked" if len(lengths) == 1 else "no question is asked at all lengths"
+        what = (
+            "one length was asked" if len(lengths) == 1 else "no question is asked at all lengths"
+        )
         return f"no effective length: {what}"
-    words = f"effective length within {margin} of the recall at {shortest.length:,} tokens ({interval})"
+    words = (
+        f"effective length within {margin} of the recall at {shortest.length:,} tokens ({interval})"
+    )
     sentence = f"{words}: {length_words(found)}"
     if not found.undecided:
         return sentence
@@ -79,7 +88,8 @@ def effective_sentence(findings: RecallFindings) -> str:
 
 
 def depth_sentences(findings: RecallFindings) -> list[str]:
-    """Return where in the texts recall is shown to be below the rest, in one sentence; none if it is not."""
+    """Return where in the texts recall is shown to be below the rest, in one sentence; none if it
+    is not."""
     shown = [lost for lost in findings.lost_depths if lost.is_shown]
     if not shown:
         return []
@@ -89,7 +99,11 @@ def depth_sentences(findings: RecallFindings) -> list[str]:
 
 def depth_words(lost: LostDepths) -> str:
     """Return where in texts of one length recall is below the rest."""
-    at = f"depth {lost.first:g}" if lost.first == lost.last else f"depths {lost.first:g} to {lost.last:g}"
+    at = (
+        f"depth {lost.first:g}"
+        if lost.first == lost.last
+        else f"depths {lost.first:g} to {lost.last:g}"
+    )
     shares = f"{percent(lost.recall)} % against {percent(lost.rest)} % elsewhere"
     p = f"p={p_value(lost.p)}".replace("=<", "<")
     return f"at {lost.length:,} tokens lower at {at} ({shares}, {p})"
@@ -128,14 +142,19 @@ def kind_rows(findings: RecallFindings) -> list[dict[str, Any]]:
     lengths = [length.length for length in findings.lengths]
     rows = []
     for kind, found in findings.by_kind.items():
-        row: dict[str, Any] = {"kind": kind, "reaches": found and found.at_least, "less than": found and found.below}
+        row: dict[str, Any] = {
+            "kind": kind,
+            "reaches": found and found.at_least,
+            "less than": found and found.below,
+        }
         for length in lengths:
             row[f"{length:,}"] = cell_percent(findings.of_kind(kind, length))
         rows.append(row)
     return rows
 
 
-# --------------------------------------------------------------------------------------------------------- plain data
+# ---------------------------------------------------------------------------------------------------------
+# plain data
 
 
 def findings_record(findings: RecallFindings) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The runs that another package keeps, such as the runner's jobs: handed over by an entry point.
 
-The group is `runner_compare.readers`; the object behind its name `records` opens what the options name.
+The group is `runner_compare.readers`; the object behind its name `records` opens what the options
+name.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Opener:
     """Opens the runs that the options of the command line name."""
 
     def open(self, options: argparse.Namespace, scratch: Path) -> Records:
-        """Return the runs; raises ConfigError if there are none. What has to be fetched goes to `scratch`."""
+        """Return the runs; raises ConfigError if there are none. What has to be fetched goes to
+        `scratch`."""
         raise NotImplementedError
 
 

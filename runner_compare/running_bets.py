@@ -1,4 +1,5 @@
-"""Two runs that are compared while one of them runs: what its pairs so far have decided, in numbers and in words.
+"""Two runs that are compared while one of them runs: what its pairs so far have decided, in numbers
+and in words.
 
 Answers that were cut off decide nothing: what is decided holds whether they are right or wrong.
 """
@@ -8,8 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from runner_compare.quantities import points
-from runner_compare.statistics.margins import MarginVerdict, margin_verdict, points_of_margin, verdict_words
-from runner_compare.statistics.sequential import Pairs, Side, confidence_percent, level_of, level_words
+from runner_compare.statistics.margins import (
+    MarginVerdict,
+    margin_verdict,
+    points_of_margin,
+    verdict_words,
+)
+from runner_compare.statistics.sequential import (
+    Pairs,
+    Side,
+    confidence_percent,
+    level_of,
+    level_words,
+)
 
 
 @dataclass
@@ -26,7 +38,9 @@ class RunningBets:
         self.pairs = Pairs(level, self.margin)
         self.ends = Pairs(level, self.margin), Pairs(level, self.margin)
 
-    def add(self, solved: bool, baseline_solved: bool, cut_off: bool, baseline_cut_off: bool) -> None:
+    def add(
+        self, solved: bool, baseline_solved: bool, cut_off: bool, baseline_cut_off: bool
+    ) -> None:
         """Look at one more pair."""
         at_worst, at_best = self.ends
         self.pairs.add(solved, baseline_solved)
@@ -40,7 +54,8 @@ class RunningBets:
 
     @property
     def decision(self) -> Side:
-        """What is decided about the difference, whatever the answers that were cut off would have been."""
+        """What is decided about the difference, whatever the answers that were cut off would have
+        been."""
         at_worst, at_best = (pairs.decision for pairs in self.ends)
         return at_worst if at_worst is at_best else Side.open
 

@@ -1,8 +1,10 @@
-"""Pairs what two runs have scored of the same texts in other windows, or after other contexts: the same tokens.
+"""Pairs what two runs have scored of the same texts in other windows, or after other contexts: the
+same tokens.
 
-A window decides how much stands before a token, not which tokens are scored. So the texts of two runs with other
-windows are the same, and are compared over the pieces that both have cut: a whole text, or what lies between two places
-at which both begin a window, where the windows of a single text are the samples.
+A window decides how much stands before a token, not which tokens are scored. So the texts of two
+runs with other windows are the same, and are compared over the pieces that both have cut: a whole
+text, or what lies between two places at which both begin a window, where the windows of a single
+text are the samples.
 """
 
 from __future__ import annotations
@@ -19,18 +21,24 @@ NO_PROMPT = (None, None)  # the question and gold of a window: its tokens identi
 
 
 def after_longest_context(texts: Texts) -> Texts:
-    """Return the texts that count: of those that were scored after several contexts, the longest one's."""
+    """Return the texts that count: of those that were scored after several contexts, the longest
+    one's."""
     longest = longest_context(score.likelihood for score in texts.values())
     return {index: score for index, score in texts.items() if score.likelihood.context == longest}
 
 
 def in_same_pieces(ours: Texts, theirs: Texts, is_one_text: bool) -> tuple[Texts, Texts]:
-    """Return both sides cut where both are, if they have scored the same tokens in other windows; else as they are."""
+    """Return both sides cut where both are, if they have scored the same tokens in other windows;
+    else as they are."""
     sides = ours, theirs
-    if any(score.text != NO_PROMPT for side in sides for score in side.values()) or _are_alike(ours, theirs):
+    if any(score.text != NO_PROMPT for side in sides for score in side.values()) or _are_alike(
+        ours, theirs
+    ):
         return sides
     mine, others = (_documents(side, is_one_text) for side in sides)
-    if mine.keys() != others.keys() or any(_tokens(mine[key]) != _tokens(others[key]) for key in mine):
+    if mine.keys() != others.keys() or any(
+        _tokens(mine[key]) != _tokens(others[key]) for key in mine
+    ):
         return sides
     pairs: list[tuple[TextScore, TextScore]] = []
     for key, scores in mine.items():
@@ -38,16 +46,22 @@ def in_same_pieces(ours: Texts, theirs: Texts, is_one_text: bool) -> tuple[Texts
         pieces = zip(_pieces(scores, ends), _pieces(others[key], ends), strict=True)
         first = len(pairs)
         pairs += [
-            (_as_unit(one, first + at if is_one_text else key), _as_unit(other, first + at if is_one_text else key))
+            (
+                _as_unit(one, first + at if is_one_text else key),
+                _as_unit(other, first + at if is_one_text else key),
+            )
             for at, (one, other) in enumerate(pieces)
         ]
-    return {at: one for at, (one, _) in enumerate(pairs)}, {at: other for at, (_, other) in enumerate(pairs)}
+    return {at: one for at, (one, _) in enumerate(pairs)}, {
+        at: other for at, (_, other) in enumerate(pairs)
+    }
 
 
 def _are_alike(ours: Texts, theirs: Texts) -> bool:
     """Whether both sides have the same windows after the same tokens."""
     return ours.keys() == theirs.keys() and all(
-        (one.tokens, one.prompt) == (theirs[index].tokens, theirs[index].prompt) for index, one in ours.items()
+        (one.tokens, one.prompt) == (theirs[index].tokens, theirs[index].prompt)
+        for index, one in ours.items()
     )
 
 
@@ -86,7 +100,8 @@ def _pieces(scores: Sequence[TextScore], ends: Sequence[int]) -> list[TextScore]
 
 
 def _joined(scores: Sequence[TextScore]) -> TextScore:
-    """Return several windows as one; what stands before them is no prompt that both sides must share."""
+    """Return several windows as one; what stands before them is no prompt that both sides must
+    share."""
     (likelihood,) = units([replace(score.likelihood, unit=0, context=None) for score in scores])
     return scores[0]._replace(prompt=None, tokens=tuple(_tokens(scores)), likelihood=likelihood)
 

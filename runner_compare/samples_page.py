@@ -1,4 +1,5 @@
-"""Every answer of the compared runs on one HTML page that filters them: no server, and nothing is fetched."""
+"""Every answer of the compared runs on one HTML page that filters them: no server, and nothing is
+fetched."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from runner_compare.wording import name_of
 PAGE = Path(__file__).with_name("samples_page.html")
 DATA = "@DATA@"
 TEXT_END = 4000  # characters of a text that the page keeps: the answer is at the end
-MAX_CHARACTERS = 40_000_000  # of all tables together: a browser still opens a page of that size in a few seconds
+MAX_CHARACTERS = (
+    40_000_000  # of all tables together: a browser still opens a page of that size in a few seconds
+)
 
 
 def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> None:
@@ -26,13 +29,18 @@ def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> 
     contents = []
     for table in tables:
         content = table_content(table, reader, room)
-        room -= sum(len(text) for answers in content["answers"] for _, _, text in filter(None, answers))
+        room -= sum(
+            len(text) for answers in content["answers"] for _, _, text in filter(None, answers)
+        )
         contents.append(content)
     data = json.dumps({"tables": contents}, ensure_ascii=False, separators=(",", ":"))
     # Only "<" can end a script element; in JSON it can be written as an escape.
     page = PAGE.read_text(encoding="utf-8")
     out.write(
-        page.replace(DATA, data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+        page.replace(
+            DATA,
+            data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
+        )
     )
 
 
@@ -49,7 +57,8 @@ def single_jobs(table: Table) -> Iterator[TableRow]:
 
 
 def table_content(table: Table, reader: Reader, room: int) -> dict[str, Any]:
-    """Return a table's questions and answers as plain data, and the runs that are left out, with the reasons."""
+    """Return a table's questions and answers as plain data, and the runs that are left out, with
+    the reasons."""
     runs: list[dict[str, Any]] = []
     sides: list[dict[Question, dict[str, str]]] = []
     left_out: list[str] = []
@@ -63,7 +72,9 @@ def table_content(table: Table, reader: Reader, room: int) -> dict[str, Any]:
             continue
         room -= sum(len(it["text"]) for it in side.values())
         if room < 0 and runs:
-            left_out.append(f"{name}: no room for its answers on one page; --runs or --where choose fewer runs")
+            left_out.append(
+                f"{name}: no room for its answers on one page; --runs or --where choose fewer runs"
+            )
             continue
         if row.is_baseline and baseline is None:
             baseline = len(runs)
@@ -75,7 +86,10 @@ def table_content(table: Table, reader: Reader, room: int) -> dict[str, Any]:
         "runs": runs,
         "baseline": baseline,
         "left_out": left_out,
-        "questions": [[question[0], plain(_shown(sides, question)), plain(question[2])] for question in questions],
+        "questions": [
+            [question[0], plain(_shown(sides, question)), plain(question[2])]
+            for question in questions
+        ],
         "answers": [[_answer(side.get(question)) for side in sides] for question in questions],
     }
 
@@ -89,10 +103,17 @@ def _run(row: TableRow, name: str) -> dict[str, Any]:
 
 def _shown(sides: list[dict[Question, dict[str, str]]], question: Question) -> str:
     """Return a question as the model read it if the reader has that, else the question itself."""
-    return next((side[question]["question"] for side in sides if "question" in side.get(question, ())), question[1])
+    return next(
+        (side[question]["question"] for side in sides if "question" in side.get(question, ())),
+        question[1],
+    )
 
 
 def _answer(side: dict[str, str] | None) -> tuple[str, str, str] | None:
     if side is None:
         return None
-    return side["verdict"], plain("" if side["answer"] == ABSENT else side["answer"]), plain(side["text"])
+    return (
+        side["verdict"],
+        plain("" if side["answer"] == ABSENT else side["answer"]),
+        plain(side["text"]),
+    )

@@ -1,4 +1,5 @@
-"""A feature of the comparison: what it computes, and what it adds to tables, sentences, JSON, CSV, pictures, pages."""
+"""A feature of the comparison: what it computes, and what it adds to tables, sentences, JSON, CSV,
+pictures, pages."""
 
 from __future__ import annotations
 
@@ -93,9 +94,15 @@ class Section:
         return {}
 
     def sheet(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return further columns of a row in CSV: the parts of its record, each under a name of its own."""
+        """Return further columns of a row in CSV: the parts of its record, each under a name of its
+        own."""
         records = self.row_record(table, row).items()
-        return {f"{key}_{part}": value for key, record in records if record for part, value in record.items()}
+        return {
+            f"{key}_{part}": value
+            for key, record in records
+            if record
+            for part, value in record.items()
+        }
 
     def lines(self, comparison: Comparison) -> list[dict[str, Any]]:
         """Return further lines of CSV, below those of the tables."""

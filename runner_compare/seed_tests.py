@@ -9,7 +9,8 @@ from runner_compare.statistics import Compared, OverSeeds
 
 
 def with_seeds(compared: Compared, run: Run, base: Run) -> Compared:
-    """Return the comparison with what seeds add to its error, if one of the two runs has several."""
+    """Return the comparison with what seeds add to its error, if one of the two runs has
+    several."""
     if not (run.over_seeds or base.over_seeds):
         return compared
     whole = OverSeeds(compared.test, accuracies(run), accuracies(base))
@@ -24,4 +25,8 @@ def with_seeds(compared: Compared, run: Run, base: Run) -> Compared:
 def accuracies(run: Run, at: str = "") -> list[float]:
     """Return the accuracy of each seed, or that `at_worst` or `at_best` of what was cut off."""
     every = run.parts or [run]
-    return [getattr(it.bounds, at) if at and it.bounds else it.interval[0] for it in every if it.interval is not None]
+    return [
+        getattr(it.bounds, at) if at and it.bounds else it.interval[0]
+        for it in every
+        if it.interval is not None
+    ]

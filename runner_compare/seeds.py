@@ -1,7 +1,8 @@
-"""--seeds: jobs that differ only in their seed are one row, whose intervals count questions and seeds.
+"""--seeds: jobs that differ only in their seed are one row, whose intervals count questions and
+seeds.
 
-Another seed is another draw of answers and, in a team that learns, another graph. The row has the mean over its seeds,
-and beside it how far the seeds are apart.
+Another seed is another draw of answers and, in a team that learns, another graph. The row has the
+mean over its seeds, and beside it how far the seeds are apart.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from runner_compare.statistics.over_seeds import guaranteed_over_seeds, share_ov
 
 SEED = "seed"
 OPTION = "--seeds"
-EDGES_COUNTED = tuple(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in ("before", "after"))
+EDGES_COUNTED = tuple(
+    f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in ("before", "after")
+)
 EDGES = EDGES_COUNTED[1::2]
 
 
@@ -29,11 +32,15 @@ def without_seed(keys: Sequence[str]) -> list[str]:
 
 
 def rows_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: Reader) -> list[Run]:
-    """Return one run for all runs that agree in these keys, which leave out the seed; a single seed stays as it is."""
+    """Return one run for all runs that agree in these keys, which leave out the seed; a single seed
+    stays as it is."""
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.task_version, *(run.value(key) for key in keys)), []).append(run)
-    return [_over_seeds(members, reader) if len(members) > 1 else members[0] for members in groups.values()]
+    return [
+        _over_seeds(members, reader) if len(members) > 1 else members[0]
+        for members in groups.values()
+    ]
 
 
 def row_of(job: Run | None, runs: Sequence[Run]) -> Run | None:
@@ -46,31 +53,53 @@ def _over_seeds(members: Sequence[Run], reader: Reader) -> Run:
     named = few([run.job_id for run in members], 3)
     seeds = [run.value(SEED) for run in members]
     if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{OPTION}: runs of one configuration have the same seed ({named}): choose with --runs")
+        raise ConfigError(
+            f"{OPTION}: runs of one configuration have the same seed ({named}): choose with --runs"
+        )
     if any(run.compared_while_running for run in members):
-        raise ConfigError(f"{OPTION}: some of {named} were compared while they ran, which holds for one seed only")
+        raise ConfigError(
+            f"{OPTION}: some of {named} were compared while they ran, which holds for one seed only"
+        )
     try:
         answers = [reader.of(run) for run in members]
     except NotPaired as reason:
         raise ConfigError(f"{OPTION}: {reason}") from reason
     if any(of_seed.keys() != answers[0].keys() for of_seed in answers):
         counts = ", ".join(str(len(of_seed)) for of_seed in answers)
-        raise ConfigError(f"{OPTION}: {named} answered different questions ({counts}): choose one set with --where")
+        raise ConfigError(
+            f"{OPTION}: {named} answered different questions ({counts}): choose one set with --where"
+        )
     questions = sorted(answers[0])
     solved = [[of_seed[question].mean for question in questions] for of_seed in answers]
     clusters = [answers[0][question].cluster for question in questions]
     families = None if None in clusters else clusters
     interval = share_over_seeds(solved, families)
     whole = together(members)
-    pooled = whole.metrics | dict(zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True))
+    pooled = whole.metrics | dict(
+        zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True)
+    )
     if any(it.cut_off for of_seed in answers for it in of_seed.values()):
         at_worst, at_best = (
-            [[of_seed[question].if_cut_off(right).mean for question in questions] for of_seed in answers]
+            [
+                [of_seed[question].if_cut_off(right).mean for question in questions]
+                for of_seed in answers
+            ]
             for right in (False, True)
         )
-        ends = guaranteed_over_seeds(at_worst, families)[0], guaranteed_over_seeds(at_best, families)[1]
-        pooled |= dict(zip(BOUNDS, (fmean(map(fmean, at_worst)), fmean(map(fmean, at_best)), *ends), strict=True))
-    pooled |= {key: fmean(run.metrics[key] for run in members) for key in EDGES_COUNTED if key in pooled}
+        ends = (
+            guaranteed_over_seeds(at_worst, families)[0],
+            guaranteed_over_seeds(at_best, families)[1],
+        )
+        pooled |= dict(
+            zip(
+                BOUNDS,
+                (fmean(map(fmean, at_worst)), fmean(map(fmean, at_best)), *ends),
+                strict=True,
+            )
+        )
+    pooled |= {
+        key: fmean(run.metrics[key] for run in members) for key in EDGES_COUNTED if key in pooled
+    }
     return replace(whole, metrics=pooled, facts={}, over_seeds=True, earlier=[])
 
 
@@ -89,7 +118,11 @@ def together(members: list[Run]) -> Run:
 
 def shared_values(configs: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the keys and values that all configs share."""
-    return {key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)}
+    return {
+        key: value
+        for key, value in configs[0].items()
+        if all(config.get(key) == value for config in configs)
+    }
 
 
 def rows_with_seeds(table: Table) -> list[TableRow]:
@@ -100,4 +133,6 @@ def rows_with_seeds(table: Table) -> list[TableRow]:
 def check_seeds(tables: Sequence[Table]) -> None:
     """Raise ConfigError if no row of any table stands for several seeds."""
     if not any(map(rows_with_seeds, tables)):
-        raise ConfigError(f"{OPTION}: no two of these runs differ only in their seed: run a grid with seed=0,1,2 -m")
+        raise ConfigError(
+            f"{OPTION}: no two of these runs differ only in their seed: run a grid with seed=0,1,2 -m"
+        )

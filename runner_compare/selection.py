@@ -1,4 +1,5 @@
-"""Selects the runs to compare: the newest of each job, those with given ids, those that pass a filter.
+"""Selects the runs to compare: the newest of each job, those with given ids, those that pass a
+filter.
 
 --where takes KEY=VALUE[,KEY=VALUE], or an expression over config keys, metrics and ids, such as
 "quantization.name='nf4' and accuracy > 0.9". Its parser is our own: MLflow's filter knows neither `or` nor numbers in
@@ -36,11 +37,14 @@ def newest(runs: list[Run]) -> list[Run]:
 
 
 def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
-    """Return the runs with these job or run ids, or the beginnings of ids; of a job, the newest run."""
+    """Return the runs with these job or run ids, or the beginnings of ids; of a job, the newest
+    run."""
     latest = newest(runs)
     chosen: dict[str, Run] = {}
     for text in ids:
-        matching = [run for run in latest if run.job_id == text] or [run for run in runs if run.run_id == text]
+        matching = [run for run in latest if run.job_id == text] or [
+            run for run in runs if run.run_id == text
+        ]
         if not matching:
             matching = [run for run in latest if run.job_id.startswith(text)]
             matching = matching or [run for run in runs if run.run_id.startswith(text)]
@@ -51,7 +55,9 @@ def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
                 f"{option} {text}: {several if matching else unknown('finished job or run', text, known)}"
             )
         run = matching[0]
-        if run not in latest:  # the job's folder has the newest run's files: this run's are only in MLflow
+        if (
+            run not in latest
+        ):  # the job's folder has the newest run's files: this run's are only in MLflow
             run = replace(run, job_id=f"{run.job_id}@{run.run_id[:8]}", folder="")
         chosen[run.run_id] = run
     return list(chosen.values())
@@ -60,14 +66,18 @@ def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
 def parse_keys(text: str, runs: list[Run], option: str) -> list[str]:
     """Read KEY[,KEY]; a bare group name stands for group.name."""
     known = set().union(*(run.params for run in runs))
-    return list(dict.fromkeys(full_key(key.strip(), known, f"{option} {text}") for key in text.split(",")))
+    return list(
+        dict.fromkeys(full_key(key.strip(), known, f"{option} {text}") for key in text.split(","))
+    )
 
 
 def parse_pairs(text: str, runs: list[Run], option: str) -> dict[str, str]:
     """Read KEY=VALUE[,KEY=VALUE]; a bare group name stands for group.name."""
     known = {JOB_ID}.union(*(run.params for run in runs))
     pairs = {}
-    for part in re.split(r",(?=[\w.]+=)", text):  # a comma inside a value, as in [1,4], separates nothing
+    for part in re.split(
+        r",(?=[\w.]+=)", text
+    ):  # a comma inside a value, as in [1,4], separates nothing
         key, equals, value = part.partition("=")
         if not equals:
             raise ConfigError(f"{option} {text}: give KEY=VALUE, e.g. quantization=none")
@@ -92,7 +102,10 @@ def select(runs: list[Run], wanted: dict[str, str], option: str) -> list[Run]:
 def at_least_one(chosen: list[Run], runs: list[Run], keys: Iterable[str], option: str) -> list[Run]:
     """Return the chosen runs; if there are none, the error lists the values of these keys."""
     if not chosen:
-        values_by_key = (f"{label(key)} has {listed(run.value(key) for run in runs)}" for key in dict.fromkeys(keys))
+        values_by_key = (
+            f"{label(key)} has {listed(run.value(key) for run in runs)}"
+            for key in dict.fromkeys(keys)
+        )
         raise ConfigError(f"{option}: no finished run matches; {'; '.join(values_by_key)}")
     return chosen
 
@@ -123,7 +136,8 @@ def listed(values: Iterable[str | None], most: int = 12) -> str:
 
 
 def where(runs: list[Run], text: str, flag: str = "--where") -> list[Run]:
-    """Return the runs that pass one --where, in either form; if none does, the error lists the values."""
+    """Return the runs that pass one --where, in either form; if none does, the error lists the
+    values."""
     option = f"{flag} {text}"
     if not EXPRESSION.search(text):
         return select(runs, parse_pairs(text, runs, flag), option)
@@ -131,7 +145,9 @@ def where(runs: list[Run], text: str, flag: str = "--where") -> list[Run]:
     passing_ids = expression.either()
     if expression.tokens:
         raise expression.expected("and, or, or the end")
-    return at_least_one([run for run in runs if run.run_id in passing_ids], runs, expression.keys, option)
+    return at_least_one(
+        [run for run in runs if run.run_id in passing_ids], runs, expression.keys, option
+    )
 
 
 OPERATORS: dict[str, Callable[[str | None, str], bool]] = {
@@ -146,7 +162,8 @@ OPERATORS: dict[str, Callable[[str | None, str], bool]] = {
 
 
 class _Expression:
-    """Parses an expression from its tokens, the next one last; each rule returns the ids of the runs that pass."""
+    """Parses an expression from its tokens, the next one last; each rule returns the ids of the
+    runs that pass."""
 
     def __init__(self, text: str, runs: list[Run], option: str) -> None:
         self.runs, self.option = runs, option
@@ -185,7 +202,9 @@ class _Expression:
             self.needs("in")
         if negated or self.takes("in"):
             wanted = self.values()
-            return self.passing(key, lambda value: any(same(value, one) for one in wanted) != negated)
+            return self.passing(
+                key, lambda value: any(same(value, one) for one in wanted) != negated
+            )
         sign = self.word("an operator: = != < <= > >= in", among=OPERATORS)
         text = self.value()
         if sign[0] in "<>" and math.isnan(number(text)):
@@ -197,7 +216,9 @@ class _Expression:
 
     def key(self) -> str:
         word = self.word("a key")
-        bare = re.sub(r"^(params|metrics|tags|attributes)\.", "", word)  # as MLflow's own filter writes them
+        bare = re.sub(
+            r"^(params|metrics|tags|attributes)\.", "", word
+        )  # as MLflow's own filter writes them
         full = next((key for key in (word, bare, f"{bare}.name") if key in self.known), None)
         if full is None:
             names = [label(key) for key in self.known if "/" not in key]
@@ -241,12 +262,18 @@ class _Expression:
         return self.tokens[-1] if self.tokens else ""
 
 
-# measure of a margin → the end of its text, the number that is 1 there, and below which number it must stay
-MARGIN_UNITS = {"log_likelihood": ("nats", 1.0, math.inf), RATIOS: ("%", 100.0, 1000.0), "accuracy": ("", 100.0, 100.0)}
+# measure of a margin → the end of its text, the number that is 1 there, and below which number it
+# must stay
+MARGIN_UNITS = {
+    "log_likelihood": ("nats", 1.0, math.inf),
+    RATIOS: ("%", 100.0, 1000.0),
+    "accuracy": ("", 100.0, 100.0),
+}
 
 
 def parse_margins(texts: Sequence[str], option: str = "--margin ") -> dict[str, float]:
-    """Read --margin: `2` is 2 points of accuracy, `0.01nats` of likelihood, `5%` of speed or memory; by measure."""
+    """Read --margin: `2` is 2 points of accuracy, `0.01nats` of likelihood, `5%` of speed or
+    memory; by measure."""
     margins: dict[str, float] = {}
     for text in texts:
         measure = next(name for name, (end, _, _) in MARGIN_UNITS.items() if text.endswith(end))
@@ -261,6 +288,8 @@ def parse_margins(texts: Sequence[str], option: str = "--margin ") -> dict[str, 
                 "of nats above 0 with its unit (0.01nats), or of percent between 0 and 1000 with its sign (5%)"
             )
         if measure in margins:
-            raise ConfigError(f"{option}{text}: there is another margin for the same measure: give one")
+            raise ConfigError(
+                f"{option}{text}: there is another margin for the same measure: give one"
+            )
         margins[measure] = value / unit
     return margins

@@ -1,4 +1,5 @@
-"""What a comparison shows, part by part: the terminal, Markdown and the page write the same ones."""
+"""What a comparison shows, part by part: the terminal, Markdown and the page write the same
+ones."""
 
 from __future__ import annotations
 
@@ -15,19 +16,29 @@ def shown(comparison: Comparison) -> list[Shown]:
     if alone := alone_parts(comparison):
         return alone
     titled = tables_across(comparison.tables).items()
-    across = [Shown(title, [Grid(columns_across)], is_headed=False) for title, columns_across in titled]
+    across = [
+        Shown(title, [Grid(columns_across)], is_headed=False) for title, columns_across in titled
+    ]
     further = [part for section in every_section() for part in section.parts(comparison)]
     return [*map(of_table, comparison.tables), *across, *further]
 
 
 def alone_parts(comparison: Comparison) -> list[Shown]:
     """Return the parts that are shown in place of all others; none if there is no such part."""
-    return [part for section in every_section() if section.is_alone for part in section.parts(comparison)]
+    return [
+        part
+        for section in every_section()
+        if section.is_alone
+        for part in section.parts(comparison)
+    ]
 
 
 def of_table(table: Table) -> Shown:
     """Return the part of a task's table."""
-    classes = ["baseline" if row.is_baseline else "dominated" if row.on_front is False else "" for row in table.rows]
+    classes = [
+        "baseline" if row.is_baseline else "dominated" if row.on_front is False else ""
+        for row in table.rows
+    ]
     grids = [Grid(columns(table), classes=classes)]
     if table.has_ratios:
         classes = [class_of(it.finding) for row in table.rows for it in row.ratios]
@@ -56,6 +67,10 @@ def _said_of_table(table: Table) -> list[Said]:
     said: list[Said] = []
     for row in table.rows:
         said += said_of_row(row)
-        said += [(text, None) for section in every_section() for text in section.row_sentences(table, row)]
+        said += [
+            (text, None)
+            for section in every_section()
+            for text in section.row_sentences(table, row)
+        ]
     of_sections = [text for section in every_section() for text in section.sentences(table)]
     return said + [(text, None) for text in (*table.remarks, *of_sections) if text]

@@ -1,4 +1,5 @@
-"""Makes a table of runs: pools them by --by, compares each row with its baseline, marks the front, sorts the rows."""
+"""Makes a table of runs: pools them by --by, compares each row with its baseline, marks the front,
+sorts the rows."""
 
 from __future__ import annotations
 
@@ -48,12 +49,16 @@ class ComparisonOptions:
     """Which runs are compared with which baseline, and how."""
 
     baseline: dict[str, str] = field(default_factory=dict)
-    by: list[str] = field(default_factory=list)  # the keys that define a row; empty: all that differ
+    by: list[str] = field(
+        default_factory=list
+    )  # the keys that define a row; empty: all that differ
     seeds: bool = False  # whether runs that differ only in their seed are one row
     unpaired: bool = False
     base: Run | None = None  # the baseline, if the user named one run
     margins: dict[str, float] = field(default_factory=dict)  # measure → the loss that is acceptable
-    tolerance: float | None = None  # by how much speeds may differ by noise alone, if the user says so
+    tolerance: float | None = (
+        None  # by how much speeds may differ by noise alone, if the user says so
+    )
     metrics: int = 1  # tables of one score, a metric each, that share the 5 %
 
 
@@ -65,13 +70,19 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: Reader) -> Tabl
     if choice.by and any(run.score for run in runs):
         runs = pool(runs, choice.by, reader)
     if choice.seeds and all(run.score for run in runs):
-        runs = rows_over_seeds(runs, without_seed(rules.differing_keys([run.params for run in runs])), reader)
+        runs = rows_over_seeds(
+            runs, without_seed(rules.differing_keys([run.params for run in runs])), reader
+        )
         choice = replace(choice, base=row_of(choice.base, runs))
     configs = [run.params for run in runs]
     varying = choice.by or rules.differing_keys(configs)
     varying = without_seed(varying) if choice.seeds else varying
     if any(TEAM in run.params for run in runs):
-        varying = [key for key in varying if not any(section.stands_for(key) for section in every_section())]
+        varying = [
+            key
+            for key in varying
+            if not any(section.stands_for(key) for section in every_section())
+        ]
     keys = choice.by or distinguishing_keys(varying, configs)
     question_keys = [key for key in QUESTION_KEYS if key in keys]
     rows = [
@@ -84,7 +95,10 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: Reader) -> Tabl
     ]
     shared = shared_values(configs)
     table = Table(
-        runs[0].task, keys, rows, common={key: shared[key] for key in rules.meaningful_keys(configs) if key in shared}
+        runs[0].task,
+        keys,
+        rows,
+        common={key: shared[key] for key in rules.meaningful_keys(configs) if key in shared},
     )
     if choice.baseline or choice.base:
         table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
@@ -100,7 +114,9 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: Reader) -> Tabl
 def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader: Reader) -> None:
     rows = {row.run.run_id: row for row in table.rows}
     all_runs = [row.run for row in table.rows]
-    candidates = [choice.base] if choice.base else [run for run in all_runs if matches(run, choice.baseline)]
+    candidates = (
+        [choice.base] if choice.base else [run for run in all_runs if matches(run, choice.baseline)]
+    )
     repeats = repeats_among(candidates, choice.baseline)
     candidates = [run for run in candidates if run.run_id not in repeats]
     for run in candidates:
@@ -125,8 +141,11 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
     beside_reach(table)
 
 
-def _judge_rows(rows: list[TableRow], compared: dict[str, list[Compared]], choice: ComparisonOptions) -> list[Decision]:
-    """Give each row what is decided about it, by the id of its run; return what the rows share the error of."""
+def _judge_rows(
+    rows: list[TableRow], compared: dict[str, list[Compared]], choice: ComparisonOptions
+) -> list[Decision]:
+    """Give each row what is decided about it, by the id of its run; return what the rows share the
+    error of."""
     settings = [row for row in rows if row.run.run_id in compared and not row.is_repeat]
     of_table = [it for row in settings for it in compared[row.run.run_id]]
     decisions = judge(of_table, choice.margins, choice.metrics)
@@ -140,7 +159,8 @@ def _judge_rows(rows: list[TableRow], compared: dict[str, list[Compared]], choic
 
 
 def _what_tells_more(it: Effect, run: Run, base: Run) -> str:
-    """Say which questions would tell more, by the accuracies that are compared: those of votes only where bets are."""
+    """Say which questions would tell more, by the accuracies that are compared: those of votes only
+    where bets are."""
     sides = [run, base]
     if it.method is Method.sequential:
         scores = [side.score or (0, 0) for side in sides]
@@ -149,7 +169,8 @@ def _what_tells_more(it: Effect, run: Run, base: Run) -> str:
 
 
 def compared_with(run: Run, base: Run, choice: ComparisonOptions, reader: Reader) -> list[Compared]:
-    """Compare a run with its baseline, and note what else a reader of the comparison has to know."""
+    """Compare a run with its baseline, and note what else a reader of the comparison has to
+    know."""
     compared_keys = [*choice.baseline, *choice.by]
     if choice.base:
         compared_keys = reader.key_rules.differing_keys([run.params, base.params])
@@ -180,11 +201,15 @@ def also_differ(run: Run, base: Run, choice: ComparisonOptions, rules: KeyRules)
 def arrange(table: Table) -> None:
     """Put each baseline right above the rows that are compared with it, and write the findings."""
     inner = named_groups(table.baseline)
-    baseline_is_one_run = JOB_ID in table.baseline  # one run that all others are compared with comes first
+    baseline_is_one_run = (
+        JOB_ID in table.baseline
+    )  # one run that all others are compared with comes first
     outer = [
         key
         for key in table.keys
-        if not baseline_is_one_run and key not in (*table.baseline, REPEAT) and group(key) not in inner
+        if not baseline_is_one_run
+        and key not in (*table.baseline, REPEAT)
+        and group(key) not in inner
     ]
 
     def sort_key(row: TableRow) -> tuple[object, ...]:
@@ -203,21 +228,29 @@ def arrange(table: Table) -> None:
 
 
 def pool(runs: list[Run], by: list[str], reader: Reader) -> list[Run]:
-    """Pool the runs that agree in these keys; ConfigError if two of them answered the same question."""
+    """Pool the runs that agree in these keys; ConfigError if two of them answered the same
+    question."""
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.value(key) for key in by), []).append(run)
-    return [_pooled(members, by, reader) if len(members) > 1 else members[0] for members in groups.values()]
+    return [
+        _pooled(members, by, reader) if len(members) > 1 else members[0]
+        for members in groups.values()
+    ]
 
 
 def _pooled(members: list[Run], by: list[str], reader: Reader) -> Run:
     members = sorted(members, key=lambda run: run.job_id)
     names = ", ".join(f"{label(key)}={members[0].value(key)}" for key in by)
     differing = reader.key_rules.differing_keys([run.params for run in members])
-    differences = "; ".join(f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing)
+    differences = "; ".join(
+        f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing
+    )
     where = f"--by {','.join(map(label, by))}: the {len(members)} runs of {names}"
     if len({scoring(run) for run in members}) > 1:
-        raise ConfigError(f"{where} were scored by different rules and cannot be pooled ({differences or 'versions'})")
+        raise ConfigError(
+            f"{where} were scored by different rules and cannot be pooled ({differences or 'versions'})"
+        )
     if not all(run.score for run in members):
         raise ConfigError(f"{where} cannot be pooled: not all of them counted right answers")
     whole = together(members)
@@ -231,8 +264,15 @@ def _pooled(members: list[Run], by: list[str], reader: Reader) -> Run:
             "in --by, too, or choose one value with --where"
         )
     if answers:
-        families, counts = zip(*((answer.cluster, answer.samples) for answer in answers.values()), strict=True)
-        whole.metrics |= accuracy_figures([answer.mean for answer in answers.values()], families, counts)
-        at_worst, at_best = ([answer.if_cut_off(right).mean for answer in answers.values()] for right in (False, True))
+        families, counts = zip(
+            *((answer.cluster, answer.samples) for answer in answers.values()), strict=True
+        )
+        whole.metrics |= accuracy_figures(
+            [answer.mean for answer in answers.values()], families, counts
+        )
+        at_worst, at_best = (
+            [answer.if_cut_off(right).mean for answer in answers.values()]
+            for right in (False, True)
+        )
         whole.metrics |= bounds_of_accuracy(at_worst, at_best, families, counts)
     return whole

@@ -34,7 +34,8 @@ def about(count: int) -> str:
 
 
 def is_its_own_name(key: str) -> bool:
-    """Whether the values of a key are known by themselves: nf4 needs no `quantization=` before it."""
+    """Whether the values of a key are known by themselves: nf4 needs no `quantization=` before
+    it."""
     return key.endswith(".name") or key == TEAM
 
 
@@ -48,7 +49,8 @@ def assignments(row: TableRow, keys: list[str]) -> str:
 
 
 def name_of(row: TableRow, keys: list[str]) -> str:
-    """Return the shortest name that distinguishes a row from the others: its values, or its job id."""
+    """Return the shortest name that distinguishes a row from the others: its values, or its job
+    id."""
     values = [
         f"{row.config[key]}" if is_its_own_name(key) else f"{label(key)}={row.config[key]}"
         for key in keys
@@ -58,7 +60,8 @@ def name_of(row: TableRow, keys: list[str]) -> str:
 
 
 def short_names(rows: Sequence[TableRow], keys: Sequence[str], most: int) -> list[str]:
-    """Return names by what differs among the rows: paths without what they share, other long values by their end."""
+    """Return names by what differs among the rows: paths without what they share, other long values
+    by their end."""
     values = {key: short_paths([f"{row.config[key]}" for row in rows]) for key in keys}
     differing = [key for key in keys if len({*values[key]}) > 1] or keys
     names = []
@@ -80,14 +83,20 @@ def versus(row: TableRow, keys: list[str]) -> str:
 
 
 def sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
-    """Return the names of a run and its baseline by the keys in which they differ, and the shared keys."""
+    """Return the names of a run and its baseline by the keys in which they differ, and the shared
+    keys."""
     base = row.baseline
     assert base is not None
     own = [key for key in keys if row.config[key] != base.config[key]]
     shared = assignments(row, [key for key in keys if key not in own])
     ours, theirs = (assignments(side, own) or side.run.job_id for side in (row, base))
     both = [key for key in own if row.config[key] is not None and base.config[key] is not None]
-    if len(both) == 1 and is_its_own_name(both[0]):  # `nf4 vs none`, with keys that only one has in brackets
+    if len(both) == 1 and is_its_own_name(
+        both[0]
+    ):  # `nf4 vs none`, with keys that only one has in brackets
         more = [key for key in own if key not in both]
-        ours, theirs = (f"{it.config[both[0]]} ({assignments(it, more)})".removesuffix(" ()") for it in (row, base))
+        ours, theirs = (
+            f"{it.config[both[0]]} ({assignments(it, more)})".removesuffix(" ()")
+            for it in (row, base)
+        )
     return ours, theirs, shared

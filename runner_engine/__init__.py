@@ -1,6 +1,8 @@
-"""The engine: files in, tokens out. These names are its door, and what a program needs; each is imported at first use.
+"""The engine: files in, tokens out. These names are its door, and what a program needs; each is
+imported at first use.
 
-The README beside this file has a program of ten lines. Nothing here knows jobs, a schema or where results go.
+The README beside this file has a program of ten lines. Nothing here knows jobs, a schema or where
+results go.
 """
 
 from typing import TYPE_CHECKING

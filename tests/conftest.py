@@ -31,26 +31,32 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# On a processor without AVX-512 bitsandbytes does not ask torch for products of bytes. Where only RUNNER_WITHOUT and
-# ONEDNN_MAX_CPU_ISA leave it out, it would ask, and torch would ask oneDNN, whose sums then saturate.
+# On a processor without AVX-512 bitsandbytes does not ask torch for products of bytes. Where only
+# RUNNER_WITHOUT and ONEDNN_MAX_CPU_ISA leave it out, it would ask, and torch would ask oneDNN,
+# whose sums then saturate.
 if "avx512" in processor.left_out():
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 
-# A database waits for the disk at every commit, longer than most tests compute: test folders lie in memory where there is
-# room. PYTEST_DEBUG_TEMPROOT, a variable of pytest's, puts them elsewhere.
+# A database waits for the disk at every commit, longer than most tests compute: test folders lie in
+# memory where there is room. PYTEST_DEBUG_TEMPROOT, a variable of pytest's, puts them elsewhere.
 MEMORY, NEEDED_BYTES = Path("/dev/shm"), 4 * 2**30
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= NEEDED_BYTES:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 # Nothing depends on the speed of a machine. With CI=true hypothesis has such settings of its own.
 if "CI" not in os.environ:
-    settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile(
+        "busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("busy machine")
 
-# A shell starts what it runs in the background with SIGINT ignored, and processes inherit that: tests send signals.
+# A shell starts what it runs in the background with SIGINT ignored, and processes inherit that:
+# tests send signals.
 for ending in ENDING:
     if signal.getsignal(ending) is signal.SIG_IGN:
-        signal.signal(ending, signal.default_int_handler if ending == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(
+            ending, signal.default_int_handler if ending == signal.SIGINT else signal.SIG_DFL
+        )
 
 EXCLUDED = {"modules": 0}  # how many modules were imported at the last time
 CHATML = (
@@ -61,7 +67,8 @@ CHATML = (
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Let no garbage be looked for meanwhile: among the objects of thousands of tests there is none."""
+    """Let no garbage be looked for meanwhile: among the objects of thousands of tests there is
+    none."""
     gc.disable()
     try:
         return (yield)
@@ -70,7 +77,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Iterator[None]:
     """Mark tests before some are deselected, and order those that are left."""
     mark_thorough(items)
     yield
@@ -80,14 +89,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def share_among_workers(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each worker its share of the fast tests, followed by its share of the slow ones.
 
-    `--dist worksteal` gives each worker a part of this list, and a worker that has finished takes tests from the end of
-    another worker's part: if all slow tests were at the end of the list, one worker would get them all.
+    `--dist worksteal` gives each worker a part of this list, and a worker that has finished takes
+    tests from the end of another worker's part: if all slow tests were at the end of the list, one
+    worker would get them all.
     """
     workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
     if workers == 1:
         return
     slow, quick = (
-        [item for item in items if bool(item.get_closest_marker("slow")) == is_slow] for is_slow in (True, False)
+        [item for item in items if bool(item.get_closest_marker("slow")) == is_slow]
+        for is_slow in (True, False)
     )
     files = [[*tests] for _, tests in itertools.groupby(slow, key=lambda item: item.path)]
     ordered: list[pytest.Item] = []
@@ -101,9 +112,11 @@ def share_among_workers(config: pytest.Config, items: list[pytest.Item]) -> None
 
 
 def pytest_collection_finish() -> None:
-    """Start the nursery of warm processes, whenever it starts, with the variables from before all tests.
+    """Start the nursery of warm processes, whenever it starts, with the variables from before all
+    tests.
 
-    Libraries that test files import have set theirs, and so has the runner, which needs none to be imported.
+    Libraries that test files import have set theirs, and so has the runner, which needs none to be
+    imported.
     """
     importlib.import_module("runner")
     warm_process.WarmPopen.known = dict(os.environ)
@@ -111,13 +124,15 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown() -> Iterator[None]:
-    """Report a variable that a test or a library leaves behind: all processes of later tests would start cold."""
+    """Report a variable that a test or a library leaves behind: all processes of later tests would
+    start cold."""
     yield
     assert not (left := warm_process.WarmPopen.early(os.environ)), f"warm_process.LATE lacks {left}"
 
 
 def pytest_runtest_logstart() -> None:
-    """Exclude the objects of imported libraries from garbage collection, which each job in this process runs once.
+    """Exclude the objects of imported libraries from garbage collection, which each job in this
+    process runs once.
 
     They are so many that a collection would take a third of a second.
     """
@@ -144,7 +159,8 @@ def conf_is_parsed_once() -> Iterator[None]:
 
 @pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., RunnerConfig]:
-    """Return a function that makes a job's config; groups that are not given are the plainest ones."""
+    """Return a function that makes a job's config; groups that are not given are the plainest
+    ones."""
     from runner.config.model import StubConfig
     from runner.config.root import NoTrackingConfig, RunnerConfig
     from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -171,7 +187,8 @@ def make_config(tmp_path: Path) -> Callable[..., RunnerConfig]:
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a random two-layer Llama with a byte-level tokenizer and a chat template; return its folder."""
+    """Save a random two-layer Llama with a byte-level tokenizer and a chat template; return its
+    folder."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -214,8 +231,8 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def saved_family(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that saves a tiny model of a family with the byte-level tokenizer.
 
-    It takes what `families.save` takes after the folder; the same arguments give the same folder, so no test may
-    change its files.
+    It takes what `families.save` takes after the folder; the same arguments give the same folder,
+    so no test may change its files.
     """
     from families import save
     from transformers import AutoTokenizer
@@ -243,8 +260,11 @@ def tiny_model(tiny_llama: Path) -> LocalModelConfig:
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Return a function that makes a folder under a name, once for all workers of a session; no test may change it."""
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Return a function that makes a folder under a name, once for all workers of a session; no
+    test may change it."""
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
@@ -262,8 +282,11 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 
 @pytest.fixture(scope="session")
-def new_database(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Callable[[Path], None]:
-    """Return a function that copies an empty MLflow database to a path; only the first one is created, in seconds."""
+def new_database(
+    made_once: Callable[[str, Callable[[Path], None]], Path],
+) -> Callable[[Path], None]:
+    """Return a function that copies an empty MLflow database to a path; only the first one is
+    created, in seconds."""
 
     def make(folder: Path) -> None:
         program = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
@@ -280,7 +303,8 @@ def new_database(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Ca
 
 @pytest.fixture
 def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let all Python processes that this one starts start warm, also those that the product starts."""
+    """Let all Python processes that this one starts start warm, also those that the product
+    starts."""
     monkeypatch.setattr(subprocess, "Popen", warm_process.warm())
 
 
@@ -288,8 +312,9 @@ def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
 def runner(tmp_path: Path, new_database: Callable[[Path], None]) -> Callable[..., Finished]:
     """Return a function that runs `python -m runner ARGUMENTS` in an empty folder.
 
-    An empty database is put there first, unless the runner is to create it (database=False). The command runs in this
-    process; it gets its own with process=True, and if a variable is given that libraries may have read already.
+    An empty database is put there first, unless the runner is to create it (database=False). The
+    command runs in this process; it gets its own with process=True, and if a variable is given that
+    libraries may have read already.
     """
 
     import in_process
@@ -302,12 +327,16 @@ def runner(tmp_path: Path, new_database: Callable[[Path], None]) -> Callable[...
         process: bool = False,
         **environment: str,
     ) -> Finished:
-        tracks = module == "runner" and not any(word.startswith(("tracking", "output_dir")) for word in arguments)
+        tracks = module == "runner" and not any(
+            word.startswith(("tracking", "output_dir")) for word in arguments
+        )
         if database and tracks and cwd.is_dir() and not (cwd / "outputs").exists():
             new_database(cwd / "outputs" / "mlflow.db")
         if process or not all(name.startswith(in_process.LATE) for name in environment):
             variables = os.environ | environment
-            return in_process.Finished(*warm_process.run(module, arguments, timeout_s=300, cwd=cwd, env=variables))
+            return in_process.Finished(
+                *warm_process.run(module, arguments, timeout_s=300, cwd=cwd, env=variables)
+            )
         return in_process.Finished(*in_process.run(module, arguments, cwd, environment))
 
     return call

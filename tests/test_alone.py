@@ -1,4 +1,5 @@
-"""The engine and the comparison stand alone: they are imported where the libraries of the others cannot be."""
+"""The engine and the comparison stand alone: they are imported where the libraries of the others
+cannot be."""
 
 from __future__ import annotations
 
@@ -20,13 +21,16 @@ for name in ("runner", "runner_compare", "hydra", "omegaconf", "mlflow", "bitsan
     sys.modules[name] = None  # an import of it fails
 import runner_engine.local.engine
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 def test_the_comparison_and_its_tests_need_nothing_of_the_runner() -> None:
-    """They are imported where none of these can be; tests/compare/test_wheel.py installs the comparison alone."""
+    """They are imported where none of these can be; tests/compare/test_wheel.py installs the
+    comparison alone."""
     program = f"""
 import sys
 class Missing:
@@ -40,7 +44,11 @@ for module in pkgutil.walk_packages(runner_compare.__path__, "runner_compare."):
         importlib.import_module(module.name)
 sys.exit(pytest.main(["--collect-only", "-q", "tests/compare"]))
 """
-    variables = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # one of these plug-ins is Hydra's
+    variables = os.environ | {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"
+    }  # one of these plug-ins is Hydra's
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr

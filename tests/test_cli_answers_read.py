@@ -1,4 +1,5 @@
-"""Who reads the answer of a model that thinks, and where the thought is kept: each task through its command."""
+"""Who reads the answer of a model that thinks, and where the thought is kept: each task through its
+command."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ BUDGET: Any = {"thinking_tokens": 9, "max_new_tokens": 40}
 
 def test_another_thought_before_the_same_answer_is_another_text() -> None:
     old, same, other = (
-        Sample(Answer.read(f"<think>{text}</think>#### 7", [1], FinishReason.stop), "sha", 3, 0.1, 0)
+        Sample(
+            Answer.read(f"<think>{text}</think>#### 7", [1], FinishReason.stop), "sha", 3, 0.1, 0
+        )
         for text in ("so", "so", "well")
     )
     assert changed_answers([old], [same], "alone").metrics["texts_changed"] == 0
@@ -53,7 +56,10 @@ def test_a_library_answer_is_the_answer_and_knows_its_thought(thinks: Path) -> N
 @pytest.mark.slow
 def test_blank_lines_behind_a_thought_do_not_stop_the_answer(thinks: Path) -> None:
     with load(
-        str(thinks), device="cpu", dtype="float32", generation={"thinking_tokens": 9, "thinking_end": "</think>\n\n"}
+        str(thinks),
+        device="cpu",
+        dtype="float32",
+        generation={"thinking_tokens": 9, "thinking_end": "</think>\n\n"},
     ) as model:
         free = model.generate(ASKED, max_new_tokens=40)
         assert free.startswith("\n\n")
@@ -67,7 +73,12 @@ def test_blank_lines_behind_a_thought_do_not_stop_the_answer(thinks: Path) -> No
 @pytest.mark.slow
 def test_the_log_of_a_prompt_has_both(runner: Run, thinks: Path) -> None:
     budget = (f"generation.{key}={value}" for key, value in BUDGET.items())
-    asked = (f"task.prompt={ASKED.splitlines()[0]}", "task.debug=true", "tracking=none", "print=json")
+    asked = (
+        f"task.prompt={ASKED.splitlines()[0]}",
+        "task.debug=true",
+        "tracking=none",
+        "print=json",
+    )
     done = runner("model=auto", f"model.name={thinks}", "task=generate", *asked, *budget)
     assert done.code == 0, done.err
     (completion,) = done.json()["completions"]
@@ -81,6 +92,9 @@ def test_given_texts_are_not_scored_as_thoughts(runner: Run, thinks: Path) -> No
     common: tuple[str, ...] = (*model, "task.limit=2", "tracking=none", "print=json")
     refused = runner(*common)
     assert refused.code == 2
-    assert "the chat template ends in <think>, so a given text would be scored as a thought" in refused.err
+    assert (
+        "the chat template ends in <think>, so a given text would be scored as a thought"
+        in refused.err
+    )
     assert runner(*common, "task.prompt=text").code == 0
     assert runner(*common, f"model.name={MODEL_DIR}").code == 0

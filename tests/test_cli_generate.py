@@ -1,4 +1,5 @@
-"""task=generate as a user sees it: errors in one message, stdin, prompts full of punctuation, resuming."""
+"""task=generate as a user sees it: errors in one message, stdin, prompts full of punctuation,
+resuming."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ STUB = ("task=generate", "model=stub", "tracking=none")
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
-def test_wrong_input_is_one_message_and_exit_2(runner: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_wrong_input_is_one_message_and_exit_2(
+    runner: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "fine"}\n{"promt": "not"}\n')
     (tmp_path / "extra.jsonl").write_text('{"prompt": "fine", "branchs": ["no"]}\n')
@@ -68,7 +71,14 @@ def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
     piped = pipe(tmp_path, "one\n\ntwo\n", "print=json")
     assert piped.returncode == 0, piped.stderr
     line = json.loads(piped.stdout)
-    assert set(line) == {"job_id", "status", "output_dir", "metrics", "mlflow_run_id", "completions"}
+    assert set(line) == {
+        "job_id",
+        "status",
+        "output_dir",
+        "metrics",
+        "mlflow_run_id",
+        "completions",
+    }
     assert [completion["text"] for completion in line["completions"]] == [
         "[STUB_GENERATION]\none...",
         "[STUB_GENERATION]\ntwo...",
@@ -78,7 +88,9 @@ def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
     from_file = runner(*STUB, "task.prompts=p.txt", "print=json", "task.output=out.jsonl")
     assert from_file.json()["job_id"] == line["job_id"]
     assert "is already done" in from_file.err
-    assert [json.loads(text)["prompt"] for text in (tmp_path / "out.jsonl").read_text().splitlines()] == ["one", "two"]
+    assert [
+        json.loads(text)["prompt"] for text in (tmp_path / "out.jsonl").read_text().splitlines()
+    ] == ["one", "two"]
     chats = pipe(tmp_path, json.dumps({"messages": [{"role": "user", "content": "three"}]}) + "\n")
     assert chats.returncode == 0, chats.stderr
     assert chats.stdout.startswith("[STUB_GENERATION]\nthree...\n\n")
@@ -97,7 +109,9 @@ def test_one_prompt_is_a_text_a_file_or_all_of_stdin(runner: Run, tmp_path: Path
     command = [sys.executable, "-m", "runner", *STUB, "task.prompt=-", "print=json"]
     piped = warm_process.complete(command, "one\n\ntwo\n", cwd=tmp_path)
     assert piped.returncode == 0, piped.stderr
-    assert json.loads(piped.stdout)["job_id"] == from_file["job_id"], "content counts, not where it came from"
+    assert json.loads(piped.stdout)["job_id"] == from_file["job_id"], (
+        "content counts, not where it came from"
+    )
     (tmp_path / "p.md").write_text("three\n")
     assert runner(*STUB, "task.prompt=@p.md", "print=json").json()["job_id"] != from_file["job_id"]
     (escaped,) = runner(*STUB, "task.prompt=@@p.md", "print=json").json()["completions"]
@@ -124,7 +138,9 @@ TEXTS = (
 )
 
 
-def test_prompts_from_a_file_or_stdin_are_a_data_set_of_the_run(runner: Run, tmp_path: Path) -> None:
+def test_prompts_from_a_file_or_stdin_are_a_data_set_of_the_run(
+    runner: Run, tmp_path: Path
+) -> None:
     (tmp_path / "p.txt").write_text("one\ntwo\n")
     assert runner("task=generate", "model=stub", "task.prompts=p.txt").code == 0
     assert runner("task=generate", "model=stub", "task.prompt=three").code == 0
@@ -133,7 +149,10 @@ def test_prompts_from_a_file_or_stdin_are_a_data_set_of_the_run(runner: Run, tmp
     query = "select name, dataset_source_type, dataset_source, count(*) from datasets join inputs on dataset_uuid = source_id"
     with contextlib.closing(sqlite3.connect(tmp_path / "outputs" / "mlflow.db")) as connection:
         data_sets = connection.execute(f"{query} group by dataset_uuid order by name").fetchall()
-    assert [(name, kind, count) for name, kind, _, count in data_sets] == [("p.txt", "local", 1), ("stdin", "code", 1)]
+    assert [(name, kind, count) for name, kind, _, count in data_sets] == [
+        ("p.txt", "local", 1),
+        ("stdin", "code", 1),
+    ]
     assert json.loads(data_sets[0][2]) == {"uri": str(tmp_path / "p.txt")}
 
 
@@ -148,7 +167,9 @@ def test_a_prompt_needs_no_quotes_for_hydra(runner: Run, tmp_path: Path) -> None
 def test_plain_texts_reach_hydra_as_they_are(text: str) -> None:
     (argument,) = quote_texts([f"task.prompt={text}"])
     value = OverridesParser.create().parse_override(argument).value()
-    assert str(value).replace("\\\\\\${", "\\${").replace("\\${", "${") == text.replace("\\${", "${")
+    assert str(value).replace("\\\\\\${", "\\${").replace("\\${", "${") == text.replace(
+        "\\${", "${"
+    )
 
 
 def test_what_has_a_meaning_for_hydra_is_unchanged() -> None:
@@ -202,7 +223,14 @@ def test_the_schema_says_which_keys_hold_text() -> None:
         "generation.thinking_end",
         "model.answer",
     }
-    for key in ("model.name", "lora.path", "task.output", "output_dir", "tracking.uri", "tracking.experiment"):
+    for key in (
+        "model.name",
+        "lora.path",
+        "task.output",
+        "output_dir",
+        "tracking.uri",
+        "tracking.experiment",
+    ):
         assert key_types()[key].is_string
     assert not key_types()["seed"].is_string
 
@@ -221,9 +249,7 @@ def test_a_comma_does_not_split_the_prompt_of_a_grid(runner: Run) -> None:
 def test_paths_and_texts_may_be_chinese(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "数据.txt").write_text("一\n二\n")
     (tmp_path / "研究").mkdir()
-    study = (
-        "defaults: [config, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {task.prompt: ['请写, 好', 再见]}}}\n"
-    )
+    study = "defaults: [config, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {task.prompt: ['请写, 好', 再见]}}}\n"
     (tmp_path / "研究" / "格.yaml").write_text(study)
     done = runner(*STUB, "task.prompts=数据.txt", "task.stop=[。]", "output_dir=输出", "print=json")
     assert done.code == 0, done.err
@@ -269,7 +295,10 @@ def test_a_grid_generates_and_delivers(runner: Run, tmp_path: Path) -> None:
     assert [json.loads(line)["metrics"]["n"] for line in first.out.splitlines()] == [2, 2]
     second = runner(*grid, "task.output=out_${seed}.jsonl")
     assert second.code == 0, second.err
-    assert sorted(file.name for file in tmp_path.glob("out_*.jsonl")) == ["out_1.jsonl", "out_2.jsonl"]
+    assert sorted(file.name for file in tmp_path.glob("out_*.jsonl")) == [
+        "out_1.jsonl",
+        "out_2.jsonl",
+    ]
 
 
 def _lines(folder: Path) -> int:

@@ -1,4 +1,5 @@
-"""A sweep over budgets of thinking thinks once: later jobs begin with the thoughts of the one with the largest budget."""
+"""A sweep over budgets of thinking thinks once: later jobs begin with the thoughts of the one with
+the largest budget."""
 
 from __future__ import annotations
 
@@ -20,17 +21,37 @@ pytestmark = pytest.mark.slow
 def common(tmp_path: Path) -> tuple[str, ...]:
     """A model whose chat template begins the thinking; it never ends it by itself."""
     model = thinking_model(tmp_path / "thinks")
-    return ("model=auto", f"model.name={model}", "model.dtype=float32", "task.limit=8", "print=json", "tracking=none")
+    return (
+        "model=auto",
+        f"model.name={model}",
+        "model.dtype=float32",
+        "task.limit=8",
+        "print=json",
+        "tracking=none",
+    )
 
 
 def answers(done: Any) -> list[dict[str, Any]]:
     lines = (Path(done.json()["output_dir"]) / "samples.jsonl").read_text().splitlines()
-    kept = ("index", "token_ids", "text", "thinking", "verdict", "thinking_tokens", "answer_tokens", "ending")
-    return sorted(({key: json.loads(it).get(key) for key in kept} for it in lines), key=lambda it: it["index"])
+    kept = (
+        "index",
+        "token_ids",
+        "text",
+        "thinking",
+        "verdict",
+        "thinking_tokens",
+        "answer_tokens",
+        "ending",
+    )
+    return sorted(
+        ({key: json.loads(it).get(key) for key in kept} for it in lines), key=lambda it: it["index"]
+    )
 
 
 def result(done: Any) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((Path(done.json()["output_dir"]) / "result.json").read_text())["result"]
+    content: dict[str, Any] = json.loads(
+        (Path(done.json()["output_dir"]) / "result.json").read_text()
+    )["result"]
     return content
 
 
@@ -44,7 +65,8 @@ def test_a_smaller_budget_begins_with_the_thoughts_of_a_larger_one(
     (tmp_path / "apart").mkdir()
     budgets = (0, 3, 11)
     direct = [
-        runner(*common, f"generation.thinking_tokens={it}", f"output_dir={tmp_path}/apart/{it}") for it in budgets
+        runner(*common, f"generation.thinking_tokens={it}", f"output_dir={tmp_path}/apart/{it}")
+        for it in budgets
     ]
     whole = runner(*common)
     assert whole.code == 0, whole.err
@@ -54,7 +76,9 @@ def test_a_smaller_budget_begins_with_the_thoughts_of_a_larger_one(
         assert answers(done) == answers(alone)
         assert {it["thinking_tokens"] for it in answers(done)} <= set(range(budget + 1))
         assert len(notes(done)) == 1
-        assert f"5 answers begin with the thoughts of job {whole.json()['job_id']}" in notes(done)[0]
+        assert (
+            f"5 answers begin with the thoughts of job {whole.json()['job_id']}" in notes(done)[0]
+        )
         assert not notes(alone)
 
 
@@ -72,6 +96,8 @@ def test_thoughts_that_are_not_the_models_are_found_by_the_direct_questions(
     assert notes(done) == []
     (note,) = [note for note in result(done)["notes"] if "asked directly" in note]
     assert note.startswith("3 of 3 questions that were asked directly")
-    assert all(it["token_ids"][0] != 7 for it in answers(done)), "none begins with the other job's tokens"
+    assert all(it["token_ids"][0] != 7 for it in answers(done)), (
+        "none begins with the other job's tokens"
+    )
     sampled = runner(*common, "generation.thinking_tokens=5", "generation.temperature=0.5")
     assert sampled.code == 0, "a sampled job takes nobody's thoughts"

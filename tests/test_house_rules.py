@@ -1,4 +1,5 @@
-"""Each rule of tests/test_house.py is seen to fail: a fault that breaks it is planted in a copy of the project."""
+"""Each rule of tests/test_house.py is seen to fail: a fault that breaks it is planted in a copy of
+the project."""
 
 from __future__ import annotations
 
@@ -6,8 +7,12 @@ import pytest
 from copied_tree import CopiedTree, copy_tree
 
 pytestmark = [pytest.mark.thorough, pytest.mark.slow]
-MANY_NAMES = "".join(f"    from runner_engine.models.load import name_{number}\n" for number in range(200))
-OF_COMPARISON = "".join(f"    from runner_compare.data import name_{number}\n" for number in range(200))
+MANY_NAMES = "".join(
+    f"    from runner_engine.models.load import name_{number}\n" for number in range(200)
+)
+OF_COMPARISON = "".join(
+    f"    from runner_compare.data import name_{number}\n" for number in range(200)
+)
 
 
 @pytest.fixture(scope="module")

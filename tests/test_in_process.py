@@ -13,15 +13,24 @@ def opened(folder: Path) -> list[str]:
     """Return the files below a folder that this process has open, also those that are gone."""
     numbers = os.listdir("/proc/self/fd")
     links = (Path("/proc/self/fd", number) for number in numbers)
-    return [name for name in (os.readlink(it) for it in links if it.is_symlink()) if name.startswith(f"{folder}/")]
+    return [
+        name
+        for name in (os.readlink(it) for it in links if it.is_symlink())
+        if name.startswith(f"{folder}/")
+    ]
 
 
-def test_databases_whose_files_are_gone_are_closed(runner: Callable[..., Any], tmp_path: Path) -> None:
+def test_databases_whose_files_are_gone_are_closed(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
     """MLflow itself closes none before the process ends."""
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
-        assert runner("-m", "model=stub", "task.limit=1", "print=none", "seed=1,2", cwd=folder).code == 0
+        assert (
+            runner("-m", "model=stub", "task.limit=1", "print=none", "seed=1,2", cwd=folder).code
+            == 0
+        )
         if folder == first:
             assert opened(first), "the control"
             shutil.rmtree(first)

@@ -1,4 +1,5 @@
-"""Each folder of runner/options/ can be taken away, and all: without it and its entry points all else works."""
+"""Each folder of runner/options/ can be taken away, and all: without it and its entry points all
+else works."""
 
 from __future__ import annotations
 
@@ -16,11 +17,15 @@ pytestmark = [pytest.mark.thorough, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = sorted(path.parent.name for path in (ROOT / "runner" / "options").glob("*/__init__.py"))
 ALL = "all"
-KINDS = {"runner.tasks": "task", "runner.models": "model"}  # groups of entry points whose names are choices
+KINDS = {
+    "runner.tasks": "task",
+    "runner.models": "model",
+}  # groups of entry points whose names are choices
 DISTRIBUTION = "runner-llm"
-# The tests that stay, all but the thorough ones, which takes as long as `make test`. RUNNER_REST=sample runs a few minutes
-# of them: the rules of the source tree, the schema, messages, plans, and answers as they are recorded. RUNNER_REST=tests/options
-# runs those of the other options.
+# The tests that stay, all but the thorough ones, which takes as long as `make test`.
+# RUNNER_REST=sample runs a few minutes of them: the rules of the source tree, the schema, messages,
+# plans, and answers as they are recorded. RUNNER_REST=tests/options runs those of the other
+# options.
 SAMPLE = (
     "tests/test_house.py",
     "tests/config/test_schema.py",
@@ -54,7 +59,8 @@ def pattern_of(option: str) -> str:
 
 
 def copy_without(option: str, folder: Path) -> None:
-    """Copy the project's files but those of an option and its tests, with its entry points left out."""
+    """Copy the project's files but those of an option and its tests, with its entry points left
+    out."""
     pattern = pattern_of(option)
     copy_tree(folder, rf"(runner|tests)/options/({pattern}|\w+/with_{pattern})/")
     lines = (folder / "pyproject.toml").read_text().splitlines(keepends=True)
@@ -76,7 +82,9 @@ class Without(CopiedTree):
         )
         write_package(self.site, DISTRIBUTION.replace("-", "_"), text)
         (metadata,) = self.site.glob(f"{DISTRIBUTION.replace('-', '_')}-*.dist-info/METADATA")
-        metadata.write_text(metadata.read_text().replace(DISTRIBUTION.replace("-", "_"), DISTRIBUTION))
+        metadata.write_text(
+            metadata.read_text().replace(DISTRIBUTION.replace("-", "_"), DISTRIBUTION)
+        )
 
 
 @pytest.fixture(scope="module", params=[*OPTIONS, ALL])
@@ -92,9 +100,7 @@ def without(
 
 
 def test_the_copy_is_what_runs(without: Without) -> None:
-    program = (
-        "import runner, importlib.metadata as m; print(runner.__file__, *m.distribution('runner-llm').entry_points)"
-    )
+    program = "import runner, importlib.metadata as m; print(runner.__file__, *m.distribution('runner-llm').entry_points)"
     found = without.output_of("timeit", "-n1", "-r1", program)
     assert str(without.folder / "runner" / "__init__.py") in found
     assert not re.search(rf"runner\.options\.{pattern_of(without.option)}\.", found)
@@ -109,7 +115,9 @@ def test_all_other_tests_can_be_collected(without: Without) -> None:
 def test_quick_commands_and_a_job_work(without: Without, tmp_path: Path) -> None:
     assert "== Groups (group=choice) ==" in without.output_of("runner", "--help", cwd=tmp_path)
     assert "\nmodel:\n" in without.output_of("runner", "--cfg", "job", cwd=tmp_path)
-    without.output_of("runner", "-m", "model=stub", "task.limit=3", "task.shots=0,2", "print=none", cwd=tmp_path)
+    without.output_of(
+        "runner", "-m", "model=stub", "task.limit=3", "task.shots=0,2", "print=none", cwd=tmp_path
+    )
     compared = without.output_of("runner_compare", "--baseline", "task.shots=0", cwd=tmp_path)
     assert "baseline" in compared
 
@@ -120,7 +128,9 @@ def test_its_choices_are_unknown(without: Without, tmp_path: Path) -> None:
             if group in KINDS and is_of(without.option, place):
                 done = without.run("runner", f"{KINDS[group]}={name}", cwd=tmp_path)
                 assert done.returncode == 2
-                assert f"{KINDS[group]}={name}: no choice for {KINDS[group]} '{name}'" in done.stderr
+                assert (
+                    f"{KINDS[group]}={name}: no choice for {KINDS[group]} '{name}'" in done.stderr
+                )
 
 
 def test_the_other_tests_pass(without: Without) -> None:

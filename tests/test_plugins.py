@@ -53,7 +53,11 @@ def samples_of(done: Any) -> list[Sample]:
 def test_the_page_shows_the_package_as_it_is() -> None:
     page = (Path(__file__).resolve().parents[1] / "docs" / "plugins.md").read_text()
     blocks = re.findall(r"^```(?:toml|python|yaml)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    files = {path.read_text() for path in EXAMPLE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    files = {
+        path.read_text()
+        for path in EXAMPLE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     assert len(blocks) >= 6
     assert [block for block in blocks if block not in files] == []
 
@@ -61,22 +65,30 @@ def test_the_page_shows_the_package_as_it_is() -> None:
 def test_all_names_are_known_and_nothing_is_imported(there: Call, tmp_path: Path) -> None:
     """A package that cannot be imported is in the way of nobody who does not use it."""
     points = "[runner.quantizations]\nbroken = of_broken:Config\n[runner.metrics]\nbroken = of_broken:M\n"
-    broken = write_package(tmp_path / "site", "broken-one", points, of_broken="raise SystemError('imported')")
+    broken = write_package(
+        tmp_path / "site", "broken-one", points, of_broken="raise SystemError('imported')"
+    )
     write_conf(
         broken,
         "of_broken",
-        {"quantization/broken.yaml": "# Broken.\ndefaults: [/hydra/schema/quantization/broken@_here_, _self_]\n"},
+        {
+            "quantization/broken.yaml": "# Broken.\ndefaults: [/hydra/schema/quantization/broken@_here_, _self_]\n"
+        },
     )
     shown = there("--help", before=(broken,))
     assert (shown.code, shown.err) == (0, "")
-    groups = {line.partition(": ")[0]: line.partition(": ")[2].split(", ") for line in shown.out.splitlines()}
+    groups = {
+        line.partition(": ")[0]: line.partition(": ")[2].split(", ")
+        for line in shown.out.splitlines()
+    }
     assert {"absmax", "broken", "nf4"} <= {*groups["quantization"]}
     assert "words" in groups["task"]
     assert "backwards" in groups["model"]
     assert "Data sets: aime_2024, aime_2025, colours, embedded" in shown.out
     listed = " ".join(shown.out.partition("From plug-ins")[2].split())
     assert (
-        f"{PACKAGE}: dataset colours, metric answer_words, metric words, model backwards, quantization absmax" in listed
+        f"{PACKAGE}: dataset colours, metric answer_words, metric words, model backwards, quantization absmax"
+        in listed
     )
     assert "broken-one 2.0: metric broken, quantization broken" in listed
     plain = there(*STUB, before=(broken,))
@@ -88,7 +100,10 @@ def test_all_names_are_known_and_nothing_is_imported(there: Call, tmp_path: Path
     )
     used = there(*STUB, "metrics=[broken]", before=(broken,))
     assert (used.code, used.err.count("\n")) == (2, 1)
-    assert "metric broken of broken-one 2.0: importing of_broken:M failed (SystemError: imported)" in used.err
+    assert (
+        "metric broken of broken-one 2.0: importing of_broken:M failed (SystemError: imported)"
+        in used.err
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +120,8 @@ def test_config_plan_and_wrong_names(there: Call) -> None:
     shown = there("quantization=absmax", "--cfg", "job")
     assert shown.code == 0
     assert (
-        "quantization:\n  skip: []\n  overrides: {}\n  allow_partial: false\n  bits: 4\n  group_size: 64\n" in shown.out
+        "quantization:\n  skip: []\n  overrides: {}\n  allow_partial: false\n  bits: 4\n  group_size: 64\n"
+        in shown.out
     )
     described = there("quantization=absmax", "--help").out
     assert "quantization=absmax: Integers around zero, in groups of inputs." in described
@@ -132,18 +148,31 @@ def test_config_plan_and_wrong_names(there: Call) -> None:
 
 
 def test_a_quantization_and_a_metric_in_a_grid(there: Call, runner: Call, tmp_path: Path) -> None:
-    """In the workers of a grid, whose configs come from another process, beside choices of the runner."""
+    """In the workers of a grid, whose configs come from another process, beside choices of the
+    runner."""
     done = there(
-        "-m", "quantization=none,absmax", "task.limit=20", "metrics=[answer_words]", "generation.max_new_tokens=40"
+        "-m",
+        "quantization=none,absmax",
+        "task.limit=20",
+        "metrics=[answer_words]",
+        "generation.max_new_tokens=40",
     )
     assert done.code == 0, done.err
     assert "words an answer" in done.out
     table = {line.split()[0]: line for line in done.out.splitlines() if " gsm8k-" in line}
     assert {*table} == {"none", "absmax"}
     with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as database:
-        params = dict(database.execute("SELECT value, run_uuid FROM params WHERE key = 'quantization.package'"))
-        metrics = database.execute("SELECT value FROM metrics WHERE key = 'answer_words'").fetchall()
-        facts = [row[0] for row in database.execute("SELECT value FROM tags WHERE key = 'fact.plug_ins'")]
+        params = dict(
+            database.execute(
+                "SELECT value, run_uuid FROM params WHERE key = 'quantization.package'"
+            )
+        )
+        metrics = database.execute(
+            "SELECT value FROM metrics WHERE key = 'answer_words'"
+        ).fetchall()
+        facts = [
+            row[0] for row in database.execute("SELECT value FROM tags WHERE key = 'fact.plug_ins'")
+        ]
     assert [*params] == [PACKAGE]
     assert len(metrics) == 2
     assert all(5 < value < 40 for (value,) in metrics)
@@ -152,7 +181,9 @@ def test_a_quantization_and_a_metric_in_a_grid(there: Call, runner: Call, tmp_pa
         f"quantization: {PACKAGE}, metrics: answer_words of {PACKAGE}",
     ]
     # the same questions without the metric: other results, the same answers
-    again = there("quantization=absmax", "task.limit=20", "generation.max_new_tokens=40", "print=json")
+    again = there(
+        "quantization=absmax", "task.limit=20", "generation.max_new_tokens=40", "print=json"
+    )
     assert again.code == 0
     assert "answer_words" not in again.json()["metrics"]
     assert all(sample.reused_from for sample in samples_of(again))
@@ -172,18 +203,30 @@ def test_a_task_and_a_model(there: Call) -> None:
     assert done.code == 0, done.err
     assert done.json()["metrics"]["words"] == 3
     assert samples_of(done)[0].answer.text == "dlrow raed ,olleH"
-    shouted = there("model=backwards", "model.shout=true", "task=words", "task.prompt=Hi", "print=json")
+    shouted = there(
+        "model=backwards", "model.shout=true", "task=words", "task.prompt=Hi", "print=json"
+    )
     assert samples_of(shouted)[0].answer.text == "IH"
 
 
 def test_a_data_set_and_a_scorer(there: Call, tmp_path: Path) -> None:
-    """The model says a question backwards, so the right answers are known: `der` is red, and `eulb` is blue."""
+    """The model says a question backwards, so the right answers are known: `der` is red, and `eulb`
+    is blue."""
     asked = ("model=backwards", "task.prompt=text", "task.template={question}", "print=json")
     done = there(*asked, "task.data=colours")
     assert done.code == 0, done.err
     rows = samples_of(done)
-    assert [(row.gold, row.answer.verdict) for row in rows] == [("blue", "wrong"), ("green", "wrong"), ("red", "wrong")]
-    rows_here = [("eulb si ti", "Blue."), ("der ti si", "It is red"), ("?", "green"), ("neerg", "red")]
+    assert [(row.gold, row.answer.verdict) for row in rows] == [
+        ("blue", "wrong"),
+        ("green", "wrong"),
+        ("red", "wrong"),
+    ]
+    rows_here = [
+        ("eulb si ti", "Blue."),
+        ("der ti si", "It is red"),
+        ("?", "green"),
+        ("neerg", "red"),
+    ]
     file = tmp_path / "reversed.jsonl"
     file.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows_here))
     done = there(*asked, f"task.data={file}", "task.scorer=last_word")
@@ -214,14 +257,19 @@ def test_the_version_counts_in_the_id_of_jobs_that_use_it(
     (about,) = example.glob("*.dist-info")
     copy = newer / "runner_example-2.0.dist-info"
     copy.mkdir()
-    (copy / "METADATA").write_text((about / "METADATA").read_text().replace("Version: 1.0", "Version: 2.0"))
+    (copy / "METADATA").write_text(
+        (about / "METADATA").read_text().replace("Version: 1.0", "Version: 2.0")
+    )
     (copy / "entry_points.txt").write_text((about / "entry_points.txt").read_text())
 
     def ids(*arguments: str) -> list[str]:
         old, new = (there(*arguments, "print=json", before=before) for before in ((), (newer,)))
         return [old.json()["job_id"], new.json()["job_id"]]
 
-    with_metric, with_task = ids(*STUB, "metrics=[answer_words]"), ids("model=stub", "task=words", "task.prompt=x")
+    with_metric, with_task = (
+        ids(*STUB, "metrics=[answer_words]"),
+        ids("model=stub", "task=words", "task.prompt=x"),
+    )
     assert with_metric[0] != with_metric[1]
     assert with_task[0] != with_task[1]
     without = ids(*STUB)
@@ -235,21 +283,29 @@ def test_packages_that_collide_or_lack_a_file(there: Call, tmp_path: Path) -> No
     write_conf(
         rival,
         "of_rival",
-        {"quantization/nf4.yaml": "# Not the runner's.\nbits: 99\n", "quantization/bare.yaml": "# None.\n"},
+        {
+            "quantization/nf4.yaml": "# Not the runner's.\nbits: 99\n",
+            "quantization/bare.yaml": "# None.\n",
+        },
     )
     done = there("quantization=absmax", "plan=true", before=(rival,))
     assert done.code == 2
     assert "has the same name for a quantization: uninstall one of the two packages" in done.err
     done = there("quantization=nf4", "plan=quick", "task.limit=2", before=(rival,))
     assert done.code == 0
-    assert "warning: quantization nf4 of rival 2.0 is not used: the runner itself has quantization=nf4" in done.err
+    assert (
+        "warning: quantization nf4 of rival 2.0 is not used: the runner itself has quantization=nf4"
+        in done.err
+    )
     done = there("quantization=alone", "plan=true", before=(rival,))
     assert (
         done.err.strip()
         == "error: quantization alone of rival 2.0: its package has no file conf/quantization/alone.yaml"
     )
     assert done.code == 2
-    done = there("quantization=bare", "plan=true", before=(rival,))  # it would run as quantization=none
+    done = there(
+        "quantization=bare", "plan=true", before=(rival,)
+    )  # it would run as quantization=none
     assert (
         done.err.strip()
         == "error: quantization bare of rival 2.0: its YAML does not begin with its schema (docs/plugins.md)"
@@ -272,4 +328,7 @@ def test_a_metric_that_fails_is_a_problem_and_keeps_the_rest(there: Call, tmp_pa
     assert "metric nan_one of bad-metrics 2.0 is nan" in done.err
     assert {"accuracy", "answer_words"} <= {*done.json()["metrics"]}
     done = there(*STUB, "metrics=[accuracy]", before=(site,))
-    assert (done.code, "metrics=accuracy: the runner has a metric of this name" in done.err) == (2, True)
+    assert (done.code, "metrics=accuracy: the runner has a metric of this name" in done.err) == (
+        2,
+        True,
+    )

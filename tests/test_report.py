@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from runner.config.root import Print
-from runner.report import MAX_KEY_COLUMNS, GridLine, brief, headline, naming_columns, show, show_grid
+from runner.report import (
+    MAX_KEY_COLUMNS,
+    GridLine,
+    brief,
+    headline,
+    naming_columns,
+    show,
+    show_grid,
+)
 from runner_base.result import Record, Result, Status
 from runner_engine.models.loaded_lines import lines
 
@@ -35,12 +43,21 @@ METRICS = {
 
 def record(**changes: object) -> Record:
     result = Result(METRICS, rows=[{"part": 0, "layers": "0-3", "mib": 12.5}], notes=["look here"])
-    values = {"job_id": "gsm8k-abc", "status": Status.FINISHED, "output_dir": "/x/jobs/gsm8k-abc", "result": result}
+    values = {
+        "job_id": "gsm8k-abc",
+        "status": Status.FINISHED,
+        "output_dir": "/x/jobs/gsm8k-abc",
+        "result": result,
+    }
     return Record(**(values | changes))  # type: ignore[arg-type]
 
 
 def test_table_shows_every_headline(capsys: pytest.CaptureFixture[str]) -> None:
-    show(record(mlflow_run_id="r1", mlflow_uri="sqlite:////x/mlflow.db"), {"model": "embedded"}, Print.table)
+    show(
+        record(mlflow_run_id="r1", mlflow_uri="sqlite:////x/mlflow.db"),
+        {"model": "embedded"},
+        Print.table,
+    )
     out = capsys.readouterr().out
     for part in (
         "model=embedded",
@@ -59,7 +76,11 @@ def test_table_shows_every_headline(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_table_of_a_job_that_failed_begins_with_why(capsys: pytest.CaptureFixture[str]) -> None:
-    show(record(status=Status.FAILED, error="1 problem found:\n  3 of 6 prompts ended in an error"), {}, Print.table)
+    show(
+        record(status=Status.FAILED, error="1 problem found:\n  3 of 6 prompts ended in an error"),
+        {},
+        Print.table,
+    )
     first = capsys.readouterr().out.split()
     assert first[:4] == ["status", "FAILED:", "1", "problem"]
     show(record(), {}, Print.table)
@@ -104,7 +125,10 @@ def test_grid_as_table_and_as_lines_of_json(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_task_with_other_metrics_shows_them_all() -> None:
-    assert headline({"num_parts": 2.0, "stored_mib": 12.345, "x/y": 1.0}) == {"num_parts": "2", "stored_mib": "12.35"}
+    assert headline({"num_parts": 2.0, "stored_mib": 12.345, "x/y": 1.0}) == {
+        "num_parts": "2",
+        "stored_mib": "12.35",
+    }
 
 
 LOADED_METRICS = {
@@ -148,7 +172,15 @@ def test_what_was_loaded_is_shown_once(capsys: pytest.CaptureFixture[str]) -> No
     for text in ("28 modules", "LlamaForCausalLM", "sdpa", "10000", "2.49", "0.50"):
         assert sum(text in row for row in rows) == 1
     labels = [row.split()[0] for row in rows if row]
-    assert not {"load_s", "weight_mib", "architecture", "device", "threads", "dtype", "attention"} & set(labels)
+    assert not {
+        "load_s",
+        "weight_mib",
+        "architecture",
+        "device",
+        "threads",
+        "dtype",
+        "attention",
+    } & set(labels)
 
 
 def test_facts_for_experts_come_with_print_full(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +200,10 @@ def test_facts_for_experts_come_with_print_full(capsys: pytest.CaptureFixture[st
     assert full["prompt"].strip() == facts["prompt"]
     assert full.keys() - brief.keys() == {"quantized", "lora", "rope", "sampling"}
     assert "32 pairs, none patched" in full["rope"]
-    assert rows(Print.table, prompt="chat · begins with two BOS")["prompt"].strip() == "chat · begins with two BOS"
+    assert (
+        rows(Print.table, prompt="chat · begins with two BOS")["prompt"].strip()
+        == "chat · begins with two BOS"
+    )
     beyond = "default, theta 10000.0, beyond its trained 1,024"
     assert rows(Print.table, rope=beyond)["rope"].strip() == beyond
     choices["rope"] = "rope_2d"
@@ -196,7 +231,9 @@ def test_answers_of_one_token_have_no_speed_of_decoding(runner: Callable[..., An
     assert "tok/s · decode" not in done.out
 
 
-def test_a_grid_says_of_its_jobs_when_they_were_recorded(runner: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_grid_says_of_its_jobs_when_they_were_recorded(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
     grid = ("-m", "model=stub", "task=generate", "task.prompt=Hi", "seed=1,2", f"task.output={tmp_path}/${{seed}}.txt",
             "task.overwrite=true")  # fmt: skip
     first = runner(*grid)

@@ -1,7 +1,9 @@
-"""Check the pages: every relative link resolves, every command composes. `python -m tools.check_docs`.
+"""Check the pages: every relative link resolves, every command composes. `python -m
+tools.check_docs`.
 
-Nothing is run or loaded: a `runner` command is composed as by `--cfg job` and its keys are checked, the other commands
-go through their own argument parsers. A command with `...` in it is a pattern, and is skipped.
+Nothing is run or loaded: a `runner` command is composed as by `--cfg job` and its keys are checked,
+the other commands go through their own argument parsers. A command with `...` in it is a pattern,
+and is skipped.
 """
 
 from __future__ import annotations
@@ -84,16 +86,26 @@ def headings(page: Path) -> set[str]:
 
 
 def commands(page: Path) -> dict[str, str]:
-    """Return the commands of a page, from code blocks and from sentences, each with the error that it shows, if any."""
+    """Return the commands of a page, from code blocks and from sentences, each with the error that
+    it shows, if any."""
     text = page.read_text(encoding="utf-8")
-    shown_errors = {line: error for block in FENCE.findall(text) for line, error in block_commands(block)}
+    shown_errors = {
+        line: error for block in FENCE.findall(text) for line, error in block_commands(block)
+    }
     codes = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
-    shown_errors |= {code: "" for code in codes if " " in code}  # one word alone is the program's name
-    return {line: error for line, error in shown_errors.items() if COMMAND.match(line) and not PATTERN.search(line)}
+    shown_errors |= {
+        code: "" for code in codes if " " in code
+    }  # one word alone is the program's name
+    return {
+        line: error
+        for line, error in shown_errors.items()
+        if COMMAND.match(line) and not PATTERN.search(line)
+    }
 
 
 def block_commands(block: str) -> Iterator[tuple[str, str]]:
-    """Yield the commands of a code block: the lines after `$ ` if it shows output too, else every line."""
+    """Yield the commands of a code block: the lines after `$ ` if it shows output too, else every
+    line."""
     lines = re.sub(r"\\\n *", "", block).splitlines()[1:-1]
     prompted = any(line.startswith("$ ") for line in lines)
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
@@ -106,8 +118,17 @@ def block_commands(block: str) -> Iterator[tuple[str, str]]:
 def fragments(page: Path) -> set[str]:
     """Return each `key=value` in the inline code of a page whose key is that of a group."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
-    words = [word for code in re.findall(r"`([^`\n]+)`", text) if not COMMAND.match(code) for word in code.split()]
-    return {match[0] for word in words if (match := CHOICE.match(word)) and match[1].split(".")[0] in GROUPS}
+    words = [
+        word
+        for code in re.findall(r"`([^`\n]+)`", text)
+        if not COMMAND.match(code)
+        for word in code.split()
+    ]
+    return {
+        match[0]
+        for word in words
+        if (match := CHOICE.match(word)) and match[1].split(".")[0] in GROUPS
+    }
 
 
 def wrong_fragment(fragment: str) -> str | None:
@@ -116,13 +137,18 @@ def wrong_fragment(fragment: str) -> str | None:
     group, _, name = key.partition(".")
     if not name:
         known = {file.stem for file in own_files(group)}
-        return None if value in known or value.isupper() or not value else f"{fragment}: no such choice"
+        return (
+            None
+            if value in known or value.isupper() or not value
+            else f"{fragment}: no such choice"
+        )
     known = {item.name for schema in GROUPS[group].values() for item in fields(schema)}
     return None if name in known else f"{fragment}: no such key"
 
 
 def wrong_command(line: str, shown: str = "") -> str | None:
-    """Say why a command cannot work, or does not fail with the error that is shown; None if it is right."""
+    """Say why a command cannot work, or does not fail with the error that is shown; None if it is
+    right."""
     error = ""
     try:
         program, *arguments = shlex.split(line, comments=True)
@@ -138,11 +164,17 @@ def wrong_command(line: str, shown: str = "") -> str | None:
 def _check(program: str, arguments: list[str]) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         if program == "make":
-            targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+            targets = set(
+                re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            )
             missing = [word for word in arguments if "=" not in word and word not in targets]
             assert not missing, f"no target {missing}"
         elif program == "python":
-            named = arguments[1].replace(".", "/") if arguments[0] == "-m" else arguments[0].removesuffix(".py")
+            named = (
+                arguments[1].replace(".", "/")
+                if arguments[0] == "-m"
+                else arguments[0].removesuffix(".py")
+            )
             assert (ROOT / f"{named}.py").is_file() or (ROOT / named).is_dir(), "no such script"
         elif program == "runner":
             _check_runner(arguments)
@@ -151,7 +183,8 @@ def _check(program: str, arguments: list[str]) -> None:
 
 
 def _parse(program: str) -> Callable[[list[str]], object]:
-    """Return how an installed program parses its arguments: its module has a parser, or a module beside it does."""
+    """Return how an installed program parses its arguments: its module has a parser, or a module
+    beside it does."""
     (script,) = entry_points(group="console_scripts", name=program)
     for module in (f"{script.module}.options", f"{script.module}.command", script.module):
         with contextlib.suppress(ModuleNotFoundError):
@@ -170,7 +203,9 @@ def _check_runner(arguments: list[str]) -> None:
     hydra, name = _hydra(options.config_dir or "experiments"), options.config_name or "config"
     composer = Composer(hydra.config_loader, name)
     known: set[str] = set()
-    for overrides in _one_by_one(hydra, options.overrides, grid=options.multirun or options.config_name is not None):
+    for overrides in _one_by_one(
+        hydra, options.overrides, grid=options.multirun or options.config_name is not None
+    ):
         left: list[str] = []
         if options.multirun:
             composed, left = composer.compose_without_missing_keys(overrides)
@@ -179,7 +214,9 @@ def _check_runner(arguments: list[str]) -> None:
         known |= {line.partition("=")[0] for line in overrides if line not in left}
         to_config(*without_hydra(composed))
     for of_choices in composer.missing_keys.values():
-        for error in (error for key, error in of_choices.items() if key not in known):  # no job of the grid has it
+        for error in (
+            error for key, error in of_choices.items() if key not in known
+        ):  # no job of the grid has it
             raise error
 
 
@@ -189,15 +226,20 @@ def _hydra(config_dir: str) -> Hydra:
 
 
 def _one_by_one(hydra: Hydra, overrides: list[str], grid: bool) -> Iterator[list[str]]:
-    """Yield single jobs so that each choice of a grid occurs once, with the first choices of all other keys."""
+    """Yield single jobs so that each choice of a grid occurs once, with the first choices of all
+    other keys."""
     choices = []
     for override in OverridesParser.create().parse_overrides(overrides):
-        if _is_absent(hydra, override.key_or_group, override.value()):  # its package is not installed
+        if _is_absent(
+            hydra, override.key_or_group, override.value()
+        ):  # its package is not installed
             overrides = [line for line in overrides if not line.startswith(("hydra/", "hydra."))]
             yield from _one_by_one(hydra, overrides, grid)
             return
         if grid and override.is_sweep_override():
-            choices.append([f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()])
+            choices.append(
+                [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
+            )
         else:
             choices.append([override.input_line or ""])
     first = [values[0] for values in choices]
@@ -236,7 +278,9 @@ def problems(page: Path) -> Iterator[str]:
 
 def main() -> int:
     """Print the problems; return the exit code."""
-    found = [f"{page.relative_to(ROOT)}: {problem}" for page in pages() for problem in problems(page)]
+    found = [
+        f"{page.relative_to(ROOT)}: {problem}" for page in pages() for problem in problems(page)
+    ]
     print(
         "\n".join(found)
         or f"{len(pages())} pages, {sum(len(commands(page)) for page in pages())} commands: no problems"

@@ -1,6 +1,8 @@
-"""Writes the embedded model as .gguf files by the gguf package: `python -m tools.embedded_gguf FOLDER [TYPE ...]`.
+"""Writes the embedded model as .gguf files by the gguf package: `python -m tools.embedded_gguf
+FOLDER [TYPE ...]`.
 
-A folder to try files= with: F16, Q8_0, Q5_1, Q5_0, Q4_1 and Q4_0, or the types that are named after the folder.
+A folder to try files= with: F16, Q8_0, Q5_1, Q5_0, Q4_1 and Q4_0, or the types that are named after
+the folder.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def write(file: Path, type_name: str, folder: Path = MODEL_DIR) -> Path:
-    """Write a Llama with matrices of one type, and of Q8_0 where rows do not divide into its blocks."""
+    """Write a Llama with matrices of one type, and of Q8_0 where rows do not divide into its
+    blocks."""
     import gguf
     from safetensors.torch import load_file
 
@@ -57,7 +60,9 @@ def write(file: Path, type_name: str, folder: Path = MODEL_DIR) -> Path:
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(settings["rms_norm_eps"])
     writer.add_rope_dimension_count(settings.get("head_dim") or settings["hidden_size"] // heads)
-    writer.add_rope_freq_base((settings.get("rope_parameters") or settings).get("rope_theta", 10000.0))
+    writer.add_rope_freq_base(
+        (settings.get("rope_parameters") or settings).get("rope_theta", 10000.0)
+    )
     writer.add_vocab_size(settings["vocab_size"])
     _add_tokenizer(writer, settings["vocab_size"], folder)
     wanted = gguf.GGMLQuantizationType[type_name]
@@ -65,9 +70,17 @@ def write(file: Path, type_name: str, folder: Path = MODEL_DIR) -> Path:
     for name, tensor in (item for shard in shards for item in shard.items()):
         stem, _, end = name.rpartition(".")
         inner = stem.removeprefix("model.layers.")
-        prefix, part = (f"blk.{inner.partition('.')[0]}.", inner.partition(".")[2]) if inner != stem else ("", stem)
-        if part.endswith(("q_proj", "k_proj")):  # llama.cpp rotates neighbours, transformers numbers half a head apart
-            halves = tensor.view(heads if part.endswith("q_proj") else kv_heads, 2, -1, tensor.shape[1])
+        prefix, part = (
+            (f"blk.{inner.partition('.')[0]}.", inner.partition(".")[2])
+            if inner != stem
+            else ("", stem)
+        )
+        if part.endswith(
+            ("q_proj", "k_proj")
+        ):  # llama.cpp rotates neighbours, transformers numbers half a head apart
+            halves = tensor.view(
+                heads if part.endswith("q_proj") else kv_heads, 2, -1, tensor.shape[1]
+            )
             tensor = halves.transpose(1, 2).reshape(tensor.shape)
         numbers = tensor.float().numpy()
         if numbers.ndim == 1 or type_name == "F32":
@@ -75,7 +88,9 @@ def write(file: Path, type_name: str, folder: Path = MODEL_DIR) -> Path:
             continue
         fits = numbers.shape[1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0
         kind = wanted if fits else gguf.GGMLQuantizationType.Q8_0
-        writer.add_tensor(f"{prefix}{NAMES[part]}.{end}", gguf.quants.quantize(numbers, kind), raw_dtype=kind)
+        writer.add_tensor(
+            f"{prefix}{NAMES[part]}.{end}", gguf.quants.quantize(numbers, kind), raw_dtype=kind
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -95,9 +110,14 @@ def _add_tokenizer(writer: Any, size: int, folder: Path) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([SPECIAL if number in special else NORMAL for number in range(size)])
-    writer.add_token_merges([it if isinstance(it, str) else " ".join(it) for it in tokenizer["model"]["merges"]])
+    writer.add_token_merges(
+        [it if isinstance(it, str) else " ".join(it) for it in tokenizer["model"]["merges"]]
+    )
     ids = {token: number for number, token in enumerate(tokens)}
-    for key, add in (("eos_token", writer.add_eos_token_id), ("pad_token", writer.add_pad_token_id)):
+    for key, add in (
+        ("eos_token", writer.add_eos_token_id),
+        ("pad_token", writer.add_pad_token_id),
+    ):
         if (token := config.get(key)) is not None:
             add(ids[token])
     template = folder / "chat_template.jinja"

@@ -26,7 +26,12 @@ NOISE = 0.5  # of an expert's weights, in standard deviations of its matrix
 STEPS = 200
 BATCH_SIZE = 16
 PEAK_LR = 1e-3
-BESIDE_WEIGHTS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+BESIDE_WEIGHTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 PROBLEMS = 200
 
 
@@ -35,31 +40,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.embedded_mixture", description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS, help="of the training (%(default)s)")
-    parser.add_argument("--problems", type=int, default=PROBLEMS, help="that are scored at last (%(default)s)")
+    parser.add_argument(
+        "--problems", type=int, default=PROBLEMS, help="that are scored at last (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    model = mixture(AutoModelForCausalLM.from_pretrained(str(MODEL_DIR), dtype=torch.float32), NOISE)
+    model = mixture(
+        AutoModelForCausalLM.from_pretrained(str(MODEL_DIR), dtype=torch.float32), NOISE
+    )
     tokenizer: Any = AutoTokenizer.from_pretrained(str(MODEL_DIR))
-    log(f"mixture  {sum(one.numel() for one in model.parameters()):,} parameters, {args.steps} steps")
+    log(
+        f"mixture  {sum(one.numel() for one in model.parameters()):,} parameters, {args.steps} steps"
+    )
     data = batches(tokenizer, lambda index: base_example(index, args.seed), BATCH_SIZE, args.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.0
+    )
     fitted = fit("mixture", model, [optimizer], data, args.steps)
-    log(f"loss {fitted.first_loss:.3f} at first, {fitted.last_loss:.3f} at last, {fitted.seconds:.0f} s")
+    log(
+        f"loss {fitted.first_loss:.3f} at first, {fitted.last_loss:.3f} at last, {fitted.seconds:.0f} s"
+    )
     save(model, args.output)
     saved = AutoModelForCausalLM.from_pretrained(str(args.output), dtype=torch.bfloat16).eval()
     print(f"{args.output}: {score(saved, tokenizer, problems(Split.TEST, args.problems))}")
 
 
 def mixture(dense: Any, noise: float) -> Any:
-    """Return a mixture whose experts are a dense model's own layers, each with noise; without it, all are the same."""
+    """Return a mixture whose experts are a dense model's own layers, each with noise; without it,
+    all are the same."""
     own = dense.config
     kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim",
             "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "rope_parameters",
             "bos_token_id", "eos_token_id", "pad_token_id")  # fmt: skip
     settings = {name: getattr(own, name) for name in kept}
     model: Any = MixtralForCausalLM(
-        MixtralConfig(**settings, num_local_experts=EXPERTS, num_experts_per_tok=CHOSEN, sliding_window=None)
+        MixtralConfig(
+            **settings, num_local_experts=EXPERTS, num_experts_per_tok=CHOSEN, sliding_window=None
+        )
     )
     state = {name: value for name, value in dense.state_dict().items() if ".mlp." not in name}
     model.load_state_dict(state, strict=False)

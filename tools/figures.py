@@ -1,8 +1,10 @@
-"""Figures in the sentences and tables of a page: each is in an output on that page, or has a source.
+"""Figures in the sentences and tables of a page: each is in an output on that page, or has a
+source.
 
-Pages usually go stale where a sentence repeats a figure of an output. So a figure with a unit, or with decimals, must
-be in a code block of the page, in a paragraph that links to the benchmark or test of it, in an *Example* (MACHINE,
-DATE), or in GIVEN: figures that are settings, definitions, versions or arithmetic.
+Pages usually go stale where a sentence repeats a figure of an output. So a figure with a unit, or
+with decimals, must be in a code block of the page, in a paragraph that links to the benchmark or
+test of it, in an *Example* (MACHINE, DATE), or in GIVEN: figures that are settings, definitions,
+versions or arithmetic.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ def sourceless(name: str, text: str) -> Iterator[str]:
     allowed = GIVEN.get(name, "")
     is_example = False
     for paragraph in re.split(r"\n\s*\n", prose):
-        is_example = paragraph.startswith("*Example* (") or (is_example and paragraph.startswith("|"))
+        is_example = paragraph.startswith("*Example* (") or (
+            is_example and paragraph.startswith("|")
+        )
         if is_example:
             continue
         for piece in paragraph.splitlines() if paragraph.startswith("|") else [paragraph]:

@@ -1,6 +1,8 @@
-"""Writes constraints-hashes.txt anew: the pins of constraints.txt with the digests of all their files (`make hashes`).
+"""Writes constraints-hashes.txt anew: the pins of constraints.txt with the digests of all their
+files (`make hashes`).
 
-torch has none: its builds for CPUs come from another index than its builds for GPUs, and either will do.
+torch has none: its builds for CPUs come from another index than its builds for GPUs, and either
+will do.
 """
 
 from __future__ import annotations
@@ -31,9 +33,24 @@ def without_torch(text: str) -> str:
 
 def main() -> int:
     """Ask the index for the digests, and write the file."""
-    options = ["--no-deps", "--generate-hashes", "--universal", "--python-version", "3.11", "--no-emit-index-url"]
+    options = [
+        "--no-deps",
+        "--generate-hashes",
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--no-emit-index-url",
+    ]
     options += ["--no-header", "--no-annotate", "--quiet"]
-    command = [sys.executable, "-m", "uv", "pip", "compile", *options, str(ROOT / "constraints.txt")]
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        *options,
+        str(ROOT / "constraints.txt"),
+    ]
     done = subprocess.run(command, env=os.environ, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode == 0:
         FILE.write_text(without_torch(done.stdout))

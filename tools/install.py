@@ -1,7 +1,9 @@
-"""Installs the runner and its tools into the environment of the Python that runs this file (`python -m tools.install`).
+"""Installs the runner and its tools into the environment of the Python that runs this file (`python
+-m tools.install`).
 
-uv installs, because it resolves and unpacks in parallel. pip installs where uv is not available or fails. uv does not
-read pip's settings (another index, a folder with wheels, a certificate), so this passes them on.
+uv installs, because it resolves and unpacks in parallel. pip installs where uv is not available or
+fails. uv does not read pip's settings (another index, a folder with wheels, a certificate), so this
+passes them on.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ SAFE_PYTHON = (3, 11, 14)  # the lowest with the fixes of zipfile and tarfile
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 CONSTRAINTS = ["-c", "constraints.txt"]
 PACKAGES = ["-e", ".[dev]"]
-HASHES = ["-c", "constraints-hashes.txt"]  # uv compares files with it; pip would demand a digest of the project, too
+HASHES = [
+    "-c",
+    "constraints-hashes.txt",
+]  # uv compares files with it; pip would demand a digest of the project, too
 DIFFERENT = """a file of a package has another digest than in constraints-hashes.txt, so nothing was installed.
 Where your index builds its packages itself: pip install -c constraints.txt -e '.[dev]' compares no digests"""
 SECTIONS = (":env:", "install", "global")  # of pip's settings, the first one that has a key counts
@@ -40,13 +45,20 @@ def pip_settings(listing: str) -> dict[str, str]:
         section, dot, key = name.rpartition(".")
         if equals and dot:
             values[section, key] = str(ast.literal_eval(value))
-    return {key: values[section, key] for section in reversed(SECTIONS) for at, key in values if at == section}
+    return {
+        key: values[section, key]
+        for section in reversed(SECTIONS)
+        for at, key in values
+        if at == section
+    }
 
 
 def uv_variables(settings: Mapping[str, str]) -> dict[str, str]:
     """Return pip's settings as the variables that uv reads."""
     variables = {
-        variable: separator.join(settings[name].split()) for name, variable, separator in SETTINGS if name in settings
+        variable: separator.join(settings[name].split())
+        for name, variable, separator in SETTINGS
+        if name in settings
     }
     if (
         "UV_INDEX" in variables
@@ -56,14 +68,21 @@ def uv_variables(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def install_with_uv() -> bool:
-    """Install with uv; return False if uv is not available or fails for another reason than a wrong digest."""
+    """Install with uv; return False if uv is not available or fails for another reason than a wrong
+    digest."""
     if subprocess.run([*PIP, "install", "--quiet", *CONSTRAINTS, "uv"], check=False).returncode:
         return False
-    listing = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        [*PIP, "config", "list"], capture_output=True, text=True, check=True
+    ).stdout
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable]
     environment = uv_variables(pip_settings(listing)) | os.environ
     done = subprocess.run(
-        [*command, *HASHES, *PACKAGES], env=environment, stderr=subprocess.PIPE, text=True, check=False
+        [*command, *HASHES, *PACKAGES],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     sys.stderr.write(done.stderr)
     if "Hash mismatch" in done.stderr:
@@ -72,7 +91,8 @@ def install_with_uv() -> bool:
 
 
 def note_on_python(version: tuple[int, ...]) -> str:
-    """Return what a Python lacks that is older than the lowest safe one; empty if it lacks nothing known."""
+    """Return what a Python lacks that is older than the lowest safe one; empty if it lacks nothing
+    known."""
     if version >= SAFE_PYTHON:
         return ""
     shown, safe = (".".join(map(str, one)) for one in (version, SAFE_PYTHON))
@@ -89,7 +109,9 @@ def main() -> int:
         "uv could not install the packages; pip installs them now, which takes a few minutes and compares no digests",
         file=sys.stderr,
     )
-    return subprocess.run([*PIP, "install", "--quiet", "--no-compile", *CONSTRAINTS, *PACKAGES], check=False).returncode
+    return subprocess.run(
+        [*PIP, "install", "--quiet", "--no-compile", *CONSTRAINTS, *PACKAGES], check=False
+    ).returncode
 
 
 if __name__ == "__main__":

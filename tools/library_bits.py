@@ -1,4 +1,5 @@
-"""Whether a layer that was quantized while its model was read has the bits that the library gives the same matrix."""
+"""Whether a layer that was quantized while its model was read has the bits that the library gives
+the same matrix."""
 
 from __future__ import annotations
 
@@ -11,8 +12,11 @@ from runner_engine.models.loading import made_groups
 
 
 def made_by_library(base: Any, choice: Any, layer: Any) -> Any:
-    """Return a linear layer of ordinary memory as the library of a choice quantizes it; base: the loaded model."""
-    single = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, dtype=torch.bfloat16)
+    """Return a linear layer of ordinary memory as the library of a choice quantizes it; base: the
+    loaded model."""
+    single = nn.Linear(
+        layer.in_features, layer.out_features, bias=layer.bias is not None, dtype=torch.bfloat16
+    )
     single.weight.data.copy_(layer.weight)
     if layer.bias is not None:
         single.bias.data.copy_(layer.bias)

@@ -1,4 +1,5 @@
-"""Which figures of an output are measured, and so differ between runs: times, speeds, memory, ids of runs.
+"""Which figures of an output are measured, and so differ between runs: times, speeds, memory, ids
+of runs.
 
 This is the only place that knows. Two outputs that differ in nothing else are the same.
 """
@@ -12,24 +13,33 @@ from typing import Any
 
 from tools.shown import RULE, tables
 
-# Rows of reports, columns of tables and keys of JSON whose values are measured, by a word of their name.
+# Rows of reports, columns of tables and keys of JSON whose values are measured, by a word of their
+# name.
 NAME = re.compile(
     r"second|tok/s|tok_per_s|per_s\b|_s$|/s\b|\brss|_rss|peak RSS|^speed|^load\b|load s$|^time$|decode|prefill"
     r"|mlflow_run_id|busy_share|^copying$|^noise$|^Pareto$|^energy",
     re.IGNORECASE,
 )
-# Commands of which every figure is measured: only the names of rows and columns and the jobs' ids are compared.
+# Commands of which every figure is measured: only the names of rows and columns and the jobs' ids
+# are compared.
 MEASURING = re.compile(r"\btask=(sweep|memory)\b|-cn (inference_sweep|memory_\w+)")
 JOB = re.compile(r"\b[a-z]+-[0-9a-f]{12}\b")
-# The memory of a team's calls depends on which of them overlap, as programs and other calls end sooner or later.
+# The memory of a team's calls depends on which of them overlap, as programs and other calls end
+# sooner or later.
 MEETING = re.compile(r"\btask=agents\b")
-IN_PARTS = re.compile(r"\bmodel=parts\b")  # the job's id depends on a manifest, which has the times of the parts
+IN_PARTS = re.compile(
+    r"\bmodel=parts\b"
+)  # the job's id depends on a manifest, which has the times of the parts
 HELD_AT_ONCE = re.compile(r"^  model_mib .*", re.MULTILINE)
 COMPARES_MEASUREMENTS = re.compile(r"^(sweep|memory): \d+ runs?$", re.MULTILINE)
-# The rest of a line, by its beginning; and lines that are printed only if the machine was idle, or only if not.
+# The rest of a line, by its beginning; and lines that are printed only if the machine was idle, or
+# only if not.
 TEXT = (
     (re.compile(r"MLflow run [0-9a-f]{32}"), "MLflow run ~"),
-    (re.compile(r"\b(verify|archive|merge)-[0-9a-f]{12}"), r"\1-~"),  # a manifest has the times of the parts
+    (
+        re.compile(r"\b(verify|archive|merge)-[0-9a-f]{12}"),
+        r"\1-~",
+    ),  # a manifest has the times of the parts
     (re.compile(r"Free: [\d,]+ MiB"), "Free: ~"),
     (re.compile(r"one after another .*"), "one after another ~"),
     (re.compile(r"\d[\d,.]* ?(?=(s|ms|tok/s|tokens/s|GB/s|GFLOP/s|requests/s)\b)"), "~ "),
@@ -45,16 +55,22 @@ def same(command: str, old: list[str], now: list[str]) -> bool:
     if all(COMPARES_MEASUREMENTS.search(text) for text in texts):
         return list(tables(old)) == list(tables(now))
     if MEASURING.search(command):
-        return (list(tables(old)), JOB.findall(texts[0])) == (list(tables(now)), JOB.findall(texts[1]))
+        return (list(tables(old)), JOB.findall(texts[0])) == (
+            list(tables(now)),
+            JOB.findall(texts[1]),
+        )
     if MEETING.search(command):
-        old, now = ([HELD_AT_ONCE.sub("  model_mib  ~", line) for line in lines] for lines in (old, now))
+        old, now = (
+            [HELD_AT_ONCE.sub("  model_mib  ~", line) for line in lines] for lines in (old, now)
+        )
     if IN_PARTS.search(command):
         old, now = ([JOB.sub("~", line) for line in lines] for lines in (old, now))
     return without(old) == without(now)
 
 
 def without(lines: list[str]) -> list[str]:
-    """Return an output with `~` in place of each measured figure, and without widths that depend on these."""
+    """Return an output with `~` in place of each measured figure, and without widths that depend on
+    these."""
     kept_lines, rest = list[str](), list(lines)
     while rest:
         line = rest.pop(0)
@@ -91,16 +107,25 @@ def _line(line: str) -> str:
 
 
 def _table(head: list[str], rows: list[str]) -> list[str]:
-    """Return a table with one line per row, its cells separated by bars, and `~` in measured columns."""
+    """Return a table with one line per row, its cells separated by bars, and `~` in measured
+    columns."""
     lines = [*head, *rows]
     width = max(map(len, lines), default=0)
     padded = [line.ljust(width) for line in lines]
-    blank = "".join("#" if any(line[place] != " " for line in padded) else " " for place in range(width))
+    blank = "".join(
+        "#" if any(line[place] != " " for line in padded) else " " for place in range(width)
+    )
     spans = [match.span() for match in re.finditer(r"#+(?: #+)*", blank)]
-    names = [" ".join(line[slice(*span)].strip() for line in padded[: len(head)]).strip() for span in spans]
+    names = [
+        " ".join(line[slice(*span)].strip() for line in padded[: len(head)]).strip()
+        for span in spans
+    ]
     kept = [(name, span) for name, span in zip(names, spans, strict=True) if name != "Pareto"]
     cells = [
-        ["~" if NAME.search(name) and line[slice(*span)].strip() else line[slice(*span)].strip() for name, span in kept]
+        [
+            "~" if NAME.search(name) and line[slice(*span)].strip() else line[slice(*span)].strip()
+            for name, span in kept
+        ]
         for line in padded[len(head) :]
     ]
     return [" | ".join(name for name, _ in kept), *(" | ".join(row) for row in cells)]

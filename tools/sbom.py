@@ -1,7 +1,9 @@
-"""Writes what a wheel brings with it, as a bill of materials in CycloneDX's JSON (tools/wheel.py calls this).
+"""Writes what a wheel brings with it, as a bill of materials in CycloneDX's JSON (tools/wheel.py
+calls this).
 
-It lists what the wheel requires without extras, and what that requires, in the versions of the environment that built
-it. A build of the same wheel in the same environment gives the same file: it holds no time and no random number.
+It lists what the wheel requires without extras, and what that requires, in the versions of the
+environment that built it. A build of the same wheel in the same environment gives the same file: it
+holds no time and no random number.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ LONGEST_NAME = 80  # of a licence: some packages write its whole text where the 
 
 
 def required(package: Distribution, extras: frozenset[str]) -> list[tuple[str, frozenset[str]]]:
-    """Return the packages, and their extras, that a package with these extras requires on this machine."""
+    """Return the packages, and their extras, that a package with these extras requires on this
+    machine."""
     found: list[tuple[str, frozenset[str]]] = []
     for requirement in map(Requirement, package.requires or []):
         marker = requirement.marker
@@ -32,7 +35,8 @@ def required(package: Distribution, extras: frozenset[str]) -> list[tuple[str, f
 
 
 def closure(root: Distribution) -> tuple[dict[str, Distribution], dict[str, set[str]]]:
-    """Return all that a package requires directly or by others, by name, and which of them each requires itself."""
+    """Return all that a package requires directly or by others, by name, and which of them each
+    requires itself."""
     root_name: str = canonicalize_name(root.name)
     packages, requires = {root_name: root}, {root_name: set[str]()}
     waiting, seen = [(root_name, frozenset[str]())], set[tuple[str, frozenset[str]]]()
@@ -56,14 +60,17 @@ def closure(root: Distribution) -> tuple[dict[str, Distribution], dict[str, set[
 
 
 def licenses(package: Distribution) -> list[dict[str, Any]]:
-    """Return the licence as an expression where the package gives one, else the name that it gives."""
+    """Return the licence as an expression where the package gives one, else the name that it
+    gives."""
     fields = package.metadata
     if "License-Expression" in fields:
         return [{"expression": fields["License-Expression"]}]
     name = "".join(fields.get_all("License") or [])
     if "\n" not in name and 0 < len(name) <= LONGEST_NAME and name != "UNKNOWN":
         return [{"license": {"name": name}}]
-    classifiers = [line for line in fields.get_all("Classifier") or [] if line.startswith("License :: ")]
+    classifiers = [
+        line for line in fields.get_all("Classifier") or [] if line.startswith("License :: ")
+    ]
     return [{"license": {"name": line.rpartition(" :: ")[2]}} for line in sorted(classifiers)]
 
 
@@ -75,7 +82,13 @@ def package_url(package: Distribution) -> str:
 def component(package: Distribution) -> dict[str, Any]:
     """Describe a package."""
     url = package_url(package)
-    described = {"type": "library", "bom-ref": url, "name": package.name, "version": package.version, "purl": url}
+    described = {
+        "type": "library",
+        "bom-ref": url,
+        "name": package.name,
+        "version": package.version,
+        "purl": url,
+    }
     found = licenses(package)
     return described | ({"licenses": found} if found else {})
 
@@ -99,12 +112,16 @@ def bill(wheels: Sequence[Path]) -> dict[str, Any]:
         "specVersion": "1.6",
         "version": 1,
         "metadata": {
-            "component": component(root) | {"components": [wheel_file(wheel) for wheel in sorted(wheels)]},
+            "component": component(root)
+            | {"components": [wheel_file(wheel) for wheel in sorted(wheels)]},
             "properties": [{"name": "runner:versions-of", "value": system}],
         },
         "components": [component(packages[name]) for name in sorted(packages) if name != root_name],
         "dependencies": [
-            {"ref": addresses[name], "dependsOn": sorted(addresses[needed] for needed in requires[name])}
+            {
+                "ref": addresses[name],
+                "dependsOn": sorted(addresses[needed] for needed in requires[name]),
+            }
             for name in sorted(packages)
         ],
     }

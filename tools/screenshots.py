@@ -1,8 +1,8 @@
 """The screenshots on the pages: `python -m tools.screenshots WHAT PICTURE`, in a run's folder.
 
-serve: the page of a server of its own, with two questions and the settings open. mlflow: MLflow's view of the demo's
-jobs side by side, from outputs/demo. mlflow_table: its table of them. mlflow_evidence: a model with its data set and
-metrics, and one trace. All need Chromium.
+serve: the page of a server of its own, with two questions and the settings open. mlflow: MLflow's
+view of the demo's jobs side by side, from outputs/demo. mlflow_table: its table of them.
+mlflow_evidence: a model with its data set and metrics, and one trace. All need Chromium.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ SERVER_S = 120
 
 def serve(picture: Path, folder: Path) -> None:
     """Ask the page of a server two questions, open its settings, and save a picture."""
-    with serving(folder, "tracking=none") as server, browser(folder, "--window-size=900,920") as page:
+    with (
+        serving(folder, "tracking=none") as server,
+        browser(folder, "--window-size=900,920") as page,
+    ):
         page.go(server.url + "/")
         page.do("document.querySelector('details').open = true")
         for number, question in enumerate(QUESTIONS, 1):
@@ -74,7 +77,9 @@ def mlflow(picture: Path, folder: Path) -> None:
     where = f"#/compare-runs?runs={json.dumps(jobs)}&experiments={json.dumps([experiment.experiment_id])}"
     with _mlflow_ui() as url, browser(folder, "--window-size=1600,1560") as page:
         page.go(url + "/" + where.replace(" ", "").replace('"', "%22"))
-        page.until("document.body.innerText.includes('accuracy_high')", SERVER_S)  # only the first metrics are drawn
+        page.until(
+            "document.body.innerText.includes('accuracy_high')", SERVER_S
+        )  # only the first metrics are drawn
         page.do(f"({WHAT_DIFFERS})()")
         time.sleep(2)  # its plot grows
         page.picture(picture)
@@ -103,16 +108,27 @@ def mlflow_table(picture: Path, folder: Path) -> None:
 
 
 def mlflow_evidence(picture: Path, folder: Path) -> None:
-    """Run a job with traces, and save MLflow's pages of its model and of one trace, one below the other."""
+    """Run a job with traces, and save MLflow's pages of its model and of one trace, one below the
+    other."""
     from mlflow import MlflowClient
 
-    job = ("quantization=int8", "task.limit=20", "tracking.traces=true", "print=json", "output_dir=outputs/demo")
-    done = subprocess.run([sys.executable, "-m", "runner", *job], check=True, capture_output=True, text=True)
+    job = (
+        "quantization=int8",
+        "task.limit=20",
+        "tracking.traces=true",
+        "print=json",
+        "output_dir=outputs/demo",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", *job], check=True, capture_output=True, text=True
+    )
     client = MlflowClient(DEMO)
     run = client.get_run(json.loads(done.stdout.splitlines()[-1])["mlflow_run_id"])
     assert run.inputs is not None
     experiment = run.info.experiment_id
-    trace = client.search_traces(locations=[experiment], run_id=run.info.run_id, max_results=1)[0].info.trace_id
+    trace = client.search_traces(locations=[experiment], run_id=run.info.run_id, max_results=1)[
+        0
+    ].info.trace_id
     places = {
         f"models/{run.inputs.model_inputs[0].model_id}": "decode_tok_per_s",
         f"traces?selectedEvaluationId={trace}": "verdict",
@@ -128,7 +144,11 @@ def mlflow_evidence(picture: Path, folder: Path) -> None:
             page.picture(picture)
             with Image.open(picture) as image:
                 image.load()
-                shown.append(image.crop((0, 0, 1110, image.height) if "trace" not in place else (0, 0, 1050, 880)))
+                shown.append(
+                    image.crop(
+                        (0, 0, 1110, image.height) if "trace" not in place else (0, 0, 1050, 880)
+                    )
+                )
     whole = Image.new("RGB", (1110, sum(part.height for part in shown)), "white")
     whole.paste(shown[0], (0, 0))
     whole.paste(shown[1], (0, shown[0].height))
@@ -166,9 +186,12 @@ def main() -> None:
     """Save the picture that is named."""
     what, picture = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        {"serve": serve, "mlflow": mlflow, "mlflow_table": mlflow_table, "mlflow_evidence": mlflow_evidence}[what](
-            Path(picture).resolve(), Path(folder)
-        )
+        {
+            "serve": serve,
+            "mlflow": mlflow,
+            "mlflow_table": mlflow_table,
+            "mlflow_evidence": mlflow_evidence,
+        }[what](Path(picture).resolve(), Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The runs that a page shows: commands after `$ `, each with its output; the tables in an output; excerpts of it."""
+"""The runs that a page shows: commands after `$ `, each with its output; the tables in an output;
+excerpts of it."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Shown:
 
 
 def shown_in(block: str) -> Iterator[Shown]:
-    """Yield the commands of a code block that come after `$ `, each with its output; `^C` is a command, too."""
+    """Yield the commands of a code block that come after `$ `, each with its output; `^C` is a
+    command, too."""
     at: Shown | None = None
     for line in block.splitlines()[1:-1]:
         if line.startswith("$ ") or line == "^C":
@@ -45,13 +47,19 @@ def shown_in(block: str) -> Iterator[Shown]:
 
 
 def renewed_excerpt(old: list[str], now: list[str]) -> list[str] | None:
-    """Return today's lines in place of those that an excerpt shows; None if the output has no such lines.
+    """Return today's lines in place of those that an excerpt shows; None if the output has no such
+    lines.
 
-    The parts of an excerpt are separated by `…`. The first part is the output's beginning and the last its end, unless
-    `…` comes before or after. A single line at an end may differ completely today; several lines may not.
+    The parts of an excerpt are separated by `…`. The first part is the output's beginning and the
+    last its end, unless `…` comes before or after. A single line at an end may differ completely
+    today; several lines may not.
     """
     if "…" not in old:
-        return [_cut(was, line) for was, line in zip(old, now, strict=True)] if len(old) == len(now) else None
+        return (
+            [_cut(was, line) for was, line in zip(old, now, strict=True)]
+            if len(old) == len(now)
+            else None
+        )
     parts: list[list[str]] = [[]]
     for line in old:
         if line == "…":
@@ -64,7 +72,9 @@ def renewed_excerpt(old: list[str], now: list[str]) -> list[str] | None:
         is_fixed = number in (0, len(parts) - 1)  # at the beginning or the end
         if is_fixed:
             places = places[:1] if number == 0 else places[-1:]
-        most_alike = max(places, key=lambda place: (_likeness(part, now[place:]), -place), default=None)
+        most_alike = max(
+            places, key=lambda place: (_likeness(part, now[place:]), -place), default=None
+        )
         may_differ = is_fixed and sum(map(bool, part)) < 2
         if most_alike is None or (not may_differ and _likeness(part, now[most_alike:]) < LIKE):
             return None
@@ -75,9 +85,13 @@ def renewed_excerpt(old: list[str], now: list[str]) -> list[str] | None:
 
 
 def _likeness(part: list[str], now: list[str]) -> float:
-    """Return the likeness of a part of an excerpt and today's lines: that of the least alike pair."""
+    """Return the likeness of a part of an excerpt and today's lines: that of the least alike
+    pair."""
     pairs = [(_words(was), _words(line)) for was, line in zip(part, now, strict=False)]
-    return min((SequenceMatcher(None, *pair, autojunk=False).ratio() for pair in pairs if any(pair)), default=1.0)
+    return min(
+        (SequenceMatcher(None, *pair, autojunk=False).ratio() for pair in pairs if any(pair)),
+        default=1.0,
+    )
 
 
 def _words(line: str) -> str:
@@ -93,7 +107,8 @@ def _cut(was: str, line: str) -> str:
 
 @dataclass
 class Table:
-    """The parts of a table that do not depend on the machine: its kind, and the names of its rows or columns."""
+    """The parts of a table that do not depend on the machine: its kind, and the names of its rows
+    or columns."""
 
     kind: str
     names: list[str]
@@ -101,7 +116,8 @@ class Table:
     shared: str = ""  # the line above it that says what all rows have, instead of a column
 
     def names_without(self, shared: str) -> list[str]:
-        """Return the names but for one of each that a line says to be the same in all rows: `new tokens 16` has one."""
+        """Return the names but for one of each that a line says to be the same in all rows: `new
+        tokens 16` has one."""
         names = self.names[::-1]
         for part in filter(None, shared.split(" · ")):
             head = part.rpartition(" ")[0]
@@ -112,7 +128,8 @@ class Table:
 
 
 def tables(lines: list[str]) -> Iterator[Table]:
-    """Yield the tables of an output: reports by their rows, a line of JSON by its keys, all others by their columns."""
+    """Yield the tables of an output: reports by their rows, a line of JSON by its keys, all others
+    by their columns."""
     job = caption = ""
     for place, line in enumerate(lines):
         if title := TITLE.fullmatch(line):
@@ -125,7 +142,11 @@ def tables(lines: list[str]) -> Iterator[Table]:
         elif RULE.fullmatch(line):
             head = _until_empty(lines[:place][::-1])[::-1]
             names = [name for part in head for name in re.split(" {2,}", part.strip())]
-            above = (it.removeprefix(ALL_ROWS) for it in lines[max(0, place - 5) : place] if it.startswith(ALL_ROWS))
+            above = (
+                it.removeprefix(ALL_ROWS)
+                for it in lines[max(0, place - 5) : place]
+                if it.startswith(ALL_ROWS)
+            )
             shared = next(above, "")
             if {"status", "job"} <= {*names}:  # before the status are the keys in which jobs differ
                 yield Table("grid", names[names.index("status") :], shared=shared)
@@ -134,7 +155,9 @@ def tables(lines: list[str]) -> Iterator[Table]:
             elif lines[place - 1].startswith("file ") and "accuracy" in names:
                 yield Table("model files", names)
             elif {"accuracy", "/answer"} <= {*names}:
-                last = len(names) - names[::-1].index("accuracy")  # the lines above may be of another table
+                last = len(names) - names[::-1].index(
+                    "accuracy"
+                )  # the lines above may be of another table
                 yield Table("costs of answers", names[last:])
             elif "accuracy" in names:
                 kind = "comparison" if "Holm" in names else "runs"

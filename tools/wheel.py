@@ -32,7 +32,11 @@ CROSS_COMPILERS = {"aarch64": "aarch64-linux-gnu-gcc"}
 def compilers() -> dict[str, str]:
     """Return the compiler for each kind of processor that one is installed for."""
     here = processor.c_compiler()
-    others = {name: shutil.which(compiler) for name, compiler in CROSS_COMPILERS.items() if name != platform.machine()}
+    others = {
+        name: shutil.which(compiler)
+        for name, compiler in CROSS_COMPILERS.items()
+        if name != platform.machine()
+    }
     found = {platform.machine(): here, **others}
     return {name: compiler for name, compiler in found.items() if compiler}
 
@@ -46,11 +50,20 @@ def compile_variants(compiler: str, variants: list[Variant], folder: Path) -> No
         subprocess.run(building.unit_command(compiler, unit, output, variant.flags), check=True)
 
     with ThreadPoolExecutor(machine.cores()) as several:
-        for done in [several.submit(compiled, variant, unit) for variant in variants for unit in building.UNITS]:
+        for done in [
+            several.submit(compiled, variant, unit)
+            for variant in variants
+            for unit in building.UNITS
+        ]:
             done.result()
     for variant in variants:
-        objects, library = sorted(folder.glob(f"{variant.name}.*.o")), folder / f"kernels-{digest}.{variant.name}.so"
-        subprocess.run([*building.link_command(compiler, objects, library, variant.flags), "-s"], check=True)
+        objects, library = (
+            sorted(folder.glob(f"{variant.name}.*.o")),
+            folder / f"kernels-{digest}.{variant.name}.so",
+        )
+        subprocess.run(
+            [*building.link_command(compiler, objects, library, variant.flags), "-s"], check=True
+        )
 
 
 def build_comparison(out: Path) -> None:
@@ -61,10 +74,23 @@ def build_comparison(out: Path) -> None:
 
 
 def build_wheel(kind: str, libraries: Path, out: Path) -> Path:
-    """Build the wheel for a kind of processor; tools/wheel_hook.py reads what is in the environment."""
-    environment = os.environ | {"RUNNER_PREBUILT": str(libraries), "RUNNER_WHEEL_TAG": f"py3-none-linux_{kind}"}
+    """Build the wheel for a kind of processor; tools/wheel_hook.py reads what is in the
+    environment."""
+    environment = os.environ | {
+        "RUNNER_PREBUILT": str(libraries),
+        "RUNNER_WHEEL_TAG": f"py3-none-linux_{kind}",
+    }
     fresh = libraries / "wheel"
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(fresh), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(fresh),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, env=environment, capture_output=True)
     (built,) = fresh.glob("*.whl")
     out.mkdir(parents=True, exist_ok=True)
@@ -75,24 +101,33 @@ def main() -> int:
     """Build all wheels that the compilers here allow."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for the wheels")
-    parser.add_argument("--variants", nargs="*", help="some of: " + ", ".join(one.name for one in VARIANTS))
+    parser.add_argument(
+        "--variants", nargs="*", help="some of: " + ", ".join(one.name for one in VARIANTS)
+    )
     options = parser.parse_args()
     build_comparison(options.out)
     found = compilers()
     if sys.platform != "linux" or platform.machine() not in found:
-        print("no wheel with kernels can be built here: it needs Linux and a C compiler (gcc)", file=sys.stderr)
+        print(
+            "no wheel with kernels can be built here: it needs Linux and a C compiler (gcc)",
+            file=sys.stderr,
+        )
         return 2
     wheels = []
     for kind, compiler in found.items():
         wanted = [
-            one for one in VARIANTS if one.machine == kind and (not options.variants or one.name in options.variants)
+            one
+            for one in VARIANTS
+            if one.machine == kind and (not options.variants or one.name in options.variants)
         ]
         if not wanted:
             continue
         with tempfile.TemporaryDirectory() as folder:
             compile_variants(compiler, wanted, Path(folder))
             wheels.append(build_wheel(kind, Path(folder), options.out))
-        print(f"built a wheel for {kind} with kernels for {', '.join(one.name for one in wanted)} in {options.out}")
+        print(
+            f"built a wheel for {kind} with kernels for {', '.join(one.name for one in wanted)} in {options.out}"
+        )
     if wheels:
         print(f"wrote what they bring with them to {sbom.write(wheels)}")
     return 0

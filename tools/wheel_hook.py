@@ -1,4 +1,5 @@
-"""Adds compiled kernels to a wheel, and its tag: where RUNNER_PREBUILT names their folder (tools/wheel.py)."""
+"""Adds compiled kernels to a wheel, and its tag: where RUNNER_PREBUILT names their folder
+(tools/wheel.py)."""
 
 from __future__ import annotations
 

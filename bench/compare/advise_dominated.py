@@ -64,7 +64,11 @@ def draw(generator: np.random.Generator, draws: Draws, recorded: float, predicte
 ]:  # fmt: skip
     """Return candidates with what is known of them, and what is true."""
     truths = [
-        Truth(float(generator.uniform(1, 8)), float(generator.uniform(700, 3000)), float(generator.uniform(0.4, 0.6)))
+        Truth(
+            float(generator.uniform(1, 8)),
+            float(generator.uniform(700, 3000)),
+            float(generator.uniform(0.4, 0.6)),
+        )
         for _ in range(FORMATS)
     ]
     solved = answers(generator, QUESTIONS, [it.accuracy for it in truths], 0.5)
@@ -74,23 +78,40 @@ def draw(generator: np.random.Generator, draws: Draws, recorded: float, predicte
         it = Candidate([], config, "mine", True, allowed_mib=ROOM_MIB)
         count = sum(amount.completions for amount in amounts_of(config))
         if generator.random() < recorded:
-            it.time = Estimate(true.seconds * count * generator.normal(1, 0.1), 0.2, EstimateBasis.recorded)
+            it.time = Estimate(
+                true.seconds * count * generator.normal(1, 0.1), 0.2, EstimateBasis.recorded
+            )
             it.measured_mib = float(true.mib * generator.normal(1, 0.03))
         elif predicted_times:
-            it.time = Estimate(true.seconds * count * np.exp(generator.normal(0, 0.4)), 0.6, EstimateBasis.guessed)
+            it.time = Estimate(
+                true.seconds * count * np.exp(generator.normal(0, 0.4)), 0.6, EstimateBasis.guessed
+            )
         mib = true.mib * np.exp(generator.normal(0, 0.15)) * (0.8 if place == 1 else 1.0)
-        it.fit = Fit(Footprint({"linear": int((mib - PROCESS_MIB) * MIB)}, 0, 0, 0, 0), 1, 0, {"main memory": ROOM_MIB})
+        it.fit = Fit(
+            Footprint({"linear": int((mib - PROCESS_MIB) * MIB)}, 0, 0, 0, 0),
+            1,
+            0,
+            {"main memory": ROOM_MIB},
+        )
         if generator.random() < recorded:
-            given = {(n, "?", "1"): Answer(bool(right), "") for n, right in enumerate(solved[place])}
-            it.accuracy = RecordedAccuracy("job", int(sum(solved[place])), QUESTIONS, QUESTIONS, given)
+            given = {
+                (n, "?", "1"): Answer(bool(right), "") for n, right in enumerate(solved[place])
+            }
+            it.accuracy = RecordedAccuracy(
+                "job", int(sum(solved[place])), QUESTIONS, QUESTIONS, given
+            )
         found.append(it)
     return found, truths
 
 
 def dominated_in_records(first: Candidate, others: Sequence[Candidate]) -> bool:
-    """Whether another candidate has recorded figures of which none is worse, and answers not known to be worse."""
+    """Whether another candidate has recorded figures of which none is worse, and answers not known
+    to be worse."""
     for other in others:
-        pairs = [(other.measured_each_s, first.measured_each_s), (other.measured_mib, first.measured_mib)]
+        pairs = [
+            (other.measured_each_s, first.measured_each_s),
+            (other.measured_mib, first.measured_mib),
+        ]
         known = [(ours, its) for ours, its in pairs if ours is not None and its is not None]
         if other is first or not known or any(ours > its for ours, its in known):
             continue
@@ -103,9 +124,15 @@ def dominated_in_records(first: Candidate, others: Sequence[Candidate]) -> bool:
 
 
 def main() -> int:
-    """Simulate and print; 1 if the first advice is dominated in what was recorded more often than by a circle."""
+    """Simulate and print; 1 if the first advice is dominated in what was recorded more often than
+    by a circle."""
     count, generator, _ = begin("advise_dominated", __doc__, 2000, "draws")
-    table = Table("how often the first advice is dominated", f"{'what is known':32}", "as recorded %", "truly %")
+    table = Table(
+        "how often the first advice is dominated",
+        f"{'what is known':32}",
+        "as recorded %",
+        "truly %",
+    )
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         draws = Draws(generator, Path(folder))

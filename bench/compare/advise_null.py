@@ -73,7 +73,11 @@ class Draws:
     def __init__(self, generator: np.random.Generator, folder: Path) -> None:
         self.generator, self.folder, self.count = generator, folder, 0
         self.items = load_questions(Gsm8kConfig(limit=MOST))
-        self.lines = {(number, right): self.line(number, right) for number in range(MOST) for right in (False, True)}
+        self.lines = {
+            (number, right): self.line(number, right)
+            for number in range(MOST)
+            for right in (False, True)
+        }
         self.digests = {n: items_sha256(self.items[:n]) for n in (100, ASKED, MOST)}
 
     def line(self, number: int, right: bool) -> str:
@@ -91,7 +95,14 @@ class Draws:
             Gsm8kConfig(limit=ASKED), NoTrackingConfig(), output_dir=str(output_dir),
         )  # fmt: skip
 
-    def write(self, config: RunnerConfig, name: str, solved: Sequence[bool], digest: str, has_answers: bool) -> None:
+    def write(
+        self,
+        config: RunnerConfig,
+        name: str,
+        solved: Sequence[bool],
+        digest: str,
+        has_answers: bool,
+    ) -> None:
         """Write a finished job."""
         folder = Path(config.output_dir, "jobs", name)
         folder.mkdir(parents=True)
@@ -119,10 +130,16 @@ class Draws:
                 right = (generator.random(600) < generator.uniform(0.1, 0.9)).tolist()
                 self.write(decoy, f"decoy{place}", right, "other", False)
             if all_recorded or generator.random() < 0.75:
-                n = int(generator.choice([100, MOST])) if not all_recorded and generator.random() < 0.25 else ASKED
+                n = (
+                    int(generator.choice([100, MOST]))
+                    if not all_recorded and generator.random() < 0.25
+                    else ASKED
+                )
                 part = replace(config, task=Gsm8kConfig(limit=n))
                 has_answers = all_recorded or generator.random() < 0.8
-                self.write(part, f"job{place}", solved[place][:n].tolist(), self.digests[n], has_answers)
+                self.write(
+                    part, f"job{place}", solved[place][:n].tolist(), self.digests[n], has_answers
+                )
             it = Candidate([], config, model, model == "mine")
             it.time = Estimate(float(generator.uniform(100, 1000)), 0.2, EstimateBasis.recorded)
             candidates.append(it)
@@ -133,18 +150,33 @@ class Draws:
         true = {id(it): value for it, value in zip(candidates, truth, strict=True)}
         order = rank(candidates)
         claims = ["more accurate" in it.before_next for it in order]
-        wrong = [claims[at] and true[id(one)] <= true[id(after)] for at, (one, after) in enumerate(pairwise(order))]
+        wrong = [
+            claims[at] and true[id(one)] <= true[id(after)]
+            for at, (one, after) in enumerate(pairwise(order))
+        ]
         values = [true[id(it)] for it in order]
         far = [at for at, value in enumerate(values) if max(values) - value >= FAR]
         near = [at for at, value in enumerate(values) if max(values) - value < FAR]
-        return Outcome(any(wrong), wrong[0], claim_before(candidates, finished, truth), not far or max(near) < min(far))
+        return Outcome(
+            any(wrong),
+            wrong[0],
+            claim_before(candidates, finished, truth),
+            not far or max(near) < min(far),
+        )
 
 
-def claim_before(candidates: Sequence[Candidate], finished: FinishedJobs, truth: Sequence[float]) -> bool:
-    """Whether the rule before held a wrong claim: in the order of trial, the record with the most scored questions."""
+def claim_before(
+    candidates: Sequence[Candidate], finished: FinishedJobs, truth: Sequence[float]
+) -> bool:
+    """Whether the rule before held a wrong claim: in the order of trial, the record with the most
+    scored questions."""
     quoted = []
     for it in candidates:
-        scored = [counts for record in finished.like(it.config) if (counts := score(record.result.metrics))]
+        scored = [
+            counts
+            for record in finished.like(it.config)
+            if (counts := score(record.result.metrics))
+        ]
         correct, n = max(scored, key=lambda counts: counts[1], default=(0, 0))
         quoted.append(correct / n if n else None)
     pairs = [(one, other) for other in range(len(quoted)) for one in range(other)]
@@ -155,17 +187,28 @@ def claim_before(candidates: Sequence[Candidate], finished: FinishedJobs, truth:
     )
 
 
-def rates(draws: Draws, count: int, truth: Sequence[float], rho: float, all_recorded: bool) -> list[Rate]:
-    """Return how often a set held a wrong claim: of the old order, of the new one, about its first; and the order."""
+def rates(
+    draws: Draws, count: int, truth: Sequence[float], rho: float, all_recorded: bool
+) -> list[Rate]:
+    """Return how often a set held a wrong claim: of the old order, of the new one, about its first;
+    and the order."""
     outcomes = [draws.outcome(truth, rho, all_recorded) for _ in range(count)]
-    columns = [(it.is_wrong_before, it.is_wrong, it.is_wrong_first, it.far_are_last) for it in outcomes]
+    columns = [
+        (it.is_wrong_before, it.is_wrong, it.is_wrong_first, it.far_are_last) for it in outcomes
+    ]
     return [Rate(sum(column), count) for column in zip(*columns, strict=True)]
 
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (count, generator, started), limits = begin("advise_null", __doc__, 400, "draws"), Limits()
-    heads = f"{'what is true':40}", "before %", "now %", "now, about the first %", "the far worse are last %"
+    heads = (
+        f"{'what is true':40}",
+        "before %",
+        "now %",
+        "now, about the first %",
+        "the far worse are last %",
+    )
     table = Table("sets of records with a wrong claim", *heads)
     with tempfile.TemporaryDirectory() as folder:
         draws = Draws(generator, Path(folder))

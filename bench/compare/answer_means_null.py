@@ -20,7 +20,9 @@ from runner_compare.statistics.stats import wilson_interval
 
 Drawing = Callable[[np.random.Generator, int], Numbers]
 
-KINDS: dict[str, tuple[Drawing, float]] = {  # of questions: how their chances are drawn, and their mean
+KINDS: dict[
+    str, tuple[Drawing, float]
+] = {  # of questions: how their chances are drawn, and their mean
     "all alike": (lambda _, n: np.full(n, 0.6), 0.6),
     "spread evenly": (lambda generator, n: generator.beta(1, 1, n), 0.5),
     "known or not": (lambda generator, n: generator.beta(0.2, 0.2, n), 0.5),
@@ -37,14 +39,23 @@ SIZES = [(20, 4), (50, 3), (164, 10), (500, 4)]  # questions and answers to each
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (jobs, generator, started), limits = begin("answer_means_null", __doc__), Limits()
-    heads = ("questions", "answers", "kind             ", "truth", "contain the truth %", "mean width")
+    heads = (
+        "questions",
+        "answers",
+        "kind             ",
+        "truth",
+        "contain the truth %",
+        "mean width",
+    )
     table = Table(f"{jobs:,} jobs a line", *heads, "answers as questions", "the majority's")
     for questions, answers in SIZES:
         for kind, (draw, truth) in KINDS.items():
             inside, width = [0, 0, 0], 0.0
             for _ in range(jobs):
                 right = generator.binomial(answers, draw(generator, questions))
-                figures = accuracy_figures((right / answers).tolist(), [None] * questions, [answers] * questions)
+                figures = accuracy_figures(
+                    (right / answers).tolist(), [None] * questions, [answers] * questions
+                )
                 low, high = figures["accuracy_low"], figures["accuracy_high"]
                 as_questions = wilson_interval(int(right.sum()), questions * answers)
                 majority = wilson_interval(int((2 * right > answers).sum()), questions)
@@ -52,7 +63,16 @@ def main() -> int:
                     inside[way] += ends[0] <= truth <= ends[1]
                 width += 100 * (high - low) / jobs
             rate, naive, vote = (Rate(times, jobs) for times in inside)
-            table.row(questions, answers, kind, f"{100 * truth:.1f}", rate, f"{width:.1f}", naive.plain, vote.plain)
+            table.row(
+                questions,
+                answers,
+                kind,
+                f"{100 * truth:.1f}",
+                rate,
+                f"{width:.1f}",
+                naive.plain,
+                vote.plain,
+            )
             limits.missed.append(Rate(jobs - inside[0], jobs))
     return limits.conclude(started)
 

@@ -26,7 +26,11 @@ from runner_compare.data import Run
 from runner_compare.statistics import Decision, Finding, judge
 from runner_compare.statistics.clustered_share import bounds_of_accuracy
 from runner_compare.statistics.over_seeds import guaranteed_over_seeds, share_over_seeds
-from runner_compare.statistics.stats import exact_interval, unpaired_difference_interval, wilson_interval
+from runner_compare.statistics.stats import (
+    exact_interval,
+    unpaired_difference_interval,
+    wilson_interval,
+)
 from runner_compare.ways.verdicts import compare_pair
 
 CUT_OFF = (0.05, 0.2, 0.5)  # the shares that are cut off
@@ -40,22 +44,35 @@ SEEDS = (3, 5, 10)
 
 
 def exact_rates() -> None:
-    """Print how often an end is beyond the truth at the worst truth: by binomial chances, nothing is drawn."""
-    table = Table("each end by itself, at the worst true accuracy", "n", "guaranteed", "at", "Wilson's", "at ")
+    """Print how often an end is beyond the truth at the worst truth: by binomial chances, nothing
+    is drawn."""
+    table = Table(
+        "each end by itself, at the worst true accuracy", "n", "guaranteed", "at", "Wilson's", "at "
+    )
     truths = np.linspace(0.0005, 0.9995, 1999)
     for n in (10, 20, 50, 100, 200, 1319):
         chances, cells = binom.pmf(np.arange(n + 1)[:, None], n, truths), []
         for interval in (exact_interval, wilson_interval):
             ends = np.array([interval(k, n) for k in range(n + 1)])
-            beyond = [(chances * (ends[:, :1] > truths)).sum(0), (chances * (ends[:, 1:] < truths)).sum(0)]
+            beyond = [
+                (chances * (ends[:, :1] > truths)).sum(0),
+                (chances * (ends[:, 1:] < truths)).sum(0),
+            ]
             worst = np.maximum(*beyond)
             cells += [f"{worst.max():.2%}", f"{truths[worst.argmax()]:.1%}"]
         table.row(n, *cells)
 
 
 def unpaired_rates() -> None:
-    """Print how often an end of an unpaired difference is beyond the truth at the worst rates; nothing is drawn."""
-    heads = "n of each", "up to 20 points: an end", "Wilson's ends", "near ±100 points: an end", "Wilson's ends"
+    """Print how often an end of an unpaired difference is beyond the truth at the worst rates;
+    nothing is drawn."""
+    heads = (
+        "n of each",
+        "up to 20 points: an end",
+        "Wilson's ends",
+        "near ±100 points: an end",
+        "Wilson's ends",
+    )
     table = Table("an unpaired difference, at the worst true shares", *heads)
     high_rates = np.linspace(0.5, 0.995, 34)
     extremes = [(p, q) for p in high_rates[-8:] for q in 1 - high_rates[-8:]]
@@ -77,13 +94,23 @@ def unpaired_rates() -> None:
                 if interval is exact_interval:  # the product's own
                     drawn_low, drawn_high = unpaired_difference_interval(n // 2, n, n // 4, n)
                     at = n // 2, n // 4
-                    assert np.allclose((drawn_low, drawn_high), (low[at], high[at])), "another interval than here"
+                    assert np.allclose((drawn_low, drawn_high), (low[at], high[at])), (
+                        "another interval than here"
+                    )
         table.row(n, *cells)
 
 
 def over_seeds(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
-    """Print how often the ends over seeds miss; a rare seed that is bad has no limit, as no end allows for it."""
-    heads = "questions", "seeds", "what differs", "lower end misses %", "upper end misses %", "Student's lower %"
+    """Print how often the ends over seeds miss; a rare seed that is bad has no limit, as no end
+    allows for it."""
+    heads = (
+        "questions",
+        "seeds",
+        "what differs",
+        "lower end misses %",
+        "upper end misses %",
+        "Student's lower %",
+    )
     table = Table(f"an accuracy over seeds: {pairs:,} rows a line", *heads, "Student's upper %")
     kinds = "3 % never solved", "seeds ± 3 points", "1 seed of 10 is bad"
     for n in (50, 200):
@@ -100,7 +127,9 @@ def over_seeds(generator: np.random.Generator, pairs: int, limits: Limits) -> No
                 table.row(n, seeds, kind, *rates)
 
 
-def of_seeds(generator: np.random.Generator, kind: str, n: int, seeds: int) -> tuple[list[list[bool]], float]:
+def of_seeds(
+    generator: np.random.Generator, kind: str, n: int, seeds: int
+) -> tuple[list[list[bool]], float]:
     """Draw what each seed solves, and return the true accuracy over questions and seeds."""
     if kind.startswith("3 %"):
         return [(generator.random(n) >= 0.03).tolist()] * seeds, 0.97
@@ -111,8 +140,11 @@ def of_seeds(generator: np.random.Generator, kind: str, n: int, seeds: int) -> t
     return (generator.random((seeds, n)) < chances).tolist(), 0.97
 
 
-def drawn(generator: np.random.Generator, n: int, accuracies: list[float], harder: float) -> tuple[Solved, Numbers]:
-    """Draw what runs would solve without a limit, and how long their answers are; the mean logarithm is 0."""
+def drawn(
+    generator: np.random.Generator, n: int, accuracies: list[float], harder: float
+) -> tuple[Solved, Numbers]:
+    """Draw what runs would solve without a limit, and how long their answers are; the mean
+    logarithm is 0."""
     hard = generator.standard_normal(n)
     own, lengths = generator.standard_normal((2, len(accuracies), n))
     bars = np.array([[NORMAL.inv_cdf(accuracy)] for accuracy in accuracies])
@@ -125,8 +157,11 @@ def limit_for(share: float) -> float:
     return SPREAD * NORMAL.inv_cdf(1 - share)
 
 
-def holds(generator: np.random.Generator, n: int, accuracy: float, share: float, harder: float) -> tuple[bool, bool]:
-    """Return whether the bounds hold the true accuracy of one run, and whether the usual interval does."""
+def holds(
+    generator: np.random.Generator, n: int, accuracy: float, share: float, harder: float
+) -> tuple[bool, bool]:
+    """Return whether the bounds hold the true accuracy of one run, and whether the usual interval
+    does."""
     (solved,), (lengths,) = drawn(generator, n, [accuracy], harder)
     is_cut = lengths > limit_for(share)
     seen = solved & ~is_cut
@@ -147,7 +182,9 @@ def bounds(generator: np.random.Generator, pairs: int, limits: Limits) -> list[R
         for share in CUT_OFF:
             for harder in HARDER:
                 found = [holds(generator, n, accuracy, share, harder) for _ in range(pairs)]
-                missed, control = (Rate(sum(not it for it in of), pairs) for of in zip(*found, strict=True))
+                missed, control = (
+                    Rate(sum(not it for it in of), pairs) for of in zip(*found, strict=True)
+                )
                 limits.missed.append(missed)
                 controls.append(control)
                 table.row(n, accuracy, f"{share:.0%}", harder, missed, control)
@@ -155,11 +192,16 @@ def bounds(generator: np.random.Generator, pairs: int, limits: Limits) -> list[R
 
 
 def compared(
-    generator: np.random.Generator, reader: Drawn, accuracies: tuple[float, float], shares: tuple[float, float]
+    generator: np.random.Generator,
+    reader: Drawn,
+    accuracies: tuple[float, float],
+    shares: tuple[float, float],
 ) -> Decision:
     """Return the judged difference of two runs with such shares of answers cut off."""
     solved, lengths = drawn(generator, len(reader.questions), list(accuracies), HARDER[-1])
-    base, run = (added(reader, *it) for it in zip(("base", "run"), solved, lengths, shares, strict=True))
+    base, run = (
+        added(reader, *it) for it in zip(("base", "run"), solved, lengths, shares, strict=True)
+    )
     (decision,) = judge([compare_pair(run, base, reader)], {"accuracy": MARGIN})
     return decision
 
@@ -171,20 +213,44 @@ def added(reader: Drawn, name: str, solved: Solved, lengths: Numbers, share: flo
 
 
 def verdicts(generator: np.random.Generator, pairs: int, limits: Limits) -> list[Rate]:
-    """Print how often verdicts are wrong, and how often a large difference is found; return those of the control."""
-    heads = "n", "accuracy", "cut off more", "false findings %", "as counted %", "called as good %", "as counted %"
-    table = Table(f"two models; one is cut off more often by a share: {pairs:,} pairs a line", *heads, "found %")
+    """Print how often verdicts are wrong, and how often a large difference is found; return those
+    of the control."""
+    heads = (
+        "n",
+        "accuracy",
+        "cut off more",
+        "false findings %",
+        "as counted %",
+        "called as good %",
+        "as counted %",
+    )
+    table = Table(
+        f"two models; one is cut off more often by a share: {pairs:,} pairs a line",
+        *heads,
+        "found %",
+    )
     controls = []
     for n, accuracy in SETTINGS[1:]:
         reader = Drawn(n)
         for share in CUT_OFF:
             shares = 0.02, min(0.9, 0.02 + share)
-            equal = [compared(generator, reader, (accuracy, accuracy), shares) for _ in range(pairs)]
-            at_margin = [compared(generator, reader, (accuracy, accuracy - MARGIN), shares[::-1]) for _ in range(pairs)]
-            apart = [compared(generator, reader, (accuracy, accuracy / 3), (0.02, 0.05)) for _ in range(pairs // 10)]
+            equal = [
+                compared(generator, reader, (accuracy, accuracy), shares) for _ in range(pairs)
+            ]
+            at_margin = [
+                compared(generator, reader, (accuracy, accuracy - MARGIN), shares[::-1])
+                for _ in range(pairs)
+            ]
+            apart = [
+                compared(generator, reader, (accuracy, accuracy / 3), (0.02, 0.05))
+                for _ in range(pairs // 10)
+            ]
             false = rate(it.finding is not Finding.open for it in equal)
             good = rate(it.verdict in GOOD for it in at_margin)
-            counted = [it.as_counted or it for it in equal], [it.as_counted or it for it in at_margin]
+            counted = (
+                [it.as_counted or it for it in equal],
+                [it.as_counted or it for it in at_margin],
+            )
             controls += [
                 rate(it.finding is not Finding.open for it in counted[0]),
                 rate(it.verdict in GOOD for it in counted[1]),
@@ -202,10 +268,14 @@ def rate(happened: Iterable[bool]) -> Rate:
 
 
 def suggested(generator: np.random.Generator, n: int, share: float) -> tuple[Finishing, float]:
-    """Return the curve of answers of which a share is cut off, and the quantile of the finished ones."""
+    """Return the curve of answers of which a share is cut off, and the quantile of the finished
+    ones."""
     lengths = np.exp(5 + SPREAD * generator.standard_normal(n))
     limits = np.exp(5 + limit_for(share) * math.sqrt(2) + SPREAD * generator.standard_normal(n))
-    seen = [Length(math.ceil(min(pair)), pair[0] <= pair[1]) for pair in zip(lengths, limits, strict=True)]
+    seen = [
+        Length(math.ceil(min(pair)), pair[0] <= pair[1])
+        for pair in zip(lengths, limits, strict=True)
+    ]
     finished = sorted(it.tokens for it in seen if it.finished)
     return Finishing.of(seen), finished[math.ceil(WANTED * len(finished)) - 1]
 
@@ -215,8 +285,11 @@ def finishing(tokens: float) -> float:
     return NORMAL.cdf((math.log(tokens) - 5) / SPREAD)
 
 
-def limits_that_let_finish(generator: np.random.Generator, pairs: int, limits: Limits) -> list[float]:
-    """Print the shares that suggested limits let finish; return the distance of those of the control from 95 %."""
+def limits_that_let_finish(
+    generator: np.random.Generator, pairs: int, limits: Limits
+) -> list[float]:
+    """Print the shares that suggested limits let finish; return the distance of those of the
+    control from 95 %."""
     table = Table(
         f"the limit that lets {WANTED:.0%} finish: {pairs:,} jobs a line",
         *("n", "cut off", "can be told", "lets finish", "by finished ones", "interval misses %"),
@@ -227,12 +300,20 @@ def limits_that_let_finish(generator: np.random.Generator, pairs: int, limits: L
             found = [suggested(generator, n, share) for _ in range(pairs)]
             told = [curve for curve, _ in found if curve.tokens is not None]
             true = math.exp(5 + SPREAD * NORMAL.inv_cdf(WANTED))
-            missed = rate(not (it.low or 0) <= math.ceil(true) <= (it.high or math.inf) for it, _ in found)
+            missed = rate(
+                not (it.low or 0) <= math.ceil(true) <= (it.high or math.inf) for it, _ in found
+            )
             limits.missed.append(missed)
-            lets = fmean(finishing(it.tokens) for it in told if it.tokens is not None) if told else math.nan
+            lets = (
+                fmean(finishing(it.tokens) for it in told if it.tokens is not None)
+                if told
+                else math.nan
+            )
             naive = fmean(finishing(tokens) for _, tokens in found)
             controls.append(WANTED - naive)
-            table.row(n, f"{share:.0%}", f"{len(told) / pairs:.0%}", f"{lets:.1%}", f"{naive:.1%}", missed)
+            table.row(
+                n, f"{share:.0%}", f"{len(told) / pairs:.0%}", f"{lets:.1%}", f"{naive:.1%}", missed
+            )
     return controls
 
 
@@ -245,8 +326,12 @@ def main() -> int:
     usual = bounds(generator, pairs, limits)
     counted = verdicts(generator, pairs, limits)
     naive = limits_that_let_finish(generator, pairs, limits)
-    print(f"\ncontrols: the usual interval misses in up to {max(it.times / it.of for it in usual):.0%}, verdicts as")
-    print(f"counted are wrong in up to {max(it.times / it.of for it in counted):.0%}, the quantile of finished answers")
+    print(
+        f"\ncontrols: the usual interval misses in up to {max(it.times / it.of for it in usual):.0%}, verdicts as"
+    )
+    print(
+        f"counted are wrong in up to {max(it.times / it.of for it in counted):.0%}, the quantile of finished answers"
+    )
     print(f"lets up to {100 * max(naive):.0f} points too few finish")
     return limits.conclude(started)
 

@@ -24,7 +24,8 @@ ENDS = ("kl_nats_per_token_low", "kl_nats_per_token_high")
 
 
 def intervals(generator: np.random.Generator, line: Line) -> list[tuple[float, float]]:
-    """Return the interval of the KL that a likelihood job records, for each file; without one, nothing is claimed."""
+    """Return the interval of the KL that a likelihood job records, for each file; without one,
+    nothing is claimed."""
     kls, tokens, families = draw(generator, line)
     by_unit = dict(enumerate(families))
     found = []
@@ -50,11 +51,20 @@ def main() -> int:
     heads = "own part", "texts", "a wrong claim %", "half as far again, found %"
     table = Table("of five equal files, and of four and one that is farther", *heads)
     for kind, texts in product(KINDS, (60, 200)):
-        equal, farther = (Line("", (LEAST,) * 4 + (last,), texts, kind) for last in (LEAST, FARTHER * LEAST))
+        equal, farther = (
+            Line("", (LEAST,) * 4 + (last,), texts, kind) for last in (LEAST, FARTHER * LEAST)
+        )
         tables = [intervals(generator, equal) for _ in range(draws)]
-        limits.false.append(Rate(sum(any(are_apart(*pair) for pair in combinations(it, 2)) for it in tables), draws))
+        limits.false.append(
+            Rate(sum(any(are_apart(*pair) for pair in combinations(it, 2)) for it in tables), draws)
+        )
         seen = [intervals(generator, farther) for _ in range(draws)]
-        table.row(kind, texts, limits.false[-1], Rate(sum(are_apart(ends[0], ends[-1]) for ends in seen), draws))
+        table.row(
+            kind,
+            texts,
+            limits.false[-1],
+            Rate(sum(are_apart(ends[0], ends[-1]) for ends in seen), draws),
+        )
     return limits.conclude(started)
 
 

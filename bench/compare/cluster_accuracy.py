@@ -21,18 +21,39 @@ FURTHER = [(6, 30, False, 0.8), (18, 11, False, 0.27), (30, 10, True, 0.99), (40
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (jobs, generator, started), limits = begin("cluster_accuracy", __doc__), Limits()
-    heads = "families", "size      ", "accuracy", "contain the truth %", "mean width", "as independent", "width"
+    heads = (
+        "families",
+        "size      ",
+        "accuracy",
+        "contain the truth %",
+        "mean width",
+        "as independent",
+        "width",
+    )
     table = Table(f"{jobs:,} jobs a line", *heads)
     for families, mean, unequal, accuracy in [*(it[:4] for it in SETTINGS), *FURTHER]:
         inside, widths = [0, 0], [0.0, 0.0]
         for _ in range(jobs):
             (solved,), family = answers(generator, families, mean, unequal, [accuracy])
             by_families = clustered_share_interval(solved.tolist(), family.tolist())
-            for way, (low, high) in enumerate((by_families, wilson_interval(int(solved.sum()), len(solved)))):
+            for way, (low, high) in enumerate(
+                (by_families, wilson_interval(int(solved.sum()), len(solved)))
+            ):
                 inside[way] += low <= accuracy <= high
                 widths[way] += 100 * (high - low) / jobs
-        size, (rate, independent) = f"{mean}{' unequal' * unequal}", (Rate(times, jobs) for times in inside)
-        table.row(families, size, accuracy, rate, f"{widths[0]:.1f}", independent.plain, f"{widths[1]:.1f}")
+        size, (rate, independent) = (
+            f"{mean}{' unequal' * unequal}",
+            (Rate(times, jobs) for times in inside),
+        )
+        table.row(
+            families,
+            size,
+            accuracy,
+            rate,
+            f"{widths[0]:.1f}",
+            independent.plain,
+            f"{widths[1]:.1f}",
+        )
         limits.missed.append(Rate(jobs - inside[0], jobs))
     return limits.conclude(started)
 

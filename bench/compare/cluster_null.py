@@ -22,7 +22,15 @@ import numpy as np
 from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
 from runner_compare.data import NotPaired
-from runner_compare.statistics import ALPHA, Decision, Finding, MarginVerdict, MeanFlips, judge, ratios
+from runner_compare.statistics import (
+    ALPHA,
+    Decision,
+    Finding,
+    MarginVerdict,
+    MeanFlips,
+    judge,
+    ratios,
+)
 from runner_compare.ways.verdicts import compare_pair
 
 OF_FAMILY, OF_RUN, OF_QUESTION, CHANCE = 1.0, 0.7, 1.0, 0.7  # standard deviations
@@ -38,10 +46,27 @@ SETTINGS = [  # families, questions a family on average, unequal, accuracy, gap 
     (100, 3, True, 0.7, 0.1),
 ]
 SKEWED = (6, 10, 20, 40, 59, 60, 100)  # families of ten, of which a tenth has all the losses
-ANSWERED = ((20, 4), (20, 16), (50, 4), (50, 16), (100, 4), (100, 16), (200, 4))  # questions, answers to each
+ANSWERED = (
+    (20, 4),
+    (20, 16),
+    (50, 4),
+    (50, 16),
+    (100, 4),
+    (100, 16),
+    (200, 4),
+)  # questions, answers to each
 LOST = 0.1  # the share that is lost
-RARE, RARE_AMONG, NOISE = 0.02, (20, 59, 60, 100, 200, 300), 0.05  # families that lose all; and what differs by chance
-PLANNED = [(80, 10, False, 0.7), (100, 3, False, 0.9), (250, 3, True, 0.7), (300, 5, True, 0.95)]  # no gap
+RARE, RARE_AMONG, NOISE = (
+    0.02,
+    (20, 59, 60, 100, 200, 300),
+    0.05,
+)  # families that lose all; and what differs by chance
+PLANNED = [
+    (80, 10, False, 0.7),
+    (100, 3, False, 0.9),
+    (250, 3, True, 0.7),
+    (300, 5, True, 0.95),
+]  # no gap
 PLANNED_MARGIN = 0.03
 PLANS = 300  # a line at most: each draws thousands of questions
 
@@ -49,25 +74,40 @@ Families = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 def answers(
-    generator: np.random.Generator, families: int, mean: int, unequal: bool, accuracies: Sequence[float]
+    generator: np.random.Generator,
+    families: int,
+    mean: int,
+    unequal: bool,
+    accuracies: Sequence[float],
 ) -> tuple[list[Solved], Families]:
     """Draw which questions runs of these accuracies solve, and the family of each question."""
     sizes = np.full(families, mean)
     if unequal:
-        sizes = np.maximum(1, generator.lognormal(np.log(mean) - 0.32, 0.8, families).round()).astype(int)
+        sizes = np.maximum(
+            1, generator.lognormal(np.log(mean) - 0.32, 0.8, families).round()
+        ).astype(int)
     family = np.repeat(np.arange(families), sizes)
     n, spread = len(family), (OF_FAMILY**2 + OF_RUN**2 + OF_QUESTION**2 + CHANCE**2) ** 0.5
-    hard = OF_FAMILY * generator.standard_normal(families)[family] + OF_QUESTION * generator.standard_normal(n)
+    hard = OF_FAMILY * generator.standard_normal(families)[
+        family
+    ] + OF_QUESTION * generator.standard_normal(n)
     solved = []
     for accuracy in accuracies:
-        own = OF_RUN * generator.standard_normal(families)[family] + CHANCE * generator.standard_normal(n)
+        own = OF_RUN * generator.standard_normal(families)[
+            family
+        ] + CHANCE * generator.standard_normal(n)
         solved.append((hard + own) / spread < NORMAL.inv_cdf(accuracy))
     return solved, family
 
 
-def verdict(solved: Sequence[Solved], family: Families | None, margin: float | None = None) -> Decision | None:
+def verdict(
+    solved: Sequence[Solved], family: Families | None, margin: float | None = None
+) -> Decision | None:
     """Compare the second run with the first; None if there are too few families."""
-    reader, names = Drawn(len(solved[0])), None if family is None else [f"family {it}" for it in family]
+    reader, names = (
+        Drawn(len(solved[0])),
+        None if family is None else [f"family {it}" for it in family],
+    )
     runs = [reader.add(f"run-{number}", line, names) for number, line in enumerate(solved)]
     try:
         compared = compare_pair(runs[1], runs[0], reader)
@@ -77,37 +117,60 @@ def verdict(solved: Sequence[Solved], family: Families | None, margin: float | N
     return decision
 
 
-def wrong(differences: Numbers, clusters: Families | None = None, samples: int = 1) -> tuple[bool, bool, bool]:
-    """Whether a true difference of 0 is called one, whether the interval misses it, and what flips alone would call."""
+def wrong(
+    differences: Numbers, clusters: Families | None = None, samples: int = 1
+) -> tuple[bool, bool, bool]:
+    """Whether a true difference of 0 is called one, whether the interval misses it, and what flips
+    alone would call."""
     sums = differences if clusters is None else np.bincount(clusters, weights=differences)
-    test = MeanFlips(differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples)
+    test = MeanFlips(
+        differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples
+    )
     (it,) = judge([test])
-    return it.finding is not Finding.open, not it.low <= 0 <= it.high, ratios.sign_flip_p(sums.tolist()) < ALPHA
+    return (
+        it.finding is not Finding.open,
+        not it.low <= 0 <= it.high,
+        ratios.sign_flip_p(sums.tolist()) < ALPHA,
+    )
 
 
-def families_that_lose(generator: np.random.Generator, families: int, by_chance: bool) -> tuple[Numbers, Families]:
+def families_that_lose(
+    generator: np.random.Generator, families: int, by_chance: bool
+) -> tuple[Numbers, Families]:
     """Draw families of ten questions of which a tenth has all the losses."""
     is_lost = (generator.random(families) < LOST).repeat(10)
-    differs = generator.random(len(is_lost)) < 0.1 if by_chance else np.tile(np.arange(10), families) == 0
-    return np.where(is_lost, np.where(differs, 0, -1), np.where(differs, 1, 0)), np.arange(families).repeat(10)
+    differs = (
+        generator.random(len(is_lost)) < 0.1 if by_chance else np.tile(np.arange(10), families) == 0
+    )
+    return np.where(is_lost, np.where(differs, 0, -1), np.where(differs, 1, 0)), np.arange(
+        families
+    ).repeat(10)
 
 
 def questions_that_lose(generator: np.random.Generator, questions: int, samples: int) -> Numbers:
-    """Draw the mean differences of questions of which a tenth is lost, and the others are always right."""
+    """Draw the mean differences of questions of which a tenth is lost, and the others are always
+    right."""
     is_lost = generator.random(questions) < LOST
     return np.where(is_lost, 0.0, 1.0) - generator.binomial(samples, 1 - LOST, questions) / samples
 
 
-def families_that_lose_all(generator: np.random.Generator, families: int, by_chance: bool) -> tuple[Numbers, Families]:
+def families_that_lose_all(
+    generator: np.random.Generator, families: int, by_chance: bool
+) -> tuple[Numbers, Families]:
     """Draw families of ten questions of which very few lose all, and the others gain a little."""
     is_lost = (generator.random(families) < RARE).repeat(10)
     gain, chance = RARE / (1 - RARE), generator.random(len(is_lost))
-    others = np.where(chance < NOISE, -1, np.where(chance > 1 - NOISE - gain, 1, 0)) if by_chance else gain
+    others = (
+        np.where(chance < NOISE, -1, np.where(chance > 1 - NOISE - gain, 1, 0))
+        if by_chance
+        else gain
+    )
     return np.where(is_lost, -1, others), np.arange(families).repeat(10)
 
 
 def skewed(generator: np.random.Generator, pairs: int) -> list[Rate]:
-    """Print and return the rates of false verdicts and of missed truths, where few families lose nearly all."""
+    """Print and return the rates of false verdicts and of missed truths, where few families lose
+    nearly all."""
     heads = "called different %", "interval misses truth %", "different by flips alone %"
     rates: list[Rate] = []
 
@@ -116,11 +179,15 @@ def skewed(generator: np.random.Generator, pairs: int) -> list[Rate]:
         table.row(*cells, *found)
         return found[:2]
 
-    table = Table(f"a tenth has all the losses: {pairs:,} equal pairs a line", "families", "losses  ", *heads)
+    table = Table(
+        f"a tenth has all the losses: {pairs:,} equal pairs a line", "families", "losses  ", *heads
+    )
     for families in SKEWED:
         for by_chance in (False, True):
             drawn = (families_that_lose(generator, families, by_chance) for _ in range(pairs))
-            rates += show(table, (wrong(*it) for it in drawn), families, "by chance" if by_chance else "exact")
+            rates += show(
+                table, (wrong(*it) for it in drawn), families, "by chance" if by_chance else "exact"
+            )
     table = Table("the same of questions", "questions", "answers each", *heads)
     for questions, samples in ANSWERED:
         means = (questions_that_lose(generator, questions, samples) for _ in range(pairs))
@@ -131,14 +198,26 @@ def skewed(generator: np.random.Generator, pairs: int) -> list[Rate]:
         seen = f"{1 - (1 - RARE) ** families:.0%}"
         for by_chance in (False, True):
             drawn = (families_that_lose_all(generator, families, by_chance) for _ in range(pairs))
-            show(table, (wrong(*it) for it in drawn), families, seen, "by chance" if by_chance else "exact")
+            show(
+                table,
+                (wrong(*it) for it in drawn),
+                families,
+                seen,
+                "by chance" if by_chance else "exact",
+            )
     return rates
 
 
 def planned(
-    generator: np.random.Generator, families: int, mean: int, unequal: bool, accuracy: float, margin: float
+    generator: np.random.Generator,
+    families: int,
+    mean: int,
+    unequal: bool,
+    accuracy: float,
+    margin: float,
 ) -> tuple[float, bool] | None:
-    """Return how many times as many families a pair of equal runs plans for, and whether so many decide.
+    """Return how many times as many families a pair of equal runs plans for, and whether so many
+    decide.
 
     None if the product names no number: now and then one family has a tenth of all questions.
     """
@@ -150,14 +229,31 @@ def planned(
     needed = first.test.needs(margin, ALPHA)
     assert needed is not None
     times = needed / len(family)
-    it = verdict(*answers(generator, max(6, round(families * times)), mean, unequal, [accuracy, accuracy]), margin)
+    it = verdict(
+        *answers(generator, max(6, round(families * times)), mean, unequal, [accuracy, accuracy]),
+        margin,
+    )
     return times, it is not None and it.verdict in {MarginVerdict.as_good, MarginVerdict.better}
 
 
 def compared(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
-    """Print the rates of equal runs and of true differences, by families and as independent questions."""
-    heads = "families", "size      ", "accuracy", "verdicts", "called different %", "interval misses truth %"
-    table = Table(f"{pairs:,} pairs a line and side", *heads, "as good at the margin %", "independent", "misses")
+    """Print the rates of equal runs and of true differences, by families and as independent
+    questions."""
+    heads = (
+        "families",
+        "size      ",
+        "accuracy",
+        "verdicts",
+        "called different %",
+        "interval misses truth %",
+    )
+    table = Table(
+        f"{pairs:,} pairs a line and side",
+        *heads,
+        "as good at the margin %",
+        "independent",
+        "misses",
+    )
     for families, mean, unequal, accuracy, gap in SETTINGS:
         counts = [0] * 6
         for _ in range(pairs):
@@ -173,7 +269,9 @@ def compared(generator: np.random.Generator, pairs: int, limits: Limits) -> None
             counts[2] += it is not None and not it.low <= truth <= it.high
             counts[3] += it is not None and it.verdict in GOOD
             counts[5] += plain is not None and not plain.low <= truth <= plain.high
-        verdicts, different, missed, good, plainly, plainly_missed = (Rate(times, pairs) for times in counts)
+        verdicts, different, missed, good, plainly, plainly_missed = (
+            Rate(times, pairs) for times in counts
+        )
         size = f"{mean}{' unequal' * unequal}"
         cells = verdicts.plain, different, missed, good, plainly.plain, plainly_missed.plain
         table.row(families, size, accuracy, *cells)
@@ -191,7 +289,10 @@ def main() -> int:
     title = f"planned from a first pair of equal runs, {100 * PLANNED_MARGIN:g} points: {count:,} pairs a line"
     table = Table(title, *heads)
     for families, mean, unequal, accuracy in PLANNED:
-        all_plans = [planned(generator, families, mean, unequal, accuracy, PLANNED_MARGIN) for _ in range(count)]
+        all_plans = [
+            planned(generator, families, mean, unequal, accuracy, PLANNED_MARGIN)
+            for _ in range(count)
+        ]
         plans = [it for it in all_plans if it is not None]
         limits.powers.append(Rate(sum(is_decided for _, is_decided in plans), len(plans)))
         size, times = f"{mean}{' unequal' * unequal}", median(times for times, _ in plans)

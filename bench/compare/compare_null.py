@@ -34,7 +34,8 @@ GROUPS = [(50, 0.7), (200, 0.9), (1319, 0.6)]  # questions a side, accuracy
 
 
 def lost_on_top(generator: np.random.Generator, solved: Solved, gap: float) -> Solved:
-    """Let the second run lose questions that both solve, so many that its accuracy falls by the gap."""
+    """Let the second run lose questions that both solve, so many that its accuracy falls by the
+    gap."""
     both = solved.all(axis=0)
     solved[1] &= ~(both & (generator.random(solved.shape[1]) < gap / both.mean()))
     return solved
@@ -64,44 +65,65 @@ def worse(row: TableRow) -> bool:
 
 
 def promised(tables: Iterator[list[TableRow]]) -> tuple[Rate, float]:
-    """Return how often tables claim a difference, and the median of their minimum detectable differences."""
+    """Return how often tables claim a difference, and the median of their minimum detectable
+    differences."""
     claims, seen = [], []
     for rows in tables:
         claims.append(found(rows))
         seen += [it.detectable for row in rows for it in row.effects]
-    return Rate(sum(claims), len(claims)), statistics.median(1.0 if it is None else it for it in seen)
+    return Rate(sum(claims), len(claims)), statistics.median(
+        1.0 if it is None else it for it in seen
+    )
 
 
 def paired(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
-    """Print how often single comparisons and families find something, where there is none and where is."""
+    """Print how often single comparisons and families find something, where there is none and where
+    is."""
     heads = ("n", "accuracy", "rho", "disagree", "false verdicts %", "says ≥ points", "true points")
     table = Table(
-        f"one comparison, paired: {pairs:,} pairs a line and side", *heads, "true verdicts %", "lost on top %"
+        f"one comparison, paired: {pairs:,} pairs a line and side",
+        *heads,
+        "true verdicts %",
+        "lost on top %",
     )
     for n, accuracy, rho in SETTINGS:
         reader, rate = Drawn(n), disagreement(accuracy, accuracy, rho)
-        null, said = promised(verdicts(answers(generator, n, [accuracy] * 2, rho), reader) for _ in range(pairs))
+        null, said = promised(
+            verdicts(answers(generator, n, [accuracy] * 2, rho), reader) for _ in range(pairs)
+        )
         gap = smallest_detectable(n, rate) or accuracy
-        apart = (verdicts(answers(generator, n, [accuracy, accuracy - gap], rho), reader)[0] for _ in range(pairs))
+        apart = (
+            verdicts(answers(generator, n, [accuracy, accuracy - gap], rho), reader)[0]
+            for _ in range(pairs)
+        )
         power = Rate(sum(map(worse, apart)), pairs)
-        drawn = (lost_on_top(generator, answers(generator, n, [accuracy] * 2, rho), gap) for _ in range(pairs))
+        drawn = (
+            lost_on_top(generator, answers(generator, n, [accuracy] * 2, rho), gap)
+            for _ in range(pairs)
+        )
         on_top = Rate(sum(worse(verdicts(solved, reader)[0]) for solved in drawn), pairs)
         points = f"{100 * said:.1f}", f"{100 * gap:.1f}"
         table.row(n, accuracy, rho, f"{rate:.1%}", null, *points, power, on_top)
         limits.false.append(null)
         limits.powers += [power, on_top]
     table = Table(
-        f"{FAMILY} runs against one baseline, Holm: {pairs:,} tables a line and side", *heads, "true verdicts %"
+        f"{FAMILY} runs against one baseline, Holm: {pairs:,} tables a line and side",
+        *heads,
+        "true verdicts %",
     )
     for n, accuracy, rho in SETTINGS:
         reader, rate = Drawn(n), disagreement(accuracy, accuracy, rho)
         level = [accuracy] * (FAMILY + 1)
-        null, said = promised(verdicts(answers(generator, n, level, rho), reader) for _ in range(pairs))
+        null, said = promised(
+            verdicts(answers(generator, n, level, rho), reader) for _ in range(pairs)
+        )
         gap = smallest_detectable(n, rate, alpha=ALPHA / FAMILY) or accuracy
         level[1] -= gap  # one of the runs differs, the others do not
         apart = (verdicts(answers(generator, n, level, rho), reader)[0] for _ in range(pairs))
         power = Rate(sum(map(worse, apart)), pairs)
-        table.row(n, accuracy, rho, f"{rate:.1%}", null, f"{100 * said:.1f}", f"{100 * gap:.1f}", power)
+        table.row(
+            n, accuracy, rho, f"{rate:.1%}", null, f"{100 * said:.1f}", f"{100 * gap:.1f}", power
+        )
         limits.false.append(null)
         limits.powers.append(power)
 
@@ -118,9 +140,16 @@ def unpaired(generator: np.random.Generator, pairs: int, limits: Limits) -> None
             solved: Solved = answers(generator, n, [level], 0.0)[0]
             return solved
 
-        null, said = promised([unpaired_verdict(draw(accuracy), draw(accuracy))] for _ in range(pairs))
+        null, said = promised(
+            [unpaired_verdict(draw(accuracy), draw(accuracy))] for _ in range(pairs)
+        )
         gap = unpaired_detectable_difference(n, n, accuracy) or accuracy
-        power = Rate(sum(worse(unpaired_verdict(draw(accuracy), draw(accuracy - gap))) for _ in range(pairs)), pairs)
+        power = Rate(
+            sum(
+                worse(unpaired_verdict(draw(accuracy), draw(accuracy - gap))) for _ in range(pairs)
+            ),
+            pairs,
+        )
         table.row(n, accuracy, null, f"{100 * said:.1f}", f"{100 * gap:.1f}", power)
         limits.false.append(null)
 

@@ -23,7 +23,11 @@ from runner_compare.statistics.positions import position_figures
 from runner_compare.statistics.stats import student_p
 
 TOKENS, LENGTHS = 64, (256, 1024, 4096, 16384)
-OF_TEXT, SPREAD, GAIN = 0.8, 0.1, 0.1  # nats a token: standard deviations of a text and of a gain, and a true gain
+OF_TEXT, SPREAD, GAIN = (
+    0.8,
+    0.1,
+    0.1,
+)  # nats a token: standard deviations of a text and of a gain, and a true gain
 WINDOWS, OF_WINDOW = 12, 0.3
 
 
@@ -35,7 +39,8 @@ def gains_of_texts(generator: np.random.Generator, texts: int, kind: str) -> Num
 
 
 def losses(generator: np.random.Generator, texts: int, kind: str, helping: int) -> Numbers:
-    """Return the loss of each text after each context, of which the first `helping` longer ones help."""
+    """Return the loss of each text after each context, of which the first `helping` longer ones
+    help."""
     of_texts = generator.normal(3, OF_TEXT, texts)
     means = np.cumsum([0.0, *(GAIN * (step < helping) for step in range(len(LENGTHS) - 1))])
     return np.array([of_texts - mean - gains_of_texts(generator, texts, kind) for mean in means])
@@ -79,7 +84,14 @@ def main() -> int:
     """Print the tables."""
     draws, generator, started = begin("compare/contexts_null", __doc__, 300, "draws")
     limits = Limits()
-    heads = ("texts", "gains", "true", "claims too much %", "claims just that %", "without an order: too much %")
+    heads = (
+        "texts",
+        "gains",
+        "true",
+        "claims too much %",
+        "claims just that %",
+        "without an order: too much %",
+    )
     table = Table("more context helps up to N tokens", *heads)
     for texts in (50, 60, 100, 200):
         for kind in ("normal", "skewed"):
@@ -91,9 +103,14 @@ def main() -> int:
                 limits.false.append(too_much)
                 just = Rate(sum(it == helping for it in found), draws)
                 table.row(texts, kind, f"{LENGTHS[helping]:,}", too_much, just, control)
-    table = Table("the interval of a bin by position misses the truth", "texts", "by text %", "by window %")
+    table = Table(
+        "the interval of a bin by position misses the truth", "texts", "by text %", "by window %"
+    )
     for texts in (10, 50, 60, 200):
-        missed = [Rate(sum(not holds(generator, texts, it) for _ in range(draws)), draws) for it in (False, True)]
+        missed = [
+            Rate(sum(not holds(generator, texts, it) for _ in range(draws)), draws)
+            for it in (False, True)
+        ]
         limits.missed.append(missed[0])
         table.row(texts, *missed)
     return limits.conclude(started)

@@ -24,7 +24,15 @@ from runner_compare.statistics.sequential import Pairs, Side, p_of
 from runner_compare.statistics.stats import mcnemar_exact
 
 QUESTIONS = 1319  # of GSM8K's test split
-NULLS = [(0.1, 0.8), (0.3, 0.5), (0.5, 0.0), (0.5, 0.8), (0.7, 0.8), (0.9, 0.8), (0.9, 0.95)]  # accuracy, rho
+NULLS = [
+    (0.1, 0.8),
+    (0.3, 0.5),
+    (0.5, 0.0),
+    (0.5, 0.8),
+    (0.7, 0.8),
+    (0.9, 0.8),
+    (0.9, 0.95),
+]  # accuracy, rho
 POINTS = (2, 5, 10, 20)
 APART = [
     (0.9, 0.95),
@@ -35,11 +43,14 @@ COVERED = [(0.6, 0.8, 0.0), (0.9, 0.95, 0.05), (0.5, 0.5, 0.1)]  # accuracy, rho
 
 
 class Rule:
-    """A rule of stopping at wins and losses. It is asked once for each pair of numbers, so that many jobs are quick."""
+    """A rule of stopping at wins and losses. It is asked once for each pair of numbers, so that
+    many jobs are quick."""
 
     def __init__(self, decides: Callable[[int, int], bool]) -> None:
         self.decides = decides
-        self.known = np.full((QUESTIONS + 1, QUESTIONS + 1), -1, dtype=np.int8)  # by wins and losses; -1: not asked yet
+        self.known = np.full(
+            (QUESTIONS + 1, QUESTIONS + 1), -1, dtype=np.int8
+        )  # by wins and losses; -1: not asked yet
 
     def stop(self, ours: Solved, theirs: Solved) -> tuple[int, Side]:
         """Return after how many questions a job stops, and its decision; ties change nothing."""
@@ -58,7 +69,12 @@ class Rule:
 def jeffreys_decides(wins: int, losses: int) -> bool:
     """Whether the mixture by Beta(1/2, 1/2) stops."""
     total = wins + losses
-    beta = math.lgamma(wins + 0.5) + math.lgamma(losses + 0.5) - math.lgamma(total + 1) - math.log(math.pi)
+    beta = (
+        math.lgamma(wins + 0.5)
+        + math.lgamma(losses + 0.5)
+        - math.lgamma(total + 1)
+        - math.log(math.pi)
+    )
     return beta + total * math.log(2) >= math.log(1 / ALPHA)
 
 
@@ -72,7 +88,9 @@ class Stopped:
 
     better: int = 0
     worse: int = 0
-    asked: list[int] = field(default_factory=list)  # questions per job; all of them if it has not decided
+    asked: list[int] = field(
+        default_factory=list
+    )  # questions per job; all of them if it has not decided
 
     def job(self, ours: Solved, theirs: Solved, rule: Rule) -> None:
         """Apply the rule to one job after every question."""
@@ -85,8 +103,8 @@ class Stopped:
 def simulate(
     generator: np.random.Generator, accuracies: tuple[float, float], rho: float, pairs: int
 ) -> tuple[Stopped, Stopped, int]:
-    """Return the outcomes of pairs of jobs by both rules, and how often McNemar's test on all questions finds the first
-    one better.
+    """Return the outcomes of pairs of jobs by both rules, and how often McNemar's test on all
+    questions finds the first one better.
     """
     bets, jeffreys, mcnemar_better = Stopped(), Stopped(), 0
     for _ in range(pairs):
@@ -101,7 +119,10 @@ def simulate(
 def equal(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often equal jobs are called different."""
     title = f"equal jobs of {QUESTIONS:,} questions, looked at after each: {pairs:,} pairs a line"
-    table, rates = Table(title, "accuracy", "rho", "disagree", "false decisions %", "by Jeffreys %"), []
+    table, rates = (
+        Table(title, "accuracy", "rho", "disagree", "false decisions %", "by Jeffreys %"),
+        [],
+    )
     for accuracy, rho in NULLS:
         bets, jeffreys, _ = simulate(generator, (accuracy, accuracy), rho, pairs)
         null, other = (Rate(it.better + it.worse, pairs) for it in (bets, jeffreys))
@@ -120,15 +141,22 @@ def apart(generator: np.random.Generator, pairs: int) -> None:
             accuracies = (accuracy, accuracy - points / 100)
             bets, jeffreys, mcnemar_better = simulate(generator, accuracies, rho, pairs)
             middle, other = (f"{statistics.median(it.asked):.0f}" for it in (bets, jeffreys))
-            better, *rest = (Rate(it, pairs) for it in (bets.better, bets.worse, jeffreys.better, mcnemar_better))
+            better, *rest = (
+                Rate(it, pairs) for it in (bets.better, bets.worse, jeffreys.better, mcnemar_better)
+            )
             wrongly, by_jeffreys, by_mcnemar = (it.plain for it in rest)
-            table.row(accuracy, rho, points, better, middle, wrongly, by_jeffreys, other, by_mcnemar)
+            table.row(
+                accuracy, rho, points, better, middle, wrongly, by_jeffreys, other, by_mcnemar
+            )
 
 
 def covered(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often an interval at any look excludes the truth."""
     title = f"intervals, after each of {QUESTIONS:,} questions: {pairs:,} pairs a line"
-    table, rates = Table(title, "accuracy", "rho", "points", "leave out the truth at any look %"), []
+    table, rates = (
+        Table(title, "accuracy", "rho", "points", "leave out the truth at any look %"),
+        [],
+    )
     for accuracy, rho, difference in COVERED:
         missed = 0
         for _ in range(pairs):

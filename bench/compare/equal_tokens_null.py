@@ -16,7 +16,12 @@ import numpy as np
 from simulation import Limits, Rate, Table, begin
 
 from runner_compare.statistics import Finding
-from runner_compare.statistics.equal_tokens import Curve, EqualTokens, at_equal_tokens, judge_equal_tokens
+from runner_compare.statistics.equal_tokens import (
+    Curve,
+    EqualTokens,
+    at_equal_tokens,
+    judge_equal_tokens,
+)
 
 BUDGETS = (0, 16, 32, 64, 128, None)
 QUESTIONS = (50, 200, 1000)
@@ -43,14 +48,18 @@ CASES = {
 }
 
 
-def drawn(generator: np.random.Generator, n: int, sides: tuple[Thinker, Thinker]) -> tuple[Curve, Curve]:
+def drawn(
+    generator: np.random.Generator, n: int, sides: tuple[Thinker, Thinker]
+) -> tuple[Curve, Curve]:
     """Ask both settings the same questions at each budget."""
     hard = generator.standard_normal(n)  # questions that take long are rarer right
     lucky = generator.random(n)
     curves = []
     for it in sides:
         need = np.exp(3.6 + 0.4 * hard + 0.15 * generator.standard_normal(n)) * it.longer
-        own = np.where(generator.random(n) < 0.8, lucky, generator.random(n))  # the settings agree on most questions
+        own = np.where(
+            generator.random(n) < 0.8, lucky, generator.random(n)
+        )  # the settings agree on most questions
         right, tokens = [], []
         for budget in BUDGETS:
             thought = need if budget is None else np.minimum(need, budget)
@@ -77,7 +86,8 @@ def truth_of(sides: tuple[Thinker, Thinker]) -> tuple[float, dict[int, float]]:
 
 
 def rates(generator: np.random.Generator, case: str, n: int, draws: int) -> tuple[Rate, Rate, Rate]:
-    """Return how often a difference is found, and how often the intervals miss it, over the range and at budgets."""
+    """Return how often a difference is found, and how often the intervals miss it, over the range
+    and at budgets."""
     sides = CASES[case]
     over, at_budget = truth_of(sides)
     found, missed, missed_at, points = 0, 0, 0, 0
@@ -90,14 +100,25 @@ def rates(generator: np.random.Generator, case: str, n: int, draws: int) -> tupl
         for point in it.points:
             if point.budget in at_budget:
                 points += 1
-                missed_at += not point.difference.low <= at_budget[point.budget] <= point.difference.high
+                missed_at += (
+                    not point.difference.low <= at_budget[point.budget] <= point.difference.high
+                )
     return Rate(found, draws), Rate(missed, draws), Rate(missed_at, max(1, points))
 
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (draws, generator, started), limits = begin("equal_tokens_null", __doc__, 400, "draws"), Limits()
-    heads = "n", f"{'the settings':28}", "found different %", "misses over the range %", "misses at budgets %"
+    (draws, generator, started), limits = (
+        begin("equal_tokens_null", __doc__, 400, "draws"),
+        Limits(),
+    )
+    heads = (
+        "n",
+        f"{'the settings':28}",
+        "found different %",
+        "misses over the range %",
+        "misses at budgets %",
+    )
     table = Table(f"{draws:,} pairs a line", *heads)
     for n in QUESTIONS:
         for case, sides in CASES.items():

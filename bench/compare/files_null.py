@@ -36,7 +36,11 @@ from runner_compare.files_table import tied_groups
 from tools.commands import jobs, printed
 
 EVEN, PEAKED, EXTREME = 0.5, 1.0, 1.5  # sigma of a lognormal part
-SIGMAS = {"peaked": (PEAKED,), "mixed": (EVEN, PEAKED), "extreme": (EVEN, EXTREME)}  # of the files in turn
+SIGMAS = {
+    "peaked": (PEAKED,),
+    "mixed": (EVEN, PEAKED),
+    "extreme": (EVEN, EXTREME),
+}  # of the files in turn
 SHARED = 1.0  # sigma of the part that all files share
 REAL_TEXTS, MOST_TEXTS = 250, 200
 FAMILY = 4  # texts
@@ -58,9 +62,13 @@ class Line:
 
     @property
     def places(self) -> list[tuple[int, int]]:
-        """The first and the last place that each file may have by the truth: equal files share theirs."""
+        """The first and the last place that each file may have by the truth: equal files share
+        theirs."""
         return [
-            (1 + sum(other < kl for other in self.kls), len(self.kls) - sum(other > kl for other in self.kls))
+            (
+                1 + sum(other < kl for other in self.kls),
+                len(self.kls) - sum(other > kl for other in self.kls),
+            )
             for kl in self.kls
         ]
 
@@ -116,7 +124,8 @@ class Outcome:
 
 
 def real_texts() -> tuple[Numbers, Numbers]:
-    """Return the KL of five files of the embedded model over each text, as shares of their means, and the tokens."""
+    """Return the KL of five files of the embedded model over each text, as shares of their means,
+    and the tokens."""
     files, tokens = [], np.empty(0)
     with tempfile.TemporaryDirectory() as folder:
         place, here = Path(folder), os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -124,7 +133,9 @@ def real_texts() -> tuple[Numbers, Numbers]:
         keys = f"-m files=models task=likelihood task.limit={REAL_TEXTS} tracking=none workers=1"
         for job in jobs(*keys.split(), cwd=place, env=here):
             samples = read_samples(Path(job["output_dir"]) / "samples.jsonl")
-            texts = [it for index in sorted(samples) if (it := samples[index].likelihood) is not None]
+            texts = [
+                it for index in sorted(samples) if (it := samples[index].likelihood) is not None
+            ]
             tokens = np.array([it.tokens for it in texts], dtype=np.float64)
             if texts[0].kl_nats is not None:
                 kls = np.array([it.kl_nats for it in texts], dtype=np.float64)
@@ -135,12 +146,17 @@ def real_texts() -> tuple[Numbers, Numbers]:
 def draw(
     generator: np.random.Generator, line: Line, real: tuple[Numbers, Numbers] | None = None
 ) -> tuple[Numbers, Numbers, list[str | None]]:
-    """Return the KL of each file over each text [files, texts], the tokens, and the family of each text."""
+    """Return the KL of each file over each text [files, texts], the tokens, and the family of each
+    text."""
     count, texts = len(line.kls), line.texts
     if line.kind == "real":
         assert real is not None
         chosen = generator.integers(len(real[1]), size=texts)
-        return np.array(line.kls)[:, None] * real[0][:count, chosen], real[1][chosen], [None] * texts
+        return (
+            np.array(line.kls)[:, None] * real[0][:count, chosen],
+            real[1][chosen],
+            [None] * texts,
+        )
     tokens = np.clip(generator.lognormal(4.2, 0.5, texts), 5, 500).round()
     in_families = line.kind == "families"
     drawn = texts // FAMILY if in_families else texts
@@ -153,7 +169,11 @@ def draw(
 
 
 def table_of(
-    kls: Numbers, tokens: Numbers, families: Sequence[str | None], sizes: Sequence[float], margin: float | None
+    kls: Numbers,
+    tokens: Numbers,
+    families: Sequence[str | None],
+    sizes: Sequence[float],
+    margin: float | None,
 ) -> FileTable:
     """Return the product's table of files with these KLs, after a reference."""
     reader, rows, counts = Drawn(), [], tokens.astype(int).tolist()
@@ -166,8 +186,16 @@ def table_of(
         run = Run(name, name, "likelihood", "1", "", {}, metrics)
         rows.append(FileRow(name, {Kind.likelihood: TableRow(run, {})}, is_reference))
         reader.of_texts[name] = {
-            at: TextScore(("question", "gold"), "prompt", (), likelihood_of(at, count, kl, is_reference), family)
-            for at, (count, kl, family) in enumerate(zip(counts, nats.tolist(), families, strict=True))
+            at: TextScore(
+                ("question", "gold"),
+                "prompt",
+                (),
+                likelihood_of(at, count, kl, is_reference),
+                family,
+            )
+            for at, (count, kl, family) in enumerate(
+                zip(counts, nats.tolist(), families, strict=True)
+            )
         }
     table = FileTable(rows, {}, margin=margin)
     rank_files(table, reader)
@@ -176,19 +204,28 @@ def table_of(
 
 def likelihood_of(at: int, tokens: int, kl: float, is_reference: bool) -> Likelihood:
     """Return the likelihood of a text with such a KL."""
-    return Likelihood(at, -0.1 * tokens, tokens, tokens, tokens, tokens, kl_nats=None if is_reference else kl)
+    return Likelihood(
+        at, -0.1 * tokens, tokens, tokens, tokens, tokens, kl_nats=None if is_reference else kl
+    )
 
 
-def outcome_of(generator: np.random.Generator, line: Line, real: tuple[Numbers, Numbers] | None = None) -> Outcome:
+def outcome_of(
+    generator: np.random.Generator, line: Line, real: tuple[Numbers, Numbers] | None = None
+) -> Outcome:
     """Draw a table, and judge what it says by what is true."""
     kls, tokens, families = draw(generator, line, real)
     sizes = line.sizes or (SIZE_MIB,) * len(line.kls)
     table = table_of(kls, tokens, families, sizes, line.margin)
-    files = sorted((it for it in table.files if not it.is_reference), key=lambda it: int(it.name.removeprefix("file-")))
+    files = sorted(
+        (it for it in table.files if not it.is_reference),
+        key=lambda it: int(it.name.removeprefix("file-")),
+    )
     ranks = [it.kl_rank or (0, 0) for it in files]
     truth, margin = line.kls, line.margin or 0.0
     wrong_front = [
-        truth[int(by.removeprefix("file-"))] - margin * (sizes[int(by.removeprefix("file-"))] < sizes[place]) >= kl
+        truth[int(by.removeprefix("file-"))]
+        - margin * (sizes[int(by.removeprefix("file-"))] < sizes[place])
+        >= kl
         for place, kl in enumerate(truth)
         for by in files[place].dominated_by
         if by != "file--1"
@@ -196,7 +233,8 @@ def outcome_of(generator: np.random.Generator, line: Line, real: tuple[Numbers, 
     told = {
         (one, other)
         for one, other in combinations(range(len(files)), 2)
-        if files[other].name in files[one].closer_than or files[one].name in files[other].closer_than
+        if files[other].name in files[one].closer_than
+        or files[one].name in files[other].closer_than
     }
     tied = {
         tuple(sorted(int(it.removeprefix("file-")) for it in pair))
@@ -223,9 +261,13 @@ def outcome_of(generator: np.random.Generator, line: Line, real: tuple[Numbers, 
 
 
 def rates(
-    generator: np.random.Generator, line: Line, draws: int, real: tuple[Numbers, Numbers] | None = None
+    generator: np.random.Generator,
+    line: Line,
+    draws: int,
+    real: tuple[Numbers, Numbers] | None = None,
 ) -> tuple[dict[str, Rate], float, float]:
-    """Return how often a table is wrong in each way, the share of different pairs told apart, and a range's width."""
+    """Return how often a table is wrong in each way, the share of different pairs told apart, and a
+    range's width."""
     outcomes = [outcome_of(generator, line, real) for _ in range(draws)]
     counted = {
         "rank": [it.is_wrong_rank for it in outcomes],
@@ -240,7 +282,8 @@ def rates(
 
 
 def main() -> int:
-    """Simulate and print; 1 if a limit is exceeded, a sentence is wrong, or the control is not wrong often."""
+    """Simulate and print; 1 if a limit is exceeded, a sentence is wrong, or the control is not
+    wrong often."""
     (given, generator, started), limits = begin("files_null", __doc__, 300, "draws"), Limits()
     heads = f"{'true KL':34}", "texts", "own part", "a rank is wrong %", "the front is wrong %"
     more_heads = "a sentence contradicts %", "by estimates, wrong %", "told apart", "places"
@@ -254,7 +297,9 @@ def main() -> int:
         table.row(line.words, line.texts, line.kind, *columns, told_apart, f"{width:.1f}")
         if line not in BEYOND:
             limits.false += [found["rank"], found["front"]]
-            failed += found["sentence"].times > 0 or (line in EQUAL and found["control"].low < CONTROL)
+            failed += found["sentence"].times > 0 or (
+                line in EQUAL and found["control"].low < CONTROL
+            )
     print(f"\nlines with a wrong sentence or control: {failed}")
     return limits.conclude(started) or int(failed > 0)
 

@@ -22,7 +22,10 @@ from runner_compare.data import Table as ComparedTable
 from runner_compare.front import ACCURACY_MARGIN, SPEED_MARGIN, mark_front
 
 ROWS = 5  # of one setting
-IN_FAMILIES, TWINS = -1.0, 10  # instead of a rho: families of ten questions each, as in cluster_null.py
+IN_FAMILIES, TWINS = (
+    -1.0,
+    10,
+)  # instead of a rho: families of ten questions each, as in cluster_null.py
 SETTINGS = [  # questions, accuracy, rho: see simulation.answers
     (200, 0.9, 0.95),
     (200, 0.6, 0.5),
@@ -31,7 +34,12 @@ SETTINGS = [  # questions, accuracy, rho: see simulation.answers
     (1000, 0.7, IN_FAMILIES),
 ]
 WITHIN = 0.01  # noise of a speed's logarithm within a run
-NOISES = [(0.08, 1), (0.06, 3), (0.03, 5), (0.15, 5)]  # of a speed's logarithm between runs; runs of each job
+NOISES = [
+    (0.08, 1),
+    (0.06, 3),
+    (0.03, 5),
+    (0.15, 5),
+]  # of a speed's logarithm between runs; runs of each job
 RUNS = (3, 5)  # of each job, so that speed counts
 QUIET = 0.02  # noise between runs of a quiet machine
 MEMORY_NOISE = 0.003  # answers of other lengths
@@ -48,9 +56,15 @@ class Setting:
 
 
 def table_of(
-    generator: np.random.Generator, settings: Sequence[Setting], n: int, rho: float, noise: float, runs: int
+    generator: np.random.Generator,
+    settings: Sequence[Setting],
+    n: int,
+    rho: float,
+    noise: float,
+    runs: int,
 ) -> list[TableRow]:
-    """Draw the measurements of a grid, and mark the front; without rho, questions come in families."""
+    """Draw the measurements of a grid, and mark the front; without rho, questions come in
+    families."""
     reader, accuracies = Drawn(n), [it.accuracy for it in settings]
     family: list[str | None] = [None] * n
     if rho == IN_FAMILIES:
@@ -109,7 +123,11 @@ def worse(generator: np.random.Generator, draws: int, limits: Limits) -> None:
         for points in (2, 3, 4, 5)
     ]
     speeds = [
-        (f"{percent} % slower", none, Setting("nf4", 0.9, memory=33.0, speed=50 / (1 + percent / 100)))
+        (
+            f"{percent} % slower",
+            none,
+            Setting("nf4", 0.9, memory=33.0, speed=50 / (1 + percent / 100)),
+        )
         for percent in (10, 20, 100)
     ]
     heads = "n", "noise", "runs", f"{'the cheap setting against none':>36}", "none is dominated %"
@@ -144,8 +162,13 @@ def powers(generator: np.random.Generator, draws: int) -> None:
     table = Table(f"truly dominated by the other of two rows: {draws:,} tables a line", *heads)
     for n in (200, 1319):
         for case in cases:
-            for noise, runs in [(QUIET, 1), *((noise, runs) for noise in (QUIET, 0.05) for runs in RUNS)]:
-                table.row(n, f"{noise:.0%}", runs, case[0], fallen(generator, draws, case, n, noise, runs))
+            for noise, runs in [
+                (QUIET, 1),
+                *((noise, runs) for noise in (QUIET, 0.05) for runs in RUNS),
+            ]:
+                table.row(
+                    n, f"{noise:.0%}", runs, case[0], fallen(generator, draws, case, n, noise, runs)
+                )
 
 
 def main() -> int:

@@ -34,7 +34,10 @@ FEW = (10, 20, 50, 100)
 TAILS = (50, 60, 100, 200)  # texts
 SIGMAS = (1.0, 1.5)  # of lognormal parts
 KL_DRAWS, DIFFERENCE_DRAWS = 4, 16  # of the tails, times the pairs
-RARE, RARE_SIZES = 0.02, (10, 30)  # of the texts; how many standard deviations of the others they are away
+RARE, RARE_SIZES = (
+    0.02,
+    (10, 30),
+)  # of the texts; how many standard deviations of the others they are away
 RARE_KL = 20  # times the KL of the other texts
 REAL_TEXTS = 250
 SAMPLES = (50, 200)
@@ -54,7 +57,8 @@ def skewed(generator: np.random.Generator, tokens: Numbers) -> Numbers:
 
 
 def lopsided(generator: np.random.Generator, tokens: Numbers) -> Numbers:
-    """Return parts of mean 0 of which very few are very far below: lognormal, with a skewness of 6."""
+    """Return parts of mean 0 of which very few are very far below: lognormal, with a skewness of
+    6."""
     drawn: Numbers = (np.e**0.5 - generator.lognormal(size=len(tokens))) / (np.e**2 - np.e) ** 0.5
     return drawn
 
@@ -76,8 +80,11 @@ KINDS: dict[str, Callable[[np.random.Generator, Numbers], Numbers]] = {
 }  # fmt: skip
 
 
-def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]) -> list[TableRow]:
-    """Draw a baseline and runs with these shifts, and compare each with the baseline like one table."""
+def table(
+    generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]
+) -> list[TableRow]:
+    """Draw a baseline and runs with these shifts, and compare each with the baseline like one
+    table."""
     tokens = lengths(generator, samples)
     common, nats_by_run = -generator.gamma(2.0, 0.1, samples) * tokens, []
     for number, shift in enumerate((0.0, *moved)):
@@ -88,21 +95,36 @@ def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequen
 
 
 def verdicts(nats_by_run: Sequence[Numbers], tokens: Numbers) -> list[TableRow]:
-    """Compare all runs over texts with so many tokens with the first one, like one table; no rows for too few texts."""
+    """Compare all runs over texts with so many tokens with the first one, like one table; no rows
+    for too few texts."""
     reader, runs = Drawn(), []
     for number, nats in enumerate(nats_by_run):
         name = f"run-{number}"
-        runs.append(Run(name, name, "likelihood", "1", "", {}, {LOG_LIKELIHOOD: float(nats.sum() / tokens.sum())}))
+        runs.append(
+            Run(
+                name,
+                name,
+                "likelihood",
+                "1",
+                "",
+                {},
+                {LOG_LIKELIHOOD: float(nats.sum() / tokens.sum())},
+            )
+        )
         parts = zip(nats.tolist(), tokens.astype(int).tolist(), strict=True)
         reader.of_texts[name] = {
-            unit: TextScore(("question", "gold"), "prompt", (), Likelihood(unit, value, count, count, count, 0))
+            unit: TextScore(
+                ("question", "gold"), "prompt", (), Likelihood(unit, value, count, count, count, 0)
+            )
             for unit, (value, count) in enumerate(parts)
         }
     try:
         compared = [it for run in runs[1:] for it in compare(run, runs[0], reader, Asked())]
     except NotPaired:
         return []
-    return [TableRow(run, {}, effects=[it]) for run, it in zip(runs[1:], judge(compared), strict=True)]
+    return [
+        TableRow(run, {}, effects=[it]) for run, it in zip(runs[1:], judge(compared), strict=True)
+    ]
 
 
 def claims(rows: Sequence[TableRow]) -> bool:
@@ -110,10 +132,15 @@ def claims(rows: Sequence[TableRow]) -> bool:
     return any(it.finding is not Finding.open for row in rows for it in row.effects)
 
 
-def rates(generator: np.random.Generator, samples: int, kind: str, pairs: int, runs: int) -> tuple[Rate, float, Rate]:
-    """Return the rate of false positives, the median minimum detectable difference, and the power at it."""
+def rates(
+    generator: np.random.Generator, samples: int, kind: str, pairs: int, runs: int
+) -> tuple[Rate, float, Rate]:
+    """Return the rate of false positives, the median minimum detectable difference, and the power
+    at it."""
     nulls = [table(generator, samples, kind, [0.0] * runs) for _ in range(pairs)]
-    detectable_differences = [it.detectable or 0.0 for rows in nulls for row in rows for it in row.effects]
+    detectable_differences = [
+        it.detectable or 0.0 for rows in nulls for row in rows for it in row.effects
+    ]
     least = statistics.median(detectable_differences)
     true_verdicts = 0
     for number in range(pairs):
@@ -124,13 +151,18 @@ def rates(generator: np.random.Generator, samples: int, kind: str, pairs: int, r
 
 
 def embedded_texts(options: str, *fields: str) -> list[Numbers]:
-    """Score texts with the embedded model in several jobs; return these fields of each job's texts."""
+    """Score texts with the embedded model in several jobs; return these fields of each job's
+    texts."""
     jobs = samples_of(f"task=likelihood {options}")
-    return [np.array([[text["likelihood"][it] for it in fields] for text in job], dtype=np.float64) for job in jobs]
+    return [
+        np.array([[text["likelihood"][it] for it in fields] for text in job], dtype=np.float64)
+        for job in jobs
+    ]
 
 
 def real_texts() -> dict[str, tuple[Numbers, Numbers]]:
-    """Score texts with three quantizations of the embedded model; return centred differences, and tokens, by name."""
+    """Score texts with three quantizations of the embedded model; return centred differences, and
+    tokens, by name."""
     scored = embedded_texts(f"quantization=none,nf4,fp4 task.limit={REAL_TEXTS}", "nats", "tokens")
     centred = {}
     for name, run in zip(("nf4", "fp4"), scored[1:], strict=True):
@@ -140,9 +172,13 @@ def real_texts() -> dict[str, tuple[Numbers, Numbers]]:
 
 
 def drawn_differences(
-    generator: np.random.Generator, kind: str, samples: int, real: dict[str, tuple[Numbers, Numbers]]
+    generator: np.random.Generator,
+    kind: str,
+    samples: int,
+    real: dict[str, tuple[Numbers, Numbers]],
 ) -> tuple[Numbers, Numbers]:
-    """Return the differences of texts between two equal runs in nats, skewed to the left, and their tokens."""
+    """Return the differences of texts between two equal runs in nats, skewed to the left, and their
+    tokens."""
     if kind in real:
         chosen = generator.integers(REAL_TEXTS, size=samples)
         return real[kind][0][chosen], real[kind][1][chosen]
@@ -167,9 +203,15 @@ def few_and_skewed(generator: np.random.Generator, pairs: int) -> tuple[list[Rat
                     rows = verdicts([-tokens, -tokens + sign * differences], tokens)
                     claims_of += bool(rows)
                     false += claims(rows)
-                    truth = float(differences.std() / tokens.mean())  # far from 0, where no interval is widened to it
-                    rows = verdicts([-tokens, -tokens + sign * (differences + truth * tokens)], tokens)
-                    outside += any(not it.low <= sign * truth <= it.high for row in rows for it in row.effects)
+                    truth = float(
+                        differences.std() / tokens.mean()
+                    )  # far from 0, where no interval is widened to it
+                    rows = verdicts(
+                        [-tokens, -tokens + sign * (differences + truth * tokens)], tokens
+                    )
+                    outside += any(
+                        not it.low <= sign * truth <= it.high for row in rows for it in row.effects
+                    )
                 nulls.append(Rate(false, pairs))
                 missed.append(Rate(outside, pairs))
                 name = kind if kind in real else f"{kind} {'+-'[sign > 0]}"
@@ -178,7 +220,8 @@ def few_and_skewed(generator: np.random.Generator, pairs: int) -> tuple[list[Rat
 
 
 def real_divergences() -> dict[str, tuple[Numbers, Numbers]]:
-    """Return the KL of each text of the embedded model's own jobs in nats, and the texts' tokens, by quantization."""
+    """Return the KL of each text of the embedded model's own jobs in nats, and the texts' tokens,
+    by quantization."""
     names = "int8", "nf4"
     keys = f"quantization={','.join(names)} task.reference=quantization=none task.exact=true task.limit={max(TAILS)}"
     scored = embedded_texts(keys, "kl_nats", "tokens")
@@ -195,7 +238,9 @@ def kl_misses(divergences: Numbers, tokens: Numbers, truth: float) -> tuple[bool
     """Whether the interval of such a job misses the true KL a token, and whether Student's does."""
     counts = tokens.astype(int).tolist()
     texts = [
-        Likelihood(unit, -1.0, count, count, count, 0, kl_nats=kl, truncation_nats=0.0, top_1_agreed=0)
+        Likelihood(
+            unit, -1.0, count, count, count, 0, kl_nats=kl, truncation_nats=0.0, top_1_agreed=0
+        )
         for unit, (kl, count) in enumerate(zip(divergences.tolist(), counts, strict=True))
     ]
     job_figures = figures(texts)
@@ -204,7 +249,9 @@ def kl_misses(divergences: Numbers, tokens: Numbers, truth: float) -> tuple[bool
     return not low <= truth <= high, not student[0] <= truth <= student[1]
 
 
-def kl_intervals(generator: np.random.Generator, draws: int, real: dict[str, tuple[Numbers, Numbers]]) -> list[Rate]:
+def kl_intervals(
+    generator: np.random.Generator, draws: int, real: dict[str, tuple[Numbers, Numbers]]
+) -> list[Rate]:
     """Print and return how often the interval of a job's KL misses the truth."""
     heads = "n", f"{'texts':>22}", "interval misses truth %", "Student's alone, before: %"
     table, rates = Table(f"KL of a job: {draws:,} jobs a line", *heads), []
@@ -222,19 +269,26 @@ def kl_intervals(generator: np.random.Generator, draws: int, real: dict[str, tup
                     parts = generator.lognormal(0, sigma, samples) / np.exp(sigma * sigma / 2)
                     missed.append(kl_misses(truth * parts * tokens, tokens, truth))
             now, before = (Rate(sum(which), draws) for which in zip(*missed, strict=True))
-            table.row(samples, f"real, {name}" if name in real else f"lognormal, sigma = {name}", now, before)
+            table.row(
+                samples,
+                f"real, {name}" if name in real else f"lognormal, sigma = {name}",
+                now,
+                before,
+            )
             rates.append(now)
     return rates
 
 
 def called_different(differences: Numbers, tokens: Numbers) -> tuple[bool, bool]:
-    """Whether equal runs are called different, and whether they were with twice the larger p for any number."""
+    """Whether equal runs are called different, and whether they were with twice the larger p for
+    any number."""
     it = SignFlips(differences.tolist(), tokens.tolist(), "token")
     return it.effect.p < ALPHA, it.effect.p < ALPHA * caution(len(tokens)) / CAUTION
 
 
 def lognormal_differences(generator: np.random.Generator, draws: int) -> list[Rate]:
-    """Print and return how often equal runs are called different by lognormal differences of unequal texts."""
+    """Print and return how often equal runs are called different by lognormal differences of
+    unequal texts."""
     heads = "n", "sigma", "false verdicts %", "twice for any n, before: %"
     table, rates = Table(f"lognormal differences: {draws:,} equal pairs a line", *heads), []
     for samples in TAILS:
@@ -251,7 +305,8 @@ def lognormal_differences(generator: np.random.Generator, draws: int) -> list[Ra
 
 
 def rare_kinds(generator: np.random.Generator, draws: int) -> None:
-    """Print what a kind of text does that few or none of the samples show; no rule can hold there."""
+    """Print what a kind of text does that few or none of the samples show; no rule can hold
+    there."""
     title = f"{RARE:.0%} of all texts are of another kind (not counted): {draws:,} pairs a line"
     table = Table(title, "n", "seen", f"{'they are':>21}", "wrong verdicts or intervals %")
     for samples in (*TAILS[:1], *TAILS[2:], 300):
@@ -266,7 +321,11 @@ def rare_kinds(generator: np.random.Generator, draws: int) -> None:
         missed = []
         for _ in range(draws):
             tokens, is_rare = lengths(generator, samples), generator.random(samples) < RARE
-            parts = np.where(is_rare, RARE_KL, 1) * generator.exponential(size=samples) / (1 + RARE * (RARE_KL - 1))
+            parts = (
+                np.where(is_rare, RARE_KL, 1)
+                * generator.exponential(size=samples)
+                / (1 + RARE * (RARE_KL - 1))
+            )
             missed.append(kl_misses(0.001 * parts * tokens, tokens, 0.001)[0])
         table.row(samples, seen, f"{RARE_KL} times as divergent", Rate(sum(missed), draws))
 
@@ -280,7 +339,10 @@ def main() -> int:
     rare_kinds(generator, KL_DRAWS * pairs)
     for runs, kinds in ((1, list(KINDS)), (FAMILY, ["normal", "skewed"])):
         heads = "n", "parts", "any false verdict %", "says ≥ nats/token", "true verdicts %"
-        lines = Table(f"{runs} run{'s' * (runs > 1)} against one baseline: {pairs:,} tables a line and side", *heads)
+        lines = Table(
+            f"{runs} run{'s' * (runs > 1)} against one baseline: {pairs:,} tables a line and side",
+            *heads,
+        )
         for samples in SAMPLES:
             for kind in kinds:
                 null, least, power = rates(generator, samples, kind, pairs, runs)

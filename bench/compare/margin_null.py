@@ -34,7 +34,10 @@ def is_as_good(wins: int, losses: int, n: int, margin: float) -> bool:
 
 def rate_of(tables: np.ndarray[tuple[int, ...], np.dtype[np.int64]], n: int, margin: float) -> Rate:
     """Return how often tables of wins and losses are called as good."""
-    return Rate(sum(is_as_good(wins, losses, n, margin) for wins, losses in tables[:, :2].tolist()), len(tables))
+    return Rate(
+        sum(is_as_good(wins, losses, n, margin) for wins, losses in tables[:, :2].tolist()),
+        len(tables),
+    )
 
 
 def drawn(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
@@ -47,7 +50,9 @@ def drawn(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
                 if rate < margin:
                     continue
                 chances = [(rate - margin) / 2, (rate + margin) / 2, 1 - rate]
-                limits.false.append(rate_of(generator.multinomial(n, chances, size=pairs), n, margin))
+                limits.false.append(
+                    rate_of(generator.multinomial(n, chances, size=pairs), n, margin)
+                )
                 table.row(n, f"{margin:.0%}", f"{rate:.0%}", limits.false[-1])
     table = Table(f"equal runs, planned for {POWER:.0%}: {pairs:,} pairs a line", *heads)
     for margin in MARGINS:
@@ -64,7 +69,9 @@ def resampled(generator: np.random.Generator, pairs: int, limits: Limits) -> Non
     both = samples_of(f"quantization=none,fp4 task.split=hard5 task.limit={REAL_QUESTIONS}")
     base, run = (np.array([one["verdict"] == "correct" for one in job], bool) for job in both)
     rate = float((base != run).mean())
-    scores = " and ".join(f"{name} {solved.mean():.1%}" for name, solved in (("none", base), ("fp4", run)))
+    scores = " and ".join(
+        f"{name} {solved.mean():.1%}" for name, solved in (("none", base), ("fp4", run))
+    )
     table = Table(
         f"two real runs, {len(base)} questions of hard5: {scores}, they disagree on {rate:.1%}",
         *("n", "margin", "true difference", "called as good %"),
@@ -78,11 +85,14 @@ def resampled(generator: np.random.Generator, pairs: int, limits: Limits) -> Non
             table.row(n, f"{margin:.0%}", f"{-lost:.0%}", rates[-1])
 
 
-def table_of(generator: np.random.Generator, base: Solved, run: Solved, n: int, lost: float) -> tuple[int, int]:
+def table_of(
+    generator: np.random.Generator, base: Solved, run: Solved, n: int, lost: float
+) -> tuple[int, int]:
     """Draw n of the real questions with repetition; return the second side's wins and losses.
 
-    For each question a coin says which run's answer belongs to which side: both sides are equally good. Then the second
-    side loses questions that both have solved, until its true accuracy is lower by `lost`.
+    For each question a coin says which run's answer belongs to which side: both sides are equally
+    good. Then the second side loses questions that both have solved, until its true accuracy is
+    lower by `lost`.
     """
     questions = generator.integers(len(base), size=n)
     swapped = generator.random(n) < 0.5

@@ -24,13 +24,16 @@ from runner_compare.statistics.stats import half_step
 QUESTIONS = [10, 20, 40, 60, 100, 200]
 MARGINS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]
 COMPARISONS = [1, 2, 5, 10]  # that share the 5 %
-NOISE = np.unique(np.concatenate([np.geomspace(1e-4, 1, 16), np.linspace(0, 1, 9)]))  # of what may be discordant
+NOISE = np.unique(
+    np.concatenate([np.geomspace(1e-4, 1, 16), np.linspace(0, 1, 9)])
+)  # of what may be discordant
 ROWS, N, MARGIN, DISAGREE = 5, 1319, 0.05, 0.1
 
 
 @dataclass(frozen=True)
 class Tests:
-    """The two-sided p of each table of n pairs, against 0 and against minus the margin; and which side it is on."""
+    """The two-sided p of each table of n pairs, against 0 and against minus the margin; and which
+    side it is on."""
 
     p: Any
     p_margin: Any
@@ -68,7 +71,11 @@ def tango(wins: Any, losses: Any, n: int, margin: float, correction: Any) -> Any
 
 def both_tests(wins: Any, losses: Any, n: int, margin: float) -> tuple[Tests, Tests]:
     """Return the tests of before and of now; the latter are stats.paired_difference_p on arrays."""
-    p = np.where(wins == losses, 1.0, np.minimum(1, 2 * bdtr(np.minimum(wins, losses) * 1.0, wins + losses, 0.5)))
+    p = np.where(
+        wins == losses,
+        1.0,
+        np.minimum(1, 2 * bdtr(np.minimum(wins, losses) * 1.0, wins + losses, 0.5)),
+    )
     estimate = (wins - losses) / n
     few = 2 * bdtr(losses * 1.0, n, margin)
     many = np.where(losses > 0, 2 * (1 - bdtr(np.maximum(losses - 1.0, 0), n, margin)), 1)
@@ -82,7 +89,9 @@ def both_tests(wins: Any, losses: Any, n: int, margin: float) -> tuple[Tests, Te
 
 def chances(wins: Any, losses: Any, n: int, difference: float, noise: float) -> Any:
     """Return the probability of each table."""
-    win, loss = (noise * (1 - abs(difference)) / 2 + max(0.0, sign * difference) for sign in (1, -1))
+    win, loss = (
+        noise * (1 - abs(difference)) / 2 + max(0.0, sign * difference) for sign in (1, -1)
+    )
     ties = n - wins - losses
     logs = gammaln(n + 1) - gammaln(wins + 1) - gammaln(losses + 1) - gammaln(ties + 1)
     for count, chance in ((wins, win), (losses, loss), (ties, 1 - win - loss)):
@@ -97,14 +106,17 @@ def summed(n: int) -> tuple[list[float], list[float]]:
     for margin in MARGINS:
         both = both_tests(wins, losses, n, margin)
         for truth in (0.0, -margin / 2, -margin):
-            wrong = np.array([[one.wrong(ALPHA / count, truth) for count in COMPARISONS] for one in both], float)
+            wrong = np.array(
+                [[one.wrong(ALPHA / count, truth) for count in COMPARISONS] for one in both], float
+            )
             for noise in NOISE:
                 largest = np.maximum(largest, wrong @ chances(wins, losses, n, truth, float(noise)))
     return tuple((largest / (ALPHA / np.array(COMPARISONS))).tolist())
 
 
 def drawn(generator: np.random.Generator, count: int) -> tuple[Rate, Rate, Rate]:
-    """Return how many tables have a wrong word, equal rows are as good, and worse rows are found to be worse."""
+    """Return how many tables have a wrong word, equal rows are as good, and worse rows are found to
+    be worse."""
     noise = (1 - MARGIN) * DISAGREE / 2
     equal = generator.multinomial(N, [DISAGREE / 2, DISAGREE / 2, 1 - DISAGREE], (count, ROWS))
     worse = generator.multinomial(N, [noise, noise + MARGIN, 1 - 2 * noise - MARGIN], (count, ROWS))
@@ -114,7 +126,10 @@ def drawn(generator: np.random.Generator, count: int) -> tuple[Rate, Rate, Rate]
         rows = judge([McNemar(wins, losses, N) for wins, losses in tables], {"accuracy": MARGIN})
         alike, lost = rows[:ROWS], rows[ROWS:]
         wrong += (
-            any(it.finding is not Finding.open or it.verdict is MarginVerdict.worse_by_more for it in alike)
+            any(
+                it.finding is not Finding.open or it.verdict is MarginVerdict.worse_by_more
+                for it in alike
+            )
             or any(it.verdict is not MarginVerdict.undecided for it in lost)
             or any(it.finding is Finding.better for it in lost)
         )
@@ -127,7 +142,9 @@ def main() -> int:
     """Sum, draw and print; 1 if anything is above its level."""
     (count, generator, started), limits = begin("paired_levels", __doc__, 4000, "tables"), Limits()
     title = "largest chance of a wrong word about one comparison, in % of its level"
-    heads = [f"{comparisons} share{words}" for words in ("", ", control") for comparisons in COMPARISONS]
+    heads = [
+        f"{comparisons} share{words}" for words in ("", ", control") for comparisons in COMPARISONS
+    ]
     table, highest = Table(title, "n", *heads), 0.0
     for n in QUESTIONS:
         control, now = summed(n)
@@ -136,7 +153,9 @@ def main() -> int:
     title = f"{count:,} tables of {ROWS} equal rows and {ROWS} that are {100 * MARGIN:g} points worse, n = {N:,}"
     heads = ["any word wrong %", "equal called as good %", "worse found %"]
     wrong, good, found = drawn(generator, count)
-    Table(f"{title}, --margin {100 * MARGIN:g}, {DISAGREE:.0%} differ by noise", *heads).row(wrong, good, found)
+    Table(f"{title}, --margin {100 * MARGIN:g}, {DISAGREE:.0%} differ by noise", *heads).row(
+        wrong, good, found
+    )
     limits.false.append(wrong)
     return limits.conclude(started) or int(highest > 1)
 

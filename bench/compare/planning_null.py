@@ -20,15 +20,34 @@ import numpy as np
 from likelihood_null import REAL_TEXTS, real_texts
 from simulation import GOOD, Limits, Numbers, Rate, Table, begin
 
-from runner_compare.statistics import ALPHA, POWER, Finding, MarginVerdict, McNemar, SignFlips, judge
+from runner_compare.statistics import (
+    ALPHA,
+    POWER,
+    Finding,
+    MarginVerdict,
+    McNemar,
+    SignFlips,
+    judge,
+)
 from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, samples_to_detect
+from runner_compare.statistics.planning import (
+    expected_disagreement,
+    questions_to_detect,
+    samples_to_detect,
+)
 from runner_compare.statistics.ratios import ratio_error
 from runner_compare.statistics.sequential import log_capitals
 from runner_compare.statistics.sequential_plans import early_stop_detectable, early_stop_questions
 from runner_compare.statistics.stats import detectable_difference, mcnemar_exact
 
-KNOWN = [(0.0, 0.05), (0.02, 0.05), (0.1, 0.05), (0.1, 0.02), (0.2, 0.05), (0.4, 0.1)]  # disagreement, difference
+KNOWN = [
+    (0.0, 0.05),
+    (0.02, 0.05),
+    (0.1, 0.05),
+    (0.1, 0.02),
+    (0.2, 0.05),
+    (0.4, 0.1),
+]  # disagreement, difference
 FAMILY = 5
 FIRST = [
     (20, 0.02),
@@ -57,22 +76,31 @@ ERRORS = 3.2  # the difference of skewed texts, in standard errors of 200 of the
 def shows(wins: int, losses: int, n: int, comparisons: int, margin: float | None) -> bool:
     """Whether the verdict on a table is `worse`, or with a margin that the row is as good."""
     others = [McNemar(1, 1, n) for _ in range(comparisons - 1)]
-    effect, *_ = judge([McNemar(wins, losses, n), *others], {} if margin is None else {"accuracy": margin})
+    effect, *_ = judge(
+        [McNemar(wins, losses, n), *others], {} if margin is None else {"accuracy": margin}
+    )
     if margin is None:
         return effect.finding is Finding.worse
     return effect.verdict in GOOD
 
 
-def drawn(generator: np.random.Generator, n: int, rate: float, difference: float = 0.0) -> tuple[int, int]:
+def drawn(
+    generator: np.random.Generator, n: int, rate: float, difference: float = 0.0
+) -> tuple[int, int]:
     """Draw the wins and losses of n questions."""
-    wins, losses, _ = generator.multinomial(n, [(rate - difference) / 2, (rate + difference) / 2, 1 - rate]).tolist()
+    wins, losses, _ = generator.multinomial(
+        n, [(rate - difference) / 2, (rate + difference) / 2, 1 - rate]
+    ).tolist()
     return wins, losses
 
 
 def known(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often a difference is detected if the disagreement is known."""
     title = f"a true difference on top of known disagreement, planned for {POWER:.0%}: {pairs:,} pairs a line"
-    table, rates = Table(title, "comparisons", "disagree", "difference", "questions", "detected %"), []
+    table, rates = (
+        Table(title, "comparisons", "disagree", "difference", "questions", "detected %"),
+        [],
+    )
     for comparisons in (1, FAMILY):
         for noise, difference in KNOWN:
             n = questions_to_detect(noise, difference, ALPHA / comparisons)
@@ -97,8 +125,11 @@ def plan(wins: int, losses: int, n: int, margin: bool, is_control: bool) -> int:
     return int(needed)
 
 
-def after_a_first_sample(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
-    """Print the rates of plans from a first sample; return those from two expected disagreements on, and others."""
+def after_a_first_sample(
+    generator: np.random.Generator, pairs: int
+) -> tuple[list[Rate], list[Rate]]:
+    """Print the rates of plans from a first sample; return those from two expected disagreements
+    on, and others."""
     title = f"planned from a first sample, {100 * SIZE:.0f} points: {pairs:,} first samples a line"
     lines = Table(title, "first n", "disagree", "to be shown", "power of the plan %", "control %")
     many: list[Rate] = []
@@ -109,7 +140,9 @@ def after_a_first_sample(generator: np.random.Generator, pairs: int) -> tuple[li
             for is_control in (False, True):
                 hits = plans = 0
                 for wins, losses in (drawn(generator, first, rate) for _ in range(pairs)):
-                    if margin and (shows(wins, losses, first, 1, SIZE) or mcnemar_exact(wins, losses) < ALPHA):
+                    if margin and (
+                        shows(wins, losses, first, 1, SIZE) or mcnemar_exact(wins, losses) < ALPHA
+                    ):
                         continue  # nothing has to be planned
                     plans += 1
                     n = plan(wins, losses, first, margin, is_control)
@@ -128,15 +161,27 @@ def after_a_first_sample(generator: np.random.Generator, pairs: int) -> tuple[li
 
 
 def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
-    """Print and return the power of jobs that stop early, by whole courses of their bets, with what is planned."""
+    """Print and return the power of jobs that stop early, by whole courses of their bets, with what
+    is planned."""
     title = f"jobs that stop early, planned by their bets: {courses:,} courses a line"
-    heads = "questions", "disagree", "difference", "level", "to be shown", "power of the plan %", "for a single look %"
+    heads = (
+        "questions",
+        "disagree",
+        "difference",
+        "level",
+        "to be shown",
+        "power of the plan %",
+        "for a single look %",
+    )
     table, rates = Table(title, *heads), []
     for n, noise, level in EARLY:
         losses = early_stop_detectable(n, noise, level), detectable_difference(n, noise, level)
         assert None not in losses
         found = [
-            Rate(sum(course(generator, n, noise, loss or 0.0, level)[0] for _ in range(courses)), courses)
+            Rate(
+                sum(course(generator, n, noise, loss or 0.0, level)[0] for _ in range(courses)),
+                courses,
+            )
             for loss in losses
         ]
         table.row(n, f"{noise:.0%}", f"{losses[0] or 0.0:.1%}", f"{level:.1%}", "worse", *found)
@@ -153,8 +198,11 @@ def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
     return rates
 
 
-def course(generator: np.random.Generator, n: int, noise: float, loss: float, level: float) -> tuple[bool, bool]:
-    """Return whether n questions, each looked at, show that a job is worse, and that it is as good."""
+def course(
+    generator: np.random.Generator, n: int, noise: float, loss: float, level: float
+) -> tuple[bool, bool]:
+    """Return whether n questions, each looked at, show that a job is worse, and that it is as
+    good."""
     rate = noise + loss
     steps = generator.choice(3, size=n, p=[(rate - loss) / 2, (rate + loss) / 2, 1 - rate])
     counts = np.eye(3)[steps].cumsum(axis=0)
@@ -164,7 +212,8 @@ def course(generator: np.random.Generator, n: int, noise: float, loss: float, le
 
 
 def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
-    """Print and return the rates of log-likelihoods with as many samples as are said to be needed."""
+    """Print and return the rates of log-likelihoods with as many samples as are said to be
+    needed."""
     title = f"log-likelihoods, {SHIFT} nats a token, planned from {FIRST_TEXTS} samples: {TEXTS} pairs a line"
     table, rates = Table(title, "samples", "to be shown", "power of the plan %"), []
 
@@ -188,23 +237,33 @@ def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
     return rates
 
 
-def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
+def of_skewed_likelihoods(
+    generator: np.random.Generator, pairs: int
+) -> tuple[list[Rate], list[Rate]]:
     """Print the rates of real, skewed differences with as many samples as are said to be needed.
 
-    Return those that need most of them, and those of losses, which such a plan finds more often: texts that are far off
-    are worse.
+    Return those that need most of them, and those of losses, which such a plan finds more often:
+    texts that are far off are worse.
     """
     title = f"skewed log-likelihoods, planned from a first sample: {pairs:,} plans a line"
-    table = Table(title, f"{'texts':10}", "first n", "samples", "to be shown", "power of the plan %")
+    table = Table(
+        title, f"{'texts':10}", "first n", "samples", "to be shown", "power of the plan %"
+    )
     harder: list[Rate] = []
     easier: list[Rate] = []
     for name, (differences, tokens) in real_texts().items():
-        shift = ERRORS * ratio_error(differences.tolist(), tokens.tolist()) * (REAL_TEXTS / 200) ** 0.5
+        shift = (
+            ERRORS * ratio_error(differences.tolist(), tokens.tolist()) * (REAL_TEXTS / 200) ** 0.5
+        )
 
-        def pair(n: int, moved: float, all_texts: tuple[Numbers, Numbers] = (differences, tokens)) -> SignFlips:
+        def pair(
+            n: int, moved: float, all_texts: tuple[Numbers, Numbers] = (differences, tokens)
+        ) -> SignFlips:
             chosen = generator.integers(REAL_TEXTS, size=n)
             sizes = all_texts[1][chosen]
-            return SignFlips((all_texts[0][chosen] + moved * sizes).tolist(), sizes.tolist(), "token")
+            return SignFlips(
+                (all_texts[0][chosen] + moved * sizes).tolist(), sizes.tolist(), "token"
+            )
 
         for first in FIRST_SKEWED:
             for what, moved in (("as good", 0.0), ("worse", -shift), ("better", shift)):
@@ -215,7 +274,9 @@ def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[l
                     n = needs(shift, ALPHA)
                     assert n is not None
                     planned.append(n)
-                    (effect,) = judge([pair(n, moved)], {"log_likelihood": shift} if what == "as good" else {})
+                    (effect,) = judge(
+                        [pair(n, moved)], {"log_likelihood": shift} if what == "as good" else {}
+                    )
                     as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)
                     hits += as_good if what == "as good" else str(effect.finding) == what
                 rate = Rate(hits, pairs)
@@ -229,7 +290,11 @@ def main() -> int:
     (pairs, generator, started), limits = begin("planning_null", __doc__, pairs=4_000), Limits()
     limits.planned += known(generator, pairs)
     many, few = after_a_first_sample(generator, pairs)
-    limits.planned += [*many, *of_early_stops(generator, min(pairs, COURSES)), *of_likelihoods(generator)]
+    limits.planned += [
+        *many,
+        *of_early_stops(generator, min(pairs, COURSES)),
+        *of_likelihoods(generator),
+    ]
     harder, easier = of_skewed_likelihoods(generator, SKEWED)
     limits.planned += harder
     limits.powers += [*few, *easier]

@@ -33,7 +33,8 @@ FINEST = 1 << 12  # whole units of the weighted sums: coarser than in the produc
 
 
 class Task(NamedTuple):
-    """Questions, the share that the baseline solves, and the share that only one of two equal runs solves."""
+    """Questions, the share that the baseline solves, and the share that only one of two equal runs
+    solves."""
 
     n: int
     base: float
@@ -41,7 +42,12 @@ class Task(NamedTuple):
 
 
 SETTINGS = {
-    "four unequal": [Task(50, 0.95, 0.02), Task(200, 0.7, 0.1), Task(500, 0.3, 0.2), Task(1319, 0.05, 0.05)],
+    "four unequal": [
+        Task(50, 0.95, 0.02),
+        Task(200, 0.7, 0.1),
+        Task(500, 0.3, 0.2),
+        Task(1319, 0.05, 0.05),
+    ],
     "three alike": [Task(200, 0.7, 0.1)] * 3,
     "two small": [Task(50, 0.9, 0.05), Task(50, 0.5, 0.4)],
     "small and large": [Task(50, 0.5, 0.4), Task(1319, 0.9, 0.02)],
@@ -71,7 +77,8 @@ def shares(tasks: Sequence[Task], weights: Weights) -> list[float]:
 
 
 def chances(task: Task, difference: float) -> list[float]:
-    """Return the chances of a win, a loss and a tie; a difference replaces ties where wins or losses would be < 0."""
+    """Return the chances of a win, a loss and a tie; a difference replaces ties where wins or
+    losses would be < 0."""
     win, loss = (task.disagree + difference) / 2, (task.disagree - difference) / 2
     if min(win, loss) < 0:
         win, loss = max(difference, 0.0), max(-difference, 0.0)
@@ -81,13 +88,17 @@ def chances(task: Task, difference: float) -> list[float]:
 
 
 def on_top(task: Task, difference: float) -> list[float]:
-    """Return the chances if the losses come on top of the disagreement, the worst case for the power."""
+    """Return the chances if the losses come on top of the disagreement, the worst case for the
+    power."""
     win, loss = task.disagree / 2, task.disagree / 2 - difference
     return [win, loss, 1 - win - loss]
 
 
 def draw(
-    generator: np.random.Generator, tasks: Sequence[Task], chances_of_tasks: Sequence[list[float]], pairs: int
+    generator: np.random.Generator,
+    tasks: Sequence[Task],
+    chances_of_tasks: Sequence[list[float]],
+    pairs: int,
 ) -> Iterator[list[PairedVerdicts]]:
     """Yield the wins and losses of each task, pair of runs by pair of runs."""
     columns = [
@@ -95,27 +106,40 @@ def draw(
         for task, chance in zip(tasks, chances_of_tasks, strict=True)
     ]
     for lines in zip(*columns, strict=True):
-        yield [PairedVerdicts(wins, losses, task.n) for (wins, losses), task in zip(lines, tasks, strict=True)]
+        yield [
+            PairedVerdicts(wins, losses, task.n)
+            for (wins, losses), task in zip(lines, tasks, strict=True)
+        ]
 
 
 mcnemar = lru_cache(maxsize=None)(mcnemar_exact)
 
 
-def look(drawn: Iterator[list[PairedVerdicts]], weights: Weights, truth: float, margin: bool = False) -> Seen:
+def look(
+    drawn: Iterator[list[PairedVerdicts]], weights: Weights, truth: float, margin: bool = False
+) -> Seen:
     """Count the verdicts on drawn pairs of runs."""
     seen = Seen()
     for tasks in drawn:
-        (effect,) = judge([pooled_accuracies(tasks, weights, FINEST)], {"accuracy": MARGIN} if margin else None)
+        (effect,) = judge(
+            [pooled_accuracies(tasks, weights, FINEST)], {"accuracy": MARGIN} if margin else None
+        )
         low, high = effect.low, effect.high
         seen.better += effect.finding is Finding.better
         seen.worse += effect.finding is Finding.worse
         seen.as_good += effect.verdict in GOOD
         seen.covered += low - 1e-12 <= truth <= high + 1e-12
         ps = holm([mcnemar(one.wins, one.losses) for one in tasks])
-        seen.any_single += any(p < ALPHA and one.wins < one.losses for p, one in zip(ps, tasks, strict=True))
-        seen.summed += mcnemar(sum(one.wins for one in tasks), sum(one.losses for one in tasks)) < ALPHA
+        seen.any_single += any(
+            p < ALPHA and one.wins < one.losses for p, one in zip(ps, tasks, strict=True)
+        )
+        seen.summed += (
+            mcnemar(sum(one.wins for one in tasks), sum(one.losses for one in tasks)) < ALPHA
+        )
         own = [(one.wins - one.losses) / one.n for one in tasks]
-        share = [one.n / effect.n if weights is Weights.questions else 1 / len(tasks) for one in tasks]
+        share = [
+            one.n / effect.n if weights is Weights.questions else 1 / len(tasks) for one in tasks
+        ]
         spread = sum(
             weight**2 * ((one.wins + one.losses) / one.n - value**2) / one.n
             for weight, one, value in zip(share, tasks, own, strict=True)
@@ -125,7 +149,8 @@ def look(drawn: Iterator[list[PairedVerdicts]], weights: Weights, truth: float, 
 
 
 def opposite(tasks: Sequence[Task], weights: Weights) -> Differences:
-    """Return differences of opposite sign whose weighted mean is 0: as large as the disagreement of two tasks lets."""
+    """Return differences of opposite sign whose weighted mean is 0: as large as the disagreement of
+    two tasks lets."""
     share = shares(tasks, weights)
     first, last = 0, len(tasks) - 1
     size = 0.8 * min(tasks[first].disagree, tasks[last].disagree * share[last] / share[first])
@@ -133,7 +158,8 @@ def opposite(tasks: Sequence[Task], weights: Weights) -> Differences:
 
 
 def in_one(tasks: Sequence[Task], weights: Weights, mean: float) -> Differences:
-    """Return differences that are all in the task where the weighted mean asks for the smallest one."""
+    """Return differences that are all in the task where the weighted mean asks for the smallest
+    one."""
     share = shares(tasks, weights)
     where = max(range(len(tasks)), key=lambda number: share[number] * min(tasks[number].base, 1))
     return [mean / share[where] if number == where else 0.0 for number in range(len(tasks))]
@@ -145,10 +171,16 @@ def level(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     heads = "truth   ", "false verdicts %", "interval holds %", "control: false", "holds"
     table = Table(title, *HEADS, *heads)
     for (name, tasks), weights in product(SETTINGS.items(), Weights):
-        for truth, differences in (("equal", [0.0] * len(tasks)), ("opposite", opposite(tasks, weights))):
+        for truth, differences in (
+            ("equal", [0.0] * len(tasks)),
+            ("opposite", opposite(tasks, weights)),
+        ):
             drawn = draw(generator, tasks, list(map(chances, tasks, differences)), pairs)
             seen = look(drawn, weights, 0.0)
-            null, *rest = (Rate(it, pairs) for it in (seen.better + seen.worse, seen.covered, seen.summed, seen.wald))
+            null, *rest = (
+                Rate(it, pairs)
+                for it in (seen.better + seen.worse, seen.covered, seen.summed, seen.wald)
+            )
             table.row(name, weights, truth, null, rest[0], rest[1].plain, rest[2].plain)
             limits.false.append(null)
             limits.missed.append(Rate(pairs - seen.covered, pairs))
@@ -174,7 +206,9 @@ def family(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     table = Table(title, *HEADS, "any false verdict %")
     for (name, tasks), weights in product(SETTINGS.items(), Weights):
         wrong, equal = 0, [chances(task, 0.0) for task in tasks]
-        for settings in zip(*(draw(generator, tasks, equal, pairs) for _ in range(FAMILY)), strict=True):
+        for settings in zip(
+            *(draw(generator, tasks, equal, pairs) for _ in range(FAMILY)), strict=True
+        ):
             effects = judge([pooled_accuracies(one, weights, FINEST) for one in settings])
             wrong += any(it.finding is not Finding.open for it in effects)
         limits.false.append(Rate(wrong, pairs))
@@ -192,12 +226,19 @@ def power(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         if gap is None or any(task.base < gap for task in tasks):
             table.row(name, weights, "more than the smallest base rate")
             continue
-        seen = look(draw(generator, tasks, [on_top(task, -gap) for task in tasks], pairs), weights, -gap)
+        seen = look(
+            draw(generator, tasks, [on_top(task, -gap) for task in tasks], pairs), weights, -gap
+        )
         limits.powers.append(Rate(seen.worse, pairs))
         cells = [f"{100 * gap:.1f}", limits.powers[-1], Rate(seen.any_single, pairs).plain]
         differences = in_one(tasks, weights, -gap)
-        if all(-value <= task.base - task.disagree / 2 for value, task in zip(differences, tasks, strict=True)):
-            one = look(draw(generator, tasks, list(map(on_top, tasks, differences)), pairs), weights, -gap)
+        if all(
+            -value <= task.base - task.disagree / 2
+            for value, task in zip(differences, tasks, strict=True)
+        ):
+            one = look(
+                draw(generator, tasks, list(map(on_top, tasks, differences)), pairs), weights, -gap
+            )
             cells += [Rate(one.worse, pairs).plain, Rate(one.any_single, pairs).plain]
         table.row(name, weights, *cells)
 
@@ -208,8 +249,11 @@ def grown(tasks: Sequence[Task], count: int) -> list[Task]:
     return [task._replace(n=max(1, round(count * task.n / total))) for task in tasks]
 
 
-def decides(generator: np.random.Generator, tasks: Sequence[Task], margin: float, pairs: int) -> int:
-    """Return how many of the pairs of equal runs are shown to be as good in the mean over these tasks."""
+def decides(
+    generator: np.random.Generator, tasks: Sequence[Task], margin: float, pairs: int
+) -> int:
+    """Return how many of the pairs of equal runs are shown to be as good in the mean over these
+    tasks."""
     drawn = draw(generator, tasks, [chances(task, 0.0) for task in tasks], pairs)
     return sum(mean_difference_interval(one)[0] > -margin for one in drawn)
 
@@ -224,17 +268,29 @@ def planned(discordant: tuple[int, ...], ns: tuple[int, ...], margin: float) -> 
 
 
 def plans(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
-    """Print the power of plans for tasks that count the same, from known disagreement and from a sample."""
+    """Print the power of plans for tasks that count the same, from known disagreement and from a
+    sample."""
     title = f"as good within a margin, planned for {POWER:.0%}, tasks count the same: {pairs:,} pairs a line"
-    heads = "margin", "questions", "known disagreement %", "from a first sample %", "control: from the sum %"
+    heads = (
+        "margin",
+        "questions",
+        "known disagreement %",
+        "from a first sample %",
+        "control: from the sum %",
+    )
     table = Table(title, HEADS[0], *heads)
     for (name, tasks), margin in product(SETTINGS.items(), (0.02, 0.05)):
         ns = tuple(task.n for task in tasks)
         exact = tuple(round(KNOWN * task.n * task.disagree) for task in tasks)
         count = planned(exact, tuple(KNOWN * n for n in ns), margin)
         known = Rate(decides(generator, grown(tasks, count), margin, pairs), pairs)
-        first = [tuple(int(generator.binomial(task.n, task.disagree)) for task in tasks) for _ in range(pairs)]
-        hits = sum(decides(generator, grown(tasks, planned(one, ns, margin)), margin, 1) for one in first)
+        first = [
+            tuple(int(generator.binomial(task.n, task.disagree)) for task in tasks)
+            for _ in range(pairs)
+        ]
+        hits = sum(
+            decides(generator, grown(tasks, planned(one, ns, margin)), margin, 1) for one in first
+        )
         by_sum = questions_needed(margin, sum(exact) / (KNOWN * sum(ns)))
         assert by_sum is not None
         control = Rate(decides(generator, grown(tasks, by_sum), margin, pairs), pairs)

@@ -20,7 +20,16 @@ import numpy as np
 from likelihood_null import drawn_differences, real_texts
 from simulation import Limits, Numbers, Rate, Table, begin
 
-from runner_compare.statistics import ALPHA, Decision, Finding, MarginVerdict, PooledTexts, SignFlips, judge, ratios
+from runner_compare.statistics import (
+    ALPHA,
+    Decision,
+    Finding,
+    MarginVerdict,
+    PooledTexts,
+    SignFlips,
+    judge,
+    ratios,
+)
 from runner_compare.statistics.pooling import PairedTexts, Weights
 from runner_compare.statistics.stats import student_quantile
 
@@ -64,7 +73,9 @@ def shares(texts: Texts, weights: Weights) -> list[float]:
 
 def moved(texts: Texts, shifts: Sequence[float]) -> Texts:
     """Move the differences of each task by so many nats a token."""
-    return [(it + shift * tokens, tokens) for (it, tokens), shift in zip(texts, shifts, strict=True)]
+    return [
+        (it + shift * tokens, tokens) for (it, tokens), shift in zip(texts, shifts, strict=True)
+    ]
 
 
 def opposite(texts: Texts, weights: Weights) -> list[float]:
@@ -77,18 +88,23 @@ def opposite(texts: Texts, weights: Weights) -> list[float]:
 def verdict(texts: Texts, weights: Weights, margin: float | None = None) -> Decision:
     """Return what runner-compare --pool says, with --margin if there is one."""
     tasks = [PairedTexts(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
-    (decision,) = judge([PooledTexts(tasks, "token", weights)], {} if margin is None else {"log_likelihood": margin})
+    (decision,) = judge(
+        [PooledTexts(tasks, "token", weights)], {} if margin is None else {"log_likelihood": margin}
+    )
     return decision
 
 
 def singles(texts: Texts, finding: Finding) -> bool:
     """Whether any single task shows this finding, Holm over the tasks."""
-    effects = judge([SignFlips(differences.tolist(), tokens.tolist(), "token") for differences, tokens in texts])
+    effects = judge(
+        [SignFlips(differences.tolist(), tokens.tolist(), "token") for differences, tokens in texts]
+    )
     return any(it.finding is finding for it in effects)
 
 
 def by_student(texts: Texts, weights: Weights, truth: float) -> bool:
-    """Whether Student's interval with Welch and Satterthwaite's degrees of freedom misses the truth."""
+    """Whether Student's interval with Welch and Satterthwaite's degrees of freedom misses the
+    truth."""
     lists = [(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
     share = shares(texts, weights)
     value = sum(part * ratios.ratio(*pair) for part, pair in zip(share, lists, strict=True))
@@ -101,14 +117,18 @@ def by_student(texts: Texts, weights: Weights, truth: float) -> bool:
 def level(
     generator: np.random.Generator, tasks: Sequence[Task], weights: Weights, real: Real, pairs: int
 ) -> tuple[list[Rate], list[Rate], Rate, Rate, float]:
-    """Return false rates and missed intervals, Student's misses, odd intervals, and the median detectable difference.
+    """Return false rates and missed intervals, Student's misses, odd intervals, and the median
+    detectable difference.
 
     An interval is odd if it includes 0 although there is a finding.
     """
     false, missed, student, odd, detectable = [0, 0], [0, 0], 0, 0, []
     for _ in range(pairs):
         texts = draw(generator, tasks, real)
-        equal, opposed = verdict(texts, weights), verdict(moved(texts, opposite(texts, weights)), weights)
+        equal, opposed = (
+            verdict(texts, weights),
+            verdict(moved(texts, opposite(texts, weights)), weights),
+        )
         for number, it in enumerate((equal, opposed)):
             false[number] += it.finding is not Finding.open
             odd += it.finding is not Finding.open and it.low <= 0 <= it.high
@@ -125,9 +145,15 @@ def level(
 
 
 def power(
-    generator: np.random.Generator, tasks: Sequence[Task], weights: Weights, real: Real, pairs: int, shift: float
+    generator: np.random.Generator,
+    tasks: Sequence[Task],
+    weights: Weights,
+    real: Real,
+    pairs: int,
+    shift: float,
 ) -> tuple[Rate, Rate]:
-    """Return how often the pooled verdict and any single task find a difference, in alternating directions."""
+    """Return how often the pooled verdict and any single task find a difference, in alternating
+    directions."""
     pooled, single = 0, 0
     for number in range(pairs):
         sign, finding = ((1, Finding.better), (-1, Finding.worse))[number % 2]
@@ -138,11 +164,18 @@ def power(
 
 
 def planned(
-    generator: np.random.Generator, tasks: Sequence[Task], weights: Weights, real: Real, pairs: int, margin: float
+    generator: np.random.Generator,
+    tasks: Sequence[Task],
+    weights: Weights,
+    real: Real,
+    pairs: int,
+    margin: float,
 ) -> tuple[float, Rate | None]:
-    """Return how many times as many texts equal runs plan for (the median), and how often these decide.
+    """Return how many times as many texts equal runs plan for (the median), and how often these
+    decide.
 
-    Pairs of runs whose texts say too little to plan from are left out; None if they are most of them.
+    Pairs of runs whose texts say too little to plan from are left out; None if they are most of
+    them.
     """
     had, growth, decided = sum(task.n for task in tasks), list[float](), 0
     for _ in range(pairs):
@@ -161,12 +194,21 @@ def planned(
 
 
 def main() -> int:
-    """Simulate and print; 1 if a limit is exceeded, or a finding has an interval that includes 0."""
+    """Simulate and print; 1 if a limit is exceeded, or a finding has an interval that includes
+    0."""
     (pairs, generator, started), limits = begin("pool_texts_null", __doc__, pairs=200), Limits()
     real, odd = real_texts(), 0
-    heads = "equal: false %", "opposite: false %", "interval misses %", "misses, opposite %", "Student's misses %"
+    heads = (
+        "equal: false %",
+        "opposite: false %",
+        "interval misses %",
+        "misses, opposite %",
+        "Student's misses %",
+    )
     more_heads = "nats/token", "found %", "any single", "times as many", "as good %"
-    table = Table(f"{pairs:,} pairs of runs a line", f"{'tasks':15}", "weights", *heads, *more_heads)
+    table = Table(
+        f"{pairs:,} pairs of runs a line", f"{'tasks':15}", "weights", *heads, *more_heads
+    )
     for name, tasks in SETTINGS.items():
         for weights in Weights:
             false, misses, student, unlike, least = level(generator, tasks, weights, real, pairs)

@@ -46,22 +46,32 @@ def compared(differences: Numbers, families: Families | None, samples: int = 1) 
 
 def noise(generator: np.random.Generator, questions: int, samples: int, rate: float) -> Numbers:
     """Draw the difference of each answer of two equal runs."""
-    drawn: Numbers = generator.choice([-1.0, 0.0, 1.0], size=(questions, samples), p=[rate / 2, 1 - rate, rate / 2])
+    drawn: Numbers = generator.choice(
+        [-1.0, 0.0, 1.0], size=(questions, samples), p=[rate / 2, 1 - rate, rate / 2]
+    )
     return drawn
 
 
 def with_loss(
-    generator: np.random.Generator, answers: Numbers, families: Families | None, loss: float, rate: float, whole: bool
+    generator: np.random.Generator,
+    answers: Numbers,
+    families: Families | None,
+    loss: float,
+    rate: float,
+    whole: bool,
 ) -> Numbers:
-    """Let answers or whole families be lost; what is lost already cannot be, so that a few more have to be."""
+    """Let answers or whole families be lost; what is lost already cannot be, so that a few more
+    have to be."""
     share = loss / (1 - rate / 2) if not whole else loss
     if whole:
         units = np.arange(len(answers)) if families is None else families
-        is_lost = (generator.random(units.max() + 1) < share)[units][:, None] & np.ones(answers.shape, bool)
+        is_lost = (generator.random(units.max() + 1) < share)[units][:, None] & np.ones(
+            answers.shape, bool
+        )
         return np.where(is_lost, -1.0, answers)
-    return np.where(generator.random(answers.shape) < share, np.minimum(answers, 0.0) - (answers <= 0), answers).clip(
-        -1
-    )
+    return np.where(
+        generator.random(answers.shape) < share, np.minimum(answers, 0.0) - (answers <= 0), answers
+    ).clip(-1)
 
 
 def promise(it: Test, whole: bool) -> float | None:
@@ -78,8 +88,16 @@ def is_found(it: Test) -> bool:
 def of_means(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return the powers of families and of several answers to a question."""
     heads = "units", "answers each", "differ", "the loss    ", "says points", "found %"
-    table, rates = Table(f"means: {pairs:,} pairs a line with the loss that a first pair calls detectable", *heads), []
-    shapes = [(count, OF_TEN, 1) for count in FAMILIES] + [(count, 1, samples) for count, samples in ANSWERED]
+    table, rates = (
+        Table(
+            f"means: {pairs:,} pairs a line with the loss that a first pair calls detectable",
+            *heads,
+        ),
+        [],
+    )
+    shapes = [(count, OF_TEN, 1) for count in FAMILIES] + [
+        (count, 1, samples) for count, samples in ANSWERED
+    ]
     for units, size, samples in shapes:
         families = None if size == 1 else np.repeat(np.arange(units), size)
         for rate in (0.0, DIFFER):
@@ -97,11 +115,20 @@ def of_means(generator: np.random.Generator, pairs: int) -> list[Rate]:
                         found += is_found(compared(drawn.mean(axis=1), families, samples))
                         of += 1
                 if not said:
-                    table.row(units, size * samples, f"{rate:.0%}", "whole" if whole else "even", "none")
+                    table.row(
+                        units, size * samples, f"{rate:.0%}", "whole" if whole else "even", "none"
+                    )
                     continue
                 rates.append(Rate(found, of))
                 points = f"{100 * np.median(said):.1f}"
-                table.row(units, size * samples, f"{rate:.0%}", "whole" if whole else "even", points, rates[-1])
+                table.row(
+                    units,
+                    size * samples,
+                    f"{rate:.0%}",
+                    "whole" if whole else "even",
+                    points,
+                    rates[-1],
+                )
     return rates
 
 
@@ -110,14 +137,21 @@ def over_five_seeds(generator: np.random.Generator, loss: float) -> OverSeeds:
     sides = []
     for lower in (loss, 0.0):
         accuracies = (0.7 - lower + SEED_SPREAD * generator.standard_normal(SEEDS)).clip(0, 1)
-        sides.append((generator.random((SEEDS, SEED_QUESTIONS)) < accuracies[:, None]).astype(float))
+        sides.append(
+            (generator.random((SEEDS, SEED_QUESTIONS)) < accuracies[:, None]).astype(float)
+        )
     by_question = compared(sides[0].mean(axis=0) - sides[1].mean(axis=0), None, SEEDS)
     return OverSeeds(by_question, *(side.mean(axis=1).tolist() for side in sides))
 
 
 def of_seeds(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return the power over five seeds a side."""
-    table = Table(f"{SEEDS} seeds, {SEED_QUESTIONS} questions: {pairs:,} pairs", "seeds", "says points", "found %")
+    table = Table(
+        f"{SEEDS} seeds, {SEED_QUESTIONS} questions: {pairs:,} pairs",
+        "seeds",
+        "says points",
+        "found %",
+    )
     said, found, each = [], 0, max(1, pairs // FIRST)
     for _ in range(FIRST):
         loss = promise(over_five_seeds(generator, 0.0), False)
@@ -130,8 +164,16 @@ def of_seeds(generator: np.random.Generator, pairs: int) -> list[Rate]:
 
 
 def of_numbers(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
-    """Print the powers of numbers; return those of a move of all, and of few questions that lose all."""
-    heads = "n", f"{'number':18}", "says", "found, all moved %", "says at worst", "found, few fall %"
+    """Print the powers of numbers; return those of a move of all, and of few questions that lose
+    all."""
+    heads = (
+        "n",
+        f"{'number':18}",
+        "says",
+        "found, all moved %",
+        "says at worst",
+        "found, few fall %",
+    )
     table, all_moved, few_fall = Table(f"numbers: {pairs:,} pairs a line", *heads), [], []
     for n in NUMBERS_OF:
         for name, draw in KINDS.items():
@@ -148,7 +190,10 @@ def of_numbers(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], 
                 of += pairs // FIRST
                 for _ in range(pairs // FIRST):
                     ours, theirs = draw(generator, n)
-                    moved += verdict(ours - better * said[-1][0], theirs, better).finding is Finding.worse
+                    moved += (
+                        verdict(ours - better * said[-1][0], theirs, better).finding
+                        is Finding.worse
+                    )
                     if said[-1][1] < gap:
                         ours, theirs = draw(generator, n)
                         fallen = lost(generator, ours, said[-1][1] / gap, worst)
@@ -166,7 +211,8 @@ def of_numbers(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], 
 
 
 def twenty_points(generator: np.random.Generator, pairs: int) -> None:
-    """Print how often 20 families that lose 20 points are found to be worse, and how wide intervals are around 60."""
+    """Print how often 20 families that lose 20 points are found to be worse, and how wide intervals
+    are around 60."""
     heads = "families", "as it decides %", "Student's t alone %"
     table = Table(f"accuracy 80 % and 60 %: {pairs:,} pairs a line", *heads)
     for families in (10, 20, 40):
@@ -185,7 +231,9 @@ def twenty_points(generator: np.random.Generator, pairs: int) -> None:
         widths = []
         for _ in range(min(pairs, 60)):
             solved, family = family_answers(generator, families, OF_TEN, False, [0.8, 0.6])
-            low, high = MeanDifference.of((solved[1].astype(float) - solved[0]).tolist(), family.tolist()).interval()
+            low, high = MeanDifference.of(
+                (solved[1].astype(float) - solved[0]).tolist(), family.tolist()
+            ).interval()
             widths.append(high - low)
         table.row(families, f"{100 * np.median(widths):.1f}")
 
@@ -204,9 +252,13 @@ def random_truth(generator: np.random.Generator, families: int) -> tuple[Numbers
 
 
 def of_random_truths(generator: np.random.Generator) -> list[Rate]:
-    """Print and return how often random truths of mean 0 are called a difference: on average, and the worst of them."""
+    """Print and return how often random truths of mean 0 are called a difference: on average, and
+    the worst of them."""
     heads = "families", "of all truths %", "of the worst one %"
-    table, rates = Table(f"{TRUTHS} random truths of mean 0, {TRUTH_DRAWS:,} comparisons of each", *heads), []
+    table, rates = (
+        Table(f"{TRUTHS} random truths of mean 0, {TRUTH_DRAWS:,} comparisons of each", *heads),
+        [],
+    )
     for families in TRUTH_SIZES:
         wrong = []
         for _ in range(TRUTHS):

@@ -95,7 +95,11 @@ EQUAL = (
 
 
 def drawn(
-    generator: np.random.Generator, model: Model, a_cell: int, is_same_at_depths: bool, settings: int = 1
+    generator: np.random.Generator,
+    model: Model,
+    a_cell: int,
+    is_same_at_depths: bool,
+    settings: int = 1,
 ) -> list[list[QuestionOutcome]]:
     """Draw the answers of one or several settings of a model to the same questions."""
     places: list[tuple[RecallPlace, str]] = []
@@ -104,18 +108,29 @@ def drawn(
             question = number if is_same_at_depths else number + depth_number * a_cell
             is_rare = model.has_rare_kind and generator.random() < RARE
             kind = "rare" if is_rare and not is_same_at_depths else "usual"
-            places += [(RecallPlace(kind, length, depth), f"question {question}") for length in LENGTHS]
+            places += [
+                (RecallPlace(kind, length, depth), f"question {question}") for length in LENGTHS
+            ]
     if model.has_rare_kind and is_same_at_depths:
         rare = {f"question {number}" for number in range(a_cell) if generator.random() < RARE}
-        places = [(place._replace(kind="rare" if name in rare else "usual"), name) for place, name in places]
+        places = [
+            (place._replace(kind="rare" if name in rare else "usual"), name)
+            for place, name in places
+        ]
     hard = math.sqrt(ALIKE) * effects(generator, [name for _, name in places])
-    hard += math.sqrt(ALIKE_AT_LENGTH) * effects(generator, [(name, place.length) for place, name in places])
+    hard += math.sqrt(ALIKE_AT_LENGTH) * effects(
+        generator, [(name, place.length) for place, name in places]
+    )
     chances = [model.recall(place.length, place.depth or 0.0, place.kind) for place, _ in places]
     bars = np.array([bar_of(chance) for chance in chances])
     shared, answers = generator.standard_normal(len(places)), []
     for _ in range(settings):
         own = generator.standard_normal(len(places))
-        chance = shared if settings == 1 else math.sqrt(ALIKE_SETTINGS) * shared + math.sqrt(1 - ALIKE_SETTINGS) * own
+        chance = (
+            shared
+            if settings == 1
+            else math.sqrt(ALIKE_SETTINGS) * shared + math.sqrt(1 - ALIKE_SETTINGS) * own
+        )
         solved = hard + math.sqrt(1 - ALIKE - ALIKE_AT_LENGTH) * chance < bars
         answers.append(
             [
@@ -157,7 +172,9 @@ def misses(findings: RecallFindings, true: int) -> bool:
     return found is not None and not found.at_least <= true <= found.at_most
 
 
-def count(counts: Counts, model: Model, outcomes: list[QuestionOutcome], is_same_at_depths: bool) -> None:
+def count(
+    counts: Counts, model: Model, outcomes: list[QuestionOutcome], is_same_at_depths: bool
+) -> None:
     """Add what is said of one model."""
     findings = RecallFindings(tuple(outcomes), MARGIN)
     found = findings.effective
@@ -194,7 +211,8 @@ def longest_as_counted(findings: RecallFindings) -> int:
 
 
 def longest_shown(findings: RecallFindings) -> int:
-    """Return the longest length that is shown to be within the margin, whatever shorter ones show: a control."""
+    """Return the longest length that is shown to be within the margin, whatever shorter ones show:
+    a control."""
     found = LENGTHS[0]
     for length in findings.lengths[1:]:
         if length.against_shortest is not None:
@@ -205,7 +223,15 @@ def longest_shown(findings: RecallFindings) -> int:
 
 def intervals(generator: np.random.Generator, draws: int, limits: Limits) -> None:
     """Print how often intervals miss, and how often effective lengths and depths are found."""
-    heads = "a cell", f"{'the model':30}", "questions", "nothing said", "interval misses %", "found %", "depths found %"
+    heads = (
+        "a cell",
+        f"{'the model':30}",
+        "questions",
+        "nothing said",
+        "interval misses %",
+        "found %",
+        "depths found %",
+    )
     controls = "depths false %", "as counted wrong", "longest shown", "as independent"
     table = Table(f"{draws:,} models a line", *heads, *controls)
     for model in MODELS:
@@ -217,7 +243,9 @@ def intervals(generator: np.random.Generator, draws: int, limits: Limits) -> Non
                     count(counts, model, outcomes, is_same_at_depths)
                 missed, found = Rate(counts.missed, draws), Rate(counts.found, draws)
                 depths, false = Rate(counts.depths_found, draws), Rate(counts.depths_false, draws)
-                controls_of = (Rate(times, draws).plain for times in (counts.as_counted, counts.longest_shown))
+                controls_of = (
+                    Rate(times, draws).plain for times in (counts.as_counted, counts.longest_shown)
+                )
                 names = a_cell, model.name.ljust(30), "same" if is_same_at_depths else "others"
                 independent = Rate(counts.independent, draws).plain if is_same_at_depths else ""
                 nothing = Rate(counts.nothing_said, draws).plain
@@ -232,22 +260,33 @@ def intervals(generator: np.random.Generator, draws: int, limits: Limits) -> Non
 
 
 def as_many_as_said(generator: np.random.Generator, draws: int) -> None:
-    """Print how often the first undecided length is decided by as many other questions as the note says.
+    """Print how often the first undecided length is decided by as many other questions as the note
+    says.
 
     No limit: the number is an estimate from few answers, and said to be about that.
     """
     table = Table(
-        f"{draws:,} models a line", "a cell", f"{'the model':30}", "undecided", "said to be needed", "decided %"
+        f"{draws:,} models a line",
+        "a cell",
+        f"{'the model':30}",
+        "undecided",
+        "said to be needed",
+        "decided %",
     )
     for model in MODELS:
         for a_cell in A_CELL[1:2] if model.is_sharp else ():
             decided, said = needed_and_asked(generator, model, a_cell, draws)
             median = int(np.median(said)) if said else ""
-            table.row(a_cell, model.name.ljust(30), len(said), median, Rate(decided, max(1, len(said))))
+            table.row(
+                a_cell, model.name.ljust(30), len(said), median, Rate(decided, max(1, len(said)))
+            )
 
 
-def needed_and_asked(generator: np.random.Generator, model: Model, a_cell: int, draws: int) -> tuple[int, list[int]]:
-    """Return how often as many questions as said show a length to be kept that is, and what was said each time."""
+def needed_and_asked(
+    generator: np.random.Generator, model: Model, a_cell: int, draws: int
+) -> tuple[int, list[int]]:
+    """Return how often as many questions as said show a length to be kept that is, and what was
+    said each time."""
     decided, said = 0, []
     for _ in range(draws):
         (outcomes,) = drawn(generator, model, a_cell, False)
@@ -264,7 +303,13 @@ def needed_and_asked(generator: np.random.Generator, model: Model, a_cell: int, 
 
 def equal_settings(generator: np.random.Generator, draws: int, limits: Limits) -> None:
     """Print how often any of ten equal settings is called different from the first."""
-    heads = "a cell", f"{'the model':30}", "different %", "without Holm %", "other lengths as counted %"
+    heads = (
+        "a cell",
+        f"{'the model':30}",
+        "different %",
+        "without Holm %",
+        "other lengths as counted %",
+    )
     table = Table(f"{SETTINGS} equal settings: {draws:,} tables a line", *heads)
     for model in MODELS:
         for a_cell in A_CELL if model.name in EQUAL else ():
@@ -273,12 +318,19 @@ def equal_settings(generator: np.random.Generator, draws: int, limits: Limits) -
             limits.false.append(rates[0])
 
 
-def called_different(generator: np.random.Generator, model: Model, a_cell: int, draws: int) -> tuple[Rate, Rate, Rate]:
-    """Return how often ten equal settings are called different, how often without Holm, and by counted lengths."""
+def called_different(
+    generator: np.random.Generator, model: Model, a_cell: int, draws: int
+) -> tuple[Rate, Rate, Rate]:
+    """Return how often ten equal settings are called different, how often without Holm, and by
+    counted lengths."""
     different = unadjusted = lengths_differ = 0
     for _ in range(draws):
         answers = drawn(generator, model, a_cell, False, SETTINGS)
-        tests = [by_verdicts(at_length(own, answers[0], length)) for own in answers[1:] for length in LENGTHS]
+        tests = [
+            by_verdicts(at_length(own, answers[0], length))
+            for own in answers[1:]
+            for length in LENGTHS
+        ]
         different += any(decision.finding is not Finding.open for decision in judge(tests))
         unadjusted += any(test.effect.p < ALPHA for test in tests)
         every = [longest_as_counted(RecallFindings(tuple(own), MARGIN)) for own in answers]
@@ -286,14 +338,23 @@ def called_different(generator: np.random.Generator, model: Model, a_cell: int, 
     return Rate(different, draws), Rate(unadjusted, draws), Rate(lengths_differ, draws)
 
 
-def at_length(own: Outcomes, other: Outcomes, length: int) -> list[tuple[QuestionOutcome, QuestionOutcome]]:
+def at_length(
+    own: Outcomes, other: Outcomes, length: int
+) -> list[tuple[QuestionOutcome, QuestionOutcome]]:
     """Return the answers of two settings to the same questions at one length."""
-    return [pair for pair in zip(own, other, strict=True) if pair[0].recall and pair[0].recall.length == length]
+    return [
+        pair
+        for pair in zip(own, other, strict=True)
+        if pair[0].recall and pair[0].recall.length == length
+    ]
 
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (draws, generator, started), limits = begin("compare/recall_null", __doc__, 200, "draws"), Limits()
+    (draws, generator, started), limits = (
+        begin("compare/recall_null", __doc__, 200, "draws"),
+        Limits(),
+    )
     intervals(generator, draws, limits)
     as_many_as_said(generator, draws)
     equal_settings(generator, max(1, draws // 2), limits)

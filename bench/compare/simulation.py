@@ -23,7 +23,11 @@ from runner_compare.statistics.stats import wilson_interval
 NORMAL = statistics.NormalDist()
 MISSES = 0.06  # of intervals that may miss the truth
 SLACK = 0.03  # by which a power may miss what is promised
-GOOD = {MarginVerdict.as_good, MarginVerdict.worse_but_within, MarginVerdict.better}  # not worse than the margin
+GOOD = {
+    MarginVerdict.as_good,
+    MarginVerdict.worse_but_within,
+    MarginVerdict.better,
+}  # not worse than the margin
 RATE_WIDTH = 23
 
 Solved = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
@@ -53,11 +57,14 @@ class Rate:
         return f"{100 * self.times / self.of:.1f} %"
 
     def __str__(self) -> str:
-        return f"{100 * self.times / self.of:5.2f} % [{100 * self.low:5.2f}, {100 * self.high:5.2f}]"
+        return (
+            f"{100 * self.times / self.of:5.2f} % [{100 * self.low:5.2f}, {100 * self.high:5.2f}]"
+        )
 
 
 class Table:
-    """A table that is printed row by row. A head that ends with `%` is one of rates with intervals."""
+    """A table that is printed row by row. A head that ends with `%` is one of rates with
+    intervals."""
 
     def __init__(self, title: str, *heads: str) -> None:
         self.widths = [max(len(head), 4, RATE_WIDTH * head.endswith("%")) for head in heads]
@@ -79,17 +86,35 @@ class Limits:
 
     false: list[Rate] = field(default_factory=list)  # false verdicts
     missed: list[Rate] = field(default_factory=list)  # intervals that miss the truth
-    powers: list[Rate] = field(default_factory=list)  # true differences that are found: often enough
+    powers: list[Rate] = field(
+        default_factory=list
+    )  # true differences that are found: often enough
     planned: list[Rate] = field(default_factory=list)  # and neither too seldom nor too often
 
     def conclude(self, started: float) -> int:
         """Print how many rates exceed their limits; return the exit code, 1 if some do."""
         least, most = POWER - SLACK, POWER + SLACK
         kinds = [
-            (f"false verdicts in more than {ALPHA:.0%}", self.false, [it for it in self.false if it.low > ALPHA]),
-            (f"missed truths in more than {MISSES:.0%}", self.missed, [it for it in self.missed if it.low > MISSES]),
-            (f"powers below {least:.0%}", self.powers, [it for it in self.powers if it.high < least]),
-            (f"powers off {POWER:.0%}", self.planned, [it for it in self.planned if it.high < least or it.low > most]),
+            (
+                f"false verdicts in more than {ALPHA:.0%}",
+                self.false,
+                [it for it in self.false if it.low > ALPHA],
+            ),
+            (
+                f"missed truths in more than {MISSES:.0%}",
+                self.missed,
+                [it for it in self.missed if it.low > MISSES],
+            ),
+            (
+                f"powers below {least:.0%}",
+                self.powers,
+                [it for it in self.powers if it.high < least],
+            ),
+            (
+                f"powers off {POWER:.0%}",
+                self.planned,
+                [it for it in self.planned if it.high < least or it.low > most],
+            ),
         ]
         print(f"\nbeyond noise, {time.perf_counter() - started:.0f} s:")
         for words, rates, wrong in kinds:
@@ -101,7 +126,8 @@ class Limits:
 def begin(
     script: str, about: str | None, pairs: int = 2000, count: str = "pairs"
 ) -> tuple[int, np.random.Generator, float]:
-    """Parse the options of a simulation, print its command, and return the pairs, the generator and the start time."""
+    """Parse the options of a simulation, print its command, and return the pairs, the generator and
+    the start time."""
     parser = options_of(about, pairs, count)
     options = parser.parse_args()
     chosen: int = getattr(options, count)
@@ -111,7 +137,9 @@ def begin(
 
 def options_of(about: str | None, pairs: int, count: str = "pairs") -> argparse.ArgumentParser:
     """Return the options that each simulation has."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(f"--{count}", type=int, default=pairs)
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -133,7 +161,8 @@ class Drawn(Reader):
         families: Iterable[str | None] | None = None,
         cut_off: Solved | None = None,
     ) -> Run:
-        """Add the answers of a run; return it as MLflow would have it, with the metrics that a verdict reads."""
+        """Add the answers of a run; return it as MLflow would have it, with the metrics that a
+        verdict reads."""
         names = [None] * len(solved) if families is None else list(families)
         cuts = [0] * len(solved) if cut_off is None else cut_off.tolist()
         marks = [
@@ -156,13 +185,18 @@ class Drawn(Reader):
 
 def drawn_run(name: str, solved: Solved) -> Run:
     """Return a run as MLflow would have it, with the metrics that a verdict reads."""
-    return Run(name, name, "gsm8k", "1", "", {}, {"n": float(len(solved)), "correct": float(solved.sum())})
+    return Run(
+        name, name, "gsm8k", "1", "", {}, {"n": float(len(solved)), "correct": float(solved.sum())}
+    )
 
 
-def answers(generator: np.random.Generator, n: int, accuracies: Sequence[float], rho: float) -> Solved:
+def answers(
+    generator: np.random.Generator, n: int, accuracies: Sequence[float], rho: float
+) -> Solved:
     """Draw which of n questions runs of these true accuracies solve: a line a run.
 
-    A run solves a question when the question's difficulty (weight rho) and a part of this run stay below a bar.
+    A run solves a question when the question's difficulty (weight rho) and a part of this run stay
+    below a bar.
     """
     hard = generator.standard_normal(n)
     own = generator.standard_normal((len(accuracies), n))
@@ -172,7 +206,8 @@ def answers(generator: np.random.Generator, n: int, accuracies: Sequence[float],
 
 
 def disagreement(one: float, other: float, rho: float) -> float:
-    """Return the probability that exactly one of two runs solves a question: an integral over its difficulty."""
+    """Return the probability that exactly one of two runs solves a question: an integral over its
+    difficulty."""
     total = 0.0
     for step in range(401):
         hard = (step - 200) / 25

@@ -37,9 +37,17 @@ from tools.commands import jobs
 TEXTS = (50, 100, 200)
 MEANS = ("kl_nats_per_token", "top_1_agreement", "delta_p_mean", "delta_p_rms", "ln_ppl_ratio")
 SHOWN = (*MEANS, *KL_SHARES, *DELTA_P_SHARES)
-LOGNORMAL = {"lognormal, texts alike": (0.5, 2.5), "lognormal, unlike": (1.5, 2.0)}  # spread over texts, over tokens
+LOGNORMAL = {
+    "lognormal, texts alike": (0.5, 2.5),
+    "lognormal, unlike": (1.5, 2.0),
+}  # spread over texts, over tokens
 POPULATION, BOOTSTRAPS = 5000, 200
-RARE = (0.02, 0.04, 0.06, 0.1)  # of the texts: the divergences of this kind are FARTHER times the others'
+RARE = (
+    0.02,
+    0.04,
+    0.06,
+    0.1,
+)  # of the texts: the divergences of this kind are FARTHER times the others'
 FARTHER, RARE_TEXTS = 150, (*TEXTS, 600)
 
 
@@ -51,8 +59,11 @@ def real_population(folder: Path) -> list[TextTokens]:
     return found
 
 
-def lognormal_population(generator: np.random.Generator, over_texts: float, over_tokens: float) -> list[TextTokens]:
-    """Return texts whose divergences are lognormal, and whose probabilities change by as much in either direction."""
+def lognormal_population(
+    generator: np.random.Generator, over_texts: float, over_tokens: float
+) -> list[TextTokens]:
+    """Return texts whose divergences are lognormal, and whose probabilities change by as much in
+    either direction."""
     texts = []
     for size in np.clip(generator.lognormal(4.0, 0.6, POPULATION), 5, 400).astype(int):
         spread = np.exp(generator.normal(0, over_texts) + generator.normal(0, over_tokens, size))
@@ -74,17 +85,23 @@ def figures_of(texts: Sequence[TextTokens]) -> dict[str, float]:
     return figures(likelihoods) | token_figures([replace(it, category=None) for it in texts])
 
 
-def bootstrap(generator: np.random.Generator, texts: Sequence[TextTokens]) -> dict[str, tuple[float, float]]:
+def bootstrap(
+    generator: np.random.Generator, texts: Sequence[TextTokens]
+) -> dict[str, tuple[float, float]]:
     """Return the percentile bootstrap's interval of each percentile over texts."""
     values, found = [np.asarray(it.least) for it in texts], []
     for _ in range(BOOTSTRAPS):
-        drawn = np.concatenate([values[at] for at in generator.integers(len(values), size=len(values))])
+        drawn = np.concatenate(
+            [values[at] for at in generator.integers(len(values), size=len(values))]
+        )
         found.append(np.quantile(drawn, list(KL_SHARES.values())))
     low, high = np.quantile(found, [0.025, 0.975], axis=0)
     return dict(zip(KL_SHARES, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
-def coverage(generator: np.random.Generator, name: str, population: Sequence[TextTokens], draws: int) -> list[Rate]:
+def coverage(
+    generator: np.random.Generator, name: str, population: Sequence[TextTokens], draws: int
+) -> list[Rate]:
     """Print and return how often each interval misses the truth of a population."""
     truth, rates = figures_of(population), []
     every = np.concatenate([it.least for it in population])
@@ -113,18 +130,29 @@ def coverage(generator: np.random.Generator, name: str, population: Sequence[Tex
 
 
 def rare_population(generator: np.random.Generator, rare: float) -> list[list[float]]:
-    """Return the divergences of each text where some texts are of a kind that the model has become bad at."""
+    """Return the divergences of each text where some texts are of a kind that the model has become
+    bad at."""
     texts = []
-    for number, size in enumerate(np.clip(generator.lognormal(4.0, 0.3, POPULATION), 5, 400).astype(int)):
+    for number, size in enumerate(
+        np.clip(generator.lognormal(4.0, 0.3, POPULATION), 5, 400).astype(int)
+    ):
         kind = FARTHER if number < rare * POPULATION else 1
-        texts.append((0.001 * kind * np.exp(generator.normal(0, 0.3) + generator.normal(0, 1.0, size))).tolist())
+        texts.append(
+            (
+                0.001 * kind * np.exp(generator.normal(0, 0.3) + generator.normal(0, 1.0, size))
+            ).tolist()
+        )
     return texts
 
 
 def rare_kinds(generator: np.random.Generator, draws: int) -> list[Rate]:
-    """Print and return how often the intervals of percentiles miss where a rare kind of text has the tail."""
+    """Print and return how often the intervals of percentiles miss where a rare kind of text has
+    the tail."""
     heads = "kind", "texts", f"{'figure':>14}", "has one", "interval misses truth %"
-    table, rates = Table(f"a rare kind of text, {FARTHER} times as far off: {draws:,} jobs a line", *heads), []
+    table, rates = (
+        Table(f"a rare kind of text, {FARTHER} times as far off: {draws:,} jobs a line", *heads),
+        [],
+    )
     for rare in RARE:
         population = rare_population(generator, rare)
         whole = TokenValues(population)
@@ -132,29 +160,45 @@ def rare_kinds(generator: np.random.Generator, draws: int) -> list[Rate]:
             chosen = generator.integers(POPULATION, size=(draws, texts))
             jobs_drawn = [TokenValues([population[at] for at in some]) for some in chosen]
             for key, share in KL_SHARES.items():
-                truth, given = whole.percentile(share), [ends for it in jobs_drawn if (ends := it.interval(share))]
+                truth, given = (
+                    whole.percentile(share),
+                    [ends for it in jobs_drawn if (ends := it.interval(share))],
+                )
                 missed = sum(not low <= truth <= high for low, high in given)
                 rates += [Rate(missed, len(given))] if given else []
-                table.row(f"{rare:.0%}", texts, key, f"{len(given) / draws:.0%}", rates[-1] if given else "none")
+                table.row(
+                    f"{rare:.0%}",
+                    texts,
+                    key,
+                    f"{len(given) / draws:.0%}",
+                    rates[-1] if given else "none",
+                )
     return rates
 
 
 def control(scratch: Path) -> dict[str, float]:
-    """Return the figures of a model beside its own weights under another name, which must all be the same."""
+    """Return the figures of a model beside its own weights under another name, which must all be
+    the same."""
     twin = shutil.copytree(MODEL_DIR, scratch / "twin")
     settings = json.loads((twin / "config.json").read_text())
     (twin / "config.json").write_text(json.dumps(settings | {"a_remark": "the same weights"}))
     reference = f"task.reference='model=local model.name={twin}'"
     found: dict[str, float] = jobs("task=likelihood", "task.limit=60", reference, "task.exact=true",
                                    f"output_dir={scratch}/control", "tracking=none")[0]["metrics"]  # fmt: skip
-    return {key: value for key, value in found.items() if key.startswith(("kl_", "delta_p", "ln_ppl_ratio"))}
+    return {
+        key: value
+        for key, value in found.items()
+        if key.startswith(("kl_", "delta_p", "ln_ppl_ratio"))
+    }
 
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     parser = options_of(__doc__, 1000, "draws")
     parser.add_argument("--rare", action="store_true", help="nothing but the rare kinds of text")
-    parser.add_argument("jobs", nargs="*", type=Path, help="folders of jobs with a reference and task.exact=true")
+    parser.add_argument(
+        "jobs", nargs="*", type=Path, help="folders of jobs with a reference and task.exact=true"
+    )
     options = parser.parse_args()
     started, limits, generator = time.perf_counter(), Limits(), np.random.default_rng(options.seed)
     only = " --rare" if options.rare else ""
@@ -168,12 +212,18 @@ def main() -> int:
         twins = control(Path(folder))
     for folder in options.jobs:
         name = json.loads((folder / "result.json").read_text())["name"]
-        limits.missed += coverage(generator, f"real: {name}", real_population(folder), options.draws)
+        limits.missed += coverage(
+            generator, f"real: {name}", real_population(folder), options.draws
+        )
     for name, spreads in LOGNORMAL.items():
-        limits.missed += coverage(generator, name, lognormal_population(generator, *spreads), options.draws)
+        limits.missed += coverage(
+            generator, name, lognormal_population(generator, *spreads), options.draws
+        )
     limits.missed += rare_kinds(generator, options.draws)
     wrong = {key: value for key, value in twins.items() if value != 0}
-    print(f"\nthe same model twice: {len(twins)} figures, of which not exactly 0: {wrong or 'none'}")
+    print(
+        f"\nthe same model twice: {len(twins)} figures, of which not exactly 0: {wrong or 'none'}"
+    )
     return max(limits.conclude(started), int(bool(wrong)))
 
 

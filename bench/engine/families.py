@@ -23,12 +23,22 @@ from typing import Any
 import torch
 
 from runner_base import Dtype, processor
-from runner_engine import CHOICES, LocalModelConfig, ModelSpec, Request, ResolvedModel, complete, resolve
+from runner_engine import (
+    CHOICES,
+    LocalModelConfig,
+    ModelSpec,
+    Request,
+    ResolvedModel,
+    complete,
+    resolve,
+)
 from runner_engine.checkpoints.mixture import mixture_in
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.stats import EngineStats
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (1, 2)]  # bench/, and tools/ beside it
+sys.path[:0] = [
+    str(Path(__file__).resolve().parents[up]) for up in (1, 2)
+]  # bench/, and tools/ beside it
 
 from engines import head_line  # noqa: E402
 
@@ -71,7 +81,9 @@ class Measured:
     """An open engine of a tiny model, and its tokens/s by the number of rows."""
 
     def __init__(self, folder: Path, reasons: Reasons, threads: int) -> None:
-        model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads)
+        model = LocalModelConfig(
+            name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads
+        )
         resolved = resolve(ModelSpec(model, CHOICES["none"]()))
         self.active = active_parameters(resolved)
         self.engine = LocalEngine(resolved)
@@ -87,13 +99,19 @@ class Measured:
         """Decode prompts that share nothing, and return what was counted."""
         before = self.engine.stats - EngineStats()
         generator = torch.Generator().manual_seed(rows)
-        prompts = torch.randint(3, families.VOCABULARY, (rows, PROMPT), generator=generator).tolist()
-        asked = [Request(at, tuple(ids), ignore_eos=True, max_new_tokens=new) for at, ids in enumerate(prompts)]
+        prompts = torch.randint(
+            3, families.VOCABULARY, (rows, PROMPT), generator=generator
+        ).tolist()
+        asked = [
+            Request(at, tuple(ids), ignore_eos=True, max_new_tokens=new)
+            for at, ids in enumerate(prompts)
+        ]
         complete(self.engine, asked)
         return self.engine.stats - before
 
     def measure(self, new: int, by_processor: bool) -> None:
-        """Time the decoding of each number of rows once: by the clock, or by the processor's time."""
+        """Time the decoding of each number of rows once: by the clock, or by the processor's
+        time."""
         for rows, rates in self.rates.items():
             started = time.process_time()
             counted = self.decode(rows, new)
@@ -106,9 +124,14 @@ class Measured:
 
 
 def active_parameters(resolved: ResolvedModel) -> int:
-    """Return how many parameters a token goes through: of a mixture, those of the chosen experts alone."""
+    """Return how many parameters a token goes through: of a mixture, those of the chosen experts
+    alone."""
     mixture = mixture_in(resolved.files)
-    return sum(tensor.params for tensor in resolved.files.tensors) if mixture is None else mixture.active
+    return (
+        sum(tensor.params for tensor in resolved.files.tensors)
+        if mixture is None
+        else mixture.active
+    )
 
 
 def measured(family: str, folder: Path, reasons: Reasons, threads: int) -> Measured:
@@ -138,22 +161,32 @@ def row_of(family: str, options: argparse.Namespace, beside: Measured, reasons: 
             slower.append(f"{other / own:.2f}")
         why = model.why if model.decoding.startswith("in a stream") else model.decoding
         model.engine.close()
-    return "| " + " | ".join([*cells, *slower, f"{model.active / beside.active:.2f}", why or "?"]) + " |"
+    return (
+        "| "
+        + " | ".join([*cells, *slower, f"{model.active / beside.active:.2f}", why or "?"])
+        + " |"
+    )
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("families", nargs="*", help="default: all that stream")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--new", type=int, default=48, help="new tokens of each row")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--processor-time", action="store_true", help="of all threads; with one nothing waits in it")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
+    )
     options = parser.parse_args()
     families.SIZES |= SHAPE
     families.OVERRIDES |= OVERRIDES
     families.MAX_PARAMETERS = 50_000_000
-    streaming = [name for name, way in families.rows(families.PAGE.read_text()).items() if way == "stream"]
+    streaming = [
+        name for name, way in families.rows(families.PAGE.read_text()).items() if way == "stream"
+    ]
     reasons = Reasons()
     logger = logging.getLogger("runner_engine.decode.compat_probe")
     logger.addHandler(reasons)
@@ -169,7 +202,9 @@ def main() -> None:
         f"\n{PROMPT} tokens of prompt, {options.new} new ones; {BESIDE} ÷ family: how many times as fast it is; "
         f"active parameters: of a token, ÷ {BESIDE}'s\n"
     )
-    print(f"| family | tokens/s, 16 rows | 1 row | {BESIDE} ÷ family, 16 rows | 1 row | active parameters | passes |")
+    print(
+        f"| family | tokens/s, 16 rows | 1 row | {BESIDE} ÷ family, 16 rows | 1 row | active parameters | passes |"
+    )
     print("|---|---:|---:|---:|---:|---:|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         beside = measured(BESIDE, Path(folder), reasons, options.threads)

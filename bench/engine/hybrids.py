@@ -46,20 +46,29 @@ from read_rate import read_mib_per_s  # noqa: E402
 from tools import families  # noqa: E402
 
 STREAM, STATIC, GENERATE, LLAMACPP, VLLM = "stream", "static", "generate", "llama.cpp", "vllm"
-OF_GGUF: dict[str, tuple[str, dict[str, Any]]] = {  # names of tests/support/gguf_families.py, and keys for these shapes
-    "Qwen3.5-0.8B": ("qwen3_5_text", {"full_attention_interval": 4, "rope.dimension_sections": [11, 11, 10, 0]}),
+OF_GGUF: dict[
+    str, tuple[str, dict[str, Any]]
+] = {  # names of tests/support/gguf_families.py, and keys for these shapes
+    "Qwen3.5-0.8B": (
+        "qwen3_5_text",
+        {"full_attention_interval": 4, "rope.dimension_sections": [11, 11, 10, 0]},
+    ),
     "LFM2-350M": ("lfm2", {}),
 }
 PARTS = ("prefill", "decode", "unequal")
 VLLM_LINES = "vllm_lines_side.py"
 
 Prompts = list[list[int]]
-Side = Callable[[Prompts, list[int], int], tuple[float, float]]  # so many rows at once; seconds, and the processor's
+Side = Callable[
+    [Prompts, list[int], int], tuple[float, float]
+]  # so many rows at once; seconds, and the processor's
 
 
 def of_runner(folder: Path, attention: Attention, threads: int, open_sides: ExitStack) -> Side:
     """Open an engine of ours, which says how it decodes; return what completes prompts with it."""
-    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, attention=attention, threads=threads)
+    model = LocalModelConfig(
+        name=str(folder), device="cpu", dtype=Dtype.bfloat16, attention=attention, threads=threads
+    )
     engine = LocalEngine(resolve(ModelSpec(model, CHOICES["none"]())))
     open_sides.callback(engine.close)
     how = engine.load().facts["decoding"]
@@ -75,13 +84,18 @@ def of_runner(folder: Path, attention: Attention, threads: int, open_sides: Exit
         return time.perf_counter() - started, time.process_time() - spent
 
     side([[5, 6, 7]], [2], 1)
-    passes = "" if attention is not Attention.auto else f"; a pass in a single call: {engine.fused is not None}"
+    passes = (
+        ""
+        if attention is not Attention.auto
+        else f"; a pass in a single call: {engine.fused is not None}"
+    )
     print(f"{folder.name}: {how}{passes}", file=sys.stderr)
     return side
 
 
 def of_generate(folder: Path) -> Side:
-    """Load a model by transformers; return what completes batches, padded on the left, to their longest answers."""
+    """Load a model by transformers; return what completes batches, padded on the left, to their
+    longest answers."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
@@ -103,8 +117,11 @@ def of_generate(folder: Path) -> Side:
     return side
 
 
-def of_process(python: str, script: str, file: Path, threads: int, rows: int, open_sides: ExitStack) -> Side:
-    """Load a file, or a folder, for so many rows by another library; return what completes prompts with it."""
+def of_process(
+    python: str, script: str, file: Path, threads: int, rows: int, open_sides: ExitStack
+) -> Side:
+    """Load a file, or a folder, for so many rows by another library; return what completes prompts
+    with it."""
     completer = theirs(python, file, threads, rows, open_sides, script)
 
     def side(prompts: Prompts, new: list[int], _: int) -> tuple[float, float]:
@@ -124,7 +141,9 @@ def rates(side: Side, rows: int, lengths: tuple[int, int], by_processor: bool) -
 
     first, whole = asked([prompt] * rows, [1] * rows), asked([prompt] * rows, [new] * rows)
     of_prompts = [chance.randint(prompt // 2, prompt * 3 // 2) for _ in range(2 * rows)]
-    answers = [chance.randint(new // 2, new * 3 // 2) * (1, 1, 1, 4)[at % 4] for at in range(2 * rows)]
+    answers = [
+        chance.randint(new // 2, new * 3 // 2) * (1, 1, 1, 4)[at % 4] for at in range(2 * rows)
+    ]
     return {
         "prefill": rows * prompt / first,
         "decode": rows * (new - 1) / max(whole - first, 1e-9),
@@ -133,9 +152,11 @@ def rates(side: Side, rows: int, lengths: tuple[int, int], by_processor: bool) -
 
 
 def save(config: Any, folder: Path, name: str, kind: str) -> tuple[Path | None, float]:
-    """Save a model of random weights with a tokenizer of bytes, and a .gguf file of it where llama.cpp knows it.
+    """Save a model of random weights with a tokenizer of bytes, and a .gguf file of it where
+    llama.cpp knows it.
 
-    Returns the file, and the MiB that a token reads: the weights without an embedding that is no head, and no states.
+    Returns the file, and the MiB that a token reads: the weights without an embedding that is no
+    head, and no states.
     """
     from transformers import AutoModelForCausalLM
 
@@ -151,21 +172,33 @@ def save(config: Any, folder: Path, name: str, kind: str) -> tuple[Path | None, 
     if name not in OF_GGUF:
         return None, mib
     family, keys = OF_GGUF[name]
-    file = gguf_families.write_gguf(folder.with_suffix(".gguf"), family, model, kind, context_length=4096, **keys)
+    file = gguf_families.write_gguf(
+        folder.with_suffix(".gguf"), family, model, kind, context_length=4096, **keys
+    )
     return file, mib
 
 
 def add_names_of_lfm2(file: Path, config: Any) -> None:
     """Add the names that published configs have beside those of transformers: vLLM reads them."""
     wide, inner = config.hidden_size, config.intermediate_size
-    own = {"conv_dim": wide, "conv_dim_out": wide, "block_dim": wide, "block_ff_dim": inner, "block_norm_eps": 1e-5}
-    file.write_text(json.dumps(json.loads(file.read_text()) | own | {"num_heads": config.num_attention_heads}))
+    own = {
+        "conv_dim": wide,
+        "conv_dim_out": wide,
+        "block_dim": wide,
+        "block_ff_dim": inner,
+        "block_norm_eps": 1e-5,
+    }
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | own | {"num_heads": config.num_attention_heads})
+    )
 
 
 def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[str]]:
     """Measure a shape; return its lines of the table."""
     made = folder / name.replace(".", "_")
-    file, mib = save(with_sizes(SHAPES[name](options.layers), options.vocabulary), made, name, options.gguf)
+    file, mib = save(
+        with_sizes(SHAPES[name](options.layers), options.vocabulary), made, name, options.gguf
+    )
     lines = []
     with ExitStack() as open_sides:
         before = Attention.eager if name in WITHOUT_ATTENTION else Attention.sdpa
@@ -180,9 +213,13 @@ def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[
             with ExitStack() as of_rows:
                 if LLAMACPP in options.sides and file is not None:
                     python = xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
-                    sides[LLAMACPP] = of_process(python, XLLAMACPP, file, options.threads, rows, of_rows)
+                    sides[LLAMACPP] = of_process(
+                        python, XLLAMACPP, file, options.threads, rows, of_rows
+                    )
                 if VLLM in options.sides:
-                    sides[VLLM] = of_process(options.vllm, VLLM_LINES, made, options.threads, rows, of_rows)
+                    sides[VLLM] = of_process(
+                        options.vllm, VLLM_LINES, made, options.threads, rows, of_rows
+                    )
                 found = by_turns(sides, rows, options)
             for part in PARTS:
                 speeds = {side: found[part, side] for side in options.sides if side in sides}
@@ -192,15 +229,21 @@ def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[
                     for side in options.sides[1:]
                 ]
                 is_bound = (part, rows) == ("decode", 1)
-                of_bound = f"{median(speeds[STREAM]) / bound:.2f} of {bound:,.0f}" if is_bound else ""
+                of_bound = (
+                    f"{median(speeds[STREAM]) / bound:.2f} of {bound:,.0f}" if is_bound else ""
+                )
                 lines.append([name, part, str(rows), *cells, *times, of_bound])
             print(markdown(_head(options.sides), lines[-len(PARTS) :]), file=sys.stderr, flush=True)
     return lines
 
 
-def by_turns(sides: dict[str, Side], rows: int, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
+def by_turns(
+    sides: dict[str, Side], rows: int, options: argparse.Namespace
+) -> dict[tuple[str, str], list[float]]:
     """Return the rates by part and side, after a round that does not count."""
-    found: dict[tuple[str, str], list[float]] = {(part, side): [] for part in PARTS for side in sides}
+    found: dict[tuple[str, str], list[float]] = {
+        (part, side): [] for part in PARTS for side in sides
+    }
     for at in range(options.rounds + 1):
         for name, side in sides.items():
             lengths = (options.prompt, options.new) if at else (8, 3)
@@ -220,7 +263,9 @@ def _head(sides: list[str]) -> list[str]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("shapes", nargs="*", help=f"of {', '.join(SHAPES)}; default: all")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=16_384)
@@ -228,11 +273,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
     parser.add_argument("--new", type=int, default=32, help="new tokens of each row")
-    parser.add_argument("--sides", nargs="+", default=[STREAM, STATIC, GENERATE, LLAMACPP], help="stream is the first")
-    parser.add_argument("--vllm", default=str(ROOT / ".vllm/bin/python"), help="the interpreter of its environment")
-    parser.add_argument("--gguf", default="BF16", help="type of llama.cpp's matrices: F32, BF16, Q8_0")
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        default=[STREAM, STATIC, GENERATE, LLAMACPP],
+        help="stream is the first",
+    )
+    parser.add_argument(
+        "--vllm", default=str(ROOT / ".vllm/bin/python"), help="the interpreter of its environment"
+    )
+    parser.add_argument(
+        "--gguf", default="BF16", help="type of llama.cpp's matrices: F32, BF16, Q8_0"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--processor-time", action="store_true", help="of all threads; with one nothing waits in it")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
+    )
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     lines = []
@@ -247,7 +303,9 @@ def main() -> None:
     print(
         f"\n{options.rounds} rounds by turns, {how}, {options.layers} layers, a vocabulary of {options.vocabulary:,},"
     )
-    print(f"{options.prompt} + {options.new} tokens a row, llama.cpp with {options.gguf}; tokens/s:\n")
+    print(
+        f"{options.prompt} + {options.new} tokens a row, llama.cpp with {options.gguf}; tokens/s:\n"
+    )
     print(markdown(_head(options.sides), lines), flush=True)
 
 

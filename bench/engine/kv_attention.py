@@ -37,9 +37,13 @@ Times = dict[str, float]
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--keys", default="2048,8192")
-    parser.add_argument("--heads", default="3,3,64", help="key-value heads, queries on each, numbers of a head")
+    parser.add_argument(
+        "--heads", default="3,3,64", help="key-value heads, queries on each, numbers of a head"
+    )
     parser.add_argument("--dtypes", nargs="*", default=list(DTYPES), choices=list(DTYPES))
     parser.add_argument("--formats", nargs="*", default=FORMATS)
     parser.add_argument("--rounds", type=int, default=5)
@@ -54,7 +58,9 @@ def main() -> None:
     for _ in range(options.rounds):
         of_round = one_round(options)
         if options.against is not None:
-            of_round |= {f"there, {name}": took for name, took in of_checkout(options.against).items()}
+            of_round |= {
+                f"there, {name}": took for name, took in of_checkout(options.against).items()
+            }
         for name, took in of_round.items():
             fastest[name] = min(fastest[name], took)
     print(markdown(["", "ms", "of int8's time"], lines_of(fastest)))
@@ -71,7 +77,14 @@ def lines_of(fastest: Times) -> list[list[str]]:
 
 def of_checkout(folder: Path) -> Times:
     """Return int8's times in another checkout."""
-    argv = [str(folder / ".venv/bin/python"), __file__, *sys.argv[1:], "--round", "--formats", "int8"]
+    argv = [
+        str(folder / ".venv/bin/python"),
+        __file__,
+        *sys.argv[1:],
+        "--round",
+        "--formats",
+        "int8",
+    ]
     found = subprocess.run(argv, check=True, capture_output=True, text=True)
     times: Times = json.loads(found.stdout.splitlines()[-1])
     return times
@@ -88,21 +101,42 @@ def one_round(options: argparse.Namespace) -> Times:
     for dtype in options.dtypes:
         for keys in map(int, options.keys.split(",")):
             for name in options.formats:
-                heads = Heads(1, kv_heads, group, dim, DTYPES[dtype], torch.device("cpu"), kv_cache=KvCache.of(name))
+                heads = Heads(
+                    1,
+                    kv_heads,
+                    group,
+                    dim,
+                    DTYPES[dtype],
+                    torch.device("cpu"),
+                    kv_cache=KvCache.of(name),
+                )
                 step, prompt = calls_of(heads, kernels, keys)
                 took[f"{dtype}, {keys:,} keys, a step, {name}"] = seconds(step)
                 took[f"{dtype}, {keys:,} keys, a prompt, {name}"] = seconds(prompt)
     return took
 
 
-def calls_of(heads: Heads, kernels: native.Kernels, keys: int) -> tuple[Callable[[], object], Callable[[], object]]:
+def calls_of(
+    heads: Heads, kernels: native.Kernels, keys: int
+) -> tuple[Callable[[], object], Callable[[], object]]:
     """Return a step over so many keys, and a prompt over them."""
     random = torch.Generator().manual_seed(0)
     own, scaling = own_kv(heads, kernels, [keys]), Scaling(heads.dim**-0.5, 0.0)
-    stored = [torch.randn(keys, heads.kv_heads, heads.dim, generator=random).to(heads.dtype) for _ in range(2)]
-    own.write(0, stored[0], stored[1], torch.zeros(keys, dtype=torch.int32), torch.arange(keys, dtype=torch.int32))
+    stored = [
+        torch.randn(keys, heads.kv_heads, heads.dim, generator=random).to(heads.dtype)
+        for _ in range(2)
+    ]
+    own.write(
+        0,
+        stored[0],
+        stored[1],
+        torch.zeros(keys, dtype=torch.int32),
+        torch.arange(keys, dtype=torch.int32),
+    )
     seen = torch.tensor([keys], dtype=torch.int32)
-    queries = torch.randn(heads.kv_heads * heads.group, PROMPT, heads.dim, generator=random).to(heads.dtype)
+    queries = torch.randn(heads.kv_heads * heads.group, PROMPT, heads.dim, generator=random).to(
+        heads.dtype
+    )
     query = queries[:, :1].transpose(0, 1).contiguous()
     places, shared = OwnPlaces(own, torch.zeros_like(seen), seen), SharedPlaces(own, 0, keys)
     return (

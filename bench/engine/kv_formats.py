@@ -23,7 +23,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from engines import ROOT, complete_random, greedy_engine, head_line, markdown, speeds_by_turns, spread
+from engines import (
+    ROOT,
+    complete_random,
+    greedy_engine,
+    head_line,
+    markdown,
+    speeds_by_turns,
+    spread,
+)
 from peers import xllamacpp_python
 
 from runner_base import MIB, Dtype
@@ -47,14 +55,18 @@ POSITIONS = 16  # of each text: its last ones
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--lengths", default="512,2048,8192", help="tokens of a text")
     parser.add_argument("--texts", type=int, default=4, help="of each length")
     parser.add_argument("--formats", nargs="*", default=FORMATS, help="none: llama.cpp's alone")
     parser.add_argument("--python", help="that has xllamacpp")
     parser.add_argument("--no-llama", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of our activations")
+    parser.add_argument(
+        "--dtype", default="float32", choices=["float32", "bfloat16"], help="of our activations"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of decoding; 0 leaves it out")
     parser.add_argument("--new", type=int, default=32, help="tokens that are decoded")
     options = parser.parse_args()
@@ -72,7 +84,9 @@ def main() -> None:
 
 def opened(options: argparse.Namespace, name: str, new: int = 1) -> LocalEngine:
     """Return an engine with a format, loaded."""
-    model = LocalModelConfig(name=str(gguf_file()), device="cpu", dtype=Dtype(options.dtype), threads=options.threads)
+    model = LocalModelConfig(
+        name=str(gguf_file()), device="cpu", dtype=Dtype(options.dtype), threads=options.threads
+    )
     engine = greedy_engine(model, CHOICES["gguf"](), new, KvCache.of(name))
     engine.load()
     return engine
@@ -82,7 +96,10 @@ def texts_of(lengths: list[int], count: int) -> dict[int, list[list[int]]]:
     """Return texts of so many tokens, by their length."""
     source = "\n".join(path.read_text() for path in sorted(ROOT.glob("docs/*.md")))
     ids = gguf_tokenizer.make(gguf_file(), "left")(source)["input_ids"]
-    return {length: [ids[first : first + length] for first in range(0, length * count, length)] for length in lengths}
+    return {
+        length: [ids[first : first + length] for first in range(0, length * count, length)]
+        for length in lengths
+    }
 
 
 def scores(engine: LocalEngine, text: list[int]) -> torch.Tensor:
@@ -96,7 +113,9 @@ def scores(engine: LocalEngine, text: list[int]) -> torch.Tensor:
     return torch.cat(pieces).double()
 
 
-def our_lines(options: argparse.Namespace, lengths: list[int], texts: dict[int, list[list[int]]]) -> list[list[str]]:
+def our_lines(
+    options: argparse.Namespace, lengths: list[int], texts: dict[int, list[list[int]]]
+) -> list[list[str]]:
     """Return a line of the table for each of our formats."""
     found: dict[str, dict[int, list[torch.Tensor]]] = {}
     mib: dict[tuple[str, int], float] = {}
@@ -107,26 +126,36 @@ def our_lines(options: argparse.Namespace, lengths: list[int], texts: dict[int, 
             found[name][length] = [scores(engine, text) for text in texts[length]]
             mib[name, length] = engine.stats.peak_kv_bytes / MIB
             of_length = compared(found["as_model"][length], found[name][length])
-            print(f"{name}, {length:,} tokens: {of_length} · {mib[name, length]:,.1f}", file=sys.stderr, flush=True)
+            print(
+                f"{name}, {length:,} tokens: {of_length} · {mib[name, length]:,.1f}",
+                file=sys.stderr,
+                flush=True,
+            )
         engine.close()
     plain = found.pop("as_model")
     sizes = [f"0 · 1 · {mib['as_model', length]:,.1f}" for length in lengths]
     lines = [["runner, the model's own", *sizes]]
     for name, of in found.items():
-        cells = [f"{compared(plain[length], of[length])} · {mib[name, length]:,.1f}" for length in lengths]
+        cells = [
+            f"{compared(plain[length], of[length])} · {mib[name, length]:,.1f}"
+            for length in lengths
+        ]
         lines.append([f"runner `{name}`", *cells])
     return lines
 
 
 def compared(plain: list[torch.Tensor], others: list[torch.Tensor]) -> str:
-    """Return the mean KL(plain ‖ other) in nats a token, and how often both have the same likeliest token."""
+    """Return the mean KL(plain ‖ other) in nats a token, and how often both have the same likeliest
+    token."""
     pairs = list(zip(plain, others, strict=True))
     divergence = torch.cat([(one.exp() * (one - other)).sum(dim=-1) for one, other in pairs])
     same = torch.cat([one.argmax(dim=-1) == other.argmax(dim=-1) for one, other in pairs])
     return f"{float(divergence.mean()):.3g} · {float(same.double().mean()):.3f}"
 
 
-def llama_lines(options: argparse.Namespace, lengths: list[int], texts: dict[int, list[list[int]]]) -> list[list[str]]:
+def llama_lines(
+    options: argparse.Namespace, lengths: list[int], texts: dict[int, list[list[int]]]
+) -> list[list[str]]:
     """Return a line of the table for each cache of llama.cpp."""
     python = options.python or xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
     side = Path(__file__).with_name("kv_formats_side.py")
@@ -141,22 +170,31 @@ def llama_lines(options: argparse.Namespace, lengths: list[int], texts: dict[int
         for name in ("f16", *OF_LLAMA):
             job = Path(folder, "job.json")
             answer = Path(folder, name)
-            job.write_text(json.dumps({**asked, "cache": name, "positions": POSITIONS, "answer": str(answer)}))
+            job.write_text(
+                json.dumps({**asked, "cache": name, "positions": POSITIONS, "answer": str(answer)})
+            )
             subprocess.run([python, str(side), str(job)], check=True, stdout=sys.stderr)
             shape = len(lengths), options.texts, POSITIONS, asked["vocabulary"]
-            logs = torch.frombuffer(bytearray(answer.read_bytes()), dtype=torch.float32).view(shape).double()
+            logs = (
+                torch.frombuffer(bytearray(answer.read_bytes()), dtype=torch.float32)
+                .view(shape)
+                .double()
+            )
             found[name] = [list(of_length) for of_length in logs.log_softmax(dim=-1)]
             of_lengths = [compared(*pair) for pair in zip(found["f16"], found[name], strict=True)]
             print(f"llama.cpp {name}: {', '.join(of_lengths)}", file=sys.stderr, flush=True)
     plain = found.pop("f16")
     lines = [["llama.cpp `f16`", *["0 · 1"] * len(lengths)]]
     for name, of in found.items():
-        lines.append([f"llama.cpp `{name}`", *(compared(*pair) for pair in zip(plain, of, strict=True))])
+        lines.append(
+            [f"llama.cpp `{name}`", *(compared(*pair) for pair in zip(plain, of, strict=True))]
+        )
     return lines
 
 
 def decode(options: argparse.Namespace, context: int) -> None:
-    """Decode behind prompts of so many random tokens, by turns, and print the seconds of a token."""
+    """Decode behind prompts of so many random tokens, by turns, and print the seconds of a
+    token."""
     engines = {name: opened(options, name, options.new) for name in ("as_model", *options.formats)}
     for engine in engines.values():
         complete_random(engine, 1, 4, 4, random.Random(0))
@@ -165,8 +203,15 @@ def decode(options: argparse.Namespace, context: int) -> None:
     for name in engines:
         of = measured[name, 1]
         times = spread([1000 / one.decode_tok_per_s for one in of])
-        table.append([name, times, spread([one.prefill_tok_per_s for one in of]), f"{of[0].kv_mib:,.1f}"])
-    head = ["cache", f"ms for a token behind {context:,} tokens: median (least..most)", "prefill, tokens/s", "MiB"]
+        table.append(
+            [name, times, spread([one.prefill_tok_per_s for one in of]), f"{of[0].kv_mib:,.1f}"]
+        )
+    head = [
+        "cache",
+        f"ms for a token behind {context:,} tokens: median (least..most)",
+        "prefill, tokens/s",
+        "MiB",
+    ]
     print(f"\n{markdown(head, table)}", flush=True)
 
 

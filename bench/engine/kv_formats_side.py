@@ -1,7 +1,8 @@
-"""Distributions of texts' last tokens by llama.cpp, with one format of its cache: see kv_formats.py.
+"""Distributions of texts' last tokens by llama.cpp, with one format of its cache: see
+kv_formats.py.
 
-`python kv_formats_side.py JOB.json`, in an environment with xllamacpp alone: no torch, no NumPy. The answer is float32,
-text by text.
+`python kv_formats_side.py JOB.json`, in an environment with xllamacpp alone: no torch, no NumPy.
+The answer is float32, text by text.
 """
 
 from __future__ import annotations
@@ -32,11 +33,19 @@ def main() -> None:
                 row.tofile(answer)
 
 
-def _distributions(server: object, text: list[int], positions: int, vocabulary: int) -> list[array[float]]:
+def _distributions(
+    server: object, text: list[int], positions: int, vocabulary: int
+) -> list[array[float]]:
     """Return the logarithms [vocabulary] at the last positions of a text."""
     rows: list[array[float]] = []
     for end in range(len(text) - positions, len(text)):
-        asked = {"prompt": text[:end], "n_predict": 1, "n_probs": 10**6, "temperature": 0, "cache_prompt": True}
+        asked = {
+            "prompt": text[:end],
+            "n_predict": 1,
+            "n_probs": 10**6,
+            "temperature": 0,
+            "cache_prompt": True,
+        }
         answer = server.handle_completions(asked)  # type: ignore[attr-defined]
         answer = json.loads(answer) if isinstance(answer, str | bytes) else answer
         (first,) = answer["choices"][0]["logprobs"]["content"]

@@ -38,7 +38,9 @@ from runner_base import Dtype, processor  # noqa: E402
 from runner_engine import LocalModelConfig, Request, complete  # noqa: E402
 from runner_engine.embedded import MODEL_DIR  # noqa: E402
 
-SHAPE = Path(sys.modules["runner_engine"].__path__[0]) / "checkpoints" / "shapes" / "smollm2_135m.json"
+SHAPE = (
+    Path(sys.modules["runner_engine"].__path__[0]) / "checkpoints" / "shapes" / "smollm2_135m.json"
+)
 RUNNER, LLAMACPP, VLLM = "runner", "llama.cpp", "vLLM"
 VLLM_PYTHON, VLLM_LINES = ROOT / ".vllm" / "bin" / "python", "vllm_lines_side.py"
 POSITIONS = 32768 + 512
@@ -47,7 +49,8 @@ Side = Callable[..., Seconds]
 
 
 def files(folder: Path, layers: int) -> tuple[Path, Path, int]:
-    """Return the folder of the model, the .gguf file of the same weights, and the vocabulary's size."""
+    """Return the folder of the model, the .gguf file of the same weights, and the vocabulary's
+    size."""
     made, file = folder / "model", folder / "model.gguf"
     shape: dict[str, Any] = json.loads(SHAPE.read_text())
     shape |= {"num_hidden_layers": layers, "max_position_embeddings": POSITIONS}
@@ -55,24 +58,35 @@ def files(folder: Path, layers: int) -> tuple[Path, Path, int]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         ids = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
-        kept = {key: value for key, value in shape.items() if key not in ("architectures", "model_type", "dtype")}
+        kept = {
+            key: value
+            for key, value in shape.items()
+            if key not in ("architectures", "model_type", "dtype")
+        }
         model = gguf_families.tiny("llama_linear", **kept | ids).to(torch.bfloat16)
         model.save_pretrained(made)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(MODEL_DIR / name, made / name)
-        partial = gguf_families.write_gguf(folder / "partial", "llama_linear", model, "BF16", context_length=POSITIONS)
+        partial = gguf_families.write_gguf(
+            folder / "partial", "llama_linear", model, "BF16", context_length=POSITIONS
+        )
         partial.rename(file)
     return made, file, shape["vocab_size"]
 
 
 def ours(folder: Path, threads: int, open_sides: ExitStack) -> Side:
     """Load the model with our engine; return what completes prompts with it."""
-    engine = greedy_engine(LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads))
+    engine = greedy_engine(
+        LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads)
+    )
     open_sides.callback(engine.close)
     engine.load()
 
     def waited(prompts: list[list[int]], new: int, late: list[int]) -> Seconds:
-        rows = [Request(at, tuple(ids), max_new_tokens=new, ignore_eos=True) for at, ids in enumerate(prompts)]
+        rows = [
+            Request(at, tuple(ids), max_new_tokens=new, ignore_eos=True)
+            for at, ids in enumerate(prompts)
+        ]
         gap, before, is_done = 0.0, engine.stats.decode_tokens, False
         with engine.open(len(rows) + 1) as session:
             session.submit_all(rows)
@@ -91,7 +105,9 @@ def ours(folder: Path, threads: int, open_sides: ExitStack) -> Side:
                 session.step()
         return {"late": ended - began, "gap": max(gap, ended - last)}
 
-    def side(prompts: list[list[int]], new: int, cached: bool = False, late: list[int] | None = None) -> Seconds:
+    def side(
+        prompts: list[list[int]], new: int, cached: bool = False, late: list[int] | None = None
+    ) -> Seconds:
         if late:
             return waited(prompts, new, late)
         asked = [
@@ -103,7 +119,9 @@ def ours(folder: Path, threads: int, open_sides: ExitStack) -> Side:
             raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
         seconds = {"all": time.perf_counter() - started, "processor": time.process_time() - spent}
         if ((engine.stats - before).prefill_tokens < sum(map(len, prompts)) // 2) != cached:
-            raise SystemExit("the prompts were kept where they should be read, or read where they should be kept")
+            raise SystemExit(
+                "the prompts were kept where they should be read, or read where they should be kept"
+            )
         return seconds
 
     side([[5, 6, 7]], 2)
@@ -121,7 +139,10 @@ def measured(
         prompts = [[chance.randrange(4, vocabulary) for _ in range(tokens)] for _ in range(rows)]
         for name, side in sides.items():
             prefill = side(prompts, 1)[which]
-            first, whole = side(prompts, 1, cached=True)[which], side(prompts, options.new, cached=True)[which]
+            first, whole = (
+                side(prompts, 1, cached=True)[which],
+                side(prompts, options.new, cached=True)[which],
+            )
             if at:
                 found["prefill", name].append(rows * tokens / prefill)
                 found["decode", name].append(rows * (options.new - 1) / (whole - first))
@@ -136,10 +157,14 @@ def opened(
     sides: dict[str, Side] = {RUNNER: ours(folder, options.threads, open_sides)}
     if LLAMACPP in options.sides:
         python = xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
-        sides[LLAMACPP] = theirs(python, file, options.threads, rows, open_sides, positions=positions)
+        sides[LLAMACPP] = theirs(
+            python, file, options.threads, rows, open_sides, positions=positions
+        )
     if VLLM in options.sides and VLLM_PYTHON.is_file():
         python = str(VLLM_PYTHON)
-        sides[VLLM] = theirs(python, folder, options.threads, rows, open_sides, VLLM_LINES, positions)
+        sides[VLLM] = theirs(
+            python, folder, options.threads, rows, open_sides, VLLM_LINES, positions
+        )
     torch.set_num_threads(options.threads)
     return sides, vocabulary
 
@@ -154,29 +179,52 @@ def speed_table(options: argparse.Namespace) -> str:
                 found = measured(sides, rows, length, vocabulary, options)
                 for part in ("prefill", "decode"):
                     speeds = [found[part, side] for side in sides]
-                    times = [[a / b for a, b in zip(speeds[0], other, strict=True)] for other in speeds[1:]]
-                    lines.append([part, f"{length:,}", str(rows), *map(spread, speeds), *(spread(x, 2) for x in times)])
+                    times = [
+                        [a / b for a, b in zip(speeds[0], other, strict=True)]
+                        for other in speeds[1:]
+                    ]
+                    lines.append(
+                        [
+                            part,
+                            f"{length:,}",
+                            str(rows),
+                            *map(spread, speeds),
+                            *(spread(x, 2) for x in times),
+                        ]
+                    )
                     print(lines[-1], file=sys.stderr, flush=True)
-    return markdown(["", "tokens", "rows", *sides, *(f"x {side}" for side in list(sides)[1:])], lines)
+    return markdown(
+        ["", "tokens", "rows", *sides, *(f"x {side}" for side in list(sides)[1:])], lines
+    )
 
 
 def gap_table(options: argparse.Namespace) -> str:
     """Measure how long rows that decode wait while a long prompt is read."""
     length, chance, lines = max(options.lengths), random.Random(0), []
     with ExitStack() as open_sides:
-        sides, vocabulary = opened(options, options.layers, DECODING + 1, length + NEW_WHILE_LATE, open_sides)
+        sides, vocabulary = opened(
+            options, options.layers, DECODING + 1, length + NEW_WHILE_LATE, open_sides
+        )
         prompts = [[chance.randrange(4, vocabulary) for _ in range(64)] for _ in range(DECODING)]
         late = [chance.randrange(4, vocabulary) for _ in range(length)]
         for name, side in sides.items():
             found = [side(prompts, NEW_WHILE_LATE, late=late) for _ in range(options.rounds)]
-            lines.append([name, *(spread([one[part] for one in found], 2) for part in ("late", "gap"))])
-    return markdown(["", f"a prompt of {length:,} tokens, s", "longest time without a token, s"], lines)
+            lines.append(
+                [name, *(spread([one[part] for one in found], 2) for part in ("late", "gap"))]
+            )
+    return markdown(
+        ["", f"a prompt of {length:,} tokens, s", "longest time without a token, s"], lines
+    )
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192], help="tokens of each prompt")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[2048, 8192], help="tokens of each prompt"
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[1], help="prompts at once")
     parser.add_argument("--new", type=int, default=64, help="new tokens of each row")
     parser.add_argument("--layers", type=int, default=30)
@@ -184,7 +232,9 @@ def main() -> None:
     parser.add_argument("--sides", nargs="*", default=[LLAMACPP, VLLM], help="beside the runner")
     parser.add_argument("--gap", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--processor-time", action="store_true", help="of all threads; with one nothing waits in it")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / ".long")
     options = parser.parse_args()
     table = gap_table(options) if options.gap else speed_table(options)
@@ -193,7 +243,9 @@ def main() -> None:
     if left_out := processor.left_out():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     how = "of the processor's time" if options.processor_time else "by the clock"
-    print(f"\n{options.rounds} rounds by turns, {how}, {options.layers} layers, {options.new} new tokens; tokens/s:\n")
+    print(
+        f"\n{options.rounds} rounds by turns, {how}, {options.layers} layers, {options.new} new tokens; tokens/s:\n"
+    )
     print(table, flush=True)
 
 

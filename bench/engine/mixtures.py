@@ -47,7 +47,8 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 def files(folder: Path, shape: dict[str, Any]) -> tuple[Path, Path, float]:
-    """Return the folder of the model, the .gguf file of the same weights, and the MiB that a token reads."""
+    """Return the folder of the model, the .gguf file of the same weights, and the MiB that a token
+    reads."""
     made, file = folder / "model", folder / "model.gguf"
     model = gguf_families.tiny("qwen3_moe", **shape).to(torch.bfloat16)
     if not file.is_file():
@@ -56,7 +57,9 @@ def files(folder: Path, shape: dict[str, Any]) -> tuple[Path, Path, float]:
         model.save_pretrained(made)
         for name in TOKENIZER:
             shutil.copyfile(MODEL_DIR / name, made / name)
-        partial = gguf_families.write_gguf(folder / "partial", "qwen3_moe", model, "BF16", context_length=2048)
+        partial = gguf_families.write_gguf(
+            folder / "partial", "qwen3_moe", model, "BF16", context_length=2048
+        )
         partial.rename(file)
     active, share = 0, shape["num_experts_per_tok"] / shape["num_experts"]
     for path, weight in model.named_parameters():
@@ -68,7 +71,9 @@ def files(folder: Path, shape: dict[str, Any]) -> tuple[Path, Path, float]:
 def ours(folder: Path, side: str, threads: int) -> Completer:
     """Load the model with our engine; return what completes prompts with it."""
     os.environ["RUNNER_EXPERTS"] = FORCED[side]
-    engine = greedy_engine(LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads))
+    engine = greedy_engine(
+        LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads)
+    )
     engine.load()
 
     completer = completer_of(engine)
@@ -77,15 +82,27 @@ def ours(folder: Path, side: str, threads: int) -> Completer:
     return completer
 
 
-def rates_of_vllm(folder: Path, prompts: list[list[int]], new: int, rows: list[int]) -> dict[tuple[str, int], float]:
+def rates_of_vllm(
+    folder: Path, prompts: list[list[int]], new: int, rows: list[int]
+) -> dict[tuple[str, int], float]:
     """Return vLLM's tokens/s of prefill and decode by rows; nothing where it is not installed."""
     if not VLLM.is_file():
         return {}
     settings = {"max_num_seqs": max(rows), "max_num_batched_tokens": VLLM_TOKENS, "eager": False}
     seconds: dict[int, dict[int, float]] = {}
     for count in (1, new):  # of one new token: what comes before decoding
-        job = Job("vllm", str(folder), "bfloat16", prompts, [count] * len(prompts), None, settings=settings)
-        seconds[count] = {some: one.total_s for some, one in run_counts(job, rows, str(VLLM)).items()}
+        job = Job(
+            "vllm",
+            str(folder),
+            "bfloat16",
+            prompts,
+            [count] * len(prompts),
+            None,
+            settings=settings,
+        )
+        seconds[count] = {
+            some: one.total_s for some, one in run_counts(job, rows, str(VLLM)).items()
+        }
     found = {}
     for some in rows:
         found["prefill", some] = sum(map(len, prompts[:some])) / seconds[1][some]
@@ -95,14 +112,18 @@ def rates_of_vllm(folder: Path, prompts: list[list[int]], new: int, rows: list[i
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32], help="prompts at once")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt")
     parser.add_argument("--new", type=int, default=32, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--processor-time", action="store_true", help="of all threads; with one nothing waits in it")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / ".mixtures")
     options = parser.parse_args()
     shape = SHAPE | {"num_hidden_layers": options.layers}
@@ -112,8 +133,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     bound = read_mib_per_s(options.processor_time) / active_mib
     lines, most = [], max(options.rows)
-    all_prompts = [[chance.randrange(4, shape["vocab_size"]) for _ in range(options.prompt)] for _ in range(most)]
-    of_vllm = {} if options.processor_time else rates_of_vllm(folder, all_prompts, options.new, options.rows)
+    all_prompts = [
+        [chance.randrange(4, shape["vocab_size"]) for _ in range(options.prompt)]
+        for _ in range(most)
+    ]
+    of_vllm = (
+        {}
+        if options.processor_time
+        else rates_of_vllm(folder, all_prompts, options.new, options.rows)
+    )
     for rows in options.rows:
         prompts = all_prompts[:rows]
         with ExitStack() as open_sides:
@@ -122,20 +150,38 @@ def main() -> None:
         for part in ("prefill", "decode"):
             speeds = [found[part, side] for side in both]
             times = [
-                spread([mine / its for mine, its in zip(speeds[0], other, strict=True)], 2) for other in speeds[1:]
+                spread([mine / its for mine, its in zip(speeds[0], other, strict=True)], 2)
+                for other in speeds[1:]
             ]
             of_bound = f"{median(speeds[0]) / bound:.2f}" if (part, rows) == ("decode", 1) else ""
             beside = of_vllm.get((part, rows))
-            of_last = ["", ""] if beside is None else [f"{beside:,.0f}", f"{median(speeds[0]) / beside:.2f}"]
+            of_last = (
+                ["", ""]
+                if beside is None
+                else [f"{beside:,.0f}", f"{median(speeds[0]) / beside:.2f}"]
+            )
             lines.append([part, str(rows), *map(spread, speeds), *times, of_bound, *of_last])
     print("### A mixture of experts\n")
     print(head_line(["bench/engine/mixtures.py", *sys.argv[1:]], options.threads))
     if left_out := processor.left_out():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     how = "of the processor's time" if options.processor_time else "by the clock"
-    print(f"\n{options.rounds} rounds by turns, {how}, {options.prompt} + {options.new} tokens a row, tokens/s:")
-    print(f"median (least..most). A token reads {active_mib:,.0f} MiB; memory would allow {bound:,.0f} tokens/s.\n")
-    head = ["", "rows", *both, f"x {PLAIN}", f"x {LLAMACPP}", "of the bound", "vLLM, once", "x vLLM"]
+    print(
+        f"\n{options.rounds} rounds by turns, {how}, {options.prompt} + {options.new} tokens a row, tokens/s:"
+    )
+    print(
+        f"median (least..most). A token reads {active_mib:,.0f} MiB; memory would allow {bound:,.0f} tokens/s.\n"
+    )
+    head = [
+        "",
+        "rows",
+        *both,
+        f"x {PLAIN}",
+        f"x {LLAMACPP}",
+        "of the bound",
+        "vLLM, once",
+        "x vLLM",
+    ]
     print(markdown(head, lines), flush=True)
 
 

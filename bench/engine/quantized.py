@@ -40,12 +40,23 @@ SIZES = {  # which all choices take: whole groups of 64 inputs, and 32 outputs
     "qk_rope_head_dim": 32, "v_head_dim": 32,
 }  # fmt: skip
 MAMBA = {"mamba_d_state": 16, "mamba_n_heads": 32, "mamba_d_head": 4}  # 320 outputs
-QUANTIZATIONS = ("int8", "nf4", "fp4", "int8_dynamic", "torchao_int8", "torchao_float8", "torchao_intx", "hqq")
+QUANTIZATIONS = (
+    "int8",
+    "nf4",
+    "fp4",
+    "int8_dynamic",
+    "torchao_int8",
+    "torchao_float8",
+    "torchao_intx",
+    "hqq",
+)
 
 
 def main() -> None:
     """Load, compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("families", nargs="*", default=FAMILIES)
     parser.add_argument("--choices", nargs="+", default=QUANTIZATIONS)
     parser.add_argument("--limit", type=float, default=0.05)
@@ -59,9 +70,13 @@ def main() -> None:
     for family in options.families:
         with tempfile.TemporaryDirectory() as folder:
             families.build(family, Path(folder))
-            cells = [cell(family, name, Path(folder), options.limit, wrong) for name in options.choices]
+            cells = [
+                cell(family, name, Path(folder), options.limit, wrong) for name in options.choices
+            ]
         print(f"| {family} | {' | '.join(cells)} |", flush=True)
-    print("\n" + ("\n".join(wrong) if wrong else "all within the limit, and with the library's bits"))
+    print(
+        "\n" + ("\n".join(wrong) if wrong else "all within the limit, and with the library's bits")
+    )
     sys.exit(bool(wrong))
 
 
@@ -81,7 +96,9 @@ def cell(family: str, name: str, folder: Path, limit: float, wrong: list[str]) -
         wrong.append(f"{family} {name}: the plan is off by {off:+.1%}")
     if not has_bits:
         wrong.append(f"{family} {name}: other bits than the library's")
-    return f"{base.metrics['quantized_share']:.1%} · {off:+.2%} · {'equal' if has_bits else 'differ'}"
+    return (
+        f"{base.metrics['quantized_share']:.1%} · {off:+.2%} · {'equal' if has_bits else 'differ'}"
+    )
 
 
 def has_library_bits(base: Any, resolved: Any, folder: Path) -> bool:
@@ -92,11 +109,20 @@ def has_library_bits(base: Any, resolved: Any, folder: Path) -> bool:
     separate_all(original)
     plain, loaded = dict(original.named_modules()), dict(base.model.named_modules())
     found = walk_files(resolved.files, resolved.mix, "cpu").choices
-    paths = [path for path in (name.removesuffix(".weight") for name in found) if type(plain.get(path)) is nn.Linear]
+    paths = [
+        path
+        for path in (name.removesuffix(".weight") for name in found)
+        if type(plain.get(path)) is nn.Linear
+    ]
     candidates = [path for path in paths if ".experts." in path] or paths
     shapes = {path: plain[path].weight.shape for path in candidates}
-    first, other = next(pair for pair in combinations(candidates, 2) if shapes[pair[0]] == shapes[pair[1]])
-    own, taken, control = loaded[first], *(made_by_library(base, resolved.mix.base, plain[at]) for at in (first, other))
+    first, other = next(
+        pair for pair in combinations(candidates, 2) if shapes[pair[0]] == shapes[pair[1]]
+    )
+    own, taken, control = (
+        loaded[first],
+        *(made_by_library(base, resolved.mix.base, plain[at]) for at in (first, other)),
+    )
     return type(own) is type(taken) and are_equal(own, taken) and not are_equal(own, control)
 
 

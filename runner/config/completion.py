@@ -1,4 +1,5 @@
-"""Tab completion beyond Hydra's: the values of a key that takes one of a few, also after a comma."""
+"""Tab completion beyond Hydra's: the values of a key that takes one of a few, also after a
+comma."""
 
 from __future__ import annotations
 
@@ -27,14 +28,20 @@ class CompletesValues(CompletionPlugin):
         *before, word = line.split(" ") or [""]
         key, equals, value = word.partition("=")
         if not equals or set("[]{}()'\"") & set(value):
-            found = [it for it in super()._query(config_name, line) if not it.startswith(data_sets.GROUP)]
+            found = [
+                it for it in super()._query(config_name, line) if not it.startswith(data_sets.GROUP)
+            ]
             return _with_equals(self, config_name, before, found)
         earlier, comma, prefix = value.rpartition(",")
         offered = super()._query(config_name, " ".join([*before, f"{key}={prefix}"]))
         values = [it.partition("=")[2] for it in offered]
         values += _values(self, config_name, before, key)
         chosen = earlier.split(",")
-        return sorted(f"{key}={earlier}{comma}{it}" for it in {*values} if it.startswith(prefix) and it not in chosen)
+        return sorted(
+            f"{key}={earlier}{comma}{it}"
+            for it in {*values}
+            if it.startswith(prefix) and it not in chosen
+        )
 
 
 def completing_values(plugin: CompletionPlugin) -> CompletionPlugin:
@@ -44,17 +51,30 @@ def completing_values(plugin: CompletionPlugin) -> CompletionPlugin:
     return made
 
 
-def _with_equals(plugin: CompletionPlugin, config_name: str | None, before: list[str], found: list[str]) -> list[str]:
-    """Let a key that takes a list or a mapping end in =, as other keys do; Hydra lets it end in a dot."""
+def _with_equals(
+    plugin: CompletionPlugin, config_name: str | None, before: list[str], found: list[str]
+) -> list[str]:
+    """Let a key that takes a list or a mapping end in =, as other keys do; Hydra lets it end in a
+    dot."""
     if not any(it.endswith(".") for it in found):
         return found
     node = _composed(plugin, config_name, before)
-    held = {it: OmegaConf.select(node, it.strip("+~.")) for it in found if node is not None and it.endswith(".")}
-    is_value = {it for it, value in held.items() if value is not None and OmegaConf.get_type(value) in (list, dict)}
+    held = {
+        it: OmegaConf.select(node, it.strip("+~."))
+        for it in found
+        if node is not None and it.endswith(".")
+    }
+    is_value = {
+        it
+        for it, value in held.items()
+        if value is not None and OmegaConf.get_type(value) in (list, dict)
+    }
     return [f"{it[:-1]}=" if it in is_value else it for it in found]
 
 
-def _composed(plugin: CompletionPlugin, config_name: str | None, before: list[str]) -> DictConfig | None:
+def _composed(
+    plugin: CompletionPlugin, config_name: str | None, before: list[str]
+) -> DictConfig | None:
     """Return the config that the words before compose; None if they compose none."""
     words = get_args([word for word in before if word]).overrides
     with suppress(HydraException, OmegaConfBaseException):
@@ -62,7 +82,9 @@ def _composed(plugin: CompletionPlugin, config_name: str | None, before: list[st
     return None
 
 
-def _values(plugin: CompletionPlugin, config_name: str | None, before: list[str], key: str) -> list[str]:
+def _values(
+    plugin: CompletionPlugin, config_name: str | None, before: list[str], key: str
+) -> list[str]:
     """Return the values that a key takes, or none if it takes more than a few."""
     owner, dot, name = key.lstrip("+").rpartition(".")
     composed = _composed(plugin, config_name, before)

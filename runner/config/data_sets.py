@@ -1,8 +1,9 @@
-"""Data sets by name: dataset/NAME.yaml in conf/, or in a folder of the user's own (-cd FOLDER, hydra.searchpath).
+"""Data sets by name: dataset/NAME.yaml in conf/, or in a folder of the user's own (-cd FOLDER,
+hydra.searchpath).
 
-Such a file holds keys of the task: where the data are, how a row is read and how a question is worded. In conf/task/
-these keys are `${data_set:KEY}`: the value in the file that task.data names, else the schema's default. An explicit
-key has precedence over both.
+Such a file holds keys of the task: where the data are, how a row is read and how a question is
+worded. In conf/task/ these keys are `${data_set:KEY}`: the value in the file that task.data names,
+else the schema's default. An explicit key has precedence over both.
 """
 
 from __future__ import annotations
@@ -48,7 +49,17 @@ KEYS = (
         "gold_after",
         "cluster",
     ),
-    *("prompt", "template", "system", "instruction", "shots", "shots_data", "shots_split", "extractor", "scorer"),
+    *(
+        "prompt",
+        "template",
+        "system",
+        "instruction",
+        "shots",
+        "shots_data",
+        "shots_split",
+        "extractor",
+        "scorer",
+    ),
 )
 
 
@@ -67,7 +78,8 @@ def names(root: Any = None) -> list[str]:
 
 
 def find(data: str, root: Any = None) -> DataSet | None:
-    """Return the data set that task.data names; None where it is a file, a folder or an id of the hub."""
+    """Return the data set that task.data names; None where it is a file, a folder or an id of the
+    hub."""
     if not NAME.fullmatch(data) or (data != EMBEDDED and Path(data).exists()):
         return None
     for source in _sources(root):
@@ -79,7 +91,8 @@ def find(data: str, root: Any = None) -> DataSet | None:
 
 
 def look_up(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
-    """Return a key's value from the data set of a task, else its default in the task's schema: `${data_set:KEY}`.
+    """Return a key's value from the data set of a task, else its default in the task's schema:
+    `${data_set:KEY}`.
 
     `${data_set:data}` is the data set itself where none is named.
     """
@@ -90,7 +103,8 @@ def look_up(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
 
 
 def _usual(root: DictConfig) -> str:
-    """Return the data set of a model without another: the embedded one knows its own problems only."""
+    """Return the data set of a model without another: the embedded one knows its own problems
+    only."""
     model, schema = root._get_node("model"), OmegaConf.get_type(root, "model")
     is_local = isinstance(schema, type) and issubclass(schema, LocalModelConfig)
     name = model._get_node("name") if is_local and isinstance(model, DictConfig) else None
@@ -98,7 +112,8 @@ def _usual(root: DictConfig) -> str:
 
 
 def apply_data_set(composed: DictConfig) -> None:
-    """Write the keys of a job's data set into its config, with the location of the data instead of the name."""
+    """Write the keys of a job's data set into its config, with the location of the data instead of
+    the name."""
     task = composed._get_node("task")
     if not isinstance(task, DictConfig) or task._is_missing() or task._is_interpolation():
         return
@@ -109,13 +124,19 @@ def apply_data_set(composed: DictConfig) -> None:
     if data_set is None and NAME.fullmatch(task.data) and not Path(task.data).exists():
         problem = unknown("data set", task.data, names(composed))
         path = Path(task.data).absolute()
-        raise ConfigError(f"task.data={task.data}: {problem}; and there is no file or folder {path}")
+        raise ConfigError(
+            f"task.data={task.data}: {problem}; and there is no file or folder {path}"
+        )
     keys = data_set.keys if data_set else {}
     with read_write(composed):
         looked_up = [key for key in map(str, task) if _is_looked_up(task, key)]
-        for key in sorted(looked_up, key=lambda key: key == "instruction"):  # last: it asks for what the others are
+        for key in sorted(
+            looked_up, key=lambda key: key == "instruction"
+        ):  # last: it asks for what the others are
             try:
-                OmegaConf.update(task, key, keys[key] if key in keys else _default(task, key), merge=False)
+                OmegaConf.update(
+                    task, key, keys[key] if key in keys else _default(task, key), merge=False
+                )
             except ValidationError as error:
                 from runner.config.messages import wrong_value  # most files need no message
 
@@ -127,7 +148,11 @@ def apply_data_set(composed: DictConfig) -> None:
 
 def _is_looked_up(task: DictConfig, key: str) -> bool:
     node: Any = task._get_node(key)
-    return node is not None and node._is_interpolation() and str(node._value()).startswith(INTERPOLATION)
+    return (
+        node is not None
+        and node._is_interpolation()
+        and str(node._value()).startswith(INTERPOLATION)
+    )
 
 
 def _default(task: DictConfig, key: str) -> Any:
@@ -136,18 +161,28 @@ def _default(task: DictConfig, key: str) -> Any:
     default: Any = next(item.default for item in fields(schema) if item.name == key)
     if key == "instruction" and (task.choices_key is not None or task.gold is Gold.letter):
         return for_letters(default)
-    if key == "instruction" and (task.gold is Gold.expression or task.get("extractor") is Extractor.math):
+    if key == "instruction" and (
+        task.gold is Gold.expression or task.get("extractor") is Extractor.math
+    ):
         return FOR_EXPRESSIONS
     return default
 
 
 def _sources(root: Any) -> Iterator[ConfigSource]:
-    """Yield the folders that Hydra composes from, the user's own first; only conf/ if the config lacks Hydra's half."""
+    """Yield the folders that Hydra composes from, the user's own first; only conf/ if the config
+    lacks Hydra's half."""
     hydra = root.hydra if isinstance(root, DictConfig) and "hydra" in root else None
-    if hydra is None and HydraConfig.initialized() and {*GROUPS} <= {*HydraConfig.get().runtime.choices}:
+    if (
+        hydra is None
+        and HydraConfig.initialized()
+        and {*GROUPS} <= {*HydraConfig.get().runtime.choices}
+    ):
         hydra = HydraConfig.get()  # not that of a program which uses Hydra for itself
     listed = (
-        [(config_source.schema, config_source.path) for config_source in hydra.runtime.config_sources]
+        [
+            (config_source.schema, config_source.path)
+            for config_source in hydra.runtime.config_sources
+        ]
         if hydra
         else [("file", str(CONF))]
     )
@@ -163,7 +198,9 @@ def _read(kind: type[ConfigSource], path: str, name: str, _stamp: int) -> DataSe
     where = f"{path}/{GROUP}/{name}.yaml"
     content: Any = OmegaConf.to_container(source.load_config(f"{GROUP}/{name}").config)
     if not isinstance(content, dict) or not isinstance(content.get("data"), str):
-        raise ConfigError(f"{where}: the file of a data set needs its location: data: FILE, FOLDER or an id of the hub")
+        raise ConfigError(
+            f"{where}: the file of a data set needs its location: data: FILE, FOLDER or an id of the hub"
+        )
     for key in content:
         if key not in KEYS:
             raise ConfigError(f"{where}: {unknown('key of a data set', str(key), KEYS)}")

@@ -15,7 +15,11 @@ def refuse_deleted(overrides: Iterable[str]) -> None:
     for line in overrides:
         group = line.removeprefix("~").partition("=")[0]
         if line.startswith("~") and group in {*GROUPS, "profile"}:
-            use = f"use {group}={NONE}" if NONE in choices_for(group) else "leave it out for the default, or name one"
+            use = (
+                f"use {group}={NONE}"
+                if NONE in choices_for(group)
+                else "leave it out for the default, or name one"
+            )
             raise ConfigError(f"~{group}: a job has a choice of every group: {use}. {_all(group)}")
 
 

@@ -1,4 +1,5 @@
-"""From each error of Hydra and OmegaConf to one message: the full key, the value, the nearest valid key and choices."""
+"""From each error of Hydra and OmegaConf to one message: the full key, the value, the nearest valid
+key and choices."""
 
 from __future__ import annotations
 
@@ -19,13 +20,15 @@ from runner.config.groups import KeyType, key_type
 from runner.config.messages import unknown_choice, unknown_key, wrong_value
 from runner_base import ConfigError, RunnerError, plug_ins
 
-# choices of hydra/launcher and hydra/sweeper from other packages; the part before _ names the extra that installs it
+# choices of hydra/launcher and hydra/sweeper from other packages; the part before _ names the extra
+# that installs it
 EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 
 
 @contextmanager
 def config_errors() -> Iterator[None]:
-    """Raise an error that the user caused as a ConfigError with one message; a RunnerError has its message already."""
+    """Raise an error that the user caused as a ConfigError with one message; a RunnerError has its
+    message already."""
     try:
         yield
     except Exception as error:
@@ -52,7 +55,9 @@ def _unreadable(override: str) -> str:
     """Say what to type for an override that Hydra's grammar rejects."""
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.@/-]*", key, re.ASCII):
-        return f"{override}: not a valid override: write KEY=VALUE or GROUP=CHOICE (all keys: --help)"
+        return (
+            f"{override}: not a valid override: write KEY=VALUE or GROUP=CHOICE (all keys: --help)"
+        )
     fix = _in_quotes(key, value)
     return f"{override}: the value cannot be read: text with special characters needs quotes inside the shell's: {fix}"
 
@@ -65,7 +70,9 @@ def _several(key: str, value: str) -> str:
     """Say what to type for several values of a key without a grid."""
     kind = key_type(key) or KeyType()
     fix = (
-        f". If it is one text, put it in quotes inside the shell's: {_in_quotes(key, value)}" if kind.is_string else ""
+        f". If it is one text, put it in quotes inside the shell's: {_in_quotes(key, value)}"
+        if kind.is_string
+        else ""
     )
     fix = f". If it is a list: {key}=[{value}]" if kind.takes_brackets else fix
     return f"{key}={value}: several values. To sweep over it, add --multirun (-m){fix}"
@@ -86,18 +93,24 @@ def _missing_config(error: MissingConfigException) -> str:
 def _from_cause(error: BaseException) -> str | None:
     """Return a message from the chain of causes: the override that does not fit, and why."""
     text, cause = str(error), error
-    if (match := re.match(r"In '([^']+)': \w+ raised while composing config", text)) and error.__context__ is not None:
+    if (
+        match := re.match(r"In '([^']+)': \w+ raised while composing config", text)
+    ) and error.__context__ is not None:
         reason = _from_cause(error.__context__)
         return f"{match[1]}.yaml: {reason}" if reason else None
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    if match := re.match(r"Could not override '([^']+)'\.[ \n]+No match in the defaults list", text):
+    if match := re.match(
+        r"Could not override '([^']+)'\.[ \n]+No match in the defaults list", text
+    ):
         return unknown_key(match[1])
     if match := re.match(r"Could not delete from config. '([^']+)' does not exist", text):
         return unknown_key(match[1])
     if match := re.match(r"Ambiguous value for argument '([^=]*)=(.*)'\n1\. ", text, re.DOTALL):
         return _several(match[1], match[2])
-    match = re.search(r"(?:Error merging override |To append to your config use \+)([^\n]+)(?:\n|$)", text)
+    match = re.search(
+        r"(?:Error merging override |To append to your config use \+)([^\n]+)(?:\n|$)", text
+    )
     written = match[1] if match else ""
     key, _, value = written.partition("=")
     if key.lstrip("+").startswith("profile."):  # the only group that is a text in the config
@@ -105,7 +118,9 @@ def _from_cause(error: BaseException) -> str | None:
     if isinstance(cause, ValidationError):
         return wrong_value(cause, written)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        return unknown_key(cause.full_key or key, cause.object_type, value if key == cause.full_key else None)
+        return unknown_key(
+            cause.full_key or key, cause.object_type, value if key == cause.full_key else None
+        )
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key} has no value: give {cause.full_key}=..."
     return None

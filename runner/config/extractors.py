@@ -6,7 +6,8 @@ from enum import StrEnum
 
 
 class Extractor(StrEnum):
-    """Which number is the answer: after ####, the last of the text, in \\boxed{}, after `The answer is`; or math."""
+    """Which number is the answer: after ####, the last of the text, in \\boxed{}, after `The answer
+    is`; or math."""
 
     strict = "strict"
     flexible = "flexible"
@@ -19,7 +20,8 @@ OF_NUMBERS = tuple(each for each in Extractor if each is not Extractor.math)
 
 
 class Gold(StrEnum):
-    """What a row's gold answer is: a number, the letter of a choice, or a mathematical expression."""
+    """What a row's gold answer is: a number, the letter of a choice, or a mathematical
+    expression."""
 
     number = "number"
     letter = "letter"

@@ -1,4 +1,5 @@
-"""Every group of the menu, the schema of each of its choices, the type of each key, and what plug-ins a job uses."""
+"""Every group of the menu, the schema of each of its choices, the type of each key, and what
+plug-ins a job uses."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ class KeyType:
     is_string: bool = False
     is_free_text: bool = False  # a text for a model, in which a comma is just a comma
     is_list: bool = False
-    may_be_list: bool = False  # a name or, in brackets, a list of names; a list in YAML is a sweep over names
+    may_be_list: bool = (
+        False  # a name or, in brackets, a list of names; a list in YAML is a sweep over names
+    )
 
     @property
     def takes_brackets(self) -> bool:
@@ -57,7 +60,8 @@ def schema_keys(schema: object) -> set[str]:
 
 
 def packages_of(config: RunnerConfig) -> dict[str, str]:
-    """Return the packages, with versions, of all plug-ins in a job: they count in its id, and its record has them."""
+    """Return the packages, with versions, of all plug-ins in a job: they count in its id, and its
+    record has them."""
     of_metrics = [f"{name} of {plug_ins('metric')[name].package}" for name in config.metrics]
     found = {f"{key}.package": it.package for key, it in _plug_ins_of(config)}
     return found | ({"metrics.package": ", ".join(of_metrics)} if of_metrics else {})
@@ -85,7 +89,8 @@ def key_types() -> dict[str, KeyType]:
 
 
 def key_type(key: str) -> KeyType | None:
-    """Return the type of a key; None if no schema has it. Schemas of other groups than the key's are not imported."""
+    """Return the type of a key; None if no schema has it. Schemas of other groups than the key's
+    are not imported."""
     group, dot, _ = key.partition(".")
     return _key_types_of(group if dot and group in GROUPS else "").get(key)
 
@@ -106,13 +111,19 @@ def _key_types(group: str, _loaded: int) -> dict[str, KeyType]:
         for name, hint in ((item.name, hints[item.name]) for item in fields(schema)):
             if isinstance(hint, type) and is_dataclass(hint) and prefix:  # a model within a model
                 schemas.append((f"{prefix}{name}.", hint))
-            members = [member for member in get_args(hint) if member is not NoneType] if _is_union(hint) else [hint]
+            members = (
+                [member for member in get_args(hint) if member is not NoneType]
+                if _is_union(hint)
+                else [hint]
+            )
             is_list = get_origin(members[0]) is list
             members = [*get_args(members[0])] if is_list else members
             is_string = members in ([str], [Text], [Names])
             key_type = KeyType(is_string, members == [Text], is_list, members == [Names])
             key = f"{prefix}{name}"
-            if key not in types or not types[key].is_string:  # task.prompt is a choice of one task, a text of others
+            if (
+                key not in types or not types[key].is_string
+            ):  # task.prompt is a choice of one task, a text of others
                 types[key] = key_type
     return types
 

@@ -19,8 +19,9 @@ from runner_base import ConfigError, plug_ins, say
 from runner_base.environment import variable
 from runner_base.fields import choice_of
 
-# OmegaConf has one table of resolvers for a whole program: these two names are all that the runner adds to it.
-# conf/tracking uses the first. The processes of other launchers compose, too, and import this module.
+# OmegaConf has one table of resolvers for a whole program: these two names are all that the runner
+# adds to it. conf/tracking uses the first. The processes of other launchers compose, too, and
+# import this module.
 register_resolver("variable", variable, replace=True)
 register_resolver("data_set", data_sets.look_up, replace=True)  # conf/task uses it
 
@@ -32,13 +33,16 @@ class NoRunFolder(Callback):
         """Use the working directory instead, unless the job is to run in that folder."""
         if config.hydra.run.dir == "." or config.hydra.job.chdir or config.hydra.output_subdir:
             return
-        say(f"note: hydra.run.dir={config.hydra.run.dir}: nothing is written there; results lie below output_dir")
+        say(
+            f"note: hydra.run.dir={config.hydra.run.dir}: nothing is written there; results lie below output_dir"
+        )
         with read_write(config):
             config.hydra.run.dir = "."
 
 
 def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
-    """Return a job's config without Hydra's half, and the choice of each group, which only that half contains."""
+    """Return a job's config without Hydra's half, and the choice of each group, which only that
+    half contains."""
     choices = {str(group): str(choice) for group, choice in composed.hydra.runtime.choices.items()}
     data_sets.apply_data_set(composed)  # needs the folders that Hydra's half lists
     with read_write(composed), open_dict(composed):
@@ -47,12 +51,15 @@ def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
 
 
 def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> RunnerConfig:
-    """Turn the composed YAML into checked dataclasses; a key that was forced in with + is rejected here.
+    """Turn the composed YAML into checked dataclasses; a key that was forced in with + is rejected
+    here.
 
     `choices` are those of the defaults list; the class of each group must belong to its choice.
     """
     if OmegaConf.get_type(composed) is not RunnerConfig:
-        raise ConfigError("this config does not extend the runner's: it needs `defaults: [config, _self_]` on top")
+        raise ConfigError(
+            "this config does not extend the runner's: it needs `defaults: [config, _self_]` on top"
+        )
     _refuse_extra("", composed)
     data_sets.apply_data_set(composed)
     if choices is not None:
@@ -67,12 +74,15 @@ def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> Runner
 @cache
 def _warn_if_hidden(group: str, choice: str) -> None:
     """Say once that a plug-in has the name of one of the runner's own choices, which is used."""
-    if (it := plug_ins(group).get(choice)) is not None and file_of(group, choice) in own_files(group):
+    if (it := plug_ins(group).get(choice)) is not None and file_of(group, choice) in own_files(
+        group
+    ):
         say(f"warning: {it} is not used: the runner itself has {group}={choice}")
 
 
 def as_yaml(composed: DictConfig) -> str:
-    """Return a job's config as it is stored: with the name of each group's choice, taken from its class."""
+    """Return a job's config as it is stored: with the name of each group's choice, taken from its
+    class."""
     kept: Any = OmegaConf.to_container(composed, enum_to_str=True)
     for group in GROUPS:
         if (choice := choice_of(OmegaConf.get_type(composed, group))) is not None:
@@ -94,7 +104,8 @@ def _refuse_extra(prefix: str, composed: DictConfig) -> None:
 
 
 def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> None:
-    """Reject a group whose class is not that of its choice: what is shown and recorded would not be what runs."""
+    """Reject a group whose class is not that of its choice: what is shown and recorded would not be
+    what runs."""
     for group, schemas in GROUPS.items():
         choice, actual = choices.get(group, ""), OmegaConf.get_type(composed, group)
         if choice in schemas and schemas[choice] is not actual:

@@ -1,4 +1,5 @@
-"""Hydra's keys for folders, on a command line: they are refused where nothing would be written there."""
+"""Hydra's keys for folders, on a command line: they are refused where nothing would be written
+there."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ OWN = {"hydra/launcher": "workers", "hydra/sweeper": "grid"}  # which write belo
 def refuse_folders(overrides: Sequence[str], composed: DictConfig) -> None:
     """Reject a folder that a user gives and that is not used: results lie below output_dir.
 
-    A job may run in hydra.run.dir (hydra.job.chdir), Hydra may write its own files there (hydra.output_subdir), and
-    launchers and searches of other packages use the folders of a sweep. What a study's file says is left to it.
+    A job may run in hydra.run.dir (hydra.job.chdir), Hydra may write its own files there
+    (hydra.output_subdir), and launchers and searches of other packages use the folders of a sweep.
+    What a study's file says is left to it.
     """
     given = {line.lstrip("+").partition("=")[0]: line for line in overrides}
     if not given.keys() & {RUN, SWEEP, SUBFOLDER}:
@@ -29,4 +31,6 @@ def refuse_folders(overrides: Sequence[str], composed: DictConfig) -> None:
         value = given.get(key, "=.").partition("=")[2]
         is_used = is_written or value == "." or (key != RUN and not is_own)
         if not is_used:
-            raise ConfigError(f"{given[key]}: nothing would be written there: use output_dir={value} for the results")
+            raise ConfigError(
+                f"{given[key]}: nothing would be written there: use output_dir={value} for the results"
+            )

@@ -16,17 +16,21 @@ KINDS = ("launcher", "sweeper")
 
 @dataclass(frozen=True)
 class HydraOption:
-    """A launcher or a sweeper: hydra/launcher=NAME or hydra/sweeper=NAME, where NAME is that of its entry point.
+    """A launcher or a sweeper: hydra/launcher=NAME or hydra/sweeper=NAME, where NAME is that of its
+    entry point.
 
     Its class for Hydra is in hydra_plugins/runner.py, and is imported at its first use.
     """
 
     needs: tuple[str, ...]  # the modules of other packages without which there is no such choice
-    settings: Callable[[], tuple[Any, tuple[str, ...]]]  # its keys, and those below which users may add their own
+    settings: Callable[
+        [], tuple[Any, tuple[str, ...]]
+    ]  # its keys, and those below which users may add their own
 
 
 def installed_option(kind: str, name: str) -> HydraOption | None:
-    """Return the option of a kind, launcher or sweeper; None if there is none, or if packages that it needs lack."""
+    """Return the option of a kind, launcher or sweeper; None if there is none, or if packages that
+    it needs lack."""
     if name not in own_options(kind):
         return None
     option = load_object(kind, name, HydraOption)

@@ -18,10 +18,18 @@ def _is_at_least(package: Any, *wanted: int) -> bool:
 
 
 IS_HYDRA_1_4 = _is_at_least(hydra, 1, 4)
-NAMED_CLASSES = ["runner.*", "hydra_plugins.*", "logging.*"]  # those that a config may name; 1.4 warns without a list
-VERSION_BASE: dict[str, Any] = {} if IS_HYDRA_1_4 else {"version_base": "1.3"}  # whose defaults count
+NAMED_CLASSES = [
+    "runner.*",
+    "hydra_plugins.*",
+    "logging.*",
+]  # those that a config may name; 1.4 warns without a list
+VERSION_BASE: dict[str, Any] = (
+    {} if IS_HYDRA_1_4 else {"version_base": "1.3"}
+)  # whose defaults count
 register_resolver: Any = (
-    OmegaConf.register_resolver if _is_at_least(omegaconf, 2, 4) else OmegaConf.register_new_resolver
+    OmegaConf.register_resolver
+    if _is_at_least(omegaconf, 2, 4)
+    else OmegaConf.register_new_resolver
 )  # in 2.3 the first name is that of an older method
 
 
@@ -41,7 +49,8 @@ def as_in_main() -> AbstractContextManager[Any]:
 
 
 def rerun(arguments: Any) -> list[str]:
-    """Add the overrides of the job that --experimental-rerun names in Hydra 1.4 to the arguments, and return them."""
+    """Add the overrides of the job that --experimental-rerun names in Hydra 1.4 to the arguments,
+    and return them."""
     if arguments.experimental_rerun is None:
         return []
     if arguments.multirun or arguments.config_name is not None:
@@ -52,9 +61,14 @@ def rerun(arguments: Any) -> list[str]:
     return list(saved)
 
 
-def parsed_overrides(hydra: Hydra, config_name: str, overrides: list[str], saved: list[str]) -> dict[str, Any]:
-    """Return the argument in which Hydra 1.4 takes what it has parsed; `saved` are the overrides of an earlier job."""
+def parsed_overrides(
+    hydra: Hydra, config_name: str, overrides: list[str], saved: list[str]
+) -> dict[str, Any]:
+    """Return the argument in which Hydra 1.4 takes what it has parsed; `saved` are the overrides of
+    an earlier job."""
     if not IS_HYDRA_1_4:
         return {}
     loader: Any = hydra.config_loader
-    return {"parsed_overrides": loader.parse_overrides(config_name, overrides, alias_start=len(saved))}
+    return {
+        "parsed_overrides": loader.parse_overrides(config_name, overrides, alias_start=len(saved))
+    }

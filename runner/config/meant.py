@@ -8,16 +8,35 @@ from pathlib import Path
 from runner.config.choices import choices_for
 
 TASKS = {  # what others call a task
-    **dict.fromkeys(("perplexity", "ppl", "wikitext", "loglikelihood", "logprobs", "kl", "kld"), "likelihood"),
+    **dict.fromkeys(
+        ("perplexity", "ppl", "wikitext", "loglikelihood", "logprobs", "kl", "kld"), "likelihood"
+    ),
     **dict.fromkeys(("bench", "benchmark", "speed", "throughput", "latency"), "sweep"),
-    **dict.fromkeys(("complete", "completion", "completions", "prompt", "infer", "inference"), "generate"),
+    **dict.fromkeys(
+        ("complete", "completion", "completions", "prompt", "infer", "inference"), "generate"
+    ),
     **dict.fromkeys(("server", "api"), "serve"),  # of an option
 }
 MADE = {8: ("int8", "int8_dynamic", "torchao_int8", "torchao_float8"), 4: ("nf4", "fp4")}
 IN_GROUPS = ("hqq", "torchao_intx")  # quantization.bits=2…8
 STORED = {
-    8: ("gptq", "auto_round", "pack_quantized", "int_quantized", "float_quantized", "fp8", "fbgemm_fp8"),
-    4: ("gptq", "awq", "auto_round", "pack_quantized", "nvfp4_pack_quantized", "mxfp4_pack_quantized"),
+    8: (
+        "gptq",
+        "auto_round",
+        "pack_quantized",
+        "int_quantized",
+        "float_quantized",
+        "fp8",
+        "fbgemm_fp8",
+    ),
+    4: (
+        "gptq",
+        "awq",
+        "auto_round",
+        "pack_quantized",
+        "nvfp4_pack_quantized",
+        "mxfp4_pack_quantized",
+    ),
     2: ("gptq", "bitnet"),
 }
 BITS = re.compile(r"(?:bnb|u?int|i|q|w|load_in)?[-_]?([2-8])[-_]?(?:bits?|b)?", re.IGNORECASE)
@@ -26,12 +45,16 @@ OF_ADAPTERS = (".pth", ".pt")
 
 
 def meant(group: str, choice: str) -> str:
-    """Return a message for a choice that does not exist, if it shows what is meant; else an empty text.
+    """Return a message for a choice that does not exist, if it shows what is meant; else an empty
+    text.
 
-    Hydra takes the slashes of a path or a hub's id for groups in groups: `group` may have a part of it.
+    Hydra takes the slashes of a path or a hub's id for groups in groups: `group` may have a part of
+    it.
     """
     head, _, rest = f"{group}/{choice}".partition("/")
-    reason = {"model": _model, "lora": _adapter, "quantization": _quantization, "task": _task}.get(head)
+    reason = {"model": _model, "lora": _adapter, "quantization": _quantization, "task": _task}.get(
+        head
+    )
     words = reason(rest) if reason is not None else ""
     return f"{head}={rest}: {words}" if words else ""
 
@@ -39,13 +62,21 @@ def meant(group: str, choice: str) -> str:
 def _model(name: str) -> str:
     if name.endswith(".gguf"):
         return f"a file is named by model.name: use model=local model.name={name} quantization=gguf"
-    return f"a model is named by model.name: use model=auto model.name={name}" if _is_place(name) else ""
+    return (
+        f"a model is named by model.name: use model=auto model.name={name}"
+        if _is_place(name)
+        else ""
+    )
 
 
 def _adapter(name: str) -> str:
     if name.endswith(OF_ADAPTERS):
         return f"an adapter's file is named by lora.path: use lora=pth lora.path={name}"
-    return f"an adapter is named by lora.path: use lora=peft lora.path={name}" if _is_place(name) else ""
+    return (
+        f"an adapter is named by lora.path: use lora=peft lora.path={name}"
+        if _is_place(name)
+        else ""
+    )
 
 
 def _is_place(name: str) -> bool:
@@ -59,7 +90,10 @@ def _quantization(name: str) -> str:
     if (found := BITS.fullmatch(name)) is None:
         return ""
     bits = int(found[1])
-    made = [*MADE.get(bits, ()), *(f"{one} with quantization.bits={bits}" for one in IN_GROUPS if bits != 7)]
+    made = [
+        *MADE.get(bits, ()),
+        *(f"{one} with quantization.bits={bits}" for one in IN_GROUPS if bits != 7),
+    ]
     stored = [*STORED.get(bits, ("gptq", "auto_round", "pack_quantized")), "gguf"]
     if bits == 7:
         return "no choice has 7 bits"

@@ -1,4 +1,5 @@
-"""Messages about a key, a value or a choice that is wrong: each names it in full, the nearest one and all choices."""
+"""Messages about a key, a value or a choice that is wrong: each names it in full, the nearest one
+and all choices."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
 
 
 def _from_plug_ins(kind: str) -> str:
-    """Name the packages of the choices that are none of the runner's own; empty without plug-ins."""
+    """Name the packages of the choices that are none of the runner's own; empty without
+    plug-ins."""
     return "".join(f"; {it.name} is from {it.package}" for it in plug_ins(kind).values())
 
 
@@ -60,21 +62,32 @@ def wrong_value(cause: ValidationError, written: str) -> str:
 
 
 def unknown_key(key: str, owner: object = None, value: object = None) -> str:
-    """Name the key and the nearest valid one: a group, a root key, or a key of the group's schema."""
+    """Name the key and the nearest valid one: a group, a root key, or a key of the group's
+    schema."""
     head, dot, last = key.rpartition(".")
     head = head.lstrip("+~")
     if key.lstrip("+~") == "dataset":
         return f"{key}: a data set is named by its task: use task.data={value or 'NAME'}"
-    if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(owner):
+    if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(
+        owner
+    ):
         return f"{key} is now {now}"
     if key.lstrip("+~") == REPEAT and schema_keys(owner):
         return f"{key}: {_instead_of_repeat(schema_keys(owner))}"
     if head == NOTES:
         return f"{key}: a note is added with a plus: +{NOTES}.{last}={_as_written(value)}"
     names = schema_keys(owner) or set().union(*map(schema_keys, GROUPS.get(head, {}).values()))
-    if head in {*GROUPS, "profile"} and last not in names and get_close_matches(last, {*names, "name"}, 1) == ["name"]:
+    if (
+        head in {*GROUPS, "profile"}
+        and last not in names
+        and get_close_matches(last, {*names, "name"}, 1) == ["name"]
+    ):
         return _no_name(key, head, value)
-    groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "dataset")]
+    groups = [
+        path.name
+        for path in CONF.iterdir()
+        if path.is_dir() and path.name not in ("hydra", "dataset")
+    ]
     choices = {f"{head}.{name}" for name in names} if dot else {*groups, *schema_keys(RunnerConfig)}
     tasks = _tasks_with(key)
     other = f". {key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
@@ -109,7 +122,9 @@ def _instead_of_repeat(keys: set[str]) -> str:
 def _tasks_with(key: str) -> list[str]:
     """Return the tasks that have a key, for a task that lacks it."""
     head, _, name = key.rpartition(".")
-    return sorted(task for task, schema in GROUPS["task"].items() if name in schema_keys(schema)) * (head == "task")
+    return sorted(
+        task for task, schema in GROUPS["task"].items() if name in schema_keys(schema)
+    ) * (head == "task")
 
 
 def _no_name(key: str, group: str, value: object) -> str:
@@ -117,7 +132,9 @@ def _no_name(key: str, group: str, value: object) -> str:
     choices = choices_for(group)
     name = str(value or "").strip("'\"")
     override = f"{key}={name}" if name else key
-    if group == "model":  # most choices have such a key: the model's location, or its name on the server
+    if (
+        group == "model"
+    ):  # most choices have such a key: the model's location, or its name on the server
         use = f"model=auto model.name={name or 'FOLDER_OR_HUB_ID'}"
         return f"{override}: the chosen model has no key for a name: use {use}"
     use = f"{group}={name if name in choices else 'CHOICE'}"
@@ -125,11 +142,16 @@ def _no_name(key: str, group: str, value: object) -> str:
 
 
 def _of_other_groups(key: str, choices: set[str]) -> list[str]:
-    """Return the keys of all groups with this key's name, which was given with a wrong group or with none."""
+    """Return the keys of all groups with this key's name, which was given with a wrong group or
+    with none."""
     last = key.lstrip("+~").rpartition(".")[2]
     by_name: dict[str, list[str]] = {}
-    for known in (known for known in key_types() if known.count(".") < 2):  # a student has the keys of a model, too
+    for known in (
+        known for known in key_types() if known.count(".") < 2
+    ):  # a student has the keys of a model, too
         by_name.setdefault(known.rpartition(".")[2], []).append(known)
     near = [] if nearest(key, sorted(choices)) else get_close_matches(last, by_name, n=1)
     meant = by_name.get(last) or [known for name in near for known in by_name[name]]
-    return [known for known in meant if known != key]  # another choice of the same group may have it
+    return [
+        known for known in meant if known != key
+    ]  # another choice of the same group may have it

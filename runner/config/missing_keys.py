@@ -1,4 +1,5 @@
-"""Keys that a choice does not have, while other choices of the same group in a grid may have them."""
+"""Keys that a choice does not have, while other choices of the same group in a grid may have
+them."""
 
 from __future__ import annotations
 
@@ -25,15 +26,19 @@ def overrides_of_missing_keys(error: BaseException, overrides: list[str]) -> lis
 def compose_without_missing_keys(
     compose: Callable[[list[str]], DictConfig], overrides: list[str], run_mode: RunMode
 ) -> DictConfig:
-    """Compose as Hydra does; the config of a whole grid omits keys that its default choices do not have.
+    """Compose as Hydra does; the config of a whole grid omits keys that its default choices do not
+    have.
 
-    The sweeper gives each of these keys to the jobs whose choices have it, and rejects a key that no job has.
+    The sweeper gives each of these keys to the jobs whose choices have it, and rejects a key that
+    no job has.
     """
     omitted: list[str] = []
     while True:
         used = [line for line in overrides if line not in omitted]
         try:
-            with deferred():  # an interrupt amid it may end as another error, of a config that is half made
+            with (
+                deferred()
+            ):  # an interrupt amid it may end as another error, of a config that is half made
                 composed = compose(used)
             break
         except HydraException as error:

@@ -1,4 +1,5 @@
-"""quantization.overrides: a choice with keys is read as the keys of the group itself are, with their types checked."""
+"""quantization.overrides: a choice with keys is read as the keys of the group itself are, with
+their types checked."""
 
 from __future__ import annotations
 
@@ -14,8 +15,11 @@ def mix_of(quantization: QuantizationConfig) -> Mix:
     return Mix.of(quantization, typed_choice)
 
 
-def typed_choice(pattern: str, kind: type[QuantizationConfig], given: dict[str, Any]) -> QuantizationConfig:
-    """Return the choice that an override names; ConfigError for a value of another type than its key's."""
+def typed_choice(
+    pattern: str, kind: type[QuantizationConfig], given: dict[str, Any]
+) -> QuantizationConfig:
+    """Return the choice that an override names; ConfigError for a value of another type than its
+    key's."""
     from omegaconf import OmegaConf  # most jobs have no such override
     from omegaconf.errors import OmegaConfBaseException
 

@@ -1,4 +1,5 @@
-"""What a model or an adapter is called where people read it: its id of the hub, or the folder that says something."""
+"""What a model or an adapter is called where people read it: its id of the hub, or the folder that
+says something."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from pathlib import Path
 
 from runner_engine import LoraConfig, adapter_of
 
-IN_CACHE = re.compile(r"models--([^/]+)--([^/]+)")  # the hub's cache: models--ORG--NAME/snapshots/COMMIT
+IN_CACHE = re.compile(
+    r"models--([^/]+)--([^/]+)"
+)  # the hub's cache: models--ORG--NAME/snapshots/COMMIT
 # Folders that say what kind of file is in them, and not which model.
 GENERIC = re.compile(
     r"(b?float(16|32|64)|bf16|f?p?(16|32)|f(16|32)|fp[48]|int[48]|nf4|[348][-_]?bits?|i?q\d\w*|(ggml[-_])?models?([-_]\w+)?"
@@ -15,12 +18,15 @@ GENERIC = re.compile(
     r"|safetensors|gguf|base|original|outputs?|out|snapshots?|[0-9a-f]{7,64}|v?\d+(\.\d+)*)",
     re.IGNORECASE,
 )
-STEP = re.compile(r"(checkpoint|ckpt|step|epoch|iter)[-_]?\d+", re.IGNORECASE)  # a state of the model above it
+STEP = re.compile(
+    r"(checkpoint|ckpt|step|epoch|iter)[-_]?\d+", re.IGNORECASE
+)  # a state of the model above it
 WEIGHT_FILES = (".gguf", ".pth", ".pt", ".bin", ".safetensors")
 
 
 def short_name(name: str) -> str:
-    """Return what to call a model: `org/name` of the hub, SmolLM2 for .../SmolLM2/bfloat16, a file by its own name."""
+    """Return what to call a model: `org/name` of the hub, SmolLM2 for .../SmolLM2/bfloat16, a file
+    by its own name."""
     path = Path(name).expanduser()
     if not (path.exists() or path.is_absolute() or name.startswith(".")):
         return name.rstrip("/")
@@ -44,7 +50,8 @@ def _is_generic(part: str) -> bool:
 
 
 def adapter_name(lora: LoraConfig) -> str:
-    """Return what to call a job's adapter: its id of the hub, its folder, or its file without the ending; else none."""
+    """Return what to call a job's adapter: its id of the hub, its folder, or its file without the
+    ending; else none."""
     adapter = adapter_of(lora)
     if adapter is None:
         return lora.name

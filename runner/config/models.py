@@ -1,4 +1,5 @@
-"""Every kind of model: the name of its schema, and the class of its keys; those of options come by entry points."""
+"""Every kind of model: the name of its schema, and the class of its keys; those of options come by
+entry points."""
 
 from __future__ import annotations
 

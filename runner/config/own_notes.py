@@ -14,17 +14,23 @@ Plain = str | int | float | bool | None
 
 
 def check_notes(notes: Mapping[str, Any]) -> None:
-    """Reject what cannot be shown beside a job: names that a store does not take, and values that are no plain ones."""
+    """Reject what cannot be shown beside a job: names that a store does not take, and values that
+    are no plain ones."""
     for key, value in flat_notes(notes):
         for part in key.split("."):
             if NAME.fullmatch(part) is None:
-                raise ConfigError(f"{NOTES}: {part!r} is no name: letters, digits, _ and - after a letter")
+                raise ConfigError(
+                    f"{NOTES}: {part!r} is no name: letters, digits, _ and - after a letter"
+                )
         if not isinstance(value, Plain):
-            raise ConfigError(f"{NOTES}.{key}: a text, a number, true or false expected, not {value!r}")
+            raise ConfigError(
+                f"{NOTES}.{key}: a text, a number, true or false expected, not {value!r}"
+            )
 
 
 def flat_notes(notes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the keys of mappings in mappings, joined by dots, with their values; lists are joined by commas."""
+    """Yield the keys of mappings in mappings, joined by dots, with their values; lists are joined
+    by commas."""
     for key, value in notes.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):

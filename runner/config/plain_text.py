@@ -1,6 +1,8 @@
-"""Quotes texts, names and paths in overrides before Hydra's grammar parses them, so that they are taken literally.
+"""Quotes texts, names and paths in overrides before Hydra's grammar parses them, so that they are
+taken literally.
 
-This applies to each key that holds a string or a list of strings in the schema. The rule for their values:
+This applies to each key that holds a string or a list of strings in the schema. The rule for their
+values:
 
 - Quotes around the whole value, `null`, `choice(...)`, `range(...)` and the like mean what they mean to Hydra.
 - Commas separate the values of a sweep: always between names and paths; in a text only if each value is a plain word or
@@ -23,36 +25,51 @@ from hydra.errors import HydraException
 from runner.config.groups import GROUPS, KeyType, key_type
 from runner_base import ConfigError
 
-FILES, REFERENCE = "files", "reference"  # what the command line calls two keys of the sweeper: a grid over model files
+FILES, REFERENCE = (
+    "files",
+    "reference",
+)  # what the command line calls two keys of the sweeper: a grid over model files
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 WORD = r"[A-Za-z0-9_./~-]+"  # "How many, and why?" is one text, but yes,no are two
-SEVERAL_TEXTS = rf"(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))+|(?:{QUOTED}|{WORD})(?:,(?:{QUOTED}|{WORD}))+"
+SEVERAL_TEXTS = (
+    rf"(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))+|(?:{QUOTED}|{WORD})(?:,(?:{QUOTED}|{WORD}))+"
+)
 
 
 def as_sweeper_keys(arguments: list[str]) -> list[str]:
-    """Return a command line with files= and reference= as the keys of the sweeper that they stand for."""
+    """Return a command line with files= and reference= as the keys of the sweeper that they stand
+    for."""
     lines = []
     for word in arguments:
         key, _, value = word.partition("=")
-        lines.append(f"hydra.sweeper.{key}={literal(value)}" if key in (FILES, REFERENCE) and value else word)
+        lines.append(
+            f"hydra.sweeper.{key}={literal(value)}" if key in (FILES, REFERENCE) and value else word
+        )
     return lines
 
 
 def quoted_name(text: str) -> str:
-    """Return a name or path so that Hydra reads exactly this text, in quotes only where it needs them."""
+    """Return a name or path so that Hydra reads exactly this text, in quotes only where it needs
+    them."""
     return _quoted(text, is_free_text=False)
 
 
 def literal(text: str) -> str:
     """Return a text in quotes, unless it has its own."""
-    return text if re.fullmatch(QUOTED, text, re.DOTALL) else QuotedString(text, Quote.single).with_quotes()
+    return (
+        text
+        if re.fullmatch(QUOTED, text, re.DOTALL)
+        else QuotedString(text, Quote.single).with_quotes()
+    )
 
 
 def quote_texts(arguments: list[str]) -> list[str]:
     """Quote the values that are texts, names or paths in a command line or a list of overrides."""
     for group, _, chosen in (argument.partition("=") for argument in arguments):
         for name in chosen.split(",") if group in GROUPS else ():
-            with suppress(KeyError, ConfigError):  # a plug-in is imported, so that the types of its keys are known
+            with suppress(
+                KeyError, ConfigError
+            ):  # a plug-in is imported, so that the types of its keys are known
                 GROUPS[group][name]
     return [quote_text(argument) for argument in arguments]
 
@@ -63,16 +80,20 @@ def quote_text(argument: str) -> str:
     if match is None:
         return argument
     before, key, value = match.groups()
-    if key.startswith("hydra.sweeper.params.") and "," in value and not re.fullmatch(QUOTED, value, re.DOTALL):
-        return (
-            f"{before}{QuotedString(value, Quote.single).with_quotes()}"  # parsed as a sweep when the grid is expanded
-        )
+    if (
+        key.startswith("hydra.sweeper.params.")
+        and "," in value
+        and not re.fullmatch(QUOTED, value, re.DOTALL)
+    ):
+        # parsed as a sweep when the grid is expanded
+        return f"{before}{QuotedString(value, Quote.single).with_quotes()}"
     kind = key_type(key) or KeyType()
     return f"{before}{_values(value, kind)}" if kind.is_string or not value.isascii() else argument
 
 
 def sweep_of(key: str, value: Any) -> str:
-    """Write an entry of a study's sweep as an override; a YAML list is a sweep, unless the key itself holds a list."""
+    """Write an entry of a study's sweep as an override; a YAML list is a sweep, unless the key
+    itself holds a list."""
     kind = key_type(key.lstrip("+")) or KeyType()
     if kind.is_list or isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         return quote_text(f"{key}={'null' if value is None else value}")
@@ -94,7 +115,11 @@ def _values(value: str, kind: KeyType) -> str:
     if choice := re.fullmatch(r"\s*choice\((.*)\)\s*", value, re.DOTALL):
         return f"choice({','.join(_one(piece, kind) for piece in _split(choice[1]))})"
     override = parsed(value)
-    if override is not None and override.is_sweep_override() and not getattr(override.value(), "simple_form", False):
+    if (
+        override is not None
+        and override.is_sweep_override()
+        and not getattr(override.value(), "simple_form", False)
+    ):
         return value
     pieces = _split(value)
     if kind.is_free_text and not kind.is_list and not re.fullmatch(SEVERAL_TEXTS, value, re.DOTALL):
@@ -111,13 +136,16 @@ def _one(value: str, kind: KeyType) -> str:
 
 
 def _quoted(text: str, is_free_text: bool) -> str:
-    """Return a text quoted so that Hydra reads exactly this text; unchanged if Hydra does so anyway."""
+    """Return a text quoted so that Hydra reads exactly this text; unchanged if Hydra does so
+    anyway."""
     if not text or re.fullmatch(rf"\s*({QUOTED}|null)\s*", text, re.DOTALL | re.IGNORECASE):
         return text
     if not is_free_text or "${" not in text:
         override = parsed(text)
         value = None if override is None or override.is_sweep_override() else override.value()
-        may_escape = not is_free_text and isinstance(value, str) and "(" not in text  # a path may use Hydra's \, for ,
+        may_escape = (
+            not is_free_text and isinstance(value, str) and "(" not in text
+        )  # a path may use Hydra's \, for ,
         if may_escape or (isinstance(value, str | int | float) and str(value) == text):
             return text
     else:

@@ -1,6 +1,8 @@
-"""profile – four ways to run a model, from little memory to much. conf/profile/ lists the groups that each chooses.
+"""profile – four ways to run a model, from little memory to much. conf/profile/ lists the groups
+that each chooses.
 
-A profile's settings for the weights are here, since they go to the model's own keys or to its student's.
+A profile's settings for the weights are here, since they go to the model's own keys or to its
+student's.
 """
 
 from __future__ import annotations
@@ -30,13 +32,16 @@ PROFILES = {
     NONE: Profile(""),
     "low_memory": Profile("little memory, no GPU", {"device": "cpu"}),
     "standard": Profile("a workstation with a GPU", {"device": "auto"}, expects_gpu=True),
-    "high_performance": Profile("a GPU server", {"device": "auto", "dtype": Dtype.bfloat16.value}, expects_gpu=True),
+    "high_performance": Profile(
+        "a GPU server", {"device": "auto", "dtype": Dtype.bfloat16.value}, expects_gpu=True
+    ),
     TEACHER_ONLY: Profile("no model on this machine"),
 }
 
 
 def node_of(name: str, models: Collection[str]) -> dict[str, Any] | None:
-    """Return what PROFILE_MODEL sets, where MODEL is one of these choices; None if it sets nothing."""
+    """Return what PROFILE_MODEL sets, where MODEL is one of these choices; None if it sets
+    nothing."""
     for profile_name, profile in PROFILES.items():
         choice = name.removeprefix(f"{profile_name}_")
         if not profile.weights or choice == name or choice not in models:
@@ -56,7 +61,8 @@ def nodes(models: Collection[str]) -> list[str]:
 
 
 def keys_set_by(profile: str) -> list[str]:
-    """Return the groups and keys that a profile sets, which environment variables then leave alone."""
+    """Return the groups and keys that a profile sets, which environment variables then leave
+    alone."""
     if profile == NONE:
         return []
     parts = dict.fromkeys(schema.local_part for schema in MODELS.values())
@@ -65,13 +71,16 @@ def keys_set_by(profile: str) -> list[str]:
 
 
 def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
-    """Reject a model that a profile excludes, whose keys it cannot set, or that has no weights for it to apply to."""
+    """Reject a model that a profile excludes, whose keys it cannot set, or that has no weights for
+    it to apply to."""
     is_idle = model.is_on_server and profile not in (NONE, TEACHER_ONLY) and quantization != "none"
     need = f"it is for weights on this machine ({quantization=!s}), and model=api has none: use profile=teacher_only"
     check(not is_idle, "profile", profile, f"{need}, or leave the profile out")
     need = "it means that no model runs on this machine, and the model is not model=api: leave one of the two out"
     check(profile != TEACHER_ONLY or not model.has_weights, "profile", profile, need)
-    is_applied = profile != "low_memory" or not model.has_weights or local_model(model).device != "auto"
+    is_applied = (
+        profile != "low_memory" or not model.has_weights or local_model(model).device != "auto"
+    )
     need = f"it means the CPU, and cannot set the keys of this choice of model: add {model.key}.device=cpu"
     check(is_applied, "profile", profile, need)
 
@@ -80,4 +89,6 @@ def notes(profile: str, device: str) -> list[str]:
     """Return a note if a profile expects a GPU and the job runs on the CPU."""
     if device == "cuda" or not PROFILES.get(profile, PROFILES[NONE]).expects_gpu:
         return []
-    return [f"profile={profile} expects a GPU, and this runs on the CPU: there is no GPU here, or model.device=cpu"]
+    return [
+        f"profile={profile} expects a GPU, and this runs on the CPU: there is no GPU here, or model.device=cpu"
+    ]

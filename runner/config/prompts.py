@@ -21,7 +21,9 @@ class Framing(StrEnum):
 class PromptsConfig(TaskConfig):
     """Shared keys of the tasks that complete the user's own prompts."""
 
-    prompt: Text | None = setting(None, Inert("the SHA-256 of the prompts counts, however they were given"))
+    prompt: Text | None = setting(
+        None, Inert("the SHA-256 of the prompts counts, however they were given")
+    )
     prompts: str | None = setting(None, HASHED, filled("give a file, or -"))
     format: Framing = Framing.chat
     system: Text | None = None
@@ -36,14 +38,27 @@ class PromptsConfig(TaskConfig):
                 f"task={self.name} needs either task.prompt=TEXT or task.prompts=FILE (.txt, .jsonl, or - for stdin): "
                 f"{given}"
             )
-        check(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
-        check(all(self.stop), "task.stop", self.stop, "an empty text would end every completion at once")
+        check(
+            self.prompt is None or bool(self.prompt),
+            "task.prompt",
+            repr(self.prompt),
+            "give a text",
+        )
+        check(
+            all(self.stop),
+            "task.stop",
+            self.stop,
+            "an empty text would end every completion at once",
+        )
         if self.format is Framing.raw and self.system:
-            raise ConfigError("task.system needs task.format=chat: a raw prompt has no system message")
+            raise ConfigError(
+                "task.system needs task.format=chat: a raw prompt has no system message"
+            )
 
     @property
     def common_branches(self) -> list[Text] | None:
-        """Return the texts that a branch of each prompt begins with; None: prompts have none, or their own."""
+        """Return the texts that a branch of each prompt begins with; None: prompts have none, or
+        their own."""
         return None
 
     @property
@@ -60,5 +75,7 @@ class PromptsConfig(TaskConfig):
         """Return the one prompt, or those of a file once it has been read."""
         count = 1 if self.prompt is not None else read
         return (
-            [] if count is None else [Amount(generation.batch_size, QUESTION_TOKENS, generation.most_new_tokens, count)]
+            []
+            if count is None
+            else [Amount(generation.batch_size, QUESTION_TOKENS, generation.most_new_tokens, count)]
         )

@@ -1,4 +1,5 @@
-"""A job after composing: its config, what the engine is asked for, and what its model's files tell."""
+"""A job after composing: its config, what the engine is asked for, and what its model's files
+tell."""
 
 from __future__ import annotations
 
@@ -17,14 +18,16 @@ from runner_engine.checkpoints import resolve as models
 
 @dataclass(frozen=True)
 class ResolvedJob(ResolvedModel):
-    """A job after composing, from which everything reads: its config, its files, and what follows from both."""
+    """A job after composing, from which everything reads: its config, its files, and what follows
+    from both."""
 
     config: RunnerConfig = field(kw_only=True)
     second: ResolvedJob | None = None  # whose model is loaded beside this one
     notes: tuple[str, ...] = ()  # what its keys have come to
 
     def beside(self, second: RunnerConfig | None) -> ResolvedJob:
-        """Return the job with a second model that is loaded beside its own; without a second one, itself."""
+        """Return the job with a second model that is loaded beside its own; without a second one,
+        itself."""
         return self if second is None else replace(self, second=resolve(second))
 
     def having(self, **groups: Any) -> ResolvedJob:
@@ -34,7 +37,8 @@ class ResolvedJob(ResolvedModel):
 
 
 def resolve(config: RunnerConfig) -> ResolvedJob:
-    """Return what is known of a job; within `sharing`, jobs with the same model and adapter have the same files."""
+    """Return what is known of a job; within `sharing`, jobs with the same model and adapter have
+    the same files."""
     of_model = models.resolve(spec_of(config))
     resolved = ResolvedJob(of_model.spec, of_model.files, config=config)
     notes = []
@@ -61,7 +65,9 @@ def as_published(generation: GenerationConfig, resolved: ResolvedJob) -> Generat
             f"generation=model: {model.name} has no generation_config.json, and no .gguf file that says how its "
             "answers are drawn: use generation=greedy or sampling"
         )
-    return generation.closed(published.values, published.sources, published.file, published.max_new_tokens)
+    return generation.closed(
+        published.values, published.sources, published.file, published.max_new_tokens
+    )
 
 
 def spec_of(config: RunnerConfig) -> ModelSpec:
@@ -80,13 +86,16 @@ def spec_of(config: RunnerConfig) -> ModelSpec:
 
 
 def base_key(config: RunnerConfig) -> str:
-    """Return a key of the base that a job loads, without its adapters: jobs with the same key share one loaded base."""
+    """Return a key of the base that a job loads, without its adapters: jobs with the same key share
+    one loaded base."""
     return spec_of(config).base_key
 
 
 def choices_of_model() -> list[str]:
     """Return the names of the group's choices, which an error about an unknown model suggests."""
-    from runner.config.choices import choices_for  # it reads YAML: only where there is an error to write
+    from runner.config.choices import (
+        choices_for,
+    )  # it reads YAML: only where there is an error to write
 
     return choices_for("model")
 

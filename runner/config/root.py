@@ -1,4 +1,5 @@
-"""A whole job: a choice from every group and the keys above them; tracking; which keys make jobs different."""
+"""A whole job: a choice from every group and the keys above them; tracking; which keys make jobs
+different."""
 
 from __future__ import annotations
 
@@ -70,42 +71,69 @@ class RunnerConfig:
     rope: RopeConfig = MISSING
     generation: GenerationConfig = MISSING
     task: TaskConfig = MISSING
-    tracking: TrackingConfig = setting(MISSING, Inert("names the store of the results, and changes nothing in them"))
+    tracking: TrackingConfig = setting(
+        MISSING, Inert("names the store of the results, and changes nothing in them")
+    )
     profile: str = setting(NO_PROFILE, Inert("sets groups and keys, which count themselves"))
     seed: int = 0
-    metrics: list[str] = field(default_factory=list, metadata={"counts": UnlessDefault(changes_answers=False)})
-    notes: dict[str, Any] = field(
-        default_factory=dict, metadata={"counts": Inert("the user's own words about a job, which change nothing in it")}
+    metrics: list[str] = field(
+        default_factory=list, metadata={"counts": UnlessDefault(changes_answers=False)}
     )
-    output_dir: str = setting("outputs", Inert("names the folder of the results, and changes nothing in them"))
+    notes: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"counts": Inert("the user's own words about a job, which change nothing in it")},
+    )
+    output_dir: str = setting(
+        "outputs", Inert("names the folder of the results, and changes nothing in them")
+    )
     print: Print = setting(Print.table, Inert("changes the display, not the computation"))
     plan: bool | str = setting(False, Inert("shows the plan and does nothing"))
     rerun: bool | str = setting(False, Inert("asks for the same job again"))
     workers: str = setting(AUTO, Inert("how many processes share a grid's jobs"))
     job_timeout_s: float | None = setting(None, Inert("ends a job of a grid that hangs"))
-    price_kwh: float | None = setting(None, Inert("prices the energy, and changes no answer", measured=True), least(0))
+    price_kwh: float | None = setting(
+        None, Inert("prices the energy, and changes no answer", measured=True), least(0)
+    )
 
     def __post_init__(self) -> None:
-        check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
+        check(
+            0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1"
+        )
         if self.metrics:
             from runner.config.added_metrics import check_added  # with the table of all metrics
 
             check_added(self.metrics)
         need = f"task={self.task.name} keeps no samples that a metric could be computed from: leave it out"
         check(not self.metrics or self.task.keeps_samples, "metrics", self.metrics, need)
-        check(self.rerun in (True, False, "failed", "all"), "rerun", self.rerun, "use false, failed or all (= true)")
-        check(self.plan in (True, False, "quick"), "plan", self.plan, "use true, false, or quick (calibrates nothing)")
+        check(
+            self.rerun in (True, False, "failed", "all"),
+            "rerun",
+            self.rerun,
+            "use false, failed or all (= true)",
+        )
+        check(
+            self.plan in (True, False, "quick"),
+            "plan",
+            self.plan,
+            "use true, false, or quick (calibrates nothing)",
+        )
         workers_ok = self.workers == AUTO or (self.workers.isdigit() and int(self.workers) >= 1)
         check(workers_ok, "workers", self.workers, f"use {AUTO}, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
-        check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
+        check(
+            timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null"
+        )
         check_notes(self.notes)
         for key, text in _texts(self, ""):
             need = "contains what no UTF-8 text and no file name can contain: half a character, or a NUL"
             check(is_text(text) and "\0" not in text, key, repr(text), need)
-        from runner.config.mix_choices import mix_of  # the engine's part of it, which composing does not need
+        from runner.config.mix_choices import (
+            mix_of,
+        )  # the engine's part of it, which composing does not need
 
-        self.mix = mix_of(self.quantization)  # no key: what the group means for each layer, read once
+        self.mix = mix_of(
+            self.quantization
+        )  # no key: what the group means for each layer, read once
         check_profile(self.profile, self.model, self.quantization.label)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)
@@ -144,7 +172,9 @@ def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]
             value = counts.value
         if is_dataclass(value):
             choice = choice_of(value)
-            if choice is not None and not isinstance(value, ModelConfig):  # its fingerprint identifies a model
+            if choice is not None and not isinstance(
+                value, ModelConfig
+            ):  # its fingerprint identifies a model
                 yield f"{prefix}{item.name}.name", choice
             yield from semantic_keys(value, f"{prefix}{item.name}.")
         else:

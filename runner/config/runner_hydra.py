@@ -1,6 +1,8 @@
-"""Hydra's command line with the runner's help, completion and configs: an object of our own, of a derived class.
+"""Hydra's command line with the runner's help, completion and configs: an object of our own, of a
+derived class.
 
-No class of Hydra's is changed, so `hydra.main` cannot be used: it makes its own Hydra object. `run` does what it does.
+No class of Hydra's is changed, so `hydra.main` cannot be used: it makes its own Hydra object. `run`
+does what it does.
 """
 
 from __future__ import annotations
@@ -47,58 +49,92 @@ from runner_base.plugins import conf_folders
 
 
 class RunnerHydra(Hydra):
-    """Composes the runner's configs. The parameters that only Hydra 1.4 has are passed on as they are."""
+    """Composes the runner's configs. The parameters that only Hydra 1.4 has are passed on as they
+    are."""
 
     def get_mode(self, config_name: str | None, overrides: list[str], **of_hydra_1_4: Any) -> Any:
-        """Return hydra.mode. Hydra 1.3 would compose the job once more, though only a study or an override sets it."""
-        places = {place.provider: place.path for place in self.config_loader.get_search_path().get_path()}
-        is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
+        """Return hydra.mode. Hydra 1.3 would compose the job once more, though only a study or an
+        override sets it."""
+        places = {
+            place.provider: place.path for place in self.config_loader.get_search_path().get_path()
+        }
+        is_ours = (
+            config_name == "config"
+            and places.get("main") == str(CONF)
+            and "command-line" not in places
+        )
         if is_ours and not any("hydra" in override for override in overrides):
             return None  # its default
         return super().get_mode(config_name, overrides, **of_hydra_1_4)
 
     def compose_config(
-        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *rest: bool, **keys: Any
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        *rest: bool,
+        **keys: Any,
     ) -> DictConfig:
-        """Compose as Hydra does, without the keys that only some jobs of a grid have, and with a job's data set."""
+        """Compose as Hydra does, without the keys that only some jobs of a grid have, and with a
+        job's data set."""
 
         refuse_deleted(overrides)
 
         def compose(used: list[str]) -> DictConfig:
             if used != overrides:
                 keys.pop("parsed_overrides", None)  # of Hydra 1.4: all overrides in another form
-            return super(RunnerHydra, self).compose_config(config_name, used, run_mode, *rest, **keys)
+            return super(RunnerHydra, self).compose_config(
+                config_name, used, run_mode, *rest, **keys
+            )
 
         composed = compose_without_missing_keys(compose, overrides, run_mode)
-        if run_mode is RunMode.RUN and OmegaConf.get_type(composed) is RunnerConfig:  # of a grid, each job has its own
+        if (
+            run_mode is RunMode.RUN and OmegaConf.get_type(composed) is RunnerConfig
+        ):  # of a grid, each job has its own
             data_sets.apply_data_set(composed)
         refuse_folders(overrides, composed)
         return composed
 
     def get_help(
-        self, help_cfg: DictConfig, cfg: DictConfig, args_parser: ArgumentParser, resolve: bool, **of_hydra_1_4: Any
+        self,
+        help_cfg: DictConfig,
+        cfg: DictConfig,
+        args_parser: ArgumentParser,
+        resolve: bool,
+        **of_hydra_1_4: Any,
     ) -> str:
         """Return the text of --help as Hydra makes it, with the runner's keys described."""
         if OmegaConf.get_type(cfg) is not RunnerConfig:  # for --hydra-help
             return super().get_help(help_cfg, cfg, args_parser, resolve, **of_hydra_1_4)
         template, _, after = str(help_cfg.template).partition("$CONFIG")
-        before = super().get_help(OmegaConf.create({"template": template}), DictConfig({}), args_parser, False)
+        before = super().get_help(
+            OmegaConf.create({"template": template}), DictConfig({}), args_parser, False
+        )
         from runner.config.help import described  # as the next one, of one command only
 
-        before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)  # listed beside task.data instead
+        before = re.sub(
+            rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE
+        )  # listed beside task.data instead
         return f"{before}{described(cfg, HydraConfig.get().runtime.choices)}{after}"
 
-    def show_cfg(self, config_name: str | None, overrides: list[str], cfg_type: str, *rest: Any, **keys: Any) -> None:
-        """Print what --cfg asks for as Hydra does, below a comment that names the choice of each group."""
+    def show_cfg(
+        self, config_name: str | None, overrides: list[str], cfg_type: str, *rest: Any, **keys: Any
+    ) -> None:
+        """Print what --cfg asks for as Hydra does, below a comment that names the choice of each
+        group."""
         with redirect_stdout(StringIO()) as shown:
             super().show_cfg(config_name, overrides, cfg_type, *rest, **keys)
-        if cfg_type == "job" and shown.getvalue().startswith("model:\n"):  # the whole config, not one package
+        if cfg_type == "job" and shown.getvalue().startswith(
+            "model:\n"
+        ):  # the whole config, not one package
             choices = HydraConfig.get().runtime.choices
             print("#", *(f"{group}={choices[group]}" for group in (*GROUPS, "profile")))
         sys.stdout.write(shown.getvalue())
 
     @staticmethod
-    def get_shell_to_plugin_map(config_loader: ConfigLoader) -> defaultdict[str, list[CompletionPlugin]]:
+    def get_shell_to_plugin_map(
+        config_loader: ConfigLoader,
+    ) -> defaultdict[str, list[CompletionPlugin]]:
         """Return the completion of each shell, which offers the values of keys, too."""
         from runner.config.completion import completing_values
 
@@ -109,16 +145,22 @@ class RunnerHydra(Hydra):
 
 
 def hydra_of(study_folder: str | None = None) -> RunnerHydra:
-    """Return a Hydra object of its own that composes the runner's configs, and those of a folder of studies."""
-    search = search_path(str(CONF), None if study_folder is None else Path(study_folder).expanduser())
-    name = str(JobRuntime.instance().get("name"))  # Hydra sets it: that of the program that uses this library stays
+    """Return a Hydra object of its own that composes the runner's configs, and those of a folder of
+    studies."""
+    search = search_path(
+        str(CONF), None if study_folder is None else Path(study_folder).expanduser()
+    )
+    name = str(
+        JobRuntime.instance().get("name")
+    )  # Hydra sets it: that of the program that uses this library stays
     return RunnerHydra(name, loader_of(search))
 
 
 def search_path(
     main: str, study_folder: Path | None, caller: tuple[str | None, str | None] = (None, None)
 ) -> ConfigSearchPath:
-    """Return where configs are searched: in `main`, in plug-ins' packages and in a folder of studies, as -cd does.
+    """Return where configs are searched: in `main`, in plug-ins' packages and in a folder of
+    studies, as -cd does.
 
     `caller` is the file or the module that a relative `main` begins at.
     """
@@ -135,7 +177,9 @@ def run(task: TaskFunction) -> None:
     """Do what this process's command line asks for, as `hydra.main` does; each error is raised."""
     parser = get_args_parser()
     arguments = parser.parse_args()
-    if arguments.experimental_rerun is not None and not IS_HYDRA_1_4:  # of a pickled config: nothing is composed
+    if (
+        arguments.experimental_rerun is not None and not IS_HYDRA_1_4
+    ):  # of a pickled config: nothing is composed
         hydra.main(**VERSION_BASE)(task)()
         return
     saved = rerun(arguments)
@@ -155,11 +199,22 @@ def run(task: TaskFunction) -> None:
 
 
 def _do(
-    ours: RunnerHydra, arguments: Any, parser: ArgumentParser, name: str, saved: list[str], task: TaskFunction
+    ours: RunnerHydra,
+    arguments: Any,
+    parser: ArgumentParser,
+    name: str,
+    saved: list[str],
+    task: TaskFunction,
 ) -> None:
     """Show or run what the arguments ask for."""
     overrides = arguments.overrides
-    commands = (arguments.run, arguments.multirun, arguments.shell_completion, arguments.cfg, arguments.info)
+    commands = (
+        arguments.run,
+        arguments.multirun,
+        arguments.shell_completion,
+        arguments.cfg,
+        arguments.info,
+    )
     asked = sum(command not in (None, False) for command in commands)
     parsed = parsed_overrides(ours, name, overrides, saved) if saved else {}
     if arguments.help:
@@ -169,9 +224,13 @@ def _do(
     elif arguments.hydra_help:
         ours.hydra_help(name, parser, arguments, **parsed)
     elif asked > 1:
-        raise ValueError("Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified")
+        raise ValueError(
+            "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified"
+        )
     elif arguments.cfg:
-        ours.show_cfg(name, overrides, arguments.cfg, arguments.package, arguments.resolve, **parsed)
+        ours.show_cfg(
+            name, overrides, arguments.cfg, arguments.package, arguments.resolve, **parsed
+        )
     elif arguments.shell_completion:
         ours.shell_completion(name, overrides)
     elif arguments.info:

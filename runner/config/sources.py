@@ -1,8 +1,10 @@
-"""Where configs come from: files, which are checked before they are read, and the runner's own schemas.
+"""Where configs come from: files, which are checked before they are read, and the runner's own
+schemas.
 
-Hydra reads these through objects of its own classes and of classes derived from them. Nothing is added to its
-ConfigStore and no class of it is changed: a program of its own that imports the runner finds Hydra as it is.
-The price: `hydra.compose` alone cannot compose conf/, since only a loader of `loader_of` knows the schemas.
+Hydra reads these through objects of its own classes and of classes derived from them. Nothing is
+added to its ConfigStore and no class of it is changed: a program of its own that imports the runner
+finds Hydra as it is. The price: `hydra.compose` alone cannot compose conf/, since only a loader of
+`loader_of` knows the schemas.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins import structured_config_source
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra._internal.core_plugins.importlib_resources_config_source import (
+    ImportlibResourcesConfigSource,
+)
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -38,8 +42,14 @@ from runner.config.yaml_files import checked, quick_loader
 from runner_base import plug_ins
 from runner_base.plugins import own_conf_files
 
-# of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder of model files
-GRID: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "cases": []}
+# of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder
+# of model files
+GRID: dict[str, Any] = {
+    "_target_": "hydra_plugins.runner.GridSweeper",
+    "params": {},
+    "zip": [],
+    "cases": [],
+}
 GRID |= {"exclude": [], "files": None, "reference": None}
 PROFILES = "hydra/profile"  # has PROFILE_MODEL: the keys that a profile sets
 OPTIONS = {f"hydra/{kind}": kind for kind in HYDRA_KINDS}
@@ -47,14 +57,16 @@ WORKERS = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
 
 
 def loader_of(search_path: ConfigSearchPath) -> ConfigLoaderImpl:
-    """Return Hydra's loader with the runner's sources. Hydra 1.4 treats a loader of a derived class differently."""
+    """Return Hydra's loader with the runner's sources. Hydra 1.4 treats a loader of a derived class
+    differently."""
     loader = ConfigLoaderImpl(search_path)
     loader.repository = Repository(search_path)
     return loader
 
 
 def source_at(scheme: str, path: str) -> ConfigSource:
-    """Return the source of the configs in a folder or package, as hydra.runtime.config_sources names it."""
+    """Return the source of the configs in a folder or package, as hydra.runtime.config_sources
+    names it."""
     return _ours(SourcesRegistry.instance().resolve(scheme)("", f"{scheme}://{path}"))
 
 
@@ -67,12 +79,14 @@ class Repository(ConfigRepository):
         self.sources = [_ours(source) for source in self.sources]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Share the sources, which never change: Hydra copies them whenever it lists a group, 60 times for --help."""
+        """Share the sources, which never change: Hydra copies them whenever it lists a group, 60
+        times for --help."""
         return copy(self)
 
 
 class CheckedFiles(FileConfigSource):
-    """A folder; conf/ has the files of the runner's own options, too, which stand beside their code."""
+    """A folder; conf/ has the files of the runner's own options, too, which stand beside their
+    code."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Load a file, if it may be loaded."""
@@ -88,12 +102,22 @@ class CheckedFiles(FileConfigSource):
         """Load a file that ships as Hydra's source would."""
         text = file.read_text(encoding="utf-8")
         content = yaml.load(text, Loader=quick_loader())
-        config: Any = _with_its_schema(content) or OmegaConf.create({} if content is None else content)
-        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, self._get_header_dict(text[:512]))
+        config: Any = _with_its_schema(content) or OmegaConf.create(
+            {} if content is None else content
+        )
+        return ConfigResult(
+            self.provider,
+            f"{self.scheme()}://{self.path}",
+            config,
+            self._get_header_dict(text[:512]),
+        )
 
     def is_config(self, config_path: str) -> bool:
         """Whether there is a file of this name."""
-        return super().is_config(config_path) or self._option(self._normalize_file_name(config_path)) is not None
+        return (
+            super().is_config(config_path)
+            or self._option(self._normalize_file_name(config_path)) is not None
+        )
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
         """Return the names of the configs, groups or both in a group."""
@@ -101,10 +125,13 @@ class CheckedFiles(FileConfigSource):
         if results_filter is ObjectType.GROUP or self.path != str(CONF):
             return found
         split = (name.removesuffix(".yaml").rpartition("/") for name in own_conf_files())
-        return sorted({*found, *(name for group, _, name in split if group == config_path.strip("/"))})
+        return sorted(
+            {*found, *(name for group, _, name in split if group == config_path.strip("/"))}
+        )
 
     def _option(self, name: str) -> Path | None:
-        """Return the folder conf/ of the option that has a file of this name, if this is the runner's conf/."""
+        """Return the folder conf/ of the option that has a file of this name, if this is the
+        runner's conf/."""
         return own_conf_files().get(name) if self.path == str(CONF) else None
 
 
@@ -117,7 +144,8 @@ class CheckedPackage(ImportlibResourcesConfigSource):
 
 
 class StructuredConfigSource(structured_config_source.StructuredConfigSource):
-    """The runner's own configs, then those in Hydra's ConfigStore. Hydra knows it by this name of the class."""
+    """The runner's own configs, then those in Hydra's ConfigStore. Hydra knows it by this name of
+    the class."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Make a config of our own, or load Hydra's."""
@@ -125,7 +153,9 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
         if (make := own_config(path)) is None:
             return super().load_config(config_path)
         package = "_global_" if path.startswith(f"{PROFILES}/") else None
-        return ConfigResult("runner", f"{self.scheme()}://{self.path}", make(), {"package": package})
+        return ConfigResult(
+            "runner", f"{self.scheme()}://{self.path}", make(), {"package": package}
+        )
 
     def is_group(self, config_path: str) -> bool:
         """Whether there is a group with this path."""
@@ -138,12 +168,18 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
         """Return the names of the configs, groups or both in a group."""
-        found = {*super().list(config_path, results_filter)} if super().is_group(config_path) else set()
+        found = (
+            {*super().list(config_path, results_filter)} if super().is_group(config_path) else set()
+        )
         configs = [] if results_filter is ObjectType.GROUP else [*own_configs()]
         groups = [] if results_filter is ObjectType.CONFIG else [*own_groups()]
         split = (path.rpartition("/") for path in (*configs, *groups))
         found |= {name for group, _, name in split if group == config_path.strip("/")}
-        return sorted(found if results_filter is ObjectType.GROUP else found | {*_found_late(config_path.strip("/"))})
+        return sorted(
+            found
+            if results_filter is ObjectType.GROUP
+            else found | {*_found_late(config_path.strip("/"))}
+        )
 
 
 OURS: dict[str, type[ConfigSource]] = {  # by scheme: Hydra may import its own classes twice
@@ -152,18 +188,23 @@ OURS: dict[str, type[ConfigSource]] = {  # by scheme: Hydra may import its own c
 
 
 def _ours(source: ConfigSource) -> ConfigSource:
-    """Return our source for one of Hydra's; one of another package stays as it is, and its files are not checked."""
+    """Return our source for one of Hydra's; one of another package stays as it is, and its files
+    are not checked."""
     kind = OURS.get(source.scheme())
     return source if kind is None else kind(source.provider, source.full_path())
 
 
 def _with_its_schema(content: Any) -> DictConfig | None:
-    """Return a choice's content in its schema, if its defaults are that schema and itself; else None.
+    """Return a choice's content in its schema, if its defaults are that schema and itself; else
+    None.
 
-    Hydra would load the schema as a further config and, for each config, copy all choices that were made so far.
+    Hydra would load the schema as a further config and, for each config, copy all choices that were
+    made so far.
     """
     match content:
-        case {"defaults": [str(schema), "_self_"], **keys} if make := own_config(_schema_path(schema)):
+        case {"defaults": [str(schema), "_self_"], **keys} if make := own_config(
+            _schema_path(schema)
+        ):
             config = make()
             config.merge_with(keys)
             return config
@@ -171,7 +212,8 @@ def _with_its_schema(content: Any) -> DictConfig | None:
 
 
 def _schema_path(default: str) -> str:
-    """Return the path of the schema that an entry of a defaults list names: /hydra/schema/GROUP/NAME@_here_."""
+    """Return the path of the schema that an entry of a defaults list names:
+    /hydra/schema/GROUP/NAME@_here_."""
     path, _, package = default.removeprefix("/").partition("@")
     return path if package == "_here_" and path.startswith("hydra/schema/") else ""
 
@@ -189,7 +231,8 @@ def own_config(path: str) -> Callable[[], DictConfig] | None:
 
 
 def _found_late(group: str) -> list[str]:
-    """Return the names in a group of which `own_configs` has none, because who lists them imports their modules."""
+    """Return the names in a group of which `own_configs` has none, because who lists them imports
+    their modules."""
     if group == PROFILES:
         return profiles.nodes(_models())
     return installed_options(OPTIONS[group]) if group in OPTIONS else []
@@ -197,16 +240,18 @@ def _found_late(group: str) -> list[str]:
 
 @cache
 def _models() -> frozenset[str]:
-    """Return the choices of the group model whose keys a profile may set: those of plug-ins are their own."""
+    """Return the choices of the group model whose keys a profile may set: those of plug-ins are
+    their own."""
     return frozenset(choices_for("model")) - plug_ins("model").keys()
 
 
 @cache
 def own_configs() -> dict[str, Callable[[], DictConfig]]:
-    """Return the runner's own configs by path, but for those of `_found_late`; each is made when Hydra reads it.
+    """Return the runner's own configs by path, but for those of `_found_late`; each is made when
+    Hydra reads it.
 
-    A job uses a few of the schemas: their classes are imported then, also those of plug-ins. They are under hydra/,
-    because `--help` and tab completion list only groups outside of it.
+    A job uses a few of the schemas: their classes are imported then, also those of plug-ins. They
+    are under hydra/, because `--help` and tab completion list only groups outside of it.
     """
     configs: dict[str, Callable[[], DictConfig]] = {
         "hydra/schema/runner": partial(_with_own_keys, RunnerConfig),
@@ -214,7 +259,10 @@ def own_configs() -> dict[str, Callable[[], DictConfig]]:
         "hydra/launcher/workers": partial(_with_own_keys, WORKERS),
     }
     for group in GROUPS:
-        configs |= {f"hydra/schema/{group}/{name}": partial(_schema, group, name) for name in names_of(group)}
+        configs |= {
+            f"hydra/schema/{group}/{name}": partial(_schema, group, name)
+            for name in names_of(group)
+        }
     return configs
 
 
@@ -237,7 +285,8 @@ def _schema(group: str, name: str) -> DictConfig:
 
 
 def _with_own_keys(content: Any, *keys: str) -> DictConfig:
-    """Return a config below some keys of which users may add keys of their own, without a + before them."""
+    """Return a config below some keys of which users may add keys of their own, without a + before
+    them."""
     node: DictConfig = OmegaConf.structured(content)
     for key in keys:
         OmegaConf.set_struct(node[key], False)

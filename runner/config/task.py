@@ -18,7 +18,8 @@ QUESTION_TOKENS = 128  # of a word problem in a chat template
 
 
 def absolute(folder: str) -> str:
-    """Return the absolute path of an output folder, so that the stored path is valid in every working directory."""
+    """Return the absolute path of an output folder, so that the stored path is valid in every
+    working directory."""
     return str(Path(folder).expanduser().absolute())
 
 
@@ -33,8 +34,12 @@ class Amount:
     is_exact: bool = False  # no answer ends earlier, and no prompt is shorter
     shared_tokens: int = 0  # with which all prompts begin, and which are computed once
     known_tokens: int = 0  # before all of these, computed already for other completions
-    counts_tokens: bool = False  # the prompts have so many of the model's tokens, and not those of typical ones
-    piece_tokens: int | None = None  # of a prompt that is read in pieces, each without the ones before: those of one
+    counts_tokens: bool = (
+        False  # the prompts have so many of the model's tokens, and not those of typical ones
+    )
+    piece_tokens: int | None = (
+        None  # of a prompt that is read in pieces, each without the ones before: those of one
+    )
 
     @property
     def read_tokens(self) -> int:
@@ -43,9 +48,15 @@ class Amount:
 
     @property
     def pairs(self) -> float:
-        """Return how often one of these tokens looks back at one before it, over all completions."""
-        before, piece = self.known_tokens + self.shared_tokens, min(self.prompt_tokens, self.piece_tokens or math.inf)
-        return self.shared_tokens**2 / 2 + self.completions * self.prompt_tokens * (before + piece / 2)
+        """Return how often one of these tokens looks back at one before it, over all
+        completions."""
+        before, piece = (
+            self.known_tokens + self.shared_tokens,
+            min(self.prompt_tokens, self.piece_tokens or math.inf),
+        )
+        return self.shared_tokens**2 / 2 + self.completions * self.prompt_tokens * (
+            before + piece / 2
+        )
 
     @property
     def context_tokens(self) -> float:
@@ -64,8 +75,12 @@ class TaskConfig:
     comparisons_key: ClassVar[str] = (
         ""  # the key that says how many comparisons share 5 %; if it is null, a grid counts
     )
-    sized_by: ClassVar[tuple[str, ...]] = ()  # keys by which `amounts` knows how many tokens its prompts have
-    is_endless: ClassVar[bool] = False  # it runs until somebody stops it, so that a grid would never finish
+    sized_by: ClassVar[
+        tuple[str, ...]
+    ] = ()  # keys by which `amounts` knows how many tokens its prompts have
+    is_endless: ClassVar[bool] = (
+        False  # it runs until somebody stops it, so that a grid would never finish
+    )
 
     def __post_init__(self) -> None:
         check_keys("task", self)
@@ -82,7 +97,8 @@ class TaskConfig:
 
     @property
     def of_questions(self) -> Any:
-        """Return itself if it asks questions with right answers (config/questions.py); else None."""
+        """Return itself if it asks questions with right answers (config/questions.py); else
+        None."""
         return None
 
     @property
@@ -92,12 +108,14 @@ class TaskConfig:
 
     @property
     def compared_with(self) -> str | None:
-        """Return the words for the job that it is compared with while it runs; None: it is not compared."""
+        """Return the words for the job that it is compared with while it runs; None: it is not
+        compared."""
         return None
 
     @property
     def without_asking_again(self) -> TaskConfig:
-        """Return what it does where the rows of its engine depend on each other, so that none is asked again."""
+        """Return what it does where the rows of its engine depend on each other, so that none is
+        asked again."""
         return self
 
     @property
@@ -117,18 +135,21 @@ class TaskConfig:
 
     @property
     def delivers_to(self) -> str | None:
-        """Return the file outside the job's folder that it writes, even when the job is done already."""
+        """Return the file outside the job's folder that it writes, even when the job is done
+        already."""
         return None
 
     def asked_with(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
-        """Return the task as these generation settings make it, and a note on what they have changed."""
+        """Return the task as these generation settings make it, and a note on what they have
+        changed."""
         return self, ""
 
     def check_beside(self, generation: GenerationConfig) -> None:
         """Raise ConfigError where the task cannot work with these generation settings."""
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return the least that the job must have in memory at once; `rows` if the batch size is left to the engine."""
+        """Return the least that the job must have in memory at once; `rows` if the batch size is
+        left to the engine."""
         return generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.most_new_tokens
 
     @property
@@ -142,17 +163,28 @@ class TaskConfig:
         return 0
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return the requested completions, to estimate their time; unknown prompts count as typical ones.
+        """Return the requested completions, to estimate their time; unknown prompts count as
+        typical ones.
 
-        `read` is the number of questions or prompts, once they have been read. The list is empty if the number of
-        completions is not known either.
+        `read` is the number of questions or prompts, once they have been read. The list is empty if
+        the number of completions is not known either.
         """
         _, prompt_tokens, new_tokens = self.workload(generation)
-        return [] if self.is_endless else [Amount(generation.batch_size, prompt_tokens, new_tokens, self.questions)]
+        return (
+            []
+            if self.is_endless
+            else [Amount(generation.batch_size, prompt_tokens, new_tokens, self.questions)]
+        )
 
 
-def with_possible_batch(task: TaskConfig, generation: GenerationConfig, read: int | None = None) -> GenerationConfig:
-    """Return the generation settings with a batch size that is no larger than the number of completions."""
-    most = max((amount.completions for amount in task.amounts(generation, read)), default=generation.batch_size or 1)
+def with_possible_batch(
+    task: TaskConfig, generation: GenerationConfig, read: int | None = None
+) -> GenerationConfig:
+    """Return the generation settings with a batch size that is no larger than the number of
+    completions."""
+    most = max(
+        (amount.completions for amount in task.amounts(generation, read)),
+        default=generation.batch_size or 1,
+    )
     is_larger = generation.batch_size is not None and generation.batch_size > most
     return replace(generation, batch_size=most) if is_larger else generation

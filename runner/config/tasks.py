@@ -1,4 +1,5 @@
-"""Tasks: the name of each, and the class of its keys. chat, generate and options come by entry points."""
+"""Tasks: the name of each, and the class of its keys. chat, generate and options come by entry
+points."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def whole(value: str | int) -> int:
 
 
 def token_counts(key: str, values: Iterable[str | int]) -> list[int]:
-    """Return the numbers that a key lists, smallest first; ConfigError for what is no number, below 1 or repeated."""
+    """Return the numbers that a key lists, smallest first; ConfigError for what is no number, below
+    1 or repeated."""
     given = [str(value) for value in values]
     shown = f"[{','.join(given)}]"
     counts = [token_count(value) for value in given]

@@ -1,4 +1,5 @@
-"""Environment variables as overrides: those that an option reads, above the YAML and below the command line."""
+"""Environment variables as overrides: those that an option reads, above the YAML and below the
+command line."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from runner_base import load_object
 from runner_base.plugins import own_options
 
 
-def variables_as_overrides(overrides: list[str], config: str = "config", folder: str | None = None) -> list[str]:
+def variables_as_overrides(
+    overrides: list[str], config: str = "config", folder: str | None = None
+) -> list[str]:
     """Return overrides from the environment for keys that the given ones do not set."""
     found: list[str] = []
     for name in own_options("variables"):

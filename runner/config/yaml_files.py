@@ -1,7 +1,8 @@
-"""YAML files of users: checked before they are loaded, and loaded so that each error is one message.
+"""YAML files of users: checked before they are loaded, and loaded so that each error is one
+message.
 
-A few hundred bytes of nested aliases can unpack to more than the memory, and deeply nested values overflow the stack of
-whatever walks through them.
+A few hundred bytes of nested aliases can unpack to more than the memory, and deeply nested values
+overflow the stack of whatever walks through them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ MAX_DEPTH = 32  # of lists and mappings within each other; a config has five
 
 @contextmanager
 def checked(file: Traversable) -> Iterator[None]:
-    """Check a file, if it exists, and then load it in this block; ConfigError names it and the place of an error."""
+    """Check a file, if it exists, and then load it in this block; ConfigError names it and the
+    place of an error."""
     import yaml
 
     where = str(file)
@@ -38,10 +40,12 @@ def checked(file: Traversable) -> Iterator[None]:
 
 @cache
 def quick_loader() -> Any:
-    """Return OmegaConf's loader of YAML with libyaml's parser; OmegaConf's own if PyYAML comes without libyaml.
+    """Return OmegaConf's loader of YAML with libyaml's parser; OmegaConf's own if PyYAML comes
+    without libyaml.
 
-    It is for the files that ship, which a test reads in both ways: of users' files libyaml takes a few that PyYAML's
-    parser rejects, and its errors are worded otherwise. `--cfg job` reads 14 files in 1 ms instead of 14, of 440 ms.
+    It is for the files that ship, which a test reads in both ways: of users' files libyaml takes a
+    few that PyYAML's parser rejects, and its errors are worded otherwise. `--cfg job` reads 14
+    files in 1 ms instead of 14, of 440 ms.
     """
     import yaml
     from omegaconf._utils import get_yaml_loader
@@ -77,7 +81,9 @@ def check_depth(text: str, where: str) -> None:
 
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):  # without recursion
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+            event, yaml.CollectionEndEvent
+        )
         if depth > MAX_DEPTH:
             raise ConfigError(
                 f"{where}, {_position(event.start_mark)}: lists and mappings are nested more than {MAX_DEPTH} deep"
@@ -85,8 +91,11 @@ def check_depth(text: str, where: str) -> None:
 
 
 def _max_levels(text: str) -> int:
-    """Return an upper bound of the depth, without a parser: a column opens two levels at most, a bracket one."""
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]  # a comment opens none
+    """Return an upper bound of the depth, without a parser: a column opens two levels at most, a
+    bracket one."""
+    lines = [
+        line for line in text.splitlines() if not line.lstrip().startswith("#")
+    ]  # a comment opens none
     columns = max((len(line) - len(line.lstrip(" \t-?:")) for line in lines), default=0)
     return 2 * (columns + 1) + sum(line.count("[") + line.count("{") for line in lines)
 

@@ -1,1 +1,2 @@
-"""What everything stands on and knows nothing of the rest: errors, results, statistics, progress, the machine."""
+"""What everything stands on and knows nothing of the rest: errors, results, statistics, progress,
+the machine."""

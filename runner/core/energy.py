@@ -1,7 +1,7 @@
 """The energy that processors have used, from hardware counters: RAPL of CPUs, NVML of NVIDIA GPUs.
 
-Both count the whole processor, whichever program uses it. A counter that cannot be read is not zero: `why_not` names
-it.
+Both count the whole processor, whichever program uses it. A counter that cannot be read is not
+zero: `why_not` names it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,13 @@ class Energy:
     def read(self) -> Reading:
         """Return the counters' present values."""
         packages = {folder: int((folder / "energy_uj").read_text()) for folder in self._packages}
-        return Reading(packages, [self._library.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in self._gpus])
+        return Reading(
+            packages, [self._library.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in self._gpus]
+        )
 
     def joules(self, earlier: Reading, now: Reading | None = None) -> float | None:
-        """Return the energy since an earlier reading, until another one or now; None where nothing can be read."""
+        """Return the energy since an earlier reading, until another one or now; None where nothing
+        can be read."""
         if not self.sources:
             return None
         now, total = now or self.read(), 0.0
@@ -54,7 +57,9 @@ class Energy:
             if passed < 0:  # the counter overflowed, which happens every few minutes
                 passed += int((folder / "max_energy_range_uj").read_text())
             total += passed * MICRO
-        return total + MILLI * sum(later - before for later, before in zip(now.gpus, earlier.gpus, strict=True))
+        return total + MILLI * sum(
+            later - before for later, before in zip(now.gpus, earlier.gpus, strict=True)
+        )
 
     def others_on_gpus(self) -> str:
         """Say how many other programs use the GPUs that are counted; empty if none does."""
@@ -62,22 +67,31 @@ class Energy:
             return ""
         own = machine.family()
         programs = {
-            process.pid for gpu in self._gpus for process in self._library.nvmlDeviceGetComputeRunningProcesses(gpu)
+            process.pid
+            for gpu in self._gpus
+            for process in self._library.nvmlDeviceGetComputeRunningProcesses(gpu)
         }
         others = programs - own
         return f"{counted(len(others), 'other program')} on the same GPUs" if others else ""
 
     def _readable_packages(self) -> list[Path]:
-        """Return the folders of whole CPU packages; the folders below them are parts of the same packages."""
-        packages = sorted(folder for folder in self.root.glob("intel-rapl:*") if folder.name.count(":") == 1)
+        """Return the folders of whole CPU packages; the folders below them are parts of the same
+        packages."""
+        packages = sorted(
+            folder for folder in self.root.glob("intel-rapl:*") if folder.name.count(":") == 1
+        )
         if not packages:
-            self.why_not.append("no energy counter of the CPU (RAPL) is shown here, as in most virtual machines")
+            self.why_not.append(
+                "no energy counter of the CPU (RAPL) is shown here, as in most virtual machines"
+            )
         try:
             for folder in packages:
                 int((folder / "energy_uj").read_text())
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it contains no number"
-            self.why_not.append(f"the CPU's energy counter {packages[0]}/energy_uj cannot be read: {reason}")
+            self.why_not.append(
+                f"the CPU's energy counter {packages[0]}/energy_uj cannot be read: {reason}"
+            )
             return []
         return packages
 
@@ -86,7 +100,9 @@ class Energy:
         try:
             library: Any = importlib.import_module("pynvml")
         except ImportError:
-            self.why_not.append("the energy of GPUs is read through the package nvidia-ml-py, which is not installed")
+            self.why_not.append(
+                "the energy of GPUs is read through the package nvidia-ml-py, which is not installed"
+            )
             return None, []
         try:
             library.nvmlInit()

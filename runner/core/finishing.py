@@ -1,8 +1,9 @@
 """Within how many tokens answers finish, where a limit has cut off some: Kaplan and Meier's curve.
 
-An answer that was cut off would have taken more tokens than it has: how many more is not known, but that it took so
-many counts. The finished answers alone are the short ones, so a quantile of theirs is too small. Beyond the longest
-finished answer the curve says nothing: where all answers have one limit, it ends at the share that finished.
+An answer that was cut off would have taken more tokens than it has: how many more is not known, but
+that it took so many counts. The finished answers alone are the short ones, so a quantile of theirs
+is too small. Beyond the longest finished answer the curve says nothing: where all answers have one
+limit, it ends at the share that finished.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ WANTED = 0.95  # the share of answers that are to finish
 
 
 class Length(NamedTuple):
-    """The tokens of an answer, and whether it ended by itself; otherwise it would have been longer."""
+    """The tokens of an answer, and whether it ended by itself; otherwise it would have been
+    longer."""
 
     tokens: int
     finished: bool
@@ -32,13 +34,18 @@ class Finishing:
 
     lengths: Sequence[Length]
     reached: float  # the largest share that the curve reaches
-    tokens: int | None = None  # within so many, the share that is wanted finishes; None: it cannot be told
-    low: int | None = None  # of the 95 % interval of these tokens; None: no length is enough to be its end
+    tokens: int | None = (
+        None  # within so many, the share that is wanted finishes; None: it cannot be told
+    )
+    low: int | None = (
+        None  # of the 95 % interval of these tokens; None: no length is enough to be its end
+    )
     high: int | None = None
 
     @classmethod
     def of(cls, lengths: Iterable[Length], wanted: float = WANTED) -> Finishing:
-        """Compute the curve; its interval is exact for as many answers as those that go on are worth (Peto)."""
+        """Compute the curve; its interval is exact for as many answers as those that go on are
+        worth (Peto)."""
         ordered = sorted(lengths)
         every, open_share, worth = [it.tokens for it in ordered], 1.0, len(ordered)
         found: dict[str, int] = {}
@@ -60,14 +67,22 @@ class Finishing:
         return {"finished_share": self.reached} | known
 
     def words(self, limit: int, tok_per_s: float | None) -> str:
-        """Return the limit of tokens that lets 95 % of the answers finish, and what it costs at a speed of decoding."""
+        """Return the limit of tokens that lets 95 % of the answers finish, and what it costs at a
+        speed of decoding."""
         if self.tokens is None:
-            longer, what = 2 * limit, f"cannot be told from these answers: {self.reached:.0%} finished within {limit:,}"
+            longer, what = (
+                2 * limit,
+                f"cannot be told from these answers: {self.reached:.0%} finished within {limit:,}",
+            )
             return f"which {LIMIT} lets {WANTED:.0%} finish {what}. {longer:,} {self._price(longer, tok_per_s)}"
         low = "at most that" if self.low is None else f"{self.low:,}"
         interval = f"95 % interval {low} to {'more' if self.high is None else f'{self.high:,}'}"
         enough = f"{LIMIT}={self.tokens:,} lets {WANTED:.0%} of the answers finish ({interval})"
-        return enough if self.tokens <= limit else f"{enough}, and {self._price(self.tokens, tok_per_s)}"
+        return (
+            enough
+            if self.tokens <= limit
+            else f"{enough}, and {self._price(self.tokens, tok_per_s)}"
+        )
 
     def _price(self, limit: int, tok_per_s: float | None) -> str:
         """Return what another limit costs at most: as if all that was cut off went on to it."""
@@ -83,7 +98,9 @@ def lengths_of(answers: Iterable[Answer], of_answer_only: bool = False) -> list[
     """
     return [
         Length(
-            answer.answer_tokens if of_answer_only and answer.answer_tokens is not None else answer.tokens,
+            answer.answer_tokens
+            if of_answer_only and answer.answer_tokens is not None
+            else answer.tokens,
             answer.finish_reason is FinishReason.stop,
         )
         for answer in answers

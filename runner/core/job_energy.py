@@ -25,7 +25,8 @@ HOW = (
 
 @dataclass(frozen=True)
 class JoulesOfJob:
-    """What a job's processors have used: sums can be added, as those of an interrupted job's starts."""
+    """What a job's processors have used: sums can be added, as those of an interrupted job's
+    starts."""
 
     gross_j: float = 0.0  # all that the counters have counted
     idle_j: float = 0.0  # of which the machine would have drawn so much without the job
@@ -34,7 +35,9 @@ class JoulesOfJob:
     seconds: float = 0.0
 
     def __add__(self, other: JoulesOfJob) -> JoulesOfJob:
-        return JoulesOfJob(*(ours + theirs for ours, theirs in zip(self._parts, other._parts, strict=True)))
+        return JoulesOfJob(
+            *(ours + theirs for ours, theirs in zip(self._parts, other._parts, strict=True))
+        )
 
     @property
     def net_j(self) -> float:
@@ -48,7 +51,8 @@ class JoulesOfJob:
 
 @dataclass
 class JobEnergy:
-    """Reads the counters while a job's questions are answered; `beside` says what other work there is."""
+    """Reads the counters while a job's questions are answered; `beside` says what other work there
+    is."""
 
     energy: Energy
     beside: Callable[[], str]
@@ -92,10 +96,16 @@ class JobEnergy:
         if not self.energy.sources:
             return f"not counted: {'; '.join(self.energy.why_not)}. {HOW}"
         other = self.beside() or self.energy.others_on_gpus()
-        return f"not counted: {other}, and the counters count whole processors, whoever uses them" if other else ""
+        return (
+            f"not counted: {other}, and the counters count whole processors, whoever uses them"
+            if other
+            else ""
+        )
 
 
-def metrics_of(joules: JoulesOfJob, samples: Sequence[Sample], price_kwh: float | None) -> Mapping[str, float]:
+def metrics_of(
+    joules: JoulesOfJob, samples: Sequence[Sample], price_kwh: float | None
+) -> Mapping[str, float]:
     """Return what a job's energy comes to: in parts, for a right answer, and in money."""
     if not joules.seconds:
         return {}
@@ -119,4 +129,8 @@ def metrics_of(joules: JoulesOfJob, samples: Sequence[Sample], price_kwh: float 
 
 def notes_on_price(no_energy: str, price_kwh: float | None) -> list[str]:
     """Say why there is no price of the energy, where one was asked for."""
-    return [f"price_kwh={price_kwh:g} prices nothing: the energy was {no_energy}"] if price_kwh and no_energy else []
+    return (
+        [f"price_kwh={price_kwh:g} prices nothing: the energy was {no_energy}"]
+        if price_kwh and no_energy
+        else []
+    )

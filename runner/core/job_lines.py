@@ -1,4 +1,5 @@
-"""The lines of a job's table, and the columns of a grid's: which metrics stand where, in this order."""
+"""The lines of a job's table, and the columns of a grid's: which metrics stand where, in this
+order."""
 
 from __future__ import annotations
 
@@ -7,9 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 
-from runner_compare import LOG_LIKELIHOOD, Metric, described, known_metrics, of_all_answers, of_plug_ins
+from runner_compare import (
+    LOG_LIKELIHOOD,
+    Metric,
+    described,
+    known_metrics,
+    of_all_answers,
+    of_plug_ins,
+)
 
-# The columns of a grid that any of its jobs has measured: first the purpose of the tasks, then what most tasks have.
+# The columns of a grid that any of its jobs has measured: first the purpose of the tasks, then what
+# most tasks have.
 OF_GRID = (
     "n",
     "effective_length_tokens_low",
@@ -55,11 +64,15 @@ class Line:
 
     def fits(self, metrics: Mapping[str, float]) -> bool:
         """Whether all metrics that it names are there, and the line is not left out as empty."""
-        return self.names <= metrics.keys() and (not self.unless_zero or bool(metrics.get(self.unless_zero)))
+        return self.names <= metrics.keys() and (
+            not self.unless_zero or bool(metrics.get(self.unless_zero))
+        )
 
     def write(self, metrics: Mapping[str, float]) -> str:
         """Return the text with the values of the metrics that it names."""
-        text = self.text.format(**{name: described(name).write(metrics[name]) for name in self.names})
+        text = self.text.format(
+            **{name: described(name).write(metrics[name]) for name in self.names}
+        )
         return ONE_OF_MANY.sub(lambda it: f"1 {it[1]}{SINGULAR_ENDS.get(it[2], '')}", text)
 
 
@@ -73,7 +86,9 @@ PREFILL, DECODE = "prefill {prefill_tok_per_s} tok/s", " · decode {decode_tok_p
 ENERGY = "{energy_net_j} J besides {idle_w} W of idling"
 PHASES = " · prefill {energy_prefill_j} J, decode {energy_decode_j} J"
 PER_ANSWER = " · {joules_per_right_answer} J for a right answer"
-FASTEST_ANSWERED = "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens}"
+FASTEST_ANSWERED = (
+    "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens}"
+)
 LINES = (
     *(
         Line("accuracy", f"{{accuracy}}{_interval('accuracy')}   n = {n}", brief=True)
@@ -91,7 +106,10 @@ LINES = (
     ),
     Line("of all asked", "{accuracy_all}" + _interval("accuracy_all") + "   n = {n_all}"),
     *(
-        Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off" + whose)
+        Line(
+            "verdicts",
+            "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off" + whose,
+        )
         for whose in ("", ", by the vote of {answers_each} answers · {tied_votes} ties")
     ),
     Line(
@@ -101,7 +119,9 @@ LINES = (
     ),
     Line(
         "position bias",
-        "{position_bias_points} points" + _interval("position_bias_points") + "   p = {position_bias_p}",
+        "{position_bias_points} points"
+        + _interval("position_bias_points")
+        + "   p = {position_bias_p}",
     ),
     Line(
         "trust",
@@ -122,7 +142,10 @@ LINES = (
         "asked again",
         "{asked_again} questions: {texts_changed} texts changed ({texts_changed_share}) · {answers_changed} answers",
     ),
-    Line("twins", "{twins}: originals {originals_correct} right · twins {twins_correct} right · p = {twins_p}"),
+    Line(
+        "twins",
+        "{twins}: originals {originals_correct} right · twins {twins_correct} right · p = {twins_p}",
+    ),
     *(
         Line(
             "difference",
@@ -136,13 +159,26 @@ LINES = (
         for confidence in ("95", "{early_stop_confidence_percent}")
     ),
     Line("accuracy", "{acc}" + _interval("acc") + "   n = {n}", brief=True),
-    Line("normalized", "by characters (acc_norm) {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}"),
+    Line(
+        "normalized",
+        "by characters (acc_norm) {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}",
+    ),
     *(
-        Line("log-likelihood", "{log_likelihood_nats_per_token} nats/token" + interval + "   n = {n}", brief=True)
+        Line(
+            "log-likelihood",
+            "{log_likelihood_nats_per_token} nats/token" + interval + "   n = {n}",
+            brief=True,
+        )
         for interval in ("", _interval(LOG_LIKELIHOOD))
     ),
-    Line("bits", "{bits_per_byte} a byte · {bits_per_token} a token   {scored_tokens} tokens · {scored_bytes} bytes"),
-    *(Line("perplexity", "{perplexity} a token" + interval) for interval in ("", _interval("perplexity"))),
+    Line(
+        "bits",
+        "{bits_per_byte} a byte · {bits_per_token} a token   {scored_tokens} tokens · {scored_bytes} bytes",
+    ),
+    *(
+        Line("perplexity", "{perplexity} a token" + interval)
+        for interval in ("", _interval("perplexity"))
+    ),
     Line("rank 1", "{rank_1_share} of the tokens are the model's first choice"),
     *(
         Line("KL", text, brief=True, unless_zero=unless_zero)
@@ -150,8 +186,14 @@ LINES = (
             (KL, ""),
             (KL + ", at most {kl_truncation_nats_per_token} more", "kl_truncation_nats_per_token"),
             (KL + KL_INTERVAL, ""),
-            (KL + KL_INTERVAL + ", and at most {kl_truncation_nats_per_token} more", "kl_truncation_nats_per_token"),
-            ("{kl_nats_per_token} ± {kl_drawing_error_nats_per_token} nats/token", "kl_drawing_error_nats_per_token"),
+            (
+                KL + KL_INTERVAL + ", and at most {kl_truncation_nats_per_token} more",
+                "kl_truncation_nats_per_token",
+            ),
+            (
+                "{kl_nats_per_token} ± {kl_drawing_error_nats_per_token} nats/token",
+                "kl_drawing_error_nats_per_token",
+            ),
             (
                 KL + KL_INTERVAL + ", of these texts alone ± {kl_drawing_error_nats_per_token}",
                 "kl_drawing_error_nats_per_token",
@@ -165,7 +207,10 @@ LINES = (
         "{requests}   {answered} answered · {refused} sent away · {clients_left} clients left · "
         "{client_errors} wrong · {server_errors} failed",
     ),
-    Line("answers", "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · {peak_rows} rows at once"),
+    Line(
+        "answers",
+        "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · {peak_rows} rows at once",
+    ),
     Line("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
     Line(
         "tokens",
@@ -173,10 +218,18 @@ LINES = (
         unless_zero="shared_prompt_tokens",
     ),
     Line("team", "{calls} calls · {code_failed} programs failed"),
-    Line("team", "{calls} calls · {code_failed} programs failed · {shared_prompt_tokens} prompt tokens shared"),
+    Line(
+        "team",
+        "{calls} calls · {code_failed} programs failed · {shared_prompt_tokens} prompt tokens shared",
+    ),
     Line("samples", "{samples_per_question} a question"),
-    Line("samples", "{samples_per_question} a question, for the {match_tokens} tokens of the job that is matched"),
-    Line("a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"),
+    Line(
+        "samples",
+        "{samples_per_question} a question, for the {match_tokens} tokens of the job that is matched",
+    ),
+    Line(
+        "a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"
+    ),
     Line(
         "training",
         "{train_solved} of {train_questions} questions solved · {train_prompt_tokens} prompt · {train_new_tokens} new "
@@ -191,7 +244,8 @@ LINES = (
     *(
         Line(
             "attack",
-            followed + "{attacked_prompt_tokens} prompt · {attacked_new_tokens} new tokens of the attacked agent · its "
+            followed
+            + "{attacked_prompt_tokens} prompt · {attacked_new_tokens} new tokens of the attacked agent · its "
             "edges {attacked_edges_before} → {attacked_edges_after} · the others' vote {honest_accuracy}",
         )
         for followed in ("", "followed {followed_attack} of {told_lies} lies · ")
@@ -205,14 +259,22 @@ LINES = (
         unless_zero="draft_tokens",
     ),
     Line(
-        "fastest cell", "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}"
+        "fastest cell",
+        "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}",
     ),
     Line("fastest cell", FASTEST_ANSWERED),
-    Line("fastest cell", FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best", brief=True),
+    Line(
+        "fastest cell",
+        FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best",
+        brief=True,
+    ),
     Line("the machine", "products {matrix_gflop_per_s} GFLOP/s · reads {read_gb_per_s} GB/s"),
     Line("knee", "{knee_requests_per_s} requests/s"),
     *(
-        Line(who, f"{{{who}_answers}} answers · {{{who}_calls}} calls · {{{who}_new_tokens}} new tokens")
+        Line(
+            who,
+            f"{{{who}_answers}} answers · {{{who}_calls}} calls · {{{who}_new_tokens}} new tokens",
+        )
         for who in ("student", "teacher")
     ),
     Line("cost", "{cost_usd} USD", brief=True),
@@ -224,7 +286,10 @@ LINES = (
     Line("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
     Line("written", "{written_parts} parts, {written_mib} MiB"),
     Line("copying", "{write_gb_per_s} GB/s, hashed on the way"),
-    Line("pipeline", "{num_parts} parts in {processes} processes · {bubble_share} of their time without work"),
+    Line(
+        "pipeline",
+        "{num_parts} parts in {processes} processes · {bubble_share} of their time without work",
+    ),
     Line("load_s", "{load_s}", common=True),
     Line("weight_mib", "{weight_mib}", common=True),
     Line(
@@ -233,8 +298,14 @@ LINES = (
         common=True,
     ),
     Line("peak_rss_mib", "{peak_rss_mib}", common=True, brief=True),
-    Line("over the import", "{peak_over_baseline_mib} MiB measured · {predicted_total_mib} MiB predicted"),
-    Line("held", "weights {weights_held_mib} · activations {activation_held_mib} · runtime {runtime_held_mib} MiB"),
+    Line(
+        "over the import",
+        "{peak_over_baseline_mib} MiB measured · {predicted_total_mib} MiB predicted",
+    ),
+    Line(
+        "held",
+        "weights {weights_held_mib} · activations {activation_held_mib} · runtime {runtime_held_mib} MiB",
+    ),
     Line("predicted", "weights {predicted_weight_mib} MiB · KV cache {kv_cache_mib} MiB"),
     Line(
         "KV cache",
@@ -247,14 +318,17 @@ LINES = (
 
 
 def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
-    """Return the metrics that the table of a grid shows: those that any of its jobs has measured."""
+    """Return the metrics that the table of a grid shows: those that any of its jobs has
+    measured."""
     shown = [key for key in OF_GRID if any(key in job for job in jobs)]
     shown[1:1] = of_all_answers(jobs) if "n" in shown else []
     for job in jobs:
         if shown and any(key in job for key in shown):
             continue
         lines = [line.text for line in LINES if line.fits(job) and not line.common]
-        named = dict.fromkeys(name for text in lines for _, name, _, _ in Formatter().parse(text) if name)
+        named = dict.fromkeys(
+            name for text in lines for _, name, _, _ in Formatter().parse(text) if name
+        )
         own = [name for name in named if name in known_metrics() and name not in OF_ANY_TASK]
         shown += own[:MAX_OF_ONE]
     shown += [key for key in of_plug_ins(jobs) if key not in shown]

@@ -27,9 +27,14 @@ class Fields:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def files(self, key: str, entries: object, may_lack_digest: bool = False) -> tuple[ListedFile, ...]:
+    def files(
+        self, key: str, entries: object, may_lack_digest: bool = False
+    ) -> tuple[ListedFile, ...]:
         """A list of files."""
-        return tuple(self.listed(key, self.table(key, one), may_lack_digest) for one in self.many(key, entries))
+        return tuple(
+            self.listed(key, self.table(key, one), may_lack_digest)
+            for one in self.many(key, entries)
+        )
 
     def listed(self, key: str, values: dict[str, Any], may_lack_digest: bool = False) -> ListedFile:
         """A file with its size and its digest, or the SHA-256 in hex of a small one."""
@@ -42,7 +47,11 @@ class Fields:
         if digest is not None or not may_lack_digest:
             digest = self.digest(f"{key}: {name}", digest)
         tensors = values.get("tensors") if type(values.get("tensors")) is list else None
-        names = None if tensors is None else tuple(self.text(f"{key}: tensors of {name}", tensor) for tensor in tensors)
+        names = (
+            None
+            if tensors is None
+            else tuple(self.text(f"{key}: tensors of {name}", tensor) for tensor in tensors)
+        )
         return ListedFile(str(name), nbytes, digest, names)
 
     def digest(self, key: str, value: object) -> str:
@@ -94,8 +103,14 @@ class Fields:
 
     def one_of(self, key: str, value: object, choices: tuple[object, ...]) -> object:
         """One of the choices, of the same type."""
-        if not any(value is choice or (value == choice and isinstance(value, str)) for choice in choices):
-            self.fail(key, " or ".join("null" if choice is None else str(choice) for choice in choices), value)
+        if not any(
+            value is choice or (value == choice and isinstance(value, str)) for choice in choices
+        ):
+            self.fail(
+                key,
+                " or ".join("null" if choice is None else str(choice) for choice in choices),
+                value,
+            )
         return value
 
     def fail(self, key: str, expected: str, found: object) -> NoReturn:

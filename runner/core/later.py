@@ -1,12 +1,14 @@
-"""Quicker imports: what few functions of a library need is imported when they use it, and no garbage is looked for.
+"""Quicker imports: what few functions of a library need is imported when they use it, and no
+garbage is looked for.
 
 with put_off("scipy.optimize"):
     import library         # its `from scipy.optimize import minimize` gives it a stand-in
 library.fit()              # the first call of `minimize` imports scipy.optimize
 
-A stand-in is what it stands for as soon as it is called, asked for an attribute or compared. What is called while the
-library is imported, as decorators and constants are, is called at its first use. Before the module is imported there
-can be no object of its classes, so `isinstance` says so without importing it.
+A stand-in is what it stands for as soon as it is called, asked for an attribute or compared. What
+is called while the library is imported, as decorators and constants are, is called at its first
+use. Before the module is imported there can be no object of its classes, so `isinstance` says so
+without importing it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class Later:
     """Stands for a value of a module that is not imported yet."""
 
     def __init__(self, module: StandIn, name: str, made: Callable[[], Any]) -> None:
-        self.__dict__.update(_module=module, _made=made, __name__=name, __qualname__=name, __module__=module.__name__)
+        self.__dict__.update(
+            _module=module, _made=made, __name__=name, __qualname__=name, __module__=module.__name__
+        )
 
     def _value(self) -> Any:
         own = self.__dict__
@@ -46,7 +50,9 @@ class Later:
         return self._value()(*arguments, **named)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked by those who look whether something is wrapped, abstract, a descriptor …
+        if name.startswith(
+            "__"
+        ):  # asked by those who look whether something is wrapped, abstract, a descriptor …
             raise AttributeError(name)
         module = self._module
         if module.is_put_off:
@@ -117,7 +123,9 @@ class _Finder(MetaPathFinder, Loader):
     """Finds stand-ins for modules of these names and all below them."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = [name for name in names if name not in sys.modules and find_spec(name.partition(".")[0])]
+        self.names = [
+            name for name in names if name not in sys.modules and find_spec(name.partition(".")[0])
+        ]
 
     def covers(self, module: str) -> bool:
         """Whether the import of a module is put off."""
@@ -136,7 +144,8 @@ class _Finder(MetaPathFinder, Loader):
 
     @contextmanager
     def not_for(self, module: str) -> Iterator[None]:
-        """Put off the import of a module no longer, nor anything else while it is imported within this block."""
+        """Put off the import of a module no longer, nor anything else while it is imported within
+        this block."""
         others = [name for name in self.names if not f"{module}.".startswith(f"{name}.")]
         self.names = []
         there = self.take_out()
@@ -149,8 +158,13 @@ class _Finder(MetaPathFinder, Loader):
                     sys.modules.setdefault(name, it)
 
     def take_out(self) -> dict[str, StandIn]:
-        """Remove the stand-ins, which stay attributes of their parents and import when they are used."""
-        there = {name: it for name, it in sys.modules.items() if isinstance(it, StandIn) and it._finder is self}
+        """Remove the stand-ins, which stay attributes of their parents and import when they are
+        used."""
+        there = {
+            name: it
+            for name, it in sys.modules.items()
+            if isinstance(it, StandIn) and it._finder is self
+        }
         for name in there:
             del sys.modules[name]
         return there
@@ -158,7 +172,8 @@ class _Finder(MetaPathFinder, Loader):
 
 @contextmanager
 def put_off(*modules: str) -> Iterator[None]:
-    """Put off the import of these modules by what is imported within this block, until they are used after it."""
+    """Put off the import of these modules by what is imported within this block, until they are
+    used after it."""
     finder = _Finder(modules)
     sys.meta_path.insert(0, finder)
     try:
@@ -171,7 +186,8 @@ def put_off(*modules: str) -> Iterator[None]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import within this block without garbage collections, each of which looks through all that has been imported."""
+    """Import within this block without garbage collections, each of which looks through all that
+    has been imported."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

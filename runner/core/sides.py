@@ -1,4 +1,5 @@
-"""Counts answers, calls and tokens by who gave them, if several sides answer, such as a student and a teacher."""
+"""Counts answers, calls and tokens by who gave them, if several sides answer, such as a student and
+a teacher."""
 
 from __future__ import annotations
 

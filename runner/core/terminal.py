@@ -1,4 +1,5 @@
-"""Reads lines from a terminal or a pipe; Ctrl-C stops the answer that is being generated, not the program."""
+"""Reads lines from a terminal or a pipe; Ctrl-C stops the answer that is being generated, not the
+program."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class CtrlC(Exception):
 
 
 class Thoughts:
-    """Prints what a model thinks on stderr, dimmed in a terminal and marked elsewhere: stdout has the answers."""
+    """Prints what a model thinks on stderr, dimmed in a terminal and marked elsewhere: stdout has
+    the answers."""
 
     DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
@@ -45,7 +47,8 @@ class Thoughts:
 
 
 def lines_of(read: Callable[[str], str]) -> Iterator[str]:
-    r"""Yield what the user types; a line that ends with \ continues on the next one, and Ctrl-C twice ends."""
+    r"""Yield what the user types; a line that ends with \ continues on the next one, and Ctrl-C
+    twice ends."""
     again = False
     while True:
         try:
@@ -69,7 +72,8 @@ def lines_of(read: Callable[[str], str]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def reading(history: Path) -> Iterator[Callable[[str], str]]:
-    """Yield a function that reads a line: in a terminal with line editing and a history file, else from the pipe."""
+    """Yield a function that reads a line: in a terminal with line editing and a history file, else
+    from the pipe."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         lines = read_lines(sys.stdin.buffer, "stdin")
 
@@ -87,7 +91,8 @@ def reading(history: Path) -> Iterator[Callable[[str], str]]:
         return
 
     def ask(prompt: str) -> str:
-        """Read a line; the timer lets Python handle a signal that came just before it began to read the terminal."""
+        """Read a line; the timer lets Python handle a signal that came just before it began to read
+        the terminal."""
         signal.setitimer(signal.ITIMER_REAL, SIGNAL_CHECK_S, SIGNAL_CHECK_S)
         try:
             return input(prompt)
@@ -108,7 +113,8 @@ def reading(history: Path) -> Iterator[Callable[[str], str]]:
 
 @contextlib.contextmanager
 def ctrl_c() -> Iterator[list[bool]]:
-    """Set the yielded list's flag at Ctrl-C during an answer; without an answer, or at the second time, interrupt."""
+    """Set the yielded list's flag at Ctrl-C during an answer; without an answer, or at the second
+    time, interrupt."""
     pressed: list[bool] = []
 
     def note(*_: Any) -> None:

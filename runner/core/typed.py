@@ -22,7 +22,8 @@ def typed(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def as_grid() -> str | None:
-    """Return the command that runs as a grid the single job that was typed, also for its plan; None if none was."""
+    """Return the command that runs as a grid the single job that was typed, also for its plan; None
+    if none was."""
     arguments = _arguments.get()
     if arguments is None or MULTIRUN & {*arguments}:
         return None

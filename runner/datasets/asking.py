@@ -1,7 +1,9 @@
-"""How a question of a data set becomes a prompt: in a chat template or as plain text, after worked examples.
+"""How a question of a data set becomes a prompt: in a chat template or as plain text, after worked
+examples.
 
-`lm_eval_5shot` is, byte for byte, what lm-evaluation-harness 0.4.13 sends for its task gsm8k: five other examples
-before each question, drawn from the whole train split for one question after the other, by one generator and seed.
+`lm_eval_5shot` is, byte for byte, what lm-evaluation-harness 0.4.13 sends for its task gsm8k: five
+other examples before each question, drawn from the whole train split for one question after the
+other, by one generator and seed.
 """
 
 from __future__ import annotations
@@ -25,26 +27,39 @@ LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
 
 
 def load_shots(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]], str]:
-    """Return the worked examples before each question, and a fingerprint of what they are drawn from.
+    """Return the worked examples before each question, and a fingerprint of what they are drawn
+    from.
 
-    Jobs that ask more of the same questions have the same fingerprint, so they can reuse each other's answers.
+    Jobs that ask more of the same questions have the same fingerprint, so they can reuse each
+    other's answers.
     """
     if task.prompt is not PromptStyle.lm_eval_5shot:
         examples = load_examples(task)
         return [examples] * len(items), items_sha256(examples)
     pool = load_train(task, f"task.prompt={task.prompt.value}")
     if len(pool) < LM_EVAL_SHOTS:
-        raise ConfigError(f"task.prompt={task.prompt.value}: the train split has only {len(pool)} examples")
+        raise ConfigError(
+            f"task.prompt={task.prompt.value}: the train split has only {len(pool)} examples"
+        )
     generator, drawn = Random(LM_EVAL_SEED), {}
     places = [item.place for item in items]
     wanted = set(places)
     need = f"{LM_EVAL_SHOTS} examples are drawn for each question from the first on, for at most {MAX_DRAWN:,}"
-    check(max(wanted) < MAX_DRAWN, "task.offset", task.offset, f"task.prompt={task.prompt.value}: {need}")
-    for place in range(max(wanted) + 1):  # a question gets the same examples wherever the job begins
+    check(
+        max(wanted) < MAX_DRAWN,
+        "task.offset",
+        task.offset,
+        f"task.prompt={task.prompt.value}: {need}",
+    )
+    for place in range(
+        max(wanted) + 1
+    ):  # a question gets the same examples wherever the job begins
         shots = generator.sample(pool, LM_EVAL_SHOTS)
         if place in wanted:
             drawn[place] = shots
-    first = places[0] - items[0].number  # the place of question 0, also where task.only leaves it out
+    first = (
+        places[0] - items[0].number
+    )  # the place of question 0, also where task.only leaves it out
     in_order = all(item.place == first + item.number for item in items)
     drawn_for = f"{items_sha256(pool)} {first if in_order else places}"
     return [drawn[place] for place in places], hashlib.sha256(drawn_for.encode()).hexdigest()
@@ -93,7 +108,12 @@ def _answered(task: WordingConfig, shot: Item) -> str:
 
 
 def _filled(task: WordingConfig, item: Item) -> str:
-    """Fill the template in one pass, so that text in a question is never taken for a placeholder."""
-    usual = TEXT if task.prompt is not PromptStyle.chat else CHAT if task.instruction else "{question}"
+    """Fill the template in one pass, so that text in a question is never taken for a
+    placeholder."""
+    usual = (
+        TEXT if task.prompt is not PromptStyle.chat else CHAT if task.instruction else "{question}"
+    )
     values = {"question": item.question, "instruction": task.instruction}
-    return re.sub(r"\{(question|instruction)\}", lambda name: values[name[1]], task.template or usual)
+    return re.sub(
+        r"\{(question|instruction)\}", lambda name: values[name[1]], task.template or usual
+    )

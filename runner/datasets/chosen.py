@@ -1,4 +1,5 @@
-"""What `task.only`, `task.without` and `task.cluster` have chosen: numbers of questions, hashes, words for people."""
+"""What `task.only`, `task.without` and `task.cluster` have chosen: numbers of questions, hashes,
+words for people."""
 
 from __future__ import annotations
 
@@ -22,10 +23,13 @@ def by_number(items: Iterable[Item]) -> dict[int, Item]:
 
 
 def hashes_of_choice(task: QuestionsConfig, items: Sequence[Item]) -> dict[str, str]:
-    """Return the hashes of the questions that files choose or leave out, and of the families of all questions."""
+    """Return the hashes of the questions that files choose or leave out, and of the families of all
+    questions."""
     left_out = [item for item in items if item.left_out]
     chosen = {"only": (task.only, items), "without": (task.without, left_out)}
-    hashes = {key: _sha256(numbers_of(some)) for key, (file, some) in chosen.items() if file is not None}
+    hashes = {
+        key: _sha256(numbers_of(some)) for key, (file, some) in chosen.items() if file is not None
+    }
     return hashes | cluster_hashes([item.cluster for item in items])
 
 

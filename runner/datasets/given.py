@@ -1,7 +1,9 @@
-"""Texts whose likelihood is scored: a whole text, the continuation of a prompt, an answer to a question, choices.
+"""Texts whose likelihood is scored: a whole text, the continuation of a prompt, an answer to a
+question, choices.
 
-A .txt file is one text. In a .jsonl file, the keys of the first row tell what all rows are. Everything else is read as
-word problems are (runner/datasets/gsm8k.py), and the gold answers are scored.
+A .txt file is one text. In a .jsonl file, the keys of the first row tell what all rows are.
+Everything else is read as word problems are (runner/datasets/gsm8k.py), and the gold answers are
+scored.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ BESIDE_TEXTS = ("cluster", CATEGORY)  # what has a fingerprint of its own
 
 
 def load_given(task: QuestionsConfig) -> list[Given]:
-    """Return the rows of task.data to score: shuffled if requested, from task.offset on, task.limit rows."""
+    """Return the rows of task.data to score: shuffled if requested, from task.offset on, task.limit
+    rows."""
     path = Path(task.data).expanduser()
     if path.suffix == ".txt":
         text = read_text(path, f"task.data={task.data}").removeprefix("\ufeff")
@@ -81,15 +84,20 @@ def _given_rows(task: QuestionsConfig, rows: list[tuple[str, Any]], shape: str) 
     named = None if task.only is None else _named(task.only, task.split, rows)
     chosen = [row for place, row in choice.among(rows) if named is None or place in named]
     if named is not None and not chosen:
-        raise ConfigError(f"task.only={task.only}: none of its rows comes after task.offset={task.offset}")
+        raise ConfigError(
+            f"task.only={task.only}: none of its rows comes after task.offset={task.offset}"
+        )
     given = [_read(where, row, shape, task.cluster) for where, row in chosen[: task.limit]]
     if not given:
-        raise ConfigError(f"task.offset={task.offset}: task.data={task.data} has only {len(rows)} rows")
+        raise ConfigError(
+            f"task.offset={task.offset}: task.data={task.data} has only {len(rows)} rows"
+        )
     return given
 
 
 def _given(item: Item) -> Given:
-    """Return a question with its worked answer, or with all of its choices after the question alone."""
+    """Return a question with its worked answer, or with all of its choices after the question
+    alone."""
     if not item.choices:
         return Given(Form.asked, item.question, (item.answer,), cluster=item.cluster)
     return Given(Form.asked, item.stem, item.choices, LETTERS.index(item.gold), item.cluster)
@@ -97,22 +105,31 @@ def _given(item: Item) -> Given:
 
 def given_sha256(given: list[Given]) -> str:
     """Fingerprint of all scored texts, in order."""
-    texts = [{key: value for key, value in asdict(one).items() if key not in BESIDE_TEXTS} for one in given]
+    texts = [
+        {key: value for key, value in asdict(one).items() if key not in BESIDE_TEXTS}
+        for one in given
+    ]
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
 
 
 def category_hashes(given: list[Given]) -> dict[str, str]:
     """Fingerprint of the categories of texts; empty without any."""
     names = [it.category for it in given]
-    return {"categories": hashlib.sha256(json.dumps(names).encode()).hexdigest()} if any(names) else {}
+    return (
+        {"categories": hashlib.sha256(json.dumps(names).encode()).hexdigest()} if any(names) else {}
+    )
 
 
 def _named(file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
     """Return the places of the rows that a file names."""
     values = [row if isinstance(row, dict) else {} for _, row in rows]
-    texts = [next((str(row[key]) for key in ("question", "prompt", "text") if key in row), "") for row in values]
+    texts = [
+        next((str(row[key]) for key in ("question", "prompt", "text") if key in row), "")
+        for row in values
+    ]
     every = [
-        _Row(place, str(row.get("id", "")), text) for place, (row, text) in enumerate(zip(values, texts, strict=True))
+        _Row(place, str(row.get("id", "")), text)
+        for place, (row, text) in enumerate(zip(values, texts, strict=True))
     ]
     return named_places(file, "task.only", split, every)
 
@@ -132,7 +149,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _shape_of(path: Path, task: QuestionsConfig) -> str | None:
-    """Return the kind of rows of a file, by the keys of the first one; None for other keys, such as word problems'."""
+    """Return the kind of rows of a file, by the keys of the first one; None for other keys, such as
+    word problems'."""
     where, row = next(_rows(path), (str(path), None))
     if row is None:
         raise DataError(f"task.data={task.data}: {path} holds no rows: {NEEDED}")
@@ -152,7 +170,9 @@ def _read(where: str, row: Any, shape: str, cluster_key: str | None = None) -> G
     try:
         if not isinstance(row, dict) or not set(shape.split("+")) <= row.keys():
             raise ValueError(f"{SHAPES[shape]} expected, as in the first row")
-        cluster = next((cluster_of(row, key) for key in Keys(cluster=cluster_key).of_cluster(row)), None)
+        cluster = next(
+            (cluster_of(row, key) for key in Keys(cluster=cluster_key).of_cluster(row)), None
+        )
         category = kind if isinstance(kind := row.get(CATEGORY), str) and kind.strip() else None
         if shape == "text":
             return Given(Form.text, "", (text_of(row["text"]),), cluster=cluster, category=category)
@@ -171,7 +191,9 @@ def _read(where: str, row: Any, shape: str, cluster_key: str | None = None) -> G
 
 def _choices(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or len(values) < 2:
-        raise ValueError(f"choices: a list of two texts or more expected, found {json.dumps(values, default=str)[:80]}")
+        raise ValueError(
+            f"choices: a list of two texts or more expected, found {json.dumps(values, default=str)[:80]}"
+        )
     return tuple(map(text_of, values))
 
 

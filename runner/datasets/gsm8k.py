@@ -1,7 +1,9 @@
-"""Questions with a number or a letter as the answer: the embedded generator, files, or a data set of the hub.
+"""Questions with a number or a letter as the answer: the embedded generator, files, or a data set
+of the hub.
 
-Each line or row holds a question and its answer (runner/datasets/shapes.py knows the keys). A folder holds
-`<split>.jsonl`, or tables in the layout of the hub or `datasets` (runner/datasets/tables.py).
+Each line or row holds a question and its answer (runner/datasets/shapes.py knows the keys). A
+folder holds `<split>.jsonl`, or tables in the layout of the hub or `datasets`
+(runner/datasets/tables.py).
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ from runner_base.texts import read_json
 
 MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 million bytes
 FILES = (".jsonl", ".json", ".parquet", ".arrow")
-GENERATED = {"embedded": "runner.embedded.problems", long_texts.DATA: "runner.datasets.long_texts"}  # as records say
+GENERATED = {
+    "embedded": "runner.embedded.problems",
+    long_texts.DATA: "runner.datasets.long_texts",
+}  # as records say
 MAX_MADE = 100_000  # questions of the embedded generator in one job: seconds, and 100 MiB
 log = logging.getLogger(__name__)
 TEMPLATE = "template"  # the only field of the embedded questions that names families
@@ -47,10 +52,16 @@ class Item:
     stem: str = ""  # the question without the choices
     cluster: str | None = None  # the family of questions that it belongs to
     id: str = field(default="", compare=False)  # of the data set; empty if it has none
-    number: int = field(default=0, compare=False)  # in the job; gaps are the questions that task.only leaves out
-    left_out: bool = field(default=False, compare=False)  # it is asked, and does not count in the score
+    number: int = field(
+        default=0, compare=False
+    )  # in the job; gaps are the questions that task.only leaves out
+    left_out: bool = field(
+        default=False, compare=False
+    )  # it is asked, and does not count in the score
     choices_key: str | None = field(default=None, compare=False)  # of the row, where it has choices
-    shift: int = field(default=0, compare=False)  # by how many positions its choices were moved on (task.rotate)
+    shift: int = field(
+        default=0, compare=False
+    )  # by how many positions its choices were moved on (task.rotate)
 
     @property
     def text(self) -> str:
@@ -70,7 +81,8 @@ class QuestionSource:
 
 
 def load_questions(task: QuestionsConfig) -> list[Item]:
-    """Return the questions of task.data: shuffled if requested, from task.offset on, task.limit of them.
+    """Return the questions of task.data: shuffled if requested, from task.offset on, task.limit of
+    them.
 
     Of those that task.only names, if it is given; those that task.without names are marked.
     """
@@ -93,13 +105,18 @@ def load_questions(task: QuestionsConfig) -> list[Item]:
 
 
 def _only(file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item]:
-    """Return the questions that a file names; each keeps the number that it has among all of them."""
+    """Return the questions that a file names; each keeps the number that it has among all of
+    them."""
     every = _whole_split(source)
     named = named_places(file, "task.only", source.split, every)
     numbered = enumerate(QuestionSelection(None, task.offset, task.shuffle_seed).of(len(every)))
-    items = [replace(every[place], number=number) for number, place in numbered if place in named][: task.limit]
+    items = [replace(every[place], number=number) for number, place in numbered if place in named][
+        : task.limit
+    ]
     if not items:
-        raise ConfigError(f"task.only={file}: none of its questions comes after task.offset={task.offset}")
+        raise ConfigError(
+            f"task.only={file}: none of its questions comes after task.offset={task.offset}"
+        )
     return items
 
 
@@ -107,17 +124,21 @@ def _without(file: str, items: list[Item], source: QuestionSource) -> list[Item]
     """Return questions with those marked that a file names."""
     named = named_places(file, "task.without", source.split, _whole_split(source))
     if all(item.place in named for item in items):
-        raise ConfigError(f"task.without={file}: it names all {len(items):,} questions that are asked: none is scored")
+        raise ConfigError(
+            f"task.without={file}: it names all {len(items):,} questions that are asked: none is scored"
+        )
     return [replace(item, left_out=item.place in named) for item in items]
 
 
 def _whole_split(source: QuestionSource) -> list[Item]:
-    """Return all questions of a split; of the endless embedded data, those before the first repetition."""
+    """Return all questions of a split; of the endless embedded data, those before the first
+    repetition."""
     return _read(source, QuestionSelection(DISTINCT if source.data == "embedded" else None))
 
 
 def load_examples(task: ExamplesConfig) -> list[Item]:
-    """Return the worked examples: the first task.shots of task.shots_data, or of the train split of task.data."""
+    """Return the worked examples: the first task.shots of task.shots_data, or of the train split of
+    task.data."""
     if task.shots == 0:
         return []
     check_made(task.shots_data or task.data, "task.shots", task.shots, task.shots)
@@ -129,7 +150,8 @@ def load_examples(task: ExamplesConfig) -> list[Item]:
 
 
 def load_train(task: ExamplesConfig, wanted_by: str, limit: int | None = None) -> list[Item]:
-    """Return the first worked examples of task.shots_split, or all of them; `wanted_by` names the key that needs them.
+    """Return the first worked examples of task.shots_split, or all of them; `wanted_by` names the
+    key that needs them.
 
     The embedded generator is endless: "all" are those before the first repetition.
     """
@@ -138,11 +160,15 @@ def load_train(task: ExamplesConfig, wanted_by: str, limit: int | None = None) -
             f"{wanted_by} needs worked examples, and task.data={task.data} is one file with the "
             "questions: give task.shots_data=FILE.jsonl, or a folder with a file for each split as task.data"
         )
-    data, key = (task.shots_data, "task.shots_data") if task.shots_data else (task.data, "task.data")
+    data, key = (
+        (task.shots_data, "task.shots_data") if task.shots_data else (task.data, "task.data")
+    )
     most = DISTINCT if data == "embedded" and limit is None else limit
     subset = task.subset if data == task.data else None
     row_keys = replace(Keys.of(task), cluster=None)  # examples are not compared
-    examples = _read(QuestionSource(data, task.shots_split, key, row_keys, subset), QuestionSelection(most))
+    examples = _read(
+        QuestionSource(data, task.shots_split, key, row_keys, subset), QuestionSelection(most)
+    )
     if data == task.data and task.split == task.shots_split:
         keys = f"task.split={task.split} with {wanted_by}"
         raise ConfigError(f"{keys}: the examples would be questions too; use another split")
@@ -150,14 +176,17 @@ def load_train(task: ExamplesConfig, wanted_by: str, limit: int | None = None) -
 
 
 def check_made(data: str, key: str, value: object, count: int | None) -> None:
-    """Reject a count that is too large for the embedded generator: it is endless, and all questions stay in memory."""
+    """Reject a count that is too large for the embedded generator: it is endless, and all questions
+    stay in memory."""
     need = f"at most {MAX_MADE:,} questions of the embedded data are made"
     check(data != "embedded" or count is None or count <= MAX_MADE, key, value, need)
 
 
 def items_sha256(items: list[Item]) -> str:
     """Fingerprint of questions and answers in order."""
-    text = json.dumps([[item.question, item.answer, item.gold] for item in items], ensure_ascii=False)
+    text = json.dumps(
+        [[item.question, item.answer, item.gold] for item in items], ensure_ascii=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -171,13 +200,20 @@ def describe_questions(data: str, split: str, sha256: str) -> dict[str, str]:
         kind, source = "local", {"uri": str(path.absolute())}
     else:
         kind, source = "hugging_face", {"path": data, "split": split}
-    return {"name": f"{path.name} {split}", "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
+    return {
+        "name": f"{path.name} {split}",
+        "digest": sha256[:16],
+        "source_type": kind,
+        "source": json.dumps(source),
+    }
 
 
 def _read(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
     data, keys, path = source.data, source.keys, Path(source.data).expanduser()
     if source.subset is not None and (data == "embedded" or path.is_file()):
-        raise ConfigError(f"task.subset={source.subset}: {source.key}={data} has none: leave it out")
+        raise ConfigError(
+            f"task.subset={source.subset}: {source.key}={data} has none: leave it out"
+        )
     if data == "embedded":
         if keys.cluster not in (None, TEMPLATE):
             need = f"the embedded questions have families by {TEMPLATE} only: use that, or leave it out"
@@ -210,17 +246,28 @@ def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection
         return _read_tables(files, choice, keys)
     splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.splits_of(folder))
     inside = sorted(path.name for path in folder.glob("*/") if tables.splits_of(path))
-    other = f"; its folders {', '.join(inside)} hold data, name one of them" if inside and not splits else ""
-    raise ConfigError(f"task.split={split}: {unknown('file for split', split, splits)} in {folder}{other}")
+    other = (
+        f"; its folders {', '.join(inside)} hold data, name one of them"
+        if inside and not splits
+        else ""
+    )
+    raise ConfigError(
+        f"task.split={split}: {unknown('file for split', split, splits)} in {folder}{other}"
+    )
 
 
 def _read_embedded(split: str, choice: QuestionSelection, in_families: bool) -> list[Item]:
-    """Make only the selected questions; a shuffle mixes all questions before the first repetition."""
+    """Make only the selected questions; a shuffle mixes all questions before the first
+    repetition."""
     names = [name.value for name in Split]
     if split not in names:
-        raise ConfigError(f"task.split={split}: {unknown('split of the embedded data', split, names)}")
+        raise ConfigError(
+            f"task.split={split}: {unknown('split of the embedded data', split, names)}"
+        )
     if choice.limit is None:
-        raise ConfigError("task.limit=null: the embedded generator is endless; give a number, e.g. task.limit=1000")
+        raise ConfigError(
+            "task.limit=null: the embedded generator is endless; give a number, e.g. task.limit=1000"
+        )
     end = choice.offset + choice.limit
     if choice.shuffle_seed is not None and end > DISTINCT:
         raise ConfigError(
@@ -255,7 +302,9 @@ def _read_json(file: Path, choice: QuestionSelection, keys: Keys) -> list[Item]:
             if stream.read(1) == b"[" and not file.name.endswith(".jsonl"):
                 return _items(_listed(file), choice, keys)
             stream.seek(0)
-            lines = ((f"{file}, line {number}", line) for number, line in read_lines(stream, str(file)))
+            lines = (
+                (f"{file}, line {number}", line) for number, line in read_lines(stream, str(file))
+            )
             return _items(lines, choice, keys)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror})") from error
@@ -301,7 +350,8 @@ def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[I
 
 @lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once
 def _read_hub(source: QuestionSource, choice: QuestionSelection) -> tuple[Item, ...]:
-    """Read a data set of the hub; if the hub is out of reach, from the caches of earlier downloads."""
+    """Read a data set of the hub; if the hub is out of reach, from the caches of earlier
+    downloads."""
     name, split, key, keys = source.data, source.split, source.key, source.keys
     config = source.subset or ("main" if name.endswith("gsm8k") else None)
     if reason := _unreachable(name, key):
@@ -318,10 +368,14 @@ def _read_hub(source: QuestionSource, choice: QuestionSelection) -> tuple[Item, 
 
     try:
         rows = datasets.load_dataset(name, config, split=split)
-        numbered = ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
+        numbered = (
+            (f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1)
+        )
         return tuple(_items(numbered, choice, keys))
     except (OSError, ValueError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first_line = (
+            str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        )
         raise DataError(f"{key}={name}, task.split={split}: {first_line}") from error
 
 

@@ -1,10 +1,12 @@
-"""Writes long texts by rules: a chronicle, code and tables in which what is said later follows from what was said.
+"""Writes long texts by rules: a chronicle, code and tables in which what is said later follows from
+what was said.
 
-They are synthetic. Each text has some hundred figures of its own, made up by a seed, and names each of them again and
-again with all that belongs to it: a trade, a town and a seal; arguments and results; an account and its balance. The
-last mention is a few or very many mentions back, each order of magnitude as often: so a model that looks back further
-predicts more of the text at every length. They show whether a model uses a context, and up to which length. They do
-not show how well it understands real texts, in which most of what helps is near, nor whether it reasons about them.
+They are synthetic. Each text has some hundred figures of its own, made up by a seed, and names each
+of them again and again with all that belongs to it: a trade, a town and a seal; arguments and
+results; an account and its balance. The last mention is a few or very many mentions back, each
+order of magnitude as often: so a model that looks back further predicts more of the text at every
+length. They show whether a model uses a context, and up to which length. They do not show how well
+it understands real texts, in which most of what helps is near, nor whether it reasons about them.
 """
 
 from __future__ import annotations
@@ -86,7 +88,8 @@ class Figure:
 
 
 class Cast:
-    """The figures of a text; the one that is named next was named last a few or very many mentions ago."""
+    """The figures of a text; the one that is named next was named last a few or very many mentions
+    ago."""
 
     def __init__(self, random: Random, make: Callable[[Random], Figure]) -> None:
         self.random, self.make = random, make
@@ -94,7 +97,8 @@ class Cast:
         self.names: set[str] = set()
 
     def next(self) -> Figure:
-        """Return the figure to name, a new one or one from any distance: each order of magnitude as often."""
+        """Return the figure to name, a new one or one from any distance: each order of magnitude as
+        often."""
         known = len(self.latest_first)
         if known < AT_FIRST or self.random.random() < NEW_SHARE:
             figure = self._new()
@@ -120,7 +124,9 @@ def figure(random: Random) -> Figure:
     name = f"{random.choice(FIRST)} {surname}"
     trade = random.choice(TRADES)
     account = f"{random.choice(VERBS)}_{surname.lower()}_{random.choice(UNITS)}"
-    return Figure(name, trade, place, seal, account, random.randint(11, 98), random.randint(1000, 9999), 0)
+    return Figure(
+        name, trade, place, seal, account, random.randint(11, 98), random.randint(1000, 9999), 0
+    )
 
 
 def chronicle(random: Random) -> Iterator[str]:
@@ -176,7 +182,8 @@ def table(random: Random) -> Iterator[str]:
         yield f"| {number} | {it.account} | {holder} | {it.town} | {it.seal} | +{change} | {it.balance} |\n"
 
 
-# so many characters have more than 16,384 + 256 tokens, also where a tokenizer takes three digits as one
+# so many characters have more than 16,384 + 256 tokens, also where a tokenizer takes three digits
+# as one
 KINDS: dict[str, tuple[Callable[[Random], Iterator[str]], int]] = {
     "prose": (chronicle, 76_000),
     "code": (code, 56_000),
@@ -187,13 +194,18 @@ KINDS: dict[str, tuple[Callable[[Random], Iterator[str]], int]] = {
 def check_asked(key: str, data: str) -> None:
     """Raise DataError if a task asks for the questions of these texts."""
     if data == DATA:
-        raise DataError(f"{key}={data}: it has texts without questions: they are for task=likelihood")
+        raise DataError(
+            f"{key}={data}: it has texts without questions: they are for task=likelihood"
+        )
 
 
 def long_rows() -> Iterator[tuple[str, dict[str, str]]]:
     """Yield all texts as rows of a file of texts, each with its place."""
     for index in range(DOCUMENTS):
-        yield f"task.data={DATA}, text {index}", {"text": long_text(index), "category": kind_of_text(index)}
+        yield (
+            f"task.data={DATA}, text {index}",
+            {"text": long_text(index), "category": kind_of_text(index)},
+        )
 
 
 @cache

@@ -1,4 +1,5 @@
-"""task.prompt: a text as it stands, @FILE for a file's, or - for all of stdin; @@ begins a text with an @."""
+"""task.prompt: a text as it stands, @FILE for a file's, or - for all of stdin; @@ begins a text
+with an @."""
 
 from __future__ import annotations
 

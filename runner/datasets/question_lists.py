@@ -1,8 +1,8 @@
 """Files that name some questions of a data set: `task.only` and `task.without`.
 
-One entry a line (a line that begins with # is a comment), or a JSON list of entries. An entry is the number of a
-question in its split, from 0 on; an id of the data set; or the SHA-256 of the question's text, in full or its first 16
-digits.
+One entry a line (a line that begins with # is a comment), or a JSON list of entries. An entry is
+the number of a question in its split, from 0 on; an id of the data set; or the SHA-256 of the
+question's text, in full or its first 16 digits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ ID = "id:"  # before an id that is a whole number, because a whole number alone 
 DIGITS = 16  # of a hash, at least
 HASH = re.compile(rf"[0-9a-f]{{{DIGITS}}}|[0-9a-f]{{64}}")
 FORMS = (
-    f"the number of a question from 0 on, an id of the data set, or the SHA-256 of a question (64 or {DIGITS} digits)"
+    "the number of a question from 0 on, an id of the data set, or the SHA-256 of a question "
+    f"(64 or {DIGITS} digits)"
 )
 
 
@@ -70,7 +71,8 @@ def _listed(text: str, where: str) -> list[str]:
 
 
 def named_places(file: str, key: str, split: str, every: Sequence[Named]) -> frozenset[int]:
-    """Return the places in their split of the questions that a file names; ConfigError if it names others, too."""
+    """Return the places in their split of the questions that a file names; ConfigError if it names
+    others, too."""
     entries = read_entries(file, key)
     by_name: dict[str, list[int]] = {}
     for item in every:
@@ -90,7 +92,8 @@ def named_places(file: str, key: str, split: str, every: Sequence[Named]) -> fro
 
 
 def _normal(entry: str) -> str:
-    """Return an entry as questions are known: without leading zeros, and a hash in small letters."""
+    """Return an entry as questions are known: without leading zeros, and a hash in small
+    letters."""
     if entry.isdecimal():
         return str(int(entry))
     return entry.lower() if HASH.fullmatch(entry.lower()) else entry

@@ -13,7 +13,8 @@ Row = tuple[str, Any]  # its place in the file, and its values or its line of JS
 
 @dataclass(frozen=True)
 class QuestionSelection:
-    """Which questions of a split, and in which order: shuffled by the seed, then from `offset` on."""
+    """Which questions of a split, and in which order: shuffled by the seed, then from `offset`
+    on."""
 
     limit: int | None = None
     offset: int = 0
@@ -27,7 +28,8 @@ class QuestionSelection:
         return places[self.offset :][: self.limit]
 
     def among(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
-        """Yield the selected rows with their places; without a shuffle, nothing after the last of them is read."""
+        """Yield the selected rows with their places; without a shuffle, nothing after the last of
+        them is read."""
         if self.shuffle_seed is None:
             end = None if self.limit is None else self.offset + self.limit
             yield from islice(enumerate(rows), self.offset, end)

@@ -1,7 +1,9 @@
-"""task.rotate: each multiple-choice question in several orders of its choices, which are one cluster.
+"""task.rotate: each multiple-choice question in several orders of its choices, which are one
+cluster.
 
-In the k-th order every choice is moved on by the same number of positions, so that with as many orders as choices each
-choice is once at each position: a model that always prefers one letter then has 1 in 4 right of four choices.
+In the k-th order every choice is moved on by the same number of positions, so that with as many
+orders as choices each choice is once at each position: a model that always prefers one letter then
+has 1 in 4 right of four choices.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ FEW = 8  # questions: fewer can have the same right letter by chance
 
 
 def rotated(items: list[Item], orders: int) -> list[Item]:
-    """Return each question in so many orders, or in as many as it has choices if those are fewer."""
+    """Return each question in so many orders, or in as many as it has choices if those are
+    fewer."""
     if orders == 1:
         return items
     without = next((item for item in items if not item.choices), None)
@@ -42,7 +45,8 @@ def shifts_of(choices: int, orders: int) -> list[int]:
 
 
 def same_letter_words(items: list[Item], orders: int) -> list[str]:
-    """Warn where one letter is the right one throughout, so that a preference for it would pass for knowledge."""
+    """Warn where one letter is the right one throughout, so that a preference for it would pass for
+    knowledge."""
     letters = Counter(item.gold for item in items if item.choices)
     if orders > 1 or len(letters) != 1 or letters.total() < FEW:
         return []

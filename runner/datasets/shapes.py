@@ -1,9 +1,12 @@
-"""Which keys of a row hold its question and its answer: those that are given, or those of known data sets.
+"""Which keys of a row hold its question and its answer: those that are given, or those of known
+data sets.
 
-Choices whose columns say which of them is right, as GPQA's, are always shuffled: else each right one would be A.
+Choices whose columns say which of them is right, as GPQA's, are always shuffled: else each right
+one would be A.
 
-The answer is a worked one that ends in `#### NUMBER`, as in GSM8K, or the number alone. With choices it is a letter,
-which may be given as letter, as the number of a choice from 0 on, or as its text.
+The answer is a worked one that ends in `#### NUMBER`, as in GSM8K, or the number alone. With
+choices it is a letter, which may be given as letter, as the number of a choice from 0 on, or as its
+text.
 """
 
 from __future__ import annotations
@@ -23,21 +26,40 @@ from runner_base import few
 
 # GSM8K and many more · SVAMP, ASDiv · other spellings · MAWPS as published · GSM-Hard
 QUESTIONS = ("question", "Body+Question", "Question", "problem", "sQuestion", "input")
-# … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard · ARC · GPQA
+# … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard ·
+# ARC · GPQA
 ANSWERS = (
-    *("answer", "Answer", "final_ans", "final_answer", "lSolutions", "result", "target", "answerKey"),
+    *(
+        "answer",
+        "Answer",
+        "final_ans",
+        "final_answer",
+        "lSolutions",
+        "result",
+        "target",
+        "answerKey",
+    ),
     "Correct Answer",
 )
 CHOICES = "choices"  # of MMLU: a list, and `answer` is a number from 0 on; of ARC: text and label, and `answerKey`
 # HumanEval · MBPP · APPS: each answer is a program
 PROGRAMMING = (("test", "entry_point"), ("code", "test_list"), ("solutions", "input_output"))
 OPTIONS = "options"  # of MMLU-Pro: a list; `answer` is the letter, and `answer_index` its number from 0 on
-GPQA = ("Correct Answer", *(f"Incorrect Answer {number}" for number in (1, 2, 3)))  # a column for each choice
-KNOWN_CHOICES = (CHOICES, OPTIONS, "+".join(GPQA))  # what task.choices_key becomes where the rows show it
+GPQA = (
+    "Correct Answer",
+    *(f"Incorrect Answer {number}" for number in (1, 2, 3)),
+)  # a column for each choice
+KNOWN_CHOICES = (
+    CHOICES,
+    OPTIONS,
+    "+".join(GPQA),
+)  # what task.choices_key becomes where the rows show it
 # ARC and Calc-X · SVAMP, ASDiv · MMLU-Pro · MAWPS as published · MATH-500 · GPQA
 IDS = ("id", "ID", "question_id", "iIndex", "unique_id", "Record ID")
 UNIT = re.compile(r"\s*\([^()]*\)\s*$")  # 9 (apples), in ASDiv
-MASKED = re.compile(r"\bN_\d\d\b|\bnumber\d\b")  # N_00 and number0 replace numbers in masked questions
+MASKED = re.compile(
+    r"\bN_\d\d\b|\bnumber\d\b"
+)  # N_00 and number0 replace numbers in masked questions
 
 
 @dataclass(frozen=True)
@@ -51,17 +73,29 @@ class Keys:
     after: str | None = None  # the words before it; None: ####
     cluster: str | None = None  # names the family of questions that a row belongs to
     scorer: str | None = None  # of expressions, or of a plug-in: it reads the gold answer
-    choices_seed: int | None = None  # shuffles the choices of each question; None: as the row has them
+    choices_seed: int | None = (
+        None  # shuffles the choices of each question; None: as the row has them
+    )
 
     @classmethod
     def of(cls, task: QuestionsConfig) -> Keys:
         """Return the keys that a task names."""
         keys = task.question_key, task.answer_key, task.choices_key
-        return cls(*keys, task.has_letters, task.gold_after, task.cluster, task.gold_scorer, task.choices_seed)
+        return cls(
+            *keys,
+            task.has_letters,
+            task.gold_after,
+            task.cluster,
+            task.gold_scorer,
+            task.choices_seed,
+        )
 
     def among(self, names: Collection[str]) -> tuple[tuple[str, ...], str]:
-        """Return the keys of the question's parts, and that of the answer; ValueError if one is missing."""
-        if of_code := next((keys for keys in PROGRAMMING if all(key in names for key in keys)), None):
+        """Return the keys of the question's parts, and that of the answer; ValueError if one is
+        missing."""
+        if of_code := next(
+            (keys for keys in PROGRAMMING if all(key in names for key in keys)), None
+        ):
             raise ValueError(
                 f"with {', '.join(of_code)} these are programming tasks, as in HumanEval and MBPP, whose answers are "
                 "judged by running tests: no scorer here does that, only answers that are numbers or letters are judged"
@@ -72,7 +106,11 @@ class Keys:
     @property
     def judge(self) -> str:
         """The key and value that name the scorer, for messages."""
-        return f"task.extractor={self.scorer}" if self.scorer == Extractor.math else f"task.scorer={self.scorer}"
+        return (
+            f"task.extractor={self.scorer}"
+            if self.scorer == Extractor.math
+            else f"task.scorer={self.scorer}"
+        )
 
     @property
     def needed(self) -> str:
@@ -86,18 +124,25 @@ class Keys:
     def columns(self, names: Collection[str]) -> list[str]:
         """Return the columns of a table that are read."""
         parts, answer = self.among(names)
-        known = [key for key in (CHOICES, "answerKey", OPTIONS, "answer_index", *GPQA) if key in names]
+        known = [
+            key for key in (CHOICES, "answerKey", OPTIONS, "answer_index", *GPQA) if key in names
+        ]
         named = *self.of_choices(names), *self.of_cluster(names), *_id_keys(names)
         return list(dict.fromkeys([*parts, answer, *known, *named]))
 
     def with_known_choices(self, row: Mapping[str, Any]) -> Keys:
-        """Return the keys of a row of a known shape; ValueError if it has other `choices` that no key names."""
+        """Return the keys of a row of a known shape; ValueError if it has other `choices` that no
+        key names."""
         choices, options = row.get(CHOICES), row.get(OPTIONS)
         if self.choices is not None or self.has_letters or self.scorer is not None:
             return self
         if all(key in row for key in GPQA) and self.answer is None:
             return replace(self, choices="+".join(GPQA), has_letters=True)
-        if isinstance(options, list) and {"answer", "answer_index"} <= row.keys() and self.answer in (None, "answer"):
+        if (
+            isinstance(options, list)
+            and {"answer", "answer_index"} <= row.keys()
+            and self.answer in (None, "answer")
+        ):
             return replace(self, choices=OPTIONS, has_letters=True)
         if not choices:
             return self
@@ -105,9 +150,13 @@ class Keys:
         answer = self.answer or ("answerKey" if has_labels else "answer")
         value = row.get(answer)
         if has_labels:
-            is_known = isinstance(choices["label"], list) and str(value) in map(str, choices["label"])
+            is_known = isinstance(choices["label"], list) and str(value) in map(
+                str, choices["label"]
+            )
         else:
-            is_known = isinstance(choices, list) and type(value) is int and 0 <= value < len(choices)
+            is_known = (
+                isinstance(choices, list) and type(value) is int and 0 <= value < len(choices)
+            )
         if is_known:
             return replace(self, answer=answer, choices=CHOICES, has_letters=True)
         raise ValueError(
@@ -117,7 +166,8 @@ class Keys:
         )
 
     def seed_of(self, answer: str, choices: Sequence[str]) -> int | None:
-        """Return what the choices of a row are shuffled by: always something where a choice's column is the answer."""
+        """Return what the choices of a row are shuffled by: always something where a choice's
+        column is the answer."""
         return 0 if self.choices_seed is None and answer in choices else self.choices_seed
 
     def of_cluster(self, names: Collection[str]) -> list[str]:
@@ -125,7 +175,8 @@ class Keys:
         return [] if self.cluster is None else [_first(self.cluster, (), names, "cluster")]
 
     def of_choices(self, names: Collection[str]) -> list[str]:
-        """Return the key of the list of choices, or the key of each choice; empty without choices."""
+        """Return the key of the list of choices, or the key of each choice; empty without
+        choices."""
         return [] if self.choices is None else _first(self.choices, (), names, "choices").split("+")
 
 
@@ -167,26 +218,40 @@ def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
         if choices and seed is not None:
             order = order_of(choices, stem, seed)
             gold = LETTERS[order.index(LETTERS.index(gold))]
-            answer, choices = gold, tuple(choices[at] for at in order)  # its working may speak of other letters
+            answer, choices = (
+                gold,
+                tuple(choices[at] for at in order),
+            )  # its working may speak of other letters
     else:
         answer = _answer(row, answer_key)
         gold = gold_number(answer, keys.after)
     question = with_choices(stem, choices)
     # as a worked example, an answer without #### would teach the model to leave it out
     if keys.scorer is None:
-        worked = answer if "####" in answer else f"#### {gold}" if keys.after is None else f"{answer}\n#### {gold}"
+        worked = (
+            answer
+            if "####" in answer
+            else f"#### {gold}"
+            if keys.after is None
+            else f"{answer}\n#### {gold}"
+        )
     row_id = next((str(row[key]) for key in _id_keys(row) if isinstance(row[key], str | int)), "")
     cluster = next((cluster_of(row, key) for key in keys.of_cluster(row)), None)
-    return Read(question, worked, gold, choices, stem if choices else "", row_id, cluster, keys.choices)
+    return Read(
+        question, worked, gold, choices, stem if choices else "", row_id, cluster, keys.choices
+    )
 
 
 def with_choices(stem: str, choices: Sequence[str]) -> str:
     """Return a question with its choices as A, B, C …; as it is if it has none."""
-    return "\n".join([stem, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))])
+    return "\n".join(
+        [stem, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))]
+    )
 
 
 def order_of(choices: Sequence[str], stem: str, seed: int) -> list[int]:
-    """Return the order of a question's choices: by the seed and the question, wherever it stands in its file."""
+    """Return the order of a question's choices: by the seed and the question, wherever it stands in
+    its file."""
     return Random(f"{seed} {stem}").sample(range(len(choices)), len(choices))
 
 
@@ -199,7 +264,9 @@ def cluster_of(row: Mapping[str, Any], key: str) -> str:
     """Return the name of a row's family of questions; ValueError if it has none."""
     value = row[key]
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise ValueError(f"`{key}` is {_short(value)}, not the name or the number of a family of questions")
+        raise ValueError(
+            f"`{key}` is {_short(value)}, not the name or the number of a family of questions"
+        )
     return str(value)
 
 
@@ -220,7 +287,8 @@ def _text(row: Mapping[str, Any], key: str) -> str:
 
 
 def _answer(row: Mapping[str, Any], key: str) -> str:
-    """Return the answer as text: a list of one number counts as the number, and a unit in brackets is left out."""
+    """Return the answer as text: a list of one number counts as the number, and a unit in brackets
+    is left out."""
     value = row[key]
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -232,17 +300,26 @@ def _answer(row: Mapping[str, Any], key: str) -> str:
 
 
 def _choices(row: Mapping[str, Any], keys: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the labels and the texts of a row's choices: a list, a list with labels, or a key for each."""
+    """Return the labels and the texts of a row's choices: a list, a list with labels, or a key for
+    each."""
     texts: Any = row[keys[0]] if len(keys) == 1 else [row[key] for key in keys]
     labels: Any = LETTERS
     if isinstance(texts, Mapping) and {"text", "label"} <= texts.keys():  # as in ARC
         labels, texts = texts["label"], texts["text"]
-    if not isinstance(texts, list) or not 2 <= len(texts) <= len(LETTERS) or len(labels) < len(texts):
-        raise ValueError(f"`{'+'.join(keys)}` is {_short(texts)}: a list of 2 to {len(LETTERS)} choices expected")
+    if (
+        not isinstance(texts, list)
+        or not 2 <= len(texts) <= len(LETTERS)
+        or len(labels) < len(texts)
+    ):
+        raise ValueError(
+            f"`{'+'.join(keys)}` is {_short(texts)}: a list of 2 to {len(LETTERS)} choices expected"
+        )
     return tuple(map(str, labels)), tuple(str(text).strip() for text in texts)
 
 
-def _letter(value: Any, labels: Sequence[str], choices: Sequence[str], after: str | None) -> tuple[str, str]:
+def _letter(
+    value: Any, labels: Sequence[str], choices: Sequence[str], after: str | None
+) -> tuple[str, str]:
     """Return a gold answer as text, and its letter."""
     if isinstance(value, int) and not isinstance(value, bool) and str(value) not in labels:
         letter = LETTERS[value] if 0 <= value < len(choices) else None
@@ -253,7 +330,11 @@ def _letter(value: Any, labels: Sequence[str], choices: Sequence[str], after: st
             letter = LETTERS[choices.index(text)]
         letter = letter or gold_letter(text, after)
     if letter is None or (choices and letter not in LETTERS[: len(choices)]):
-        more = f"of the {len(choices)} choices, its number from 0 on, or its text" if choices else "of a choice"
+        more = (
+            f"of the {len(choices)} choices, its number from 0 on, or its text"
+            if choices
+            else "of a choice"
+        )
         raise ValueError(f"the answer is {_short(value)}, not a letter {more}")
     return str(value), letter
 

@@ -1,6 +1,8 @@
-"""Rows of data sets on disk: parquet in the hub's layout, what save_to_disk wrote, and the caches of the hub.
+"""Rows of data sets on disk: parquet in the hub's layout, what save_to_disk wrote, and the caches
+of the hub.
 
-Read with pyarrow alone, row by row: `datasets` takes seconds to import, and retries for long without a connection.
+Read with pyarrow alone, row by row: `datasets` takes seconds to import, and retries for long
+without a connection.
 """
 
 from __future__ import annotations
@@ -16,9 +18,19 @@ from runner_engine.checkpoints import is_bare_name
 
 MAX_BYTES = 2 * 2**30  # unpacked, of the columns that are read: GSM8K has 5 million
 ROWS_AT_ONCE = 256
-SUBFOLDERS = ("", "main", "data", "default")  # of a data set on the hub, in which a split's parquet files may lie
-SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(-\w+)?")  # test-00000-of-00001, on the hub sometimes with a hash
-STATE, SPLITS = "state.json", "dataset_dict.json"  # what save_to_disk writes for one split, and for several
+SUBFOLDERS = (
+    "",
+    "main",
+    "data",
+    "default",
+)  # of a data set on the hub, in which a split's parquet files may lie
+SHARD = re.compile(
+    r"(.*)-(\d{5})-of-(\d{5})(-\w+)?"
+)  # test-00000-of-00001, on the hub sometimes with a hash
+STATE, SPLITS = (
+    "state.json",
+    "dataset_dict.json",
+)  # what save_to_disk writes for one split, and for several
 
 Row = tuple[str, dict[str, Any]]  # its place in the file, and its values
 Columns = Callable[
@@ -29,7 +41,11 @@ Columns = Callable[
 def files_of(folder: Path, split: str) -> list[Path]:
     """Return the files of a split; empty if the folder holds no table of that name."""
     if (folder / SPLITS).is_file():
-        return files_of(folder / split, split) if is_bare_name(split) and (folder / split / STATE).is_file() else []
+        return (
+            files_of(folder / split, split)
+            if is_bare_name(split) and (folder / split / STATE).is_file()
+            else []
+        )
     if (folder / STATE).is_file():
         state = load_json(folder / STATE)
         if state.get("_split") not in (None, split):
@@ -38,7 +54,9 @@ def files_of(folder: Path, split: str) -> list[Path]:
         listed = entries if isinstance(entries, list) else []
         names = [entry.get("filename") for entry in listed if isinstance(entry, dict)]
         if not names or not all(map(is_bare_name, names)):
-            raise DataError(f"{folder / STATE}: _data_files: the names of Arrow files expected, found {short(entries)}")
+            raise DataError(
+                f"{folder / STATE}: _data_files: the names of Arrow files expected, found {short(entries)}"
+            )
         return [folder / str(name) for name in names]
     for place in SUBFOLDERS:
         if files := [path for path in _tables(folder / place) if _split_of(path) == split]:
@@ -57,20 +75,31 @@ def splits_of(folder: Path) -> list[str]:
 
 def read_rows(files: Iterable[Path], columns: Columns) -> Iterator[Row]:
     """Yield the rows of parquet and Arrow files, one after the other, with their places."""
-    return ((f"{path}, row {number}", row) for path in files for number, row in enumerate(_rows(path, columns), 1))
+    return (
+        (f"{path}, row {number}", row)
+        for path in files
+        for number, row in enumerate(_rows(path, columns), 1)
+    )
 
 
 def cached_on_disk(name: str, config: str | None, split: str) -> list[Path]:
-    """Return the files of a data set of the hub from the caches of `datasets` and the hub; empty if they lack it."""
+    """Return the files of a data set of the hub from the caches of `datasets` and the hub; empty if
+    they lack it."""
     from huggingface_hub import constants
 
-    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()
+    cache = Path(
+        os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")
+    ).expanduser()
     owner, _, short_name = name.rpartition("/")
     wanted = "___".join(part for part in (owner, short_name) if part)
     folders = [
-        path for path in cache.glob("*") if path.name.replace("_", "").lower() == wanted.replace("_", "").lower()
+        path
+        for path in cache.glob("*")
+        if path.name.replace("_", "").lower() == wanted.replace("_", "").lower()
     ]
-    builds = [build for path in folders for build in path.glob(f"{config or '*'}/*/*") if build.is_dir()]
+    builds = [
+        build for path in folders for build in path.glob(f"{config or '*'}/*/*") if build.is_dir()
+    ]
     for build in sorted(builds, key=lambda path: path.stat().st_mtime, reverse=True):
         if files := files_of(build, split):
             return files
@@ -92,7 +121,8 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _split_of(path: Path) -> str:
-    """Return `test` for test-00000-of-00001.parquet, for test.parquet and for gsm8k-test.arrow in a cache."""
+    """Return `test` for test-00000-of-00001.parquet, for test.parquet and for gsm8k-test.arrow in a
+    cache."""
     stem = match[1] if (match := SHARD.fullmatch(path.stem)) else path.stem
     return stem.rpartition("-")[2] if path.suffix == ".arrow" else stem
 
@@ -100,9 +130,13 @@ def _split_of(path: Path) -> str:
 def _complete(files: list[Path]) -> list[Path]:
     """Reject a split that lacks a shard: fewer questions would look like all of them."""
     shards = [match for path in files if (match := SHARD.fullmatch(path.stem))]
-    if len(shards) == len(files) and {int(match[2]) for match in shards} != set(range(int(shards[0][3]))):
+    if len(shards) == len(files) and {int(match[2]) for match in shards} != set(
+        range(int(shards[0][3]))
+    ):
         names = few([path.name for path in files])
-        raise DataError(f"{files[0].parent}: {int(shards[0][3])} files of this split expected, found {names}")
+        raise DataError(
+            f"{files[0].parent}: {int(shards[0][3])} files of this split expected, found {names}"
+        )
     return files
 
 
@@ -132,10 +166,16 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Any]:
         groups = map(about.row_group, range(about.num_row_groups))
         parts = [group.column(at) for group in groups for at in range(group.num_columns)]
         # a list's column has the path of its items: lSolutions.list.element
-        sizes = [part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in wanted]
+        sizes = [
+            part.total_uncompressed_size
+            for part in parts
+            if part.path_in_schema.split(".")[0] in wanted
+        ]
         if (size := sum(sizes)) > MAX_BYTES:
             gib, most = size / 2**30, MAX_BYTES / 2**30
-            raise DataError(f"{path}: {gib:,.1f} GiB of text unpacked, at most {most:,.0f} are read")
+            raise DataError(
+                f"{path}: {gib:,.1f} GiB of text unpacked, at most {most:,.0f} are read"
+            )
         yield from file.iter_batches(ROWS_AT_ONCE, columns=wanted)
 
 
@@ -145,4 +185,7 @@ def _arrow(path: Path, columns: Columns) -> Iterator[Any]:
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
         wanted = _wanted(path, batches.schema.names, columns)
         for piece in batches:
-            yield from (piece.slice(at, ROWS_AT_ONCE).select(wanted) for at in range(0, piece.num_rows, ROWS_AT_ONCE))
+            yield from (
+                piece.slice(at, ROWS_AT_ONCE).select(wanted)
+                for at in range(0, piece.num_rows, ROWS_AT_ONCE)
+            )

@@ -1,11 +1,14 @@
-"""Twins of word problems: the same story with other numbers, for which the right answer is known, too.
+"""Twins of word problems: the same story with other numbers, for which the right answer is known,
+too.
 
-A model that knows a question by heart solves it and not its twin. The embedded generator tells a story with other
-numbers. A question of a data set has a twin if its worked answer shows how it is solved: GSM8K's do, in annotations
-such as `<<48/2=24>>`. Their chain is computed again from other numbers, but only if all of it is understood: from the
-old numbers it must give exactly the gold answer, and each number in it must have one clear source: the question, a
-word, an earlier result or a common constant. Results that were whole, or above zero, stay so. What the words of a
-question imply besides (nobody has half a child, some are fewer than all) is not understood: a twin may be an odd story.
+A model that knows a question by heart solves it and not its twin. The embedded generator tells a
+story with other numbers. A question of a data set has a twin if its worked answer shows how it is
+solved: GSM8K's do, in annotations such as `<<48/2=24>>`. Their chain is computed again from other
+numbers, but only if all of it is understood: from the old numbers it must give exactly the gold
+answer, and each number in it must have one clear source: the question, a word, an earlier result or
+a common constant. Results that were whole, or above zero, stay so. What the words of a question
+imply besides (nobody has half a child, some are fewer than all) is not understood: a twin may be an
+odd story.
 """
 
 from __future__ import annotations
@@ -28,13 +31,34 @@ _STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 _LITERAL = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 # Numbers that stand alone: not those of dates, times, fractions, ordinals or names.
 _STATED = re.compile(r"(?<![\w.,/:-])\$?(\d{1,3}(?:,\d{3})+|\d+)(?![\w/:%-]|[.,]\d)")
-_BOUNDED = re.compile(r"(\d+) (?:days|hours|months|minutes|seconds) (?:a|an|per|each|every|in a|of the) ")  # of a week
+_BOUNDED = re.compile(
+    r"(\d+) (?:days|hours|months|minutes|seconds) (?:a|an|per|each|every|in a|of the) "
+)  # of a week
 _ANY_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 _COUNTED = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen twenty"""
 _WORDS = {word: number for number, word in enumerate(_COUNTED.split())}
-_WORDS |= {"once": 1, "a": 1, "an": 1, "another": 1, "twice": 2, "double": 2, "doubled": 2, "half": 2, "pair": 2}
-_WORDS |= {"triple": 3, "thrice": 3, "third": 3, "thirds": 3, "quarter": 4, "fourth": 4, "fifth": 5, "dozen": 12}
+_WORDS |= {
+    "once": 1,
+    "a": 1,
+    "an": 1,
+    "another": 1,
+    "twice": 2,
+    "double": 2,
+    "doubled": 2,
+    "half": 2,
+    "pair": 2,
+}
+_WORDS |= {
+    "triple": 3,
+    "thrice": 3,
+    "third": 3,
+    "thirds": 3,
+    "quarter": 4,
+    "fourth": 4,
+    "fifth": 5,
+    "dozen": 12,
+}
 _WORDS |= {
     "thirty": 30,
     "forty": 40,
@@ -61,7 +85,8 @@ class NoTwin(ValueError):
 
 @dataclass(frozen=True)
 class WorkedStep:
-    """One annotation of a worked answer: an expression, its literals replaced by {0}, {1} …, and its result."""
+    """One annotation of a worked answer: an expression, its literals replaced by {0}, {1} …, and
+    its result."""
 
     form: str
     literals: tuple[Fraction, ...]
@@ -87,7 +112,9 @@ def twin_of(data: str, split: str, item: Item) -> Item | None:
     if data == EMBEDDED:
         other = twin(Split(split), item.place)
         is_same_story = _STATED.sub("#", other.question) == _STATED.sub("#", item.question)
-        return Item(other.question, other.answer, plain_number(other.gold)) if is_same_story else None
+        return (
+            Item(other.question, other.answer, plain_number(other.gold)) if is_same_story else None
+        )
     try:
         return _perturbed(item)
     except NoTwin:
@@ -125,7 +152,9 @@ def _steps(answer: str) -> Iterator[WorkedStep]:
         places = iter(range(len(literals)))
         form = _LITERAL.sub(lambda _: f"v{next(places)}", plain)  # noqa: B023 - used at once
         try:
-            step = WorkedStep(form, tuple(literals), Fraction(result.replace(",", "").replace("$", "").strip()))
+            step = WorkedStep(
+                form, tuple(literals), Fraction(result.replace(",", "").replace("$", "").strip())
+            )
         except (ValueError, ZeroDivisionError) as error:
             raise NoTwin(f"{result} is no number") from error
         if step.compute(literals) != step.result:
@@ -148,16 +177,25 @@ def _evaluate(node: ast.expr, values: list[Fraction]) -> Fraction:
 def _every_number(question: str) -> set[Fraction]:
     """Return the numbers that a question states in any way, and the common constants."""
     found = {Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)}
-    found |= {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
+    found |= {
+        Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS
+    }
     percents = {Fraction(text) for text in re.findall(r"(\d+(?:\.\d+)?)\s?%", question)}
-    shares = {part for percent in percents for part in (percent / 100, 1 - percent / 100, 1 + percent / 100)}
+    shares = {
+        part
+        for percent in percents
+        for part in (percent / 100, 1 - percent / 100, 1 + percent / 100)
+    }
     halves = {Fraction(1, 2), Fraction(1, 4), Fraction(3, 4), Fraction(3, 2)}
     return found | shares | halves | CONSTANTS
 
 
 def _movable(question: str, steps: list[WorkedStep], stated: list[Fraction]) -> list[Fraction]:
-    """Return the numbers of a question that have one meaning only, in its words and in the steps."""
-    spelled = {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
+    """Return the numbers of a question that have one meaning only, in its words and in the
+    steps."""
+    spelled = {
+        Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS
+    }
     every = [Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)]
     used = [literal for step in steps for literal in step.literals]
     results = {step.result for step in steps}
@@ -174,7 +212,9 @@ def _movable(question: str, steps: list[WorkedStep], stated: list[Fraction]) -> 
 
 def _moved(random: Random, number: Fraction) -> Fraction:
     """Return a number near another one, as round as it is."""
-    grain = next(grain for grain in (1000, 100, 50, 10, 5, 1) if number % grain == 0 and number > grain)
+    grain = next(
+        grain for grain in (1000, 100, 50, 10, 5, 1) if number % grain == 0 and number > grain
+    )
     reach = max(1, int(number / grain * Fraction(SPREAD)))
     return number + grain * random.choice([step for step in range(-reach, reach + 1) if step])
 
@@ -197,14 +237,21 @@ def _is_sound(steps: list[WorkedStep], values: dict[Fraction, Fraction], questio
     )
 
 
-def _results(steps: list[WorkedStep], values: dict[Fraction, Fraction], known: set[Fraction]) -> list[Fraction]:
-    """Compute all steps again; a literal is a number of the question or an earlier result, and not two at once."""
+def _results(
+    steps: list[WorkedStep], values: dict[Fraction, Fraction], known: set[Fraction]
+) -> list[Fraction]:
+    """Compute all steps again; a literal is a number of the question or an earlier result, and not
+    two at once."""
     results: list[Fraction] = []
     for step in steps:
         now: list[Fraction] = []
         for literal in step.literals:
-            earlier = {new for before, new in zip(steps, results, strict=False) if before.result == literal}
-            meanings = earlier | ({values.get(literal, literal)} if literal in known or literal in values else set())
+            earlier = {
+                new for before, new in zip(steps, results, strict=False) if before.result == literal
+            }
+            meanings = earlier | (
+                {values.get(literal, literal)} if literal in known or literal in values else set()
+            )
             if len(meanings) != 1:
                 raise NoTwin(f"it is not clear what {literal} is")
             now += meanings

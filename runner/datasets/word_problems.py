@@ -1,8 +1,9 @@
-"""Generates word problems from templates: any number of them, deterministic, with the steps to the answer.
+"""Generates word problems from templates: any number of them, deterministic, with the steps to the
+answer.
 
-A problem is a base story (one to three steps) and as many tails ("Then Ana gives away 5 apples.") as its
-split needs. A hash of the base's template and numbers decides its split, so no test story, whatever its names,
-items or tails, has been seen in training.
+A problem is a base story (one to three steps) and as many tails ("Then Ana gives away 5 apples.")
+as its split needs. A hash of the base's template and numbers decides its split, so no test story,
+whatever its names, items or tails, has been seen in training.
 """
 
 import re
@@ -49,7 +50,8 @@ HARD_STEPS = {Split.HARD: 4, Split.HARD5: 5}
 
 @dataclass(frozen=True)
 class Problem:
-    """A question, its worked answer (last line `#### 12`), the bare number, and the number of steps."""
+    """A question, its worked answer (last line `#### 12`), the bare number, and the number of
+    steps."""
 
     question: str
     answer: str
@@ -58,7 +60,8 @@ class Problem:
 
 
 class _Template(NamedTuple):
-    """A base story in words; {a}, {b} … are numbers, some drawn at random and the others derived from them."""
+    """A base story in words; {a}, {b} … are numbers, some drawn at random and the others derived
+    from them."""
 
     name: str  # part of the hash: another name would move its problems between splits
     ranges: tuple[tuple[int, int], ...]  # inclusive; all numbers in them make a valid story
@@ -81,7 +84,9 @@ def twin(split: Split, index: int, seed: int = 0) -> Problem:
     rng, slot, buckets, steps = _plan(split, index, seed)
     friend = _friend(rng, slot)
     for attempt in count():
-        other = _compose(Random(f"{seed}/{split}/{index}/twin{attempt}"), slot, buckets, steps, friend)
+        other = _compose(
+            Random(f"{seed}/{split}/{index}/twin{attempt}"), slot, buckets, steps, friend
+        )
         is_same_story = _NUMBER.sub("#", other.question) == _NUMBER.sub("#", original.question)
         if is_same_story and other.gold != original.gold:
             return other
@@ -89,12 +94,14 @@ def twin(split: Split, index: int, seed: int = 0) -> Problem:
 
 
 def template_name(split: Split, index: int, seed: int = 0) -> str:
-    """Return the name of the template that tells the base story of a problem: problems of one template are a family."""
+    """Return the name of the template that tells the base story of a problem: problems of one
+    template are a family."""
     return _TEMPLATES[_slot(index, f"{seed}/{split}") // _PAIRS].name.strip("_")
 
 
 def _plan(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[int], int]:
-    """Return the parts of a problem: random generator, story slot, allowed buckets of numbers, steps."""
+    """Return the parts of a problem: random generator, story slot, allowed buckets of numbers,
+    steps."""
     rng = Random(f"{seed}/{split}/{index}")
     slot = _slot(index, f"{seed}/{split}")
     if split in HARD_STEPS:
@@ -113,7 +120,8 @@ def problems(split: Split, limit: int, seed: int = 0) -> list[Problem]:
 
 
 def practice_problem(steps: int, index: int, seed: int = 0) -> Problem:
-    """Return a problem of exactly `steps` (3 or more) from the numbers of train, for an adapter to learn."""
+    """Return a problem of exactly `steps` (3 or more) from the numbers of train, for an adapter to
+    learn."""
     key = f"{seed}/practice{steps}"
     return _compose(Random(f"{key}/{index}"), _slot(index, key), TRAIN_BUCKETS, steps)
 
@@ -121,8 +129,8 @@ def practice_problem(steps: int, index: int, seed: int = 0) -> Problem:
 def _slot(index: int, key: str) -> int:
     """Map an index to (template, name, item), each combination once before any repeats.
 
-    So no two of the first DISTINCT questions of a split are equal, and every prefix is balanced: a stride near
-    the golden ratio of the number of slots spreads neighbours apart.
+    So no two of the first DISTINCT questions of a split are equal, and every prefix is balanced: a
+    stride near the golden ratio of the number of slots spreads neighbours apart.
     """
     return (index * _STRIDE + zlib.crc32(key.encode())) % DISTINCT
 
@@ -132,7 +140,9 @@ def _friend(rng: Random, slot: int) -> str:
     return NAMES[(slot % _PAIRS // len(ITEMS) + rng.randrange(1, len(NAMES))) % len(NAMES)]
 
 
-def _compose(rng: Random, slot: int, buckets: frozenset[int], steps: int, friend: str | None = None) -> Problem:
+def _compose(
+    rng: Random, slot: int, buckets: frozenset[int], steps: int, friend: str | None = None
+) -> Problem:
     template_index, pair = divmod(slot, _PAIRS)
     who, item = NAMES[pair // len(ITEMS)], ITEMS[pair % len(ITEMS)]
     other = friend or _friend(rng, slot)
@@ -144,18 +154,23 @@ def _compose(rng: Random, slot: int, buckets: frozenset[int], steps: int, friend
             break
     numbers = template.numbers(*drawn)
     words = {"who": who, "other": other, "item": item, **numbers}
-    story, ask, unit = (text.format_map(words) for text in (template.story, template.ask, template.unit))
+    story, ask, unit = (
+        text.format_map(words) for text in (template.story, template.ask, template.unit)
+    )
     all_lines = [line.format_map(words) for line in template.lines]
     value = numbers[template.value]
     for _ in range(steps - len(template.lines)):
         tail, line, value = _tail(rng, who, unit, value)
         story, ask = f"{story} {tail}", f"How many {unit} does {who} have now?"
         all_lines.append(line)
-    return Problem(f"{story} {ask}", "\n".join([*all_lines, f"#### {value}"]), str(value), len(all_lines))
+    return Problem(
+        f"{story} {ask}", "\n".join([*all_lines, f"#### {value}"]), str(value), len(all_lines)
+    )
 
 
 def _tail(rng: Random, who: str, unit: str, value: int) -> tuple[str, str, int]:
-    """Return one more step that fits the value: its sentence, its line of the answer, the new value."""
+    """Return one more step that fits the value: its sentence, its line of the answer, the new
+    value."""
     kinds = ["get"] if value < 4 else ["get", "give"]
     if value % 2 == 0:
         kinds.append("half")

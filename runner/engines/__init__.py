@@ -9,7 +9,16 @@ from pathlib import Path
 from runner.config.resolved import ResolvedJob
 from runner.engines.kinds import kind_of
 from runner_base import signals
-from runner_engine import Arithmetic, BaseCache, Capability, Engine, EngineReport, EngineStats, Request, Session
+from runner_engine import (
+    Arithmetic,
+    BaseCache,
+    Capability,
+    Engine,
+    EngineReport,
+    EngineStats,
+    Request,
+    Session,
+)
 
 
 class LazyEngine:
@@ -69,13 +78,16 @@ def open_engine(
 ) -> Engine:
     """Return the engine for a config, not built yet.
 
-    `bases` keeps the loaded base for the next job; an engine that starts processes writes their logs to `folder`;
-    `before_loading` is called when the libraries are imported: it may raise what is wrong elsewhere before a long load.
+    `bases` keeps the loaded base for the next job; an engine that starts processes writes their
+    logs to `folder`; `before_loading` is called when the libraries are imported: it may raise what
+    is wrong elsewhere before a long load.
     """
     kind = kind_of(resolved.config.model)
 
     def build() -> Engine:
-        with signals.finishing():  # amid an import a signal leaves half a module behind, or aborts the process in C++
+        with (
+            signals.finishing()
+        ):  # amid an import a signal leaves half a module behind, or aborts the process in C++
             kind.import_libraries(resolved)
         if before_loading is not None:
             before_loading()

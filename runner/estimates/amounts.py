@@ -9,15 +9,18 @@ from runner_engine import Attention, local_model
 
 
 def amounts_of(config: RunnerConfig, read: int | None = None) -> list[Amount]:
-    """Return a job's completions; those of task.check_invariance=auto only where its rows may be independent."""
+    """Return a job's completions; those of task.check_invariance=auto only where its rows may be
+    independent."""
     task = config.task if may_have_independent_rows(config) else config.task.without_asking_again
     return task.amounts(config.generation, read)
 
 
 def may_have_independent_rows(config: RunnerConfig) -> bool:
-    """Whether several rows decode together without changing each other's answers, as far as the config tells.
+    """Whether several rows decode together without changing each other's answers, as far as the
+    config tells.
 
-    Of a local model on a CPU, by our own kernels, they do not; elsewhere task.check_invariance=auto asks nothing again.
+    Of a local model on a CPU, by our own kernels, they do not; elsewhere task.check_invariance=auto
+    asks nothing again.
     """
     model = local_model(config.model)
     return (

@@ -14,7 +14,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
+from runner.estimates.sample import (
+    LONG_PROMPT,
+    REPEATS,
+    ROWS,
+    SHORT_PROMPT,
+    STEPS,
+    CalibrationModel,
+)
 from runner.estimates.speed import EstimateBasis, Points, Speed, interpolate
 from runner_base import child, clock, machine, one_line, replace_text, say
 from runner_base.texts import read_cache
@@ -57,16 +64,23 @@ def calibration_s(model: CalibrationModel, guessed: Speed) -> float:
     share = model.depths.many / model.depths.layers
     each_s = interpolate(guessed.prefill, LONG_PROMPT)
     for rows in ROWS:
-        each_s += interpolate(guessed.prefill, rows * SHORT_PROMPT) + STEPS * interpolate(guessed.decode, rows)
+        each_s += interpolate(guessed.prefill, rows * SHORT_PROMPT) + STEPS * interpolate(
+            guessed.decode, rows
+        )
     return SAMPLE_S + share * (1 + (model.depths.many < model.depths.layers)) * REPEATS * each_s
 
 
 def measure(
-    missing: list[Calibration], output_dir: Path, limit_s: float, on_line: Callable[[str], None] = say
+    missing: list[Calibration],
+    output_dir: Path,
+    limit_s: float,
+    on_line: Callable[[str], None] = say,
 ) -> dict[str, Speed]:
-    """Time models in at most so many seconds, those with the most work first, and return their speeds by key.
+    """Time models in at most so many seconds, those with the most work first, and return their
+    speeds by key.
 
-    Each is kept as soon as it is measured. Those that cannot be timed, or not in time, are left out.
+    Each is kept as soon as it is measured. Those that cannot be timed, or not in time, are left
+    out.
     """
     chosen, spent_s = list[Calibration](), START_S
     for one in sorted(missing, key=lambda one: -one.work_s):
@@ -80,7 +94,9 @@ def measure(
     if not chosen:
         return {}
     most = "" if limit_s == math.inf else f", at most {clock(limit_s)}"
-    on_line(f"calibrating {len(chosen)} of {len(missing)} formats, about {clock(spent_s)}{most}; {KEPT}")
+    on_line(
+        f"calibrating {len(chosen)} of {len(missing)} formats, about {clock(spent_s)}{most}; {KEPT}"
+    )
     found: dict[str, Speed] = {}
     for key, measured in _measure(chosen, limit_s, on_line):
         model = next(one.model for one in chosen if one.model.key == key)
@@ -116,9 +132,12 @@ def _speed(measured: dict[str, Any], model: CalibrationModel) -> Speed:
 def _measure(
     calibrations: list[Calibration], limit_s: float, on_line: Callable[[str], None]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Time models in a child process, since this one must not import torch; yield each measurement with its key."""
+    """Time models in a child process, since this one must not import torch; yield each measurement
+    with its key."""
     with tempfile.TemporaryFile() as log:
-        process = child.start("-m", PROCESS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        process = child.start(
+            "-m", PROCESS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+        )
         timer = threading.Timer(min(limit_s, threading.TIMEOUT_MAX), process.kill)
         timer.daemon = True
         left = iter(enumerate(calibrations, start=1))
@@ -150,7 +169,9 @@ def _measure(
             on_line(f"the calibration {child.describe_exit(process.returncode)}: {' '.join(last)}")
 
 
-def _say_next(left: Iterator[tuple[int, Calibration]], count: int, on_line: Callable[[str], None]) -> None:
+def _say_next(
+    left: Iterator[tuple[int, Calibration]], count: int, on_line: Callable[[str], None]
+) -> None:
     """Say what is timed now."""
     for number, one in islice(left, 1):
         on_line(f"    {number} of {count}: {one.name}, about {clock(one.cost_s)}")

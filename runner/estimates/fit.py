@@ -1,4 +1,5 @@
-"""Whether a job fits here, and if not, the cheapest change with which it would; predicted without loading weights."""
+"""Whether a job fits here, and if not, the cheapest change with which it would; predicted without
+loading weights."""
 
 from __future__ import annotations
 
@@ -41,8 +42,11 @@ class Fit:
         return f"no; {self.would_fit}" if self.would_fit else "no"
 
 
-def free_mib_by_device(device: str, max_memory: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Return the free memory for a model by device: of GPUs, or main memory without that of a new process."""
+def free_mib_by_device(
+    device: str, max_memory: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """Return the free memory for a model by device: of GPUs, or main memory without that of a new
+    process."""
     if machine.device_class(device) == "cuda":
         free = {str(number): mib for number, mib in enumerate(visible_gpus.free_mib())}
         if max_memory is None:  # one device
@@ -61,7 +65,9 @@ def rows_of(resolved: ResolvedJob) -> int:
     rows = max((amount.rows or 0 for amount in amounts), default=0)
     number_bytes = kv_number_bytes(files.dtype_bytes, config.generation.stored_kv)
     device_rows = most_rows(machine.device_class(files.model.device), number_bytes)
-    return rows or min(device_rows, max((amount.completions for amount in amounts), default=TYPICAL_ROWS))
+    return rows or min(
+        device_rows, max((amount.completions for amount in amounts), default=TYPICAL_ROWS)
+    )
 
 
 def fit(
@@ -93,11 +99,14 @@ def fit(
 
 def _predict(resolved: ResolvedJob, rows: int, room_mib: float) -> Footprint | None:
     config = resolved.config
-    return kind_of(config.model).predict(resolved, config.task.workload(config.generation, rows), room_mib)
+    return kind_of(config.model).predict(
+        resolved, config.task.workload(config.generation, rows), room_mib
+    )
 
 
 def possible(resolved: ResolvedJob, read: int | None = None) -> ResolvedJob:
-    """Return the job with no more rows than completions, and no longer answers than the model has room for."""
+    """Return the job with no more rows than completions, and no longer answers than the model has
+    room for."""
     config = resolved.config
     generation = with_possible_batch(config.task, config.generation, read)
     room = resolved.files.text_settings.get("max_position_embeddings")

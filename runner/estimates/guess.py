@@ -1,4 +1,5 @@
-"""A guess of a model's speed, from how fast a machine moves bytes and multiplies; nothing of the model is run."""
+"""A guess of a model's speed, from how fast a machine moves bytes and multiplies; nothing of the
+model is run."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ from runner_engine.checkpoints import PREFILL_TOKENS
 
 SPREAD = 0.6  # relative uncertainty of a guess
 # Memory traffic of unpacking weights in each pass, as a share of their size in 16 bits.
-UNPACKED = {"cpu": {"int8": 1.0, "nf4": 1.5, "fp4": 1.5}, "cuda": {"int8": 2.0, "nf4": 0.5, "fp4": 0.5}}
+UNPACKED = {
+    "cpu": {"int8": 1.0, "nf4": 1.5, "fp4": 1.5},
+    "cuda": {"int8": 2.0, "nf4": 0.5, "fp4": 0.5},
+}
 READ_GB_S = 1.0  # reading a checkpoint from a disk
 QUANTIZED_GB_S = 0.5  # quantizing a checkpoint
 STEP_S = {"cpu": 0.001, "cuda": 0.015}  # per step, for any model: Python and kernel launches
@@ -24,37 +28,50 @@ IMPORT_S = 5.0
 TRIES = 7  # 0.1 s in all; the median, so that other work counts as it will beside the job
 ROWS = (1, 8, 32, 128, 512)
 NUMBERS = 1 << 24  # of the two vectors that are multiplied here
-# Products of small matrices run in one thread: with several, numpy's wait for each other where anything else runs.
+# Products of small matrices run in one thread: with several, numpy's wait for each other where
+# anything else runs.
 PRODUCTS, SIDE = 200, 64
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine reaches: bytes that it reads in a second, and operations of a product of matrices."""
+    """What a machine reaches: bytes that it reads in a second, and operations of a product of
+    matrices."""
 
     device: str
     bytes_per_s: float
     flops_per_s: float
-    unpacks: bool = True  # whether quantized weights are unpacked in each pass: our own kernels do not
+    unpacks: bool = (
+        True  # whether quantized weights are unpacked in each pass: our own kernels do not
+    )
 
-    def speed(self, config: RunnerConfig, predicted: Footprint, parameters: float, place_bytes: int) -> Speed:
+    def speed(
+        self, config: RunnerConfig, predicted: Footprint, parameters: float, place_bytes: int
+    ) -> Speed:
         """Guess the time of a model from the bytes that it moves and the products that it computes.
 
-        Of a mixture's experts, a pass reads those that its tokens use, and each token goes through a few.
+        Of a mixture's experts, a pass reads those that its tokens use, and each token goes through
+        a few.
         """
         mixture = predicted.mixture
         unpacked = UNPACKED[self.device].get(config.quantization.name, 0.0) * self.unpacks
         weights_s = (predicted.weight_mib * MIB + unpacked * 2 * parameters) / self.bytes_per_s
         active = parameters if mixture is None else parameters * mixture.active / mixture.parameters
-        in_blocks = predicted.weight_mib * MIB - sum(predicted.weights.get(part, 0) for part in ("embedding", "head"))
+        in_blocks = predicted.weight_mib * MIB - sum(
+            predicted.weights.get(part, 0) for part in ("embedding", "head")
+        )
         experts_s = 0.0 if mixture is None else mixture.routed_share * in_blocks / self.bytes_per_s
 
         def pass_s(tokens: float) -> float:
             unused_s = 0.0 if mixture is None else experts_s * (1 - mixture.touched(tokens))
-            return STEP_S[self.device] + max(weights_s - unused_s, 2 * active * tokens / self.flops_per_s)
+            return STEP_S[self.device] + max(
+                weights_s - unused_s, 2 * active * tokens / self.flops_per_s
+            )
 
         stored_gb = 2 * parameters / 1e9
-        load_s = stored_gb / READ_GB_S + (stored_gb / QUANTIZED_GB_S if config.quantization.packed else 0.0)
+        load_s = stored_gb / READ_GB_S + (
+            stored_gb / QUANTIZED_GB_S if config.quantization.packed else 0.0
+        )
         tokens = PREFILL_TOKENS[self.device]
         return Speed(
             prefill=[(float(size), pass_s(size)) for size in (8, 64, tokens)],
@@ -69,7 +86,8 @@ class Rates:
 
 
 def rates_here(config: RunnerConfig, device: str, dtype_bytes: int) -> Rates | None:
-    """Return what this machine reaches by a product of vectors, and of matrices on each core; None on a GPU."""
+    """Return what this machine reaches by a product of vectors, and of matrices on each core; None
+    on a GPU."""
     if device != "cpu":
         return None
     bytes_per_s, core_flops_per_s = _measured()

@@ -1,4 +1,5 @@
-"""The estimates of each job of a plan: memory, whether it fits, and time, on the best available basis."""
+"""The estimates of each job of a plan: memory, whether it fits, and time, on the best available
+basis."""
 
 from __future__ import annotations
 
@@ -35,9 +36,12 @@ class JobEstimate:
 
 
 def without_download(resolved: ResolvedJob) -> ResolvedJob | None:
-    """Return a job that gives the model's size: its files or, if they are absent, its preset's shape; else None."""
+    """Return a job that gives the model's size: its files or, if they are absent, its preset's
+    shape; else None."""
     model = resolved.files.model
-    if model.shape is not None and not Path(model.name).expanduser().exists():  # no need to ask the hub
+    if (
+        model.shape is not None and not Path(model.name).expanduser().exists()
+    ):  # no need to ask the hub
         noise = replace(resolved.config, model=replace(model, random_weights=True), profile="none")
         spec = spec_of(noise)
         return ResolvedJob(spec, ModelFiles(spec), resolved.second, config=noise)
@@ -59,9 +63,9 @@ def estimate(
 ) -> dict[int, JobEstimate]:
     """Estimate jobs by their numbers: from recorded speeds, else from calibrated or guessed ones.
 
-    If `calibrate` is set, speeds that are not known are calibrated, in at most this share of the time that all of the
-    jobs take. Only jobs with local weights that fit are calibrated. Nothing is downloaded. `read` is how many questions
-    or prompts a job has, if they have been read.
+    If `calibrate` is set, speeds that are not known are calibrated, in at most this share of the
+    time that all of the jobs take. Only jobs with local weights that fit are calibrated. Nothing is
+    downloaded. `read` is how many questions or prompts a job has, if they have been read.
     """
     records, read = finished or FinishedJobs(output_dir), read or {}
     estimates: dict[int, JobEstimate] = {}
@@ -78,10 +82,15 @@ def estimate(
             entry.time = records.estimate(config, read.get(number), costs[number])
             if known is None:
                 continue
-            can_time = bool(amounts_of(config, read.get(number))) and local_model(config.model) is config.model
+            can_time = (
+                bool(amounts_of(config, read.get(number)))
+                and local_model(config.model) is config.model
+            )
             if not can_time or entry.time is not None or entry.fit is None or not entry.fit.fits:
                 continue  # a hybrid's time also depends on its teacher
-            rates = rates_here(config, machine.device_class(known.files.model.device), known.files.dtype_bytes)
+            rates = rates_here(
+                config, machine.device_class(known.files.model.device), known.files.dtype_bytes
+            )
             if rates is not None:
                 guesses[number] = speed = guessed_speed(known, entry.fit, rates)
                 timed = possible(known, read.get(number)).config
@@ -100,14 +109,18 @@ def estimate(
     use(speeds := calibration.known_speeds([*models.values()], output_dir))
     missing = {number: model for number, model in models.items() if model.key not in speeds}
     if calibrate and missing:
-        work_s = sum(estimate.time.seconds for estimate in estimates.values() if estimate.time is not None)
+        work_s = sum(
+            estimate.time.seconds for estimate in estimates.values() if estimate.time is not None
+        )
         calibrations: dict[str, Calibration] = {}
         for number, model in missing.items():
             cost_s = calibration_s(model, guesses[number]) if number in guesses else 0.0
             one = calibrations.setdefault(model.key, Calibration(model, cost_s))
             taken = estimates[number].time
             one.work_s += taken.seconds if taken is not None else 0.0
-        limit_s = share * work_s if len(guesses.keys() & missing.keys()) == len(missing) else math.inf
+        limit_s = (
+            share * work_s if len(guesses.keys() & missing.keys()) == len(missing) else math.inf
+        )
         use(calibration.measure([*calibrations.values()], output_dir, limit_s, on_line))
     return estimates
 
@@ -122,19 +135,23 @@ def guessed_speed(resolved: ResolvedJob, job_fit: Fit, rates: Rates) -> Speed:
 
 
 def looking_back(speed: Speed, costs: LengthCosts) -> Speed:
-    """Return a speed that knows what the tokens before a token cost; measured passes have few of them."""
+    """Return a speed that knows what the tokens before a token cost; measured passes have few of
+    them."""
     return replace(speed, pair_s=costs.pair_share * speed.token_s)
 
 
 def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = None) -> Estimate:
-    """Return a job's time at a speed; answers that may end early count with their maximum length."""
+    """Return a job's time at a speed; answers that may end early count with their maximum
+    length."""
     amounts = amounts_of(config, read)
     is_exact = all(amount.is_exact for amount in amounts)
     seconds = sum(speed.seconds(amount, amount.rows or rows) for amount in amounts)
     seconds += config.task.limit_measurements * speed.limits_s
     each_s = speed.load_s + speed.import_s
     spread = speed.spread + (0.0 if is_exact else SPREAD_OF_ANSWERS)
-    return Estimate(seconds + config.task.loads * each_s, spread, speed.source, is_upper_bound=not is_exact)
+    return Estimate(
+        seconds + config.task.loads * each_s, spread, speed.source, is_upper_bound=not is_exact
+    )
 
 
 def _fit(resolved: ResolvedJob, read: int | None) -> Fit | None:
@@ -168,5 +185,7 @@ def estimate_words(estimate: Estimate | None) -> tuple[str, str]:
         return "", ""
     if estimate.source is EstimateBasis.answered:
         return clock(0), estimate.source.value
-    at_most = "≤ " if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded else ""
+    at_most = (
+        "≤ " if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded else ""
+    )
     return f"{at_most}{clock(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value

@@ -1,4 +1,5 @@
-"""The newest finished jobs of output_dir that ran on this machine, and the times of similar ones."""
+"""The newest finished jobs of output_dir that ran on this machine, and the times of similar
+ones."""
 
 from __future__ import annotations
 
@@ -31,7 +32,20 @@ ROUNDS = ("repeats", "warmup")  # may differ between measurements
 # Keys that decide how long prompts and answers are, and how many decode together
 ALIKE = (
     *("generation.batch_size", "generation.max_new_tokens", "generation.thinking_tokens"),
-    *(f"task.{key}" for key in ("name", "data", "prompt", "shots", "window", "exact", "kinds", "needles", "values")),
+    *(
+        f"task.{key}"
+        for key in (
+            "name",
+            "data",
+            "prompt",
+            "shots",
+            "window",
+            "exact",
+            "kinds",
+            "needles",
+            "values",
+        )
+    ),
 )
 LOADS_TWO = "task.exact"
 SPREAD = 0.2  # relative uncertainty of similar jobs, unless several differ by more
@@ -42,12 +56,15 @@ MOST_ROWS = MAX_ROWS["cpu"]  # at once, where the engine decides
 
 
 class FinishedJobs:
-    """The newest finished jobs of an output folder that ran on this machine; more would only make a plan slow."""
+    """The newest finished jobs of an output folder that ran on this machine; more would only make a
+    plan slow."""
 
     def __init__(self, output_dir: Path) -> None:
         self._jobs = output_dir / "jobs"
         newest = nlargest(NEWEST, _folders(self._jobs), key=lambda it: it.stat().st_mtime_ns)
-        self.records = [record for folder in newest if (record := _read(Path(folder.path, "result.json")))]
+        self.records = [
+            record for folder in newest if (record := _read(Path(folder.path, "result.json")))
+        ]
         self._bases: dict[Callable[..., Any], list[frozenset[Any]]] = {}
 
     def folder(self, record: Record) -> Path:
@@ -58,28 +75,47 @@ class FinishedJobs:
         """Return the records with the same base, the newest first."""
         return self._with_same(_base, config)
 
-    def _with_same(self, base_of: Callable[[Mapping[str, Any]], dict[str, Any]], config: RunnerConfig) -> list[Record]:
+    def _with_same(
+        self, base_of: Callable[[Mapping[str, Any]], dict[str, Any]], config: RunnerConfig
+    ) -> list[Record]:
         if base_of not in self._bases:  # few differ
-            self._bases[base_of] = [frozenset(base_of(record.params).items()) for record in self.records]
-        wanted, defaults, bases = base_of(dict(flatten(config))), base_of(dict(_defaults(config))), self._bases[base_of]
+            self._bases[base_of] = [
+                frozenset(base_of(record.params).items()) for record in self.records
+            ]
+        wanted, defaults, bases = (
+            base_of(dict(flatten(config))),
+            base_of(dict(_defaults(config))),
+            self._bases[base_of],
+        )
         alike = {base for base in {*bases} if defaults | dict(base) == wanted}
         return [record for record, base in zip(self.records, bases, strict=True) if base in alike]
 
     def similar(self, config: RunnerConfig) -> list[Record]:
-        """Return the records with a base of the same speed that did the same work in batches of the same size."""
+        """Return the records with a base of the same speed that did the same work in batches of the
+        same size."""
         params, defaults = dict(flatten(config)), dict(_defaults(config))
         wanted = _alike(params)
-        return [it for it in self._with_same(_timed_base, config) if _alike(defaults | it.params) == wanted]
+        return [
+            it
+            for it in self._with_same(_timed_base, config)
+            if _alike(defaults | it.params) == wanted
+        ]
 
     def peak_mib(self, config: RunnerConfig) -> float | None:
         """Return the largest peak of the process in similar jobs; None if there is none."""
         found = [it.result.metrics for it in self.similar(config)]
-        return max((metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics), default=None)
+        return max(
+            (metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics),
+            default=None,
+        )
 
-    def estimate(self, config: RunnerConfig, read: int | None = None, costs: LengthCosts = NOTHING) -> Estimate | None:
+    def estimate(
+        self, config: RunnerConfig, read: int | None = None, costs: LengthCosts = NOTHING
+    ) -> Estimate | None:
         """Return a job's time from the newest similar jobs; None if there is none.
 
-        `costs` are those of the model, by which times of shorter and longer prompts are told from each other.
+        `costs` are those of the model, by which times of shorter and longer prompts are told from
+        each other.
         """
         amounts = amounts_of(config, read)
         similar = self.similar(config)
@@ -109,16 +145,22 @@ def _read(file: Path) -> Record | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     here = machine.name()
-    return record if record.status is Status.FINISHED and record.result.facts.get("machine", here) == here else None
+    return (
+        record
+        if record.status is Status.FINISHED and record.result.facts.get("machine", here) == here
+        else None
+    )
 
 
 def with_defaults(params: Mapping[str, str], config: RunnerConfig) -> dict[str, str]:
-    """Return a record's keys and values with the default of each key that its version did not have yet."""
+    """Return a record's keys and values with the default of each key that its version did not have
+    yet."""
     return {**dict(_defaults(config)), **params}
 
 
 def _defaults(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each key that has a default of its own in the classes of a config, with this default."""
+    """Yield each key that has a default of its own in the classes of a config, with this
+    default."""
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)
@@ -131,7 +173,9 @@ def _defaults(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _base(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
+    return {
+        key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT
+    }
 
 
 def _timed_base(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +187,8 @@ def _timed_base(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _alike(params: Mapping[str, Any]) -> list[Any]:
-    """Return what similar jobs have in common; a job that does not say so loads one model, as its record then says."""
+    """Return what similar jobs have in common; a job that does not say so loads one model, as its
+    record then says."""
     values = {key: params.get(key) for key in ALIKE}
     return [*(values | {LOADS_TWO: values[LOADS_TWO] == "true"}).values()]
 
@@ -151,12 +196,15 @@ def _alike(params: Mapping[str, Any]) -> list[Any]:
 def _seconds(
     record: Record, config: RunnerConfig, amounts: list[Amount], costs: LengthCosts
 ) -> tuple[float, float] | None:
-    """Return the least and the most that a job takes at a record's speed; None if they are not similar enough."""
+    """Return the least and the most that a job takes at a record's speed; None if they are not
+    similar enough."""
     metrics = record.result.metrics
     if not amounts:
         return None
     if all(amount.is_exact for amount in amounts):
-        rounds = {key: record.params.get(f"task.{key}") for key in ROUNDS if hasattr(config.task, key)}
+        rounds = {
+            key: record.params.get(f"task.{key}") for key in ROUNDS if hasattr(config.task, key)
+        }
         if not all(isinstance(value, str) and value.isdecimal() for value in rounds.values()):
             return None
         round_counts: dict[str, Any] = {key: int(str(value)) for key, value in rounds.items()}
@@ -170,27 +218,39 @@ def _seconds(
         return seconds, seconds
     if (times := answer_times(metrics)) is None:
         return None
-    beside_s = max(record.seconds - times.total_s, float(metrics.get("load_s", 0.0)))  # once, however many are asked
+    beside_s = max(
+        record.seconds - times.total_s, float(metrics.get("load_s", 0.0))
+    )  # once, however many are asked
     if (then := _recorded_amounts(record, config, amounts, round(times.n))) is None:
         return None
     completions, of_record = _completions(amounts), _completions(then) or round(times.n)
     more = completions / of_record
     rows_then, rows = (
-        min(count, max(amount.rows or MOST_ROWS for amount in amounts)) for count in (of_record, completions)
+        min(count, max(amount.rows or MOST_ROWS for amount in amounts))
+        for count in (of_record, completions)
     )
-    # With as many rows as then, each step takes as long. With others it takes more, or less, but not in proportion.
+    # With as many rows as then, each step takes as long. With others it takes more, or less, but
+    # not in proportion.
     steps = ceil(completions / rows) / ceil(of_record / rows_then) if rows != rows_then else more
     ends = [steps * times.decode_s, more * times.decode_s]
     prompts = [times.beginnings_s + more * times.prompts_s]
     if then:
-        prompts = [share * (times.beginnings_s + times.prompts_s) for share in prompt_shares(amounts, then, costs)]
-        longer = step_share(amounts, then, rows, costs)  # less where rows share the keys that they read
+        prompts = [
+            share * (times.beginnings_s + times.prompts_s)
+            for share in prompt_shares(amounts, then, costs)
+        ]
+        longer = step_share(
+            amounts, then, rows, costs
+        )  # less where rows share the keys that they read
         ends += [longer * end for end in ends]
     return beside_s + min(prompts) + min(ends), beside_s + max(prompts) + max(ends)
 
 
-def _recorded_amounts(record: Record, config: RunnerConfig, amounts: list[Amount], read: int) -> list[Amount] | None:
-    """Return what a record's job requested, if the tokens of its prompts are known as those of the job's are.
+def _recorded_amounts(
+    record: Record, config: RunnerConfig, amounts: list[Amount], read: int
+) -> list[Amount] | None:
+    """Return what a record's job requested, if the tokens of its prompts are known as those of the
+    job's are.
 
     Nothing if they are not known of either, as of word problems; None if they are of one only.
     """

@@ -1,4 +1,5 @@
-"""The part of a model that a calibration times: enough layers to exceed the cache, and a small vocabulary."""
+"""The part of a model that a calibration times: enough layers to exceed the cache, and a small
+vocabulary."""
 
 from __future__ import annotations
 
@@ -54,14 +55,19 @@ class CalibrationModel:
 
 
 def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> CalibrationModel | None:
-    """Return the model to time for a job; None if its family is unknown, or the sample would not fit."""
+    """Return the model to time for a job; None if its family is unknown, or the sample would not
+    fit."""
     config, files = with_native_rope(resolved.config), resolved.files
     settings = files.settings
     if settings.get("model_type") not in random_weights.FAMILIES or files.stored is not None:
         return None
-    if config.quantization.source is not CheckpointSource.plain:  # a sample is a folder of plain weights
+    if (
+        config.quantization.source is not CheckpointSource.plain
+    ):  # a sample is a folder of plain weights
         return None
-    if not all(key in settings for key in ("hidden_size", "intermediate_size", "num_key_value_heads")):
+    if not all(
+        key in settings for key in ("hidden_size", "intermediate_size", "num_key_value_heads")
+    ):
         return None
     tensors = random_weights.list_tensors(settings)
     block_mib = sum(tensor.nbytes for tensor in tensors if ".layers.0." in tensor.name) / MIB
@@ -82,7 +88,14 @@ def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> Calibratio
     shape = {key: value for key, value in settings.items() if key != "torch_dtype"}
     name = digest([shape])
     kv_cache = config.generation.stored_kv
-    timed: list[Any] = [VERSION, shape, files.dtype, repr(config.quantization), repr(config.rope), files.model.device]
+    timed: list[Any] = [
+        VERSION,
+        shape,
+        files.dtype,
+        repr(config.quantization),
+        repr(config.rope),
+        files.model.device,
+    ]
     timed += [files.model.attention, threads, is_packed, machine.name(), machine.versions()]
     timed += config.quantization.mix_keys
     timed += [str(kv_cache)] * (kv_cache != KvCache.as_model)  # earlier timings stay valid
@@ -93,8 +106,11 @@ def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> Calibratio
 
 
 def with_native_rope(config: RunnerConfig) -> RunnerConfig:
-    """Return the config without a scaling of RoPE, which changes no time: one calibration is for all of them."""
-    return replace(config, rope=RopeConfig()) if isinstance(config.rope, RopeScalingConfig) else config
+    """Return the config without a scaling of RoPE, which changes no time: one calibration is for
+    all of them."""
+    return (
+        replace(config, rope=RopeConfig()) if isinstance(config.rope, RopeScalingConfig) else config
+    )
 
 
 def with_local_model(config: RunnerConfig) -> RunnerConfig:
@@ -104,4 +120,6 @@ def with_local_model(config: RunnerConfig) -> RunnerConfig:
 
 def digest(content: Any) -> str:
     """Return a hash of what is timed."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[
+        :16
+    ]

@@ -1,7 +1,9 @@
-"""What the best trial of a search is worth: whose intervals overlap with its own, and the check on other questions.
+"""What the best trial of a search is worth: whose intervals overlap with its own, and the check on
+other questions.
 
-The best of several scores is also the luckiest of them. As long as its interval overlaps with another trial's, the
-scores do not show which of the two is better, and only questions that the search has not asked can tell how good it is.
+The best of several scores is also the luckiest of them. As long as its interval overlaps with
+another trial's, the scores do not show which of the two is better, and only questions that the
+search has not asked can tell how good it is.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from runner_compare import Metric, described
 
 # Trials that differ in one of these ask other questions: no offset leaves all of them behind
 SELECTIONS = frozenset(
-    f"task.{key}" for key in ("data", "subset", "split", "offset", "limit", "shuffle_seed", "only", "without")
+    f"task.{key}"
+    for key in ("data", "subset", "split", "offset", "limit", "shuffle_seed", "only", "without")
 )
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A trial that has asked everything, with its objective and, where there is one, the 95 % interval of that."""
+    """A trial that has asked everything, with its objective and, where there is one, the 95 %
+    interval of that."""
 
     planned: PlannedJob
     metrics: dict[str, float]
@@ -50,12 +54,17 @@ class Scored:
         return text
 
 
-def doubt_lines(best: Scored, scored: Sequence[Scored], keys: Collection[str], maximize: bool) -> list[str]:
-    """Return what the best of the trials does not show; nothing where its interval is apart from all others."""
+def doubt_lines(
+    best: Scored, scored: Sequence[Scored], keys: Collection[str], maximize: bool
+) -> list[str]:
+    """Return what the best of the trials does not show; nothing where its interval is apart from
+    all others."""
     rivals = _overlapping(best, scored)
     if not rivals:
         return []
-    of_others = "that of another trial" if len(rivals) == 1 else f"those of {len(rivals)} other trials"
+    of_others = (
+        "that of another trial" if len(rivals) == 1 else f"those of {len(rivals)} other trials"
+    )
     lines = [f"  its interval overlaps with {of_others}: these scores do not show which is best"]
     sign = 1 if maximize else -1
     next_best = max(rivals, key=lambda rival: sign * rival.value)
@@ -77,7 +86,8 @@ def _overlapping(best: Scored, scored: Sequence[Scored]) -> list[Scored]:
 
 
 def _check_lines(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[str]:
-    """Return the command that runs two trials on questions that the search has not asked, as far as there are any."""
+    """Return the command that runs two trials on questions that the search has not asked, as far as
+    there are any."""
     if best.config is None or SELECTIONS & {*keys}:
         return []
     task = best.config.task.of_questions
@@ -86,10 +96,18 @@ def _check_lines(best: PlannedJob, next_best: PlannedJob, keys: Collection[str])
     there = questions_there(task)  # from the search's first one on; None: without an end
     asked = task.limit if there is None else min(task.limit or there, there)
     if asked is None or there == asked:
-        return ["  the search has asked all questions: to compare them, take others, e.g. another task.split"]
+        return [
+            "  the search has asked all questions: to compare them, take others, e.g. another task.split"
+        ]
     limit = asked if there is None else min(asked, there - asked)
-    others = [text for text in best.overrides if _key(text) not in {*keys, *best.unnamed, *SELECTIONS}]
-    kept = [text for text in best.overrides if _key(text) in SELECTIONS - {"task.offset", "task.limit"} - {*keys}]
+    others = [
+        text for text in best.overrides if _key(text) not in {*keys, *best.unnamed, *SELECTIONS}
+    ]
+    kept = [
+        text
+        for text in best.overrides
+        if _key(text) in SELECTIONS - {"task.offset", "task.limit"} - {*keys}
+    ]
     words = [*others, *kept, f"task.offset={task.offset + asked}", f"task.limit={limit}"]
     command = shlex.join(["runner", "-m", *words, *_both(best, next_best, keys)])
     fresh = f"{counted(limit, 'question')} that the search has not asked (or more, with a larger task.limit)"
@@ -99,19 +117,28 @@ def _check_lines(best: PlannedJob, next_best: PlannedJob, keys: Collection[str])
 
 
 def _both(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[str]:
-    """Return the override under which a grid has the searched values of two trials, and no other combination."""
+    """Return the override under which a grid has the searched values of two trials, and no other
+    combination."""
     of_trials = [_values(trial, keys) for trial in (best, next_best)]
     if len(of_trials[0]) == 1:
         [key] = of_trials[0]
         return [f"{key}={','.join(values[key] for values in of_trials)}"]
-    cases = ("{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}" for values in of_trials)
+    cases = (
+        "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
+        for values in of_trials
+    )
     return [f"hydra.sweeper.cases=[{', '.join(cases)}]"]
 
 
-def _comparison(store: mlflow_store.Store, best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> str:
-    """Return the command that compares the two jobs of the check, the next best being the baseline."""
+def _comparison(
+    store: mlflow_store.Store, best: PlannedJob, next_best: PlannedJob, keys: Collection[str]
+) -> str:
+    """Return the command that compares the two jobs of the check, the next best being the
+    baseline."""
     values = _values(best, keys)
-    differing = [f"{key}={value}" for key, value in _values(next_best, keys).items() if values[key] != value]
+    differing = [
+        f"{key}={value}" for key, value in _values(next_best, keys).items() if values[key] != value
+    ]
     baseline = shlex.join(["--baseline", ",".join(differing)])
     return f"{mlflow_store.compare_command(store)} --grid last {baseline}"
 

@@ -1,4 +1,5 @@
-"""Running the jobs of a plan, wherever: which may start, how each ended, how long each may take, what Ctrl-C means.
+"""Running the jobs of a plan, wherever: which may start, how each ended, how long each may take,
+what Ctrl-C means.
 
 workers.py runs them in processes of this machine, and ray_grid.py on the nodes of a cluster.
 """
@@ -30,7 +31,8 @@ class Executor(ABC):
     _stopped_at: float = 0.0
 
     def run(self) -> bool:
-        """Run all jobs, until the user stops them; return whether the user did. `outcomes` says how each ended.
+        """Run all jobs, until the user stops them; return whether the user did. `outcomes` says how
+        each ended.
 
         The first signal lets the jobs record what they have, the second one kills them.
         """
@@ -44,7 +46,9 @@ class Executor(ABC):
                     elif not is_cancelled:
                         is_cancelled = True
                         self.cancel()
-                    if self.stop_requests > 1 or (self.stop_requests and time.monotonic() - self._stopped_at > GRACE_S):
+                    if self.stop_requests > 1 or (
+                        self.stop_requests and time.monotonic() - self._stopped_at > GRACE_S
+                    ):
                         self.kill()
                     is_going_on = self.poll()
                     self.view.tick()
@@ -58,7 +62,8 @@ class Executor(ABC):
 
     @abstractmethod
     def poll(self) -> bool:
-        """Take the news of the jobs, for a moment; return whether there is anything left to wait for."""
+        """Take the news of the jobs, for a moment; return whether there is anything left to wait
+        for."""
 
     @abstractmethod
     def cancel(self) -> None:
@@ -73,7 +78,9 @@ class Executor(ABC):
 
     def waits(self, number: int) -> bool:
         """Whether a job needs another one that has not ended."""
-        return any(it not in self.outcomes for it in self._numbers_of.get(self.plan[number].after, ()))
+        return any(
+            it not in self.outcomes for it in self._numbers_of.get(self.plan[number].after, ())
+        )
 
     def record(self, number: int, outcome: Outcome) -> None:
         """Record how a job ended, and show it."""

@@ -1,8 +1,9 @@
-"""Expands a grid into jobs, each as the list of Hydra overrides that composes it, and says which jobs are excluded.
+"""Expands a grid into jobs, each as the list of Hydra overrides that composes it, and says which
+jobs are excluded.
 
-`params` and the command line multiply, as in Hydra's basic sweeper; the keys of one zip advance together; each of the
-cases is a small grid of its own. Hydra's own parser reads the overrides, so a value means the same here as everywhere
-else.
+`params` and the command line multiply, as in Hydra's basic sweeper; the keys of one zip advance
+together; each of the cases is a small grid of its own. Hydra's own parser reads the overrides, so a
+value means the same here as everywhere else.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ ZIP = "hydra.sweeper.zip"
 CASES = "hydra.sweeper.cases"
 EXCLUDE = "hydra.sweeper.exclude"
 
-Values = Callable[[str], str | None]  # a job's value for a key as text (null as "null"); None: it has no such key
+Values = Callable[
+    [str], str | None
+]  # a job's value for a key as text (null as "null"); None: it has no such key
 
 
 def expand(
@@ -38,9 +41,12 @@ def expand(
     config_loader: ConfigLoader | None,
     cases: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[list[str]]:
-    """Return every job's overrides: params, zips, cases, then the command line; the last one varies fastest."""
+    """Return every job's overrides: params, zips, cases, then the command line; the last one varies
+    fastest."""
     parser = OverridesParser.create(config_loader=config_loader)
-    given = {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
+    given = {
+        override.get_key_element(): override for override in parser.parse_overrides(list(arguments))
+    }
     from_params: dict[str, Override] = {}
     for key, value in flat(params or {}):
         override = _parse(parser, PARAMS, key, value)
@@ -54,9 +60,12 @@ def expand(
         for number, case in enumerate(cases or ())
     ]
     by_name = {_name(override): override for case in of_cases for override in case}
-    _reject_duplicate_keys(given, from_params, zipped | ({CASES: list(by_name.values())} if by_name else {}))
+    _reject_duplicate_keys(
+        given, from_params, zipped | ({CASES: list(by_name.values())} if by_name else {})
+    )
 
-    # the command line replaces an entry of params in its place; keys that only the command line has come last
+    # the command line replaces an entry of params in its place; keys that only the command line has
+    # come last
     axes = [_axis("", [given.pop(key, override)]) for key, override in from_params.items()]
     axes += [_axis(place, overrides) for place, overrides in zipped.items() if overrides]
     axes += [_cases_axis(of_cases)] if of_cases else []
@@ -68,28 +77,40 @@ def expand(
 
 
 def excluded(exclude: Sequence[Mapping[str, str]], values: Values) -> bool:
-    """Return whether a job matches every key of at least one of the dicts; a sweep string means any of its values."""
-    return any(rule and all(_matches(key, rule[key], values(key)) for key in rule) for rule in exclude)
+    """Return whether a job matches every key of at least one of the dicts; a sweep string means any
+    of its values."""
+    return any(
+        rule and all(_matches(key, rule[key], values(key)) for key in rule) for rule in exclude
+    )
 
 
-def check_exclude(exclude: Sequence[Mapping[str, str]], jobs: Iterable[Values], known: Iterable[str]) -> None:
+def check_exclude(
+    exclude: Sequence[Mapping[str, str]], jobs: Iterable[Values], known: Iterable[str]
+) -> None:
     """Raise ConfigError for an exclude key that no job knows, naming the nearest known one."""
     lookups = list(jobs)
     for number, rule in enumerate(exclude):
         for key, wanted in rule.items():
-            _wanted_values(key, wanted)  # reports a value that cannot be read before the first job starts
+            _wanted_values(
+                key, wanted
+            )  # reports a value that cannot be read before the first job starts
             if lookups and all(values(key) is None for values in lookups):
-                raise ConfigError(f"{EXCLUDE}[{number}].{key}: {unknown('group or key', key, known)}")
+                raise ConfigError(
+                    f"{EXCLUDE}[{number}].{key}: {unknown('group or key', key, known)}"
+                )
 
 
-# ------------------------------------------------------------------------------------------------ expanding
+# ------------------------------------------------------------------------------------------------
+# expanding
 
 
 def _parse(parser: OverridesParser, place: str, key: str, value: Any) -> Override:
     try:
         return parser.parse_overrides([sweep_of(key, value)])[0]
     except HydraException as error:
-        why = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See "))
+        why = " ".join(
+            line.strip() for line in str(error).splitlines() if not line.startswith("See ")
+        )
         raise ConfigError(
             f"{place}: {key}={value} cannot be read ({why}); text with special characters needs quotes of its own"
         ) from error
@@ -101,14 +122,21 @@ def _name(override: Override) -> str:
 
 
 def _reject_duplicate_keys(
-    given: Mapping[str, Override], from_params: Mapping[str, Override], zipped: Mapping[str, list[Override]]
+    given: Mapping[str, Override],
+    from_params: Mapping[str, Override],
+    zipped: Mapping[str, list[Override]],
 ) -> None:
-    """Reject a key of a zip that is given elsewhere, too: its values could not be matched with the zip's other keys."""
+    """Reject a key of a zip that is given elsewhere, too: its values could not be matched with the
+    zip's other keys."""
     seen: dict[str, str] = {}
     for place, overrides in zipped.items():
         for name in map(_name, overrides):
             if name in seen:
-                where = f"twice in {place}" if seen[name] == place else f"in {seen[name]} and in {place}"
+                where = (
+                    f"twice in {place}"
+                    if seen[name] == place
+                    else f"in {seen[name]} and in {place}"
+                )
                 raise ConfigError(f"{name} is given {where}: keep it in one place")
             seen[name] = place
     for override in given.values():
@@ -122,15 +150,22 @@ def _reject_duplicate_keys(
             )
     for name in map(_name, from_params.values()):
         if name in seen:
-            raise ConfigError(f"{name} is given in {PARAMS} and in {seen[name]}: keep it in one place")
+            raise ConfigError(
+                f"{name} is given in {PARAMS} and in {seen[name]}: keep it in one place"
+            )
 
 
 def _axis(place: str, overrides: list[Override]) -> list[tuple[str, ...]]:
     """Return the values of one key, or of the keys of a zip in step with each other."""
     columns = [_values_of(override) for override in overrides]
     if len({len(column) for column in columns}) > 1:
-        lengths = ", ".join(f"{_name(one)} has {len(column)}" for one, column in zip(overrides, columns, strict=True))
-        raise ConfigError(f"{place}: its keys advance together, so each needs the same number of values: {lengths}")
+        lengths = ", ".join(
+            f"{_name(one)} has {len(column)}"
+            for one, column in zip(overrides, columns, strict=True)
+        )
+        raise ConfigError(
+            f"{place}: its keys advance together, so each needs the same number of values: {lengths}"
+        )
     return list(zip(*columns, strict=True))
 
 
@@ -164,12 +199,16 @@ def _reject_endless(override: Override) -> None:
     if isinstance(value, RangeSweep):
         numbers = (value.start, value.stop, value.step)
         if not all(number is not None and math.isfinite(number) for number in numbers):
-            raise ConfigError(f"{override.input_line}: start, stop and step of a range must be finite numbers")
+            raise ConfigError(
+                f"{override.input_line}: start, stop and step of a range must be finite numbers"
+            )
         start, stop, step = (Decimal(number or 0) for number in numbers)
         if step == 0:
             raise ConfigError(f"{override.input_line}: the step of a range must not be 0")
         if (stop - start) / step > MAX_JOBS:
-            raise ConfigError(f"{override.input_line}: this range has more than {MAX_JOBS:,} values")
+            raise ConfigError(
+                f"{override.input_line}: this range has more than {MAX_JOBS:,} values"
+            )
 
 
 def _empty_reason(override: Override) -> str:
@@ -186,7 +225,8 @@ def _keys(axis: list[tuple[str, ...]]) -> str:
     return ", ".join(line.partition("=")[0] for line in axis[0])
 
 
-# ---------------------------------------------------------------------------------------------- excluding
+# ----------------------------------------------------------------------------------------------
+# excluding
 
 
 def _matches(key: str, wanted: str, value: str | None) -> bool:
@@ -210,9 +250,12 @@ def _wanted_values(key: str, wanted: str) -> Glob | frozenset[tuple[str, str]]:
 
 @lru_cache(maxsize=4096)
 def _comparable(text: str) -> tuple[str, str]:
-    """Return a value's type and text, so that 1e-1 equals 0.1, True equals true, and 1 differs from true."""
+    """Return a value's type and text, so that 1e-1 equals 0.1, True equals true, and 1 differs from
+    true."""
     override = parsed(text)
-    if override is None or override.is_sweep_override():  # None: free text that is not a valid override
+    if (
+        override is None or override.is_sweep_override()
+    ):  # None: free text that is not a valid override
         return "str", text
     value: Any = override.value()
     if isinstance(value, int | float) and not isinstance(value, bool):

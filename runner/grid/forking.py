@@ -1,7 +1,9 @@
-"""Runs a job in a copy of this process, which has imported the libraries but loaded and computed nothing.
+"""Runs a job in a copy of this process, which has imported the libraries but loaded and computed
+nothing.
 
-The memory of each job is its own, as in a new process, and the seconds that the imports take are spent once. CUDA does
-not work in a copy, and other systems than Linux copy processes less reliably: there each job starts a new process.
+The memory of each job is its own, as in a new process, and the seconds that the imports take are
+spent once. CUDA does not work in a copy, and other systems than Linux copy processes less reliably:
+there each job starts a new process.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ def run_in_copy(config: RunnerConfig, job: Callable[[], None]) -> bool:
     import_libraries(config)
     gc.collect()
     gc.freeze()  # what is imported stays: no copy has to look through it again
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)  # until each process knows what a signal means for it
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, signals.ENDING
+    )  # until each process knows what a signal means for it
     this = os.getpid()
     copy = os.fork()
     if not copy:
@@ -52,7 +56,8 @@ def run_in_copy(config: RunnerConfig, job: Callable[[], None]) -> bool:
 
 
 def import_libraries(config: RunnerConfig) -> None:
-    """Import what the job needs; the job itself reports a library that is missing or does not work."""
+    """Import what the job needs; the job itself reports a library that is missing or does not
+    work."""
     with suppress(Exception):
         if (store := mlflow_store.store_of(config)) is not None:
             mlflow_store.import_mlflow(store)
@@ -61,7 +66,8 @@ def import_libraries(config: RunnerConfig) -> None:
 
 
 def end_as(status: int) -> None:
-    """End this process as another one ended, by its status from `waitpid`; nothing happens if all went well."""
+    """End this process as another one ended, by its status from `waitpid`; nothing happens if all
+    went well."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number != signal.SIGKILL:

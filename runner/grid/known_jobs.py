@@ -1,4 +1,5 @@
-"""The jobs of a grid that other hosts have finished, known from the MLflow server that all of them log to."""
+"""The jobs of a grid that other hosts have finished, known from the MLflow server that all of them
+log to."""
 
 from __future__ import annotations
 
@@ -15,19 +16,28 @@ from runner_base import JobHeld, Progress, TrackingError
 
 
 def find_known(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:
-    """Return the jobs that are not done here and finished on a server, with its store and their runs there."""
+    """Return the jobs that are not done here and finished on a server, with its store and their
+    runs there."""
     by_store: dict[Store, list[PlannedJob]] = {}
     for planned in plan:
         config = planned.config
         if config is None or planned.job is None or planned.state not in (State.todo, State.resume):
             continue
-        if (store := server_of(config)) is not None and not must_start_anew(config, task_of(config)):
+        if (store := server_of(config)) is not None and not must_start_anew(
+            config, task_of(config)
+        ):
             by_store.setdefault(store, []).append(planned)
     known = []
     for store, jobs in by_store.items():
-        with suppress(TrackingError):  # the start of the grid says that the server cannot be reached
+        with suppress(
+            TrackingError
+        ):  # the start of the grid says that the server cannot be reached
             stored = read_runs(store, {job.job_id for job in jobs})
-            known += [(job, store, run) for job in jobs if (run := stored.run_of(job.job_id, None)) is not None]
+            known += [
+                (job, store, run)
+                for job in jobs
+                if (run := stored.run_of(job.job_id, None)) is not None
+            ]
     return known
 
 

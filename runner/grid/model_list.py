@@ -1,6 +1,8 @@
-"""The models of a grid over files: what `files=FOLDER` finds, which of them is the reference, and what each job gets.
+"""The models of a grid over files: what `files=FOLDER` finds, which of them is the reference, and
+what each job gets.
 
-Only headers are read: a file that cannot be read becomes jobs that name the damage, and the others go on.
+Only headers are read: a file that cannot be read becomes jobs that name the damage, and the others
+go on.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from runner_base import MIB, ConfigError, RunnerError, few
 from runner_engine.checkpoints import gguf_file, resolve
 from runner_engine.quantization import read_format
 
-ITS_KEYS = ("model", "model.name", "quantization")  # a grid over files sets them for each of its jobs
+ITS_KEYS = (
+    "model",
+    "model.name",
+    "quantization",
+)  # a grid over files sets them for each of its jobs
 PART = re.compile(r"-\d{5}-of-\d{5}$")  # how llama.cpp names the files of a model in parts
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TASK_REFERENCE = "task.reference"
@@ -42,7 +48,11 @@ class ListedModel:
     @property
     def overrides(self) -> list[str]:
         """The overrides of each of its jobs."""
-        return ["model=auto", f"model.name={quoted_name(self.name)}", f"quantization={self.quantization}"]
+        return [
+            "model=auto",
+            f"model.name={quoted_name(self.name)}",
+            f"quantization={self.quantization}",
+        ]
 
     @property
     def words(self) -> str:
@@ -52,7 +62,8 @@ class ListedModel:
 
 
 def listed(text: str) -> tuple[list[ListedModel], list[str]]:
-    """Return the models that `files=` names, and in words what was found and is no model by itself."""
+    """Return the models that `files=` names, and in words what was found and is no model by
+    itself."""
     names, left_out = dict[str, bool](), list[str]()
     for place in _places(text):
         if (found := _models_at(place, left_out)) is None:
@@ -69,17 +80,24 @@ def listed(text: str) -> tuple[list[ListedModel], list[str]]:
 
 
 def reference_among(models: Sequence[ListedModel], wanted: str | None) -> ListedModel:
-    """Return the model to compare with: the named one, else the largest unquantized one, else the largest.
+    """Return the model to compare with: the named one, else the largest unquantized one, else the
+    largest.
 
     A model whose size is unknown is not chosen.
     """
     if wanted is not None:
         place = Path(wanted).expanduser()
-        same = [model for model in models if model.name == wanted or Path(model.name).absolute() == place.absolute()]
+        same = [
+            model
+            for model in models
+            if model.name == wanted or Path(model.name).absolute() == place.absolute()
+        ]
         same = same or [model for model in models if Path(model.name).name == wanted]
         if len(same) != 1:
             names = few([it.name for it in (same or models)], 12)
-            what = f"{len(same)} of the files have this name" if same else "it is not among the files"
+            what = (
+                f"{len(same)} of the files have this name" if same else "it is not among the files"
+            )
             raise ConfigError(f"{REFERENCE}={wanted}: {what}: {names}")
         return same[0]
     readable = [model for model in models if model.file_mib is not None]
@@ -91,14 +109,19 @@ def reference_among(models: Sequence[ListedModel], wanted: str | None) -> Listed
     return max(readable, key=lambda it: (not it.is_quantized, it.file_mib or 0.0))
 
 
-def jobs_of(models: Sequence[ListedModel], reference: ListedModel, given: Iterable[str]) -> list[list[str]]:
-    """Return for each model the overrides of its jobs, the reference first; jobs without such a key do without it.
+def jobs_of(
+    models: Sequence[ListedModel], reference: ListedModel, given: Iterable[str]
+) -> list[list[str]]:
+    """Return for each model the overrides of its jobs, the reference first; jobs without such a key
+    do without it.
 
     `given` are the keys that the study or the command line sets.
     """
     known = set(given)
     if taken := [key for key in ITS_KEYS if key in known]:
-        raise ConfigError(f"{FILES} sets {', '.join(ITS_KEYS)} of each job: leave out {', '.join(taken)}")
+        raise ConfigError(
+            f"{FILES} sets {', '.join(ITS_KEYS)} of each job: leave out {', '.join(taken)}"
+        )
     compared = f"model.name={shlex.quote(reference.name)} quantization={reference.quantization}"
     lists = []
     for model in [reference, *(model for model in models if model is not reference)]:
@@ -109,12 +132,17 @@ def jobs_of(models: Sequence[ListedModel], reference: ListedModel, given: Iterab
     return lists
 
 
-def first_word(text: str, models: Sequence[ListedModel], left_out: Sequence[str], reference: ListedModel) -> list[str]:
-    """Return what is known before anything is loaded: how many files, how large, the reference, and what is refused."""
+def first_word(
+    text: str, models: Sequence[ListedModel], left_out: Sequence[str], reference: ListedModel
+) -> list[str]:
+    """Return what is known before anything is loaded: how many files, how large, the reference, and
+    what is refused."""
     sizes = [model.file_mib for model in models if model.file_mib is not None]
     unknown = len(models) - len(sizes)
     total = f"{sum(sizes):,.1f} MiB" + (f" and {unknown} of unknown size" if unknown else "")
-    lines = [f"{FILES}={text}: {len(models)} model{'s' * (len(models) != 1)}, {total}; reference: {reference.words}"]
+    lines = [
+        f"{FILES}={text}: {len(models)} model{'s' * (len(models) != 1)}, {total}; reference: {reference.words}"
+    ]
     if reference.is_quantized:
         lines.append(
             f"note: no unquantized model is among them: all are compared with {reference.name}, whose own loss is not "
@@ -137,12 +165,17 @@ def is_filled_in(line: str) -> bool:
     return line.startswith(f"{TASK_REFERENCE}=")
 
 
-# ------------------------------------------------------------------------------------------------ finding
+# ------------------------------------------------------------------------------------------------
+# finding
 
 
 def _places(text: str) -> list[str]:
     """Split at commas, unless the whole text is a path that exists."""
-    return [text] if Path(text).expanduser().exists() else [part.strip() for part in text.split(",") if part.strip()]
+    return (
+        [text]
+        if Path(text).expanduser().exists()
+        else [part.strip() for part in text.split(",") if part.strip()]
+    )
 
 
 def _models_at(place: str, left_out: list[str]) -> dict[str, bool] | None:
@@ -151,25 +184,43 @@ def _models_at(place: str, left_out: list[str]) -> dict[str, bool] | None:
     if path.is_file():
         return {str(path): True}
     if path.is_dir():
-        return {str(path): False} if (path / "config.json").is_file() else _models_in([path], left_out) or None
+        return (
+            {str(path): False}
+            if (path / "config.json").is_file()
+            else _models_in([path], left_out) or None
+        )
     if any(sign in place for sign in "*?["):
-        return _models_in([Path(one) for one in sorted(glob.glob(str(path), recursive=True))], left_out) or None
-    is_hub_id = HUB_ID.fullmatch(place) is not None and not place.endswith(".gguf") and not place.startswith(".")
+        return (
+            _models_in(
+                [Path(one) for one in sorted(glob.glob(str(path), recursive=True))], left_out
+            )
+            or None
+        )
+    is_hub_id = (
+        HUB_ID.fullmatch(place) is not None
+        and not place.endswith(".gguf")
+        and not place.startswith(".")
+    )
     return {place: False} if is_hub_id else None
 
 
 def _models_in(paths: Iterable[Path], left_out: list[str]) -> dict[str, bool]:
-    """Return the models among these paths and, in folders without a model, below them; hidden ones are not searched."""
+    """Return the models among these paths and, in folders without a model, below them; hidden ones
+    are not searched."""
     found: dict[str, bool] = {}
     for path in paths:
         if path.is_dir() and (path / "config.json").is_file():
             found[str(path)] = False
         elif path.is_dir():
-            found |= _models_in(sorted(it for it in path.iterdir() if not it.name.startswith(".")), left_out)
+            found |= _models_in(
+                sorted(it for it in path.iterdir() if not it.name.startswith(".")), left_out
+            )
         elif path.suffix.lower() != ".gguf":
             continue
         elif PART.search(path.stem):
-            left_out.append(f"{path} is a part of a model: llama-gguf-split --merge makes one file of them")
+            left_out.append(
+                f"{path} is a part of a model: llama-gguf-split --merge makes one file of them"
+            )
         elif (other := _no_language_model(path)) is not None:
             left_out.append(f"{path} is no language model ({other})")
         else:
@@ -178,7 +229,8 @@ def _models_in(paths: Iterable[Path], left_out: list[str]) -> dict[str, bool]:
 
 
 def _no_language_model(path: Path) -> str | None:
-    """Return what a .gguf file holds instead of a language model: the projector of images, or an adapter."""
+    """Return what a .gguf file holds instead of a language model: the projector of images, or an
+    adapter."""
     try:
         metadata = gguf_file.read_header(path).metadata
     except RunnerError:
@@ -200,9 +252,15 @@ def _read(name: str, is_file: bool) -> ListedModel:
             return ListedModel(name)
         settings = resolve.read_settings(path)
         stored = read_format(settings)
-        words = str(stored) if stored is not None else str(settings.get("dtype") or settings.get("torch_dtype") or "")
+        words = (
+            str(stored)
+            if stored is not None
+            else str(settings.get("dtype") or settings.get("torch_dtype") or "")
+        )
         return ListedModel(name, False, resolve.file_bytes(path) / MIB, words, stored is not None)
     except RunnerError as error:
         return ListedModel(
-            name, is_file, problem=str(error).removeprefix(f"{path.absolute()}: ").removeprefix(f"{path}: ")
+            name,
+            is_file,
+            problem=str(error).removeprefix(f"{path.absolute()}: ").removeprefix(f"{path}: "),
         )

@@ -1,7 +1,9 @@
-"""The jobs that others of a grid name and that the grid lacks: `task.reference`, `task.early_stop_vs`, `task.match`.
+"""The jobs that others of a grid name and that the grid lacks: `task.reference`,
+`task.early_stop_vs`, `task.match`.
 
-A job that names another one by overrides is the recipe for it: the same overrides with these on top. So the grid makes
-it, before all others, unless it is done already. One that is named by its id cannot be made.
+A job that names another one by overrides is the recipe for it: the same overrides with these on
+top. So the grid makes it, before all others, unless it is done already. One that is named by its id
+cannot be made.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ KEEPS = "task.exact=false"  # then a likelihood job that names itself keeps what
 
 
 def with_named(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
-    """Return the plan with the jobs that it lacks, first; a job that nobody can make is the problem of those naming it.
+    """Return the plan with the jobs that it lacks, first; a job that nobody can make is the problem
+    of those naming it.
 
-    A row of the grid may be the named job but for what it keeps: then the named one takes its place.
+    A row of the grid may be the named job but for what it keeps: then the named one takes its
+    place.
     """
     plan = list(plan)
     waiting: dict[str, list[int]] = {}
@@ -45,7 +49,11 @@ def with_named(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
                 plan[number].problem = _problem(first, job_id, named)
                 plan[number].state, plan[number].exit_code = State.impossible, ConfigError.exit_code
             continue
-        rows = [number for number, planned in enumerate(plan) if _is_same_but_for_what_it_keeps(planned, named)]
+        rows = [
+            number
+            for number, planned in enumerate(plan)
+            if _is_same_but_for_what_it_keeps(planned, named)
+        ]
         if rows:
             plan[rows[0]] = replace(named, overrides=plan[rows[0]].overrides)
             continue
@@ -56,18 +64,26 @@ def with_named(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
 
 
 def check_named(planned: PlannedJob) -> None:
-    """Raise ConfigError for a job that would run alone and needs another one first, with the command that runs both."""
+    """Raise ConfigError for a job that would run alone and needs another one first, with the
+    command that runs both."""
     if not planned.after or planned.state not in (State.todo, State.resume):
         return
     job = _job_beside(planned, planned.after)
     if job.recorded() is None and not is_held(job.folder / LOCK):
         command = as_grid() if planned.after_overrides else None
-        how = "run it first" if command is None else f"this command runs it first, and then this one: {command}"
-        raise ConfigError(f"{planned.job_id} needs {job.job_id}, which is not done in {job.folder.parent}: {how}")
+        how = (
+            "run it first"
+            if command is None
+            else f"this command runs it first, and then this one: {command}"
+        )
+        raise ConfigError(
+            f"{planned.job_id} needs {job.job_id}, which is not done in {job.folder.parent}: {how}"
+        )
 
 
 def overrides_with(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
-    """Return a job's overrides with others on top: GROUP=CHOICE replaces all keys of the group, too."""
+    """Return a job's overrides with others on top: GROUP=CHOICE replaces all keys of the group,
+    too."""
     keys = {line.partition("=")[0] for line in changes}
     kept = [line for line in overrides if not {(key := _key(line)), key.partition(".")[0]} & keys]
     return [*kept, *changes]
@@ -94,7 +110,10 @@ def _is_same_but_for_what_it_keeps(planned: PlannedJob, named: PlannedJob) -> bo
     if planned.config is None or named.config is None or planned.after:
         return False
     own = {key: getattr(named.config.task, key) for key in (*planned.decided, *named.decided)}
-    return bool(own) and replace(planned.config, task=replace(planned.config.task, **own)) == named.config
+    return (
+        bool(own)
+        and replace(planned.config, task=replace(planned.config.task, **own)) == named.config
+    )
 
 
 def _job_beside(planned: PlannedJob, job_id: str) -> Job:
@@ -109,5 +128,6 @@ def _problem(planned: PlannedJob, job_id: str, named: PlannedJob | None) -> str:
     if named.problem:
         return f"it needs another job first, which cannot work: {named.problem}"
     return (
-        f"it needs {job_id} first, and the overrides that name it make another job ({named.job_id}): run it by itself"
+        f"it needs {job_id} first, and the overrides that name it make another job "
+        f"({named.job_id}): run it by itself"
     )

@@ -1,7 +1,8 @@
 """Jobs under Hydra's other launchers, such as joblib or submitit.
 
-A launcher of another package returns all results together, and none of them when one process dies. But each job
-records its result on disk: the results are read from there, and only jobs without a result are launched again.
+A launcher of another package returns all results together, and none of them when one process dies.
+But each job records its result on disk: the results are read from there, and only jobs without a
+result are launched again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ from runner.grid.plan import Outcome, PlannedJob, outcome_of_error, run_job
 from runner.report import brief
 from runner.store import pending_runs
 from runner.store.jobs import Job, claim
-from runner_base import ConfigError, EvidenceError, JobFailed, JobHeld, Record, Status, progress, say
+from runner_base import (
+    ConfigError,
+    EvidenceError,
+    JobFailed,
+    JobHeld,
+    Record,
+    Status,
+    progress,
+    say,
+)
 from runner_base.console import keep_streams
 
 log = logging.getLogger(__name__)
@@ -47,7 +57,8 @@ class Death(JobReturn):
 
 
 def job_line(overrides: Sequence[str], ended: object) -> str:
-    """Return a line that names a job and says how it ended; what a job of a search returns is its objective."""
+    """Return a line that names a job and says how it ended; what a job of a search returns is its
+    objective."""
     name = " ".join(text for text in overrides if not text.startswith(PARENT_KEY))
     if isinstance(ended, Outcome):
         return f"{name}: {brief(ended.record) if ended.record else f'{ended.status.value} {ended.message}'}"
@@ -55,9 +66,12 @@ def job_line(overrides: Sequence[str], ended: object) -> str:
 
 
 def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
-    """Run one job in the launcher's process and print its outcome; the launcher reports only when all have ended."""
+    """Run one job in the launcher's process and print its outcome; the launcher reports only when
+    all have ended."""
     keep_streams()
-    if not str(hydra.launcher.get("_target_")).endswith("BasicLauncher"):  # that one runs jobs in this terminal
+    if not str(hydra.launcher.get("_target_")).endswith(
+        "BasicLauncher"
+    ):  # that one runs jobs in this terminal
         progress.report_to(lambda _: None)
     with redirect_stdout(sys.stderr):  # stdout is for the grid's result
         outcome = run_job(to_config(composed, hydra.runtime.choices), as_yaml(composed))
@@ -68,16 +82,33 @@ def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
 def check_settings(name: str, settings: RunnerConfig) -> None:
     """Reject settings that only hydra/launcher=workers supports."""
     if settings.job_timeout_s is not None:
-        own = "hydra.launcher.timeout_min=..." if name.startswith("submitit") else "hydra/launcher=workers"
-        raise ConfigError(f"job_timeout_s={settings.job_timeout_s:g}: hydra/launcher={name} cannot keep it, use {own}")
+        own = (
+            "hydra.launcher.timeout_min=..."
+            if name.startswith("submitit")
+            else "hydra/launcher=workers"
+        )
+        raise ConfigError(
+            f"job_timeout_s={settings.job_timeout_s:g}: hydra/launcher={name} cannot keep it, use {own}"
+        )
     if settings.workers != AUTO:
-        keys = {"joblib": "n_jobs", "submitit_local": "array_parallelism", "submitit_slurm": "array_parallelism"}
-        own = f"hydra.launcher.{keys[name]}={settings.workers}" if name in keys else "hydra/launcher=workers"
-        raise ConfigError(f"workers={settings.workers}: hydra/launcher={name} decides that itself, use {own}")
+        keys = {
+            "joblib": "n_jobs",
+            "submitit_local": "array_parallelism",
+            "submitit_slurm": "array_parallelism",
+        }
+        own = (
+            f"hydra.launcher.{keys[name]}={settings.workers}"
+            if name in keys
+            else "hydra/launcher=workers"
+        )
+        raise ConfigError(
+            f"workers={settings.workers}: hydra/launcher={name} decides that itself, use {own}"
+        )
 
 
 def in_turn(plan: Sequence[PlannedJob], numbers: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return the jobs that may start at once, and those that need one of these first: a launcher runs all it gets."""
+    """Return the jobs that may start at once, and those that need one of these first: a launcher
+    runs all it gets."""
     there = {plan[number].job_id for number in numbers}
     first: list[int] = []
     later: list[int] = []
@@ -101,10 +132,15 @@ class ForeignLaunch:
     def run(self, numbers: list[int]) -> bool:
         """Run the jobs; return whether the user stopped them.
 
-        After a broken launch, the running ones are launched again one by one, so that only one fails.
+        After a broken launch, the running ones are launched again one by one, so that only one
+        fails.
         """
-        self._jobs = {number: job for number in numbers if (job := self.plan[number].job) is not None}
-        self._before = {number: (_record(job), _started_ns(job)) for number, job in self._jobs.items()}
+        self._jobs = {
+            number: job for number in numbers if (job := self.plan[number].job) is not None
+        }
+        self._before = {
+            number: (_record(job), _started_ns(job)) for number, job in self._jobs.items()
+        }
         batches = deque(filter(None, in_turn(self.plan, numbers)))
         with redirect_stdout(sys.stderr):
             while batches:
@@ -138,24 +174,32 @@ class ForeignLaunch:
             assert isinstance(outcome, Outcome)
             self.outcomes[number] = outcome
             if number in self._relaunched and outcome.record is not None:
-                outcome.record.from_ledger = False  # it ended after its launch had broken, and this grid did it
+                outcome.record.from_ledger = (
+                    False  # it ended after its launch had broken, and this grid did it
+                )
 
     def _take_death(self, number: int, death: Death) -> None:
-        """Record how a job ended whose launcher tells so for each job; it may have finished before its process died."""
+        """Record how a job ended whose launcher tells so for each job; it may have finished before
+        its process died."""
         self._collect([number])
         if number not in self.outcomes:
             self.outcomes[number] = self.plan[number].record_death(death.how, death.message)
-            self.outcomes[number].exit_code = 1  # also of a cancelled job: nobody has interrupted the grid
+            self.outcomes[
+                number
+            ].exit_code = 1  # also of a cancelled job: nobody has interrupted the grid
 
     def _parent_of(self, planned: PlannedJob) -> list[str]:
         parent = planned.config.tracking.parent_run_id if planned.config is not None else None
         return [f"{PARENT_KEY}{parent}"] if parent else []
 
     def _stop(self, batch: list[int]) -> None:
-        """Record how the jobs ended after Ctrl-C; jobs that the launcher leaves running are not touched."""
+        """Record how the jobs ended after Ctrl-C; jobs that the launcher leaves running are not
+        touched."""
         give_up_at = time.monotonic() + GRACE_S
         started = self._started(batch)
-        while (running := [n for n in started if _is_running(self._jobs[n])]) and time.monotonic() < give_up_at:
+        while (
+            running := [n for n in started if _is_running(self._jobs[n])]
+        ) and time.monotonic() < give_up_at:
             time.sleep(0.1)
         self._collect(batch)
         started = self._started(batch)
@@ -175,20 +219,31 @@ class ForeignLaunch:
         cause = " ".join(re.sub(r"-{4,}", "", str(error)).split())[:400] or type(error).__name__
         progressed = self._collect(batch)
         started = self._started(batch)
-        waiting = [number for number in batch if number not in self.outcomes and number not in started]
+        waiting = [
+            number for number in batch if number not in self.outcomes and number not in started
+        ]
         if len(batch) == 1 and started:
             message = f"its process died under hydra/launcher={self.name}: {cause}"
             self.outcomes[started[0]] = self.plan[started[0]].record_death(Status.FAILED, message)
             return []
         if not started and not progressed:
             if not self.outcomes:
-                raise ConfigError(f"hydra/launcher={self.name} could not start the jobs: {cause}") from error
+                raise ConfigError(
+                    f"hydra/launcher={self.name} could not start the jobs: {cause}"
+                ) from error
             for number in waiting:
-                self.outcomes[number] = Outcome(Status.FAILED, message=f"could not be started: {cause}", exit_code=1)
+                self.outcomes[number] = Outcome(
+                    Status.FAILED, message=f"could not be started: {cause}", exit_code=1
+                )
             return []
         log.warning("hydra/launcher=%s broke: %s", self.name, cause)
-        log.warning("%d jobs were running and run again one by one; %d follow", len(started), len(waiting))
-        self._relaunched |= {*started, *waiting}  # a waiting job may still start before the launcher is down
+        log.warning(
+            "%d jobs were running and run again one by one; %d follow", len(started), len(waiting)
+        )
+        self._relaunched |= {
+            *started,
+            *waiting,
+        }  # a waiting job may still start before the launcher is down
         return [*([number] for number in started), *([waiting] if waiting else [])]
 
     def _collect(self, batch: list[int]) -> bool:
@@ -203,14 +258,21 @@ class ForeignLaunch:
             if record.status is not Status.KILLED:
                 is_finished = record.status is Status.FINISHED
                 self.outcomes[number] = Outcome(
-                    record.status, record if is_finished else None, record.error or "", int(not is_finished)
+                    record.status,
+                    record if is_finished else None,
+                    record.error or "",
+                    int(not is_finished),
                 )
                 ended = True
         return ended
 
     def _started(self, batch: list[int]) -> list[int]:
         """Return the jobs that a process has started and that have not ended."""
-        return [n for n in batch if n not in self.outcomes and _started_ns(self._jobs[n]) != self._before[n][1]]
+        return [
+            n
+            for n in batch
+            if n not in self.outcomes and _started_ns(self._jobs[n]) != self._before[n][1]
+        ]
 
 
 def _record(job: Job) -> Record | None:

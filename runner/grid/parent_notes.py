@@ -1,7 +1,8 @@
-"""What a grid's own run in MLflow says: what was varied, the best jobs, and the verdict over all of them.
+"""What a grid's own run in MLflow says: what was varied, the best jobs, and the verdict over all of
+them.
 
-Params of a run cannot be changed, so they have what is fixed for a grid; metrics, tags and the note (MLflow's
-description) are written anew whenever the grid ends.
+Params of a run cannot be changed, so they have what is fixed for a grid; metrics, tags and the note
+(MLflow's description) are written anew whenever the grid ends.
 """
 
 from __future__ import annotations
@@ -18,11 +19,20 @@ from runner_compare import ENDS, LOG_LIKELIHOOD, Better, described
 
 MAX_TITLE = 100  # characters: longer ones do not fit a column
 MAX_BEST = 3
-MAX_COMPARED = 64  # jobs of a grid whose verdict is computed at its end; runner-compare takes any number
+MAX_COMPARED = (
+    64  # jobs of a grid whose verdict is computed at its end; runner-compare takes any number
+)
 MAX_VERDICTS = 12
 # What makes a job of its task the best: the first of these that it has
 RANKED_BY = (
-    *("accuracy", "acc", LOG_LIKELIHOOD, "best_decode_tok_per_s", "best_output_tok_per_s", "decode_tok_per_s"),
+    *(
+        "accuracy",
+        "acc",
+        LOG_LIKELIHOOD,
+        "best_decode_tok_per_s",
+        "best_output_tok_per_s",
+        "decode_tok_per_s",
+    ),
     *("peak_over_baseline_mib", "peak_rss_mib"),
 )
 
@@ -38,7 +48,8 @@ class ParentNotes:
 
 
 def varied(plan: Sequence[PlannedJob]) -> dict[str, list[str]]:
-    """Return the keys in which the jobs of a grid differ, with their values in the order of the jobs."""
+    """Return the keys in which the jobs of a grid differ, with their values in the order of the
+    jobs."""
     values: dict[str, list[str]] = {}
     for names in job_names([*plan]):
         for key, value in names.items():
@@ -48,7 +59,8 @@ def varied(plan: Sequence[PlannedJob]) -> dict[str, list[str]]:
 
 
 def title(plan: Sequence[PlannedJob], study: str) -> str:
-    """Return a grid's name: its study, or the keys that vary: `quantization=none,int8 × lora=none,embedded`."""
+    """Return a grid's name: its study, or the keys that vary: `quantization=none,int8 ×
+    lora=none,embedded`."""
     if study:
         return study
     values = varied(plan)
@@ -63,23 +75,37 @@ def title(plan: Sequence[PlannedJob], study: str) -> str:
 
 def params(plan: Sequence[PlannedJob], study: str) -> dict[str, str]:
     """Return the params of a grid's run: beside each job's own value all those that were tried."""
-    tried = {f"{key}.name" if key in GROUPS else key: ",".join(values) for key, values in varied(plan).items()}
+    tried = {
+        f"{key}.name" if key in GROUPS else key: ",".join(values)
+        for key, values in varied(plan).items()
+    }
     return ({"study": study} if study else {}) | {"jobs": str(len(plan))} | tried
 
 
 def notes(
-    plan: Sequence[PlannedJob], outcomes: Mapping[int, Outcome], overrides: Sequence[str], is_done: bool
+    plan: Sequence[PlannedJob],
+    outcomes: Mapping[int, Outcome],
+    overrides: Sequence[str],
+    is_done: bool,
 ) -> ParentNotes:
     """Return the best jobs and the verdict of a grid that has ended."""
     named = [*zip(labels([*plan]), _records(plan, outcomes), strict=True)]
-    finished = [(name, record) for name, record in named if record is not None and record.status is Status.FINISHED]
+    finished = [
+        (name, record)
+        for name, record in named
+        if record is not None and record.status is Status.FINISHED
+    ]
     said = ParentNotes(metrics={"jobs": len(plan), "jobs_finished": len(finished)})
     lines: list[str] = []
-    if is_done and finished and len(finished) <= MAX_COMPARED:  # first: MLflow shows five lines until it is asked
+    if (
+        is_done and finished and len(finished) <= MAX_COMPARED
+    ):  # first: MLflow shows five lines until it is asked
         lines += [*_verdict([record for _, record in finished], said), ""]
     for task in dict.fromkeys(record.task for _, record in finished):
         lines += _best_of(task, [it for it in finished if it[1].task == task], said)
-    said.note = "\n".join([*lines, *([f"`runner -m {' '.join(overrides)}`"] if overrides else [])]).strip()
+    said.note = "\n".join(
+        [*lines, *([f"`runner -m {' '.join(overrides)}`"] if overrides else [])]
+    ).strip()
     return said
 
 
@@ -99,8 +125,16 @@ def _best_of(task: str, jobs: list[tuple[str, Record]], said: ParentNotes) -> li
     }
     said.tags.setdefault("best", best_name)
     said.first_metric = said.first_metric or metric.key
-    rows = [f"| {name.replace('|', '/')} | {_cell(metric.key, record)} |" for name, record in ranked[:MAX_BEST]]
-    return [f"| {task}, the best {min(MAX_BEST, len(jobs))} of {len(jobs)} | {metric.title} |", "|---|---|", *rows, ""]
+    rows = [
+        f"| {name.replace('|', '/')} | {_cell(metric.key, record)} |"
+        for name, record in ranked[:MAX_BEST]
+    ]
+    return [
+        f"| {task}, the best {min(MAX_BEST, len(jobs))} of {len(jobs)} | {metric.title} |",
+        "|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _cell(key: str, record: Record) -> str:
@@ -111,19 +145,25 @@ def _cell(key: str, record: Record) -> str:
 
 
 def _verdict(records: list[Record], said: ParentNotes) -> list[str]:
-    """Return what the comparison of the jobs concludes; the interval beside a best job alone is no verdict."""
+    """Return what the comparison of the jobs concludes; the interval beside a best job alone is no
+    verdict."""
     from runner.recorded_runs.of_jobs import verdicts  # imports numpy
 
     folder = Path(records[0].output_dir).parents[1]
     try:
         lines = verdicts(folder, [*dict.fromkeys(record.job_id for record in records)])
-    except RunnerError as error:  # of files that have changed meanwhile: the jobs themselves are done
+    except (
+        RunnerError
+    ) as error:  # of files that have changed meanwhile: the jobs themselves are done
         lines = [f"not compared: {error}"]
     if not lines:
         return []
     said.tags["verdict"] = lines[0]
     more = len(lines) - MAX_VERDICTS
-    return [*(f"- {line}" for line in lines[:MAX_VERDICTS]), *([f"- and {more} more: `runner-compare`"] * (more > 0))]
+    return [
+        *(f"- {line}" for line in lines[:MAX_VERDICTS]),
+        *([f"- and {more} more: `runner-compare`"] * (more > 0)),
+    ]
 
 
 def _records(plan: Sequence[PlannedJob], outcomes: Mapping[int, Outcome]) -> list[Record | None]:

@@ -35,7 +35,8 @@ class ParentRuns:
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
 
     def find_unlogged(self) -> None:
-        """Read each store once; mark the done jobs that have neither a run below this grid nor a run without a grid."""
+        """Read each store once; mark the done jobs that have neither a run below this grid nor a
+        run without a grid."""
         stores: dict[Store, list[PlannedJob]] = {}
         for planned in self.plan:
             if planned.config is None or planned.state is State.impossible:
@@ -43,15 +44,24 @@ class ParentRuns:
             if (store := store_of(planned.config)) is not None:
                 stores.setdefault(store, []).append(planned)
         for store, jobs in stores.items():
-            done = [planned for planned in jobs if planned.state is State.done and planned.same_as is None]
+            done = [
+                planned
+                for planned in jobs
+                if planned.state is State.done and planned.same_as is None
+            ]
             all_done = all(planned.state is State.done for planned in self.plan)
             if all_done and store.file is not None and published.unchanged(store, self.grid):
                 continue
             try:
                 stored = read_runs(store, {job.job_id for job in jobs}, self.grid)
             except TrackingError as error:
-                if len(done) == len(jobs) and all(ledger.was_logged(store, it.record) for it in done if it.record):
-                    log.warning("%s. The results were logged there when the jobs were done", str(error).rstrip("."))
+                if len(done) == len(jobs) and all(
+                    ledger.was_logged(store, it.record) for it in done if it.record
+                ):
+                    log.warning(
+                        "%s. The results were logged there when the jobs were done",
+                        str(error).rstrip("."),
+                    )
                     continue
                 raise
             grid_runs.end_abandoned(store, stored)
@@ -67,7 +77,9 @@ class ParentRuns:
     def _is_up_to_date(self, stored: StoredRuns, jobs: list[PlannedJob]) -> bool:
         """Return whether a store shows this grid as it is, with nothing to do."""
         for run, status in stored.grids.get(self.grid, [])[:1]:
-            all_below = all(stored.run_of(job.job_id, run) for job in jobs if job.state is State.done)
+            all_below = all(
+                stored.run_of(job.job_id, run) for job in jobs if job.state is State.done
+            )
             to_do = any(job.state in (State.todo, State.resume) for job in jobs)
             return all_below and not to_do and status == self._status(interrupted=False)
         return False
@@ -75,9 +87,15 @@ class ParentRuns:
     def start(self) -> None:
         """Start the runs, and give each job the id of its parent run."""
         for store, jobs in self._stores.items():
-            done = [planned.job_id for planned in jobs if planned.state is State.done and planned.same_as is None]
+            done = [
+                planned.job_id
+                for planned in jobs
+                if planned.state is State.done and planned.same_as is None
+            ]
             name = grid_runs.GridName(
-                self.grid, parent_notes.title(self.plan, self.study), parent_notes.params(self.plan, self.study)
+                self.grid,
+                parent_notes.title(self.plan, self.study),
+                parent_notes.params(self.plan, self.study),
             )
             run = grid_runs.start(store, name, self.overrides, self._plan_as_data(), done)
             self._runs.append(run)
@@ -94,8 +112,11 @@ class ParentRuns:
         return all(ended)
 
     def _log_notes(self, status: Status) -> None:
-        """Log the best jobs and the verdict; a store that fails here fails at the end of the grid, too."""
-        said = parent_notes.notes(self.plan, self.outcomes, self._shown_overrides, status is Status.FINISHED)
+        """Log the best jobs and the verdict; a store that fails here fails at the end of the grid,
+        too."""
+        said = parent_notes.notes(
+            self.plan, self.outcomes, self._shown_overrides, status is Status.FINISHED
+        )
         for run in self._runs:
             try:
                 grid_runs.log_notes(run, said.metrics, said.tags, said.note, said.first_metric)
@@ -107,7 +128,9 @@ class ParentRuns:
         return [without_secrets(override) for override in self.overrides]
 
     def _status(self, interrupted: bool) -> Status:
-        finished = all(self._status_of(number) is Status.FINISHED for number in range(len(self.plan)))
+        finished = all(
+            self._status_of(number) is Status.FINISHED for number in range(len(self.plan))
+        )
         return Status.FINISHED if finished else Status.KILLED if interrupted else Status.FAILED
 
     def _status_of(self, number: int) -> Status | None:
@@ -119,7 +142,8 @@ class ParentRuns:
         return Status.FINISHED if self.plan[number].state is State.done else None
 
     def _plan_as_data(self) -> list[dict[str, Any]]:
-        """Return the plan as plain data: each job's id, overrides, planned state, status and problem."""
+        """Return the plan as plain data: each job's id, overrides, planned state, status and
+        problem."""
         outcomes = map(self.outcomes.get, range(len(self.plan)))
         return [
             {

@@ -1,7 +1,9 @@
-"""The jobs of a grid: what would run, what is done, what cannot work, what each job will take, and how each ended.
+"""The jobs of a grid: what would run, what is done, what cannot work, what each job will take, and
+how each ended.
 
-All but the last is known before anything is loaded. Jobs that are compared while they run share one error of 5 %, and
-know their shares at the start: one that decides while it runs cannot wait for the others, as Holm's adjustment does.
+All but the last is known before anything is loaded. Jobs that are compared while they run share one
+error of 5 %, and know their shares at the start: one that decides while it runs cannot wait for the
+others, as Holm's adjustment does.
 """
 
 from __future__ import annotations
@@ -30,7 +32,16 @@ from runner.run import check, identify, must_start_anew, run
 from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job
 from runner.tasks.base import Uses, task_of, with_inputs
-from runner_base import INTERRUPTED, ConfigError, JobFailed, JobHeld, Record, RunnerError, Status, machine
+from runner_base import (
+    INTERRUPTED,
+    ConfigError,
+    JobFailed,
+    JobHeld,
+    Record,
+    RunnerError,
+    Status,
+    machine,
+)
 from runner_base.errors import lost_gpu
 from runner_compare import LOG_LIKELIHOOD
 from runner_engine import BaseCache, ToDownload, no_downloads
@@ -78,15 +89,25 @@ class PlannedJob:
     base: str = ""  # jobs with the same base share one load; empty: nothing to load
     measures: bool = False  # other jobs at the same time would distort its measurements
     input_count: int | None = None  # questions or prompts, where these have been read
-    questions_left: int | None = None  # neither the job nor its siblings have answered them; None: not known
+    questions_left: int | None = (
+        None  # neither the job nor its siblings have answered them; None: not known
+    )
     data_digest: str = ""  # of the questions, where these have been read
     after: str = ""  # the id of a job that must be done first
-    after_overrides: list[str] = field(default_factory=list)  # that make that job of this one; empty: it is named by id
-    decided: dict[str, Any] = field(default_factory=dict)  # keys of the task that were open, with their values now
+    after_overrides: list[str] = field(
+        default_factory=list
+    )  # that make that job of this one; empty: it is named by id
+    decided: dict[str, Any] = field(
+        default_factory=dict
+    )  # keys of the task that were open, with their values now
     made_for: str = ""  # why the grid has it, although nobody has asked for it
     is_compared: bool = False  # with another job while it runs, at a share of the grid's 5 %
-    filled_in: list[str] = field(default_factory=list)  # overrides by the grid, in which its jobs need not differ
-    unnamed: frozenset[str] = frozenset()  # keys of the grid that tell none of its jobs from another
+    filled_in: list[str] = field(
+        default_factory=list
+    )  # overrides by the grid, in which its jobs need not differ
+    unnamed: frozenset[str] = (
+        frozenset()
+    )  # keys of the grid that tell none of its jobs from another
     cost: float = 1.0  # a rough size of the work, to start long jobs first
     same_as: int | None = None  # the number of an earlier job of the grid that is the same job
 
@@ -97,7 +118,8 @@ class PlannedJob:
 
     @property
     def duplicate_key(self) -> tuple[object, ...]:
-        """What makes two jobs duplicates: the same job, logged to the same store and delivered to the same file."""
+        """What makes two jobs duplicates: the same job, logged to the same store and delivered to
+        the same file."""
         assert self.config is not None
         return self.job, mlflow_store.store_of(self.config), self.config.task.delivers_to
 
@@ -107,15 +129,19 @@ class PlannedJob:
         return Need(0.0, 1) if self.resolved is None else predicted_need(self.resolved)
 
     def record_death(self, status: Status, message: str) -> Outcome:
-        """Record how the job ended, because its process died before it could do so; return the outcome."""
+        """Record how the job ended, because its process died before it could do so; return the
+        outcome."""
         assert self.config is not None
         assert self.job is not None
         ledger.write_death(self.config, self.job, task_of(self.config).VERSION, status, message)
-        return Outcome(status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1)
+        return Outcome(
+            status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1
+        )
 
 
 def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
-    """Identify a job and look it up; for an input that cannot work, return a job in the state `impossible`."""
+    """Identify a job and look it up; for an input that cannot work, return a job in the state
+    `impossible`."""
     planned = PlannedJob(overrides, config)
     planned.cost = float(config.task.questions * config.generation.most_new_tokens)
     task = task_of(config)
@@ -127,7 +153,11 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
         with no_downloads(bool(config.plan)):
             inputs, planned.job = identify(resolved)
-            planned.input_count, planned.after, planned.is_compared = inputs.count, inputs.after, inputs.is_compared
+            planned.input_count, planned.after, planned.is_compared = (
+                inputs.count,
+                inputs.after,
+                inputs.is_compared,
+            )
             planned.after_overrides = inputs.after_overrides
             planned.data_digest = inputs.data.get("digest", "")
             planned.resolved = resolved = with_inputs(resolved, inputs)
@@ -138,16 +168,29 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             if planned.record is None:
                 planned.notes = check(resolved, inputs)
             planned.notes += _note_of_limit(config, inputs.count)
-            if config.plan and planned.record is None and not anew and hasattr(task, "questions_left"):
+            if (
+                config.plan
+                and planned.record is None
+                and not anew
+                and hasattr(task, "questions_left")
+            ):
                 planned.questions_left = task.questions_left(inputs, planned.job)
                 planned.notes += [NOTHING_TO_ASK] * (planned.questions_left == 0)
-            if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, resolved)):
+            if (
+                config.plan
+                and hasattr(task, "preview")
+                and (lines := task.preview(inputs, resolved))
+            ):
                 planned.notes.append(lines.replace("\n", "\n    "))
     except ToDownload as absent:  # a job's id depends on the content of files that are not here yet
         planned.state, planned.notes = State.todo, [str(absent)]
         planned.is_compared = hasattr(task, "is_compared") and task.is_compared(config)
     except RunnerError as error:
-        planned.problem, planned.exit_code, planned.base = str(error), error.exit_code, ""  # nothing will be loaded
+        planned.problem, planned.exit_code, planned.base = (
+            str(error),
+            error.exit_code,
+            "",
+        )  # nothing will be loaded
         planned.is_compared = would_be_compared(config)
     else:
         if planned.questions_left == 0:
@@ -161,13 +204,17 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
     return planned
 
 
-def plan_all(lists: Sequence[Sequence[str]], context: HydraContext, master: DictConfig) -> list[PlannedJob]:
+def plan_all(
+    lists: Sequence[Sequence[str]], context: HydraContext, master: DictConfig
+) -> list[PlannedJob]:
     """Compose and plan the job of each list of overrides."""
     composer = Composer(context.config_loader, master.hydra.job.config_name, master)
     return [plan_composed(one, *without_hydra(composer.compose(one))) for one in map(list, lists)]
 
 
-def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[str, str]) -> PlannedJob:
+def plan_composed(
+    overrides: list[str], composed: DictConfig, choices: Mapping[str, str]
+) -> PlannedJob:
     """Plan a job of a grid from its composed config."""
     try:
         config = to_config(composed, choices)
@@ -176,7 +223,8 @@ def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[s
     if config.task.reads_stdin:
         file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
         problem = (
-            f"task={config.task.name} would read stdin, which the jobs of a grid do not have: {file}run it without -m"
+            f"task={config.task.name} would read stdin, which the jobs of a grid do not have: "
+            f"{file}run it without -m"
         )
         return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
     if config.task.is_endless:
@@ -191,9 +239,11 @@ def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[s
 
 
 def share_error(plan: list[PlannedJob]) -> None:
-    """Count the comparisons of a grid, and plan the jobs whose key leaves the number to it again, each with its share.
+    """Count the comparisons of a grid, and plan the jobs whose key leaves the number to it again,
+    each with its share.
 
-    Jobs that cannot run now count, too: whether memory is short today must not change the share of the others.
+    Jobs that cannot run now count, too: whether memory is short today must not change the share of
+    the others.
     """
     compared = [planned for planned in plan if planned.is_compared]
     comparisons = len({planned.job_id or " ".join(planned.overrides) for planned in compared})
@@ -205,8 +255,12 @@ def share_error(plan: list[PlannedJob]) -> None:
         if getattr(config.task, key) is not None:
             continue  # the user has said how many there are, in this grid and others
         OmegaConf.update(planned.composed, f"task.{key}", comparisons)
-        again = plan_job(planned.overrides, replace(config, task=replace(config.task, **{key: comparisons})))
-        plan[number] = replace(again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"])
+        again = plan_job(
+            planned.overrides, replace(config, task=replace(config.task, **{key: comparisons}))
+        )
+        plan[number] = replace(
+            again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"]
+        )
 
 
 def _note_of_limit(config: RunnerConfig, count: int | None) -> list[str]:
@@ -218,7 +272,8 @@ def _note_of_limit(config: RunnerConfig, count: int | None) -> list[str]:
 
 
 def would_be_compared(config: RunnerConfig) -> bool:
-    """Whether a job that cannot work now compares itself with another one: once mended, it takes its share."""
+    """Whether a job that cannot work now compares itself with another one: once mended, it takes
+    its share."""
     try:
         task = task_of(config)
         return hasattr(task, "is_compared") and task.is_compared(config)
@@ -236,7 +291,8 @@ def mark_duplicates(plan: list[PlannedJob]) -> None:
 
 
 def group(plan: list[PlannedJob], numbers: list[int]) -> deque[deque[int]]:
-    """Group jobs that share a base, the longest group first; a job that loads nothing is a group of its own.
+    """Group jobs that share a base, the longest group first; a job that loads nothing is a group of
+    its own.
 
     Within a group, jobs that wait for no other job come first.
     """
@@ -252,12 +308,17 @@ class WorkerLimits:
 
     total: int
     on_cpu: int  # without a GPU
-    is_given: bool = False  # by the user: then several workers may have the same GPU and load the same base
-    is_measuring: bool = False  # one at a time, by jobs whose ids depend on all GPUs that a process sees
+    is_given: bool = (
+        False  # by the user: then several workers may have the same GPU and load the same base
+    )
+    is_measuring: bool = (
+        False  # one at a time, by jobs whose ids depend on all GPUs that a process sees
+    )
 
 
 def worker_limits(plan: list[PlannedJob], numbers: list[int], wanted: str) -> WorkerLimits:
-    """Return how many workers to start: as configured, or as many as cores and memory allow, and one for each GPU.
+    """Return how many workers to start: as configured, or as many as cores and memory allow, and
+    one for each GPU.
 
     On the CPU there is one for each base. On GPUs as many work as get the GPUs that they need.
     """
@@ -265,14 +326,20 @@ def worker_limits(plan: list[PlannedJob], numbers: list[int], wanted: str) -> Wo
         count = min(int(wanted), len(numbers))
         return WorkerLimits(count, count, is_given=True)
     if any(plan[number].measures for number in numbers):
-        return WorkerLimits(1, 1, is_measuring=True)  # another job at the same time would distort the measurement
+        return WorkerLimits(
+            1, 1, is_measuring=True
+        )  # another job at the same time would distort the measurement
     gpus = len(machine.gpu_models())
-    first_of_each = [plan[members[0]] for members in group(plan, numbers)]  # jobs that share a base need about the same
+    first_of_each = [
+        plan[members[0]] for members in group(plan, numbers)
+    ]  # jobs that share a base need about the same
     needs = [one.need for one in first_of_each if one.resolved]
     on_cpu = [need for need in needs if not (gpus and need.gpus)]
     if needs and not on_cpu:
         return WorkerLimits(gpus, 0)
-    by_memory = int(0.8 * machine.available_mib() // (PROCESS_MIB + max(need.mib for need in on_cpu)))
+    by_memory = int(
+        0.8 * machine.available_mib() // (PROCESS_MIB + max(need.mib for need in on_cpu))
+    )
     by_cores = machine.cores() // max(need.threads for need in on_cpu)
     count = max(1, min(len(on_cpu), by_memory, by_cores))
     return WorkerLimits(count + gpus * (len(on_cpu) < len(needs)), count)
@@ -281,11 +348,16 @@ def worker_limits(plan: list[PlannedJob], numbers: list[int], wanted: str) -> Wo
 def predicted_need(resolved: ResolvedJob) -> Need:
     """Predict memory and threads of a job, from the checkpoint's headers alone."""
     config = resolved.config
-    return kind_of(config.model).need(resolved) if Uses.weights in task_of(config).USES else Need(0.0, 1)
+    return (
+        kind_of(config.model).need(resolved)
+        if Uses.weights in task_of(config).USES
+        else Need(0.0, 1)
+    )
 
 
 def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
-    """Estimate memory and time of a plan's jobs that use weights, by number; plan=quick skips the calibration."""
+    """Estimate memory and time of a plan's jobs that use weights, by number; plan=quick skips the
+    calibration."""
     jobs = {
         number: planned.resolved
         for number, planned in enumerate(plan)
@@ -296,44 +368,74 @@ def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
     if settings is None:
         return {}
     output_dir = Path(settings.output_dir).expanduser().absolute()
-    timed = {number: it for number, it in jobs.items() if plan[number].state in (State.todo, State.resume)}
+    timed = {
+        number: it
+        for number, it in jobs.items()
+        if plan[number].state in (State.todo, State.resume)
+    }
     asked = {number: it for number, it in timed.items() if plan[number].questions_left != 0}
     others = {number: it for number, it in jobs.items() if number not in asked}
-    counts = {number: it.input_count for number, it in enumerate(plan) if it.input_count is not None}
+    counts = {
+        number: it.input_count for number, it in enumerate(plan) if it.input_count is not None
+    }
     counts |= {number: left for number, it in enumerate(plan) if (left := it.questions_left)}
     finished = FinishedJobs(output_dir)
     estimates = estimate(others, output_dir, calibrate=False, read=counts, finished=finished)
     for number in timed.keys() - asked.keys():
         estimates[number].time = Estimate(0.0, 0.0, EstimateBasis.answered)
-    return estimates | estimate(asked, output_dir, settings.plan is True, read=counts, finished=finished)
+    return estimates | estimate(
+        asked, output_dir, settings.plan is True, read=counts, finished=finished
+    )
 
 
-def run_job(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Outcome:
+def run_job(
+    config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True
+) -> Outcome:
     """Run one job of a grid; an error ends only this job."""
     try:
         record = run(config, config_yaml, bases, wait)
-        return Outcome(record.status, record, record.error or "", exit_code=1 if record.error else 0)
+        return Outcome(
+            record.status, record, record.error or "", exit_code=1 if record.error else 0
+        )
     except SystemExit as error:  # it would end the process with all of its jobs
-        return Outcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
+        return Outcome(
+            Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1
+        )
     except Exception as error:  # noqa: BLE001  # no error of one job may end the grid
         return outcome_of_error(error)
 
 
 def outcome_of_error(error: Exception) -> Outcome:
-    """Return the outcome of a job that raised an error: it has failed, unless only its store did not answer."""
+    """Return the outcome of a job that raised an error: it has failed, unless only its store did
+    not answer."""
     if isinstance(error, ledger.NotLogged):
         return Outcome(Status.FINISHED, error.record, str(error))
     if isinstance(error, RunnerError):
-        return Outcome(Status.FAILED, None, str(error), error.exit_code, is_held_elsewhere=isinstance(error, JobHeld))
+        return Outcome(
+            Status.FAILED,
+            None,
+            str(error),
+            error.exit_code,
+            is_held_elsewhere=isinstance(error, JobHeld),
+        )
     message = f"{type(error).__name__}: {error}"
     return Outcome(Status.FAILED, message=message, exit_code=1, lost_gpu=lost_gpu(error))
 
 
 def objective(record: Record) -> tuple[str, float]:
-    """Return what a search maximises: accuracy, likelihood or decoding speed; JobFailed if the job failed."""
+    """Return what a search maximises: accuracy, likelihood or decoding speed; JobFailed if the job
+    failed."""
     if record.status is not Status.FINISHED:
         raise JobFailed(record.error or record.status.value)
-    for name in ("accuracy", LOG_LIKELIHOOD, "best_decode_tok_per_s", "best_output_tok_per_s", "decode_tok_per_s"):
+    for name in (
+        "accuracy",
+        LOG_LIKELIHOOD,
+        "best_decode_tok_per_s",
+        "best_output_tok_per_s",
+        "decode_tok_per_s",
+    ):
         if name in record.result.metrics:
             return name, record.result.metrics[name]
-    raise ConfigError("this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep")
+    raise ConfigError(
+        "this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep"
+    )

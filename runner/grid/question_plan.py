@@ -1,8 +1,10 @@
-"""What the questions of a grid can show: under the plan of jobs that are to be compared with a baseline.
+"""What the questions of a grid can show: under the plan of jobs that are to be compared with a
+baseline.
 
-The baseline is the job that `task.early_stop_vs` names or, without it, the unquantized one among quantized ones: a grid
-over models or prompts names none, and gets no such lines. The numbers are those of `runner-compare --plan-questions`;
-for jobs that stop early they are those of their bets, which need more questions than a single look.
+The baseline is the job that `task.early_stop_vs` names or, without it, the unquantized one among
+quantized ones: a grid over models or prompts names none, and gets no such lines. The numbers are
+those of `runner-compare --plan-questions`; for jobs that stop early they are those of their bets,
+which need more questions than a single look.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from runner_compare.statistics import (
 
 UNQUANTIZED = "none"
 MARGIN = 0.02  # the loss that is planned for, unless task.early_stop_margin names another one
-USUAL_DISAGREEMENT = 0.1  # 4 bits on the embedded model's questions: 14 %, 8 bits: 2 % (docs/compare.md)
+USUAL_DISAGREEMENT = (
+    0.1  # 4 bits on the embedded model's questions: 14 %, 8 bits: 2 % (docs/compare.md)
+)
 BY_BETS = "; by bets, as jobs that may stop early are compared"
 MAX_PAIRS = 8  # of jobs whose samples are read: more would take long and tell little
 
@@ -56,12 +60,18 @@ class ComparedJobs:
         return detectable_loss(self.questions, disagreement, alpha, self.stops_early, margin)
 
     def needed(self, disagreement: float, alpha: float) -> int | None:
-        """Return how many questions show with 80 % power that a job is as good, if neither is better."""
-        return questions_for_margin(self.margin, disagreement, alpha, self.stops_early, self.has_margin)
+        """Return how many questions show with 80 % power that a job is as good, if neither is
+        better."""
+        return questions_for_margin(
+            self.margin, disagreement, alpha, self.stops_early, self.has_margin
+        )
 
 
-def question_lines(plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstimate], is_quick: bool) -> list[str]:
-    """Return what each set of questions can show; without the number of questions for a margin if `is_quick`."""
+def question_lines(
+    plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstimate], is_quick: bool
+) -> list[str]:
+    """Return what each set of questions can show; without the number of questions for a margin if
+    `is_quick`."""
     lines, sets = [], _compared(plan)
     for compared in sets:
         on = f"{compared.where}: " if len(sets) > 1 else ""
@@ -84,7 +94,8 @@ def question_lines(plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstima
 
 
 def _detectable(compared: ComparedJobs, disagreement: float, basis: str, alpha: float) -> str:
-    """Say which difference so many questions could detect; no difference exceeds the share of verdicts that differ."""
+    """Say which difference so many questions could detect; no difference exceeds the share of
+    verdicts that differ."""
     n, comparisons = compared.questions, len(compared.baselines)
     names, power = " or ".join(compared.names), f"{POWER:.0%} power"
     others = counted(comparisons, "comparison")
@@ -111,7 +122,8 @@ def _largest_power(n: int, disagreement: float, alpha: float) -> float:
 
 
 def questions_there(task: QuestionsConfig) -> int | None:
-    """Return how many questions a job could ask without its limit; None if the data cannot be read, or have no end."""
+    """Return how many questions a job could ask without its limit; None if the data cannot be read,
+    or have no end."""
     if task.data == "embedded":
         return None
     try:
@@ -121,7 +133,8 @@ def questions_there(task: QuestionsConfig) -> int | None:
 
 
 def _compared(plan: Sequence[PlannedJob]) -> list[ComparedJobs]:
-    """Return the jobs with verdicts on the same questions that have a baseline in this plan or by name."""
+    """Return the jobs with verdicts on the same questions that have a baseline in this plan or by
+    name."""
     groups: dict[str, list[int]] = {}
     for number, planned in enumerate(plan):
         if planned.job is not None and planned.same_as is None and _has_verdicts(planned.config):
@@ -134,16 +147,32 @@ def _compared(plan: Sequence[PlannedJob]) -> list[ComparedJobs]:
                 baselines[plan[number].job_id] = base
                 names[name] = None
         if baselines:
-            of = [number for number in numbers if plan[number].job_id in baselines.keys() | baselines.values()]
+            of = [
+                number
+                for number in numbers
+                if plan[number].job_id in baselines.keys() | baselines.values()
+            ]
             tasks = [config.task for number in of if (config := plan[number].config) is not None]
-            margins = [points for task in tasks if (points := getattr(task, "early_stop_margin", None)) is not None]
+            margins = [
+                points
+                for task in tasks
+                if (points := getattr(task, "early_stop_margin", None)) is not None
+            ]
             found.append(
                 ComparedJobs(
-                    " ".join(str(getattr(tasks[0], key)) for key in ("data", "split") if hasattr(tasks[0], key)),
+                    " ".join(
+                        str(getattr(tasks[0], key))
+                        for key in ("data", "split")
+                        if hasattr(tasks[0], key)
+                    ),
                     plan[of[0]].input_count or 0,
                     baselines,
                     list(names),
-                    {plan[number].job_id: job for number in of if (job := plan[number].job) is not None},
+                    {
+                        plan[number].job_id: job
+                        for number in of
+                        if (job := plan[number].job) is not None
+                    },
                     of,
                     {plan[number].job_id: plan[number].state is State.done for number in of},
                     margins[0] / 100 if margins else MARGIN,
@@ -155,7 +184,9 @@ def _compared(plan: Sequence[PlannedJob]) -> list[ComparedJobs]:
     return found
 
 
-def _baseline(plan: Sequence[PlannedJob], number: int, among: Iterable[int]) -> Iterable[tuple[str, str]]:
+def _baseline(
+    plan: Sequence[PlannedJob], number: int, among: Iterable[int]
+) -> Iterable[tuple[str, str]]:
     """Yield the id of a job's baseline, and the words for it, if it has one."""
     planned = plan[number]
     config = planned.config
@@ -166,7 +197,11 @@ def _baseline(plan: Sequence[PlannedJob], number: int, among: Iterable[int]) -> 
     elif config.quantization.label != UNQUANTIZED and not planned.is_compared:
         for other in among:
             base = plan[other].config
-            if base is not None and base.quantization.label == UNQUANTIZED and _differ_in_quantization(config, base):
+            if (
+                base is not None
+                and base.quantization.label == UNQUANTIZED
+                and _differ_in_quantization(config, base)
+            ):
                 yield plan[other].job_id, f"quantization={UNQUANTIZED}"
                 return
 
@@ -177,12 +212,14 @@ def _differ_in_quantization(config: RunnerConfig, base: RunnerConfig) -> bool:
 
 
 def _has_verdicts(config: RunnerConfig | None) -> bool:
-    """Whether a job gives one verdict on each of independent questions: only for these the numbers are known."""
+    """Whether a job gives one verdict on each of independent questions: only for these the numbers
+    are known."""
     return config is not None and config.task.has_independent_verdicts
 
 
 def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
-    """Return the share of questions on which two runs are expected to differ, and where it is from."""
+    """Return the share of questions on which two runs are expected to differ, and where it is
+    from."""
     differing = n = pairs = 0
     for job_id, base_id in compared.baselines.items():
         if pairs < MAX_PAIRS and compared.is_done.get(job_id) and compared.is_done.get(base_id):
@@ -194,7 +231,10 @@ def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
             differing += sum(ours[index] != theirs[index] for index in both)
             n, pairs = n + len(both), pairs + bool(both)
     if not pairs:
-        return USUAL_DISAGREEMENT, f"if {USUAL_DISAGREEMENT:.0%} of the verdicts differ, as is usual"
+        return (
+            USUAL_DISAGREEMENT,
+            f"if {USUAL_DISAGREEMENT:.0%} of the verdicts differ, as is usual",
+        )
     rate = expected_disagreement(differing, n)
     jobs = counted(pairs, "job that is done", "jobs that are done")
     return rate, f"if {rate:.1%} of the verdicts differ, as in {jobs}"
@@ -203,11 +243,16 @@ def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
 def _solved(job: Job) -> dict[int, bool]:
     """Return which questions a job has solved."""
     samples = read_samples(job.samples_path).values()
-    return {sample.index: sample.solved for sample in samples if not sample.failed and not sample.left_out}
+    return {
+        sample.index: sample.solved
+        for sample in samples
+        if not sample.failed and not sample.left_out
+    }
 
 
 def _time(compared: ComparedJobs, estimates: Mapping[int, JobEstimate], questions: int) -> str:
-    """Return how long all jobs would take with so many questions, in proportion to what they take with theirs."""
+    """Return how long all jobs would take with so many questions, in proportion to what they take
+    with theirs."""
     times = [estimates[number].time for number in compared.numbers if number in estimates]
     known = [time.seconds for time in times if time is not None]
     if len(known) < len(compared.numbers) or not compared.questions:

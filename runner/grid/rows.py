@@ -1,4 +1,5 @@
-"""`runner.grid(...)`: a grid from Python, planned, run and recorded as by `runner -m`, with its table as data."""
+"""`runner.grid(...)`: a grid from Python, planned, run and recorded as by `runner -m`, with its
+table as data."""
 
 from __future__ import annotations
 
@@ -25,10 +26,11 @@ from runner_base import ConfigError
 
 
 def rows(*overrides: Overrides, study: str | Path | None = None) -> GridRows:
-    """Run every job of a grid and return one dictionary per job: what differs, how it ended, its metrics.
+    """Run every job of a grid and return one dictionary per job: what differs, how it ended, its
+    metrics.
 
-    A notebook shows them as a picture and a table; `to_df()` and `pandas.DataFrame(rows)` make a data frame. A job that
-    fails is a row with its error. `study` is a study's YAML file.
+    A notebook shows them as a picture and a table; `to_df()` and `pandas.DataFrame(rows)` make a
+    data frame. A job that fails is a row with its error. `study` is a study's YAML file.
     """
     with as_a_command():
         sweeper, arguments = sweeper_of(command_words(overrides), study)
@@ -47,15 +49,27 @@ def rows(*overrides: Overrides, study: str | Path | None = None) -> GridRows:
 
 def sweeper_of(arguments: list[str], study: str | Path | None) -> tuple[GridSweeper, list[str]]:
     """Return the sweeper that Hydra would call, and the overrides that Hydra would pass to it."""
-    name, folder = ("config", None) if study is None else (Path(study).stem, str(Path(study).parent))
+    name, folder = (
+        ("config", None) if study is None else (Path(study).stem, str(Path(study).parent))
+    )
     hydra = hydra_of(folder)
-    all_overrides = [*variables_as_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]
-    master = hydra.compose_config(name, all_overrides, RunMode.MULTIRUN, with_log_configuration=False)
+    all_overrides = [
+        *variables_as_overrides(arguments, name, folder),
+        *arguments,
+        "hydra.mode=MULTIRUN",
+    ]
+    master = hydra.compose_config(
+        name, all_overrides, RunMode.MULTIRUN, with_log_configuration=False
+    )
     with named_classes():
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(master))
-    sweeper = Plugins.instance().instantiate_sweeper(config=master, hydra_context=context, task_function=_task)
+    sweeper = Plugins.instance().instantiate_sweeper(
+        config=master, hydra_context=context, task_function=_task
+    )
     if not isinstance(sweeper, GridSweeper):
-        raise ConfigError("hydra/sweeper: runner.grid() does grids. For a search: runner -m hydra/sweeper=optuna ...")
+        raise ConfigError(
+            "hydra/sweeper: runner.grid() does grids. For a search: runner -m hydra/sweeper=optuna ..."
+        )
     task_overrides: Any = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
     return sweeper, task_overrides
 
@@ -74,7 +88,11 @@ def _as_rows(grid: Grid) -> GridRows:
         names = {key: _value(planned, key, text) for key, text in line.names.items()}
         row = {"job_id": line.job_id, **names, "status": line.status, "error": error or None}
         rows.append(row | (line.record.result.metrics if line.record else {}))
-    return GridRows(rows, [*dict.fromkeys(key for line in lines for key in line.names)], grid.settings.output_dir)
+    return GridRows(
+        rows,
+        [*dict.fromkeys(key for line in lines for key in line.names)],
+        grid.settings.output_dir,
+    )
 
 
 def _value(planned: PlannedJob, key: str, text: str) -> Any:

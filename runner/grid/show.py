@@ -21,7 +21,18 @@ from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
 from runner.report import GridLine, brief, job_column, named_columns, naming_columns
 from runner.store import mlflow_store, published, run_table
-from runner_base import Column, ProgressState, Status, Use, clock, counted, machine, plain, say, visible_gpus
+from runner_base import (
+    Column,
+    ProgressState,
+    Status,
+    Use,
+    clock,
+    counted,
+    machine,
+    plain,
+    say,
+    visible_gpus,
+)
 from runner_base.console import console
 from runner_base.files import shared_folder
 from runner_base.printed_tables import print_fitted
@@ -29,32 +40,57 @@ from runner_base.tables import NO_WIDTH
 
 REDRAW_EVERY_S = 0.25
 MODEL_NAME = "model.name"
-ESTIMATE_COLUMNS = ("questions", "weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
-ESTIMATE_USES = (Use.more, Use.memory, Use.memory, Use.memory, Use.result, Use.result, Use.result, Use.more)
+ESTIMATE_COLUMNS = (
+    "questions",
+    "weights MiB",
+    "KV MiB",
+    "activ. MiB",
+    "peak MiB",
+    "fits",
+    "time",
+    "basis",
+)
+ESTIMATE_USES = (
+    Use.more,
+    Use.memory,
+    Use.memory,
+    Use.memory,
+    Use.result,
+    Use.result,
+    Use.result,
+    Use.more,
+)
 
 
-# ------------------------------------------------------------------------------------- before and after
+# ------------------------------------------------------------------------------------- before and
+# after
 
 
 def job_names(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Return for each job the overrides in which the jobs differ, and those of the keys `always`: key -> value."""
+    """Return for each job the overrides in which the jobs differ, and those of the keys `always`:
+    key -> value."""
     rows = [dict(text.partition("=")[::2] for text in planned.overrides) for planned in plan]
     keys = dict.fromkeys(key for row in rows for key in row)
     unnamed = {key for planned in plan for key in planned.unnamed}
     differing = [
-        key for key in keys if key in always or (key not in unnamed and len({row.get(key) for row in rows}) > 1)
+        key
+        for key in keys
+        if key in always or (key not in unnamed and len({row.get(key) for row in rows}) > 1)
     ]
     folder = shared_folder(row[MODEL_NAME] for row in rows if MODEL_NAME in row)
     names = [{key: row[key] for key in differing if key in row} for row in rows]
     return [
-        name | ({MODEL_NAME: name[MODEL_NAME].removeprefix(folder)} if MODEL_NAME in name else {}) for name in names
+        name | ({MODEL_NAME: name[MODEL_NAME].removeprefix(folder)} if MODEL_NAME in name else {})
+        for name in names
     ]
 
 
 def labels(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[str]:
     """Return a short name for each job."""
     return [
-        " ".join(f"{key}={value}" for key, value in names.items()) or " ".join(planned.overrides) or "(no overrides)"
+        " ".join(f"{key}={value}" for key, value in names.items())
+        or " ".join(planned.overrides)
+        or "(no overrides)"
         for names, planned in zip(job_names(plan, always), plan, strict=True)
     ]
 
@@ -70,18 +106,28 @@ def summary(plan: list[PlannedJob]) -> str:
 
 
 def show_plan(plan: list[PlannedJob]) -> None:
-    """Print each job's state, the base that it shares, and the memory and time that it will take."""
+    """Print each job's state, the base that it shares, and the memory and time that it will
+    take."""
     estimates = estimate_plan(plan)
-    bases = {base: number for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)}
+    bases = {
+        base: number
+        for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)
+    }
     keys, names = naming_columns(job_names(plan))
     rows = [_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
     filled = [column for column in range(len(ESTIMATE_COLUMNS)) if any(row[column] for row in rows)]
-    states = [f"{it.state}{(' (the same job as one above)' if it.same_as is not None else '')}" for it in plan]
+    states = [
+        f"{it.state}{(' (the same job as one above)' if it.same_as is not None else '')}"
+        for it in plan
+    ]
     shared = [f"{bases[it.base]}" if it.base else "" for it in plan]
     columns = [
         *named_columns(keys, names),
         Column("state", states, False, use=Use.result),
-        *(Column(ESTIMATE_COLUMNS[it], [row[it] for row in rows], False, use=ESTIMATE_USES[it]) for it in filled),
+        *(
+            Column(ESTIMATE_COLUMNS[it], [row[it] for row in rows], False, use=ESTIMATE_USES[it])
+            for it in filled
+        ),
         job_column([it.job_id for it in plan], names),
         Column("base", shared, False, drop_order=2, use=Use.job),
     ]
@@ -91,7 +137,9 @@ def show_plan(plan: list[PlannedJob]) -> None:
             "memory as predicted; peak: weights, KV cache and activations together, without the "
             f"{PROCESS_MIB:.0f} MiB of the worker process. Free: {_free_memory()}"
         )
-    for line in question_lines(plan, estimates, is_quick=any(it.config and it.config.plan == "quick" for it in plan)):
+    for line in question_lines(
+        plan, estimates, is_quick=any(it.config and it.config.plan == "quick" for it in plan)
+    ):
         print(line)
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
         if planned.problem:
@@ -102,44 +150,83 @@ def show_plan(plan: list[PlannedJob]) -> None:
         )
         for note in notes:
             print(plain(f"note: {label}\n    {note}"))
-    each = "each" if all(it.config is None or it.config.workers in (AUTO, "1") for it in plan) else "for each worker"
-    print(f"{summary(plan)}; {counted(len(bases), 'base')} to load at most once {each}{_total_time(plan, estimates)}")
+    each = (
+        "each"
+        if all(it.config is None or it.config.workers in (AUTO, "1") for it in plan)
+        else "for each worker"
+    )
+    print(
+        f"{summary(plan)}; {counted(len(bases), 'base')} to load at most once {each}{_total_time(plan, estimates)}"
+    )
 
 
 def _estimate_cells(taken: JobEstimate | None, planned: PlannedJob) -> list[str]:
-    """Return the cells with the number of questions or prompts, and with the memory and time that a job will take."""
+    """Return the cells with the number of questions or prompts, and with the memory and time that a
+    job will take."""
     count = "" if planned.input_count is None else f"{planned.input_count:,}"
     fit = taken.fit if taken else None
     if fit is None:
         memory = [""] * 5
     else:
         it = fit.predicted
-        memory = [f"{mib:,.0f}" for mib in (it.weight_mib, it.kv_cache_mib, it.activation_mib, it.total_mib)]
+        memory = [
+            f"{mib:,.0f}"
+            for mib in (it.weight_mib, it.kv_cache_mib, it.activation_mib, it.total_mib)
+        ]
         is_possible = planned.state is not State.impossible
-        is_unknown = not fit.free_mib and bool(machine.gpu_models())  # nothing tells the memory of the GPUs
-        memory.append("see below" if not is_possible else "yes" if fit.fits else "unknown" if is_unknown else "no")
+        is_unknown = not fit.free_mib and bool(
+            machine.gpu_models()
+        )  # nothing tells the memory of the GPUs
+        memory.append(
+            "see below"
+            if not is_possible
+            else "yes"
+            if fit.fits
+            else "unknown"
+            if is_unknown
+            else "no"
+        )
     return [count, *memory, *estimate_words(taken.time if taken else None)]
 
 
 def _free_memory() -> str:
-    """Say how much memory is free for models: main memory, within a control group's limit, and that of each GPU."""
+    """Say how much memory is free for models: main memory, within a control group's limit, and that
+    of each GPU."""
     parts = [f"{machine.available_mib():,.0f} MiB of main memory"]
     if (group := min(machine.cgroup_rooms_mib(), default=inf)) <= machine.available_mib():
         parts = [f"{group:,.0f} MiB of main memory below the control group's limit"]
     return ", ".join(
-        [*parts, *(f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(visible_gpus.free_mib()))]
+        [
+            *parts,
+            *(
+                f"{mib:,.0f} MiB of GPU {number}"
+                for number, mib in enumerate(visible_gpus.free_mib())
+            ),
+        ]
     )
 
 
 def _total_time(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> str:
     """Say how long the jobs to do will take, one after another."""
-    to_do = [number for number, it in enumerate(plan) if it.state in (State.todo, State.resume) and it.same_as is None]
-    times = [time for number in to_do if number in estimates and (time := estimates[number].time) is not None]
+    to_do = [
+        number
+        for number, it in enumerate(plan)
+        if it.state in (State.todo, State.resume) and it.same_as is None
+    ]
+    times = [
+        time
+        for number in to_do
+        if number in estimates and (time := estimates[number].time) is not None
+    ]
     if not times:
         return ""
     seconds = sum(time.seconds for time in times)
     spread = sum(time.seconds * time.spread for time in times) / max(seconds, 1e-9)
-    not_counted = f", {counted(len(to_do) - len(times), 'job')} not counted" if len(times) < len(to_do) else ""
+    not_counted = (
+        f", {counted(len(to_do) - len(times), 'job')} not counted"
+        if len(times) < len(to_do)
+        else ""
+    )
     return f"; one after another {clock(seconds)} ± {spread:.0%}{not_counted}"
 
 
@@ -156,21 +243,31 @@ def show_hints(settings: RunnerConfig) -> None:
 def _experiment_number(store: mlflow_store.Store) -> str | None:
     """Return the number of the store's experiment, if it is known without asking MLflow."""
     number = mlflow_store.opened_experiment(store)
-    if number is None and (noted := published.unchanged(store, "")) is not None and store.file is not None:
+    if (
+        number is None
+        and (noted := published.unchanged(store, "")) is not None
+        and store.file is not None
+    ):
         return noted.identity.split()[0]
     return number
 
 
 def table_lines(
-    plan: list[PlannedJob], outcomes: dict[int, Outcome], interrupted: bool = False, keys: Sequence[str] = ()
+    plan: list[PlannedJob],
+    outcomes: dict[int, Outcome],
+    interrupted: bool = False,
+    keys: Sequence[str] = (),
 ) -> list[GridLine]:
-    """Return the lines of the table at the end, in the order of the grid; `keys` are named even if all jobs agree."""
+    """Return the lines of the table at the end, in the order of the grid; `keys` are named even if
+    all jobs agree."""
     lines = []
     for number, (planned, names) in enumerate(zip(plan, job_names(plan, keys), strict=True)):
         source = number if planned.same_as is None else planned.same_as
         outcome = outcomes.get(source)
         record = outcome.record if outcome else plan[source].record
-        lines.append(GridLine(names, _status_text(planned, outcome, interrupted), planned.job_id, record))
+        lines.append(
+            GridLine(names, _status_text(planned, outcome, interrupted), planned.job_id, record)
+        )
     return lines
 
 
@@ -187,7 +284,8 @@ def _status_text(planned: PlannedJob, outcome: Outcome | None, interrupted: bool
 
 
 def show_failures(plan: list[PlannedJob], outcomes: dict[int, Outcome]) -> int:
-    """Print each job that is not finished, with the cause and the log file; return how many there are."""
+    """Print each job that is not finished, with the cause and the log file; return how many there
+    are."""
     failures = 0
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
         outcome = outcomes.get(number)
@@ -203,7 +301,8 @@ def show_failures(plan: list[PlannedJob], outcomes: dict[int, Outcome]) -> int:
     return failures
 
 
-# ------------------------------------------------------------------------------------- while it runs
+# ------------------------------------------------------------------------------------- while it
+# runs
 
 
 @dataclass
@@ -212,8 +311,12 @@ class GridView:
 
     labels: list[str]  # of all jobs of the plan
     to_do: int
-    known: frozenset[int] = frozenset()  # jobs that were done when the grid was planned, e.g. to deliver their files
-    running: dict[int, ProgressState | None] = field(default_factory=dict)  # None: it has not begun to work
+    known: frozenset[int] = (
+        frozenset()
+    )  # jobs that were done when the grid was planned, e.g. to deliver their files
+    running: dict[int, ProgressState | None] = field(
+        default_factory=dict
+    )  # None: it has not begun to work
     done: int = 0
     failed: int = 0
     began: float = field(default_factory=time.monotonic)
@@ -302,4 +405,10 @@ def _progress_cells(step: ProgressState | None) -> list[str]:
         return ["starting"]
     news = "  ".join(f"{key} {value}" for key, value in step.news.items())
     total = f"{step.done:,.0f}/{step.total:,.0f}" if step.total else ""
-    return [step.what, total, news, f"{step.rss_mib:,.0f} MiB", f"{clock(step.left_s)} left" if step.left_s else ""]
+    return [
+        step.what,
+        total,
+        news,
+        f"{step.rss_mib:,.0f} MiB",
+        f"{clock(step.left_s)} left" if step.left_s else "",
+    ]

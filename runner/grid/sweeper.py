@@ -1,7 +1,9 @@
-"""The grid: expand the overrides, plan every job, run what is not done, show all jobs, exit with the right code.
+"""The grid: expand the overrides, plan every job, run what is not done, show all jobs, exit with
+the right code.
 
-Hydra's own sweeper composes each job twice, stops at the first failure and shows no table. This plugin and
-`WorkerLauncher` are this project's defaults; `hydra/sweeper=optuna` and `hydra/launcher=joblib|ray|…` replace them.
+Hydra's own sweeper composes each job twice, stops at the first failure and shows no table. This
+plugin and `WorkerLauncher` are this project's defaults; `hydra/sweeper=optuna` and
+`hydra/launcher=joblib|ray|…` replace them.
 """
 
 from __future__ import annotations
@@ -26,7 +28,16 @@ from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates, plan_c
 from runner.grid.show import labels, show_failures, show_hints, show_plan, summary, table_lines
 from runner.report import show_grid
 from runner.store import grid_runs
-from runner_base import ConfigError, JobFailed, Progress, Status, TrackingError, counted, say, signals
+from runner_base import (
+    ConfigError,
+    JobFailed,
+    Progress,
+    Status,
+    TrackingError,
+    counted,
+    say,
+    signals,
+)
 from runner_base.errors import check_output_folder
 from runner_engine.checkpoints import sharing
 
@@ -42,7 +53,8 @@ class Grid:
 
     @property
     def settings(self) -> RunnerConfig:
-        """The config whose settings apply to the whole grid: output folder, tracking, print, workers."""
+        """The config whose settings apply to the whole grid: output folder, tracking, print,
+        workers."""
         config = next((planned.config for planned in self.plan if planned.config is not None), None)
         if config is None:  # no job of the grid can work
             raise ConfigError(self.plan[0].problem)
@@ -53,7 +65,8 @@ class Grid:
         return [
             number
             for number, planned in enumerate(self.plan)
-            if planned.same_as is None and (planned.state in (State.todo, State.resume) or planned.unlogged)
+            if planned.same_as is None
+            and (planned.state in (State.todo, State.resume) or planned.unlogged)
         ]
 
 
@@ -69,14 +82,21 @@ class GridSweeper(LaunchingSweeper):
         files: str | None = None,
         reference: str | None = None,
     ) -> None:
-        self.params, self.zip, self.cases, self.exclude = params or {}, zip or [], cases or [], exclude or []
+        self.params, self.zip, self.cases, self.exclude = (
+            params or {},
+            zip or [],
+            cases or [],
+            exclude or [],
+        )
         self.files, self.reference = files, reference
 
     def sweep(self, arguments: list[str]) -> None:
         """Plan the grid, and run it unless only the plan is wanted."""
         grid = self.plan(arguments)
         settings = grid.settings
-        check_output_folder("output_dir", settings.output_dir, is_written=not settings.plan)  # once, not for each job
+        check_output_folder(
+            "output_dir", settings.output_dir, is_written=not settings.plan
+        )  # once, not for each job
         if grid.settings.plan:
             mark_known(grid.plan)
             show_plan(grid.plan)
@@ -115,7 +135,9 @@ class GridSweeper(LaunchingSweeper):
         composer = Composer(loader, self.master.hydra.job.config_name, self.master)
         grid = Grid([], arguments)
         values: list[Values] = []
-        left_out: dict[str, list[str]] = {}  # override -> the choices, in the order of the grid, that have no such key
+        left_out: dict[
+            str, list[str]
+        ] = {}  # override -> the choices, in the order of the grid, that have no such key
         seen: set[tuple[str, ...]] = set()
         with sharing(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
@@ -131,7 +153,9 @@ class GridSweeper(LaunchingSweeper):
                     group = line.partition(".")[0]
                     left_out.setdefault(line, []).append(f"{group}={choices.get(group)}")
                 used = [line for line in overrides if line not in lacking]
-                if not lacking or tuple(used) not in seen:  # a sweep over a key that a job lacks adds the job once
+                if (
+                    not lacking or tuple(used) not in seen
+                ):  # a sweep over a key that a job lacks adds the job once
                     grid.plan.append(plan_composed(used, composed, choices))
                 seen.add(tuple(used))
             share_error(grid.plan)
@@ -140,7 +164,9 @@ class GridSweeper(LaunchingSweeper):
             planned.unnamed = model_list.keys_of_one_value(lists)
         check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
         if not grid.plan:
-            raise ConfigError(f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid")
+            raise ConfigError(
+                f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid"
+            )
         _report_left_out(left_out, grid.plan, composer)
         mark_duplicates(grid.plan)
         return grid
@@ -149,7 +175,9 @@ class GridSweeper(LaunchingSweeper):
         """Return the jobs of each model that `files=` names, and say what was found."""
         if self.files is None:
             if self.reference is not None:
-                raise ConfigError(f"reference={self.reference} is one of the models of files=FOLDER: give that, too")
+                raise ConfigError(
+                    f"reference={self.reference} is one of the models of files=FOLDER: give that, too"
+                )
             return lists
         models, left_out = model_list.listed(self.files)
         reference = model_list.reference_among(models, self.reference)
@@ -160,19 +188,24 @@ class GridSweeper(LaunchingSweeper):
         return [[*of_model, *overrides] for of_model in of_models for overrides in lists]
 
     def run(self, grid: Grid, parents: ParentRuns) -> bool:
-        """Launch the jobs below their parent runs in MLflow; return whether the user stopped the grid."""
+        """Launch the jobs below their parent runs in MLflow; return whether the user stopped the
+        grid."""
         name = str(self.master.hydra.runtime.choices["hydra/launcher"])
         if not isinstance(self.launcher, PlanLauncher):
             check_settings(name, grid.settings)
         numbers, interrupted = grid.to_do(), False
-        with signals.deferred():  # a signal takes effect when the grid's runs in MLflow have ended, too
+        with (
+            signals.deferred()
+        ):  # a signal takes effect when the grid's runs in MLflow have ended, too
             parents.start()
             try:
                 with signals.interruptible():
                     if numbers and isinstance(self.launcher, PlanLauncher):
                         interrupted = self.launcher.run_plan(grid.plan, numbers, grid.outcomes)
                     elif numbers:
-                        interrupted = ForeignLaunch(self.launcher, name, grid.plan, grid.outcomes).run(numbers)
+                        interrupted = ForeignLaunch(
+                            self.launcher, name, grid.plan, grid.outcomes
+                        ).run(numbers)
             except KeyboardInterrupt:
                 interrupted = True
             finally:
@@ -186,10 +219,19 @@ def finish(grid: Grid, interrupted: bool) -> None:
     show_grid(table_lines(grid.plan, grid.outcomes, interrupted), settings.print)
     problems = show_failures(grid.plan, grid.outcomes)
     for planned in grid.plan:
-        if planned.job is not None and settings.rerun and (folders := planned.job.set_aside_folders()):
-            say(f"earlier results of {planned.job_id}, set aside by rerun=..., are kept in {folders[-1]}")
+        if (
+            planned.job is not None
+            and settings.rerun
+            and (folders := planned.job.set_aside_folders())
+        ):
+            say(
+                f"earlier results of {planned.job_id}, set aside by rerun=..., are kept in {folders[-1]}"
+            )
     show_hints(settings)
-    unlogged = sum(bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values())
+    unlogged = sum(
+        bool(outcome.message) and outcome.status is Status.FINISHED
+        for outcome in grid.outcomes.values()
+    )
     are = counted(unlogged, "result is", "results are")
     not_logged = f"{are} on disk but not in MLflow yet: runner-sync or the same command logs them"
     if unlogged and (interrupted or problems):
@@ -209,8 +251,11 @@ def finish(grid: Grid, interrupted: bool) -> None:
         )
 
 
-def _report_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], composer: Composer) -> None:
-    """Say which jobs lack a key that other jobs have; raise Hydra's error for a key that no job has."""
+def _report_left_out(
+    left_out: dict[str, list[str]], plan: list[PlannedJob], composer: Composer
+) -> None:
+    """Say which jobs lack a key that other jobs have; raise Hydra's error for a key that no job
+    has."""
     used_keys = {line.partition("=")[0] for planned in plan for line in planned.overrides}
     choices_without: dict[str, list[str]] = {}
     for line, choices in left_out.items():
@@ -222,14 +267,17 @@ def _report_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], com
         keys_without.setdefault(", ".join(dict.fromkeys(choices)), []).append(key)
     for without, keys in keys_without.items():
         are, it = ("is", "it") if len(keys) == 1 else ("are", "them")
-        say(f"note: {', '.join(keys)} {are} passed to the jobs that have {it}, and left out with {without}")
+        say(
+            f"note: {', '.join(keys)} {are} passed to the jobs that have {it}, and left out with {without}"
+        )
 
 
 _ABSENT = object()
 
 
 def _value_of(composed: DictConfig, choices: dict[str, str], key: str) -> str | None:
-    """Return a job's value for a key as text, for a group its choice; None where the job has no such key."""
+    """Return a job's value for a key as text, for a group its choice; None where the job has no
+    such key."""
     if key in choices:
         return choices[key]
     value: object = OmegaConf.select(composed, key, default=_ABSENT)
@@ -243,5 +291,7 @@ def _known_keys(config: DictConfig) -> set[str]:
     for group in map(str, config):
         if group != "hydra":
             node = config[group]
-            keys |= {f"{group}.{key!s}" for key in node} if isinstance(node, DictConfig) else {group}
+            keys |= (
+                {f"{group}.{key!s}" for key in node} if isinstance(node, DictConfig) else {group}
+            )
     return keys

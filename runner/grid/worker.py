@@ -1,8 +1,8 @@
 """A worker process: runs one job after another for a grid, and keeps the loaded base between them.
 
-`runner/grid/workers.py` starts it and sends it jobs: the config, its YAML, and whether to wait for another process that
-is doing the same job. The worker sends back progress and outcome of each job. It never outlives its parent. A crash, a
-kill or a hang ends one job, not the grid.
+`runner/grid/workers.py` starts it and sends it jobs: the config, its YAML, and whether to wait for
+another process that is doing the same job. The worker sends back progress and outcome of each job.
+It never outlives its parent. A crash, a kill or a hang ends one job, not the grid.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def main() -> None:
             while (assignment := connection.recv()) is not None:
                 if not forks:
                     do_job(connection, bases, *assignment)
-                elif run_in_copy(assignment[0], lambda: do_job(connection, BaseCache(), *assignment)):
+                elif run_in_copy(
+                    assignment[0], lambda: do_job(connection, BaseCache(), *assignment)
+                ):
                     return  # this is the copy, and its job has ended
         except (EOFError, OSError, KeyboardInterrupt):
             return  # the parent is gone, or wants this worker to stop
@@ -46,7 +48,9 @@ def main() -> None:
             bases.clear()
 
 
-def do_job(connection: Connection, bases: BaseCache, config: RunnerConfig, config_yaml: str, wait: bool) -> None:
+def do_job(
+    connection: Connection, bases: BaseCache, config: RunnerConfig, config_yaml: str, wait: bool
+) -> None:
     """Run one job and send its outcome; Ctrl-C ends the job as KILLED, and then the worker."""
 
     def report(step: ProgressState) -> None:

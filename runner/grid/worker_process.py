@@ -1,4 +1,5 @@
-"""A worker process of a grid as the grid's own process sees it: its jobs, its GPUs, how long it loads and works."""
+"""A worker process of a grid as the grid's own process sees it: its jobs, its GPUs, how long it
+loads and works."""
 
 from __future__ import annotations
 

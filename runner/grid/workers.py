@@ -1,9 +1,10 @@
 """Runs the jobs of a grid in worker processes: one event loop, no threads.
 
-Jobs that share a base go to one worker, one after another, so that it is loaded once; the longest such group
-starts first. Idle workers take jobs of another's group and load its base, too, if the user has asked for more workers
-than there are groups, or if a GPU is free and the jobs take longer than the load. When a worker dies or hangs, only its
-current job fails, and a new worker replaces it. A worker that has lost its GPU ends, and its job is repeated once.
+Jobs that share a base go to one worker, one after another, so that it is loaded once; the longest
+such group starts first. Idle workers take jobs of another's group and load its base, too, if the
+user has asked for more workers than there are groups, or if a GPU is free and the jobs take longer
+than the load. When a worker dies or hangs, only its current job fails, and a new worker replaces
+it. A worker that has lost its GPU ends, and its job is repeated once.
 """
 
 from __future__ import annotations
@@ -43,14 +44,24 @@ class WorkerPool(Executor):
 
     limits: WorkerLimits
     log_folder: Path
-    fresh: bool = False  # a process for every job, so that no earlier job affects its memory figures
+    fresh: bool = (
+        False  # a process for every job, so that no earlier job affects its memory figures
+    )
     gpus: Sequence[Gpu] = ()
     _workers: list[Worker] = field(default_factory=list)
-    _leaving: list[Worker] = field(default_factory=list)  # released, but their processes have not exited yet
+    _leaving: list[Worker] = field(
+        default_factory=list
+    )  # released, but their processes have not exited yet
     _groups: deque[deque[int]] = field(default_factory=deque)
-    _held_elsewhere: list[int] = field(default_factory=list)  # another process is doing them: tried again at the end
-    _waiting: set[int] = field(default_factory=set)  # jobs that are tried again, and now wait for the other process
-    _lost: dict[int, tuple[GpuSet, str]] = field(default_factory=dict)  # the GPUs that failed in a job, and how
+    _held_elsewhere: list[int] = field(
+        default_factory=list
+    )  # another process is doing them: tried again at the end
+    _waiting: set[int] = field(
+        default_factory=set
+    )  # jobs that are tried again, and now wait for the other process
+    _lost: dict[int, tuple[GpuSet, str]] = field(
+        default_factory=dict
+    )  # the GPUs that failed in a job, and how
     _started: int = 0
 
     def __post_init__(self) -> None:
@@ -70,10 +81,12 @@ class WorkerPool(Executor):
             worker.connection.close()
 
     def _take_ready_group(self, worker: Worker | None = None) -> deque[int] | None:
-        """Take the next group for this worker, or for a new one, whose first job need not wait for an unfinished job.
+        """Take the next group for this worker, or for a new one, whose first job need not wait for
+        an unfinished job.
 
-        None while all have to wait, for jobs or for GPUs. When no worker has a job, the jobs that they wait for have
-        failed: then the first group is taken, and each of its jobs reports that itself.
+        None while all have to wait, for jobs or for GPUs. When no worker has a job, the jobs that
+        they wait for have failed: then the first group is taken, and each of its jobs reports that
+        itself.
         """
         fitting = [group for group in self._groups if self._has_gpus(group, worker)]
         ready = next((it for it in fitting if not all(map(self.waits, it))), None)
@@ -104,10 +117,12 @@ class WorkerPool(Executor):
         return all(worker.current is None for worker in self._workers)
 
     def _take_share(self, worker: Worker | None = None) -> deque[int]:
-        """Take every second ready job of the worker that has most to do, for this worker or a new one.
+        """Take every second ready job of the worker that has most to do, for this worker or a new
+        one.
 
-        Nothing if no worker has two, or if to load the base would take longer, unless the user wants so many workers.
-        On a GPU the only job goes, too, if it would have to wait for longer than the load.
+        Nothing if no worker has two, or if to load the base would take longer, unless the user
+        wants so many workers. On a GPU the only job goes, too, if it would have to wait for longer
+        than the load.
         """
         givers = [giver for giver in self._workers if self.limits.is_given or giver.gpus.numbers]
         giver = max(givers, key=lambda giver: len(giver.todo), default=None)
@@ -116,7 +131,11 @@ class WorkerPool(Executor):
         ready = [number for number in giver.todo if not self.waits(number)]
         share = ready[1::2]
         if not self.limits.is_given:
-            waits_s = giver.left_s if len(ready) == 1 else giver.s_per_cost * sum(self.plan[it].cost for it in share)
+            waits_s = (
+                giver.left_s
+                if len(ready) == 1
+                else giver.s_per_cost * sum(self.plan[it].cost for it in share)
+            )
             share = share or ready
             if not (self.fresh or waits_s > giver.load_s > 0):
                 return deque()
@@ -133,17 +152,21 @@ class WorkerPool(Executor):
         if not self._groups and self._held_elsewhere and not self._workers:
             self._waiting |= set(self._held_elsewhere)
             self._groups, self._held_elsewhere = group(self.plan, self._held_elsewhere), []
-        # a released worker may still have its base in memory: it counts until its process has exited
+        # a released worker may still have its base in memory: it counts until its process has
+        # exited
         while len(self._workers + self._leaving) < self.limits.total:
             if not (members := self._take_ready_group() or self._take_share()):
                 break
             self._start(members)
 
     def poll(self) -> bool:
-        """Receive messages, assign the next jobs, enforce limits; False when there is nothing left to do."""
+        """Receive messages, assign the next jobs, enforce limits; False when there is nothing left
+        to do."""
         if not self._workers and not self._leaving:
             return False
-        by_connection: dict[object, Worker] = {worker.connection: worker for worker in self._workers}
+        by_connection: dict[object, Worker] = {
+            worker.connection: worker for worker in self._workers
+        }
         for ready in wait(list(by_connection), timeout=POLL_S / 10 if self._leaving else POLL_S):  # type: ignore[arg-type]
             self._receive(by_connection[ready])
         for worker in [worker for worker in self._workers if worker.current is None]:
@@ -182,14 +205,25 @@ class WorkerPool(Executor):
 
     def _job_ended(self, worker: Worker, number: int, outcome: Outcome) -> None:
         worker.current = None
-        if outcome.lost_gpu and outcome.status is Status.FAILED and number not in self._lost and not self.stop_requests:
+        if (
+            outcome.lost_gpu
+            and outcome.status is Status.FAILED
+            and number not in self._lost
+            and not self.stop_requests
+        ):
             self._lost[number] = worker.gpus, outcome.lost_gpu
-            self.view.repeats(number, f"{worker.gpus} cannot be used any more by its worker: {outcome.lost_gpu}")
-            worker.todo.append(number)  # last: if it fails again, it does so at the cost of no other job
+            self.view.repeats(
+                number, f"{worker.gpus} cannot be used any more by its worker: {outcome.lost_gpu}"
+            )
+            worker.todo.append(
+                number
+            )  # last: if it fails again, it does so at the cost of no other job
             return
         if number in self._lost:
             earlier, why = self._lost[number]
-            outcome = replace(outcome, note=f"repeated on {worker.gpus}, because {earlier} had failed: {why}")
+            outcome = replace(
+                outcome, note=f"repeated on {worker.gpus}, because {earlier} had failed: {why}"
+            )
         if outcome.is_held_elsewhere:
             self._held_elsewhere.append(number)
             return
@@ -197,7 +231,9 @@ class WorkerPool(Executor):
             outcome = self.plan[number].record_death(
                 Status.KILLED, outcome.message
             )  # Ctrl-C may have cut its record short
-            outcome = outcome if self.stop_requests else replace(outcome, exit_code=1)  # 130 is for the user's Ctrl-C
+            outcome = (
+                outcome if self.stop_requests else replace(outcome, exit_code=1)
+            )  # 130 is for the user's Ctrl-C
         self.record(number, outcome)
 
     def _assign_next_job(self, worker: Worker) -> None:
@@ -224,7 +260,9 @@ class WorkerPool(Executor):
         planned = self.plan[number]
         assert planned.composed is not None
         try:
-            worker.connection.send((planned.config, as_yaml(planned.composed), number in self._waiting))
+            worker.connection.send(
+                (planned.config, as_yaml(planned.composed), number in self._waiting)
+            )
         except OSError:
             self._handle_death(worker)
 
@@ -238,7 +276,13 @@ class WorkerPool(Executor):
         self._started += 1
         with worker_end, log.open("ab") as stream:
             process = child.start(
-                *("-c", START, str(worker_end.fileno()), str(os.getpid()), forking.FORKS if self._forks else "stays"),
+                *(
+                    "-c",
+                    START,
+                    str(worker_end.fileno()),
+                    str(os.getpid()),
+                    forking.FORKS if self._forks else "stays",
+                ),
                 environment=gpus.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
@@ -252,13 +296,16 @@ class WorkerPool(Executor):
 
     @property
     def _forks(self) -> bool:
-        """Whether each job runs in a copy of its worker; without copies a fresh job needs a new worker."""
+        """Whether each job runs in a copy of its worker; without copies a fresh job needs a new
+        worker."""
         return self.fresh and forking.is_possible(len(self.gpus))
 
     @property
     def _used_gpus(self) -> Counter[int]:
         """How many workers have each GPU; a released one until its process has exited."""
-        return Counter(number for worker in (*self._workers, *self._leaving) for number in worker.gpus.numbers)
+        return Counter(
+            number for worker in (*self._workers, *self._leaving) for number in worker.gpus.numbers
+        )
 
     def _release(self, worker: Worker) -> None:
         """Tell a worker to exit; its remaining jobs go to another worker."""
@@ -284,13 +331,18 @@ class WorkerPool(Executor):
                 worker.connection.close()
 
     def _handle_death(self, worker: Worker, why: str = "") -> None:
-        """Record the current job of a dead worker as failed, and leave its other jobs to a new worker."""
-        with suppress(subprocess.TimeoutExpired):  # its connection may close a little before the process exits
+        """Record the current job of a dead worker as failed, and leave its other jobs to a new
+        worker."""
+        with suppress(
+            subprocess.TimeoutExpired
+        ):  # its connection may close a little before the process exits
             worker.process.wait(timeout=0 if self.stop_requests > 1 else 2)
         worker.kill()
         code = worker.process.wait()
         with suppress(EOFError, OSError):  # it may have sent its job's outcome before it died
-            while worker.connection.poll(DIE_S):  # it ends when the last process of the worker is dead
+            while worker.connection.poll(
+                DIE_S
+            ):  # it ends when the last process of the worker is dead
                 message = worker.connection.recv()
                 if worker.current is not None and isinstance(message, Outcome):
                     self._job_ended(worker, worker.current, message)
@@ -300,7 +352,9 @@ class WorkerPool(Executor):
             if self.stop_requests:
                 outcome = self.plan[worker.current].record_death(Status.KILLED, "killed")
             else:
-                lines = child.last_lines(worker.log, LAST_LINES, worker.log_from)  # what it printed during this job
+                lines = child.last_lines(
+                    worker.log, LAST_LINES, worker.log_from
+                )  # what it printed during this job
                 last_words = "".join(f"\n    | {line}" for line in lines)
                 message = f"{why or f'the worker {child.describe_exit(code)}'}{last_words}"
                 outcome = self.plan[worker.current].record_death(Status.FAILED, message)
@@ -310,7 +364,9 @@ class WorkerPool(Executor):
     def _remove_dead_workers(self) -> None:
         """Remove workers that have died, and kill those whose jobs take too long."""
         for worker in list(self._workers):
-            if worker.process.poll() is not None and not worker.connection.poll():  # all that it sent has been read
+            if (
+                worker.process.poll() is not None and not worker.connection.poll()
+            ):  # all that it sent has been read
                 self._handle_death(worker)
             elif worker.current is not None and self.is_late(worker.since):
                 worker.kill()

@@ -11,14 +11,19 @@ from runner_engine.settings.sampling import SamplingArguments
 Turn = Message | Mapping[str, str]
 TextOrTurns = str | Sequence[Turn]
 Texts = list[str] | tuple[str, ...]
-Format = Literal["chat", "raw"]  # in the model's chat template as a user's turn, or without a template
+Format = Literal[
+    "chat", "raw"
+]  # in the model's chat template as a user's turn, or without a template
 
 
 class Settings(SamplingArguments, total=False):
-    """How a call samples its tokens; the defaults are the generation group and the `seed` of `load`."""
+    """How a call samples its tokens; the defaults are the generation group and the `seed` of
+    `load`."""
 
     max_new_tokens: int
-    thinking_tokens: int  # the budget of the thinking; `max_new_tokens` then counts the answer alone
+    thinking_tokens: (
+        int  # the budget of the thinking; `max_new_tokens` then counts the answer alone
+    )
     stop: str | Sequence[str]
     n: int  # answers to each prompt, in `Answer.choices`
 

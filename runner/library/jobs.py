@@ -16,22 +16,28 @@ from runner.run import run
 from runner_base import ConfigError, environment, signals
 from runner_base.loggers import logging_progress
 
-Overrides = str | Sequence[str] | Mapping[str, Any]  # "task.limit=3", several of them, or {"task.limit": 3}
+Overrides = (
+    str | Sequence[str] | Mapping[str, Any]
+)  # "task.limit=3", several of them, or {"task.limit": 3}
 
 
 def evaluate(*overrides: Overrides) -> ShownRecord:
-    """Run the job that these overrides describe, or return its recorded result, as `runner OVERRIDES` does."""
+    """Run the job that these overrides describe, or return its recorded result, as `runner
+    OVERRIDES` does."""
     with as_a_command():
         given = command_words(overrides)
         composed, choices = compose([*variables_as_overrides(given), *given])
         config = to_config(composed, choices)
         if config.plan:
-            raise ConfigError("plan=true: evaluate() runs a job; runner.grid(..., 'plan=true') returns what would run")
+            raise ConfigError(
+                "plan=true: evaluate() runs a job; runner.grid(..., 'plan=true') returns what would run"
+            )
         return ShownRecord.of(run(config, as_yaml(composed)))
 
 
 def command_words(overrides: Sequence[Overrides]) -> list[str]:
-    """Return overrides as on the command line; a list in a mapping is a sweep, unless the key itself holds a list."""
+    """Return overrides as on the command line; a list in a mapping is a sweep, unless the key
+    itself holds a list."""
     words: list[str] = []
     for part in overrides:
         if isinstance(part, Mapping):

@@ -1,4 +1,5 @@
-"""`load`: from its arguments to a config and a model. It never imports MLflow, and imports Hydra only when called."""
+"""`load`: from its arguments to a config and a model. It never imports MLflow, and imports Hydra
+only when called."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ from runner_engine import Driver, LocalModelConfig
 from runner_engine.checkpoints import is_bare, is_gguf, nothing_to_load
 
 Place = str | os.PathLike[str]
-Choice = Place | Mapping[str, Any]  # a choice of a group, or {"name": choice} with keys of the group
+Choice = (
+    Place | Mapping[str, Any]
+)  # a choice of a group, or {"name": choice} with keys of the group
 
 
 @dataclass
@@ -41,11 +44,13 @@ def load(
     seed: int = 0,
     **keys: Any,
 ) -> Model:
-    """Load a model: a choice of the group `model` (by default embedded), a folder, a .gguf file, or a hub id.
+    """Load a model: a choice of the group `model` (by default embedded), a folder, a .gguf file, or
+    a hub id.
 
-    The groups take a choice, `quantization="nf4"`, or one with its keys, `rope={"name": "yarn", "factor": 4}`; `lora`
-    also takes the path or hub id of an adapter. All other names are keys of the model group: device, dtype, attention,
-    device_map, max_memory, threads, revision, trust_remote_code, ...
+    The groups take a choice, `quantization="nf4"`, or one with its keys, `rope={"name": "yarn",
+    "factor": 4}`; `lora` also takes the path or hub id of an adapter. All other names are keys of
+    the model group: device, dtype, attention, device_map, max_memory, threads, revision,
+    trust_remote_code, ...
     """
     environment.read()
     groups = {"quantization": quantization, "lora": lora, "rope": rope, "generation": generation}
@@ -68,29 +73,43 @@ def configure(
 ) -> RunnerConfig:
     """Return the config of the arguments of `load`; variables apply to what these leave open."""
     _reject_unknown(keys, groups)
-    from runner.config.compose import choose  # late: `from runner import load` need not import Hydra
+    from runner.config.compose import (
+        choose,
+    )  # late: `from runner import load` need not import Hydra
     from runner.config.variables import variables_as_overrides
 
     given = {group: _choice_and_keys(group, argument) for group, argument in groups.items()}
     given |= {"model": _model_choice_and_keys(model, keys)}
-    if given["quantization"][0] is None and is_gguf(Path(given["model"][1].get("name", "")).expanduser()):
-        given["quantization"] = "gguf", given["quantization"][1]  # the only choice that reads such a file
+    if given["quantization"][0] is None and is_gguf(
+        Path(given["model"][1].get("name", "")).expanduser()
+    ):
+        given["quantization"] = (
+            "gguf",
+            given["quantization"][1],
+        )  # the only choice that reads such a file
     choices = {group: choice for group, (choice, _) in given.items() if choice}
-    values = {f"{group}.{key}": value for group, (_, own) in given.items() for key, value in own.items()}
-    from_variables = variables_as_overrides([f"{key}={value}" for key, value in (choices | values).items()])
+    values = {
+        f"{group}.{key}": value for group, (_, own) in given.items() for key, value in own.items()
+    }
+    from_variables = variables_as_overrides(
+        [f"{key}={value}" for key, value in (choices | values).items()]
+    )
     chosen = choose(given, choices, values, from_variables)
     return RunnerConfig(**chosen, task=NoTask(), tracking=NoTrackingConfig(), seed=seed)
 
 
 def _reject_unknown(keys: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
-    """Reject misspelt names of groups; other names that are not keys of the model are rejected when it is chosen."""
+    """Reject misspelt names of groups; other names that are not keys of the model are rejected when
+    it is chosen."""
     for key in keys.keys() - schema_keys(LocalModelConfig):
         reason = unknown("argument of load", key, {*groups, "model", "seed"})
         if "Did you mean" in reason:
             raise ConfigError(f"{key}={keys[key]}: {reason}, and the keys of the model group")
 
 
-def _model_choice_and_keys(model: Place | None, given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+def _model_choice_and_keys(
+    model: Place | None, given: Mapping[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
     """Return the model's choice and the keys that were given for it."""
     keys = {key: value for key, value in given.items() if value is not None}
     for key in keys.keys() & {"dtype", "device"}:
@@ -98,7 +117,11 @@ def _model_choice_and_keys(model: Place | None, given: Mapping[str, Any]) -> tup
     name = None if model is None else os.fspath(model)
     if isinstance(model, str) and model not in choices_for("model") and is_bare(model):
         raise nothing_to_load(model)
-    return (name, keys) if name is None or name in choices_for("model") else ("auto", {"name": name, **keys})
+    return (
+        (name, keys)
+        if name is None or name in choices_for("model")
+        else ("auto", {"name": name, **keys})
+    )
 
 
 def _choice_and_keys(group: str, given: Choice | None) -> tuple[str | None, dict[str, Any]]:
@@ -110,7 +133,9 @@ def _choice_and_keys(group: str, given: Choice | None) -> tuple[str | None, dict
     if given is None:
         return None, {}
     if not isinstance(given, str | os.PathLike):
-        raise ConfigError(f'{group}={given!r}: give the name of a choice, or {{"name": CHOICE, KEY: VALUE}}')
+        raise ConfigError(
+            f'{group}={given!r}: give the name of a choice, or {{"name": CHOICE, KEY: VALUE}}'
+        )
     choice = os.fspath(given)
     is_place = group == "lora" and choice not in choices_for("lora")
     return (_format_of(choice), {"path": choice}) if is_place else (choice, {})

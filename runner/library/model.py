@@ -1,7 +1,8 @@
 """A loaded model for Python code, and its answers.
 
-One thread decodes for all callers, so that requests of several threads and tasks share a batch. When a caller stops
-waiting (Ctrl-C, a cancelled task, a stream that is not read to its end), its requests are cancelled.
+One thread decodes for all callers, so that requests of several threads and tasks share a batch.
+When a caller stops waiting (Ctrl-C, a cancelled task, a stream that is not read to its end), its
+requests are cancelled.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from runner_engine import (
 
 
 class Answer(str):
-    """The model's answer: a text with its token ids, finish reason and time, and what the model thought before it."""
+    """The model's answer: a text with its token ids, finish reason and time, and what the model
+    thought before it."""
 
     thinking: str | None  # None: nothing
     token_ids: list[int]
@@ -53,7 +55,10 @@ class Answer(str):
             parts = completion.answer.parts
             answer = cls(parts.answer)
             answer.thinking = parts.thinking if parts.has_thinking else None
-            answer.token_ids, answer.finish_reason = completion.answer.token_ids, completion.answer.finish_reason
+            answer.token_ids, answer.finish_reason = (
+                completion.answer.token_ids,
+                completion.answer.finish_reason,
+            )
             answer.prompt_tokens, answer.seconds = completion.prompt_tokens, completion.seconds
             choices.append(answer)
             answer.choices = choices
@@ -88,11 +93,17 @@ class Model:
     def __init__(self, config: RunnerConfig, driver: Driver, report: EngineReport) -> None:
         self.config, self.report = config, report
         self._driver, self._numbers = driver, count()
-        self._release = weakref.finalize(self, driver.stop)  # when nothing refers to the model any more
+        self._release = weakref.finalize(
+            self, driver.stop
+        )  # when nothing refers to the model any more
 
     def __repr__(self) -> str:
         facts = self.report.facts
-        name = f"{self.config.model.name} at {facts['server']}" if "server" in facts else self.config.model.name
+        name = (
+            f"{self.config.model.name} at {facts['server']}"
+            if "server" in facts
+            else self.config.model.name
+        )
         details = [it for key in ("architecture", "device", "dtype") if (it := facts.get(key))]
         return f"<model {name}{(': ' if details else '')}{', '.join(details)}>"
 
@@ -114,37 +125,67 @@ class Model:
 
     @overload
     def generate(
-        self, prompt: str, *, format: Format = ..., system: str | None = ..., **how: Unpack[Settings]
+        self,
+        prompt: str,
+        *,
+        format: Format = ...,
+        system: str | None = ...,
+        **how: Unpack[Settings],
     ) -> Answer: ...
     @overload
     def generate(
-        self, prompt: Texts, *, format: Format = ..., system: str | None = ..., **how: Unpack[Settings]
+        self,
+        prompt: Texts,
+        *,
+        format: Format = ...,
+        system: str | None = ...,
+        **how: Unpack[Settings],
     ) -> list[Answer]: ...
-    def generate(self, prompt: Any, *, format: Format = "chat", system: str | None = None, **how: Any) -> Any:
+    def generate(
+        self, prompt: Any, *, format: Format = "chat", system: str | None = None, **how: Any
+    ) -> Any:
         """Answer a prompt, or a list of prompts as one batch; the same call gives the same answers.
 
-        As in task=generate, a prompt is a user's turn in the model's chat template; format="raw" uses no template.
+        As in task=generate, a prompt is a user's turn in the model's chat template; format="raw"
+        uses no template.
         """
-        answers = [Answer.of(choices) for choices in self._complete(self._generating(prompt, format, system, how))]
+        answers = [
+            Answer.of(choices)
+            for choices in self._complete(self._generating(prompt, format, system, how))
+        ]
         return answers[0] if isinstance(prompt, str) else answers
 
     @overload
     async def agenerate(
-        self, prompt: str, *, format: Format = ..., system: str | None = ..., **how: Unpack[Settings]
+        self,
+        prompt: str,
+        *,
+        format: Format = ...,
+        system: str | None = ...,
+        **how: Unpack[Settings],
     ) -> Answer: ...
     @overload
     async def agenerate(
-        self, prompt: Texts, *, format: Format = ..., system: str | None = ..., **how: Unpack[Settings]
+        self,
+        prompt: Texts,
+        *,
+        format: Format = ...,
+        system: str | None = ...,
+        **how: Unpack[Settings],
     ) -> list[Answer]: ...
-    async def agenerate(self, prompt: Any, *, format: Format = "chat", system: str | None = None, **how: Any) -> Any:
+    async def agenerate(
+        self, prompt: Any, *, format: Format = "chat", system: str | None = None, **how: Any
+    ) -> Any:
         """As `generate`; a task that is cancelled cancels its requests."""
         answers = [
-            Answer.of(choices) for choices in await self._acomplete(self._generating(prompt, format, system, how))
+            Answer.of(choices)
+            for choices in await self._acomplete(self._generating(prompt, format, system, how))
         ]
         return answers[0] if isinstance(prompt, str) else answers
 
     def chat(self, messages: Sequence[Turn], **how: Unpack[Settings]) -> Answer:
-        """Answer a conversation, `[{"role": "user", "content": "Hi"}]`; its next turn prefills only what is new."""
+        """Answer a conversation, `[{"role": "user", "content": "Hi"}]`; its next turn prefills only
+        what is new."""
         return Answer.of(self._complete([self._chatting(messages, how)])[0])
 
     async def achat(self, messages: Sequence[Turn], **how: Unpack[Settings]) -> Answer:
@@ -152,7 +193,8 @@ class Model:
         return Answer.of((await self._acomplete([self._chatting(messages, how)]))[0])
 
     def stream(self, prompt: TextOrTurns, **how: Unpack[Settings]) -> Iterator[str]:
-        """Yield the answer to a prompt or a conversation piece by piece, without thinking; closing it cancels."""
+        """Yield the answer to a prompt or a conversation piece by piece, without thinking; closing
+        it cancels."""
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
         with _Call(self._driver, [self._streaming(prompt, how)], queue.put) as call:
             while not call.is_over:
@@ -170,26 +212,40 @@ class Model:
         call.completions()
 
     @overload
-    def logprobs(self, prompt: TextOrTurns, continuation: str, *, format: Format = ...) -> Scores: ...
+    def logprobs(
+        self, prompt: TextOrTurns, continuation: str, *, format: Format = ...
+    ) -> Scores: ...
     @overload
-    def logprobs(self, prompt: TextOrTurns, continuation: Texts, *, format: Format = ...) -> list[Scores]: ...
+    def logprobs(
+        self, prompt: TextOrTurns, continuation: Texts, *, format: Format = ...
+    ) -> list[Scores]: ...
     def logprobs(self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat") -> Any:
-        """Score a continuation of the prompt, or each of several, which share the prompt's prefill."""
+        """Score a continuation of the prompt, or each of several, which share the prompt's
+        prefill."""
         scores = _scores(self._complete(self._scoring(prompt, continuation, format)))
         return scores[0] if isinstance(continuation, str) else scores
 
     @overload
-    async def alogprobs(self, prompt: TextOrTurns, continuation: str, *, format: Format = ...) -> Scores: ...
+    async def alogprobs(
+        self, prompt: TextOrTurns, continuation: str, *, format: Format = ...
+    ) -> Scores: ...
     @overload
-    async def alogprobs(self, prompt: TextOrTurns, continuation: Texts, *, format: Format = ...) -> list[Scores]: ...
-    async def alogprobs(self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat") -> Any:
+    async def alogprobs(
+        self, prompt: TextOrTurns, continuation: Texts, *, format: Format = ...
+    ) -> list[Scores]: ...
+    async def alogprobs(
+        self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat"
+    ) -> Any:
         """As `logprobs`; a task that is cancelled cancels its requests."""
         scores = _scores(await self._acomplete(self._scoring(prompt, continuation, format)))
         return scores[0] if isinstance(continuation, str) else scores
 
-    # ----------------------------------------------------------------------------------------------- requests
+    # -----------------------------------------------------------------------------------------------
+    # requests
 
-    def _generating(self, prompt: Any, format: Format, system: str | None, how: Mapping[str, Any]) -> list[Request]:
+    def _generating(
+        self, prompt: Any, format: Format, system: str | None, how: Mapping[str, Any]
+    ) -> list[Request]:
         prompts = [prompt] if isinstance(prompt, str) else prompt
         check(not isinstance(prompts, Mapping), "prompt", prompt, "give a text or a list of texts")
         formatted = [_prompt(one, format, system) for one in map(_text, prompts)]
@@ -204,22 +260,33 @@ class Model:
         check(request.n == 1, "n", request.n, "a stream has one answer")
         return request
 
-    def _scoring(self, prompt: TextOrTurns, continuation: str | Texts, format: Format) -> list[Request]:
+    def _scoring(
+        self, prompt: TextOrTurns, continuation: str | Texts, format: Format
+    ) -> list[Request]:
         formatted = _prompt(prompt, format)
         continuations = [continuation] if isinstance(continuation, str) else continuation
         return [self._request(formatted, {}, continuation=_text(one)) for one in continuations]
 
-    def _request(self, prompt: Prompt, how: Mapping[str, Any], draws: int = 0, **more: Any) -> Request:
-        """Return a request with the settings of a call; its random numbers depend on the prompt's place in the list."""
+    def _request(
+        self, prompt: Prompt, how: Mapping[str, Any], draws: int = 0, **more: Any
+    ) -> Request:
+        """Return a request with the settings of a call; its random numbers depend on the prompt's
+        place in the list."""
         for key, value in how.items():
             if key not in Settings.__annotations__:
-                raise ConfigError(f"{key}={value}: {unknown('setting', key, Settings.__annotations__)}")
+                raise ConfigError(
+                    f"{key}={value}: {unknown('setting', key, Settings.__annotations__)}"
+                )
             check(key == "stop" or isinstance(value, Real), key, repr(value), "a number is needed")
         limits = {key: value for key, value in how.items() if key in LIMITS}
         stop = how.get("stop", ())
         stops = tuple(_text(one) for one in ([stop] if isinstance(stop, str) else stop))
-        sampling = Sampling(**{key: value for key, value in how.items() if key not in (*LIMITS, "stop")})
-        return Request(next(self._numbers), prompt, stops, sampling=sampling, random_id=draws, **limits, **more)
+        sampling = Sampling(
+            **{key: value for key, value in how.items() if key not in (*LIMITS, "stop")}
+        )
+        return Request(
+            next(self._numbers), prompt, stops, sampling=sampling, random_id=draws, **limits, **more
+        )
 
     def _complete(self, requests: list[Request]) -> list[list[Completion]]:
         """Submit requests and wait for the completions of each."""
@@ -238,11 +305,16 @@ class Model:
 
 
 class _Call:
-    """Submits requests and collects their completions; at its exit, requests that have not ended are cancelled."""
+    """Submits requests and collects their completions; at its exit, requests that have not ended
+    are cancelled."""
 
-    def __init__(self, driver: Driver, requests: list[Request], put: Callable[[Event | Exception], None]) -> None:
+    def __init__(
+        self, driver: Driver, requests: list[Request], put: Callable[[Event | Exception], None]
+    ) -> None:
         self._driver, self._requests, self._put = driver, requests, put
-        self._completions: dict[RequestId, list[Completion]] = {request.id: [] for request in requests}
+        self._completions: dict[RequestId, list[Completion]] = {
+            request.id: [] for request in requests
+        }
         self._pending = sum(request.n for request in requests)
 
     def __enter__(self) -> Self:
@@ -276,17 +348,25 @@ class _Call:
     def completions(self) -> list[list[Completion]]:
         """Return the completions of each request; Unanswered if some have ended in an error."""
         completions = list(self._completions.values())
-        errors = {at: one.error for at, choices in enumerate(completions) for one in choices if one.error is not None}
+        errors = {
+            at: one.error
+            for at, choices in enumerate(completions)
+            for one in choices
+            if one.error is not None
+        }
         if not errors:
             return completions
         first, error = next(iter(errors.items()))
         several = f"{len(errors)} of {len(completions)} have no answer, number {first}: {error}"
-        answers = [None if at in errors else Answer.of(choices) for at, choices in enumerate(completions)]
+        answers = [
+            None if at in errors else Answer.of(choices) for at, choices in enumerate(completions)
+        ]
         raise Unanswered(str(error) if len(completions) == 1 else several, answers)
 
 
 def _async_queue() -> tuple[asyncio.Queue[Event | Exception], Callable[[Event | Exception], None]]:
-    """Return a queue of the running loop, and a function that puts events into it from any thread."""
+    """Return a queue of the running loop, and a function that puts events into it from any
+    thread."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event | Exception]()
 
     def put(event: Event | Exception) -> None:
@@ -297,13 +377,20 @@ def _async_queue() -> tuple[asyncio.Queue[Event | Exception], Callable[[Event | 
 
 
 def _scores(completions: list[list[Completion]]) -> list[Scores]:
-    return [Scores(one.answer.token_ids, one.logprobs or [], one.greedy or []) for (one,) in completions]
+    return [
+        Scores(one.answer.token_ids, one.logprobs or [], one.greedy or []) for (one,) in completions
+    ]
 
 
 def _prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> Prompt:
     """Return a request's prompt: a conversation, or a raw text."""
     check(format in ("chat", "raw"), "format", format, "use chat or raw")
-    check(format == "chat" or not system, "system", system, "a raw prompt has no system message: use format='chat'")
+    check(
+        format == "chat" or not system,
+        "system",
+        system,
+        "a raw prompt has no system message: use format='chat'",
+    )
     if not isinstance(prompt, str):
         check(format == "chat", "format", format, "a conversation needs format='chat'")
         return _turns(prompt)
@@ -315,11 +402,20 @@ def _prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> P
 
 def _turns(messages: Sequence[Turn]) -> tuple[Message, ...]:
     needed = 'give a list of turns: [{"role": "user", "content": "..."}]'
-    check(isinstance(messages, list | tuple) and bool(messages), "messages", repr(messages)[:80], needed)
+    check(
+        isinstance(messages, list | tuple) and bool(messages),
+        "messages",
+        repr(messages)[:80],
+        needed,
+    )
     try:
         return tuple(
             message_of(
-                dict(turn) if isinstance(turn, Mapping) else turn.as_dict() if isinstance(turn, Message) else turn
+                dict(turn)
+                if isinstance(turn, Mapping)
+                else turn.as_dict()
+                if isinstance(turn, Message)
+                else turn
             )
             for turn in messages
         )

@@ -1,4 +1,5 @@
-"""The runs of a folder by what its jobs have recorded: with tracking=none, and in place of their runs in MLflow."""
+"""The runs of a folder by what its jobs have recorded: with tracking=none, and in place of their
+runs in MLflow."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ Dated = tuple[int, Run]  # a run with the time of its start, in ms
 class FolderRuns:
     """What a folder's records say of the runs of an experiment."""
 
-    published: list[Dated] = field(default_factory=list)  # in MLflow, unless they were deleted there
+    published: list[Dated] = field(
+        default_factory=list
+    )  # in MLflow, unless they were deleted there
     unpublished: list[Dated] = field(default_factory=list)  # only in the folder
     damaged: dict[str, str] = field(default_factory=dict)  # job id -> why its record cannot be read
 
@@ -36,7 +39,8 @@ def has_records(output_dir: Path) -> bool:
 
 
 def recorded_runs(output_dir: Path) -> list[Run]:
-    """Return the finished jobs of a folder without a database, newest first, then those with errors in questions."""
+    """Return the finished jobs of a folder without a database, newest first, then those with errors
+    in questions."""
     here = FolderRuns()
     runs = [_run(job, record) for job, record in _records(_jobs(output_dir), here)]
     for text in here.damaged.values():
@@ -47,21 +51,28 @@ def recorded_runs(output_dir: Path) -> list[Run]:
 
 
 def runs_of_jobs(output_dir: Path, job_ids: Iterable[str]) -> list[Run]:
-    """Return the runs of some jobs of a folder, in the order of their ids, as far as they have finished."""
+    """Return the runs of some jobs of a folder, in the order of their ids, as far as they have
+    finished."""
     jobs = (Job(job_id, output_dir / "jobs" / job_id) for job_id in job_ids)
     return [_run(job, record)[1] for job, record in _records(jobs, FolderRuns())]
 
 
 def in_order(dated: Iterable[Dated]) -> list[Run]:
-    """Return the finished runs, newest first, then runs with errors of jobs that have never finished."""
+    """Return the finished runs, newest first, then runs with errors of jobs that have never
+    finished."""
     newest = [run for _, run in sorted(dated, key=lambda it: (-it[0], it[1].run_id))]
     done = {run.job_id for run in newest if not run.errors}
-    return [run for run in newest if not run.errors] + [run for run in newest if run.errors and run.job_id not in done]
+    return [run for run in newest if not run.errors] + [
+        run for run in newest if run.errors and run.job_id not in done
+    ]
 
 
 def runs_of_experiment(store: Store, identity: str, job_ids: Collection[str] | None) -> FolderRuns:
-    """Return the runs of an experiment that the store's output folder has records of, of all jobs or some."""
-    noted = {it.mlflow_id: it for it in published.noted(store.output_dir) if it.identity == identity}
+    """Return the runs of an experiment that the store's output folder has records of, of all jobs
+    or some."""
+    noted = {
+        it.mlflow_id: it for it in published.noted(store.output_dir) if it.identity == identity
+    }
     if job_ids is None and store.is_own:
         jobs = _jobs(store.output_dir)
     else:  # other records do not belong to the store
@@ -90,30 +101,48 @@ def _jobs(output_dir: Path) -> Iterator[Job]:
 
 
 def _records(jobs: Iterator[Job], here: FolderRuns) -> Iterator[tuple[Job, Record]]:
-    """Yield the jobs that have finished or ended with errors, with their records; note those that cannot be read."""
+    """Yield the jobs that have finished or ended with errors, with their records; note those that
+    cannot be read."""
     for job in jobs:
         try:
             record = job.last_record()
         except EvidenceError as error:
             here.damaged[job.job_id] = str(error)
             continue
-        if record is not None and (record.status is Status.FINISHED or record.result.metrics.get("errors")):
+        if record is not None and (
+            record.status is Status.FINISHED or record.result.metrics.get("errors")
+        ):
             yield job, record
 
 
 def _run(job: Job, record: Record, noted: published.Published | None = None) -> Dated:
     """Return a record as the run that MLflow has of it."""
-    tags, started_at = tracking.tags_of(job, record), datetime.fromisoformat(record.started_at or EPOCH)
-    ids = (noted.mlflow_id, noted.time_ms) if noted else (record.job_id, round(started_at.timestamp() * 1000))
+    tags, started_at = (
+        tracking.tags_of(job, record),
+        datetime.fromisoformat(record.started_at or EPOCH),
+    )
+    ids = (
+        (noted.mlflow_id, noted.time_ms)
+        if noted
+        else (record.job_id, round(started_at.timestamp() * 1000))
+    )
     if noted and noted.parent:
         tags[PARENT] = noted.parent
-    return run_of(*ids, record.status.value, tracking.params_of(record), tags, tracking.metrics_of(record))
+    return run_of(
+        *ids, record.status.value, tracking.params_of(record), tags, tracking.metrics_of(record)
+    )
 
 
 def run_of(
-    run_id: str, started_ms: int, status: str, params: dict[str, str], tags: dict[str, str], metrics: dict[str, float]
+    run_id: str,
+    started_ms: int,
+    status: str,
+    params: dict[str, str],
+    tags: dict[str, str],
+    metrics: dict[str, float],
 ) -> Dated:
-    """Return a run of MLflow; most keys and values of runs are the same texts, which are kept once."""
+    """Return a run of MLflow; most keys and values of runs are the same texts, which are kept
+    once."""
     if "fact.engine" in tags:
         params = params | {ENGINE: tags["fact.engine"]}
     task = tags.get("task", "unknown")
@@ -126,7 +155,9 @@ def run_of(
         params={intern(key): intern(value) for key, value in params.items()},
         metrics={intern(key): value for key, value in with_means(metrics).items()},
         grid=intern(tags.get(PARENT, "")),
-        facts={intern(key[5:]): intern(value) for key, value in tags.items() if key.startswith("fact.")},
+        facts={
+            intern(key[5:]): intern(value) for key, value in tags.items() if key.startswith("fact.")
+        },
         has_fresh_processes=getattr(TASKS.get(task), "has_fresh_processes", False),
         errors=0 if status == FINISHED else int(metrics.get("errors", 0)),
     )

@@ -1,4 +1,5 @@
-"""Which keys of a job tell it apart from another: as the schema says, by the choices that the job has made."""
+"""Which keys of a job tell it apart from another: as the schema says, by the choices that the job
+has made."""
 
 from __future__ import annotations
 
@@ -20,20 +21,25 @@ class SchemaRules(KeyRules):
     def __init__(self) -> None:
         self.order = [item.name for item in fields(RunnerConfig)]
         self.written_alike = _written_alike()
-        of_tasks = {key: value for key, value in KeyRules.defaults.items() if key.startswith("task.")}
+        of_tasks = {
+            key: value for key, value in KeyRules.defaults.items() if key.startswith("task.")
+        }
         self.defaults = _in_every_choice() | of_tasks
 
     def inert_keys(self, config: Mapping[str, str]) -> Set[str]:
         """Return the config keys in which two runs may differ and still be the same experiment.
 
-        A location whose content is hashed (model.name, task.data) is inert for a job's identity, but readers know a
-        model or a data set by it, so it is not inert here; the download cache is. A key of the same name may count in
-        another choice of its group: task.split is inert in a sweep, but not in gsm8k.
+        A location whose content is hashed (model.name, task.data) is inert for a job's identity,
+        but readers know a model or a data set by it, so it is not inert here; the download cache
+        is. A key of the same name may count in another choice of its group: task.split is inert in
+        a sweep, but not in gsm8k.
         """
         keys = {item.name for item in fields(RunnerConfig) if _is_inert(item)} | {"metrics.package"}
         for group_name, schemas in GROUPS.items():
             chosen = schemas.get(config.get(f"{group_name}.name", ""))
-            if chosen and any(item.name == "name" for item in fields(chosen)):  # a model's name is no group's choice
+            if chosen and any(
+                item.name == "name" for item in fields(chosen)
+            ):  # a model's name is no group's choice
                 chosen = None
             for schema in [chosen] if chosen else schemas.values():
                 keys |= {f"{group_name}.{item.name}" for item in fields(schema) if _is_inert(item)}
@@ -48,7 +54,8 @@ def _is_inert(item: Field[Any]) -> bool:
 
 
 def _written_alike() -> dict[tuple[str, str], str]:
-    """Return for a key and its default the value that means the same to a job's identity, all as text."""
+    """Return for a key and its default the value that means the same to a job's identity, all as
+    text."""
     return {
         (f"{group_name}.{item.name}", str(item.default)): str(counts.value)
         for group_name, schemas in GROUPS.items()
@@ -59,11 +66,14 @@ def _written_alike() -> dict[tuple[str, str], str]:
 
 
 def _in_every_choice() -> dict[str, str]:
-    """Return the defaults, as text, of keys that each choice of a group has: records from before such a key lack it."""
+    """Return the defaults, as text, of keys that each choice of a group has: records from before
+    such a key lack it."""
     return {
         f"{group_name}.{item.name}": text_of(default_of(item))
         for group_name, schemas in GROUPS.items()
         for item in fields(next(iter(schemas.values())))
         if isinstance(counts_of(item), UnlessDefault)
-        and all(item.name in {other.name for other in fields(schema)} for schema in schemas.values())
+        and all(
+            item.name in {other.name for other in fields(schema)} for schema in schemas.values()
+        )
     }

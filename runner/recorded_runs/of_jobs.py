@@ -1,4 +1,5 @@
-"""The verdict over some jobs of a folder, such as those of a grid: each task's against its first job."""
+"""The verdict over some jobs of a folder, such as those of a grid: each task's against its first
+job."""
 
 from __future__ import annotations
 
@@ -12,8 +13,13 @@ from runner_compare import ComparisonOptions, NotPaired, label, tabulate
 
 
 def verdicts(output_dir: Path, job_ids: Sequence[str]) -> list[str]:
-    """Return what can be concluded of finished jobs, the first of each task being the baseline of its others."""
-    runs = [run for run in runs_of_jobs(output_dir, job_ids) if (run.score or run.unit) and not run.errors]
+    """Return what can be concluded of finished jobs, the first of each task being the baseline of
+    its others."""
+    runs = [
+        run
+        for run in runs_of_jobs(output_dir, job_ids)
+        if (run.score or run.unit) and not run.errors
+    ]
     lines: list[str] = []
     for task in dict.fromkeys(run.task for run in runs):
         of_task = [run for run in runs if run.task == task]
@@ -27,7 +33,10 @@ def verdicts(output_dir: Path, job_ids: Sequence[str]) -> list[str]:
                 lines.append(f"{task}: not compared: {reason}")
                 continue
         base = next(row for row in table.rows if row.is_baseline)
-        name = ", ".join(f"{label(key)}={value}" for key, value in base.config.items()) or base.run.job_id
+        name = (
+            ", ".join(f"{label(key)}={value}" for key, value in base.config.items())
+            or base.run.job_id
+        )
         lines.append(f"{task}, compared with {name}: {table.conclusion}")
         lines += [row.sentence for row in table.rows if row.sentence]
     return lines

@@ -1,4 +1,5 @@
-"""The cost of each profile, over all tasks: memory, load time and speed, and the machine that it suits."""
+"""The cost of each profile, over all tasks: memory, load time and speed, and the machine that it
+suits."""
 
 from __future__ import annotations
 
@@ -21,10 +22,19 @@ class ProfilesSection(Section):
 
 
 def profile_columns(tables: Sequence[Table]) -> list[Column]:
-    """Return the columns of profile | memory | load time | speed | suits; none if there is nothing to compare."""
+    """Return the columns of profile | memory | load time | speed | suits; none if there is nothing
+    to compare."""
     order = [name for name in PROFILES if name != NONE]
-    runs = [row.run for table in tables for row in table.rows if row.run.params.get("profile") in order]
-    runs.sort(key=lambda run: (order.index(run.params["profile"]), run.params.get("model.name", ""), run.task))
+    runs = [
+        row.run for table in tables for row in table.rows if row.run.params.get("profile") in order
+    ]
+    runs.sort(
+        key=lambda run: (
+            order.index(run.params["profile"]),
+            run.params.get("model.name", ""),
+            run.task,
+        )
+    )
     names = [run.params["profile"] for run in runs]
     if len(set(names)) < 2:
         return []

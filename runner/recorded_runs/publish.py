@@ -1,8 +1,10 @@
-"""`--publish FOLDER`: what a comparison says about a model, as files for its repository on the Hugging Face Hub.
+"""`--publish FOLDER`: what a comparison says about a model, as files for its repository on the
+Hugging Face Hub.
 
-`evaluation.md` is a section for the model card, `.eval_results/DATASET.yaml` what the Hub shows on the model's page and
-the leaderboard. The YAML follows the documented schema (https://huggingface.co/docs/hub/eval-results), and is
-checked before anything is written. Nothing is uploaded.
+`evaluation.md` is a section for the model card, `.eval_results/DATASET.yaml` what the Hub shows on
+the model's page and the leaderboard. The YAML follows the documented schema
+(https://huggingface.co/docs/hub/eval-results), and is checked before anything is written. Nothing
+is uploaded.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ GROUPS = ("model", "quantization", "lora", "rope", "generation", "task")
 OF_WEIGHTS = ("model.", "quantization.", "lora.", "rope.")
 REQUIRED = {"dataset": dict, "value": (int, float)}
 OPTIONAL = {"verifyToken": str, "date": str, "source": dict, "notes": str}
-OF_DATASET, OF_SOURCE = {"id": str, "task_id": str, "revision": str}, {"url": str, "name": str, "user": str, "org": str}
+OF_DATASET, OF_SOURCE = (
+    {"id": str, "task_id": str, "revision": str},
+    {"url": str, "name": str, "user": str, "org": str},
+)
 
 
 def publish(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
@@ -62,7 +67,9 @@ def check_single_jobs(runs: Sequence[Run]) -> None:
     """Raise ConfigError for a run of another tool, or of several jobs."""
     if foreign := next((run for run in runs if run.tool or run.parts), None):
         what = foreign.tool or "several runs pooled by --by or --seeds"
-        raise ConfigError(f"--publish: {foreign.job_id} is from {what}: only single jobs of the runner are published")
+        raise ConfigError(
+            f"--publish: {foreign.job_id} is from {what}: only single jobs of the runner are published"
+        )
 
 
 def _folder_name(number: int, table: Table, row: TableRow) -> str:
@@ -82,7 +89,14 @@ def card(rows: Sequence[tuple[Table, TableRow]]) -> str:
         run = row.run
         accuracy, low, high = _interval(run)
         data = f"{run.params.get('task.data', run.task)} {run.params.get('task.split', '')}".strip()
-        cells = (data, _count(run), f"{accuracy:.1%}", f"{low:.1%} – {high:.1%}", _compared(row), form_of(run))
+        cells = (
+            data,
+            _count(run),
+            f"{accuracy:.1%}",
+            f"{low:.1%} – {high:.1%}",
+            _compared(row),
+            form_of(run),
+        )
         lines.append(f"| {' | '.join(in_markdown(cell).replace('|', '/') for cell in cells)} |")
     lines += [
         "",
@@ -93,8 +107,11 @@ def card(rows: Sequence[tuple[Table, TableRow]]) -> str:
     return "\n".join([*lines, *(f"    {command}" for command in commands), ""])
 
 
-def _entries(rows: Sequence[tuple[Table, TableRow]], benchmark: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the Hub's entries by the name of their file; runs on data that are no benchmark have none."""
+def _entries(
+    rows: Sequence[tuple[Table, TableRow]], benchmark: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the Hub's entries by the name of their file; runs on data that are no benchmark have
+    none."""
     found: dict[str, list[dict[str, Any]]] = {}
     for _, row in rows:
         names = _benchmark(row.run, benchmark)
@@ -117,7 +134,9 @@ def _benchmark(run: Run, benchmark: str) -> tuple[str, str] | None:
     if benchmark:
         dataset, _, task = benchmark.partition(":")
         if not DATASET_ID.fullmatch(dataset) or not task:
-            raise ConfigError(f"--benchmark {benchmark}: give DATASET_ID:TASK_ID, such as Idavidrein/gpqa:gpqa_diamond")
+            raise ConfigError(
+                f"--benchmark {benchmark}: give DATASET_ID:TASK_ID, such as Idavidrein/gpqa:gpqa_diamond"
+            )
         return dataset, task
     data, subset = run.params.get("task.data", ""), run.params.get("task.subset", "null")
     is_of_hub = bool(DATASET_ID.fullmatch(data)) and not Path(data).exists()
@@ -131,7 +150,11 @@ def entry_of(run: Run, dataset: str, task: str) -> dict[str, Any]:
         f"accuracy in %, 95 % interval {100 * low:.1f} to {100 * high:.1f}, n = {_count(run)}, form {form_of(run)}, "
         f"task version {run.task_version}; {command_of(run)}"
     )
-    entry = {"dataset": {"id": dataset, "task_id": task}, "value": round(100 * accuracy, 2), "notes": notes}
+    entry = {
+        "dataset": {"id": dataset, "task_id": task},
+        "value": round(100 * accuracy, 2),
+        "notes": notes,
+    }
     record = Job(run.job_id, Path(run.folder)).last_record() if run.folder else None
     return entry | ({"date": record.started_at} if record is not None and record.started_at else {})
 
@@ -141,7 +164,12 @@ def check_entry(entry: Any) -> None:
     _check_keys("", entry, REQUIRED, OPTIONAL)
     dataset = entry["dataset"]
     _check_keys("dataset.", dataset, {"id": str, "task_id": str}, OF_DATASET)
-    _refuse_unless(bool(DATASET_ID.fullmatch(dataset["id"])), "dataset.id", dataset["id"], "is no id of the Hub")
+    _refuse_unless(
+        bool(DATASET_ID.fullmatch(dataset["id"])),
+        "dataset.id",
+        dataset["id"],
+        "is no id of the Hub",
+    )
     if "source" in entry:
         _check_keys("source.", entry["source"], {"url": str}, OF_SOURCE)
     if "date" in entry:
@@ -151,8 +179,12 @@ def check_entry(entry: Any) -> None:
             _refuse_unless(False, "date", entry["date"], "is no date of ISO 8601")
 
 
-def _check_keys(prefix: str, values: Any, required: dict[str, Any], allowed: dict[str, Any]) -> None:
-    _refuse_unless(isinstance(values, dict), prefix.rstrip(".") or "the entry", values, "is no mapping")
+def _check_keys(
+    prefix: str, values: Any, required: dict[str, Any], allowed: dict[str, Any]
+) -> None:
+    _refuse_unless(
+        isinstance(values, dict), prefix.rstrip(".") or "the entry", values, "is no mapping"
+    )
     kinds = allowed | required
     for key in [*required, *values]:
         value, is_known = values.get(key), key in kinds
@@ -163,7 +195,9 @@ def _check_keys(prefix: str, values: Any, required: dict[str, Any], allowed: dic
 
 def _refuse_unless(ok: bool, key: str, value: object, problem: str) -> None:
     if not ok:
-        raise ConfigError(f"{RESULTS}: {key} ({value}) {problem}: see https://huggingface.co/docs/hub/eval-results")
+        raise ConfigError(
+            f"{RESULTS}: {key} ({value}) {problem}: see https://huggingface.co/docs/hub/eval-results"
+        )
 
 
 def as_yaml(entries: list[dict[str, Any]]) -> str:
@@ -183,16 +217,35 @@ def command_of(run: Run) -> str:
 
     params = run.params
     words = [f"task={params['task.name']}", _model_choice(params["model.name"])]
-    names = {group: params.get(f"{group}.name", "") for group in ("quantization", "lora", "rope", "generation")}
+    names = {
+        group: params.get(f"{group}.name", "")
+        for group in ("quantization", "lora", "rope", "generation")
+    }
     words += [f"{group}={name}" for group, name in names.items() if name]
     usual = dict(flatten(to_config(*compose(quote_texts(words)))))
-    keys = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS or key == "seed"}
+    keys = {
+        key: value
+        for key, value in params.items()
+        if key.partition(".")[0] in GROUPS or key == "seed"
+    }
     left_out = {f"{group}.name" for group in GROUPS} | _found_in_data(params)
-    changed = [f"{key}={value}" for key, value in keys.items() if usual.get(key) != value and key not in left_out]
+    changed = [
+        f"{key}={value}"
+        for key, value in keys.items()
+        if usual.get(key) != value and key not in left_out
+    ]
     if words[1] == "model=auto":
         changed.insert(0, f"model.name={params['model.name']}")
-    usual_choices = {"task=gsm8k", "quantization=none", "lora=none", "rope=native", "generation=greedy"}
-    return shlex.join(["runner", *quote_texts([*(word for word in words if word not in usual_choices), *changed])])
+    usual_choices = {
+        "task=gsm8k",
+        "quantization=none",
+        "lora=none",
+        "rope=native",
+        "generation=greedy",
+    }
+    return shlex.join(
+        ["runner", *quote_texts([*(word for word in words if word not in usual_choices), *changed])]
+    )
 
 
 def _model_choice(name: str) -> str:
@@ -203,8 +256,11 @@ def _model_choice(name: str) -> str:
 
 
 def _found_in_data(params: dict[str, str]) -> set[str]:
-    """Return the keys that a job has taken from its data: choices in a known shape, and the words that ask for one."""
-    is_found = params.get("task.choices_key") in KNOWN_CHOICES and params.get("task.answer_key") == "null"
+    """Return the keys that a job has taken from its data: choices in a known shape, and the words
+    that ask for one."""
+    is_found = (
+        params.get("task.choices_key") in KNOWN_CHOICES and params.get("task.answer_key") == "null"
+    )
     return {"task.choices_key", "task.instruction"} if is_found else set()
 
 

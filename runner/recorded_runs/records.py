@@ -43,12 +43,17 @@ class JobsOpener(Opener):
     """Opens jobs by the options of the command line."""
 
     def open(self, options: argparse.Namespace, scratch: Path) -> Records:
-        """Return the finished jobs; the name of their experiment is noted in the options, for the page."""
+        """Return the finished jobs; the name of their experiment is noted in the options, for the
+        page."""
         output_dir = Path(options.output_dir).expanduser().absolute()
         store = store_to_read(output_dir, options.tracking_uri, options.experiment)
         if store is None:
-            if given := next((f"--{name}" for name in ("grid", "log") if getattr(options, name)), ""):
-                raise ConfigError(f"{given}: {output_dir} has no MLflow database, only records of jobs")
+            if given := next(
+                (f"--{name}" for name in ("grid", "log") if getattr(options, name)), ""
+            ):
+                raise ConfigError(
+                    f"{given}: {output_dir} has no MLflow database, only records of jobs"
+                )
             return Jobs(recorded_runs(output_dir), SampleReader(None, output_dir, scratch), None)
         client, options.experiment = open_to_read(store), store.experiment
         grid = find_grid(client, options.experiment, options.grid) if options.grid else None

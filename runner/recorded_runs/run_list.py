@@ -1,5 +1,5 @@
-"""The finished runs and the grids of an MLflow store, as far as a comparison needs them: by the folder's records, where
-it has them."""
+"""The finished runs and the grids of an MLflow store, as far as a comparison needs them: by the
+folder's records, where it has them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ from runner_compare import JOB_ID, Run
 LAST = "last"
 
 
-def load_runs(client: Any, store: Store, job_ids: Collection[str] | None = None, grid: str = "") -> list[Run]:
-    """Return the finished runs, newest first, then runs with errors of jobs that have never finished.
+def load_runs(
+    client: Any, store: Store, job_ids: Collection[str] | None = None, grid: str = ""
+) -> list[Run]:
+    """Return the finished runs, newest first, then runs with errors of jobs that have never
+    finished.
 
-    A job that ran twice occurs twice, and each run has its earlier runs. With `job_ids`, only runs of these
-    jobs and of the grid.
+    A job that ran twice occurs twice, and each run has its earlier runs. With `job_ids`, only runs
+    of these jobs and of the grid.
     """
     with one_message(cannot_read):
         runs = in_order(runs_here_and_there(client, store, job_ids, grid))
@@ -46,13 +49,25 @@ def load_runs(client: Any, store: Store, job_ids: Collection[str] | None = None,
     return runs
 
 
-def runs_here_and_there(client: Any, store: Store, job_ids: Collection[str] | None, grid: str) -> list[Dated]:
-    """Return the runs by what the output folder has recorded, and those that it has no record of as MLflow has them."""
+def runs_here_and_there(
+    client: Any, store: Store, job_ids: Collection[str] | None, grid: str
+) -> list[Dated]:
+    """Return the runs by what the output folder has recorded, and those that it has no record of as
+    MLflow has them."""
     experiment = experiment_of(client, store.experiment)
-    here, where = runs_of_experiment(store, identity_of(experiment), job_ids), experiment.experiment_id
-    deleted = {it.info.run_id for it in search(client, where, "", view=DELETED_ONLY)} if here.published else set()
+    here, where = (
+        runs_of_experiment(store, identity_of(experiment), job_ids),
+        experiment.experiment_id,
+    )
+    deleted = (
+        {it.info.run_id for it in search(client, where, "", view=DELETED_ONLY)}
+        if here.published
+        else set()
+    )
     runs = {it[1].run_id: it for it in here.published if it[1].run_id not in deleted}
-    queries = [f"attributes.status = '{FINISHED}'{condition}" for condition in conditions_without([*runs])]
+    queries = [
+        f"attributes.status = '{FINISHED}'{condition}" for condition in conditions_without([*runs])
+    ]
     for query in (*queries, f"attributes.status = '{Status.FAILED.value}' and metrics.errors > 0"):
         for it in of_jobs_and_grid(client, where, query, job_ids, grid):
             if JOB_ID in it.data.tags and it.info.run_id not in runs:  # a grid's own run has none
@@ -74,13 +89,17 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
     if not grids:
         raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
     matching = [
-        grid for grid in grids if grid.info.run_id.startswith(wanted) or grid.data.tags[GRID].startswith(wanted)
+        grid
+        for grid in grids
+        if grid.info.run_id.startswith(wanted) or grid.data.tags[GRID].startswith(wanted)
     ]
     if wanted == LAST:
         matching = grids[:1]
     if len(matching) != 1:
         count = "several grids begin with it" if matching else "no grid has this run id"
-        listed = ", ".join(f"{it.info.run_id} ({it.info.run_name})" for it in (matching or grids)[:6])
+        listed = ", ".join(
+            f"{it.info.run_id} ({it.info.run_name})" for it in (matching or grids)[:6]
+        )
         raise ConfigError(f"--grid {wanted}: {count}. Newest first: {listed}")
     run_id: str = matching[0].info.run_id
     return run_id
@@ -110,7 +129,9 @@ def grid_to_log_to(runs: list[Run]) -> str:
     if len(grids) == 1:
         return grids[0]
     if not grids:
-        raise ConfigError("--log: these runs belong to no grid; --save FOLDER keeps the comparison in a folder")
+        raise ConfigError(
+            "--log: these runs belong to no grid; --save FOLDER keeps the comparison in a folder"
+        )
     raise ConfigError(
         f"--log: these runs belong to {len(grids)} grids ({', '.join(grids[:4])}): choose one with --grid"
     )

@@ -1,4 +1,5 @@
-"""Numbers that each sample has besides its verdict: the tokens it took, its cost, its chance of a right vote."""
+"""Numbers that each sample has besides its verdict: the tokens it took, its cost, its chance of a
+right vote."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_base.thought_tokens import answer_tokens, mean_tokens, thinking_tokens
 from runner_compare import Answers, Better, Chance, QuestionOutcome, Votes, question_of
 
-OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answers to a question: the mean
+OF_SAMPLES: dict[
+    str, Callable[[Sample], float | None]
+] = {  # of several answers to a question: the mean
     "new_tokens": lambda it: sum(answer.tokens for answer in it.answers) / len(it.answers),
     "characters": lambda it: sum(len(answer.text) for answer in it.answers) / len(it.answers),
     "thinking_tokens": lambda it: mean_tokens(thinking_tokens, it.answers),
@@ -24,16 +27,22 @@ NUMBERS = {name: Better.lower if name == "cost_usd" else Better.neither for name
 
 
 def read_numbers(path: Path, name: str, ways: Sequence[str] = ()) -> Answers:
-    """Return the number of each answered question; EvidenceError with file and line if a sample was changed.
+    """Return the number of each answered question; EvidenceError with file and line if a sample was
+    changed.
 
-    `ways` are the extractors or scorers by which a run was judged, of which the first that a sample has counts.
+    `ways` are the extractors or scorers by which a run was judged, of which the first that a sample
+    has counts.
     """
     chance = Chance.named(name)
     number_of = OF_SAMPLES[name] if chance is None else partial(chance_of, chance, ways)
     return {
-        question_of(sample): QuestionOutcome(False, sample.prompt_sha256, sample.cluster, number=number_of(sample))
+        question_of(sample): QuestionOutcome(
+            False, sample.prompt_sha256, sample.cluster, number=number_of(sample)
+        )
         for sample in read_samples(path).values()
-        if sample.answer.verdict is not None and not sample.failed and not (chance and sample.left_out)
+        if sample.answer.verdict is not None
+        and not sample.failed
+        and not (chance and sample.left_out)
     }
 
 
@@ -47,9 +56,12 @@ def chance_of(chance: Chance, ways: Sequence[str], sample: Sample) -> float | No
 
 
 def _vote_of(one: Answer, ways: Sequence[str]) -> tuple[str | None, bool]:
-    """Return what an answer votes for, and whether that is right; one that was cut off has no vote."""
+    """Return what an answer votes for, and whether that is right; one that was cut off has no
+    vote."""
     found = one.extracted or {}
     said = next((found[way] for way in ways if way in found), next(iter(found.values()), None))
-    is_cut_off = one.finish_reason is not FinishReason.stop and found.get(Extractor.strict, said) is None
+    is_cut_off = (
+        one.finish_reason is not FinishReason.stop and found.get(Extractor.strict, said) is None
+    )
     has_vote = one.verdict in (Verdict.correct, Verdict.wrong) and not is_cut_off
     return said if has_vote else None, one.verdict is Verdict.correct

@@ -54,22 +54,29 @@ class SampleReader(Reader):
         self.key_rules = SchemaRules()
         self.client, self.output_dir, self.scratch = client, output_dir, scratch
         self.sources: dict[str, Path] = {}  # by run id: the file that its answers were read from
-        self._fetched: dict[tuple[str, str], Path | None] = {}  # by run id and file name; None: not in MLflow
+        self._fetched: dict[
+            tuple[str, str], Path | None
+        ] = {}  # by run id and file name; None: not in MLflow
 
     def of_one(self, run: Run) -> Answers:
-        """Return which questions one run solved, from the first intact file that agrees with the logged counts."""
+        """Return which questions one run solved, from the first intact file that agrees with the
+        logged counts."""
         read = partial(read_answers, stopped_after=run.stopped_after)
-        return self.first_intact(run, read, lambda found: _counts(found) == run.score, "n and correct")
+        return self.first_intact(
+            run, read, lambda found: _counts(found) == run.score, "n and correct"
+        )
 
     def texts(self, run: Run) -> Texts:
-        """Return each text's log-likelihood, from the first intact file that agrees with the logged mean."""
+        """Return each text's log-likelihood, from the first intact file that agrees with the logged
+        mean."""
 
         def agrees(scores: Texts) -> bool:
             likelihoods = units([score.likelihood for score in scores.values()])
             logged = run.metrics[LOG_LIKELIHOOD]
             return bool(likelihoods) and math.isclose(
                 ratio(
-                    [likelihood.nats for likelihood in likelihoods], [likelihood.tokens for likelihood in likelihoods]
+                    [likelihood.nats for likelihood in likelihoods],
+                    [likelihood.tokens for likelihood in likelihoods],
                 ),
                 logged,
                 abs_tol=TOLERANCE,
@@ -84,8 +91,11 @@ class SampleReader(Reader):
         parts = [self.first_intact(part, read, bool, "answers") for part in run.parts or [run]]
         return {question: it for part in parts for question, it in part.items()}
 
-    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
-        """Return a run's answers to some questions: verdict, extracted answer, and the end of the text."""
+    def words(
+        self, run: Run, wanted: set[Question], most: int = TEXT_END
+    ) -> dict[Question, dict[str, str]]:
+        """Return a run's answers to some questions: verdict, extracted answer, and the end of the
+        text."""
         answers: dict[Question, dict[str, str]] = {}
         for part in run.parts or [run]:
             extractor = part.value(EXTRACTOR) or ""
@@ -94,22 +104,29 @@ class SampleReader(Reader):
                 if question in wanted and sample.answer.verdict is not None:
                     extracted = sample.answer.extracted or {}
                     answer = extracted.get(extractor, next(iter(extracted.values()), None))
-                    answers[question] = side_of(sample.answer.verdict, answer, sample.answer.parts.answer, most)
+                    answers[question] = side_of(
+                        sample.answer.verdict, answer, sample.answer.parts.answer, most
+                    )
         return answers
 
     def left_out(self, run: Run) -> set[Question]:
         """Return the questions that a run has answered and does not count."""
         parts = [part for part in run.parts or [run] if part.metrics.get("n_all")]
-        samples = [sample for part in parts for sample in read_samples(self.sources[part.run_id]).values()]
+        samples = [
+            sample for part in parts for sample in read_samples(self.sources[part.run_id]).values()
+        ]
         return {question_of(sample) for sample in samples if sample.left_out}
 
     def costs(self, run: Run) -> Costs:
-        """Return what the scored questions cost, from the first intact file that agrees with the logged counts."""
+        """Return what the scored questions cost, from the first intact file that agrees with the
+        logged counts."""
 
         def agrees(costs: Costs) -> bool:
             return (sum(cost.solved for cost in costs.values()), len(costs)) == run.score
 
-        return self.first_intact(run, partial(read_costs, stopped_after=run.stopped_after), agrees, "n and correct")
+        return self.first_intact(
+            run, partial(read_costs, stopped_after=run.stopped_after), agrees, "n and correct"
+        )
 
     def repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
         """Yield the repeats of each measure from the run's folder and from MLflow."""
@@ -136,9 +153,14 @@ class SampleReader(Reader):
         return rules_between(task, versions)
 
     def first_intact(
-        self, run: Run, read: Callable[[Path], Content], agrees: Callable[[Content], bool], logged: str
+        self,
+        run: Run,
+        read: Callable[[Path], Content],
+        agrees: Callable[[Content], bool],
+        logged: str,
     ) -> Content:
-        """Return the content of the first intact file of samples that agrees with the log, or raise NotPaired."""
+        """Return the content of the first intact file of samples that agrees with the log, or raise
+        NotPaired."""
         why, damage = "", ""
         for path in self.files(run, SAMPLES):
             try:
@@ -155,7 +177,8 @@ class SampleReader(Reader):
         raise no_samples(run, why)
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
-        """Yield the file from the run's folder, from the folder beside a moved database, and from MLflow."""
+        """Yield the file from the run's folder, from the folder beside a moved database, and from
+        MLflow."""
         yield from self._here(run, name)
         fetched = self._download(run, name)
         if fetched is not None:
@@ -163,9 +186,14 @@ class SampleReader(Reader):
 
     def fetch(self, runs: Iterable[Run]) -> None:
         """Fetch the samples that no local folder has from MLflow, several at a time."""
-        missing = [run for run in runs if (run.score or run.unit) and not any(self._here(run, SAMPLES))]
+        missing = [
+            run for run in runs if (run.score or run.unit) and not any(self._here(run, SAMPLES))
+        ]
         if missing:
-            with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+            with (
+                Progress(len(missing), "fetching") as bar,
+                ThreadPoolExecutor(FETCHED_AT_ONCE) as pool,
+            ):
                 for _ in pool.map(lambda run: self._download(run, SAMPLES), missing):
                     bar.advance(1)
 
@@ -181,7 +209,9 @@ class SampleReader(Reader):
         folders = [Path(run.folder)] if run.folder else []
         folders.append(self.output_dir / "jobs" / run.job_id)
         place = urlsplit(run.artifacts)
-        if place.scheme in ("", "file") and place.path:  # a local folder, perhaps on another machine
+        if (
+            place.scheme in ("", "file") and place.path
+        ):  # a local folder, perhaps on another machine
             folders.append(Path(unquote(place.path)))
         yield from (folder / name for folder in dict.fromkeys(folders) if (folder / name).is_file())
 
@@ -191,12 +221,20 @@ def _counts(answers: Answers) -> tuple[int, int]:
 
 
 def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
-    """Return whether each scored question was solved; EvidenceError with file and line if a sample was changed.
+    """Return whether each scored question was solved; EvidenceError with file and line if a sample
+    was changed.
 
-    Only the first `stopped_after` questions count if a job stopped early, and none that task.without leaves out.
+    Only the first `stopped_after` questions count if a job stopped early, and none that
+    task.without leaves out.
     """
-    scored = sorted((it for it in _samples_in(path) if it.answer.verdict is not None), key=lambda it: it.index)
-    return {question_of(one): QuestionOutcome.of(one) for one in scored[:stopped_after] if not one.left_out}
+    scored = sorted(
+        (it for it in _samples_in(path) if it.answer.verdict is not None), key=lambda it: it.index
+    )
+    return {
+        question_of(one): QuestionOutcome.of(one)
+        for one in scored[:stopped_after]
+        if not one.left_out
+    }
 
 
 def _samples_in(path: Path) -> Iterable[Sample]:
@@ -207,10 +245,15 @@ def _samples_in(path: Path) -> Iterable[Sample]:
 
 
 def read_texts(path: Path) -> Texts:
-    """Return each text's score from a file of samples; EvidenceError with file and line if a sample was changed."""
+    """Return each text's score from a file of samples; EvidenceError with file and line if a sample
+    was changed."""
     return {
         one.index: TextScore(
-            (one.question, one.gold), one.prompt_sha256, tuple(one.answer.token_ids), one.likelihood, one.cluster
+            (one.question, one.gold),
+            one.prompt_sha256,
+            tuple(one.answer.token_ids),
+            one.likelihood,
+            one.cluster,
         )
         for one in _samples_in(path)
         if one.likelihood is not None
@@ -218,7 +261,8 @@ def read_texts(path: Path) -> Texts:
 
 
 def read_costs(path: Path, stopped_after: int | None = None) -> Costs:
-    """Return what each scored question cost; EvidenceError with file and line if a sample was changed."""
+    """Return what each scored question cost; EvidenceError with file and line if a sample was
+    changed."""
     scored = sorted(
         (sample for sample in read_samples(path).values() if sample.answer.verdict is not None),
         key=lambda sample: sample.index,
@@ -240,7 +284,11 @@ def read_costs(path: Path, stopped_after: int | None = None) -> Costs:
 def _text_tokens(divergences: Path, samples: Path) -> list[TextTokens]:
     """Return the tokens of a run's texts, as its two files have them."""
     by_sample = read_divergences(divergences)
-    scored = [it for _, it in sorted(read_samples(samples).items()) if it.likelihood and not it.likelihood.is_other]
+    scored = [
+        it
+        for _, it in sorted(read_samples(samples).items())
+        if it.likelihood and not it.likelihood.is_other
+    ]
     longest = max((it.likelihood.context or 0 for it in scored if it.likelihood), default=0)
     counted = (it for it in scored if it.likelihood and (it.likelihood.context or 0) == longest)
     found = [by_sample[sample.index] for sample in counted if sample.index in by_sample]
@@ -251,7 +299,10 @@ def _text_tokens(divergences: Path, samples: Path) -> list[TextTokens]:
             list(tokens.most),
             list(tokens.logprobs),
             list(tokens.reference),
-            sum(own == other for own, other in zip(tokens.first, tokens.reference_first, strict=True)),
+            sum(
+                own == other
+                for own, other in zip(tokens.first, tokens.reference_first, strict=True)
+            ),
         )
         for tokens in found
     ]

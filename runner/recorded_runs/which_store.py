@@ -12,7 +12,8 @@ from runner_base.errors import refuse_password
 
 
 def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> Store | None:
-    """Return the store to read, by the rule of all commands; None if only the folder's jobs have recorded anything.
+    """Return the store to read, by the rule of all commands; None if only the folder's jobs have
+    recorded anything.
 
     A missing sqlite file is an error: MLflow would create it.
     """
@@ -29,7 +30,9 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
             f"no MLflow database at {file}: run something first, or say where it is with --output-dir or --tracking-uri"
         )
     if file is not None and not file.is_file():  # MLflow would try to open it for minutes
-        raise ConfigError(f"tracking uri {store.shown}: {file} is not a file, but a database is expected there")
+        raise ConfigError(
+            f"tracking uri {store.shown}: {file} is not a file, but a database is expected there"
+        )
     if store.is_own and (output_dir / moved.PLACE).exists():
         moved.mend(output_dir)
     return store

@@ -1,4 +1,5 @@
-"""Verdicts on completions, for every task that asks questions with known answers. These names are its door."""
+"""Verdicts on completions, for every task that asks questions with known answers. These names are
+its door."""
 
 from typing import TYPE_CHECKING
 

@@ -10,7 +10,8 @@ from runner_compare import Metric
 
 
 def add_metrics(names: Sequence[str], samples: Mapping[int, Sample], result: Result) -> None:
-    """Add metrics of the answers that count to a result; one that fails is a problem of the job, and ends nothing."""
+    """Add metrics of the answers that count to a result; one that fails is a problem of the job,
+    and ends nothing."""
     counted = [samples[index] for index in sorted(samples) if not samples[index].left_out]
     for name in names:
         of_samples = load_object("metric", name, Metric).of_samples
@@ -18,7 +19,9 @@ def add_metrics(names: Sequence[str], samples: Mapping[int, Sample], result: Res
         try:
             value = float(of_samples(counted))
         except Exception as error:  # noqa: BLE001 – whatever another package's code raises
-            result.problems.append(f"{plug_ins('metric')[name]} failed ({type(error).__name__}: {error})")
+            result.problems.append(
+                f"{plug_ins('metric')[name]} failed ({type(error).__name__}: {error})"
+            )
             continue
         if math.isfinite(value):
             result.metrics[name] = value

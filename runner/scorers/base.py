@@ -1,4 +1,5 @@
-"""Judges answers that are neither numbers nor letters: expressions, or what the scorer of a plug-in reads."""
+"""Judges answers that are neither numbers nor letters: expressions, or what the scorer of a plug-in
+reads."""
 
 from __future__ import annotations
 
@@ -11,14 +12,17 @@ class Scorer(ABC):
 
     @abstractmethod
     def find(self, text: str) -> str | None:
-        """Return the answer in a completion, so written that equal answers are equal texts; None if it has none."""
+        """Return the answer in a completion, so written that equal answers are equal texts; None if
+        it has none."""
 
     def find_in_cut_off(self, text: str) -> str | None:
-        """Return the answer in a completion that was cut off; None if it is not sure to be the last word."""
+        """Return the answer in a completion that was cut off; None if it is not sure to be the last
+        word."""
         return self.find(text)
 
     def read_gold(self, answer: str) -> str:
-        """Return the right answer from that of a row; ValueError with the reason if there is none in it."""
+        """Return the right answer from that of a row; ValueError with the reason if there is none
+        in it."""
         found = self.find(answer)
         if found is None:
             raise ValueError(f"no answer can be found in {answer[:60]!r}")
@@ -36,5 +40,6 @@ class Scorer(ABC):
         """Let go of what it holds, at the end of a job."""
 
     def among(self, answer: str, others: Sequence[str]) -> str:
-        """Return the first of other answers that this one is equal to, for which it votes; else itself."""
+        """Return the first of other answers that this one is equal to, for which it votes; else
+        itself."""
         return answer

@@ -1,10 +1,12 @@
-"""The divergence of a model from a reference, token by token: over whole distributions, or over the kept tokens.
+"""The divergence of a model from a reference, token by token: over whole distributions, or over the
+kept tokens.
 
-A reference keeps its most probable tokens, and some that it has drawn from all others, by their probability. So the
-divergence is estimated without bias, and the draws tell how exactly. No sum over the others would do: the reference may
-have put their probability on any of them. Without draws, as earlier versions kept none, the rest of each distribution
-counts as one token. Then the divergence comes out too small, never too large, and the probability of this model's least
-probable token bounds the error.
+A reference keeps its most probable tokens, and some that it has drawn from all others, by their
+probability. So the divergence is estimated without bias, and the draws tell how exactly. No sum
+over the others would do: the reference may have put their probability on any of them. Without
+draws, as earlier versions kept none, the rest of each distribution counts as one token. Then the
+divergence comes out too small, never too large, and the probability of this model's least probable
+token bounds the error.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-ROUNDING = 1e-7  # of a sum of probabilities in float32: a smaller rest is not distinguishable from none
+ROUNDING = (
+    1e-7  # of a sum of probabilities in float32: a smaller rest is not distinguishable from none
+)
 Values = Sequence[float]
 
 
@@ -22,14 +26,18 @@ Values = Sequence[float]
 class Divergence:
     """Sums over the tokens of one sample, in nats, and what each token has."""
 
-    kl_nats: float  # KL(reference || this): at least, or estimated without bias where tokens were drawn
+    kl_nats: (
+        float  # KL(reference || this): at least, or estimated without bias where tokens were drawn
+    )
     truncation_nats: float  # the most that the other tokens can add to it
     agreed: int  # positions in which both have the same first choice
     kl_variance: float = 0.0  # of kl_nats, by the draws
     least: Values = ()  # the divergence in each position, or a lower bound: the other tokens count as one
     most: Values = ()  # an upper bound; empty: `least` is exact
     estimated: Values = ()  # without bias in each position, where tokens were drawn; empty: `least` is the best known
-    firsts: Sequence[tuple[int, int]] = ()  # the reference's and this model's first choice in each position
+    firsts: Sequence[
+        tuple[int, int]
+    ] = ()  # the reference's and this model's first choice in each position
 
     def __add__(self, other: Divergence) -> Divergence:
         """Return the sums over both."""
@@ -46,7 +54,8 @@ class Divergence:
 
 
 class _Kept:
-    """The most probable tokens of a reference under both models, and what is left of both distributions: [T, K]."""
+    """The most probable tokens of a reference under both models, and what is left of both
+    distributions: [T, K]."""
 
     def __init__(self, width: int, reference: Sequence[float], these: Any) -> None:
         import numpy as np  # takes a tenth of a second, and only comparisons need it
@@ -55,12 +64,16 @@ class _Kept:
         ours = np.asarray(these, dtype=np.float64).reshape(self.theirs.shape)
         is_possible = np.isfinite(self.theirs)  # a token with probability 0 adds nothing
         with np.errstate(invalid="ignore", divide="ignore"):  # in positions that are not selected
-            self.inside = np.where(is_possible, np.exp(self.theirs) * (self.theirs - ours), 0.0).sum(axis=1)
+            self.inside = np.where(
+                is_possible, np.exp(self.theirs) * (self.theirs - ours), 0.0
+            ).sum(axis=1)
             rest = np.maximum(1.0 - np.exp(self.theirs).sum(axis=1), 0.0)
             self.our_rest = np.maximum(1.0 - np.exp(ours).sum(axis=1), ROUNDING)
             self.has_rest = rest > ROUNDING
             self.rest = np.where(self.has_rest, rest, 1.0)
-            self.tail = np.where(self.has_rest, self.rest * np.log(self.rest / self.our_rest), 0.0)  # as one token
+            self.tail = np.where(
+                self.has_rest, self.rest * np.log(self.rest / self.our_rest), 0.0
+            )  # as one token
 
     def truncation(self, least: Sequence[float]) -> Any:
         """Return the most that the tokens of the rest add in each position: see `diverge`."""
@@ -70,7 +83,9 @@ class _Kept:
         with np.errstate(invalid="ignore", divide="ignore"):  # in positions that are not selected
             largest = np.minimum(np.exp(self.theirs[:, -1]), self.rest)  # of one token of the rest
             largest_tail = np.where(self.has_rest, self.rest * (np.log(largest) - lowest), 0.0)
-            return np.maximum(largest_tail - self.tail, 0.0) + np.where(self.has_rest, 0.0, ROUNDING * -lowest)
+            return np.maximum(largest_tail - self.tail, 0.0) + np.where(
+                self.has_rest, 0.0, ROUNDING * -lowest
+            )
 
 
 def diverge(
@@ -82,16 +97,21 @@ def diverge(
 ) -> Divergence:
     """Return this model's divergence from a reference that has drawn no tokens, over one sample.
 
-    `reference` are the log-probabilities of its `width` most probable tokens, position after position, `these` those of
-    the same tokens under this model, and `least` that of this model's least probable token in each position. If the
-    rest has the probability p in the reference and q in this model, it adds p·log(p/q) or more (log-sum inequality). It
-    adds no more than if all of p were on this model's least probable token: each token of the rest has at most p, and
-    at most the probability of the last kept token.
+    `reference` are the log-probabilities of its `width` most probable tokens, position after
+    position, `these` those of the same tokens under this model, and `least` that of this model's
+    least probable token in each position. If the rest has the probability p in the reference and q
+    in this model, it adds p·log(p/q) or more (log-sum inequality). It adds no more than if all of p
+    were on this model's least probable token: each token of the rest has at most p, and at most the
+    probability of the last kept token.
     """
     kept = _Kept(width, reference, these)
     kl, truncation = kept.inside + kept.tail, kept.truncation(least)
     return Divergence(
-        _total(kl), _total(truncation), sum(same_first), least=kl.tolist(), most=(kl + truncation).tolist()
+        _total(kl),
+        _total(truncation),
+        sum(same_first),
+        least=kl.tolist(),
+        most=(kl + truncation).tolist(),
     )
 
 
@@ -104,11 +124,13 @@ def diverge_with_drawn(
     least: Sequence[float],
     same_first: Sequence[bool],
 ) -> Divergence:
-    """Return this model's divergence from a reference that has drawn `drawn` of its other tokens in each position.
+    """Return this model's divergence from a reference that has drawn `drawn` of its other tokens in
+    each position.
 
-    `these` are the log-probabilities of the most probable and then of the drawn tokens under this model. With the rests
-    p and q of both, and r the ratio of a token's probabilities within the rests (this model's over the reference's),
-    the rest adds p·log(p/q) + p·E[r − 1 − log r], with the mean over tokens that the reference draws: E[r] is 1.
+    `these` are the log-probabilities of the most probable and then of the drawn tokens under this
+    model. With the rests p and q of both, and r the ratio of a token's probabilities within the
+    rests (this model's over the reference's), the rest adds p·log(p/q) + p·E[r − 1 − log r], with
+    the mean over tokens that the reference draws: E[r] is 1.
     """
     import numpy as np
 
@@ -116,14 +138,20 @@ def diverge_with_drawn(
     kept = _Kept(width, reference, ours[:, :width])
     theirs = np.asarray(drawn_reference, dtype=np.float64).reshape(-1, drawn)
     with np.errstate(invalid="ignore", over="ignore"):
-        log_r = (ours[:, width:] - np.log(kept.our_rest)[:, None]) - (theirs - np.log(kept.rest)[:, None])
+        log_r = (ours[:, width:] - np.log(kept.our_rest)[:, None]) - (
+            theirs - np.log(kept.rest)[:, None]
+        )
         each = np.where(kept.has_rest[:, None], np.exp(log_r) - 1.0 - log_r, 0.0)
         rest = np.where(kept.has_rest, kept.rest, 0.0)
-        variance = rest**2 * each.var(axis=1, ddof=1) / drawn if drawn > 1 else np.full(len(rest), np.inf)
+        variance = (
+            rest**2 * each.var(axis=1, ddof=1) / drawn if drawn > 1 else np.full(len(rest), np.inf)
+        )
     at_least = kept.inside + kept.tail
     kl, at_most = at_least + rest * each.mean(axis=1), at_least + kept.truncation(least)
     bounds = at_least.tolist(), at_most.tolist()
-    return Divergence(_total(kl), 0.0, sum(same_first), _total(variance), *bounds, estimated=kl.tolist())
+    return Divergence(
+        _total(kl), 0.0, sum(same_first), _total(variance), *bounds, estimated=kl.tolist()
+    )
 
 
 def _total(values: Any) -> float:
@@ -132,13 +160,18 @@ def _total(values: Any) -> float:
 
 
 def diverge_whole(reference: Any, these: Any) -> Divergence:
-    """Return this model's divergence from the reference in some positions, over whole distributions.
+    """Return this model's divergence from the reference in some positions, over whole
+    distributions.
 
-    Both are tensors [n, V] of log-probabilities in float32, as engines give them. They are normalized in float64, so
-    that only the rounding of single numbers is left.
+    Both are tensors [n, V] of log-probabilities in float32, as engines give them. They are
+    normalized in float64, so that only the rounding of single numbers is left.
     """
     p, q = (one.double().log_softmax(dim=-1) for one in (reference, these))
     parts = (p.exp() * (p - q)).where(p.isfinite(), 0.0)  # a token with probability 0 adds nothing
-    firsts = list(zip(reference.argmax(dim=-1).tolist(), these.argmax(dim=-1).tolist(), strict=True))
+    firsts = list(
+        zip(reference.argmax(dim=-1).tolist(), these.argmax(dim=-1).tolist(), strict=True)
+    )
     agreed = sum(theirs == ours for theirs, ours in firsts)
-    return Divergence(float(parts.sum()), 0.0, agreed, least=parts.sum(dim=-1).tolist(), firsts=firsts)
+    return Divergence(
+        float(parts.sum()), 0.0, agreed, least=parts.sum(dim=-1).tolist(), firsts=firsts
+    )

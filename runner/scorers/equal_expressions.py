@@ -1,8 +1,10 @@
-r"""Whether two mathematical expressions are equal: Math-Verify's comparison, with what it takes as equal and is not.
+r"""Whether two mathematical expressions are equal: Math-Verify's comparison, with what it takes as
+equal and is not.
 
-It runs in a process of its own (expressions_child.py), which alone imports sympy. The parser leaves out some of what is
-written, such as the base in 21_8, dots, primes and units, and the comparison rounds: that is compared here before.
-Decimals are exact. A unit and the base may be left out on one side, a percent sign too, and 50 % is also 0.5.
+It runs in a process of its own (expressions_child.py), which alone imports sympy. The parser leaves
+out some of what is written, such as the base in 21_8, dots, primes and units, and the comparison
+rounds: that is compared here before. Decimals are exact. A unit and the base may be left out on one
+side, a percent sign too, and 50 % is also 0.5.
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ from sympy.core.relational import Relational
 
 DIGITS = 50  # to which numbers without a simpler form are compared
 _LATEX = NormalizationConfig(
-    basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
+    basic_latex=True,
+    units=False,
+    malformed_operators=True,
+    nits=False,
+    boxed="none",
+    equations=False,
 )
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _SIGNS = {
@@ -107,7 +114,9 @@ class Written:
     is_percent: bool
     base: str
     lost: tuple[str, ...]  # signs that the parser leaves out
-    words: tuple[str, ...]  # of an answer that is text, sorted where it is a list; empty for an expression
+    words: tuple[
+        str, ...
+    ]  # of an answer that is text, sorted where it is a list; empty for an expression
 
 
 def is_equal(gold: str, answer: str) -> bool:
@@ -115,7 +124,11 @@ def is_equal(gold: str, answer: str) -> bool:
     right, mine = written(gold), written(answer)
     if right.words or mine.words:
         return _as_words(right) == _as_words(mine)
-    if right.lost != mine.lost or not _agree(right.unit, mine.unit) or not _agree(right.base, mine.base):
+    if (
+        right.lost != mine.lost
+        or not _agree(right.unit, mine.unit)
+        or not _agree(right.base, mine.base)
+    ):
         return False
     is_real = not any(grader.should_treat_as_complex(it.text) for it in (right, mine))
     expected, found = parsed(right.text, is_real), parsed(mine.text, is_real)
@@ -142,7 +155,8 @@ def _has_no_parts(it: Any) -> bool:
     return isinstance(it, sympy.Expr) and not it.free_symbols
 
 
-# ------------------------------------------------------------------------------------------------------ as written
+# ------------------------------------------------------------------------------------------------------
+# as written
 
 
 def written(text: str) -> Written:
@@ -162,7 +176,9 @@ def written(text: str) -> Written:
     lost += ("apart",) * bool(_APART.search(text))
     text = _DECIMAL.sub(lambda it: rf"\frac{{{int(it[1] + it[2])}}}{{{10 ** len(it[2])}}}", text)
     if text.count(":") > 1:
-        first, *others = text.split(":")  # a ratio of several: the parser would divide one by the next
+        first, *others = text.split(
+            ":"
+        )  # a ratio of several: the parser would divide one by the next
         text = f"({','.join(rf'{chr(92)}frac{{{other}}}{{{first}}}' for other in others)})"
     of_base = _BASE.match(text)
     text, base = (of_base["rest"], of_base["base"]) if of_base else (text, "")
@@ -175,7 +191,8 @@ def _cut(pattern: re.Pattern[str], text: str) -> tuple[str, bool]:
 
 
 def _without_unit(text: str) -> tuple[str, str]:
-    """Return a text without the unit that it ends in, and the unit; one that is unknown stays in the text."""
+    """Return a text without the unit that it ends in, and the unit; one that is unknown stays in
+    the text."""
     if _TRIGONOMETRIC.search(text):
         return _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text), ""
     if text.endswith(r"^\circ"):
@@ -184,7 +201,9 @@ def _without_unit(text: str) -> tuple[str, str]:
     if match is None or not match.start():
         return text, ""
     name = _squeezed(match["wrapped"] or match["bare"] or "").rstrip(".")
-    name = re.sub(r"^(?:square|sq)(?=\w)", "", name) + ("^2" if re.match(r"(?:square|sq)\w", name) else "")
+    name = re.sub(r"^(?:square|sq)(?=\w)", "", name) + (
+        "^2" if re.match(r"(?:square|sq)\w", name) else ""
+    )
     name = re.sub(r"^cubic(?=\w)", "", name) + ("^3" if name.startswith("cubic") else "")
     name, _, power = name.partition("^")
     unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
@@ -203,7 +222,9 @@ def _repeating(match: re.Match[str]) -> str:
 
 def _words(text: str) -> tuple[str, ...]:
     """Return the words of an answer that is a text and no expression, in small letters."""
-    is_text = re.search(rf"{_WRAP}\{{[^{{}}]*[a-zA-Z]", text) or _WORD.search(_COMMAND.sub(" ", text))
+    is_text = re.search(rf"{_WRAP}\{{[^{{}}]*[a-zA-Z]", text) or _WORD.search(
+        _COMMAND.sub(" ", text)
+    )
     return _listed(text) if is_text and "matrix" not in text else ()
 
 
@@ -216,7 +237,8 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(sorted(re.sub(r"[\s{}()\\]|[.]$", "", part) for part in re.split("[,;]", bare)))
 
 
-# ---------------------------------------------------------------------------------------------------- as mathematics
+# ----------------------------------------------------------------------------------------------------
+# as mathematics
 
 
 def parsed(text: str, is_real: bool = True) -> Any:
@@ -224,7 +246,9 @@ def parsed(text: str, is_real: bool = True) -> Any:
     latex = normalize_latex(text, _LATEX)
     for candidate in dict.fromkeys((latex, _last_side(latex))):
         try:
-            read = latex2sympy(candidate, is_real=is_real, normalization_config=None, conversion_config=_CONVERSION)
+            read = latex2sympy(
+                candidate, is_real=is_real, normalization_config=None, conversion_config=_CONVERSION
+            )
         except (MemoryError, RecursionError):
             raise
         except Exception:  # noqa: BLE001 – a parser of text that anybody may have written
@@ -241,7 +265,9 @@ def _last_side(latex: str) -> str:
 
 
 def _same(expected: Any, found: Any) -> bool:
-    if _is_listed(expected) is not _is_listed(found) and (_is_ordered(expected) or _is_ordered(found)):
+    if _is_listed(expected) is not _is_listed(found) and (
+        _is_ordered(expected) or _is_ordered(found)
+    ):
         return False
     if not _holds_equation(expected) and not _is_worked_out(found):
         return False
@@ -288,7 +314,9 @@ def _gives_value(it: Any) -> bool:
 
 def _is_name(it: Any) -> bool:
     """Whether it is what a value is given to: x, (x, y) or f(x)."""
-    is_pair = isinstance(it, sympy.Tuple | sympy.Interval) and all(argument.is_Symbol for argument in it.args[:2])
+    is_pair = isinstance(it, sympy.Tuple | sympy.Interval) and all(
+        argument.is_Symbol for argument in it.args[:2]
+    )
     return is_pair or it.is_Symbol or isinstance(it, sympy.core.function.AppliedUndef)
 
 

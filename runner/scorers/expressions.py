@@ -1,8 +1,10 @@
-r"""Finds an answer that is a mathematical expression, and has Math-Verify compare it: task.extractor=math.
+r"""Finds an answer that is a mathematical expression, and has Math-Verify compare it:
+task.extractor=math.
 
-The answer is what the last \boxed{} holds, or else what follows `the answer is`, the last formula, or the last number
-of the text. Of a text that was cut off only a box counts. What a model wrote is parsed in a process of its own
-(expressions_child.py), which starts with the first comparison and is kept for all that follow.
+The answer is what the last \boxed{} holds, or else what follows `the answer is`, the last formula,
+or the last number of the text. Of a text that was cut off only a box counts. What a model wrote is
+parsed in a process of its own (expressions_child.py), which starts with the first comparison and is
+kept for all that follow.
 """
 
 from __future__ import annotations
@@ -56,10 +58,13 @@ class Expressions(Scorer):
         return boxed(text)
 
     def read_gold(self, answer: str) -> str:
-        """Return what the last box of a solution holds, or what follows ####, or the whole answer."""
+        """Return what the last box of a solution holds, or what follows ####, or the whole
+        answer."""
         gold = boxed(answer) or answer.rpartition("####")[2].strip()
         if not gold or len(gold) > LONGEST:
-            raise ValueError(f"no expression of at most {LONGEST} characters can be found in {answer[:60]!r}")
+            raise ValueError(
+                f"no expression of at most {LONGEST} characters can be found in {answer[:60]!r}"
+            )
         return gold
 
     def is_right(self, answer: str, gold: str) -> bool:
@@ -85,7 +90,9 @@ def boxed(text: str) -> str | None:
     found: list[str] = []
     while (content := last_box(text)) or not found:
         start = text.rfind("\\boxed{")
-        if start < 0 or (found and not _JOINED.fullmatch(text, start + len("\\boxed{") + len(content) + 1)):
+        if start < 0 or (
+            found and not _JOINED.fullmatch(text, start + len("\\boxed{") + len(content) + 1)
+        ):
             break
         found.insert(0, content.strip())
         text = text[:start]
@@ -121,7 +128,8 @@ def _kept(text: str) -> str | None:
     return text or None
 
 
-# ------------------------------------------------------------------------------------------------------ comparing
+# ------------------------------------------------------------------------------------------------------
+# comparing
 
 
 @lru_cache(maxsize=65_536)
@@ -164,7 +172,11 @@ class Process:
                 if self._process is None:
                     module = "runner.scorers.expressions_child"
                     self._process = child.start(
-                        "-m", module, is_trusted=False, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                        "-m",
+                        module,
+                        is_trusted=False,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
                     )
                 assert self._process.stdin is not None
                 assert self._process.stdout is not None
@@ -175,7 +187,9 @@ class Process:
                     place, why = json.loads(line)
                     return place, why
                 code = self._end()
-        raise JobFailed(f"task.extractor=math: the process that compares answers {child.describe_exit(code)}")
+        raise JobFailed(
+            f"task.extractor=math: the process that compares answers {child.describe_exit(code)}"
+        )
 
     def close(self) -> None:
         """End the process, if it runs."""

@@ -1,8 +1,10 @@
-"""The process that compares expressions: it imports Math-Verify once, and what models wrote is parsed in a fork of it.
+"""The process that compares expressions: it imports Math-Verify once, and what models wrote is
+parsed in a fork of it.
 
-The fork may take so many seconds for an answer and so much memory, and may write no file, start nothing and compile
-nothing but numbers. The kernel ends it where it takes longer, without Python's help, and the next answer gets a new
-fork. Both processes end when what they read from does, whatever ended the other side (expressions.py).
+The fork may take so many seconds for an answer and so much memory, and may write no file, start
+nothing and compile nothing but numbers. The kernel ends it where it takes longer, without Python's
+help, and the next answer gets a new fork. Both processes end when what they read from does,
+whatever ended the other side (expressions.py).
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from typing import Any
 from runner_base import MIB
 from runner_base.child import describe_exit
 
-CPU_S, CLOCK_S = 0.5, 20.0  # an answer may take; the first decides, since it does not depend on what else runs here
+CPU_S, CLOCK_S = (
+    0.5,
+    20.0,
+)  # an answer may take; the first decides, since it does not depend on what else runs here
 MEMORY_MIB = 1024
 MOST_ASKED = 1000  # of one fork, which remembers how it has parsed
 _NO_MEMORY, _TOO_DEEP, _FAILED = 3, 4, 5  # exit codes
@@ -32,7 +37,9 @@ WHY = {
     _FAILED: "failed in the parser",
 }
 _REFUSED = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pty.", "signal.", "webbrowser.")
-_NUMBER = re.compile(rb"from sympy import \*|-?(?:Integer|Float) ?\('?[\d.eE+-]*'? ?\)")  # so sympy reads digits
+_NUMBER = re.compile(
+    rb"from sympy import \*|-?(?:Integer|Float) ?\('?[\d.eE+-]*'? ?\)"
+)  # so sympy reads digits
 _TO_IMPORT = ("os.listdir", "os.scandir")  # modules of sympy that are imported at their first use
 
 
@@ -41,7 +48,9 @@ def main() -> None:
     from runner.scorers.equal_expressions import WARMING, is_equal
 
     logging.disable(logging.CRITICAL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other side, which then closes stdin
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the other side, which then closes stdin
     requests, replies = sys.stdin.buffer, os.dup(1)
     for descriptor in (1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
@@ -53,7 +62,10 @@ def main() -> None:
         reply = fork.ask(line)
         if not reply or fork.asked == MOST_ASKED:
             code, fork = fork.end(), None
-        os.write(replies, reply or json.dumps([None, WHY.get(code) or describe_exit(code)]).encode() + b"\n")
+        os.write(
+            replies,
+            reply or json.dumps([None, WHY.get(code) or describe_exit(code)]).encode() + b"\n",
+        )
     os._exit(0)  # at once: the fork has seen the end of its requests, too
 
 
@@ -101,7 +113,9 @@ def compare_all(requests: int, replies: int) -> None:
                 among, answer = json.loads(line)
                 signal.setitimer(signal.ITIMER_PROF, CPU_S)
                 signal.setitimer(signal.ITIMER_REAL, CLOCK_S)
-                place = next((place for place, one in enumerate(among) if is_equal(one, answer)), None)
+                place = next(
+                    (place for place, one in enumerate(among) if is_equal(one, answer)), None
+                )
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 os.write(replies, json.dumps([place, ""]).encode() + b"\n")
@@ -124,13 +138,16 @@ def take_limits() -> None:
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """Refuse what can have an effect outside: files but for reading, other processes, the network, written code."""
+    """Refuse what can have an effect outside: files but for reading, other processes, the network,
+    written code."""
     is_refused = event.startswith(_REFUSED) and event not in _TO_IMPORT
     if event == "open":
         is_refused = bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
     elif event == "compile":
         source, file = arguments
-        is_refused = not str(file).endswith(".py") and not (isinstance(source, bytes) and _NUMBER.fullmatch(source))
+        is_refused = not str(file).endswith(".py") and not (
+            isinstance(source, bytes) and _NUMBER.fullmatch(source)
+        )
     if is_refused:
         raise PermissionError(f"{event} is refused")
 

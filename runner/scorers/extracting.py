@@ -1,9 +1,10 @@
-"""The extractors: where in a text the answer stands. Each is a function, and EXTRACTORS lists them by name.
+"""The extractors: where in a text the answer stands. Each is a function, and EXTRACTORS lists them
+by name.
 
-`strict` and `flexible` are the two filters of lm-evaluation-harness's gsm8k task, with these differences: a number is
-compared as a number (18.00 is 18), and notations that its patterns miss or misread are read: currencies, fractions,
-scientific notation, other scripts. tests/scorers/test_lm_eval.py compares the two, and gives the reason for each
-difference.
+`strict` and `flexible` are the two filters of lm-evaluation-harness's gsm8k task, with these
+differences: a number is compared as a number (18.00 is 18), and notations that its patterns miss or
+misread are read: currencies, fractions, scientific notation, other scripts.
+tests/scorers/test_lm_eval.py compares the two, and gives the reason for each difference.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def extract_all(text: str, notation: Notation) -> dict[Extractor, str | None]:
     """Return the answer that each extractor finds, in plain form; None where it finds none."""
     readable = notation.readable(text)
     matches = {extractor: find(readable, notation) for extractor, find in EXTRACTORS.items()}
-    return {extractor: notation.plain(match) if match else None for extractor, match in matches.items()}
+    return {
+        extractor: notation.plain(match) if match else None for extractor, match in matches.items()
+    }
 
 
 def extract(text: str, notation: Notation, extractor: Extractor) -> str | None:

@@ -16,7 +16,8 @@ _ALONE = re.compile(r"\(?(?P<letter>[A-Za-z])[).:]?")
 
 
 def gold_letter(answer: str, after: str | None = None) -> str | None:
-    """Return the letter after the last mark of a worked answer, or the answer that is only a letter; else None."""
+    """Return the letter after the last mark of a worked answer, or the answer that is only a
+    letter; else None."""
     mark = "####" if after is None else after
     if mark in answer:
         match = re.compile(rf"{_GLUE}{_LETTER}").match(answer.rpartition(mark)[2])
@@ -26,7 +27,8 @@ def gold_letter(answer: str, after: str | None = None) -> str | None:
 
 
 def plain_letter(text: str) -> str | None:
-    """Return the letter of a text that is only a letter, such as `b` or `(B)`, or that begins with one: `B. blue`."""
+    """Return the letter of a text that is only a letter, such as `b` or `(B)`, or that begins with
+    one: `B. blue`."""
     match = _ALONE.fullmatch(text.strip()) or _FIRST.match(text.strip())
     return match["letter"].upper() if match else None
 

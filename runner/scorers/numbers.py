@@ -1,6 +1,7 @@
 """How numbers are written in answers, and the one form of each that can be compared exactly.
 
-A notation of extracting.py. Currencies, fractions, scientific notation, other scripts and LaTeX are read.
+A notation of extracting.py. Currencies, fractions, scientific notation, other scripts and LaTeX are
+read.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import unicodedata
 from collections.abc import Callable
 from fractions import Fraction
 
-# Repetitions that could match the same characters are bounded: a megabyte of any text takes linear time.
-_CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|[CAS])?\$|[€£¥₹₩₽]|USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?)"
+# Repetitions that could match the same characters are bounded: a megabyte of any text takes linear
+# time.
+_CURRENCY = (
+    r"(?:(?:US|CA|AU|NZ|HK|[CAS])?\$|[€£¥₹₩₽]|USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?)"
+)
 _SIGN = rf"(?P<sign>(?:-\ ?)?{_CURRENCY}\s?-?|-)?"  # -5, -$3, $-3, USD 3
 _FRACTION = r"""
     (?<![/.0-9]) (?:(?P<whole>[0-9]{1,3})\ )?            # 3/4, 1 1/2; of the date 3/4/2020 nothing is one
@@ -31,7 +35,8 @@ _EXPONENT = r"""
 
 
 def _number(spaced: str) -> str:
-    """Return the pattern of one number; `spaced`: the pattern of thousands that plain spaces separate."""
+    """Return the pattern of one number; `spaced`: the pattern of thousands that plain spaces
+    separate."""
     plain = rf"(?:(?P<digits>{_GROUPS} | {spaced} | [0-9]+) (?:\.(?P<rest>[0-9]+))? | (?<!\.)\.(?P<only>[0-9]+))"
     return rf"{_SIGN} (?:{_FRACTION} | {plain} {_EXPONENT})"
 
@@ -44,8 +49,8 @@ _ALONE = re.compile(_number(_SPACED), re.VERBOSE)
 # In 10-5 the hyphen is not a sign; in x2 the 2 is not a number, and neither is the 3 in 1.2.3.
 WITHIN = re.compile(rf"(?<![A-Za-z0-9_]) (?<![0-9]\.) (?:{_number(_SPACED_SURELY)})", re.VERBOSE)
 
-# In a box: words, an equation's left side and a unit may stand around the one number. A single letter that follows it
-# without a space is a variable: 3x is no number, 3 m and 3cm are.
+# In a box: words, an equation's left side and a unit may stand around the one number. A single
+# letter that follows it without a space is a variable: 3x is no number, 3 m and 3cm are.
 _BOXED = re.compile(
     rf"""(?:[^=≈]*[=≈])? \s* (?:[^\W\d_]{{2,}}[,.:']?\s+)* (?:{_number(_SPACED)})
     (?:[%°€£¥₹.\s]|\^\{{?\\circ\}}?)*+
@@ -54,7 +59,9 @@ _BOXED = re.compile(
     re.VERBOSE,
 )
 _LONGEST_BOX = 200  # characters; a number with its words has fewer
-_WRAPPER = re.compile(r"\\(?:f?boxed|text(?:bf|it|rm)?|math(?:bf|it|rm|sf)|mbox|bf|rm)\s*\{([^{}]*)\}")
+_WRAPPER = re.compile(
+    r"\\(?:f?boxed|text(?:bf|it|rm)?|math(?:bf|it|rm|sf)|mbox|bf|rm)\s*\{([^{}]*)\}"
+)
 _BLANK = re.compile(r"\\(?:quad|qquad|[ ,:!()])|~|\*\*")
 
 _MINUS = "\N{MINUS SIGN}\N{EN DASH}\N{NON-BREAKING HYPHEN}\N{FULLWIDTH HYPHEN-MINUS}\N{SMALL HYPHEN-MINUS}"
@@ -62,14 +69,31 @@ _SPACES = "\N{NO-BREAK SPACE}\N{THIN SPACE}\N{FIGURE SPACE}\N{PUNCTUATION SPACE}
 _ASCII = str.maketrans(
     dict.fromkeys(_MINUS, "-")
     | dict.fromkeys(_SPACES, _THIN)
-    | {"\N{FULLWIDTH COMMA}": ",", "\N{ARABIC THOUSANDS SEPARATOR}": ",", "\N{ARABIC DECIMAL SEPARATOR}": "."}
+    | {
+        "\N{FULLWIDTH COMMA}": ",",
+        "\N{ARABIC THOUSANDS SEPARATOR}": ",",
+        "\N{ARABIC DECIMAL SEPARATOR}": ".",
+    }
     | {"\N{FULLWIDTH FULL STOP}": ".", "\N{FRACTION SLASH}": "/", "\N{FULLWIDTH SOLIDUS}": "/"}
-    | {"\N{FULLWIDTH DOLLAR SIGN}": "$", "\N{FULLWIDTH YEN SIGN}": "¥", "\N{FULLWIDTH POUND SIGN}": "£"}
+    | {
+        "\N{FULLWIDTH DOLLAR SIGN}": "$",
+        "\N{FULLWIDTH YEN SIGN}": "¥",
+        "\N{FULLWIDTH POUND SIGN}": "£",
+    }
 )
 _VULGAR = re.compile("(?:([0-9])[ \N{NARROW NO-BREAK SPACE}]?)?([¼-¾⅐-⅞])")  # 1½ and ½
 _RAISED = re.compile("(?<=10)([⁺⁻]?)([⁰¹²³⁴-⁹]{1,3})")
 _UNRAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
-_TEX = {r"\$": "$", "{,}": ",", r"\,": _THIN, r"\;": _THIN, r"\!": "", r"\%": "%", r"\times": "×", r"\cdot": "×"}
+_TEX = {
+    r"\$": "$",
+    "{,}": ",",
+    r"\,": _THIN,
+    r"\;": _THIN,
+    r"\!": "",
+    r"\%": "%",
+    r"\times": "×",
+    r"\cdot": "×",
+}
 _TEX_MARK = re.compile("|".join(re.escape(mark) for mark in _TEX))
 _TEX_FRACTION = re.compile(
     r"([0-9])?\s?\\[dt]?frac\s?(?:\{\s?([0-9]{1,30})\s?\}\s?\{\s?([0-9]{1,30})\s?\}|([0-9])([0-9]))"
@@ -77,12 +101,17 @@ _TEX_FRACTION = re.compile(
 
 
 def gold_number(answer: str, after: str | None = None) -> str:
-    """Return the number after the last mark of a worked answer, or the answer that is only a number.
+    """Return the number after the last mark of a worked answer, or the answer that is only a
+    number.
 
     The mark is `####`, or the given words, which must then occur.
     """
     if after is not None:
-        match = re.match(_AFTER, _translated(answer.rpartition(after)[2]), re.VERBOSE) if after in answer else None
+        match = (
+            re.match(_AFTER, _translated(answer.rpartition(after)[2]), re.VERBOSE)
+            if after in answer
+            else None
+        )
         if match is None:
             raise ValueError(f"the answer has no number after {after!r}")
         return plain(match)
@@ -100,7 +129,8 @@ def replaced_number(text: str, number: str, by: str) -> str:
 
 
 def plain_number(text: str) -> str:
-    """Return a number without separators, currency and redundant zeros: `$70,000.0` is `70000`, `2/6` is `1/3`."""
+    """Return a number without separators, currency and redundant zeros: `$70,000.0` is `70000`,
+    `2/6` is `1/3`."""
     match = _ALONE.fullmatch(_translated(text).strip())
     if match is None:
         raise ValueError(f"not a number: {text[:80]!r}")
@@ -117,7 +147,9 @@ def plain(match: re.Match[str]) -> str:
     negative = "-" in (match["sign"] or "")
     if match["top"]:
         value = Fraction(int(match["top"]), int(match["bottom"]))
-        value += int(match["whole"] or 0) if value < 1 else 0  # 2 3/4 is one number, 12 24/2 are two
+        value += (
+            int(match["whole"] or 0) if value < 1 else 0
+        )  # 2 3/4 is one number, 12 24/2 are two
         return _signed(negative, _decimal(value) or str(value))
     whole = re.sub(r"[^0-9]", "", match["digits"] or "")
     rest = match["rest"] or match["only"] or ""
@@ -128,7 +160,8 @@ def plain(match: re.Match[str]) -> str:
 
 
 def _with_boxes(text: str, read: Callable[[str], str | None]) -> str:
-    """Return a text with what `read` finds in each outermost \\boxed{} in place of its content, if anything."""
+    """Return a text with what `read` finds in each outermost \\boxed{} in place of its content, if
+    anything."""
     pieces: list[str] = []
     copied, depth, begin, is_box = 0, 0, 0, False
     for brace in re.compile(r"(?:\\f?boxed)?\{|\}").finditer(text):
@@ -145,7 +178,8 @@ def _with_boxes(text: str, read: Callable[[str], str | None]) -> str:
 
 
 def _in_box(content: str) -> str | None:
-    """Return the number in a box in plain form; None if the box holds another expression than a number."""
+    """Return the number in a box in plain form; None if the box holds another expression than a
+    number."""
     if len(content) > _LONGEST_BOX:
         return None
     while (bare := _WRAPPER.sub(r" \1 ", content)) != content:
@@ -155,14 +189,19 @@ def _in_box(content: str) -> str | None:
 
 
 def _translated(text: str) -> str:
-    """Translate digits, signs, separators and fractions of other scripts and LaTeX to what the patterns read."""
+    """Translate digits, signs, separators and fractions of other scripts and LaTeX to what the
+    patterns read."""
     if not text.isascii():
-        text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text).translate(_ASCII)
+        text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text).translate(
+            _ASCII
+        )
         text = _VULGAR.sub(_vulgar, text)
         text = _RAISED.sub(lambda power: f"^{(power[1] + power[2]).translate(_UNRAISED)}", text)
     if "\\" in text or "{,}" in text:
         text = _TEX_MARK.sub(lambda mark: _TEX[mark[0]], text)
-        text = _TEX_FRACTION.sub(lambda it: f"{it[1] + ' ' if it[1] else ''}{it[2] or it[4]}/{it[3] or it[5]}", text)
+        text = _TEX_FRACTION.sub(
+            lambda it: f"{it[1] + ' ' if it[1] else ''}{it[2] or it[4]}/{it[3] or it[5]}", text
+        )
     return text
 
 

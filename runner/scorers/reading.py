@@ -1,4 +1,5 @@
-"""Reads the answer out of a text: numbers and letters by every extractor, all else by the scorer that a job names."""
+"""Reads the answer out of a text: numbers and letters by every extractor, all else by the scorer
+that a job names."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ class Reading:
     """What was found in a text, by the names of the extractors or of the scorer."""
 
     found: dict[str, str | None]
-    marked: dict[str, bool]  # whether the answer stands where one is announced, and so is the last word of a text
+    marked: dict[
+        str, bool
+    ]  # whether the answer stands where one is announced, and so is the last word of a text
     scorer: Scorer | None = None  # which compares; None: equal answers are equal texts
 
     def is_right(self, answer: str, gold: str) -> bool:
@@ -31,7 +34,11 @@ class Reading:
         """Say why what was found could not be compared with the right answer; empty if it was."""
         if self.scorer is None:
             return ""
-        return "".join(self.scorer.why_not(answer, gold) for answer in self.found.values() if answer is not None)
+        return "".join(
+            self.scorer.why_not(answer, gold)
+            for answer in self.found.values()
+            if answer is not None
+        )
 
 
 @cache
@@ -44,7 +51,8 @@ def scorer_of(name: str) -> Scorer:
 
 
 def read(parts: Parts, gold: str, is_whole: bool, scorer: str | None = None) -> Reading:
-    """Read the answer that follows the thinking: by a scorer, else as a letter or a number, as the right answer is."""
+    """Read the answer that follows the thinking: by a scorer, else as a letter or a number, as the
+    right answer is."""
     if scorer is None:
         return _extracted(parts.answer, letters if gold in letters.LETTERS else numbers)
     rule = scorer_of(scorer)

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from runner.scorers.reading import read
 from runner_base import Answer, FinishReason, Parts, Verdict
 
-_THINKING_REMOVED = "only what follows thinking is an answer, and a boxed expression that is no number is none"
+_THINKING_REMOVED = (
+    "only what follows thinking is an answer, and a boxed expression that is no number is none"
+)
 WHY_NOT = "why_not"
 # what changed with a task's VERSION, for those who compare with a job that was scored before it
 _TAGS_MENTIONED = (
-    "tags that a text only speaks of are no thinking, and an answer that was cut off behind it is not right"
+    "tags that a text only speaks of are no thinking, and an answer that was cut off behind "
+    "it is not right"
 )
 NEW_RULES = {
     ("gsm8k", 3): _THINKING_REMOVED,
@@ -23,11 +26,14 @@ NEW_RULES = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """One answer, judged once by every extractor, or by one scorer alone: by name, what each says."""
+    """One answer, judged once by every extractor, or by one scorer alone: by name, what each
+    says."""
 
     found: dict[str, str | None]  # the number, the letter, or what the scorer finds
     verdicts: dict[str, Verdict]
-    cut_off: dict[str, bool]  # whether the text ended before its answer: it may contain numbers, but none is marked
+    cut_off: dict[
+        str, bool
+    ]  # whether the text ended before its answer: it may contain numbers, but none is marked
     parts: Parts
     why_not: str = ""  # why the answer could not be compared with the right one, and so is wrong
 
@@ -40,17 +46,22 @@ class Judgement:
 def judge(answer: Answer, gold: str, scorer: str | None = None) -> Judgement:
     """Judge an answer: one that is cut off is not a wrong answer.
 
-    Only what follows the thinking is read; a text that ended while the model was thinking is cut off.
+    Only what follows the thinking is read; a text that ended while the model was thinking is cut
+    off.
     """
     parts = answer.parts
     is_whole = answer.finish_reason is FinishReason.stop
     reading = read(parts, gold, is_whole, scorer)
-    cut_off = {way: parts.is_open or not (is_whole or is_marked) for way, is_marked in reading.marked.items()}
+    cut_off = {
+        way: parts.is_open or not (is_whole or is_marked)
+        for way, is_marked in reading.marked.items()
+    }
 
     def verdict(way: str, found: str | None) -> Verdict:
         if answer.finish_reason is FinishReason.error:
             return Verdict.cut_off
-        # in an answer that was cut off `flexible` may take a step; without thinking that counts, as for lm-eval
+        # in an answer that was cut off `flexible` may take a step; without thinking that counts, as
+        # for lm-eval
         may_be_right = not (cut_off[way] and parts.has_thinking)
         if may_be_right and found is not None and reading.is_right(found, gold):
             return Verdict.correct
@@ -67,5 +78,9 @@ def rules_between(task: str, versions: tuple[str, str]) -> str:
     if not all(version.isdecimal() for version in versions):
         return ""
     old, new = sorted(map(int, versions))
-    changed = (f"since version {at}, {what}" for (of, at), what in NEW_RULES.items() if of == task and old < at <= new)
+    changed = (
+        f"since version {at}, {what}"
+        for (of, at), what in NEW_RULES.items()
+        if of == task and old < at <= new
+    )
     return "; ".join(changed)

@@ -1,8 +1,8 @@
 """Several answers to one question: the majority's answer, and estimates for fewer answers.
 
-Each answer votes for the number that was found in it; an answer that has no number or was cut off does not vote. The
-number with the most votes is elected; ties go to the number that came first. Expressions that are equal count as one
-number.
+Each answer votes for the number that was found in it; an answer that has no number or was cut off
+does not vote. The number with the most votes is elected; ties go to the number that came first.
+Expressions that are equal count as one number.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Vote:
     verdict: Verdict
     winner: int  # the first answer that voted for it; the first of all without votes
     tied: bool  # other numbers had as many votes
-    right: tuple[int, ...]  # the votes for each right number: one number, unless it has several spellings
+    right: tuple[
+        int, ...
+    ]  # the votes for each right number: one number, unless it has several spellings
     wrong: tuple[int, ...]  # the votes for each wrong number
     n: int
     solved: int  # the answers that are right, with or without a vote
@@ -41,19 +43,28 @@ class Vote:
     def majority_at(self, k: int) -> float:
         """Return the probability that k of the answers elect a right number."""
         shares = [
-            majority_at(k, self.n, mine, tuple(sorted([*self.right[:at], *self.right[at + 1 :], *self.wrong])))
+            majority_at(
+                k,
+                self.n,
+                mine,
+                tuple(sorted([*self.right[:at], *self.right[at + 1 :], *self.wrong])),
+            )
             for at, mine in enumerate(self.right)
         ]
         return float(sum(shares, Fraction(0)))
 
 
 def elect(
-    judged: Sequence[Judgement], by: str, among: Callable[[str, Sequence[str]], str] = lambda number, _: number
+    judged: Sequence[Judgement],
+    by: str,
+    among: Callable[[str, Sequence[str]], str] = lambda number, _: number,
 ) -> Vote:
-    """Count the votes of a question's answers, by an extractor or a scorer; a single answer elects its own number.
+    """Count the votes of a question's answers, by an extractor or a scorer; a single answer elects
+    its own number.
 
-    Of several answers, one that was cut off has no vote, even if its last number happens to be right. `among` returns
-    which of other numbers with the same verdict a number is equal to, or itself.
+    Of several answers, one that was cut off has no vote, even if its last number happens to be
+    right. `among` returns which of other numbers with the same verdict a number is equal to, or
+    itself.
     """
     votes: Counter[str] = Counter()
     firsts: dict[str, int] = {}
@@ -61,7 +72,9 @@ def elect(
         number = one.found[by]
         has_vote = len(judged) == 1 or not one.cut_off[by]
         if has_vote and number is not None and one.verdicts[by] in (Verdict.correct, Verdict.wrong):
-            alike = [it for it, first in firsts.items() if judged[first].verdicts[by] is one.verdicts[by]]
+            alike = [
+                it for it, first in firsts.items() if judged[first].verdicts[by] is one.verdicts[by]
+            ]
             number = among(number, alike)
             votes[number] += 1
             firsts.setdefault(number, place)
@@ -70,8 +83,15 @@ def elect(
         verdict = Verdict.cut_off if all(one.cut_off[by] for one in judged) else Verdict.no_answer
         return Vote(None, verdict, 0, False, (), (), len(judged), solved)
     most_votes = max(votes.values())
-    leading = [number for number, count in votes.items() if count == most_votes]  # in the order of their first answers
-    is_right = {number: judged[place].verdicts[by] is Verdict.correct for number, place in firsts.items()}
-    right, wrong = (tuple(votes[vote] for vote in votes if is_right[vote] is expected) for expected in (True, False))
+    leading = [
+        number for number, count in votes.items() if count == most_votes
+    ]  # in the order of their first answers
+    is_right = {
+        number: judged[place].verdicts[by] is Verdict.correct for number, place in firsts.items()
+    }
+    right, wrong = (
+        tuple(votes[vote] for vote in votes if is_right[vote] is expected)
+        for expected in (True, False)
+    )
     winner, verdict = firsts[leading[0]], judged[firsts[leading[0]]].verdicts[by]
     return Vote(leading[0], verdict, winner, len(leading) > 1, right, wrong, len(judged), solved)

@@ -1,7 +1,8 @@
-"""Requests that arrive by a clock, whether or not earlier ones have ended: latency and throughput under load.
+"""Requests that arrive by a clock, whether or not earlier ones have ended: latency and throughput
+under load.
 
-Latency counts from the time at which a request is due. So it includes the wait if the engine is busy or this program
-is late, and no request is left out because earlier ones were slow.
+Latency counts from the time at which a request is due. So it includes the wait if the engine is
+busy or this program is late, and no request is left out because earlier ones were slow.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from runner_engine.sessions import FEWER_ROWS
 
 PATIENCE = 3  # after the last request, wait this many times the time of arrivals, and at least MIN_PATIENCE_S
 MIN_PATIENCE_S = 10.0
-LATENCY_FACTOR = 2.0  # at the knee, p95 of whole answers is at most this many times that of the lowest rate
+LATENCY_FACTOR = (
+    2.0  # at the knee, p95 of whole answers is at most this many times that of the lowest rate
+)
 KEEPS_UP = 0.9  # at the knee, answers come at this share of the requests' rate or more
 DRAWS_PER_RATE = 1_000_000  # so that no two rates have the same prompts
 
@@ -61,9 +64,11 @@ class Load:
 
     @property
     def answers_s(self) -> list[float]:
-        """The time of each whole answer; a request without one counts with the time that was waited for it."""
+        """The time of each whole answer; a request without one counts with the time that was waited
+        for it."""
         return [
-            (self.seconds if request.ended_s is None else request.ended_s) - request.due_s for request in self.requests
+            (self.seconds if request.ended_s is None else request.ended_s) - request.due_s
+            for request in self.requests
         ]
 
     @property
@@ -72,7 +77,8 @@ class Load:
         if not any(request.first_s is not None for request in self.requests):
             return []
         return [
-            (self.seconds if request.first_s is None else request.first_s) - request.due_s for request in self.requests
+            (self.seconds if request.first_s is None else request.first_s) - request.due_s
+            for request in self.requests
         ]
 
     @property
@@ -90,7 +96,8 @@ class Load:
         }
 
     def offered(self, usual_s: float) -> float:
-        """Return the rate of answers, from the first request to the last answer, if each takes `usual_s`."""
+        """Return the rate of answers, from the first request to the last answer, if each takes
+        `usual_s`."""
         return len(self.requests) / (self.requests[-1].due_s + usual_s)
 
 
@@ -103,8 +110,11 @@ def clock(rate: float, count: int, seed: int) -> list[float]:
     return list(accumulate(generator.expovariate(1.0) / rate for _ in range(count)))
 
 
-def loads_of(task: SweepConfig, vocab_size: int, seed: int, real: RealPrompts | None = None) -> list[Load]:
-    """Return the requests of each rate, the lowest first; each request has a random one of the cells' lengths.
+def loads_of(
+    task: SweepConfig, vocab_size: int, seed: int, real: RealPrompts | None = None
+) -> list[Load]:
+    """Return the requests of each rate, the lowest first; each request has a random one of the
+    cells' lengths.
 
     Real prompts keep their order, and only their numbers of new tokens are random.
     """
@@ -118,14 +128,17 @@ def loads_of(task: SweepConfig, vocab_size: int, seed: int, real: RealPrompts | 
             if real is not None:
                 [request] = real.take(1, new)
             else:
-                [request] = synthetic_requests(1, prompt, new, vocab_size, seed, draw=number * DRAWS_PER_RATE + at)
+                [request] = synthetic_requests(
+                    1, prompt, new, vocab_size, seed, draw=number * DRAWS_PER_RATE + at
+                )
             load.requests.append(TimedRequest(replace(request, id=at), due_s, new))
         loads.append(load)
     return loads
 
 
 def run_load(engine: Engine, load: Load, on_answer: Callable[[], None]) -> None:
-    """Submit the requests of a rate at their times, and record the answers; an out-of-memory error becomes the note."""
+    """Submit the requests of a rate at their times, and record the answers; an out-of-memory error
+    becomes the note."""
     notes_before = len(engine.stats.notes)
     try:
         with engine.open() as session:
@@ -134,7 +147,10 @@ def run_load(engine: Engine, load: Load, on_answer: Callable[[], None]) -> None:
         if not is_memory_error(error):
             raise
         load.note = f"out of memory: {one_line(error, 200)}"
-    load.note = next((note for note in engine.stats.notes[notes_before:] if note.startswith(FEWER_ROWS)), load.note)
+    load.note = next(
+        (note for note in engine.stats.notes[notes_before:] if note.startswith(FEWER_ROWS)),
+        load.note,
+    )
 
 
 def _run(session: Session, load: Load, on_answer: Callable[[], None]) -> None:
@@ -196,21 +212,27 @@ class Knee:
 
 
 def keeps_up(load: Load, lowest: Load) -> bool:
-    """Whether a rate's p95 of whole answers stays near the lowest rate's, and answers keep the requests' rate."""
+    """Whether a rate's p95 of whole answers stays near the lowest rate's, and answers keep the
+    requests' rate."""
     if len(load.answered) < len(load.requests):
         return False
-    usual_s, allowed_s = median(lowest.answers_s), LATENCY_FACTOR * percentiles(lowest.answers_s)["p95"]
+    usual_s, allowed_s = (
+        median(lowest.answers_s),
+        LATENCY_FACTOR * percentiles(lowest.answers_s)["p95"],
+    )
     is_prompt = percentiles(load.answers_s)["p95"] <= allowed_s
     return is_prompt and len(load.requests) / load.seconds >= KEEPS_UP * load.offered(usual_s)
 
 
 def knee_of(loads: Sequence[Load]) -> Knee | None:
-    """Return the highest rate up to which the engine keeps up with every rate; None if nothing was measured."""
+    """Return the highest rate up to which the engine keeps up with every rate; None if nothing was
+    measured."""
     measured = [load for load in loads if load.seconds]
     if not measured:
         return None
     rule = (
-        f"p95 of whole answers within {LATENCY_FACTOR:g} × that of the lowest rate, and answers at {KEEPS_UP:.0%} of "
+        f"p95 of whole answers within {LATENCY_FACTOR:g} × that of the lowest rate, and "
+        f"answers at {KEEPS_UP:.0%} of "
     )
     rule += "the requests' rate or more"
     sustained: list[Load] = []
@@ -223,5 +245,13 @@ def knee_of(loads: Sequence[Load]) -> Knee | None:
         return Knee(None, False, words)
     rate = sustained[-1].rate
     if len(sustained) == len(loads):
-        return Knee(rate, True, f"the knee is at {rate:g} requests/s or above, the highest rate that was tried: {rule}")
-    return Knee(rate, False, f"the knee: {rate:g} requests/s is the highest rate that it can keep up with: {rule}")
+        return Knee(
+            rate,
+            True,
+            f"the knee is at {rate:g} requests/s or above, the highest rate that was tried: {rule}",
+        )
+    return Knee(
+        rate,
+        False,
+        f"the knee: {rate:g} requests/s is the highest rate that it can keep up with: {rule}",
+    )

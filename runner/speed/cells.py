@@ -1,4 +1,5 @@
-"""Runs and times a batch of one shape: first tokens, gaps between tokens, prefill and decode, memory, energy."""
+"""Runs and times a batch of one shape: first tokens, gaps between tokens, prefill and decode,
+memory, energy."""
 
 from __future__ import annotations
 
@@ -20,10 +21,23 @@ from runner_engine.sessions import FEWER_ROWS, Shape
 
 SPEEDS = ("prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s")
 GAPS = ("itl_p50_s", "itl_p95_s", "itl_p99_s")
-WORK = ("prefill_gflop_per_s", "decode_gflop_per_s", "decode_gb_per_s")  # compared with the machine's limits
+WORK = (
+    "prefill_gflop_per_s",
+    "decode_gflop_per_s",
+    "decode_gb_per_s",
+)  # compared with the machine's limits
 ENERGY = ("energy_j", "energy_j_per_token")
-FIGURES = ("ttft_s", *GAPS, *SPEEDS, "seconds", *WORK, *ENERGY)  # in this order, as far as an engine reports them
-NOISY = 0.1  # share of a speed's median: quartiles further apart mean that the machine was too noisy
+FIGURES = (
+    "ttft_s",
+    *GAPS,
+    *SPEEDS,
+    "seconds",
+    *WORK,
+    *ENERGY,
+)  # in this order, as far as an engine reports them
+NOISY = (
+    0.1  # share of a speed's median: quartiles further apart mean that the machine was too noisy
+)
 ENOUGH_TO_TELL = 3  # repeats
 
 
@@ -36,8 +50,12 @@ class Cell:
     new_tokens: int
     shared_prefix: float = 0.0
     key: str = ""  # its name in metrics
-    lengths: list[int] = field(default_factory=list)  # of real prompts, in tokens: `prompt_tokens` is their median
-    repeats: list[dict[str, float]] = field(default_factory=list)  # figures of each run after the warm-up
+    lengths: list[int] = field(
+        default_factory=list
+    )  # of real prompts, in tokens: `prompt_tokens` is their median
+    repeats: list[dict[str, float]] = field(
+        default_factory=list
+    )  # figures of each run after the warm-up
     peak_rss_mib: float = 0.0
     cuda_peak_mib: float | None = None
     note: str = ""  # why there are no numbers
@@ -50,7 +68,11 @@ class Cell:
     @property
     def figures(self) -> list[str]:
         """The names of the figures that every repeat has."""
-        return [name for name in FIGURES if all(name in repeat for repeat in self.repeats)] if self.repeats else []
+        return (
+            [name for name in FIGURES if all(name in repeat for repeat in self.repeats)]
+            if self.repeats
+            else []
+        )
 
     def values(self, name: str) -> list[float]:
         """Return one figure of every run after the warm-up."""
@@ -62,7 +84,8 @@ class Cell:
 
     @property
     def noise(self) -> float | None:
-        """The distance between the quartiles of a speed, as a share of its median; None with too few repeats."""
+        """The distance between the quartiles of a speed, as a share of its median; None with too
+        few repeats."""
         if self.note or len(self.repeats) < ENOUGH_TO_TELL:
             return None
         return max(relative_spread(self.values(name)) for name in SPEEDS if name in self.figures)
@@ -74,10 +97,15 @@ class Cell:
 
 
 def cells_of(task: SweepConfig) -> list[Cell]:
-    """Return every combination of the axes; a key has new tokens and shares only if there are several."""
+    """Return every combination of the axes; a key has new tokens and shares only if there are
+    several."""
     cells = []
-    prompts = task.prompt_tokens or [0]  # the lengths of real ones are known after they have been sent
-    for batch, prompt, new, share in product(task.batch_sizes, prompts, task.new_tokens, task.shared_prefix):
+    prompts = task.prompt_tokens or [
+        0
+    ]  # the lengths of real ones are known after they have been sent
+    for batch, prompt, new, share in product(
+        task.batch_sizes, prompts, task.new_tokens, task.shared_prefix
+    ):
         key = f"batch_{batch}_prompt_{prompt}" if prompt else f"batch_{batch}_prompts"
         key += f"_new_{new}" if len(task.new_tokens) > 1 else ""
         key += f"_shared_{100 * share:g}" if len(task.shared_prefix) > 1 else ""
@@ -107,20 +135,29 @@ class Stopwatch:
         return int(self.report.metrics.get("vocab_size", VOCABULARY))
 
     def run(self, cell: Cell, number: int) -> dict[str, float] | None:
-        """Run a cell once and return its figures; None with a note in the cell if it does not fit."""
+        """Run a cell once and return its figures; None with a note in the cell if it does not
+        fit."""
         engine = self.engine
         if self.real is None:
             shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
-            requests = synthetic_requests(*shape, self.vocab_size, self.seed, number, cell.shared_tokens)
+            requests = synthetic_requests(
+                *shape, self.vocab_size, self.seed, number, cell.shared_tokens
+            )
         else:
             requests = self.real.take(cell.batch_size, cell.new_tokens)
         if number == 0:
             machine.reset_peak()  # only once: it frees memory, and allocating it again costs time
             gpu.restart_peak()
-        before, notes_before, energy = replace(engine.stats), len(engine.stats.notes), self.energy.read()
+        before, notes_before, energy = (
+            replace(engine.stats),
+            len(engine.stats.notes),
+            self.energy.read(),
+        )
         started = time.perf_counter()
         try:
-            completions = complete(engine, requests, cell.batch_size, lambda _: self._check_whole(notes_before))
+            completions = complete(
+                engine, requests, cell.batch_size, lambda _: self._check_whole(notes_before)
+            )
         except FewerRowsError as error:
             cell.note = str(error)
             return None
@@ -142,17 +179,26 @@ class Stopwatch:
             prompt_tokens = round(mean(lengths))
         if number == 0:
             cell.peak_rss_mib, cell.cuda_peak_mib = machine.peak_rss_mib(), gpu.peak_mib()
-        spent, new = engine.stats - before, sum(completion.answer.tokens for completion in completions)
+        spent, new = (
+            engine.stats - before,
+            sum(completion.answer.tokens for completion in completions),
+        )
         speed = {name: spent.speed[name] for name in SPEEDS if name in spent.speed} or {
             "output_tok_per_s": new / seconds
         }
         figures = (
-            latencies(completions, started) | speed | {"seconds": seconds} | self._work(cell, prompt_tokens, spent)
+            latencies(completions, started)
+            | speed
+            | {"seconds": seconds}
+            | self._work(cell, prompt_tokens, spent)
         )
-        return figures | ({} if joules is None else {"energy_j": joules, "energy_j_per_token": joules / new})
+        return figures | (
+            {} if joules is None else {"energy_j": joules, "energy_j_per_token": joules / new}
+        )
 
     def _check_whole(self, notes_before: int) -> None:
-        """Raise FewerRowsError at once if the engine continues with fewer rows: that is another cell."""
+        """Raise FewerRowsError at once if the engine continues with fewer rows: that is another
+        cell."""
         for note in self.engine.stats.notes[notes_before:]:
             if note.startswith(FEWER_ROWS):
                 raise FewerRowsError(note)
@@ -180,7 +226,8 @@ def failure_of(completions: Sequence[Completion], new_tokens: int) -> str:
 
 
 def latencies(completions: Sequence[Completion], started: float) -> dict[str, float]:
-    """Return when the first token came (the median of the rows) and the gaps between the tokens of each row."""
+    """Return when the first token came (the median of the rows) and the gaps between the tokens of
+    each row."""
     firsts = [
         completion.token_times[0] - started if completion.token_times else completion.first_token_s
         for completion in completions
@@ -197,6 +244,7 @@ def gaps_of(completion: Completion) -> Iterator[float]:
 def seen_in_pieces(completions: Sequence[Completion]) -> bool:
     """Whether times are those of pieces of text, which may have several tokens."""
     return any(
-        completion.token_times is not None and len(completion.token_times) != completion.answer.tokens
+        completion.token_times is not None
+        and len(completion.token_times) != completion.answer.tokens
         for completion in completions
     )

@@ -1,4 +1,5 @@
-"""The machine's limits, measured between the runs of a sweep, and the share of them that each cell reached."""
+"""The machine's limits, measured between the runs of a sweep, and the share of them that each cell
+reached."""
 
 from __future__ import annotations
 
@@ -40,17 +41,21 @@ class MachineRates:
 
     @property
     def noise(self) -> float:
-        """The distance between the quartiles of a rate, as a share of its median; 0 with too few measurements."""
+        """The distance between the quartiles of a rate, as a share of its median; 0 with too few
+        measurements."""
         if len(self.measured) < ENOUGH_TO_TELL:
             return 0.0
         return max(relative_spread(values) for values in self._values)
 
     @property
     def _values(self) -> tuple[list[float], list[float]]:
-        return [it.matrix_gflop_per_s for it in self.measured], [it.read_gb_per_s for it in self.measured]
+        return [it.matrix_gflop_per_s for it in self.measured], [
+            it.read_gb_per_s for it in self.measured
+        ]
 
     def shares(self, cell: Cell) -> dict[str, float]:
-        """Return the shares of the limits that a cell reached; empty if one of the two is unknown."""
+        """Return the shares of the limits that a cell reached; empty if one of the two is
+        unknown."""
         best = self.best
         if best is None or "decode_gb_per_s" not in cell.figures:
             return {}

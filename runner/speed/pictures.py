@@ -1,4 +1,5 @@
-"""Draws the pictures of a sweep from the points in a job's folder: `python -m runner.speed.pictures FOLDER`."""
+"""Draws the pictures of a sweep from the points in a job's folder: `python -m runner.speed.pictures
+FOLDER`."""
 
 from __future__ import annotations
 
@@ -32,14 +33,21 @@ def draw(points: dict[str, Any]) -> list[Picture]:
     cells = [cell for cell in points["cells"] if not cell["note"]]
     speed = DECODE if any(DECODE in cell for cell in cells) else OUTPUT
     latency = "itl_p50_s" if any("itl_p50_s" in cell for cell in cells) else "seconds"
-    several = {axis: len({cell[axis] for cell in points["cells"]}) > 1 for axis in ("batch_size", "prompt_tokens")}
+    several = {
+        axis: len({cell[axis] for cell in points["cells"]}) > 1
+        for axis in ("batch_size", "prompt_tokens")
+    }
     pictures = []
     if any(several.values()):
         title = f"Throughput against latency: {points['title']}"
-        pictures.append(Picture("throughput_latency", title, lambda: _throughput(points, speed, latency, title)))
+        pictures.append(
+            Picture("throughput_latency", title, lambda: _throughput(points, speed, latency, title))
+        )
     if several["batch_size"]:
         title_b = f"Speed against batch size: {points['title']}"
-        pictures.append(Picture("speed_batch", title_b, lambda: _over_batches(points, speed, title_b)))
+        pictures.append(
+            Picture("speed_batch", title_b, lambda: _over_batches(points, speed, title_b))
+        )
     if several["prompt_tokens"]:
         title_p = f"Time to first token against prompt length: {points['title']}"
         pictures.append(Picture("ttft_prompt", title_p, lambda: _over_prompts(points, title_p)))
@@ -61,7 +69,8 @@ def _figure(title: str) -> tuple[Figure, Axes]:
 
 
 def _lines(cells: Sequence[Cell], shared_axes: Sequence[str]) -> list[tuple[str, list[Cell]]]:
-    """Group cells into lines by the axes they share, each with a label of the values that differ between lines."""
+    """Group cells into lines by the axes they share, each with a label of the values that differ
+    between lines."""
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(tuple(cell[axis] for axis in shared_axes), []).append(cell)
@@ -84,7 +93,9 @@ def _words(axis: str, value: float) -> str:
             return f"{value:.0%} shared"
 
 
-def _curves(pane: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[[Cell], float], name: str) -> None:
+def _curves(
+    pane: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[[Cell], float], name: str
+) -> None:
     """Draw a line for each group, with bars from the lowest to the highest repeat of each point."""
     for (words, line_cells), colour, marker in zip(lines, COLOURS, MARKERS, strict=False):
         points = sorted((x_of(cell), *cell[name]) for cell in line_cells if name in cell)
@@ -92,7 +103,9 @@ def _curves(pane: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[
             continue
         x, y, low, high = zip(*points, strict=True)
         _bars(pane, x, y, spreads=[*zip(low, high, strict=True)], is_vertical=True, colour=colour)
-        pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None)
+        pane.plot(
+            x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None
+        )
 
 
 def _bars(
@@ -103,17 +116,26 @@ def _bars(
     is_vertical: bool,
     colour: str,
 ) -> None:
-    """Draw a bar from the lowest to the highest repeat of each point; none where there was one repeat only."""
-    where = [(at, other, *spread) for at, other, spread in zip(x, y, spreads, strict=True) if spread[0] < spread[1]]
+    """Draw a bar from the lowest to the highest repeat of each point; none where there was one
+    repeat only."""
+    where = [
+        (at, other, *spread)
+        for at, other, spread in zip(x, y, spreads, strict=True)
+        if spread[0] < spread[1]
+    ]
     if not where:
         return
     at, other, low, high = zip(*where, strict=True)
     if is_vertical:
         pane.vlines(at, low, high, color=colour, linewidth=1.2, alpha=0.6)
-        pane.plot(at, low, at, high, color=colour, linestyle="", marker="_", markersize=5, alpha=0.6)
+        pane.plot(
+            at, low, at, high, color=colour, linestyle="", marker="_", markersize=5, alpha=0.6
+        )
     else:
         pane.hlines(other, low, high, color=colour, linewidth=1.2, alpha=0.6)
-        pane.plot(low, other, high, other, color=colour, linestyle="", marker="|", markersize=5, alpha=0.6)
+        pane.plot(
+            low, other, high, other, color=colour, linestyle="", marker="|", markersize=5, alpha=0.6
+        )
 
 
 def _notes(*notes: str, has_bars: bool) -> str:
@@ -154,7 +176,8 @@ def _powers(pane: Axes, values: Sequence[float]) -> None:
 
 
 def _decades(pane: Axes) -> None:
-    """Scale the y axis by decades, with plain numbers at 1, 2 and 5 of each, as one decade may hold all points."""
+    """Scale the y axis by decades, with plain numbers at 1, 2 and 5 of each, as one decade may hold
+    all points."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     pane.set_yscale("log")
@@ -175,33 +198,46 @@ def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) ->
     figure, pane = _figure(title)
     cells = [cell for cell in points["cells"] if not cell["note"]]
     lines = _lines(cells, ("prompt_tokens", "new_tokens", "shared_prefix"))
-    for number, ((words, some), colour, marker) in enumerate(zip(lines, COLOURS, MARKERS, strict=False)):
+    for number, ((words, some), colour, marker) in enumerate(
+        zip(lines, COLOURS, MARKERS, strict=False)
+    ):
         ordered = sorted(some, key=lambda cell: cell["batch_size"])
         x, y = [1000 * cell[latency][0] for cell in ordered], [cell[speed][0] for cell in ordered]
         speeds = [(cell[speed][1], cell[speed][2]) for cell in ordered]
         latencies = [(1000 * cell[latency][1], 1000 * cell[latency][2]) for cell in ordered]
         _bars(pane, x, y, speeds, is_vertical=True, colour=colour)
         _bars(pane, x, y, latencies, is_vertical=False, colour=colour)
-        pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None)
+        pane.plot(
+            x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None
+        )
         if len(cells) <= MAX_LABELS:
             for cell, place in zip(ordered, zip(x, y, strict=True), strict=True):
-                beside = ((6, -8), (-6, 4), (6, 4), (-6, -8))[number % 4]  # so that labels of near lines do not overlap
+                beside = ((6, -8), (-6, 4), (6, 4), (-6, -8))[
+                    number % 4
+                ]  # so that labels of near lines do not overlap
                 pane.annotate(
                     f"{cell['batch_size']}", place, beside, textcoords="offset points", fontsize=7, color=colour,
                     ha="left" if beside[0] > 0 else "right",
                 )  # fmt: skip
-    pane.set_xlabel("time between tokens, median, ms" if latency == "itl_p50_s" else "time of a whole batch, ms")
+    pane.set_xlabel(
+        "time between tokens, median, ms" if latency == "itl_p50_s" else "time of a whole batch, ms"
+    )
     pane.set_ylabel(SPEED_WORDS[speed])
     pane.set_ylim(bottom=0)
     pane.set_xlim(left=0)
-    _finish(pane, len(lines), _notes("numbers: batch size", has_bars=_has_bars(cells, speed, latency)))
+    _finish(
+        pane, len(lines), _notes("numbers: batch size", has_bars=_has_bars(cells, speed, latency))
+    )
     return figure
 
 
 def _over_batches(points: dict[str, Any], speed: str, title: str) -> Figure:
     figure, pane = _figure(title)
     cells = points["cells"]
-    lines = _lines([cell for cell in cells if not cell["note"]], ("prompt_tokens", "new_tokens", "shared_prefix"))
+    lines = _lines(
+        [cell for cell in cells if not cell["note"]],
+        ("prompt_tokens", "new_tokens", "shared_prefix"),
+    )
     _curves(pane, lines, lambda cell: cell["batch_size"], speed)
     _powers(pane, [cell["batch_size"] for cell in cells])
     _missing(pane, cells, "batch_size")
@@ -215,7 +251,9 @@ def _over_batches(points: dict[str, Any], speed: str, title: str) -> Figure:
 def _over_prompts(points: dict[str, Any], title: str) -> Figure:
     figure, pane = _figure(title)
     cells = points["cells"]
-    lines = _lines([cell for cell in cells if not cell["note"]], ("batch_size", "new_tokens", "shared_prefix"))
+    lines = _lines(
+        [cell for cell in cells if not cell["note"]], ("batch_size", "new_tokens", "shared_prefix")
+    )
     _curves(pane, lines, lambda cell: cell["prompt_tokens"], "ttft_s")
     _powers(pane, [cell["prompt_tokens"] for cell in cells])
     _missing(pane, cells, "prompt_tokens")
@@ -241,7 +279,13 @@ def _over_rates(points: dict[str, Any], title: str) -> Figure:
             pane.plot(rates, values, linestyle=styles[rank], color=colour, marker=marker, markersize=4, linewidth=1.4,
                       label=f"{words}, {rank}")  # fmt: skip
     if points["knee"] is not None:
-        pane.axvline(points["knee"], color=GOOD, linewidth=1.2, zorder=0, label=f"knee: {points['knee']:g} requests/s")
+        pane.axvline(
+            points["knee"],
+            color=GOOD,
+            linewidth=1.2,
+            zorder=0,
+            label=f"knee: {points['knee']:g} requests/s",
+        )
     _powers(pane, rates)
     _decades(pane)
     pane.set_xlabel("arriving requests/s")

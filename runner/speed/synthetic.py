@@ -8,7 +8,9 @@ from math import inf
 from runner_base import ConfigError
 from runner_engine import EngineReport, Request
 
-VOCABULARY = 800  # almost every model has these ids; used if a server does not report its vocabulary
+VOCABULARY = (
+    800  # almost every model has these ids; used if a server does not report its vocabulary
+)
 
 
 def room_of(report: EngineReport) -> float:
@@ -17,7 +19,8 @@ def room_of(report: EngineReport) -> float:
 
 
 def check_room(room: float, prompt_tokens: int, new_tokens: int, beyond: str = "") -> None:
-    """Raise ConfigError unless prompt and new tokens fit the model's positions, before or after its load.
+    """Raise ConfigError unless prompt and new tokens fit the model's positions, before or after its
+    load.
 
     beyond: how the model can read more nevertheless, as the end of the message.
     """
@@ -37,14 +40,18 @@ def synthetic_requests(
     draw: int = 0,
     shared_tokens: int = 0,
 ) -> list[Request]:
-    """Return a batch of random token-id prompts that all decode new_tokens; the same arguments give the same batch.
+    """Return a batch of random token-id prompts that all decode new_tokens; the same arguments give
+    the same batch.
 
-    Another `draw` gives other prompts of the same shape. Rows, and usually draws, differ from their first token on:
-    otherwise an engine that computes a shared prefix once would do less work than is measured. With shared_tokens,
-    that many tokens at the beginning are the same in all rows of a draw.
+    Another `draw` gives other prompts of the same shape. Rows, and usually draws, differ from their
+    first token on: otherwise an engine that computes a shared prefix once would do less work than
+    is measured. With shared_tokens, that many tokens at the beginning are the same in all rows of a
+    draw.
     """
     assert vocab_size >= 1
-    low = vocab_size // 4  # the middle half, since special tokens and padding rows are at the ends of the vocabulary
+    low = (
+        vocab_size // 4
+    )  # the middle half, since special tokens and padding rows are at the ends of the vocabulary
     high = max(low + 1, vocab_size - low)
     random_ids = random.Random(f"{seed}/{draw}/{batch_size}/{prompt_tokens}")
     firsts: list[int] = []
@@ -55,9 +62,11 @@ def synthetic_requests(
     return [
         Request(
             id=row,
-            prompt=(*shared, first, *(random_ids.randrange(low, high) for _ in range(prompt_tokens - 1)))[
-                :prompt_tokens
-            ],
+            prompt=(
+                *shared,
+                first,
+                *(random_ids.randrange(low, high) for _ in range(prompt_tokens - 1)),
+            )[:prompt_tokens],
             max_new_tokens=new_tokens,
             ignore_eos=True,
             timed=True,

@@ -16,7 +16,13 @@ from runner.speed.real_prompts import span
 Series = dict[str, list[tuple[int, float]]]
 OVER_BATCHES = ("decode_tok_per_s", "output_tok_per_s", "itl_p50_s", "seconds")
 OVER_PROMPTS = ("ttft_s", "prefill_tok_per_s")
-OVER_RATES = ("answered_requests_per_s", "ttft_p95_s", "answer_p50_s", "answer_p95_s", "answer_p99_s")
+OVER_RATES = (
+    "answered_requests_per_s",
+    "ttft_p95_s",
+    "answer_p50_s",
+    "answer_p95_s",
+    "answer_p99_s",
+)
 PER_MINUTE = 60  # steps are whole numbers: the step of a rate is its requests per minute
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {"": median, "_min": min, "_max": max}
 
@@ -32,15 +38,26 @@ def metrics_of_cells(cells: Sequence[Cell], limits: MachineRates) -> dict[str, f
     for cell in cells:
         for name, (suffix, aggregate) in product(cell.figures, AGGREGATES.items()):
             metrics[f"{name}{suffix}/{cell.key}"] = aggregate(cell.values(name))
-        single = {"peak_rss_mib": cell.peak_rss_mib, "cuda_peak_mib": cell.cuda_peak_mib, "noise": cell.noise}
-        metrics |= {f"{name}/{cell.key}": value for name, value in single.items() if value is not None}
+        single = {
+            "peak_rss_mib": cell.peak_rss_mib,
+            "cuda_peak_mib": cell.cuda_peak_mib,
+            "noise": cell.noise,
+        }
+        metrics |= {
+            f"{name}/{cell.key}": value for name, value in single.items() if value is not None
+        }
         metrics |= {f"{name}/{cell.key}": value for name, value in limits.shares(cell).items()}
     return metrics
 
 
 def metrics_of_loads(loads: Sequence[Load]) -> dict[str, float]:
     """Return every figure of every measured rate."""
-    return {f"{name}/{load.key}": value for load in loads if load.seconds for name, value in load.figures.items()}
+    return {
+        f"{name}/{load.key}": value
+        for load in loads
+        if load.seconds
+        for name, value in load.figures.items()
+    }
 
 
 def _axes(cell: Cell, task: SweepConfig) -> dict[str, Any]:
@@ -72,21 +89,32 @@ def rows_of_cells(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, An
             row[name] = None if cell.note else round(cell.median(name), _digits(name))
             if name == speed:
                 values = [] if cell.note else cell.values(name)
-                row[f"{name.partition('_')[0]}_spread"] = f"{min(values):.1f}–{max(values):.1f}" if values else None
-        row["noise"] = None if cell.noise is None else f"{cell.noise:.0%}{(' noisy' if cell.is_noisy else '')}"
+                row[f"{name.partition('_')[0]}_spread"] = (
+                    f"{min(values):.1f}–{max(values):.1f}" if values else None
+                )
+        row["noise"] = (
+            None if cell.noise is None else f"{cell.noise:.0%}{(' noisy' if cell.is_noisy else '')}"
+        )
         row["peak_rss_mib"] = None if cell.note else round(cell.peak_rss_mib, 1)
         if any(one.cuda_peak_mib is not None for one in measured):
-            row["cuda_peak_mib"] = None if cell.cuda_peak_mib is None else round(cell.cuda_peak_mib, 1)
+            row["cuda_peak_mib"] = (
+                None if cell.cuda_peak_mib is None else round(cell.cuda_peak_mib, 1)
+            )
         rows.append(row | ({"note": cell.note} if len(measured) < len(cells) else {}))
     return rows
 
 
-def rows_of_limits(cells: Sequence[Cell], task: SweepConfig, limits: MachineRates) -> list[dict[str, Any]]:
-    """Return the table of gaps between tokens, energy, and the share of the machine's limits that cells reached."""
+def rows_of_limits(
+    cells: Sequence[Cell], task: SweepConfig, limits: MachineRates
+) -> list[dict[str, Any]]:
+    """Return the table of gaps between tokens, energy, and the share of the machine's limits that
+    cells reached."""
     rows = []
     for cell in cells:
         names = (*GAPS, "prefill_gflop_per_s", "decode_gb_per_s", *ENERGY)
-        row: dict[str, Any] = {name: round(cell.median(name), _digits(name)) for name in names if name in cell.figures}
+        row: dict[str, Any] = {
+            name: round(cell.median(name), _digits(name)) for name in names if name in cell.figures
+        }
         if shares := limits.shares(cell):
             row["prefill_share"] = f"{shares['prefill_matrix_share']:.0%}"
             row["decode_share"] = f"{shares['decode_read_share']:.0%}"
@@ -105,14 +133,21 @@ def rows_of_loads(loads: Sequence[Load], knee: float | None) -> list[dict[str, A
             figures = load.figures
             row["answers_per_s"] = round(figures["answered_requests_per_s"], 3)
             row["tok_per_s"] = round(figures["output_tok_per_s"], 1)
-            row |= {name: round(value, 3) for name, value in figures.items() if name.startswith(("ttft_", "answer_"))}
-            row["keeps_up"] = "knee" if load.rate == knee else "yes" if keeps_up(load, loads[0]) else "no"
+            row |= {
+                name: round(value, 3)
+                for name, value in figures.items()
+                if name.startswith(("ttft_", "answer_"))
+            }
+            row["keeps_up"] = (
+                "knee" if load.rate == knee else "yes" if keeps_up(load, loads[0]) else "no"
+            )
         rows.append(row | ({"note": load.note} if any(load.note for load in loads) else {}))
     return rows
 
 
 def series_of(cells: Sequence[Cell], loads: Sequence[Load], task: SweepConfig) -> Series:
-    """Return the curves for MLflow: over batch sizes, over prompt lengths, over requests per minute."""
+    """Return the curves for MLflow: over batch sizes, over prompt lengths, over requests per
+    minute."""
     series: Series = {}
     for cell in cells:
         rest = f"_new_{cell.new_tokens}" if len(task.new_tokens) > 1 else ""
@@ -127,11 +162,15 @@ def series_of(cells: Sequence[Cell], loads: Sequence[Load], task: SweepConfig) -
     for load in (load for load in loads if load.seconds):
         for name in (one for one in OVER_RATES if one in load.figures):
             step = round(PER_MINUTE * load.rate)
-            series.setdefault(f"{name}/over_requests_per_minute", []).append((step, load.figures[name]))
+            series.setdefault(f"{name}/over_requests_per_minute", []).append(
+                (step, load.figures[name])
+            )
     return {name: sorted(points) for name, points in series.items()}
 
 
-def points_of(title: str, cells: Sequence[Cell], loads: Sequence[Load], knee: float | None) -> dict[str, Any]:
+def points_of(
+    title: str, cells: Sequence[Cell], loads: Sequence[Load], knee: float | None
+) -> dict[str, Any]:
     """Return the data of the pictures."""
     return {
         "title": title,

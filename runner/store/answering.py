@@ -1,7 +1,7 @@
 """Whether a store answers: what is waited for is said, and a signal ends the waiting.
 
-The question runs in a thread of its own, since drivers of databases wait in C, or for minutes, and a job starts and
-ends its run with signals deferred.
+The question runs in a thread of its own, since drivers of databases wait in C, or for minutes, and
+a job starts and ends its run with signals deferred.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ ANSWER_S = 10  # a store that does not answer for so long is unreachable
 LOCK_S = 0.5  # a database that is locked for so long is waited for, as a server is
 AWAY_S = 60.0  # how long a server then counts as unreachable before the next try
 SAY_AFTER_S = 2.0
-# a signal may come twice, or have ended the job whose run is now ended in the store: a store that answers is not left
+# a signal may come twice, or have ended the job whose run is now ended in the store: a store that
+# answers is not left
 OBEY_AFTER_S = 0.5
 LOOK_EVERY_S = 0.05
 
 
-def wait_for_answer(shown: str, ask: Callable[[], None], limit_s: float, obey_after_s: float = OBEY_AFTER_S) -> None:
-    """Ask a store anything in another thread, and raise its error; TimeoutError if there is no answer in time.
+def wait_for_answer(
+    shown: str, ask: Callable[[], None], limit_s: float, obey_after_s: float = OBEY_AFTER_S
+) -> None:
+    """Ask a store anything in another thread, and raise its error; TimeoutError if there is no
+    answer in time.
 
     A signal that has come ends the waiting after `obey_after_s`.
     """
@@ -49,7 +53,9 @@ def wait_for_answer(shown: str, ask: Callable[[], None], limit_s: float, obey_af
             raise TimeoutError(no_answer(limit_s))
         if waited_s > SAY_AFTER_S and not has_said:
             has_said = True
-            tell(f"waiting for MLflow at {shown} (tracking.uri): no answer yet, {limit_s:.0f} s at most")
+            tell(
+                f"waiting for MLflow at {shown} (tracking.uri): no answer yet, {limit_s:.0f} s at most"
+            )
     if errors:
         raise errors[0]
 
@@ -84,11 +90,14 @@ def probe_server(uri: str, shown: str) -> None:
 
 
 def probe_database(uri: str, shown: str) -> None:
-    """Log in to a database on a server: MLflow itself would try ten times, and each may take as long as its driver."""
+    """Log in to a database on a server: MLflow itself would try ten times, and each may take as
+    long as its driver."""
     _ask_unless_away(uri, shown, _log_in)
 
 
-_away: dict[str, tuple[float, OSError]] = {}  # servers that did not answer: when, and with which error
+_away: dict[
+    str, tuple[float, OSError]
+] = {}  # servers that did not answer: when, and with which error
 
 
 def _ask_unless_away(uri: str, shown: str, ask: Callable[[str], None]) -> None:
@@ -120,7 +129,9 @@ def _request_anything(uri: str) -> None:
     except (urllib.error.HTTPError, http.client.HTTPException):
         return
     except OSError as error:
-        reason = getattr(error, "reason", error)  # urllib wraps errors that occur before it is connected
+        reason = getattr(
+            error, "reason", error
+        )  # urllib wraps errors that occur before it is connected
         if isinstance(reason, TimeoutError):
             raise TimeoutError(no_answer(ANSWER_S)) from error
         if not isinstance(reason, ssl.SSLError):

@@ -1,7 +1,7 @@
 """Files outside a job's folder that belong to its result, recorded by path, size and digest.
 
-A job whose files differ from the record counts as not done. A file whose size, times and inode are as recorded is not
-read to check that.
+A job whose files differ from the record counts as not done. A file whose size, times and inode are
+as recorded is not read to check that.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ def promise(files: Mapping[Path, str | None]) -> dict[str, dict[str, Any]]:
 
 
 def first_changed(promised: Mapping[str, dict[str, Any]]) -> str | None:
-    """Return the first file that is missing or differs from its record; None if all are as recorded."""
-    return next((path for path, record in promised.items() if not _is_unchanged(Path(path), record)), None)
+    """Return the first file that is missing or differs from its record; None if all are as
+    recorded."""
+    return next(
+        (path for path, record in promised.items() if not _is_unchanged(Path(path), record)), None
+    )
 
 
 def _is_unchanged(path: Path, record: dict[str, Any]) -> bool:

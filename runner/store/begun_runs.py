@@ -1,5 +1,5 @@
-"""Runs that were begun in MLflow: one is created once, though the answer may be lost, and one that was broken off goes
-on, so that a job has one run however often its process or its server died."""
+"""Runs that were begun in MLflow: one is created once, though the answer may be lost, and one that
+was broken off goes on, so that a job has one run however often its process or its server died."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # MLflow reads it for each request
 def create(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str:
     """Create a run with the tag of a pending run, and return its id.
 
-    A server may have created it and died before it answered. MLflow would ask again at once and so create another:
-    here the tag, which no other run has, is looked for before.
+    A server may have created it and died before it answered. MLflow would ask again at once and so
+    create another: here the tag, which no other run has, is looked for before.
     """
     from mlflow.exceptions import MlflowException
 
@@ -27,7 +27,9 @@ def create(client: Any, experiment_id: str, tags: Mapping[str, str]) -> str:
         with _without_retries():
             return str(client.create_run(experiment_id, tags=tags).info.run_id)
     except MlflowException:
-        begun = client.search_runs([experiment_id], f"tags.{pending_runs.TAG} = '{tags[pending_runs.TAG]}'", 1, 1)
+        begun = client.search_runs(
+            [experiment_id], f"tags.{pending_runs.TAG} = '{tags[pending_runs.TAG]}'", 1, 1
+        )
         if begun:
             return str(begun[0].info.run_id)
         with _without_retries():
@@ -48,11 +50,15 @@ def _without_retries() -> Iterator[None]:
             os.environ[RETRIES] = before
 
 
-def reopen(client: Any, experiment_id: str, tags: Mapping[str, str], params: Mapping[str, str]) -> Any | None:
-    """Return the newest run of a job that was interrupted, which is running again; None if there is none like this.
+def reopen(
+    client: Any, experiment_id: str, tags: Mapping[str, str], params: Mapping[str, str]
+) -> Any | None:
+    """Return the newest run of a job that was interrupted, which is running again; None if there is
+    none like this.
 
-    MLflow cannot change a run's params: where a key has another value now, even one that changes no answer, the job
-    gets a run of its own. A run may lack params if its server died while it was begun.
+    MLflow cannot change a run's params: where a key has another value now, even one that changes no
+    answer, the job gets a run of its own. A run may lack params if its server died while it was
+    begun.
     """
     of_job = f"tags.{JOB_ID} = '{tags[JOB_ID]}' and attributes.status = '{Status.KILLED.value}'"
     for run in client.search_runs([experiment_id], of_job, 1, 1, ["attributes.start_time DESC"]):
@@ -68,5 +74,6 @@ def reopen(client: Any, experiment_id: str, tags: Mapping[str, str], params: Map
 
 
 def _of_job(params: Mapping[str, str]) -> dict[str, str]:
-    """Return the params of the groups, without those that say where results go and how they are shown."""
+    """Return the params of the groups, without those that say where results go and how they are
+    shown."""
     return {key: it for key, it in params.items() if "." in key and not key.startswith("tracking.")}

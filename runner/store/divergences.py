@@ -1,7 +1,9 @@
-"""divergences.jsonl: how far a model is from its reference at each token, for percentiles and the worst tokens.
+"""divergences.jsonl: how far a model is from its reference at each token, for percentiles and the
+worst tokens.
 
-One line per sample, with a checksum as samples have; the numbers are packed as those of top_k.jsonl. A line is written
-before its sample; if a kill has left a line without its sample, the next line of that index counts.
+One line per sample, with a checksum as samples have; the numbers are packed as those of
+top_k.jsonl. A line is written before its sample; if a kill has left a line without its sample, the
+next line of that index counts.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ WORST_TOKENS = "worst_tokens.jsonl"  # beside it, for people: the largest in the
 class TokenDivergences:
     """What each token of one sample has, position by position."""
 
-    least: array[float]  # KL(reference || this) in nats; where the reference has kept some tokens only, a lower bound
+    least: array[
+        float
+    ]  # KL(reference || this) in nats; where the reference has kept some tokens only, a lower bound
     most: array[float]  # an upper bound; empty: `least` is exact
     logprobs: array[float]  # of the text's tokens under this model
     reference: array[float]  # under the reference; empty: it did not keep them
@@ -34,18 +38,37 @@ class TokenDivergences:
 
     def __post_init__(self) -> None:
         sizes = {len(it) for it in (self.least, self.logprobs, self.first, self.reference_first)}
-        if sizes | {len(it) or len(self.least) for it in (self.most, self.reference)} != {len(self.least)}:
-            raise ValueError(f"numbers for {len(self.least)} tokens expected, found {sorted(sizes)}")
+        if sizes | {len(it) or len(self.least) for it in (self.most, self.reference)} != {
+            len(self.least)
+        }:
+            raise ValueError(
+                f"numbers for {len(self.least)} tokens expected, found {sorted(sizes)}"
+            )
 
     @classmethod
-    def of(cls, it: Divergence, logprobs: Sequence[float], reference: Sequence[float]) -> TokenDivergences:
+    def of(
+        cls, it: Divergence, logprobs: Sequence[float], reference: Sequence[float]
+    ) -> TokenDivergences:
         """Return what a comparison has found, beside the log-probabilities of the text's tokens."""
         theirs, ours = zip(*it.firsts, strict=True) if it.firsts else ((), ())
         nats = array(NATS, it.least), array(NATS, it.most)
-        return cls(*nats, array(LOGPROB, logprobs), array(LOGPROB, reference), array(ID, ours), array(ID, theirs))
+        return cls(
+            *nats,
+            array(LOGPROB, logprobs),
+            array(LOGPROB, reference),
+            array(ID, ours),
+            array(ID, theirs),
+        )
 
 
-KINDS = {"least": NATS, "most": NATS, "logprobs": LOGPROB, "reference": LOGPROB, "first": ID, "reference_first": ID}
+KINDS = {
+    "least": NATS,
+    "most": NATS,
+    "logprobs": LOGPROB,
+    "reference": LOGPROB,
+    "first": ID,
+    "reference_first": ID,
+}
 
 
 class DivergenceFile:
@@ -69,7 +92,8 @@ class DivergenceFile:
 
 
 def read_divergences(path: Path) -> dict[int, TokenDivergences]:
-    """Return the lines of a job by sample; EvidenceError with file and line number for a damaged line."""
+    """Return the lines of a job by sample; EvidenceError with file and line number for a damaged
+    line."""
     return dict(_lines(path))
 
 
@@ -77,7 +101,11 @@ def _lines(path: Path) -> Iterator[tuple[int, TokenDivergences]]:
     for number, line in read_evidence(path, unsealed, f"line of {DIVERGENCES}"):
         try:
             count = int(line["tokens"])
-            arrays: dict[str, Any] = {name: unpacked(kind, line.get(name), count) for name, kind in KINDS.items()}
+            arrays: dict[str, Any] = {
+                name: unpacked(kind, line.get(name), count) for name, kind in KINDS.items()
+            }
             yield int(line["index"]), TokenDivergences(**arrays)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise damaged(path, number, f"does not say how far a sample's tokens are ({error})") from error
+            raise damaged(
+                path, number, f"does not say how far a sample's tokens are ({error})"
+            ) from error

@@ -33,7 +33,8 @@ def begin(fresh: Path) -> bool:
 
 
 def keep(fresh: Path) -> None:
-    """Keep a database that MLflow has just made, without the experiment in it, which names a folder of its own."""
+    """Keep a database that MLflow has just made, without the experiment in it, which names a folder
+    of its own."""
     if (cache := user_cache()) is None:
         return
     try:

@@ -1,4 +1,5 @@
-"""Jobs that another host has finished: known by their ids from an MLflow server, and fetched from there.
+"""Jobs that another host has finished: known by their ids from an MLflow server, and fetched from
+there.
 
 Hosts that share only a server then share their work: what one has done, the others do not do again.
 """
@@ -20,7 +21,10 @@ from runner_base import EvidenceError, Record, Status, TrackingError, one_line
 
 log = logging.getLogger(__name__)
 
-SERVERS = ("http://", "https://")  # these hand out files, too; the files of a database lie on the disk of a host
+SERVERS = (
+    "http://",
+    "https://",
+)  # these hand out files, too; the files of a database lie on the disk of a host
 
 
 def server_of(config: RunnerConfig) -> Store | None:
@@ -30,7 +34,8 @@ def server_of(config: RunnerConfig) -> Store | None:
 
 
 def fetch(config: RunnerConfig, job: Job) -> Record | None:
-    """Fetch a job from its server if it is finished there; None if not. The caller holds the job's lock."""
+    """Fetch a job from its server if it is finished there; None if not. The caller holds the job's
+    lock."""
     if (store := server_of(config)) is None:
         return None
     try:
@@ -43,7 +48,8 @@ def fetch(config: RunnerConfig, job: Job) -> Record | None:
 
 
 def fetch_run(store: Store, run_id: str, job: Job) -> Record | None:
-    """Fetch the files of a finished run into a job's folder; None, with a warning, if they are not intact."""
+    """Fetch the files of a finished run into a job's folder; None, with a warning, if they are not
+    intact."""
     with tempfile.TemporaryDirectory() as scratch:
         there = replace(job, folder=Path(scratch, job.job_id))
         there.folder.mkdir()
@@ -55,16 +61,24 @@ def fetch_run(store: Store, run_id: str, job: Job) -> Record | None:
             read_samples(there.samples_path)
         except (EvidenceError, OSError) as error:
             log.warning(
-                "run %s of %s has %s, but its files are damaged: %s", run_id, store.shown, job.job_id, one_line(error)
+                "run %s of %s has %s, but its files are damaged: %s",
+                run_id,
+                store.shown,
+                job.job_id,
+                one_line(error),
             )
             return None
         if record is None or record.job_id != job.job_id or record.status is not Status.FINISHED:
-            log.warning("run %s of %s is finished, but has no result of %s", run_id, store.shown, job.job_id)
+            log.warning(
+                "run %s of %s is finished, but has no result of %s", run_id, store.shown, job.job_id
+            )
             return None
         if record.result.artifacts:  # files that only the other host has
             return None
         put(there.folder, job)
-    record = replace(record, output_dir=str(job.folder), mlflow_run_id=run_id, mlflow_uri=store.shown)
+    record = replace(
+        record, output_dir=str(job.folder), mlflow_run_id=run_id, mlflow_uri=store.shown
+    )
     job.write_record(record)
     log.info("%s was done on %s: its result comes from %s (rerun=all runs it again)", job.job_id,
              record.result.facts.get("machine", "another host"), store.shown)  # fmt: skip

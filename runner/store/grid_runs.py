@@ -1,4 +1,5 @@
-"""The MLflow runs of grids: one parent run for the jobs of each grid, reused whenever the grid is started again."""
+"""The MLflow runs of grids: one parent run for the jobs of each grid, reused whenever the grid is
+started again."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class GridName:
 
 @dataclass
 class GridRun:
-    """A grid's run in one store, and the lock that shows other processes that the grid is running."""
+    """A grid's run in one store, and the lock that shows other processes that the grid is
+    running."""
 
     store: Store
     client: Any
@@ -52,14 +54,17 @@ def start(
     plan: list[dict[str, Any]],
     done: Collection[str],
 ) -> GridRun:
-    """Start the parent run of a grid's jobs, or reopen it; move runs of jobs that are done below it."""
+    """Start the parent run of a grid's jobs, or reopen it; move runs of jobs that are done below
+    it."""
     with clear_errors(store.uri):
         end_dead(store.output_dir)
         client, experiment_id = open_store(store)
         pending_file = store.output_dir / GRIDS / uuid.uuid4().hex
         lock = hold(pending_file.with_suffix(".lock"))
         pending = pending_runs.add(pending_file, store)
-        with hold(store.output_dir / f"{GRIDS}.lock"):  # the same grid may be started twice at the same time
+        with hold(
+            store.output_dir / f"{GRIDS}.lock"
+        ):  # the same grid may be started twice at the same time
             stored = read_runs(store, done, grid.digest)
             run_id = next((run for run, _ in stored.grids.get(grid.digest, [])), None)
             if run_id is not None:
@@ -100,17 +105,24 @@ def _start_tags(overrides: list[str]) -> dict[str, str]:
 
 
 def log_notes(
-    run: GridRun, metrics: Mapping[str, float], tags: Mapping[str, str], note: str, first_metric: str
+    run: GridRun,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    note: str,
+    first_metric: str,
 ) -> None:
     """Log what a grid has come to; a description that somebody has written in MLflow stays.
 
-    MLflow's charts begin with the experiment's first metric, and with the first by the alphabet where none is named.
+    MLflow's charts begin with the experiment's first metric, and with the first by the alphabet
+    where none is named.
     """
     with clear_errors(run.store.uri):
         its_run = run.client.get_run(run.run_id)
         there, experiment = its_run.data.tags, its_run.info.experiment_id
         if first_metric and FIRST_METRIC not in run.client.get_experiment(experiment).tags:
-            run.client.set_experiment_tag(experiment, FIRST_METRIC, tracking.legal_name(first_metric))
+            run.client.set_experiment_tag(
+                experiment, FIRST_METRIC, tracking.legal_name(first_metric)
+            )
         texts = dict(tags)
         is_own = NOTE not in there or short_hash(there[NOTE]) == there.get(OWN_NOTE)
         if is_own:
@@ -120,13 +132,16 @@ def log_notes(
 
 
 def finish(run: GridRun, status: Status, plan: list[dict[str, Any]]) -> bool:
-    """End the grid's run and return whether the store could be written; if not, no result is lost."""
+    """End the grid's run and return whether the store could be written; if not, no result is
+    lost."""
     try:
         with clear_errors(run.store.uri):
             probe(run.store)
             run.client.log_dict(run.run_id, {"jobs": plan}, "plan.json")
             run.client.set_terminated(run.run_id, status.value)
-            if status is Status.FINISHED and not any(job["problem"] for job in plan):  # all jobs are there
+            if status is Status.FINISHED and not any(
+                job["problem"] for job in plan
+            ):  # all jobs are there
                 published.note_run(run.store, run.client, run.run_id)
     except TrackingError as error:
         log.warning("%s", error)
@@ -139,9 +154,13 @@ def finish(run: GridRun, status: Status, plan: list[dict[str, Any]]) -> bool:
 
 
 def end_dead(output_dir: Path) -> None:
-    """End the runs of this folder's grids whose process has died; if there is none, MLflow is not imported."""
+    """End the runs of this folder's grids whose process has died; if there is none, MLflow is not
+    imported."""
     for path in sorted((output_dir / GRIDS).glob("*.lock")):
-        with suppress(OSError), hold(path, wait=False) as lock:  # fails while the grid's process lives
+        with (
+            suppress(OSError),
+            hold(path, wait=False) as lock,
+        ):  # fails while the grid's process lives
             pending_file = path.with_suffix("")
             pending_runs.end_dead(pending_file, output_dir, Status.KILLED)
             if not pending_runs.any_left(pending_file):
@@ -153,9 +172,12 @@ def end_dead(output_dir: Path) -> None:
 
 
 def end_abandoned(store: Store, stored: StoredRuns) -> None:
-    """End the runs that a store shows as RUNNING without a process: it was unreachable when their process had died."""
+    """End the runs that a store shows as RUNNING without a process: it was unreachable when their
+    process had died."""
     locks = sorted((store.output_dir / GRIDS).glob("*.lock"))
-    live_tags = set().union(*(pending_runs.tags_of(lock.with_suffix("")) for lock in locks if is_held(lock)))
+    live_tags = set().union(
+        *(pending_runs.tags_of(lock.with_suffix("")) for lock in locks if is_held(lock))
+    )
     dead = []
     for run_id, tags in stored.running.items():
         job_id = tags.get("job_id")

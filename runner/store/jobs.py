@@ -1,8 +1,9 @@
 """Job identity and the ledger: what makes two jobs the same, and what is already done.
 
-A job's id is a hash of everything that can change its answer. Its folder `OUTPUT_DIR/jobs/<job_id>/` is the
-ledger: `config.yaml`, `samples.jsonl` (append-only), `log.txt` and, once the job has ended, `result.json`.
-The same job again returns the recorded result; an interrupted job resumes from its samples.
+A job's id is a hash of everything that can change its answer. Its folder
+`OUTPUT_DIR/jobs/<job_id>/` is the ledger: `config.yaml`, `samples.jsonl` (append-only), `log.txt`
+and, once the job has ended, `result.json`. The same job again returns the recorded result; an
+interrupted job resumes from its samples.
 """
 
 from __future__ import annotations
@@ -42,14 +43,19 @@ from runner_compare.statistics import with_means
 
 log = logging.getLogger(__name__)
 
-WORTH_SYNCING_S = 5.0  # waiting for the disk may take 0.1 s; the work of a shorter job is soon done again
+WORTH_SYNCING_S = (
+    5.0  # waiting for the disk may take 0.1 s; the work of a shorter job is soon done again
+)
 MORE_MEMORY = 1.25  # a job that was short of memory runs again when so many times as much is free
 LOCK = ".lock"  # in a job's folder: held by the process that is doing the job
 SENT = ".sent"  # in a job's folder: what is arriving from another host, until it is whole
 OLD = ".old-"  # jobs/<job_id>.old-N: evidence that rerun=... has set aside
 SAMPLES = "samples.jsonl"
 RESULT = "result.json"
-OF_BUDGETS = ("generation.thinking_tokens", "generation.thinking_end")  # change what follows a thought, and not itself
+OF_BUDGETS = (
+    "generation.thinking_tokens",
+    "generation.thinking_end",
+)  # change what follows a thought, and not itself
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
 
 
@@ -61,7 +67,9 @@ class Job:
     folder: Path
     sibling_key: str = ""  # the hash of what sibling jobs have in common; empty: it has no siblings
     model_sha256: str = ""  # of the model's files, wherever they are
-    thoughts_key: str = ""  # the hash of what jobs have in common that think alike; empty: it is not greedy
+    thoughts_key: str = (
+        ""  # the hash of what jobs have in common that think alike; empty: it is not greedy
+    )
 
     @property
     def samples_path(self) -> Path:
@@ -79,7 +87,11 @@ class Job:
         if record is None or record.status is not Status.FINISHED:
             return None
         if (changed := first_changed(record.result.artifacts)) is not None:
-            log.warning("%s has changed since %s wrote it: the recorded result no longer counts", changed, self.job_id)
+            log.warning(
+                "%s has changed since %s wrote it: the recorded result no longer counts",
+                changed,
+                self.job_id,
+            )
             return None
         short_mib = record.result.ran_short_mib
         if short_mib is not None and machine.available_mib() > MORE_MEMORY * short_mib:
@@ -88,7 +100,8 @@ class Job:
         return record
 
     def last_record(self) -> Record | None:
-        """Return the record in result.json, however the job ended; None where a power cut has left a part of it."""
+        """Return the record in result.json, however the job ended; None where a power cut has left
+        a part of it."""
         path = self.folder / RESULT
         if not is_file(path):
             return None
@@ -100,7 +113,10 @@ class Job:
             return record
         except (OSError, ValueError, KeyError, TypeError) as error:
             if is_torn(data) and not isinstance(error, OSError):
-                log.warning("%s has no end, as after a power cut: the result is made again from what is kept", path)
+                log.warning(
+                    "%s has no end, as after a power cut: the result is made again from what is kept",
+                    path,
+                )
                 return None
             raise EvidenceError(
                 f"{path} is not a readable result ({error}). Move it away, or run with rerun=all to replace it"
@@ -117,12 +133,24 @@ class Job:
         write_atomically(self.folder / RESULT, record.to_json(), durable=durable)
 
     def evidence(self) -> list[Path]:
-        """Return the files that runs of this job have left in its folder; hidden files belong to the ledger."""
-        return [path for path in self.folder.iterdir() if not path.name.startswith(".")] if self.folder.exists() else []
+        """Return the files that runs of this job have left in its folder; hidden files belong to
+        the ledger."""
+        return (
+            [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+            if self.folder.exists()
+            else []
+        )
 
     def forget(self) -> None:
         """Delete the files of an earlier run, for a task that runs anew every time."""
-        for name in (SAMPLES, "partial.jsonl", "completions.jsonl", "measured.json", RESULT, "log.txt"):
+        for name in (
+            SAMPLES,
+            "partial.jsonl",
+            "completions.jsonl",
+            "measured.json",
+            RESULT,
+            "log.txt",
+        ):
             (self.folder / name).unlink(missing_ok=True)
 
     def set_aside(self) -> None:
@@ -130,7 +158,9 @@ class Job:
         try:
             if evidence := self.evidence():
                 old = next(
-                    old for n in count(1) if not (old := self.folder.with_name(f"{self.job_id}{OLD}{n}")).exists()
+                    old
+                    for n in count(1)
+                    if not (old := self.folder.with_name(f"{self.job_id}{OLD}{n}")).exists()
                 )
                 old.mkdir()
                 for path in evidence:
@@ -157,10 +187,11 @@ def identify(
     ignored_for_reuse: frozenset[str] = frozenset(),
     usual_for_reuse: Mapping[str, Any] = MappingProxyType({}),
 ) -> Job:
-    """Return the job that is identified by all that can change its answers: config, hashes of inputs, scoring, machine.
+    """Return the job that is identified by all that can change its answers: config, hashes of
+    inputs, scoring, machine.
 
-    Jobs that differ only in the keys and hashes `ignored_for_reuse`, and in the keys of `usual_for_reuse`, give the
-    same answers to the same questions.
+    Jobs that differ only in the keys and hashes `ignored_for_reuse`, and in the keys of
+    `usual_for_reuse`, give the same answers to the same questions.
     """
     identity: dict[str, Any] = {
         "identity": IDENTITY_VERSION,
@@ -172,13 +203,21 @@ def identify(
         identity |= {"machine": machine.describe(), "versions": machine.versions()}
     job_id = f"{config.task.name}-{short_hash(identity)}"
     for part in ("config", "evidence"):
-        identity[part] = {key: value for key, value in identity[part].items() if key not in ignored_for_reuse}
-    identity["config"] = {key: it for key, it in identity["config"].items() if key.partition(".")[0] != "metrics"}
+        identity[part] = {
+            key: value for key, value in identity[part].items() if key not in ignored_for_reuse
+        }
+    identity["config"] = {
+        key: it for key, it in identity["config"].items() if key.partition(".")[0] != "metrics"
+    }
     identity["config"] |= usual_for_reuse
     sibling_key = short_hash(identity) if ignored_for_reuse else ""
     folder = Path(config.output_dir).expanduser().absolute() / "jobs" / job_id
-    identity["config"] = {key: it for key, it in identity["config"].items() if key not in OF_BUDGETS}
-    thoughts_key = short_hash(identity) if ignored_for_reuse and not config.generation.temperature else ""
+    identity["config"] = {
+        key: it for key, it in identity["config"].items() if key not in OF_BUDGETS
+    }
+    thoughts_key = (
+        short_hash(identity) if ignored_for_reuse and not config.generation.temperature else ""
+    )
     return Job(job_id, folder, sibling_key, input_hashes.get("model", ""), thoughts_key)
 
 
@@ -208,7 +247,9 @@ def _reject_special_files(folder: Path) -> None:
     """Reject a folder with a pipe or device, which might be read without end."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise EvidenceError(f"{path} is not a regular file, and this folder holds a job's files: move it away")
+            raise EvidenceError(
+                f"{path} is not a regular file, and this folder holds a job's files: move it away"
+            )
 
 
 class Recorder:
@@ -220,7 +261,9 @@ class Recorder:
     def __init__(self, job: Job, name: str = SAMPLES) -> None:
         self.job, self.path = job, job.folder / name
         self.done: dict[int, Sample] = {}  # the answers, by index
-        self.failed: dict[int, Sample] = {}  # those that ended in an error; the next start asks them again
+        self.failed: dict[
+            int, Sample
+        ] = {}  # those that ended in an error; the next start asks them again
         self._lines: dict[int, int] = {}  # index of an earlier sample -> its line number
         for index, (number, sample) in _numbered(self.path, repair=True).items():
             self._keep(sample)
@@ -233,7 +276,8 @@ class Recorder:
         return self.job.folder
 
     def sample(self, sample: Sample) -> None:
-        """Append a sample to the file at once, so that a kill loses at most the line being written."""
+        """Append a sample to the file at once, so that a kill loses at most the line being
+        written."""
         self._file.append(sample.to_json())
         self._keep(sample)
 
@@ -249,7 +293,8 @@ class Recorder:
         return self.done | self.failed
 
     def verify(self, index: int, rejection_reason: str | None) -> None:
-        """Raise EvidenceError with the line of an earlier start's sample, if there is a reason to reject it."""
+        """Raise EvidenceError with the line of an earlier start's sample, if there is a reason to
+        reject it."""
         if rejection_reason is not None:
             raise damaged(self.path, self._lines[index], rejection_reason)
 
@@ -263,16 +308,20 @@ class Recorder:
 
 
 def read_samples(path: Path, repair: bool = False) -> dict[int, Sample]:
-    """Read samples.jsonl by index; with repair, cut off an incomplete last line that a crash has left."""
+    """Read samples.jsonl by index; with repair, cut off an incomplete last line that a crash has
+    left."""
     return {index: sample for index, (_, sample) in _numbered(path, repair).items()}
 
 
 def _numbered(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
-    """Return the last sample of each index with its line number; only a sample with an error may have a successor."""
+    """Return the last sample of each index with its line number; only a sample with an error may
+    have a successor."""
     samples: dict[int, tuple[int, Sample]] = {}
     for number, sample in read_evidence(path, Sample.from_json, "sample", repair):
         first, earlier = samples.get(sample.index, (0, None))
         if earlier is not None and not earlier.failed and earlier != sample:
-            raise damaged(path, number, f"gives sample {sample.index} another content than line {first}")
+            raise damaged(
+                path, number, f"gives sample {sample.index} another content than line {first}"
+            )
         samples[sample.index] = number, sample
     return samples

@@ -1,4 +1,5 @@
-"""A job's record, written to disk first and then to MLflow, so that a failing store loses no result."""
+"""A job's record, written to disk first and then to MLflow, so that a failing store loses no
+result."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ class NotLogged(TrackingError):
         self.record = record
 
 
-def new_record(config: RunnerConfig, job: jobs.Job, task_version: int, data: dict[str, str] | None = None) -> Record:
+def new_record(
+    config: RunnerConfig, job: jobs.Job, task_version: int, data: dict[str, str] | None = None
+) -> Record:
     """Return a new record of a job, FAILED until the job has ended otherwise."""
     params = dict(tracking.flatten(config)) | packages_of(config)
     return Record(
@@ -63,9 +66,11 @@ def new_record(config: RunnerConfig, job: jobs.Job, task_version: int, data: dic
 def start_tracking(
     config: RunnerConfig, job: jobs.Job, record: Record, goes_on: bool = False, beside: bool = False
 ) -> Tracker:
-    """Start the job's run in MLflow; if a grid's store has become unreachable, the job runs and is logged later.
+    """Start the job's run in MLflow; if a grid's store has become unreachable, the job runs and is
+    logged later.
 
-    beside: the caller has other things to do before it waits for the run, so that a copy of this process may start it.
+    beside: the caller has other things to do before it waits for the run, so that a copy of this
+    process may start it.
     """
     store = mlflow_store.store_of(config)
     try:
@@ -79,8 +84,11 @@ def start_tracking(
 
 
 def check_free_space(config: RunnerConfig) -> None:
-    """Refuse to begin on a full disk: the first thing that cannot be written might come after a long load."""
-    errors.check_free_space("output_dir", Path(config.output_dir).expanduser().absolute(), LEAST_FREE_BYTES)
+    """Refuse to begin on a full disk: the first thing that cannot be written might come after a
+    long load."""
+    errors.check_free_space(
+        "output_dir", Path(config.output_dir).expanduser().absolute(), LEAST_FREE_BYTES
+    )
     store = mlflow_store.store_of(config)
     if store is not None and store.file is not None:
         needed = LEAST_FREE_BYTES if store.file.exists() else NEW_DATABASE_BYTES
@@ -107,7 +115,9 @@ def without_token(config: RunnerConfig, text: str) -> str:
 
 def close(tracker: Tracker, job: jobs.Job, record: Record) -> None:
     """Write the record to disk and then to MLflow, so that a failing store loses no result."""
-    record.mlflow_run_id = tracker.run_id  # on disk before MLflow has it, so that a kill in between can be repaired
+    record.mlflow_run_id = (
+        tracker.run_id
+    )  # on disk before MLflow has it, so that a kill in between can be repaired
     try:
         job.write_record(record)
         clean_up_set_aside(job, record)
@@ -118,7 +128,9 @@ def close(tracker: Tracker, job: jobs.Job, record: Record) -> None:
     except RunnerError as error:
         record.mlflow_run_id = None
         if not job.folder.is_dir():
-            end_without_record(tracker, Status.FAILED if record.status is Status.FINISHED else record.status)
+            end_without_record(
+                tracker, Status.FAILED if record.status is Status.FINISHED else record.status
+            )
         if record.status is Status.FINISHED:
             raise NotLogged(error, record) if isinstance(error, TrackingError) else error from None
         # else it has ended the job itself, or what ended the job says that its folder is gone
@@ -142,14 +154,19 @@ def end_without_record(tracker: Tracker, status: Status) -> None:
 
 
 def clean_up_set_aside(job: jobs.Job, record: Record) -> None:
-    """Delete what rerun=... has set aside once the job is done again; until then, say where it is."""
+    """Delete what rerun=... has set aside once the job is done again; until then, say where it
+    is."""
     if record.status is Status.FINISHED:
         job.delete_set_aside()
     elif folders := job.set_aside_folders():
-        log.warning("earlier results of %s, set aside by rerun=..., are kept in %s", job.job_id, folders[-1])
+        log.warning(
+            "earlier results of %s, set aside by rerun=..., are kept in %s", job.job_id, folders[-1]
+        )
 
 
-def write_death(config: RunnerConfig, job: jobs.Job, task_version: int, status: Status, message: str) -> None:
+def write_death(
+    config: RunnerConfig, job: jobs.Job, task_version: int, status: Status, message: str
+) -> None:
     """Record how a job ended whose process died before it could do so."""
     try:
         with jobs.claim(job, wait=False):
@@ -159,12 +176,17 @@ def write_death(config: RunnerConfig, job: jobs.Job, task_version: int, status: 
                 job.write_record(replace(dead, status=status, error=message))
             pending_runs.end_dead(job.folder / pending_runs.FILE, job.folder.parents[1], status)
     except RunnerError as error:
-        log.warning("%s", error)  # another process has the job, or the store is unreachable: the next start corrects it
+        log.warning(
+            "%s", error
+        )  # another process has the job, or the store is unreachable: the next start corrects it
 
 
 def recorded(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
-    """Return a recorded result, after looking for its run in the store; a result without a run is logged again."""
-    log.info("%s is already done: this is the recorded result (rerun=all runs it again)", job.job_id)
+    """Return a recorded result, after looking for its run in the store; a result without a run is
+    logged again."""
+    log.info(
+        "%s is already done: this is the recorded result (rerun=all runs it again)", job.job_id
+    )
     requested = dict(tracking.flatten(config))
     for key in measured_keys(config):
         value = requested[key]
@@ -182,7 +204,8 @@ def recorded(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
 
 
 def log_kept(store: mlflow_store.Store, job: jobs.Job, record: Record) -> None:
-    """Log a result that is on disk unless the store has it; NotLogged where it has none and does not answer."""
+    """Log a result that is on disk unless the store has it; NotLogged where it has none and does
+    not answer."""
     try:
         log_missing(store, job, record)
     except TrackingError as error:
@@ -192,7 +215,8 @@ def log_kept(store: mlflow_store.Store, job: jobs.Job, record: Record) -> None:
 
 
 def log_missing(store: mlflow_store.Store, job: jobs.Job, record: Record) -> bool:
-    """Log a recorded result below the store's parent run unless the store has it; return whether it was logged."""
+    """Log a recorded result below the store's parent run unless the store has it; return whether it
+    was logged."""
     stored = tracking.end_dead(store, job)
     run_id = stored.run_of(job.job_id, store.parent_run_id)
     if run_id is None and (run_id := stored.free_run_of(job.job_id)) is not None:
@@ -209,7 +233,8 @@ def log_missing(store: mlflow_store.Store, job: jobs.Job, record: Record) -> boo
 
 
 def was_logged(store: mlflow_store.Store, record: Record) -> bool:
-    """Return whether the record says that it was logged to this store; relevant only while the store is unreachable."""
+    """Return whether the record says that it was logged to this store; relevant only while the
+    store is unreachable."""
     return record.mlflow_uri == store.shown
 
 
@@ -233,8 +258,15 @@ def log_file(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        about = {"name": __name__, "levelname": "ERROR", "msg": "the job failed", "exc_info": sys.exc_info()}
-        handler.handle(logging.makeLogRecord(about))  # the traceback goes only to the file: stderr gets one message
+        about = {
+            "name": __name__,
+            "levelname": "ERROR",
+            "msg": "the job failed",
+            "exc_info": sys.exc_info(),
+        }
+        handler.handle(
+            logging.makeLogRecord(about)
+        )  # the traceback goes only to the file: stderr gets one message
         raise
     finally:
         root.removeHandler(handler)

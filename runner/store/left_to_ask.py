@@ -13,10 +13,13 @@ from runner_base import EvidenceError, Sample
 
 
 def left_to_ask(job: Job, questions: Mapping[int, str], answers_each: int) -> int:
-    """Return how many questions, by their numbers, have no answer in this job's folder or in a sibling's."""
+    """Return how many questions, by their numbers, have no answer in this job's folder or in a
+    sibling's."""
 
     def same(sample: Sample) -> Sample | None:
-        is_same = sample.question == questions.get(sample.index) and len(sample.answers) == answers_each
+        is_same = (
+            sample.question == questions.get(sample.index) and len(sample.answers) == answers_each
+        )
         return sample if is_same else None
 
     try:

@@ -30,7 +30,9 @@ class GrowingFile:
                 self._file = self.path.open("ab", buffering=0)
             if not os.fstat(self._file.fileno()).st_nlink:
                 raise deleted(self.path)
-            while line:  # unbuffered, so that on a full disk `write` returns how much it has written
+            while (
+                line
+            ):  # unbuffered, so that on a full disk `write` returns how much it has written
                 line = line[self._file.write(line) :]
         except OSError as error:
             raise cannot_write(self.path, error) from error
@@ -45,9 +47,11 @@ class GrowingFile:
 def read_evidence(
     path: Path, parse: Callable[[str], Line], noun: str, repair: bool = False
 ) -> Iterator[tuple[int, Line]]:
-    """Yield number and content of each line; with repair, cut off an incomplete last line that a crash has left.
+    """Yield number and content of each line; with repair, cut off an incomplete last line that a
+    crash has left.
 
-    `parse` raises ValueError, KeyError or TypeError for a damaged line; the error then names the line's number.
+    `parse` raises ValueError, KeyError or TypeError for a damaged line; the error then names the
+    line's number.
     """
     if not is_file(path):
         return
@@ -63,10 +67,13 @@ def read_evidence(
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a file of evidence exists; EvidenceError for a pipe or device, which might be read without end."""
+    """Return whether a file of evidence exists; EvidenceError for a pipe or device, which might be
+    read without end."""
     if path.is_file() or not path.exists():
         return path.is_file()
-    raise EvidenceError(f"{path} is not a regular file, but a file of this job has this name: move it away")
+    raise EvidenceError(
+        f"{path} is not a regular file, but a file of this job has this name: move it away"
+    )
 
 
 def damaged(path: Path, number: int, why: str) -> EvidenceError:
@@ -78,7 +85,8 @@ def damaged(path: Path, number: int, why: str) -> EvidenceError:
 
 
 def deleted(path: Path) -> JobFailed:
-    """Return the error about a file that was deleted while a job writes it: what is written further is nowhere."""
+    """Return the error about a file that was deleted while a job writes it: what is written further
+    is nowhere."""
     return JobFailed(
         f"{path} was deleted while the job was running, and its answers so far with it: run the same command again"
     )

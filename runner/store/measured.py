@@ -45,7 +45,13 @@ class Measured:
         own, speed = self.stats.own_memory(self.report.metrics.get("weight_mib")), self.stats.speed
         if self.report.parts:  # prompts are prefilled whole, and tokens decoded one by one
             speed = {name: value for name, value in speed.items() if name not in SAVED}
-        return self.report.metrics | speed | own | {"peak_rss_mib": self.peak_rss_mib} | self.stats.process_metrics
+        return (
+            self.report.metrics
+            | speed
+            | own
+            | {"peak_rss_mib": self.peak_rss_mib}
+            | self.stats.process_metrics
+        )
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
@@ -55,24 +61,34 @@ class Measured:
     @property
     def facts(self) -> dict[str, str]:
         """The facts that the job reports of it."""
-        counted = {"decoding_graphs": self.stats.decoding_graphs, "expert_use": self.stats.expert_use}
+        counted = {
+            "decoding_graphs": self.stats.decoding_graphs,
+            "expert_use": self.stats.expert_use,
+        }
         found = {name: text for name, text in counted.items() if text}
         found |= {"energy": self.no_energy} if self.has_counters and self.no_energy else {}
         return self.report.facts | found | {"measured": self.contention, "machine": self.machine}
 
     def after(self, earlier: Measured | None) -> Measured:
-        """Return it together with the measurements of earlier starts, if these ran on the same kind of machine."""
+        """Return it together with the measurements of earlier starts, if these ran on the same kind
+        of machine."""
         if earlier is None or earlier.machine != self.machine or self.report.parts:
             return self
         contention = next(
-            (one for one in (earlier.contention, self.contention) if one != machine.EXCLUSIVE), machine.EXCLUSIVE
+            (one for one in (earlier.contention, self.contention) if one != machine.EXCLUSIVE),
+            machine.EXCLUSIVE,
         )
         peak_mib = max(earlier.peak_rss_mib, self.peak_rss_mib)
         no_energy = earlier.no_energy or self.no_energy
         energy = JoulesOfJob() if no_energy else earlier.energy + self.energy
         stats = earlier.stats + self.stats
         return replace(
-            self, stats=stats, peak_rss_mib=peak_mib, contention=contention, energy=energy, no_energy=no_energy
+            self,
+            stats=stats,
+            peak_rss_mib=peak_mib,
+            contention=contention,
+            energy=energy,
+            no_energy=no_energy,
         )
 
     def write(self, folder: Path) -> None:
@@ -81,10 +97,13 @@ class Measured:
 
     @classmethod
     def read(cls, folder: Path) -> Measured | None:
-        """Return the measurements of earlier starts; None if there are none or the file is damaged."""
+        """Return the measurements of earlier starts; None if there are none or the file is
+        damaged."""
         path = folder / MEASURED
         try:
-            values: Any = checked(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+            values: Any = (
+                checked(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+            )
             if "company" in values:  # as earlier versions wrote it
                 values["contention"] = values.pop("company")
             report, stats = EngineReport(**values.pop("report")), EngineStats(**values.pop("stats"))
@@ -92,15 +111,22 @@ class Measured:
             return cls(report, stats, energy=energy, **values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if path.exists():
-                log.warning("%s is ignored, and with it the measurements of earlier starts: %s", path, one_line(error))
+                log.warning(
+                    "%s is ignored, and with it the measurements of earlier starts: %s",
+                    path,
+                    one_line(error),
+                )
             return None
 
 
 class Measuring:
     """Measures a loaded engine during a job, and writes that to the job's folder once a second."""
 
-    def __init__(self, engine: Engine, folder: Path, earlier: Measured | None, is_elsewhere: bool = False) -> None:
-        """Load the engine: what that takes is measured, too; `is_elsewhere`: another machine computes."""
+    def __init__(
+        self, engine: Engine, folder: Path, earlier: Measured | None, is_elsewhere: bool = False
+    ) -> None:
+        """Load the engine: what that takes is measured, too; `is_elsewhere`: another machine
+        computes."""
         self.contention = machine.Contention()
         machine.reset_peak()
         self.engine, self.report, self.folder, self.earlier = engine, engine.load(), folder, earlier
@@ -118,7 +144,16 @@ class Measuring:
         no_energy = self.energy.why_not()
         joules = JoulesOfJob() if no_energy else self.energy.so_far
         has_counters = bool(self.energy.energy.sources)
-        now = Measured(self.report, self.engine.stats, peak_mib, machine.name(), words, joules, no_energy, has_counters)
+        now = Measured(
+            self.report,
+            self.engine.stats,
+            peak_mib,
+            machine.name(),
+            words,
+            joules,
+            no_energy,
+            has_counters,
+        )
         measured = now.after(self.earlier)
         measured.write(self.folder)
         self._kept_at = time.monotonic()

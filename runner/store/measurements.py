@@ -1,8 +1,10 @@
-"""measurements.jsonl: what a job has measured, a line for each measurement as it ends; the next start goes on from it.
+"""measurements.jsonl: what a job has measured, a line for each measurement as it ends; the next
+start goes on from it.
 
-Lines are evidence as samples are: appended unbuffered, with a checksum, and an incomplete last one is cut off. Each
-says under which conditions it was made. A measurement by another version of this program, or on another machine, is
-made again; one that failed is not kept, since memory may be free at the next start.
+Lines are evidence as samples are: appended unbuffered, with a checksum, and an incomplete last one
+is cut off. Each says under which conditions it was made. A measurement by another version of this
+program, or on another machine, is made again; one that failed is not kept, since memory may be free
+at the next start.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ PACKAGE = "runner-llm"
 
 
 def conditions() -> str:
-    """Return a hash of what figures depend on beside the job: the machine, and the versions of all that computes."""
+    """Return a hash of what figures depend on beside the job: the machine, and the versions of all
+    that computes."""
     try:
         own = metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
@@ -28,7 +31,8 @@ def conditions() -> str:
 
 
 class Measurements:
-    """The measurements of a job: those that earlier starts have made, and the file that takes further ones."""
+    """The measurements of a job: those that earlier starts have made, and the file that takes
+    further ones."""
 
     def __init__(self, folder: Path) -> None:
         """Read what is there; raises EvidenceError for a damaged line."""
@@ -49,7 +53,9 @@ class Measurements:
 
 def notes_on(kept: int, total: int, outdated: int) -> list[str]:
     """Say in a record what of it earlier starts have measured, and what was measured again."""
-    notes = [f"{kept} of {total} measurements were on disk from an earlier, interrupted run"] * bool(kept)
+    notes = [
+        f"{kept} of {total} measurements were on disk from an earlier, interrupted run"
+    ] * bool(kept)
     if outdated:
         notes.append(
             f"{outdated} lines of {MEASUREMENTS} were measured with another version or on another machine, and were "

@@ -39,7 +39,8 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # the beginnings of uris
 
 @dataclass(frozen=True)
 class Store:
-    """Where runs are logged: an MLflow store, an experiment in it, and the parent run of a grid's jobs."""
+    """Where runs are logged: an MLflow store, an experiment in it, and the parent run of a grid's
+    jobs."""
 
     uri: str
     experiment: str
@@ -64,7 +65,11 @@ class Store:
     def is_own(self) -> bool:
         """Whether it is the output folder's own database, which moves with the folder."""
         file, own = self.file, self.output_dir / "mlflow.db"
-        return file is not None and file.name == own.name and file.parent.resolve() == own.parent.resolve()
+        return (
+            file is not None
+            and file.name == own.name
+            and file.parent.resolve() == own.parent.resolve()
+        )
 
 
 def store_of(config: RunnerConfig) -> Store | None:
@@ -78,9 +83,12 @@ def store_of(config: RunnerConfig) -> Store | None:
 
 
 def store_from_options(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
-    """Return a command's store: from its options, else from MLflow's variables, else sqlite in output_dir."""
+    """Return a command's store: from its options, else from MLflow's variables, else sqlite in
+    output_dir."""
     uri = uri or variable(URI_VARIABLE) or default_uri(output_dir)
-    return Store(_absolute(uri), experiment or variable(EXPERIMENT_VARIABLE) or EXPERIMENT, output_dir)
+    return Store(
+        _absolute(uri), experiment or variable(EXPERIMENT_VARIABLE) or EXPERIMENT, output_dir
+    )
 
 
 def default_uri(output_dir: Path) -> str:
@@ -123,11 +131,14 @@ def _absolute(uri: str) -> str:
 
 
 def set_mlflow_variables() -> None:
-    """Set MLflow's variables before it is imported: no telemetry, nothing on stdout, short timeouts."""
+    """Set MLflow's variables before it is imported: no telemetry, nothing on stdout, short
+    timeouts."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")  # a trace that fails is then seen at once
+    os.environ.setdefault(
+        "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false"
+    )  # a trace that fails is then seen at once
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(answering.ANSWER_S))
@@ -149,7 +160,8 @@ _opened: dict[Store, tuple[Any, str]] = {}  # a worker runs many jobs with one s
 
 
 def open_store(store: Store) -> tuple[Any, str]:
-    """Return a client and the experiment's id, both created if missing; a process opens each store once."""
+    """Return a client and the experiment's id, both created if missing; a process opens each store
+    once."""
     key = replace(store, parent_run_id=None)
     probe(store)
     if key not in _opened or (
@@ -166,7 +178,8 @@ def opened_experiment(store: Store) -> str | None:
 
 
 def find_store(store: Store) -> tuple[Any, str] | None:
-    """Return a client and the experiment's id; None if there is no such experiment. Creates nothing."""
+    """Return a client and the experiment's id; None if there is no such experiment. Creates
+    nothing."""
     if store.file is not None and not (store.file.exists() and store.file.stat().st_size):
         return None
     probe(store)
@@ -199,8 +212,11 @@ def _open_first(store: Store) -> tuple[Any, str]:
                 )
             run_table.keep(client, experiment)
             return client, experiment.experiment_id
-        # A server keeps files itself; for a database, MLflow would put them in the working directory.
-        artifacts = (output_dir.resolve() / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
+        # A server keeps files itself; for a database, MLflow would put them in the working
+        # directory.
+        artifacts = (
+            (output_dir.resolve() / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
+        )
         return client, _create_experiment(client, name, artifacts)
 
 
@@ -247,7 +263,8 @@ def probe(store: Store) -> None:
 
 
 def _create_sqlite(path: Path | None) -> None:
-    """Create a new database under another name and rename it: a kill during MLflow's migrations would damage it."""
+    """Create a new database under another name and rename it: a kill during MLflow's migrations
+    would damage it."""
     if path is None or path.stat().st_size:
         return
     from mlflow import MlflowClient
@@ -265,17 +282,23 @@ def _create_sqlite(path: Path | None) -> None:
         fresh.replace(path)
 
 
-# ---------------------------------------------------------------------------------------------- errors
+# ----------------------------------------------------------------------------------------------
+# errors
 
 
 @contextmanager
 def one_message(compose: Callable[[str], str]) -> Iterator[None]:
-    """Turn any error of a store into a TrackingError; `compose` makes the message from the error's text."""
+    """Turn any error of a store into a TrackingError; `compose` makes the message from the error's
+    text."""
     try:
         yield
     except Exception as error:
-        # MLflow's and SQLAlchemy's exceptions are recognized by module, so that neither has to be imported
-        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in STORE_MODULES:
+        # MLflow's and SQLAlchemy's exceptions are recognized by module, so that neither has to be
+        # imported
+        if (
+            not isinstance(error, OSError)
+            and type(error).__module__.split(".")[0] not in STORE_MODULES
+        ):
             raise
         text = str(error).partition("(Background on this error")[0]  # SQLAlchemy adds paragraphs
         # the error itself may hold a URI with its token: not as the cause, which tracebacks show
@@ -289,8 +312,14 @@ def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextMa
         if "locked" in text:
             text = "the database is locked by another program: close it, or wait, and run again"
         elif "readonly" in text or "unable to open" in text or "Permission" in text:
-            text += ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
-        safe = f" The result is kept in {kept}; the same command logs it without running it again" if kept else ""
+            text += (
+                ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
+            )
+        safe = (
+            f" The result is kept in {kept}; the same command logs it without running it again"
+            if kept
+            else ""
+        )
         return f"MLflow at {without_secrets(uri or '')} cannot be reached or written: {text}.{safe}"
 
     return one_message(compose)

@@ -11,9 +11,11 @@ LOCATIONS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
 
 
 def mend(output_dir: Path) -> None:
-    """Correct the paths in the database of a moved or copied folder; no other process may use it meanwhile.
+    """Correct the paths in the database of a moved or copied folder; no other process may use it
+    meanwhile.
 
-    Earlier paths are kept: the database may be missing when the folder is first used under its new path, and come back.
+    Earlier paths are kept: the database may be missing when the folder is first used under its new
+    path, and come back.
     """
     here, note = str(output_dir.resolve()), output_dir / PLACE
     with suppress(OSError, sqlite3.DatabaseError):  # a read-only folder stays as it is
@@ -24,30 +26,43 @@ def mend(output_dir: Path) -> None:
         for place in [*(place for place in earlier if not Path(place).exists()), last]:
             if place not in ("", here):
                 _rewrite(output_dir / "mlflow.db", Path(place), Path(here))
-        places = "\0".join(place for place in dict.fromkeys((*earlier, last)) if place not in ("", here))
+        places = "\0".join(
+            place for place in dict.fromkeys((*earlier, last)) if place not in ("", here)
+        )
         if (to_note := f"{places}\0{here}" if places else here) != noted:
             note.write_text(to_note, encoding="utf-8")
 
 
 def _rewrite(database: Path, old: Path, new: Path) -> None:
     with closing(sqlite3.connect(database, timeout=10)) as connection, connection:
-        if not _has_experiment_in(connection, f"{old.as_uri()}/"):  # an update would wait for other writers in vain
+        if not _has_experiment_in(
+            connection, f"{old.as_uri()}/"
+        ):  # an update would wait for other writers in vain
             return
         for table, column in LOCATIONS:
-            _replace(connection, f"update {table} set {column} = ", column, f"{old.as_uri()}/", f"{new.as_uri()}/")
+            _replace(
+                connection,
+                f"update {table} set {column} = ",
+                column,
+                f"{old.as_uri()}/",
+                f"{new.as_uri()}/",
+            )
         tags = "update tags set value = "
         _replace(connection, tags, "value", f"{old}/", f"{new}/", " and key = 'output_dir'")
 
 
 def _has_experiment_in(connection: sqlite3.Connection, place: str) -> bool:
-    """Return whether a database has experiments whose files are in this place; an empty database has none."""
+    """Return whether a database has experiments whose files are in this place; an empty database
+    has none."""
     if not connection.execute("select 1 from sqlite_master where name = 'experiments'").fetchone():
         return False
     query = "select 1 from experiments where substr(artifact_location, 1, ?) = ?"
     return connection.execute(query, (len(place), place)).fetchone() is not None
 
 
-def _replace(connection: sqlite3.Connection, update: str, column: str, old: str, new: str, only: str = "") -> None:
+def _replace(
+    connection: sqlite3.Connection, update: str, column: str, old: str, new: str, only: str = ""
+) -> None:
     """Replace the beginning of a column's values; LIKE would treat a % in a path as a wildcard."""
     condition = f" where substr({column}, 1, ?) = ?{only}"
     values = (new, len(old) + 1, len(old), old)

@@ -6,7 +6,11 @@ import base64
 from array import array
 from typing import Any
 
-ID, LOGPROB, NATS = "I", "f", "d"  # 4, 4 and 8 bytes, little-endian on all machines that torch runs on
+ID, LOGPROB, NATS = (
+    "I",
+    "f",
+    "d",
+)  # 4, 4 and 8 bytes, little-endian on all machines that torch runs on
 
 
 def packed(values: array[Any]) -> str:
@@ -23,5 +27,7 @@ def unpacked(typecode: str, text: str | None, count: int) -> array[Any]:
     values: array[Any] = array(typecode)
     if text is not None:
         content, size = base64.b64decode(text, validate=True), count * values.itemsize
-        values.frombytes(pyarrow.decompress(content, decompressed_size=size, codec="zstd", asbytes=True))
+        values.frombytes(
+            pyarrow.decompress(content, decompressed_size=size, codec="zstd", asbytes=True)
+        )
     return values

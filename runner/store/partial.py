@@ -1,7 +1,8 @@
 """partial.jsonl: answers that an interrupted job has begun, with their text and tokens so far.
 
-The next start continues them where they stand. It is no evidence: a line that is damaged, or that belongs to another
-prompt, is ignored, and its request is asked from the beginning. The file is deleted when the job has all its answers.
+The next start continues them where they stand. It is no evidence: a line that is damaged, or that
+belongs to another prompt, is ignored, and its request is asked from the beginning. The file is
+deleted when the job has all its answers.
 """
 
 from __future__ import annotations
@@ -34,27 +35,42 @@ class PartialFile:
         line = self._lines.get(request_id) if Capability.continuing in engine.capabilities else None
         return None if line is None else line["begun"]
 
-    def keep(self, stopped: Iterable[Completion], engine: Engine, is_done: Callable[[RequestId], bool]) -> str:
-        """Write what was under way, beside what an earlier start has left; return words that say what becomes of it.
+    def keep(
+        self, stopped: Iterable[Completion], engine: Engine, is_done: Callable[[RequestId], bool]
+    ) -> str:
+        """Write what was under way, beside what an earlier start has left; return words that say
+        what becomes of it.
 
-        Where these would go on with other tokens, or where the tokens are not known, they are asked again.
+        Where these would go on with other tokens, or where the tokens are not known, they are asked
+        again.
         """
         of_request: dict[RequestId, list[Completion]] = {}
         for one in sorted(stopped, key=lambda one: one.choice):
             of_request.setdefault(one.id, []).append(one)
         unfinished = [
-            some for some in of_request.values() if any(one.answer.text or one.answer.token_ids for one in some)
+            some
+            for some in of_request.values()
+            if any(one.answer.text or one.answer.token_ids for one in some)
         ]
         can_continue = Capability.continuing in engine.capabilities and engine.stats.can_continue
-        kept = [some for some in unfinished if can_continue and any(one.answer.token_ids for one in some)]
+        kept = [
+            some
+            for some in unfinished
+            if can_continue and any(one.answer.token_ids for one in some)
+        ]
         self._lines |= {some[0].id: _line(some) for some in kept}
         self._lines = {name: line for name, line in self._lines.items() if not is_done(name)}
         if self._lines:
-            lines = ({key: it for key, it in line.items() if key != "begun"} for line in self._lines.values())
+            lines = (
+                {key: it for key, it in line.items() if key != "begun"}
+                for line in self._lines.values()
+            )
             write_atomically(self.path, "".join(sealed(line) + "\n" for line in lines))
         begun = len(kept), len(unfinished) - len(kept)
         words = "unfinished kept for resuming", "unfinished will be asked again"
-        return ", ".join(f"{count} {what}" for count, what in zip(begun, words, strict=True) if count)
+        return ", ".join(
+            f"{count} {what}" for count, what in zip(begun, words, strict=True) if count
+        )
 
     def delete(self) -> None:
         """Delete the file, once all answers are there."""
@@ -63,7 +79,9 @@ class PartialFile:
 
 def _line(choices: list[Completion]) -> dict[str, Any]:
     """Return the line of a request; a choice that has ended is among its choices."""
-    given = [{"text": choice.answer.text, "token_ids": choice.answer.token_ids} for choice in choices]
+    given = [
+        {"text": choice.answer.text, "token_ids": choice.answer.token_ids} for choice in choices
+    ]
     line = {"id": choices[0].id, "prompt_sha256": choices[0].prompt_sha256, "choices": given}
     return line | {"begun": _begun(line)}
 

@@ -1,9 +1,10 @@
-"""Pending runs: those that were started in MLflow and have not ended. From their list the next start ends the runs that
-a dead process has left RUNNING.
+"""Pending runs: those that were started in MLflow and have not ended. From their list the next
+start ends the runs that a dead process has left RUNNING.
 
-An entry names the store and the experiment of a run, and a tag that the run has there. It is removed when the run has
-ended. Each job's folder and each running grid has a file of such entries. A store that was unreachable for a while may
-have runs without an entry: these are found when its runs are read (stored_runs.py).
+An entry names the store and the experiment of a run, and a tag that the run has there. It is
+removed when the run has ended. Each job's folder and each running grid has a file of such entries.
+A store that was unreachable for a while may have runs without an entry: these are found when its
+runs are read (stored_runs.py).
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def remove(file: Path, pending: PendingRun) -> None:
 
 
 def end_dead(file: Path, output_dir: Path, status: Status) -> None:
-    """End the runs that a process left RUNNING, each in its store; the caller knows that the process is dead."""
+    """End the runs that a process left RUNNING, each in its store; the caller knows that the
+    process is dead."""
     for pending in _read(file):
         store = Store(pending.uri or default_uri(output_dir), pending.experiment, output_dir)
         try:
@@ -75,7 +77,8 @@ def end_runs(store: Store, dead: Iterable[str], status: Status) -> None:
 
 
 def is_of_folder(store: Store, tags: dict[str, str]) -> bool:
-    """Return whether a run belongs to the store's output folder: several folders may share a store, or be moved."""
+    """Return whether a run belongs to the store's output folder: several folders may share a store,
+    or be moved."""
     place = Path(tags.get("output_dir", ""))
     folder = place.parents[1] if "job_id" in tags and len(place.parents) > 1 else place
     return folder == store.output_dir.resolve() or (store.is_own and not place.exists())
@@ -96,7 +99,9 @@ def _end(store: Store, pending: PendingRun, status: Status) -> None:
     if opened is None:  # the database or the experiment was deleted, and the run with it
         return
     client, experiment_id = opened
-    for run in client.search_runs([experiment_id], f"tags.{TAG} = '{pending.tag}' and attributes.status = 'RUNNING'"):
+    for run in client.search_runs(
+        [experiment_id], f"tags.{TAG} = '{pending.tag}' and attributes.status = 'RUNNING'"
+    ):
         client.set_terminated(run.info.run_id, status.value)
 
 

@@ -1,7 +1,9 @@
-"""What an output folder has published to MLflow: an index of our own, a line for each run and each model.
+"""What an output folder has published to MLflow: an index of our own, a line for each run and each
+model.
 
-With it the folder's records stand for their runs, which MLflow's client reads much more slowly. What the index does not
-have, of another host or an earlier version, is asked for; so nothing is lost with the file.
+With it the folder's records stand for their runs, which MLflow's client reads much more slowly.
+What the index does not have, of another host or an earlier version, is asked for; so nothing is
+lost with the file.
 """
 
 from __future__ import annotations
@@ -43,7 +45,16 @@ def note_run(store: Store, client: Any, run_id: str) -> None:
     experiment, tags = client.get_experiment(run.info.experiment_id), run.data.tags
     key, identity = tags.get(JOB_ID) or tags[GRID], identity_of(experiment)
     note(
-        store, Published(key, run_id, experiment.name, identity, run.info.start_time, tags.get(PARENT), state_of(store))
+        store,
+        Published(
+            key,
+            run_id,
+            experiment.name,
+            identity,
+            run.info.start_time,
+            tags.get(PARENT),
+            state_of(store),
+        ),
     )
 
 
@@ -57,10 +68,15 @@ def note(store: Store, line: Published) -> None:
 
 
 def noted(output_dir: Path, key: str = "") -> Iterator[Published]:
-    """Yield what was noted, of everything or one key; a line that a kill has left incomplete is skipped."""
+    """Yield what was noted, of everything or one key; a line that a kill has left incomplete is
+    skipped."""
     file = output_dir / FILE
     with suppress(OSError):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
+        for line in (
+            file.read_text(encoding="utf-8", errors="replace").splitlines()
+            if file.is_file()
+            else ()
+        ):
             if key in line:
                 with suppress(ValueError, TypeError):
                     it = Published(**json.loads(line))

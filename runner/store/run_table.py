@@ -1,7 +1,8 @@
-"""The view of MLflow's table of runs that begins with the scores, kept in the experiment as a shared view of MLflow's.
+"""The view of MLflow's table of runs that begins with the scores, kept in the experiment as a
+shared view of MLflow's.
 
-MLflow's own view of the table shows no metric, and no tag can change it. A shared view is a tag of the experiment, and
-is opened by its address.
+MLflow's own view of the table shows no metric, and no tag can change it. A shared view is a tag of
+the experiment, and is opened by its address.
 """
 
 from __future__ import annotations
@@ -18,14 +19,22 @@ LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 RUN_NAME = "attributes.`Run Name`"
 # what each task is for, and what it costs; MLflow leaves out the columns that no run has
 METRICS = (
-    *("accuracy", "acc", LOG_LIKELIHOOD, "kl_nats_per_token", "best_decode_tok_per_s", "best_output_tok_per_s"),
+    *(
+        "accuracy",
+        "acc",
+        LOG_LIKELIHOOD,
+        "kl_nats_per_token",
+        "best_decode_tok_per_s",
+        "best_output_tok_per_s",
+    ),
     *("peak_over_baseline_mib", "decode_tok_per_s", "weight_mib", "peak_rss_mib"),
 )
 PARAMS = ("model.name", "quantization.name", "lora.name", "task.split")
 
 
 def view() -> str:
-    """Return the view as MLflow keeps it: all jobs as one list, the newest first, whose first column is the score."""
+    """Return the view as MLflow keeps it: all jobs as one list, the newest first, whose first
+    column is the score."""
     columns = [*(f"metrics.`{key}`" for key in METRICS), *(f"params.`{key}`" for key in PARAMS)]
     return json.dumps(
         {
@@ -33,8 +42,8 @@ def view() -> str:
             "columnOrder": [RUN_NAME, *columns],
             "columnWidths": {RUN_NAME: 300},
             "searchFilter": "tags.job_id LIKE '%'",
-            # By any key but the time, MLflow shows jobs beside their grids, not hidden below them. All runs have the
-            # same source, and of equals the newest comes first.
+            # By any key but the time, MLflow shows jobs beside their grids, not hidden below them.
+            # All runs have the same source, and of equals the newest comes first.
             "orderByKey": "tags.`mlflow.source.name`",
             "orderByAsc": False,
         }

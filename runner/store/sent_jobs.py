@@ -1,4 +1,5 @@
-"""A job's folder as bytes, for a host that shares no disk with this one; and what it sends back, recorded here."""
+"""A job's folder as bytes, for a host that shares no disk with this one; and what it sends back,
+recorded here."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ OF_THE_HOST = ("output_dir", "tracking.")
 def pack(job: Job, is_running: bool = False) -> bytes:
     """Return the files of a job's folder; hidden ones belong to the ledger of this host.
 
-    is_running: without a result.json that was written this moment. It comes again when the job has ended, and is logged
-    then: kept before, it would say that the job is done while MLflow knows nothing of it.
+    is_running: without a result.json that was written this moment. It comes again when the job has
+    ended, and is logged then: kept before, it would say that the job is done while MLflow knows
+    nothing of it.
     """
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
@@ -31,7 +33,8 @@ def pack(job: Job, is_running: bool = False) -> bytes:
 
 
 def unpack(files: bytes, job: Job) -> None:
-    """Put files that `pack` has returned into a job's folder, which this process has; each replaces its namesake."""
+    """Put files that `pack` has returned into a job's folder, which this process has; each replaces
+    its namesake."""
     try:
         fresh = job.folder / SENT
         fresh.mkdir(parents=True)
@@ -61,7 +64,8 @@ def keep(files: bytes, job: Job) -> None:
 
 
 def adopt(files: bytes, job: Job, config: RunnerConfig, anew: bool) -> Record:
-    """Take over a job that another host has ended: write its files here and log it, as if it had run here."""
+    """Take over a job that another host has ended: write its files here and log it, as if it had
+    run here."""
     with claim(job):
         if not anew and (done := job.last_record()) is not None and done.status is Status.FINISHED:
             return ledger.recorded(config, job, done)  # another process was quicker
@@ -72,8 +76,12 @@ def adopt(files: bytes, job: Job, config: RunnerConfig, anew: bool) -> Record:
         if record is None:
             raise EvidenceError(f"{job.job_id}: the host that ran it has sent no result.json")
         own = dict(tracking.flatten(config))
-        there = {key: value for key, value in record.params.items() if not key.startswith(OF_THE_HOST)}
-        record.params = there | {key: value for key, value in own.items() if key.startswith(OF_THE_HOST)}
+        there = {
+            key: value for key, value in record.params.items() if not key.startswith(OF_THE_HOST)
+        }
+        record.params = there | {
+            key: value for key, value in own.items() if key.startswith(OF_THE_HOST)
+        }
         record.output_dir = str(job.folder)
         job.write_record(record)
         store = mlflow_store.store_of(config)

@@ -1,8 +1,10 @@
-"""Reuse of another job's answers: `task.limit=200` after `task.limit=100` generates only the second hundred.
+"""Reuse of another job's answers: `task.limit=200` after `task.limit=100` generates only the second
+hundred.
 
-Sibling jobs differ only in which questions they ask, in how the answers are judged and in what else they check, and in
-nothing that an answer depends on: a reused text is judged anew. A marker file in each job's folder lets the others find
-it. Nothing is written to another job's folder, and only complete lines with a correct checksum are read from it.
+Sibling jobs differ only in which questions they ask, in how the answers are judged and in what else
+they check, and in nothing that an answer depends on: a reused text is judged anew. A marker file in
+each job's folder lets the others find it. Nothing is written to another job's folder, and only
+complete lines with a correct checksum are read from it.
 """
 
 from __future__ import annotations
@@ -31,16 +33,21 @@ def siblings(job: Job) -> list[Job]:
     if not job.sibling_key:
         return []
     folders = sorted(path.parent for path in job.folder.parent.glob(f"*/{MARK}{job.sibling_key}"))
-    return [Job(at.name, at, job.sibling_key) for at in folders if at.name != job.job_id and OLD not in at.name]
+    return [
+        Job(at.name, at, job.sibling_key)
+        for at in folders
+        if at.name != job.job_id and OLD not in at.name
+    ]
 
 
 def reusable(
     job: Job, wanted: Set[int], adopted: Callable[[Sample], Sample | None]
 ) -> tuple[dict[int, Sample], list[str]]:
-    """Return the wanted answers that sibling jobs have, by index, and notes about jobs that could not be read.
+    """Return the wanted answers that sibling jobs have, by index, and notes about jobs that could
+    not be read.
 
-    `adopted` returns another job's sample as this job would record it, or None if it answers another question. A
-    sibling may be running: a line that is not complete yet is ignored.
+    `adopted` returns another job's sample as this job would record it, or None if it answers
+    another question. A sibling may be running: a line that is not complete yet is ignored.
     """
     reused: dict[int, Sample] = {}
     notes = []

@@ -35,9 +35,15 @@ Tags = tuple[str, str, dict[str, str]]  # id, status and tags of a run
 class StoredRuns:
     """The runs of an experiment that were not deleted, the newest first."""
 
-    jobs: dict[str, dict[str, str | None]] = field(default_factory=dict)  # FINISHED runs: job -> run -> its parent
-    grids: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # grid -> its runs with their status
-    running: dict[str, dict[str, str]] = field(default_factory=dict)  # RUNNING runs of jobs and grids -> their tags
+    jobs: dict[str, dict[str, str | None]] = field(
+        default_factory=dict
+    )  # FINISHED runs: job -> run -> its parent
+    grids: dict[str, list[tuple[str, str]]] = field(
+        default_factory=dict
+    )  # grid -> its runs with their status
+    running: dict[str, dict[str, str]] = field(
+        default_factory=dict
+    )  # RUNNING runs of jobs and grids -> their tags
 
     def run_of(self, job_id: str, parent: str | None) -> str | None:
         """Return a run of a job below this parent, or any run of it if the parent is None."""
@@ -46,16 +52,23 @@ class StoredRuns:
 
     def free_run_of(self, job_id: str) -> str | None:
         """Return a run of a job without a parent."""
-        return next((run for run, above in self.jobs.get(job_id, {}).items() if above is None), None)
+        return next(
+            (run for run, above in self.jobs.get(job_id, {}).items() if above is None), None
+        )
 
     def orphan_of(self, job_id: str) -> str | None:
         """Return a run of a job without a parent, or whose parent was deleted."""
         grids = {run for runs in self.grids.values() for run, _ in runs}
-        return next((run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None)
+        return next(
+            (run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None
+        )
 
 
-def read_runs(store: Store, jobs: Collection[str] | None = None, grid: str | None = None) -> StoredRuns:
-    """Return the runs of all grids and jobs that the store has, or at least those of some jobs and of a grid.
+def read_runs(
+    store: Store, jobs: Collection[str] | None = None, grid: str | None = None
+) -> StoredRuns:
+    """Return the runs of all grids and jobs that the store has, or at least those of some jobs and
+    of a grid.
 
     With a single job and no grid, only that job's.
     """
@@ -71,7 +84,9 @@ def read_runs(store: Store, jobs: Collection[str] | None = None, grid: str | Non
     return stored
 
 
-def _read(store: Store, jobs: Collection[str] | None, grid: str | None) -> dict[str, tuple[str, dict[str, str]]]:
+def _read(
+    store: Store, jobs: Collection[str] | None, grid: str | None
+) -> dict[str, tuple[str, dict[str, str]]]:
     """Return status and tags of the runs, by their ids, in the order of the store."""
     if (opened := find_store(store)) is None:
         return {}
@@ -89,17 +104,24 @@ def _ledger_of(run: Any) -> Tags:
 
 
 def _of_all(client: Any, experiment_id: str) -> Iterator[Tags]:
-    of_jobs = (f"tags.{JOB_ID} LIKE '%' and attributes.status = '{status}'" for status in (FINISHED, RUNNING))
+    of_jobs = (
+        f"tags.{JOB_ID} LIKE '%' and attributes.status = '{status}'"
+        for status in (FINISHED, RUNNING)
+    )
     for query in (*of_jobs, f"tags.{GRID} LIKE '%'"):
         yield from map(_ledger_of, search(client, experiment_id, query))
 
 
 def _of_one(client: Any, experiment_id: str, job: Collection[str]) -> Iterator[Tags]:
     for status in (FINISHED, RUNNING):
-        yield from of_jobs(client, experiment_id, f"attributes.status = '{status}'", job, _ledger_of)
+        yield from of_jobs(
+            client, experiment_id, f"attributes.status = '{status}'", job, _ledger_of
+        )
 
 
-def _of_some(client: Any, experiment_id: str, jobs: Collection[str], grid: str | None) -> Iterator[Tags]:
+def _of_some(
+    client: Any, experiment_id: str, jobs: Collection[str], grid: str | None
+) -> Iterator[Tags]:
     """Yield the runs of grids, the finished runs of some jobs, and the runs that are running."""
 
     def found(query: str) -> list[Tags]:
@@ -108,7 +130,9 @@ def _of_some(client: Any, experiment_id: str, jobs: Collection[str], grid: str |
     finished = f"attributes.status = '{FINISHED}'"
     grids = found(f"tags.{GRID} LIKE '%'")
     runs: list[Tags] = []
-    for run_id in [run_id for run_id, _, tags in grids if tags[GRID] == grid][:1]:  # most jobs are below it
+    for run_id in [run_id for run_id, _, tags in grids if tags[GRID] == grid][
+        :1
+    ]:  # most jobs are below it
         runs += found(f"{finished} and tags.`{PARENT}` = '{run_id}'")
     others = {*jobs} - {tags.get(JOB_ID) for _, _, tags in runs}
     runs += of_jobs(client, experiment_id, finished, others, _ledger_of)
@@ -117,12 +141,16 @@ def _of_some(client: Any, experiment_id: str, jobs: Collection[str], grid: str |
 
 
 def of_jobs(
-    client: Any, experiment_id: str, condition: str, jobs: Collection[str | None], kept: Callable[[Any], T]
+    client: Any,
+    experiment_id: str,
+    condition: str,
+    jobs: Collection[str | None],
+    kept: Callable[[Any], T],
 ) -> Iterator[T]:
     """Yield what is kept of the runs of some jobs that fulfil a condition.
 
-    MLflow has no query for several jobs: each is asked for, unless there are few other runs. So the time grows with the
-    jobs and not with what others have recorded.
+    MLflow has no query for several jobs: each is asked for, unless there are few other runs. So the
+    time grows with the jobs and not with what others have recorded.
     """
     most, found = RUNS_A_QUERY * len(jobs), []
     if len(jobs) > 1:
@@ -135,14 +163,20 @@ def of_jobs(
             yield from found
             return
     for job in jobs:
-        yield from map(kept, search(client, experiment_id, f"{condition} and tags.{JOB_ID} = '{job}'"))
+        yield from map(
+            kept, search(client, experiment_id, f"{condition} and tags.{JOB_ID} = '{job}'")
+        )
 
 
-def search(client: Any, experiment_id: str, query: str, page: int = PAGE, view: int = ACTIVE_ONLY) -> Iterator[Any]:
+def search(
+    client: Any, experiment_id: str, query: str, page: int = PAGE, view: int = ACTIVE_ONLY
+) -> Iterator[Any]:
     """Yield the runs that a query of MLflow finds, the newest first, page by page."""
     token: str | None = None
     while True:
-        found = client.search_runs([experiment_id], query, view, page, ["attributes.start_time DESC"], token)
+        found = client.search_runs(
+            [experiment_id], query, view, page, ["attributes.start_time DESC"], token
+        )
         yield from found
         token = found.token
         if not token:
@@ -150,11 +184,14 @@ def search(client: Any, experiment_id: str, query: str, page: int = PAGE, view: 
 
 
 def conditions_without(run_ids: Collection[str]) -> Iterator[str]:
-    """Yield conditions that together find every run but these, each for the ids with one beginning."""
+    """Yield conditions that together find every run but these, each for the ids with one
+    beginning."""
     digits = 0
     while len(run_ids) > IDS_A_QUERY * 16**digits:
         digits += 1
-    by_beginning: dict[str, list[str]] = {"".join(it): [] for it in product("0123456789abcdef", repeat=digits)}
+    by_beginning: dict[str, list[str]] = {
+        "".join(it): [] for it in product("0123456789abcdef", repeat=digits)
+    }
     for run_id in run_ids:
         by_beginning[run_id[:digits]].append(f"'{run_id}'")
     for beginning, ids in by_beginning.items():
@@ -204,6 +241,9 @@ def download(client: Any, run_id: str, name: str, target: Path) -> Path | None:
         try:
             return Path(client.download_artifacts(run_id, name, str(target)))
         except Exception as error:
-            if isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+            if (
+                isinstance(error, FileNotFoundError)
+                or getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
+            ):
                 return None
             raise

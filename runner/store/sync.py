@@ -11,7 +11,17 @@ from typing import NoReturn
 from runner.store import fetched_jobs, ledger, mlflow_store
 from runner.store.jobs import OLD, Job, claim
 from runner.store.stored_runs import StoredRuns, read_runs
-from runner_base import ConfigError, Progress, Record, RunnerError, Status, plain, run_entry, say, signals
+from runner_base import (
+    ConfigError,
+    Progress,
+    Record,
+    RunnerError,
+    Status,
+    plain,
+    run_entry,
+    say,
+    signals,
+)
 
 
 def entry() -> NoReturn:
@@ -23,24 +33,34 @@ def entry() -> NoReturn:
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     it = argparse.ArgumentParser("runner-sync", description=(__doc__ or "").split("`: ")[1])
-    it.add_argument("--output-dir", default="outputs", help="folder that holds jobs/ (default: %(default)s)")
     it.add_argument(
-        "--tracking-uri", help="MLflow store to log to (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)"
+        "--output-dir", default="outputs", help="folder that holds jobs/ (default: %(default)s)"
     )
     it.add_argument(
-        "--fetch", action="store_true", help="also fetch the finished jobs of the store that the folder does not have"
+        "--tracking-uri",
+        help="MLflow store to log to (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)",
     )
-    it.add_argument("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
+    it.add_argument(
+        "--fetch",
+        action="store_true",
+        help="also fetch the finished jobs of the store that the folder does not have",
+    )
+    it.add_argument(
+        "--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)"
+    )
     return it
 
 
 def sync(options: argparse.Namespace) -> str:
-    """Log every finished job of a folder that the store does not have; return a sentence about what was done."""
+    """Log every finished job of a folder that the store does not have; return a sentence about what
+    was done."""
     output_dir = Path(options.output_dir).expanduser().absolute()
     if not (output_dir / "jobs").is_dir() and not options.fetch:
         raise ConfigError(f"--output-dir {options.output_dir}: there is no {output_dir / 'jobs'}")
     store = mlflow_store.store_from_options(output_dir, options.tracking_uri, options.experiment)
-    jobs = [Job(file.parent.name, file.parent) for file in sorted(output_dir.glob("jobs/*/result.json"))]
+    jobs = [
+        Job(file.parent.name, file.parent) for file in sorted(output_dir.glob("jobs/*/result.json"))
+    ]
     jobs = [job for job in jobs if OLD not in job.job_id]
     stored = read_runs(store, None if options.fetch else [job.job_id for job in jobs], grid="")
     missing: list[Job] = []
@@ -61,7 +81,11 @@ def sync(options: argparse.Namespace) -> str:
                     logged += ledger.log_missing(below_parent(store, record, grids), job, record)
             bar.advance()
     where = f"{store.shown}, experiment {store.experiment}"
-    said = f"{logged} results logged to {where}" if logged else f"nothing to do: {where} has every finished job"
+    said = (
+        f"{logged} results logged to {where}"
+        if logged
+        else f"nothing to do: {where} has every finished job"
+    )
     return f"{said}\n{fetch_missing(store, stored)}" if options.fetch else said
 
 
@@ -74,7 +98,9 @@ def fetch_missing(store: mlflow_store.Store, stored: StoredRuns) -> str:
         for job in missing:
             run_id = stored.run_of(job.job_id, None)
             with claim(job):
-                fetched += run_id is not None and fetched_jobs.fetch_run(store, run_id, job) is not None
+                fetched += (
+                    run_id is not None and fetched_jobs.fetch_run(store, run_id, job) is not None
+                )
             bar.advance()
     left = f", {len(missing) - fetched} cannot be" if fetched < len(missing) else ""
     return (

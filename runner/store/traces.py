@@ -1,6 +1,8 @@
-"""tracking.traces=true: each sample of a job as a trace in MLflow, with the calls of agents as spans.
+"""tracking.traces=true: each sample of a job as a trace in MLflow, with the calls of agents as
+spans.
 
-They are written at the job's end, from its samples: a resumed job has each trace once, and decoding is not slowed down.
+They are written at the job's end, from its samples: a resumed job has each trace once, and decoding
+is not slowed down.
 """
 
 from __future__ import annotations
@@ -49,12 +51,17 @@ def _name(record: Record, index: int) -> str:
 
 
 def _names(client: Any, experiment_id: str, run_id: str) -> set[str]:
-    """Return the names of the traces that a run has; a start that was killed may have logged a part of them."""
+    """Return the names of the traces that a run has; a start that was killed may have logged a part
+    of them."""
     names: set[str] = set()
     token = None
     while True:
         page = client.search_traces(
-            locations=[experiment_id], run_id=run_id, max_results=PAGE, page_token=token, include_spans=False
+            locations=[experiment_id],
+            run_id=run_id,
+            max_results=PAGE,
+            page_token=token,
+            include_spans=False,
         )
         names |= {str(trace.info.tags.get(NAME)) for trace in page}
         if not (token := page.token):
@@ -62,7 +69,8 @@ def _names(client: Any, experiment_id: str, run_id: str) -> set[str]:
 
 
 def _calls_of_teams(path: Path) -> dict[int, list[Call]]:
-    """Return the calls of teams of agents by the question's number; an id is `test/QUESTION/ROUND/AGENT`."""
+    """Return the calls of teams of agents by the question's number; an id is
+    `test/QUESTION/ROUND/AGENT`."""
     last: dict[str, Call] = {}
     for _, line in read_evidence(path, unsealed, "call"):
         if "text" in line and str(line["id"]).startswith("test/"):
@@ -74,15 +82,26 @@ def _calls_of_teams(path: Path) -> dict[int, list[Call]]:
 
 
 def _log(
-    client: Any, experiment_id: str, run_id: str, record: Record, sample: Sample, calls: Sequence[Call], began_ns: int
+    client: Any,
+    experiment_id: str,
+    run_id: str,
+    record: Record,
+    sample: Sample,
+    calls: Sequence[Call],
+    began_ns: int,
 ) -> None:
     answer = sample.answer
-    inputs = {"question": sample.question, "index": sample.index, "prompt_sha256": sample.prompt_sha256}
+    inputs = {
+        "question": sample.question,
+        "index": sample.index,
+        "prompt_sha256": sample.prompt_sha256,
+    }
     trace = client.start_trace(
         _name(record, sample.index),
         span_type="AGENT" if calls else "LLM",
         inputs=without_unset_keys(inputs),
-        tags={"job_id": record.job_id} | ({"verdict": answer.verdict.value} if answer.verdict else {}),
+        tags={"job_id": record.job_id}
+        | ({"verdict": answer.verdict.value} if answer.verdict else {}),
         experiment_id=experiment_id,
         start_time_ns=began_ns,
         run_id=run_id,
@@ -94,7 +113,12 @@ def _log(
         outputs = {"answers": [one["answer"] for one in several]}
         if any(one["thinking"] for one in several):
             outputs |= {"thinking": [one["thinking"] for one in several]}
-    outputs |= {"extracted": answer.extracted, "gold": sample.gold, "verdict": answer.verdict, "error": sample.error}
+    outputs |= {
+        "extracted": answer.extracted,
+        "gold": sample.gold,
+        "verdict": answer.verdict,
+        "error": sample.error,
+    }
     client.end_trace(
         trace.trace_id,
         outputs=without_unset_keys(outputs),
@@ -104,13 +128,17 @@ def _log(
     )
 
 
-def _log_calls(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call], began_ns: int) -> None:
+def _log_calls(
+    client: Any, trace_id: str, parent_id: str, calls: Sequence[Call], began_ns: int
+) -> None:
     """Log calls as spans, one after another."""
     for call in calls:
         ended_ns = began_ns + int(call.seconds * NS)
         name = " ".join(filter(None, (call.who, call.what)))
         inputs = {"prompt_sha256": call.prompt_sha256}
-        span = client.start_span(name, trace_id, parent_id, "AGENT", inputs=inputs, start_time_ns=began_ns)
+        span = client.start_span(
+            name, trace_id, parent_id, "AGENT", inputs=inputs, start_time_ns=began_ns
+        )
         _log_calls(client, trace_id, span.span_id, call.calls or (), began_ns)
         client.end_span(
             trace_id,
@@ -131,5 +159,7 @@ def _parts(answer: Answer) -> dict[str, str | None]:
 def _counts(one: Response) -> Mapping[str, Any]:
     counts = {"prompt_tokens": one.prompt_tokens, "new_tokens": one.answer.tokens, "by": one.by}
     counts |= {"thinking_tokens": one.answer.thinking_tokens}
-    shown: dict[str, Any] = without_unset_keys(counts | {"finish_reason": one.answer.finish_reason.value})
+    shown: dict[str, Any] = without_unset_keys(
+        counts | {"finish_reason": one.answer.finish_reason.value}
+    )
     return shown

@@ -2,8 +2,8 @@
 
 A job is one run: params, batched metrics, evidence as artifacts, a true status.
 
-MLflow is imported inside the functions: that takes more than a second, which a job that is recorded already or has
-tracking=none must not spend.
+MLflow is imported inside the functions: that takes more than a second, which a job that is recorded
+already or has tracking=none must not spend.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from runner_engine import adapter_of
 from runner_engine.quantization.base import Quantized
 
 MAX_TAG_CHARACTERS = 8000  # likewise
-MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
+MAX_PARAM_CHARACTERS = (
+    6000  # MLflow cuts longer values with a warning; the whole config is an artifact
+)
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
 COMMIT = "git.commit"
 
@@ -61,7 +63,8 @@ class Tracker:
 
 
 def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) -> Tracker:
-    """Open MLflow and start the job's run; raises the store's errors before anything expensive happens.
+    """Open MLflow and start the job's run; raises the store's errors before anything expensive
+    happens.
 
     A job that goes on where it was interrupted has its run again.
     """
@@ -85,9 +88,15 @@ def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) 
             tags[PARENT] = store.parent_run_id
         params = params_of(record)
         begun = begun_runs.reopen(client, experiment_id, tags, params) if goes_on else None
-        run_id = begun_runs.create(client, experiment_id, tags) if begun is None else str(begun.info.run_id)
+        run_id = (
+            begun_runs.create(client, experiment_id, tags)
+            if begun is None
+            else str(begun.info.run_id)
+        )
         there = {} if begun is None else begun.data.params
-        log_params(client, run_id, {key: value for key, value in params.items() if key not in there})
+        log_params(
+            client, run_id, {key: value for key, value in params.items() if key not in there}
+        )
         model_id = logged_models.log_model(client, store, experiment_id, run_id, record)
         if begun is None or not (begun.inputs and begun.inputs.dataset_inputs):
             _log_inputs(client, run_id, record.data, model_id)
@@ -103,13 +112,21 @@ def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
         client.log_batch(run_id, params=given[begin : begin + PARAMS_A_CALL])
 
 
-def log_facts(client: Any, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+def log_facts(
+    client: Any, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
+) -> None:
     """Log numbers and texts about a grid's run, in place of earlier ones."""
     from mlflow.entities import Metric, RunTag
 
     now_ms = int(time.time() * 1000)
-    numbers = [Metric(legal_name(key), it, now_ms, 0) for key, it in metrics.items() if math.isfinite(it)]
-    client.log_batch(run_id, metrics=numbers, tags=[RunTag(key, it[:MAX_TAG_CHARACTERS]) for key, it in tags.items()])
+    numbers = [
+        Metric(legal_name(key), it, now_ms, 0) for key, it in metrics.items() if math.isfinite(it)
+    ]
+    client.log_batch(
+        run_id,
+        metrics=numbers,
+        tags=[RunTag(key, it[:MAX_TAG_CHARACTERS]) for key, it in tags.items()],
+    )
 
 
 def params_of(record: Record) -> dict[str, str]:
@@ -131,18 +148,24 @@ def tags_of(job: Job, record: Record) -> dict[str, str]:
 def metrics_of(record: Record) -> dict[str, float]:
     """Return the metrics of a job's run as MLflow shows them: of a series, the last point."""
     finite = {
-        key: [point for point in points if math.isfinite(point[1])] for key, points in record.result.series.items()
+        key: [point for point in points if math.isfinite(point[1])]
+        for key, points in record.result.series.items()
     }
-    values = record.result.metrics | {key: max(points)[1] for key, points in finite.items() if points}
+    values = record.result.metrics | {
+        key: max(points)[1] for key, points in finite.items() if points
+    }
     return {legal_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
 
 
 def end_dead(store: Store, job: Job) -> StoredRuns:
-    """End the runs that a dead process left RUNNING of a job whose lock the caller holds; return the job's runs."""
+    """End the runs that a dead process left RUNNING of a job whose lock the caller holds; return
+    the job's runs."""
     pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
     may_know = store.file is not None and store.parent_run_id is None
     if may_know and (noted := published.unchanged(store, job.job_id)) is not None:
-        return StoredRuns({job.job_id: {noted.mlflow_id: noted.parent}})  # without MLflow, whose import takes seconds
+        return StoredRuns(
+            {job.job_id: {noted.mlflow_id: noted.parent}}
+        )  # without MLflow, whose import takes seconds
     stored = read_runs(store, [job.job_id])
     dead = (run for run, tags in stored.running.items() if pending_runs.is_of_folder(store, tags))
     pending_runs.end_runs(store, dead, Status.KILLED)
@@ -157,7 +180,8 @@ def move_below_parent(store: Store, run_id: str) -> None:
 
 
 def note_found(store: Store, key: str, run_id: str) -> None:
-    """Note that the store has a job's or a grid's run, so that it is not asked again while nothing is written there."""
+    """Note that the store has a job's or a grid's run, so that it is not asked again while nothing
+    is written there."""
     noted = published.unchanged(store, key)
     if noted is None or noted.mlflow_id != run_id:
         with clear_errors(store.uri):
@@ -181,8 +205,8 @@ def _log_inputs(client: Any, run_id: str, data: dict[str, str], model_id: str | 
     except MlflowException as error:
         if error.error_code != "BAD_REQUEST":
             raise
-        # MLflow looks for the data set and then inserts it: of two processes that do so at once, one fails, and finds
-        # the other's data set when it tries again.
+        # MLflow looks for the data set and then inserts it: of two processes that do so at once,
+        # one fails, and finds the other's data set when it tries again.
         client.log_inputs(run_id, inputs, models)
 
 
@@ -208,9 +232,16 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
 
     client, run_id, result = tracker.client, tracker.run_id, record.result
     assert run_id is not None
-    ended_ms = _ended_ms(record)  # MLflow keeps a number once, however often it is logged with the same time
+    ended_ms = _ended_ms(
+        record
+    )  # MLflow keeps a number once, however often it is logged with the same time
     name, digest = _data_key(record.data) if record.data else (None, None)
-    about = {"model_id": tracker.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
+    about = {
+        "model_id": tracker.model_id,
+        "dataset_name": name,
+        "dataset_digest": digest,
+        "run_id": run_id,
+    }
     finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
     shown = logged_metrics.logged(finite)
     metrics = [
@@ -218,7 +249,11 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
         for key, value in shown.items()
     ]
     for key, points in result.series.items():
-        metrics += [Metric(legal_name(key), value, ended_ms, step) for step, value in points if math.isfinite(value)]
+        metrics += [
+            Metric(legal_name(key), value, ended_ms, step)
+            for step, value in points
+            if math.isfinite(value)
+        ]
     tags = [RunTag(key, value) for key, value in tags_of(job, record).items()]
     tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
     if left_out := len(finite) - len(shown):
@@ -240,9 +275,14 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
 
 
 def end(tracker: Tracker, status: Status) -> None:
-    """End the run of a job whose folder is gone, and with it the entry from which the next start would end it."""
+    """End the run of a job whose folder is gone, and with it the entry from which the next start
+    would end it."""
     store = tracker.store
-    if store is None or tracker.run_id is None or (store.file is not None and not store.file.exists()):
+    if (
+        store is None
+        or tracker.run_id is None
+        or (store.file is not None and not store.file.exists())
+    ):
         return
     with clear_errors(store.uri):
         probe(store)
@@ -250,41 +290,59 @@ def end(tracker: Tracker, status: Status) -> None:
 
 
 def _ended_ms(record: Record) -> int:
-    """Return when a job ended, as its record says; one of an early version does not say when it began."""
+    """Return when a job ended, as its record says; one of an early version does not say when it
+    began."""
     if not record.started_at:
         return int(time.time() * 1000)
     return int((datetime.fromisoformat(record.started_at).timestamp() + record.seconds) * 1000)
 
 
 def log_files(client: Any, run_id: str, folder: Path, names: list[str], target: str) -> None:
-    """Copy the files of a comparison to a run's artifacts, and replace those with the same names."""
+    """Copy the files of a comparison to a run's artifacts, and replace those with the same
+    names."""
     with one_message(lambda text: f"cannot log the comparison to run {run_id}: {text}"):
         for name in names:
             client.log_artifact(run_id, str(folder / name), target)
 
 
 def _is_linked(key: str) -> bool:
-    """Whether a metric is a quality or a cost of the model on the data, which MLflow then shows beside both."""
+    """Whether a metric is a quality or a cost of the model on the data, which MLflow then shows
+    beside both."""
     return "/" not in key and described(key).better is not Better.neither
 
 
 def run_name(config: RunnerConfig) -> str:
-    """Return a run's name: the choices and keys that are not the usual ones, `gsm8k embedded nf4 hard5 limit=20`."""
+    """Return a run's name: the choices and keys that are not the usual ones, `gsm8k embedded nf4
+    hard5 limit=20`."""
     plain = ("none", "native", "greedy")
     names = [config.task.name, short_name(config.model.name)]
     adapter = f"lora={adapter_name(config.lora)}" if adapter_of(config.lora) else "none"
     choices = [config.quantization.label, adapter, config.rope.name, config.generation.name]
     names += [choice for choice in choices if choice not in plain]
     words = " ".join([*names, config.task.subject]).strip()
-    return " ".join([words, *(f"{key}={value}" for key, value in _unusual_keys(config) if value not in words.split())])
+    return " ".join(
+        [
+            words,
+            *(
+                f"{key}={value}"
+                for key, value in _unusual_keys(config)
+                if value not in words.split()
+            ),
+        ]
+    )
 
 
-def _unusual_keys(config: object, usual: Mapping[str, object] | None = None) -> Iterator[tuple[str, str]]:
-    """Yield each key that can change an answer and has not the default value, of its class or of its choice's file."""
+def _unusual_keys(
+    config: object, usual: Mapping[str, object] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yield each key that can change an answer and has not the default value, of its class or of
+    its choice's file."""
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)
-        if isinstance(counts_of(item), Inert) or isinstance(value, Quantized):  # its label is in the name
+        if isinstance(counts_of(item), Inert) or isinstance(
+            value, Quantized
+        ):  # its label is in the name
             continue
         if is_dataclass(value):
             yield from _unusual_keys(value, _of_file(item.name, choice_of(value)))
@@ -319,7 +377,8 @@ def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def as_typed(value: object) -> str:
-    """Return a value as on the command line, without the quotes of Python: {down_proj: int8}, [lm_head]."""
+    """Return a value as on the command line, without the quotes of Python: {down_proj: int8},
+    [lm_head]."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {as_typed(item)}" for key, item in value.items()) + "}"
     return f"[{', '.join(map(as_typed, value))}]" if isinstance(value, list) else text_of(value)

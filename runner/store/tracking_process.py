@@ -1,7 +1,9 @@
-"""A job's run in MLflow, written by a copy of this process: importing and opening MLflow takes as long as the model.
+"""A job's run in MLflow, written by a copy of this process: importing and opening MLflow takes as
+long as the model.
 
-The copy is made before torch is imported, and works beside the imports. It gets the record at the job's
-end, and dies with this process. Its errors are raised here: those of the start before the model is loaded.
+The copy is made before torch is imported, and works beside the imports. It gets the record at the
+job's end, and dies with this process. Its errors are raised here: those of the start before the
+model is loaded.
 """
 
 from __future__ import annotations
@@ -23,15 +25,17 @@ from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, import_mlflow, probe
 from runner_base import Record, RunnerError, Status, TrackingError, child, signals
 
-# What MLflow imports and a job's run needs seldom or never: a fifth of the time that its modules take.
+# What MLflow imports and a job's run needs seldom or never: a fifth of the time that its modules
+# take.
 UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
 
 
 def is_possible(store: Store | None) -> bool:
     """Return whether a copy of this process can write to a store, and saves time.
 
-    A grid's worker writes the runs of many jobs, as does a program that runs a second one: each imports MLflow once.
-    Servers report errors that the probe does not find, and a process that has threads cannot be copied safely.
+    A grid's worker writes the runs of many jobs, as does a program that runs a second one: each
+    imports MLflow once. Servers report errors that the probe does not find, and a process that has
+    threads cannot be copied safely.
     """
     if store is None or store.parent_run_id is not None or store.file is None or TrackerBeside.made:
         return False
@@ -46,7 +50,8 @@ def _threads() -> int:
 
 
 class TrackerBeside:
-    """One job's run in MLflow, as `tracking.Tracker`, whose start goes on beside what the caller does."""
+    """One job's run in MLflow, as `tracking.Tracker`, whose start goes on beside what the caller
+    does."""
 
     made: ClassVar[int] = 0  # in this process
 
@@ -124,7 +129,9 @@ class TrackerBeside:
         return os.waitstatus_to_exitcode(status)
 
 
-def _write(pipe: Connection, parent: int, store: Store, job: Job, record: Record, goes_on: bool) -> NoReturn:
+def _write(
+    pipe: Connection, parent: int, store: Store, job: Job, record: Record, goes_on: bool
+) -> NoReturn:
     """Write the run, in the copy, which never returns to what this process was doing."""
     code = 1
     try:

@@ -1,7 +1,9 @@
-"""MLflow's client of a database on a server: each call says what it waits for, and ends where nothing answers.
+"""MLflow's client of a database on a server: each call says what it waits for, and ends where
+nothing answers.
 
-A server may fall silent after it has answered the probe. The drivers of databases then wait without a limit, and MLflow
-sets them none; a server that is stopped, and not gone, keeps its connections, so that no limit of the network ends it.
+A server may fall silent after it has answered the probe. The drivers of databases then wait without
+a limit, and MLflow sets them none; a server that is stopped, and not gone, keeps its connections,
+so that no limit of the network ends it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ LONG = ("log_artifact", "log_dict", "download_artifacts")
 
 
 def call(shown: str, function: Callable[[], Any], limit_s: float) -> Any:
-    """Return what a function returns that asks a store, or raise TimeoutError; a signal ends a wait that was said."""
+    """Return what a function returns that asks a store, or raise TimeoutError; a signal ends a wait
+    that was said."""
     answers: list[Any] = []
     in_context = copy_context()
     wait_for_answer(shown, lambda: answers.append(in_context.run(function)), limit_s, SAY_AFTER_S)
@@ -37,5 +40,7 @@ class WaitingClient:
         """Return a method of the client, with a limit."""
         return partial(self._call, getattr(self._client, name), LONG_S if name in LONG else CALL_S)
 
-    def _call(self, method: Callable[..., Any], limit_s: float, *arguments: Any, **named: Any) -> Any:
+    def _call(
+        self, method: Callable[..., Any], limit_s: float, *arguments: Any, **named: Any
+    ) -> Any:
         return call(self._shown, partial(method, *arguments, **named), limit_s)

@@ -1,6 +1,8 @@
-"""The work: one file or folder for each task, which never imports another's. These names are what a task needs.
+"""The work: one file or folder for each task, which never imports another's. These names are what a
+task needs.
 
-base.py has the contract, and CONTRIBUTING.md shows a task. Each name is imported at its first use: a plan needs few.
+base.py has the contract, and CONTRIBUTING.md shows a task. Each name is imported at its first use:
+a plan needs few.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,5 @@
-"""The prompts of a task that asks questions, as the model sees them: facts about their form, and their texts."""
+"""The prompts of a task that asks questions, as the model sees them: facts about their form, and
+their texts."""
 
 from __future__ import annotations
 
@@ -12,15 +13,21 @@ from runner_engine import Engine, EngineReport, Request, prompt_sha256
 HASH_CHARACTERS = 12
 
 
-def look_at_prompts(words: Sequence[str], form: Request, first: Request, engine: Engine, report: EngineReport) -> None:
-    """Add facts about all prompts to the report; `words` say what they are, `form` is a prompt without a question."""
+def look_at_prompts(
+    words: Sequence[str], form: Request, first: Request, engine: Engine, report: EngineReport
+) -> None:
+    """Add facts about all prompts to the report; `words` say what they are, `form` is a prompt
+    without a question."""
     seen, form_ids = engine.encode(form)
     words = [*words, f"form {prompt_sha256(seen)[:HASH_CHARACTERS]}"]
     if report.has_chat_template is not None:  # the engine has the tokenizer
         starts = [
-            [identifier == report.bos_token for identifier in ids[:2]] for ids in (form_ids, engine.encode(first)[1])
+            [identifier == report.bos_token for identifier in ids[:2]]
+            for ids in (form_ids, engine.encode(first)[1])
         ]
-        report.facts["bos"] = ("without BOS", "begins with BOS", "begins with two BOS")[max(map(sum, starts))]
+        report.facts["bos"] = ("without BOS", "begins with BOS", "begins with two BOS")[
+            max(map(sum, starts))
+        ]
         words.append(report.facts["bos"])
         use = "there, and not used" if isinstance(form.prompt, str) else "used"
         report.facts["chat_template"] = use if report.has_chat_template else "none"
@@ -31,5 +38,10 @@ def look_at_prompts(words: Sequence[str], form: Request, first: Request, engine:
 
 def prompts_shown(resolved: ResolvedJob, requests: Sequence[Request]) -> str:
     """Return prompts as the model sees them; only the tokenizer is loaded."""
-    seen = {request.id: kind_of(resolved.config.model).rendered(resolved, request.prompt) for request in requests}
-    return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in seen.items())
+    seen = {
+        request.id: kind_of(resolved.config.model).rendered(resolved, request.prompt)
+        for request in requests
+    }
+    return "\n".join(
+        f"prompt {number} as the model sees it:\n{text}" for number, text in seen.items()
+    )

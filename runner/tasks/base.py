@@ -1,7 +1,7 @@
 """The contract of a task. A task is a module; tasks never import each other.
 
-`USES` names what a task works on. Plans, checks before a load, the job's identity and the number of workers follow from
-it alone, so no code outside of this folder asks which task it is.
+`USES` names what a task works on. Plans, checks before a load, the job's identity and the number of
+workers follow from it alone, so no code outside of this folder asks which task it is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Uses(StrEnum):
 
     weights = "weights"  # loads what the model group names: its hashes count, and memory is checked before
     model_files = "model_files"  # reads files of the model group without loading them
-    own_location = "own_location"  # reads what a key of its own names (task.parts), and not the model group
+    own_location = (
+        "own_location"  # reads what a key of its own names (task.parts), and not the model group
+    )
     engine = "engine"  # asks an engine for completions
     machine = "machine"  # measures: machine and versions are part of the job's identity, and it runs alone
     fresh_process = "fresh_process"  # measures in child processes of its own
@@ -38,16 +40,27 @@ class Inputs:
     hashes: dict[str, str]  # name -> SHA-256 of everything read that can change the answer
     # the hashes and config keys in which two jobs may differ and still reuse each other's answers
     ignored_for_reuse: frozenset[str] = field(default=frozenset(), kw_only=True)
-    usual_for_reuse: dict[str, Any] = field(default_factory=dict, kw_only=True)  # config keys that count as if so set
-    count: int | None = field(default=None, kw_only=True)  # questions or prompts, for an estimate of time
+    usual_for_reuse: dict[str, Any] = field(
+        default_factory=dict, kw_only=True
+    )  # config keys that count as if so set
+    count: int | None = field(
+        default=None, kw_only=True
+    )  # questions or prompts, for an estimate of time
     after: str = field(default="", kw_only=True)  # the id of a job that must run first; empty: none
-    # the overrides that make that job of this one; empty if it is named by its id: nobody knows what it asks
+    # the overrides that make that job of this one; empty if it is named by its id: nobody knows
+    # what it asks
     after_overrides: list[str] = field(default_factory=list, kw_only=True)
-    is_compared: bool = field(default=False, kw_only=True)  # with another job while it runs, at a share of the 5 %
-    second: RunnerConfig | None = field(default=None, kw_only=True)  # of a model that is loaded beside the job's own
+    is_compared: bool = field(
+        default=False, kw_only=True
+    )  # with another job while it runs, at a share of the 5 %
+    second: RunnerConfig | None = field(
+        default=None, kw_only=True
+    )  # of a model that is loaded beside the job's own
     # keys of the task that the user has left open, with the values that they have now
     decided: dict[str, Any] = field(default_factory=dict, kw_only=True)
-    data: dict[str, str] = field(default_factory=dict, kw_only=True)  # a data set: name, digest, source_type, source
+    data: dict[str, str] = field(
+        default_factory=dict, kw_only=True
+    )  # a data set: name, digest, source_type, source
 
 
 @dataclass
@@ -67,11 +80,12 @@ class Context:
 class Task(Protocol):
     """What every task module has. A module may also have these functions.
 
-    deliver(inputs, resolved, job, result): for a recorded job, do what keys outside of its identity ask for now
-    questions_left(inputs, job): how many of its questions no job on disk has answered yet, for a plan
-    check_lengths(inputs, resolved): reject what the model has no room for, before it is loaded; return notes
-    preview(inputs, resolved): return lines for a plan, without loading weights; may be empty
-    is_compared(config): `Inputs.is_compared` of a job whose inputs are not here yet, as far as its keys tell
+    deliver(inputs, resolved, job, result): for a recorded job, do what keys outside of its identity
+    ask for now questions_left(inputs, job): how many of its questions no job on disk has answered
+    yet, for a plan check_lengths(inputs, resolved): reject what the model has no room for, before
+    it is loaded; return notes preview(inputs, resolved): return lines for a plan, without loading
+    weights; may be empty is_compared(config): `Inputs.is_compared` of a job whose inputs are not
+    here yet, as far as its keys tell
     """
 
     VERSION: int  # raise it when the same completions would be scored or measured differently
@@ -88,12 +102,15 @@ class Task(Protocol):
 
 
 def with_inputs(resolved: ResolvedJob, inputs: Inputs) -> ResolvedJob:
-    """Return the job as its inputs have decided: with the keys that were open, and with a second model."""
+    """Return the job as its inputs have decided: with the keys that were open, and with a second
+    model."""
     if inputs.decided:
         before = resolved.config.task
         task = replace(before, **inputs.decided)
         keys = {key.name for key in fields(before)}
-        vars(task).update({name: value for name, value in vars(before).items() if name not in keys})  # what was read
+        vars(task).update(
+            {name: value for name, value in vars(before).items() if name not in keys}
+        )  # what was read
         resolved = resolved.having(task=task)
     return resolved.beside(inputs.second)
 

@@ -28,11 +28,16 @@ from runner_engine import Request
 
 
 def collect(
-    requests: list[Request], context: Context, judge: Judge = UNJUDGED, policies: Sequence[Policy] = ()
+    requests: list[Request],
+    context: Context,
+    judge: Judge = UNJUDGED,
+    policies: Sequence[Policy] = (),
 ) -> Collected:
-    """Return the answers to all requests, in their order, or to the first ones if a policy takes these as enough.
+    """Return the answers to all requests, in their order, or to the first ones if a policy takes
+    these as enough.
 
-    What has no answer is asked, and recorded as the judge judges it. A job without any answer has failed.
+    What has no answer is asked, and recorded as the judge judges it. A job without any answer has
+    failed.
     """
     recorder = context.recorder
     kept = Kept(requests, recorder, judge, context.config.rerun)

@@ -1,8 +1,10 @@
-"""A key that names another job of the same task, by overrides or by its id: finds that job and waits for it.
+"""A key that names another job of the same task, by overrides or by its id: finds that job and
+waits for it.
 
-`task.reference` of likelihoods, `task.early_stop_vs` of word problems and `task.match` of agents share it. Overrides
-are set on top of the job's own config, so `quantization=none` is the same job without its quantization, and
-`model.dtype=float32` the same model in another number format. If a job names itself, the result is None.
+`task.reference` of likelihoods, `task.early_stop_vs` of word problems and `task.match` of agents
+share it. Overrides are set on top of the job's own config, so `quantization=none` is the same job
+without its quantization, and `model.dtype=float32` the same model in another number format. If a
+job names itself, the result is None.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from runner_base.files import is_held
 
 MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
 SEED = "seed"
-SCORING = (*MODEL_GROUPS, "generation.kv_cache")  # what else changes log-probabilities of given texts
+SCORING = (
+    *MODEL_GROUPS,
+    "generation.kv_cache",
+)  # what else changes log-probabilities of given texts
 
 
 def find(
@@ -69,10 +74,11 @@ def is_id(words: str, task: TaskConfig) -> bool:
 
 
 def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]) -> RunnerConfig:
-    """Return the config with these overrides: GROUP=CHOICE, and GROUP.KEY=VALUE for the keys of a choice.
+    """Return the config with these overrides: GROUP=CHOICE, and GROUP.KEY=VALUE for the keys of a
+    choice.
 
-    Keys of a group without GROUP=CHOICE change the job's own choice. `groups` are groups, or single keys of others;
-    with `seed` among them, seed=N is an override, too.
+    Keys of a group without GROUP=CHOICE change the job's own choice. `groups` are groups, or single
+    keys of others; with `seed` among them, seed=N is an override, too.
     """
     chosen: dict[str, str] = {}
     values: dict[str, Any] = {}
@@ -95,7 +101,10 @@ def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]
             chosen[group] = value
     own = {where: value for where, value in values.items() if where.partition(".")[0] not in chosen}
     others = {where: value for where, value in values.items() if where not in own}
-    from runner.config.compose import changed, choose  # imports Hydra, which most jobs' processes do not need
+    from runner.config.compose import (
+        changed,
+        choose,
+    )  # imports Hydra, which most jobs' processes do not need
 
     try:
         return replace(config, **choose(chosen, chosen, others), **changed(config, own))
@@ -109,7 +118,8 @@ def _fingerprint(config: RunnerConfig) -> dict[str, str]:
 
 
 def wait_for(job: Job) -> Record | None:
-    """Return the record of a finished job, after waiting for the process that runs it; None if it has not been run."""
+    """Return the record of a finished job, after waiting for the process that runs it; None if it
+    has not been run."""
     if job.last_record() is None and is_held(job.folder / LOCK):
         with claim(job):
             pass
@@ -117,7 +127,8 @@ def wait_for(job: Job) -> Record | None:
 
 
 def finished(job: Job, key: str, words: str) -> Record:
-    """Return the record of a finished job, after waiting for the process that runs it; ConfigError says what to run."""
+    """Return the record of a finished job, after waiting for the process that runs it; ConfigError
+    says what to run."""
     record = wait_for(job)
     if record is None:
         raise not_done(key, words, job)
@@ -125,13 +136,18 @@ def finished(job: Job, key: str, words: str) -> Record:
 
 
 def not_done(key: str, words: str, job: Job, also: str = "") -> ConfigError:
-    """Return the error that a named job has not been run, with the command; `also` is what it needs besides."""
+    """Return the error that a named job has not been run, with the command; `also` is what it needs
+    besides."""
     if words == job.job_id:
-        return ConfigError(f"{key}={words}: no finished job of that id in {job.folder.parent}. Run it first")
+        return ConfigError(
+            f"{key}={words}: no finished job of that id in {job.folder.parent}. Run it first"
+        )
     what = f"{key}={words}: that job ({job.job_id}) is not done in {job.folder.parent}"
     command = as_grid()  # a grid makes what its jobs name
     if command is None:
-        return ConfigError(f"{what}. Run it first: the same command with {words}{also} and without {key}")
+        return ConfigError(
+            f"{what}. Run it first: the same command with {words}{also} and without {key}"
+        )
     return ConfigError(f"{what}. This command runs it first, and then this job: {command}")
 
 

@@ -1,6 +1,7 @@
 """Shared by the tasks that send texts: whether a scaling of RoPE can help with any of them.
 
-Not a task. A scaling is for texts that are longer than the model was trained on; on shorter ones it changes the model.
+Not a task. A scaling is for texts that are longer than the model was trained on; on shorter ones it
+changes the model.
 """
 
 from __future__ import annotations
@@ -20,59 +21,79 @@ TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
 
 
 def beyond_words(resolved: ResolvedJob) -> str:
-    """Return how texts can be longer than the model has room for, as the end of a message that refuses them."""
-    return "" if kind_of(resolved.config.model).made_for(resolved) is None else f", or {READ_BEYOND}"
+    """Return how texts can be longer than the model has room for, as the end of a message that
+    refuses them."""
+    return (
+        "" if kind_of(resolved.config.model).made_for(resolved) is None else f", or {READ_BEYOND}"
+    )
 
 
 def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
-    """Return a note if a scaling is chosen and no text, the longest of which has at most so many tokens, needs it."""
+    """Return a note if a scaling is chosen and no text, the longest of which has at most so many
+    tokens, needs it."""
     rope = resolved.config.rope
     if not isinstance(rope, RopeScalingConfig) or rope.factor == 1:
         return []
     own = kind_of(resolved.config.model).own_positions(resolved)
-    trained: int | None = getattr(rope, "original_max_position_embeddings", None)  # of some scalings
+    trained: int | None = getattr(
+        rope, "original_max_position_embeddings", None
+    )  # of some scalings
     own = trained or own  # the user knows better than the model's config
     if own is None or longest > own:
         return []
     effect = "changes nothing" if isinstance(rope, RopeDynamicConfig) else "can only hurt"
-    return [f"rope={rope.name}: no text exceeds {own:,} positions, the model's own: scaling {effect} here"]
+    return [
+        f"rope={rope.name}: no text exceeds {own:,} positions, the model's own: scaling {effect} here"
+    ]
 
 
 def needless_scaling_of(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[str]:
     """Return the notes about texts that the model has read and written."""
-    lengths = (sample.prompt_tokens + max(answer.tokens for answer in sample.answers) for sample in samples)
+    lengths = (
+        sample.prompt_tokens + max(answer.tokens for answer in sample.answers) for sample in samples
+    )
     longest = max(lengths, default=0)
     return needless_scaling(resolved, longest) + beyond_notes(resolved, longest)
 
 
 def beyond_notes(resolved: ResolvedJob, longest: int) -> list[str]:
-    """Return a note on what a job that may read beyond its room has read; nothing about other jobs."""
+    """Return a note on what a job that may read beyond its room has read; nothing about other
+    jobs."""
     rope, limit = resolved.config.rope, kind_of(resolved.config.model).made_for(resolved)
     if not rope.beyond_trained or limit is None or math.isinf(limit):
         return []
     if longest <= limit:
         return [f"{READ_BEYOND}: no text exceeds {limit:,.0f} positions, so it changes nothing"]
     made = "scaled" if isinstance(rope, RopeScalingConfig) else "trained"
-    return [f"rope={rope.name}, beyond its {made} {limit:,.0f} positions: the longest text has {longest:,} tokens"]
+    return [
+        f"rope={rope.name}, beyond its {made} {limit:,.0f} positions: the longest text has {longest:,} tokens"
+    ]
 
 
 def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[str]:
-    """Return the note about questions before anything is loaded: a text has no more tokens than bytes."""
+    """Return the note about questions before anything is loaded: a text has no more tokens than
+    bytes."""
     if not isinstance(resolved.config.rope, RopeScalingConfig):
         return []
     longest = max((_bytes(request) for request in requests), default=0)
-    return needless_scaling(resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.most_new_tokens)
+    return needless_scaling(
+        resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.most_new_tokens
+    )
 
 
 def of_given(resolved: ResolvedJob, given: Sequence[Given], window: int) -> list[str]:
-    """Return the note about given texts before anything is loaded: no window is longer than task.window."""
+    """Return the note about given texts before anything is loaded: no window is longer than
+    task.window."""
     if not isinstance(resolved.config.rope, RopeScalingConfig):
         return []
     longest = 0
     for it in given:
         whole = max(len(text.encode()) for text in it.texts)
         is_cut = it.form is Form.text
-        longest = max(longest, min(whole, window) if is_cut else whole + len(it.question.encode()) + TEMPLATE_TOKENS)
+        longest = max(
+            longest,
+            min(whole, window) if is_cut else whole + len(it.question.encode()) + TEMPLATE_TOKENS,
+        )
     return needless_scaling(resolved, longest)
 
 

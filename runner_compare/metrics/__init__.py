@@ -1,4 +1,5 @@
-"""Metrics: what one is (kinds.py), and a module for each family of them. These names are its door."""
+"""Metrics: what one is (kinds.py), and a module for each family of them. These names are its
+door."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,5 @@
-"""What a metric is: unit, label, number format, which direction is better, how several runs are pooled.
+"""What a metric is: unit, label, number format, which direction is better, how several runs are
+pooled.
 
 Names contain units (`peak_rss_mib`, `load_s`), so the unit follows from the key.
 """
@@ -50,7 +51,9 @@ class Metric:
     tokens: str = ""  # for pooling per token: the metric that counts the tokens
     axis_words: str = ""  # the text on a picture's axis, if the label is too short
     head_words: str = ""  # the head of a narrow column, if the label does not fit
-    of_samples: Callable[[Sequence[Sample]], float] | None = None  # a plug-in's: from the answers that count
+    of_samples: Callable[[Sequence[Sample]], float] | None = (
+        None  # a plug-in's: from the answers that count
+    )
 
     @property
     def title(self) -> str:
@@ -89,17 +92,23 @@ def metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric:
     plain = {
         "unit": unit,
         "label": label or key.removesuffix(suffix).replace("_", " "),
-        "better": Better.neither if not unit else Better.higher if unit.endswith("/s") else Better.lower,
+        "better": Better.neither
+        if not unit
+        else Better.higher
+        if unit.endswith("/s")
+        else Better.lower,
         "pooling": Pooling.max if unit == "MiB" else Pooling.mean,
     }
     return Metric(key=key, form=form, **(plain | special))
 
 
 def with_ends(key: str, label: str, form: str, better: Better, **special: Any) -> list[Metric]:
-    """Describe a number and the ends of its interval, which belong to one run and are not pooled."""
+    """Describe a number and the ends of its interval, which belong to one run and are not
+    pooled."""
     about = {"form": form, "better": better, "pooling": Pooling.dropped, **special}
     ends = [
-        metric(key + end, label and label + end.replace("_", " "), **about | {"head_words": ""}) for end in ENDS[1:]
+        metric(key + end, label and label + end.replace("_", " "), **about | {"head_words": ""})
+        for end in ENDS[1:]
     ]
     return [metric(key, label, **about), *ends]
 

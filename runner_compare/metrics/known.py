@@ -1,4 +1,5 @@
-"""All metrics that are known: each family is a module beside this one, or an option's, or a plug-in's."""
+"""All metrics that are known: each family is a module beside this one, or an option's, or a
+plug-in's."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ GROUP = "runner.metric_families"  # options hand over theirs by these entry poin
 
 @cache
 def known_metrics() -> Mapping[str, Metric]:
-    """Return the metrics of all families and options by their keys; a plug-in's are not among them."""
+    """Return the metrics of all families and options by their keys; a plug-in's are not among
+    them."""
     return {one.key: one for family in _families() for one in family}
 
 
@@ -29,7 +31,8 @@ def _families() -> Iterator[tuple[Metric, ...]]:
 
 
 def described(key: str) -> Metric:
-    """Return the metric of a key, also for a cell (`ttft_s/batch_4_prompt_64`) or a spread (`…_max`).
+    """Return the metric of a key, also for a cell (`ttft_s/batch_4_prompt_64`) or a spread
+    (`…_max`).
 
     A key that neither these nor a plug-in describes is described by its unit.
     """
@@ -46,9 +49,12 @@ def described(key: str) -> Metric:
 
 
 def of_all_answers(jobs: Iterable[Mapping[str, float]]) -> list[str]:
-    """Return pass@k and maj@k over all answers that jobs have to each question: they stand beside the accuracy."""
+    """Return pass@k and maj@k over all answers that jobs have to each question: they stand beside
+    the accuracy."""
     jobs = list(jobs)
-    counts = sorted({f"{job['answers_each']:.0f}" for job in jobs if job.get("answers_each", 1) > 1}, key=int)
+    counts = sorted(
+        {f"{job['answers_each']:.0f}" for job in jobs if job.get("answers_each", 1) > 1}, key=int
+    )
     keys = [f"{key}/{count}" for count in counts for key in ("pass_at_k", "maj_at_k")]
     return [key for key in keys if any(key in job for job in jobs)]
 
@@ -61,7 +67,8 @@ def of_plug_ins(jobs: Iterable[Mapping[str, float]]) -> list[str]:
 
 @cache
 def of_plug_in(name: str) -> Metric | None:
-    """Return a plug-in's description of a metric; None, with a warning, if it cannot be imported."""
+    """Return a plug-in's description of a metric; None, with a warning, if it cannot be
+    imported."""
     try:
         return load_object("metric", name, Metric)
     except ConfigError as error:

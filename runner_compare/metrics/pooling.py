@@ -10,7 +10,8 @@ from runner_compare.metrics.known import described
 
 
 def score(metrics: Mapping[str, float]) -> tuple[int, int] | None:
-    """Return how many answers were right, of how many; None if a run counted none, or says what no count can be."""
+    """Return how many answers were right, of how many; None if a run counted none, or says what no
+    count can be."""
     correct, n = (metrics.get(key, math.nan) for key in ("correct", "n"))
     if not 0 <= correct <= n < math.inf:  # nor where one is no number
         return None
@@ -31,7 +32,9 @@ def pool(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
                 pooled[key] = max(values)
             case Pooling.per_token if metric.tokens in shared and all(values):
                 tokens = [part[metric.tokens] for part in parts]
-                pooled[key] = sum(tokens) / sum(count / speed for count, speed in zip(tokens, values, strict=True))
+                pooled[key] = sum(tokens) / sum(
+                    count / speed for count, speed in zip(tokens, values, strict=True)
+                )
             case Pooling.mean | Pooling.per_token:
                 pooled[key] = sum(values) / len(values)
             case Pooling.dropped:

@@ -7,9 +7,16 @@ from runner_compare.metrics.kinds import Better, Metric, Pooling, counts, metric
 
 METRICS: tuple[Metric, ...] = (
     # speed
-    metric("prefill_tok_per_s", form=",.0f", pooling=Pooling.per_token, tokens="computed_prompt_tokens"),
     metric(
-        "decode_tok_per_s", "", ",.0f", pooling=Pooling.per_token, tokens="new_tokens", axis_words="decode tokens/s"
+        "prefill_tok_per_s", form=",.0f", pooling=Pooling.per_token, tokens="computed_prompt_tokens"
+    ),
+    metric(
+        "decode_tok_per_s",
+        "",
+        ",.0f",
+        pooling=Pooling.per_token,
+        tokens="new_tokens",
+        axis_words="decode tokens/s",
     ),
     metric("best_decode_tok_per_s", form=",.0f"),
     *(metric(key, form=".0f") for key in ("best_batch_size", "best_prompt_tokens")),
@@ -45,7 +52,8 @@ METRICS: tuple[Metric, ...] = (
     metric("seconds", form=",.1f", better=Better.lower, pooling=Pooling.sum),
     metric("repeats"),
     metric("output_tok_per_s", form=",.0f"),
-    # from other tools: the prompt alone, prompt and answer together, a batch from its start to its end
+    # from other tools: the prompt alone, prompt and answer together, a batch from its start to its
+    # end
     metric("prompt_tok_per_s", form=",.0f"),
     metric("total_tok_per_s", form=",.0f"),
     metric("batch_latency_s"),

@@ -1,13 +1,32 @@
 """What other tools have written, read as runs. These names are what the reader of a tool needs.
 
-A reader is a module of this folder for one tool, which it does not import; `tools.py` lists it. It has
-`recognises(path, outline)`, whether a file is the tool's, and `read(path, raw, cluster)`, which returns the runs in it.
+A reader is a module of this folder for one tool, which it does not import; `tools.py` lists it. It
+has `recognises(path, outline)`, whether a file is the tool's, and `read(path, raw, cluster)`, which
+returns the runs in it.
 """
 
 from runner_compare.metrics import Better
-from runner_compare.readers.files import MIB, changed, file_name, in_words, lines_of, read_bytes, read_parquet
+from runner_compare.readers.files import (
+    MIB,
+    changed,
+    file_name,
+    in_words,
+    lines_of,
+    read_bytes,
+    read_parquet,
+)
 from runner_compare.readers.several_answers import joined, votes_of
-from runner_compare.readers.shapes import ANYTHING, LIST, NULL, OBJECT, Count, Measured, Outline, Parser, checked
+from runner_compare.readers.shapes import (
+    ANYTHING,
+    LIST,
+    NULL,
+    OBJECT,
+    Count,
+    Measured,
+    Outline,
+    Parser,
+    checked,
+)
 from runner_compare.readers.tool_run import (
     LONGEST_TEXT,
     METRIC,

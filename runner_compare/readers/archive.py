@@ -1,6 +1,8 @@
-"""Reads a zip archive that somebody else has written: one file after another, into memory, never to disk.
+"""Reads a zip archive that somebody else has written: one file after another, into memory, never to
+disk.
 
-The archive is opened once, so that a hundred thousand files take a hundred thousand times as long as one.
+The archive is opened once, so that a hundred thousand files take a hundred thousand times as long
+as one.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class Archive:
         return [name for name in self.members if name.startswith(folder) and name.endswith(".json")]
 
     def read(self, name: str) -> bytes:
-        """Return a file's content, after a check of its size and its checksum; at most one byte more is unpacked."""
+        """Return a file's content, after a check of its size and its checksum; at most one byte
+        more is unpacked."""
         if name not in self.members:
             raise DataError(f"{self.path}: {name} is not in it")
         member, where = self.members[name], f"{self.path}: {name}"
@@ -67,14 +70,18 @@ class Archive:
                 with self._zip.open(member) as stream:
                     content = stream.read(member.file_size + 1)
         if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
-            raise DataError(f"{where} is damaged: its size or checksum is another one than the archive says")
+            raise DataError(
+                f"{where} is damaged: its size or checksum is another one than the archive says"
+            )
         return content
 
     def _unpacked_zstd(self, member: zipfile.ZipInfo) -> bytes:
         import pyarrow
 
         self._raw.seek(member.header_offset)
-        signature, name_length, extra_length = LOCAL_HEADER.unpack(self._raw.read(LOCAL_HEADER.size))
+        signature, name_length, extra_length = LOCAL_HEADER.unpack(
+            self._raw.read(LOCAL_HEADER.size)
+        )
         if signature != b"PK\x03\x04":
             raise zipfile.BadZipFile(f"no file begins at {member.header_offset}")
         self._raw.seek(name_length + extra_length, io.SEEK_CUR)
@@ -90,11 +97,14 @@ class Archive:
                 raise DataError(f"{self.path}: {member.filename} has {size}, more than are read")
         most = max(MAX_ARCHIVE_BYTES, MOST_PACKED * self.path.stat().st_size)
         if sum(member.file_size for member in members) > most:
-            raise DataError(f"{self.path}: unpacked it has more than {most // MIB:,} MiB, more than are read")
+            raise DataError(
+                f"{self.path}: unpacked it has more than {most // MIB:,} MiB, more than are read"
+            )
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Raise DataError for an archive that is damaged, cut off, or packed by an unknown method."""
+        """Raise DataError for an archive that is damaged, cut off, or packed by an unknown
+        method."""
         try:
             yield
         except (
@@ -107,4 +117,6 @@ class Archive:
             zlib.error,
             struct.error,
         ) as error:
-            raise DataError(f"{self.path}: damaged, or not a zip archive ({one_line(error, 120)})") from error
+            raise DataError(
+                f"{self.path}: damaged, or not a zip archive ({one_line(error, 120)})"
+            ) from error

@@ -1,8 +1,9 @@
-"""Reads what EvalPlus writes beside the samples: `…_eval_results.json`, with the tests that each solution passed.
+"""Reads what EvalPlus writes beside the samples: `…_eval_results.json`, with the tests that each
+solution passed.
 
-`base` are the tests of the original benchmark, `plus` those and EvalPlus' own. The file names neither the model nor
-the settings: EvalPlus names the file by them. Of several solutions to a task, the share that passes counts, which is
-EvalPlus' pass@1.
+`base` are the tests of the original benchmark, `plus` those and EvalPlus' own. The file names
+neither the model nor the settings: EvalPlus names the file by them. Of several solutions to a task,
+the share that passes counts, which is EvalPlus' pass@1.
 """
 
 from __future__ import annotations
@@ -12,7 +13,16 @@ from pathlib import Path
 import msgspec
 
 from runner_base import DataError
-from runner_compare.readers import METRIC, Outline, Parser, ToolFile, ToolRun, ToolSample, check_samples_differ, joined
+from runner_compare.readers import (
+    METRIC,
+    Outline,
+    Parser,
+    ToolFile,
+    ToolRun,
+    ToolSample,
+    check_samples_differ,
+    joined,
+)
 
 TOOL = "EvalPlus"
 ENDING = "_eval_results"
@@ -51,15 +61,23 @@ def recognises(_path: Path, outline: Outline) -> bool:
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return the evaluations of a file: by the base tests, and by all tests if these were run."""
     results = RESULTS.read(raw, str(path))
-    solutions = [(task, one) for task, several in results.eval.items() for one in _solutions(path, task, several)]
+    solutions = [
+        (task, one)
+        for task, several in results.eval.items()
+        for one in _solutions(path, task, several)
+    ]
     has_plus = any(one.plus_status is not None for _, one in solutions)
     benchmark = next(iter(results.eval), "").partition("/")[0]
     runs = []
     for metric in ("base", "plus") if has_plus else ("base",):
-        samples = joined((_sample(path, task, one, metric) for task, one in solutions), can_vote=False)
+        samples = joined(
+            (_sample(path, task, one, metric) for task, one in solutions), can_vote=False
+        )
         check_samples_differ(path, samples)
         params = {"model.name": path.stem.removesuffix(ENDING), METRIC: metric}
-        runs.append(ToolRun(TOOL, path, benchmark, results.date, params, results.hash, samples=samples))
+        runs.append(
+            ToolRun(TOOL, path, benchmark, results.date, params, results.hash, samples=samples)
+        )
     return ToolFile(runs)
 
 
@@ -71,7 +89,14 @@ def _solutions(path: Path, task: str, raw: msgspec.Raw) -> list[Solution]:
 
 
 def _sample(path: Path, task: str, solution: Solution, metric: str) -> ToolSample:
-    where, states = f"{path}, task {task}", [state or "missing" for state in solution.states(metric)]
+    where, states = (
+        f"{path}, task {task}",
+        [state or "missing" for state in solution.states(metric)],
+    )
     if unknown := [state for state in states if state not in STATES]:
-        raise DataError(f"{where}: the outcome of a test is {unknown[0][:40]}, and none of {', '.join(STATES)}")
-    return ToolSample(task, task, "", all(state == PASS for state in states), ", ".join(states), solution.solution)
+        raise DataError(
+            f"{where}: the outcome of a test is {unknown[0][:40]}, and none of {', '.join(STATES)}"
+        )
+    return ToolSample(
+        task, task, "", all(state == PASS for state in states), ", ".join(states), solution.solution
+    )

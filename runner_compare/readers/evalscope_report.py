@@ -1,8 +1,9 @@
 """Reads what evalscope writes into its `work_dir`.
 
 A report (`reports/MODEL/DATASET.json`) names model, data set and metrics. The answers are in
-`reviews/MODEL/DATASET_SUBSET.jsonl`, the settings in `configs/task_config.yaml`. A metric that is 0 or 1 for every
-answer is a verdict; any other one is compared as a number. With `repeats`, a sample was answered several times.
+`reviews/MODEL/DATASET_SUBSET.jsonl`, the settings in `configs/task_config.yaml`. A metric that is 0
+or 1 for every answer is a verdict; any other one is compared as a number. With `repeats`, a sample
+was answered several times.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ ROUNDED = 1e-4  # by which a score in a report may differ: it has four decimals
 DIRECTIONS = {"higher_is_better": Better.higher, "lower_is_better": Better.lower}
 
 
-MAX_SETTINGS_BYTES, MAX_ALIASES = MIB, 20  # of YAML, in which ten aliases of ten aliases become anything
+MAX_SETTINGS_BYTES, MAX_ALIASES = (
+    MIB,
+    20,
+)  # of YAML, in which ten aliases of ten aliases become anything
 
 
 class Subset(msgspec.Struct):
@@ -158,7 +162,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     """Return the evaluations of a report, one for each metric."""
     where = str(path)
     if path.parent.parent.name != REPORTS:
-        raise DataError(f"{where}: its answers are found beside {REPORTS}/MODEL/: leave it in evalscope's folder")
+        raise DataError(
+            f"{where}: its answers are found beside {REPORTS}/MODEL/: leave it in evalscope's folder"
+        )
     report = REPORT.read(raw, where)
     dataset = report.dataset_name
     reviews = list(_reviews(path, report, cluster))
@@ -171,7 +177,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
             left_out.append(f"{dataset} {metric}")
             continue
         numbered = zip((one for one, _ in reviews), known, strict=True)
-        samples = joined(replace(one, number=number, solved=number == 1) for one, number in numbered)
+        samples = joined(
+            replace(one, number=number, solved=number == 1) for one, number in numbered
+        )
         check_samples_differ(path, samples)
         about = next((one for one in report.metrics if one.name == metric), None)
         _check_score(where, metric, about, known)
@@ -198,7 +206,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     return ToolFile(runs, left_out)
 
 
-def _reviews(path: Path, report: Report, cluster: str | None) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+def _reviews(
+    path: Path, report: Report, cluster: str | None
+) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
     """Yield the answers of all subsets without their scores, each with its metrics."""
     subsets = {
         subset.name: subset.num
@@ -210,12 +220,20 @@ def _reviews(path: Path, report: Report, cluster: str | None) -> Iterator[tuple[
     if not subsets:
         raise DataError(f"{path}: it names no subset with answers")
     for subset, expected in subsets.items():
-        file = path.parents[2] / REVIEWS / path.parent.name / file_name(f"{report.dataset_name}_{subset}.jsonl", path)
+        file = (
+            path.parents[2]
+            / REVIEWS
+            / path.parent.name
+            / file_name(f"{report.dataset_name}_{subset}.jsonl", path)
+        )
         if not file.is_file():
             raise DataError(f"{path}: its answers, {file}, are not there")
         for place, line in lines_of(file, "answers", expected, str(path)):
             review = REVIEW.read(line, place)
-            yield _answer(review, subset if len(subsets) > 1 else "", cluster), review.sample_score.score.value or {}
+            yield (
+                _answer(review, subset if len(subsets) > 1 else "", cluster),
+                review.sample_score.score.value or {},
+            )
 
 
 def _answer(review: Review, subset: str, cluster: str | None) -> ToolSample:
@@ -280,5 +298,7 @@ def _settings(file: Path) -> Settings:
         )  # dates as texts, and nothing within itself
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: no YAML ({few(str(error).splitlines(), 1)})") from error
-    settings: Settings = checked(content, Settings, str(file)) if isinstance(content, dict) else Settings()
+    settings: Settings = (
+        checked(content, Settings, str(file)) if isinstance(content, dict) else Settings()
+    )
     return settings

@@ -1,4 +1,5 @@
-"""Reads files that somebody else has written, without trusting them: their size, their structure and their numbers.
+"""Reads files that somebody else has written, without trusting them: their size, their structure
+and their numbers.
 
 Nothing is unpacked to disk, and no name in an archive is used as a path.
 """
@@ -19,7 +20,8 @@ MAX_ROWS = 10_000_000  # of a table
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's content; DataError for what is no file, for an empty one and for one that is too large."""
+    """Return a file's content; DataError for what is no file, for an empty one and for one that is
+    too large."""
     with reading(path):
         if not path.is_file():  # a read of a pipe would wait without end
             raise DataError(f"{path}: this is not a file")
@@ -33,8 +35,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def file_name(name: str, where: object) -> str:
-    """Return what a file is called by a name from another file; DataError if none can be called so."""
-    if not name or "/" in name or "\0" in name or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+    """Return what a file is called by a name from another file; DataError if none can be called
+    so."""
+    if (
+        not name
+        or "/" in name
+        or "\0" in name
+        or len(name.encode("utf-8", "replace")) > LONGEST_NAME
+    ):
         raise DataError(f"{where}: no file is named {name[:80]!r}")
     return name
 
@@ -50,14 +58,17 @@ def changed(path: Path) -> str:
 
 
 def lines_of(file: Path, what: str, expected: int, where: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the lines of a file, each with its place for messages; DataError unless there are so many."""
+    """Yield the lines of a file, each with its place for messages; DataError unless there are so
+    many."""
     count = 0
     with reading(file), file.open("rb") as stream:
         for number, line in read_lines(stream, str(file)):
             count += 1
             yield f"{file}, line {number}", line.encode()
     if count != expected:
-        raise DataError(f"{file}: {count} {what}, but {where} counts {expected}: one of them was changed")
+        raise DataError(
+            f"{file}: {count} {what}, but {where} counts {expected}: one of them was changed"
+        )
 
 
 def parse(raw: bytes, where: str) -> Any:
@@ -71,7 +82,9 @@ def parse(raw: bytes, where: str) -> Any:
 
 
 def read_parquet(
-    path: Path, columns: Mapping[str, Sequence[str]], optional: Mapping[str, Sequence[str]] | None = None
+    path: Path,
+    columns: Mapping[str, Sequence[str]],
+    optional: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a parquet file with these columns, each of which has at least these fields.
 
@@ -89,20 +102,39 @@ def read_parquet(
             schema = file.schema_arrow
             for column, fields in columns.items():
                 kind = schema.field(column).type if column in schema.names else None
-                if not isinstance(kind, pyarrow.StructType) or set(fields) - {field.name for field in kind}:
+                if not isinstance(kind, pyarrow.StructType) or set(fields) - {
+                    field.name for field in kind
+                }:
                     expected = f"{column} ({', '.join(fields)})" if fields else column
-                    raise DataError(f"{path}: other columns: expected {expected}, found {few(schema.names, 8)}")
+                    raise DataError(
+                        f"{path}: other columns: expected {expected}, found {few(schema.names, 8)}"
+                    )
             groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
-            if sum(group.total_byte_size for group in groups) > MAX_FILE_BYTES or file.metadata.num_rows > MAX_ROWS:
-                raise DataError(f"{path}: larger than {MAX_FILE_BYTES // MIB} MiB or {MAX_ROWS:,} rows, unpacked")
-            names = [f"{column}.{name}" for column, fields in columns.items() for name in fields or ("",)]
+            if (
+                sum(group.total_byte_size for group in groups) > MAX_FILE_BYTES
+                or file.metadata.num_rows > MAX_ROWS
+            ):
+                raise DataError(
+                    f"{path}: larger than {MAX_FILE_BYTES // MIB} MiB or {MAX_ROWS:,} rows, unpacked"
+                )
+            names = [
+                f"{column}.{name}" for column, fields in columns.items() for name in fields or ("",)
+            ]
             for column, fields in (optional or {}).items():
-                names += [f"{column}.{field.name}" for field in schema.field(column).type if field.name in fields]
+                names += [
+                    f"{column}.{field.name}"
+                    for field in schema.field(column).type
+                    if field.name in fields
+                ]
             for batch in file.iter_batches(columns=[name.removesuffix(".") for name in names]):
                 for row in batch.to_pylist():
-                    empty = next((column for column in columns if not isinstance(row[column], dict)), None)
+                    empty = next(
+                        (column for column in columns if not isinstance(row[column], dict)), None
+                    )
                     if empty is not None:
                         raise DataError(f"{path}: {empty} is missing in a row")
                     yield row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: damaged, or not a parquet file ({one_line(error, 120)})") from error
+        raise DataError(
+            f"{path}: damaged, or not a parquet file ({one_line(error, 120)})"
+        ) from error

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import msgspec
 
 from runner_base import DataError
-from runner_compare.readers import Count, Measured, Outline, Parser, ToolFile, ToolRun, in_words, params_of
+from runner_compare.readers import (
+    Count,
+    Measured,
+    Outline,
+    Parser,
+    ToolFile,
+    ToolRun,
+    in_words,
+    params_of,
+)
 
 TOOL = "GuideLLM"
 VERSION = 2  # of the report; since GuideLLM 0.7
@@ -133,14 +142,18 @@ ABOUT: Parser[Origin] = Parser(Origin)
 
 def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is a report of GuideLLM."""
-    return outline.has("metadata", "benchmarks") and outline.part("metadata").has("guidellm_version")
+    return outline.has("metadata", "benchmarks") and outline.part("metadata").has(
+        "guidellm_version"
+    )
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return a run for each benchmark of a report."""
     version = ABOUT.read(raw, str(path)).metadata.version
     if version != VERSION:
-        raise DataError(f"{path}: version {version} of GuideLLM's report, and {VERSION} is read: renew GuideLLM")
+        raise DataError(
+            f"{path}: version {version} of GuideLLM's report, and {VERSION} is read: renew GuideLLM"
+        )
     report = REPORT.read(raw, str(path))
     if not report.benchmarks:
         raise DataError(f"{path}: there is no benchmark in it")
@@ -148,7 +161,10 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     data = first if isinstance(first, dict) else {}
     release = str(report.metadata.guidellm_version)
     return ToolFile(
-        [_run(path, f"{path}, benchmark {at}", one, data, release) for at, one in enumerate(report.benchmarks, 1)]
+        [
+            _run(path, f"{path}, benchmark {at}", one, data, release)
+            for at, one in enumerate(report.benchmarks, 1)
+        ]
     )
 
 
@@ -173,4 +189,6 @@ def _run(path: Path, where: str, raw: msgspec.Raw, data: dict[str, Any], release
         "ttft_s": [benchmark.metrics.time_to_first_token_ms.successful.median / 1000],
     }
     time = in_words(datetime.fromtimestamp(benchmark.start_time, UTC))
-    return ToolRun(TOOL, path, TOOL, time, params, repeats=repeats, facts={"guidellm_version": release})
+    return ToolRun(
+        TOOL, path, TOOL, time, params, repeats=repeats, facts={"guidellm_version": release}
+    )

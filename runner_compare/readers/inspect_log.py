@@ -1,9 +1,9 @@
 """Reads the logs of inspect_ai: `.eval` archives, and the same content as one `.json`.
 
-Each score of a log is an evaluation. It has verdicts if it says right or wrong for every sample: `C` and `I`, `N` (no
-answer, which is wrong), or 1 and 0. With several epochs, the share of right ones counts, as inspect_ai's own table has
-it. Any other score is a number: `P` (partly right) is one half, as in
-inspect_ai, and of several epochs the mean counts.
+Each score of a log is an evaluation. It has verdicts if it says right or wrong for every sample:
+`C` and `I`, `N` (no answer, which is wrong), or 1 and 0. With several epochs, the share of right
+ones counts, as inspect_ai's own table has it. Any other score is a number: `P` (partly right) is
+one half, as in inspect_ai, and of several epochs the mean counts.
 """
 
 from __future__ import annotations
@@ -155,9 +155,13 @@ def _header(path: Path, raw: bytes) -> Header:
     """Return the header of an evaluation that has finished."""
     header = HEADER.read(raw, str(path))
     if header.status != "success":
-        message = f" ({str(header.error.message)[:120]})" if header.error and header.error.message else ""
+        message = (
+            f" ({str(header.error.message)[:120]})" if header.error and header.error.message else ""
+        )
         fix = "finish it with `inspect eval-retry`, or leave it out"
-        raise DataError(f"{path}: the evaluation has not finished: its status is {header.status[:40]}{message}; {fix}")
+        raise DataError(
+            f"{path}: the evaluation has not finished: its status is {header.status[:40]}{message}; {fix}"
+        )
     if header.invalidated:
         raise DataError(f"{path}: the evaluation was invalidated: leave it out")
     return header
@@ -168,7 +172,9 @@ def _check_complete(path: Path, header: Header, epochs: list[Epoch]) -> None:
         raise DataError(f"{path}: results.total_samples is missing")
     expected = header.results.total_samples
     if expected != len(epochs):
-        raise DataError(f"{path}: its header counts {expected} samples, and it has {len(epochs)}: it was changed")
+        raise DataError(
+            f"{path}: its header counts {expected} samples, and it has {len(epochs)}: it was changed"
+        )
     seen = set[tuple[str, int]]()
     for epoch in epochs:
         if (epoch.sample_id, epoch.number) in seen:
@@ -177,14 +183,16 @@ def _check_complete(path: Path, header: Header, epochs: list[Epoch]) -> None:
 
 
 def _number(epoch: Epoch, name: str) -> float | None:
-    """Return a score as a number; None if it is none. A sample without the score has nothing right."""
+    """Return a score as a number; None if it is none. A sample without the score has nothing
+    right."""
     return epoch.scores[name].number if name in epoch.scores else 0.0
 
 
 def _better(header: Header, name: str, epochs: list[Epoch]) -> Better | None:
     """Return the direction of a score's numbers; None if it says right or wrong for each sample.
 
-    More is better for grades, and where the log sums the score up as an accuracy; of other numbers it does not say.
+    More is better for grades, and where the log sums the score up as an accuracy; of other numbers
+    it does not say.
     """
     if all(_number(epoch, name) in (0, 1) for epoch in epochs):
         return None
@@ -197,8 +205,12 @@ def _run(path: Path, header: Header, name: str, epochs: list[Epoch], logged: Sam
     by_sample: dict[str, list[Epoch]] = {}
     for epoch in epochs:
         by_sample.setdefault(epoch.sample_id, []).append(epoch)
-    dataset = header.eval.dataset  # in whose order they are shown: an archive has them as they were finished
-    order = {str(sample_id): at for at, sample_id in enumerate((dataset and dataset.sample_ids) or ())}
+    dataset = (
+        header.eval.dataset
+    )  # in whose order they are shown: an archive has them as they were finished
+    order = {
+        str(sample_id): at for at, sample_id in enumerate((dataset and dataset.sample_ids) or ())
+    }
     in_order = sorted(by_sample, key=lambda sample_id: order.get(sample_id, len(order)))
     better = _better(header, name, epochs)
     samples = [_sample(name, by_sample[sample_id]) for sample_id in in_order]
@@ -240,7 +252,10 @@ def _sample(name: str, epochs: list[Epoch]) -> ToolSample:
 def _votes(name: str, epochs: list[Epoch]) -> Votes | None:
     """Return how the answers of several epochs vote, by what the scorer has extracted from each."""
     scores = [epoch.scores.get(name) for epoch in epochs]
-    return votes_of((None, False, "") if score is None else (score.answer, score.number == 1, "") for score in scores)
+    return votes_of(
+        (None, False, "") if score is None else (score.answer, score.number == 1, "")
+        for score in scores
+    )
 
 
 def _note_of_reducer(path: Path, header: Header, name: str) -> list[str]:
@@ -249,11 +264,14 @@ def _note_of_reducer(path: Path, header: Header, name: str) -> list[str]:
     if MEAN in reducers:
         return []
     ways = few([reducer[:40] for reducer in reducers], 3)
-    return [f"{path}: inspect_ai's own table reduces the epochs of {name} by {ways}; compared is their mean"]
+    return [
+        f"{path}: inspect_ai's own table reduces the epochs of {name} by {ways}; compared is their mean"
+    ]
 
 
 def _metrics(header: Header, name: str) -> Iterator[dict[str, LoggedFigure]]:
-    """Yield the figures that a log's header has of a score, without those that reduce epochs to something else."""
+    """Yield the figures that a log's header has of a score, without those that reduce epochs to
+    something else."""
     for score in (header.results and header.results.scores) or ():
         if name in (score.name, f"{score.scorer}.{score.name}") and score.reducer in (None, MEAN):
             yield score.metrics
@@ -272,7 +290,9 @@ def _check_means(path: Path, header: Header, name: str, samples: list[ToolSample
         for key in MEANS:
             figure = metrics.get(key) or LoggedFigure()
             if isinstance(figure.value, int | float) and not figure.params:
-                check_mean(f"{path}: the {key} by {name}", mean, "samples", "its header", figure.value)
+                check_mean(
+                    f"{path}: the {key} by {name}", mean, "samples", "its header", figure.value
+                )
 
 
 def _settings(header: Header) -> dict[str, str]:

@@ -1,6 +1,8 @@
-"""The samples of an inspect_ai log: of each epoch only what is compared is kept, its texts are read again when shown.
+"""The samples of an inspect_ai log: of each epoch only what is compared is kept, its texts are read
+again when shown.
 
-A log has all of a conversation; of a hundred thousand of them only hashes, verdicts and numbers fit into memory.
+A log has all of a conversation; of a hundred thousand of them only hashes, verdicts and numbers fit
+into memory.
 """
 
 from __future__ import annotations
@@ -126,7 +128,9 @@ class Samples:
                         yield sample_id, _texts(ONE.read(archive.read(name), where), score, where)
         else:
             content, shown = read_bytes(self.path), set(sample_ids)
-            for raw in SEVERAL.read(Outline.of(content, str(self.path)).parts["samples"], str(self.path)):
+            for raw in SEVERAL.read(
+                Outline.of(content, str(self.path)).parts["samples"], str(self.path)
+            ):
                 sample = ONE.read(raw, str(self.path))
                 if str(sample.id) in shown:
                     shown.remove(str(sample.id))
@@ -137,14 +141,23 @@ class Samples:
             size = len(bytes(getattr(sample, key)))
             if size > MOST_BYTES:
                 raise DataError(f"{where}: {key} has {size // MIB} MiB, more than are read")
-        family, fields = family_of(_scalars(sample.metadata, where) if self.cluster else None, self.cluster)
-        logged, completion = SCORES.read(sample.scores, where, "scores") or {}, _completion(sample, where)
+        family, fields = family_of(
+            _scalars(sample.metadata, where) if self.cluster else None, self.cluster
+        )
+        logged, completion = (
+            SCORES.read(sample.scores, where, "scores") or {},
+            _completion(sample, where),
+        )
         return Epoch(
             str(sample.id),
             sample.epoch,
             _hash(text_of(INPUT.read(sample.input, where, "input"))),
             _short(text_of(TARGET.read(sample.target, where, "target"))),
-            dict(pair for name, score in logged.items() for pair in _scores(name, score, completion, where)),
+            dict(
+                pair
+                for name, score in logged.items()
+                for pair in _scores(name, score, completion, where)
+            ),
             bytes(sample.error) not in NO_ERROR,
             family,
             fields,
@@ -154,7 +167,11 @@ class Samples:
 def _scalars(metadata: Raw, where: str) -> dict[str, Any]:
     """Return the fields that hold a text or a number."""
     fields = FIELDS.read(metadata, where, "metadata") or {}
-    return {key: ANYTHING.read(raw, where) for key, raw in fields.items() if bytes(raw)[:1] not in (b"[", b"{")}
+    return {
+        key: ANYTHING.read(raw, where)
+        for key, raw in fields.items()
+        if bytes(raw)[:1] not in (b"[", b"{")
+    }
 
 
 def _texts(sample: LoggedSample, score: str, where: str) -> SampleTexts:
@@ -172,24 +189,41 @@ def _completion(sample: LoggedSample, where: str) -> str:
 
 
 def text_of(field: Any) -> str:
-    """Return an input or a target as text: messages, and targets of which any is right, one below the other."""
+    """Return an input or a target as text: messages, and targets of which any is right, one below
+    the other."""
     if isinstance(field, str):
         return field
-    parts = [part.get("content", part.get("text", "")) if isinstance(part, dict) else part for part in field]
-    return "\n".join(text_of(part) if isinstance(part, str | list) else json.dumps(part) for part in parts)
+    parts = [
+        part.get("content", part.get("text", "")) if isinstance(part, dict) else part
+        for part in field
+    ]
+    return "\n".join(
+        text_of(part) if isinstance(part, str | list) else json.dumps(part) for part in parts
+    )
 
 
-def _scores(name: str, score: LoggedScore, completion: str, where: str) -> Iterator[tuple[str, Score]]:
+def _scores(
+    name: str, score: LoggedScore, completion: str, where: str
+) -> Iterator[tuple[str, Score]]:
     """Yield a score by its name; a score of several values is several scores."""
-    is_extracted = isinstance(score.answer, str) and score.answer != completion  # the whole text is no vote
+    is_extracted = (
+        isinstance(score.answer, str) and score.answer != completion
+    )  # the whole text is no vote
     answer = _short(score.answer) if is_extracted else None
     values = score.value if isinstance(score.value, dict) else None
-    named = {name: score.value} if values is None else {f"{name}.{key}": value for key, value in values.items()}
+    named = (
+        {name: score.value}
+        if values is None
+        else {f"{name}.{key}": value for key, value in values.items()}
+    )
     for full_name, value in named.items():
         if value is None:
             raise DataError(f"{where}: the score {full_name} has no value")
         is_grade = isinstance(value, str)
-        yield sys.intern(full_name), Score(GRADES.get(value) if is_grade else as_number(value), is_grade, answer)
+        yield (
+            sys.intern(full_name),
+            Score(GRADES.get(value) if is_grade else as_number(value), is_grade, answer),
+        )
 
 
 def _hash(text: str) -> str:
@@ -197,5 +231,6 @@ def _hash(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    """Return a text, or the beginning of a long one with its hash, so that equal ones stay equal."""
+    """Return a text, or the beginning of a long one with its hash, so that equal ones stay
+    equal."""
     return text if len(text) <= LONGEST_GOLD else f"{text[:LONGEST_GOLD]}… ({_hash(text)})"

@@ -1,8 +1,9 @@
 """Reads what lighteval writes with `--output-dir FOLDER --save-details`.
 
-A results file (`FOLDER/results/MODEL/results_TIME.json`) names model, settings and tasks. The samples of each task are
-in `FOLDER/details/MODEL/TIME/details_TASK_TIME.parquet`. A metric that is 0 or 1 for every sample is a verdict, unless
-0 is better. Any other metric that has a number for every sample is compared as that number.
+A results file (`FOLDER/results/MODEL/results_TIME.json`) names model, settings and tasks. The
+samples of each task are in `FOLDER/details/MODEL/TIME/details_TASK_TIME.parquet`. A metric that is
+0 or 1 for every sample is a verdict, unless 0 is better. Any other metric that has a number for
+every sample is compared as that number.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class Task(msgspec.Struct):
 
     def metric(self, name: str) -> Metric:
         """Return what it says of a metric."""
-        return next((metric for metric in self.metrics or () if metric.metric_name == name), Metric())
+        return next(
+            (metric for metric in self.metrics or () if metric.metric_name == name), Metric()
+        )
 
 
 class Results(msgspec.Struct):
@@ -136,7 +139,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     """Return the evaluations of a results file, one for each task and metric."""
     name = NAME.fullmatch(path.name)
     if name is None:
-        raise DataError(f"{path}: lighteval names it results_TIME.json, and its samples are found by that time")
+        raise DataError(
+            f"{path}: lighteval names it results_TIME.json, and its samples are found by that time"
+        )
     content = RESULTS.read(raw, str(path))
     runs, left_out = [], []
     for task, settings in content.config_tasks.items():
@@ -154,7 +159,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
             check_samples_differ(details, samples)
             run = _run(path, name[1], content, task, config, metric, samples)
             about = config.metric(metric)
-            is_verdict = about.better is not Better.lower and all(number in (0, 1) for number in known)
+            is_verdict = about.better is not Better.lower and all(
+                number in (0, 1) for number in known
+            )
             run.better = None if is_verdict else about.better
             if is_verdict or about.corpus_level_fn == "mean":
                 results = content.results.get(task)
@@ -231,7 +238,13 @@ def _scored(answer: Answer, choices: list[Any]) -> list[tuple[float, str]]:
 
 
 def _run(
-    path: Path, time: str, content: Results, task: str, config: Task, metric: str, samples: list[ToolSample]
+    path: Path,
+    time: str,
+    content: Results,
+    task: str,
+    config: Task,
+    metric: str,
+    samples: list[ToolSample],
 ) -> ToolRun:
     general = content.config_general
     model = general.model_config
@@ -242,7 +255,9 @@ def _run(
         task=task,
         time=time,
         params={
-            "model.name": checked(model, ModelName, f"{path}: config_general.model_config").model_name,
+            "model.name": checked(
+                model, ModelName, f"{path}: config_general.model_config"
+            ).model_name,
             **params_of("model", {"dtype": model.get("dtype")}),
             **params_of("model_args", rest),
             **params_of("generation", model.get("generation_parameters")),

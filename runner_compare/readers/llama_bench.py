@@ -1,7 +1,8 @@
 """Reads what `llama-bench -o json` writes: a list of tests, each with the times of its repeats.
 
-Tests that agree in their settings (model, threads, batch, build, machine, …) are one run. Its figures are prompt
-processing (`pp512`), generation (`tg128`) and both together, each at a depth of the cache (`d4096`).
+Tests that agree in their settings (model, threads, batch, build, machine, …) are one run. Its
+figures are prompt processing (`pp512`), generation (`tg128`) and both together, each at a depth of
+the cache (`d4096`).
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
         test = TEST.read(one, where)
         params = _settings(test, FIELDS.read(one, where))
         machine = " · ".join(filter(None, (str(test.cpu_info or ""), str(test.gpu_info or ""))))
-        new = ToolRun(TOOL, path, TOOL, test.test_time, params, facts={"machine": machine} if machine else {})
+        new = ToolRun(
+            TOOL, path, TOOL, test.test_time, params, facts={"machine": machine} if machine else {}
+        )
         run = runs.setdefault(tuple(sorted(params.items())), new)
         measure, tokens = _measure(test, where)
         if measure in run.repeats:
@@ -75,6 +78,10 @@ def _measure(test: Test, where: str) -> tuple[str, int]:
 
 
 def _settings(test: Test, fields: dict[str, Any]) -> dict[str, str]:
-    rest = {key: value for key, value in fields.items() if key not in (*OF_TEST, *OF_MODEL, *OF_RESULT)}
-    settings = {f"backend.{key}": text_of(value) for key, value in rest.items() if value not in (None, "")}
+    rest = {
+        key: value for key, value in fields.items() if key not in (*OF_TEST, *OF_MODEL, *OF_RESULT)
+    }
+    settings = {
+        f"backend.{key}": text_of(value) for key, value in rest.items() if value not in (None, "")
+    }
     return {"model.name": test.model_filename, "backend.name": TOOL, **settings}

@@ -1,6 +1,8 @@
-"""Reads the state that llama.cpp's `examples/llama-eval/llama-eval.py` writes (`--output`): each case with its verdict.
+"""Reads the state that llama.cpp's `examples/llama-eval/llama-eval.py` writes (`--output`): each
+case with its verdict.
 
-More cases than the data set has questions ask these again: such a question was answered several times.
+More cases than the data set has questions ask these again: such a question was answered several
+times.
 """
 
 from __future__ import annotations
@@ -80,11 +82,15 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     states = evaluation.task_states
     missing = [task for task in evaluation.tasks if task not in states.cases]
     open_cases = [
-        name for name, case in states.cases.items() if PROGRESS.read(case, f"{where}, case {name}").status == "pending"
+        name
+        for name, case in states.cases.items()
+        if PROGRESS.read(case, f"{where}, case {name}").status == "pending"
     ]
     if missing or open_cases:
         count = len(missing) + len(open_cases)
-        raise DataError(f"{where}: {count} of its cases have no answer yet: finish it with llama-eval.py --resume")
+        raise DataError(
+            f"{where}: {count} of its cases have no answer yet: finish it with llama-eval.py --resume"
+        )
     answers = [_sample(f"{where}, case {name}", case) for name, case in states.cases.items()]
     solved = sum(answer.solved for answer in answers)
     if solved != states.correct:

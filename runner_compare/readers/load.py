@@ -1,4 +1,5 @@
-"""Finds other tools' results below files and folders, recognises whose they are, and makes runs of them."""
+"""Finds other tools' results below files and folders, recognises whose they are, and makes runs of
+them."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ class ResultsReader(lm_eval.FilesReader):
     def __init__(self, cluster: str | None = None) -> None:
         super().__init__()
         self.cluster = cluster
-        self.indices: dict[tuple[str, str, str, str], int] = {}  # of samples, by task, id, question and gold answer
+        self.indices: dict[
+            tuple[str, str, str, str], int
+        ] = {}  # of samples, by task, id, question and gold answer
 
     def add(self, run_id: str, run: ToolRun) -> None:
         """Number the samples of a run; equal samples of a task have one number in all runs."""
@@ -50,13 +53,20 @@ class ResultsReader(lm_eval.FilesReader):
         tool_run = self.read.get(run.run_id)
         if isinstance(tool_run, ToolRun) and tool_run.repeats:
             most = max(map(len, tool_run.repeats.values()))
-            yield {measure: values for measure, values in tool_run.repeats.items() if len(values) == most}
+            yield {
+                measure: values
+                for measure, values in tool_run.repeats.items()
+                if len(values) == most
+            }
 
 
-def load(places: list[str], cluster: str | None = None, metric: str = "") -> tuple[list[Run], ResultsReader]:
+def load(
+    places: list[str], cluster: str | None = None, metric: str = ""
+) -> tuple[list[Run], ResultsReader]:
     """Return the runs below these paths, and a reader of their samples and repeats.
 
-    `cluster` is the field of a sample that names its family, `metric` the only metric that is wanted.
+    `cluster` is the field of a sample that names its family, `metric` the only metric that is
+    wanted.
     """
     places = list(dict.fromkeys(places))
     reader = ResultsReader(cluster)
@@ -76,7 +86,9 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
     if of_lm_eval:
         runs, of_documents = lm_eval.load(of_lm_eval, cluster)
     if left_out:
-        say(f"note: left out, no number for each sample and no speed: {few(sorted(set(left_out)), 6)}")
+        say(
+            f"note: left out, no number for each sample and no speed: {few(sorted(set(left_out)), 6)}"
+        )
     if cluster is not None:
         check_families(found, cluster)
     runs += _evaluations([one for one in found if one.samples], reader)
@@ -87,17 +99,22 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
     if metric:
         metrics = sorted({run.params[METRIC] for run in runs if METRIC in run.params})
         if metric not in metrics:
-            raise ConfigError(f"--metric {metric}: {unknown('metric in these files', metric, metrics)}")
+            raise ConfigError(
+                f"--metric {metric}: {unknown('metric in these files', metric, metrics)}"
+            )
         runs = [run for run in runs if run.params.get(METRIC) == metric]
     return runs, reader
 
 
 def check_families(found: Iterable[ToolRun], cluster: str) -> None:
-    """Raise an error that names the file if one of its samples lacks the field that names families."""
+    """Raise an error that names the file if one of its samples lacks the field that names
+    families."""
     for run in found:
         where = f"--cluster {cluster}: {run.path}"
         if run.repeats:
-            raise ConfigError(f"{where}: speeds have no questions that belong to families: leave out this file")
+            raise ConfigError(
+                f"{where}: speeds have no questions that belong to families: leave out this file"
+            )
         without = next((sample for sample in run.samples if sample.cluster is None), None)
         if without is not None:
             fields = ", ".join(without.fields) or "no fields"
@@ -118,7 +135,8 @@ def _read(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
 
 
 def files_below(place: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
-    """Return the results at a path with the module that reads each, and whether there are lm-eval's, too."""
+    """Return the results at a path with the module that reads each, and whether there are
+    lm-eval's, too."""
     path = Path(place).expanduser()
     if path.is_dir():
         candidates = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
@@ -148,21 +166,27 @@ def files_below(place: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
 
 
 def _holds_nothing(file: Path) -> str:
-    """Say why nothing is in a file of a folder, so that it cannot be somebody's results; else return nothing."""
+    """Say why nothing is in a file of a folder, so that it cannot be somebody's results; else
+    return nothing."""
     if file.is_symlink() and not file.exists():
         return "a link to nothing"
-    is_blank = file.is_file() and file.stat().st_size < BLANK_BYTES and not file.read_bytes().strip()
+    is_blank = (
+        file.is_file() and file.stat().st_size < BLANK_BYTES and not file.read_bytes().strip()
+    )
     return "empty" if is_blank else ""
 
 
 def is_of_lm_eval(path: Path, outline: Outline) -> bool:
     """Whether a file is a results file of lm-evaluation-harness."""
     is_named_so = bool(lm_eval_files.TIME.search(path.name))
-    return is_named_so and all(bytes(outline.parts.get(key, NULL)).startswith(b"{") for key in lm_eval_files.NEEDED)
+    return is_named_so and all(
+        bytes(outline.parts.get(key, NULL)).startswith(b"{") for key in lm_eval_files.NEEDED
+    )
 
 
 def _evaluations(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
-    """Yield the newest of equal evaluations at each place, named by its place, or by its file if there are several.
+    """Yield the newest of equal evaluations at each place, named by its place, or by its file if
+    there are several.
 
     If one file has numbers for a metric of a task, all files' scores are compared as numbers there.
     """
@@ -189,21 +213,37 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
     job_id = plain(f"{name.rstrip('/')}:{run.task}:{run.metric}")
     run_id = f"{run.path}#{run.task}#{run.metric}#{name}"
     reader.add(run_id, run)
-    families, counts = [sample.cluster for sample in run.samples], [sample.right[1] or 1 for sample in run.samples]
+    families, counts = (
+        [sample.cluster for sample in run.samples],
+        [sample.right[1] or 1 for sample in run.samples],
+    )
     figures = {
         "correct": float(sum(sample.solved for sample in run.samples)),
         **accuracy_figures([sample.share for sample in run.samples], families, counts),
         **figures_of([(sample.right, sample.votes) for sample in run.samples]),
     }
     errors = sum(sample.has_error for sample in run.samples)
-    return replace(_run(run, run_id, job_id, {FOLDER_KEY: name}, figures), facts=run.facts, errors=errors)
+    return replace(
+        _run(run, run_id, job_id, {FOLDER_KEY: name}, figures), facts=run.facts, errors=errors
+    )
 
 
-def _run(it: ToolRun, run_id: str, job_id: str, params: dict[str, str], metrics: dict[str, float]) -> Run:
+def _run(
+    it: ToolRun, run_id: str, job_id: str, params: dict[str, str], metrics: dict[str, float]
+) -> Run:
     """Return a run with further parameters; formats for programs show texts as they are."""
     its_params = {plain(key): plain(value) for key, value in it.params.items()}
     folder = str(it.path.parent)
-    return Run(run_id, job_id, plain(it.task), it.task_version, folder, its_params | params, metrics, tool=it.tool)
+    return Run(
+        run_id,
+        job_id,
+        plain(it.task),
+        it.task_version,
+        folder,
+        its_params | params,
+        metrics,
+        tool=it.tool,
+    )
 
 
 def _of_numbers(run: Run, tool_run: ToolRun, better: Better) -> Run:
@@ -219,7 +259,8 @@ def _of_numbers(run: Run, tool_run: ToolRun, better: Better) -> Run:
 
 
 def _measurements(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
-    """Yield the newest of the measurements with equal settings, with the others as its earlier runs.
+    """Yield the newest of the measurements with equal settings, with the others as its earlier
+    runs.
 
     Files that are named one by one belong together if their settings agree; folders are kept apart.
     """
@@ -231,8 +272,12 @@ def _measurements(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
     for members in groups.values():
         first = members[0]
         has_several = counts[first.place, first.task] > 1
-        job_id = plain(f"{first.place.rstrip('/')}:{first.task}{f' {len(reader.read)}' if has_several else ''}")
-        newest_first = sorted(members, key=lambda member: (member.time, str(member.path)), reverse=True)
+        job_id = plain(
+            f"{first.place.rstrip('/')}:{first.task}{f' {len(reader.read)}' if has_several else ''}"
+        )
+        newest_first = sorted(
+            members, key=lambda member: (member.time, str(member.path)), reverse=True
+        )
         runs = [_measurement(one, first.place, job_id, reader) for one in newest_first]
         runs[0].earlier = runs[1:]
         yield runs[0]
@@ -243,16 +288,24 @@ def _measurement(run: ToolRun, place: str, job_id: str, reader: ResultsReader) -
     reader.add(run_id, run)
     metrics = {measure: median(values) for measure, values in run.repeats.items()}
     cells = Counter(measure.partition("/")[0] for measure in metrics)
-    figures = {key: value for measure, value in metrics.items() if cells[key := measure.partition("/")[0]] == 1}
+    figures = {
+        key: value
+        for measure, value in metrics.items()
+        if cells[key := measure.partition("/")[0]] == 1
+    }
     repeats = str(max(map(len, run.repeats.values())))
-    params, facts = {FOLDER_KEY: place, "task.repeats": repeats}, {key: plain(it) for key, it in run.facts.items()}
+    params, facts = (
+        {FOLDER_KEY: place, "task.repeats": repeats},
+        {key: plain(it) for key, it in run.facts.items()},
+    )
     return replace(_run(run, run_id, job_id, params, figures | metrics), facts=facts)
 
 
 def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
     """Return the default baseline and rows of a table: the first path against all others.
 
-    The rows are told apart by the settings in which they differ, or by their paths where settings do not suffice.
+    The rows are told apart by the settings in which they differ, or by their paths where settings
+    do not suffice.
     """
     first = [run for run in runs if run.params[FOLDER_KEY] == places[0]]
     if not first or len(first) == len(runs):
@@ -263,6 +316,11 @@ def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, st
     values = {key: {run.params[key] for run in first if key in run.params} for key in settings}
     names = {tuple(run.params.get(key) for key in differing) for run in runs}
     is_set = all(key in run.params for run in first for key in settings)
-    if settings and is_set and len(names) == len(runs) and all(len(of_key) == 1 for of_key in values.values()):
+    if (
+        settings
+        and is_set
+        and len(names) == len(runs)
+        and all(len(of_key) == 1 for of_key in values.values())
+    ):
         return {key: of_key.pop() for key, of_key in values.items()}, [*settings, *row_keys]
     return {FOLDER_KEY: places[0]}, [FOLDER_KEY, *row_keys]

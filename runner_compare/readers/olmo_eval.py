@@ -1,7 +1,9 @@
-"""Reads what olmo-eval writes: `metrics.json`, and beside it `predictions/MODEL/TASK[_HASH]-predictions.jsonl`.
+"""Reads what olmo-eval writes: `metrics.json`, and beside it
+`predictions/MODEL/TASK[_HASH]-predictions.jsonl`.
 
-Each metric and scorer of a task is an evaluation: of verdicts if it is 0 or 1 for every instance, else of numbers.
-Instances are known by their `native_id` and label; their questions stand in a file of requests, which is not read.
+Each metric and scorer of a task is an evaluation: of verdicts if it is 0 or 1 for every instance,
+else of numbers. Instances are known by their `native_id` and label; their questions stand in a file
+of requests, which is not read.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class Model(msgspec.Struct):
 
 
 class Config(Model):
-    """The settings: those of the one model, of the provider of a harness, or of each of several models."""
+    """The settings: those of the one model, of the provider of a harness, or of each of several
+    models."""
 
     provider: Any = None
     models: dict[str, dict[str, Any]] | None = None
@@ -98,7 +101,9 @@ PREDICTION: Parser[Prediction] = Parser(Prediction)
 
 def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is olmo-eval's metrics.json."""
-    return outline.has("timestamp", "config", "tasks", "summary") and bytes(outline.parts["tasks"]).startswith(b"[")
+    return outline.has("timestamp", "config", "tasks", "summary") and bytes(
+        outline.parts["tasks"]
+    ).startswith(b"[")
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
@@ -106,7 +111,9 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     where = str(path)
     content = METRICS.read(raw, where)
     if content.errors:
-        raise DataError(f"{where}: {len(content.errors)} of its tasks ended in an error: run them again")
+        raise DataError(
+            f"{where}: {len(content.errors)} of its tasks ended in an error: run them again"
+        )
     runs, left_out = [], []
     for entry in content.tasks:
         model = _model(content.config, entry, where)
@@ -119,7 +126,8 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
                 left_out.append(f"{entry.task} {metric}")
                 continue
             samples = [
-                replace(one, number=number, solved=number == 1) for (one, _), number in zip(rows, known, strict=True)
+                replace(one, number=number, solved=number == 1)
+                for (one, _), number in zip(rows, known, strict=True)
             ]
             check_samples_differ(path, samples)
             _check_means(f"{where}: {entry.task}", entry, metric, names, known)
@@ -132,7 +140,11 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
             better = None if all(number in (0, 1) for number in known) else Better.neither
             version = entry.task_hash or ""
             time = content.timestamp
-            runs.append(ToolRun(TOOL, path, entry.task, time, params, version, samples=samples, better=better))
+            runs.append(
+                ToolRun(
+                    TOOL, path, entry.task, time, params, version, samples=samples, better=better
+                )
+            )
     return ToolFile(runs, left_out)
 
 
@@ -149,7 +161,9 @@ def _model(config: dict[str, Any], entry: Task, where: str) -> Model:
     return model
 
 
-def _predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+def _predictions(
+    path: Path, entry: Task, model: str
+) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
     """Yield the instances of a task, each with its scores by `metric:scorer`."""
     where, task = str(path), _file_name(entry.task)
     folder = path.parent / "predictions"
@@ -159,7 +173,9 @@ def _predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSamp
     chosen = [file for file in found if file.parent.name == _file_name(model)] or found
     if len(chosen) != 1:
         state = "are not there" if not chosen else f"are there for {len(chosen)} models"
-        raise DataError(f"{where}: the predictions of {entry.task}, {folder}/MODEL/{names[0]}, {state}")
+        raise DataError(
+            f"{where}: the predictions of {entry.task}, {folder}/MODEL/{names[0]}, {state}"
+        )
     for place, line in lines_of(chosen[0], "predictions", entry.num_instances, where):
         prediction = PREDICTION.read(line, place)
         yield _sample(prediction), _scores(prediction)
@@ -178,24 +194,33 @@ def _escaped(name: str) -> str:
 
 def _scores(prediction: Prediction) -> dict[str, Any]:
     """Return the scores of an instance by `metric:scorer`."""
-    scorers = ((metric, of) for metric, of in prediction.instance_metrics.items() if isinstance(of, dict))
+    scorers = (
+        (metric, of) for metric, of in prediction.instance_metrics.items() if isinstance(of, dict)
+    )
     return {f"{metric}:{scorer}": value for metric, of in scorers for scorer, value in of.items()}
 
 
-def _check_means(where: str, entry: Task, metric: str, names: Collection[str], numbers: list[float]) -> None:
+def _check_means(
+    where: str, entry: Task, metric: str, names: Collection[str], numbers: list[float]
+) -> None:
     """Raise DataError if a mean of metrics.json is not that of the instances.
 
-    Instances have the number of `accuracy:exact_match` under this name, or in older files as `exact_match:exact_match`.
+    Instances have the number of `accuracy:exact_match` under this name, or in older files as
+    `exact_match:exact_match`.
     """
     name, _, scorer = metric.partition(":")
     figures = [name] if name in MEANS else []
-    if name == scorer and all(0 <= number <= 1 for number in numbers):  # a log-likelihood is none of these means
+    if name == scorer and all(
+        0 <= number <= 1 for number in numbers
+    ):  # a log-likelihood is none of these means
         figures += [mean for mean in MEANS if f"{mean}:{scorer}" not in names]
     for figure in figures:
         of_scorer = (entry.metrics or {}).get(figure)
         if isinstance(of_scorer, dict) and scorer in of_scorer:
             mean = math.fsum(numbers) / len(numbers)
-            check_mean(f"{where} {figure}:{scorer}", mean, "instances", "this file", of_scorer[scorer])
+            check_mean(
+                f"{where} {figure}:{scorer}", mean, "instances", "this file", of_scorer[scorer]
+            )
 
 
 def _sample(prediction: Prediction) -> ToolSample:

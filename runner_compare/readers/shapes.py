@@ -1,8 +1,9 @@
-"""Checks that what a file holds has the shape of its format, which is a class of msgspec: one for each format.
+"""Checks that what a file holds has the shape of its format, which is a class of msgspec: one for
+each format.
 
-A class names the fields that are read. A field without a default must be there; one of type `Any` may be anything, and
-whoever reads it looks at it first; one of type `Raw` stays text until it is wanted. All other fields are skipped, so
-that a file takes no more memory than what is read of it.
+A class names the fields that are read. A field without a default must be there; one of type `Any`
+may be anything, and whoever reads it looks at it first; one of type `Raw` stays text until it is
+wanted. All other fields are skipped, so that a file takes no more memory than what is read of it.
 """
 
 from __future__ import annotations
@@ -22,14 +23,22 @@ Measured = Annotated[
 ]  # neither NaN nor infinite, nor is what is computed of it
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 NULL = msgspec.Raw(b"null")
-EXPLAINED_BYTES = 16 * MIB  # of a file whose fault Python's parser looks for, which makes objects of all of it
+EXPLAINED_BYTES = (
+    16 * MIB
+)  # of a file whose fault Python's parser looks for, which makes objects of all of it
 NOT_JSON = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(-?(?:NaN|Infinity))', re.DOTALL)
 AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<at>.*)`)?$", re.DOTALL)
 MISSING = re.compile(r"Object missing required field `(.+)`")
 OTHER_TYPE = re.compile(r"Expected `(?P<expected>.+)`, got `(?P<found>.+)`")
 BOUND = re.compile(r"Expected `(?:int|float)` (?P<bound>[<>]=?) (?P<limit>\S+)")
 BOUNDS = {">": "above", ">=": "at least", "<=": "at most"}
-TYPES = {"array": "list", "str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
+TYPES = {
+    "array": "list",
+    "str": "text",
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+}
 
 
 class Parser(Generic[Shape]):
@@ -39,10 +48,11 @@ class Parser(Generic[Shape]):
         self._decoder: msgspec.json.Decoder[Shape] = msgspec.json.Decoder(shape)
 
     def read(self, raw: bytes | msgspec.Raw, where: str, key: str = "") -> Shape:
-        """Return the content of JSON as this shape; DataError with file and key if it has another one.
+        """Return the content of JSON as this shape; DataError with file and key if it has another
+        one.
 
-        `key` is what the text was found under. Python writes NaN and Infinity, which JSON has not: they count as
-        missing.
+        `key` is what the text was found under. Python writes NaN and Infinity, which JSON has not:
+        they count as missing.
         """
         try:
             return self._decoder.decode(raw)
@@ -60,7 +70,8 @@ class Parser(Generic[Shape]):
 
 
 def checked(content: Any, shape: Any, where: str) -> Any:
-    """Return what was read from another kind of file as this shape; DataError with file and key otherwise."""
+    """Return what was read from another kind of file as this shape; DataError with file and key
+    otherwise."""
     try:
         return msgspec.convert(content, shape)
     except msgspec.ValidationError as error:
@@ -79,7 +90,9 @@ class Outline(NamedTuple):
         begin = raw.lstrip()[:1]
         if begin == b"{":
             return cls(OBJECT.read(raw, where), [])
-        if begin == b"[" and all(bytes(element).startswith(b"{") for element in LIST.read(raw, where)):
+        if begin == b"[" and all(
+            bytes(element).startswith(b"{") for element in LIST.read(raw, where)
+        ):
             return cls({}, OBJECTS.read(raw, where))
         return cls({}, [])
 

@@ -1,4 +1,5 @@
-"""What a reader of another tool's results returns: evaluations with verdicts or numbers, and measurements of speed."""
+"""What a reader of another tool's results returns: evaluations with verdicts or numbers, and
+measurements of speed."""
 
 from __future__ import annotations
 
@@ -38,7 +39,10 @@ class ToolSample:
     answer: str | None = None  # what was extracted from the text
     text: str = ""
     has_error: bool = False
-    right: tuple[int, int] = (0, 0)  # of several answers to it: how many are right, and how many there are
+    right: tuple[int, int] = (
+        0,
+        0,
+    )  # of several answers to it: how many are right, and how many there are
     votes: Votes | None = None  # how several answers vote, if what each of them says is known
     number: float | None = None  # its score; None: the tool has written none
     cluster: str | None = None  # the family that it belongs to, with --cluster
@@ -65,9 +69,13 @@ class ToolRun:
     params: dict[str, str]
     task_version: str = ""
     samples: list[ToolSample] = field(default_factory=list)
-    repeats: dict[str, list[float]] = field(default_factory=dict)  # by measure; empty for an evaluation
+    repeats: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # by measure; empty for an evaluation
     facts: dict[str, str] = field(default_factory=dict)
-    better: Better | None = None  # the direction of its numbers; None: it says right or wrong for each sample
+    better: Better | None = (
+        None  # the direction of its numbers; None: it says right or wrong for each sample
+    )
     place: str = ""  # the path on the command line that it was found at
     texts: ReadTexts | None = None  # reads the texts of samples again, where they are not kept
 
@@ -79,23 +87,33 @@ class ToolRun:
     def answers(self) -> Answers:
         """Return which samples were answered correctly."""
         return {
-            sample.key: QuestionOutcome(sample.solved, None, sample.cluster, sample.right, votes=sample.votes)
+            sample.key: QuestionOutcome(
+                sample.solved, None, sample.cluster, sample.right, votes=sample.votes
+            )
             for sample in self.samples
         }
 
     def number_answers(self) -> Answers:
         """Return the number of each sample."""
         return {
-            sample.key: QuestionOutcome(False, None, sample.cluster, number=sample.number) for sample in self.samples
+            sample.key: QuestionOutcome(False, None, sample.cluster, number=sample.number)
+            for sample in self.samples
         }
 
-    def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
+    def words(
+        self, wanted: Collection[Question], most: int
+    ) -> Iterator[tuple[Question, dict[str, str]]]:
         """Yield the answers to some samples."""
         shown = {sample.sample_id: sample for sample in self.samples if sample.key in wanted}
-        kept = ((key, SampleTexts(one.question, one.answer, one.text)) for key, one in shown.items())
+        kept = (
+            (key, SampleTexts(one.question, one.answer, one.text)) for key, one in shown.items()
+        )
         for sample_id, texts in kept if self.texts is None or not shown else self.texts(shown):
             one = shown[sample_id]
-            yield one.key, side_with_question(one.solved, texts.answer, texts.text, texts.question, most)
+            yield (
+                one.key,
+                side_with_question(one.solved, texts.answer, texts.text, texts.question, most),
+            )
 
 
 @dataclass
@@ -104,17 +122,22 @@ class ToolFile:
 
     runs: list[ToolRun]
     left_out: list[str] = field(default_factory=list)  # metrics that cannot be compared
-    notes: list[str] = field(default_factory=list)  # what else a reader of the comparison has to know
+    notes: list[str] = field(
+        default_factory=list
+    )  # what else a reader of the comparison has to know
 
 
 def family_of(fields: Any, cluster: str | None) -> tuple[str | None, tuple[str, ...]]:
-    """Return the family that an object's field names, or all fields that could name one: a text or a whole number."""
+    """Return the family that an object's field names, or all fields that could name one: a text or
+    a whole number."""
     if cluster is None:
         return None, ()
     value = fields.get(cluster) if isinstance(fields, dict) else None
     if _names_family(value):
         return str(value), ()
-    return None, tuple(key for key, other in fields.items() if _names_family(other)) if isinstance(fields, dict) else ()
+    return None, tuple(key for key, other in fields.items() if _names_family(other)) if isinstance(
+        fields, dict
+    ) else ()
 
 
 def _names_family(value: object) -> bool:
@@ -148,10 +171,14 @@ def check_mean(figure: str, mean: float, over: str, source: str, logged: object)
     written = as_number(logged)
     if written is None or not math.isclose(mean, written, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         says = str(logged)[:40]
-        raise DataError(f"{figure} is {mean:.6g} over its {over}, but {source} says {says}: one of them was changed")
+        raise DataError(
+            f"{figure} is {mean:.6g} over its {over}, but {source} says {says}: one of them was changed"
+        )
 
 
-def side_with_question(solved: bool, answer: str | None, text: str, question: str, most: int) -> dict[str, str]:
+def side_with_question(
+    solved: bool, answer: str | None, text: str, question: str, most: int
+) -> dict[str, str]:
     """Return one side of a flip with the end of its question."""
     side = side_of(Verdict.correct if solved else Verdict.wrong, answer, text, most)
     return side | {"question": side_of(Verdict.correct, None, question, most)["text"]}

@@ -1,4 +1,5 @@
-"""The only list of readers, and what each one is: a module of this folder that knows the files of one tool."""
+"""The only list of readers, and what each one is: a module of this folder that knows the files of
+one tool."""
 
 from __future__ import annotations
 
@@ -46,4 +47,6 @@ def writers() -> str:
 @cache
 def readers() -> tuple[ToolReader, ...]:
     """Return the readers in their order."""
-    return tuple(cast(ToolReader, import_module(f"runner_compare.readers.{name}")) for name in TOOLS)
+    return tuple(
+        cast(ToolReader, import_module(f"runner_compare.readers.{name}")) for name in TOOLS
+    )

@@ -1,8 +1,9 @@
-"""Reads what vLLM's benchmarks write: `vllm bench latency` and `throughput` with `--output-json`, `vllm bench serve`
-with `--save-result`, alone or by `vllm bench sweep serve`.
+"""Reads what vLLM's benchmarks write: `vllm bench latency` and `throughput` with `--output-json`,
+`vllm bench serve` with `--save-result`, alone or by `vllm bench sweep serve`.
 
-The files of `latency` and `throughput` name the model and no other setting. A sweep writes `run=N.json` into a folder
-for each combination, whose settings stand behind `run_number`, and all of them again into `summary.json`.
+The files of `latency` and `throughput` name the model and no other setting. A sweep writes
+`run=N.json` into a folder for each combination, whose settings stand behind `run_number`, and all
+of them again into `summary.json`.
 """
 
 from __future__ import annotations
@@ -35,9 +36,14 @@ KEYS = {
     THROUGHPUT: {"elapsed_time", "num_requests", "tokens_per_second"},
     SERVE: {"duration", "completed", "request_throughput", "output_throughput"},
 }
-# Settings that `serve` writes; any other text is one that the user has added with --metadata KEY=VALUE
+# Settings that `serve` writes; any other text is one that the user has added with --metadata
+# KEY=VALUE
 OF_SERVE = ("num_prompts", "request_rate", "burstiness", "max_concurrency", "label")
-RUN, WARM_UP, FAILURE = "run_number", b"-1", ("error_type", "error", "serve_overrides")  # of a sweep
+RUN, WARM_UP, FAILURE = (
+    "run_number",
+    b"-1",
+    ("error_type", "error", "serve_overrides"),
+)  # of a sweep
 NOT_SETTINGS = ("date", "endpoint_type", "model_id", "tokenizer_id")
 
 
@@ -60,7 +66,8 @@ class Throughput(msgspec.Struct):
 
 
 class Requests(msgspec.Struct):
-    """How many requests `serve` sent, and how many were answered; where one was not, figures may be missing."""
+    """How many requests `serve` sent, and how many were answered; where one was not, figures may be
+    missing."""
 
     completed: int
     num_prompts: int
@@ -98,7 +105,9 @@ def recognises(_path: Path, outline: Outline) -> bool:
 
 
 def _is_summary(outline: Outline) -> bool:
-    return bool(outline.elements) and all(_kind(element) == SERVE and RUN in element for element in outline.elements)
+    return bool(outline.elements) and all(
+        _kind(element) == SERVE and RUN in element for element in outline.elements
+    )
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
@@ -108,7 +117,9 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
         if any(path.parent.glob("run=*.json")):  # the same runs
             return ToolFile([])
         runs = LIST.read(raw, str(path))
-        return ToolFile([_run(path, f"{path}, run {number}", one) for number, one in enumerate(runs, 1)])
+        return ToolFile(
+            [_run(path, f"{path}, run {number}", one) for number, one in enumerate(runs, 1)]
+        )
     if _kind(outline.parts) is None:
         failure = FAILED.read(raw, str(path))
         return ToolFile([], [f"{path}, which failed ({failure.error_type}: {failure.error[:120]})"])
@@ -152,18 +163,27 @@ def _read_serve(run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], where: s
     settings = {
         key: ANYTHING.read(value, where, key)
         for key, value in fields.items()
-        if (key in OF_SERVE or bytes(value).startswith(b'"')) and key not in (*NOT_SETTINGS, "backend")
+        if (key in OF_SERVE or bytes(value).startswith(b'"'))
+        and key not in (*NOT_SETTINGS, "backend")
     }
-    settings["max_concurrency"] = "unlimited" if serve.max_concurrency is None else serve.max_concurrency
+    settings["max_concurrency"] = (
+        "unlimited" if serve.max_concurrency is None else serve.max_concurrency
+    )
     run.params |= params_of("task", settings)
     keys = list(fields)
     of_sweep = keys[keys.index(RUN) + 1 :] if RUN in keys else []
-    run.params |= params_of("sweep", {key: ANYTHING.read(fields[key], where, key) for key in of_sweep})
-    run.repeats = {"output_tok_per_s": [serve.output_throughput], "ttft_s": [_first_token_s(serve, where)]}
+    run.params |= params_of(
+        "sweep", {key: ANYTHING.read(fields[key], where, key) for key in of_sweep}
+    )
+    run.repeats = {
+        "output_tok_per_s": [serve.output_throughput],
+        "ttft_s": [_first_token_s(serve, where)],
+    }
 
 
 def _first_token_s(serve: Serve, where: str) -> float:
-    """Return the median time to the first token: of all requests if they were saved, else as vLLM computed it."""
+    """Return the median time to the first token: of all requests if they were saved, else as vLLM
+    computed it."""
     if serve.median_ttft_ms is not None:
         return serve.median_ttft_ms / 1000
     if serve.ttfts is None:

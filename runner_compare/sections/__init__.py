@@ -1,4 +1,5 @@
-"""The features of the comparison, each a `Section` in a module of its own, in the order in which they are shown.
+"""The features of the comparison, each a `Section` in a module of its own, in the order in which
+they are shown.
 
 Packages add sections of their own by entry points of the group `runner_compare.sections`.
 """

@@ -1,4 +1,5 @@
-"""Which rows may read texts beyond the positions that the model and its RoPE setting are made for."""
+"""Which rows may read texts beyond the positions that the model and its RoPE setting are made
+for."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ class BeyondTrained(Section):
     """Rows with rope.beyond_trained."""
 
     def sentences(self, table: Table) -> list[str]:
-        """Name a row as what it is beyond its positions; rows with the same words share a sentence."""
+        """Name a row as what it is beyond its positions; rows with the same words share a
+        sentence."""
         names: dict[str, list[str]] = {}
         for row in table.rows:
             limit = row.run.metrics.get(MADE_FOR)

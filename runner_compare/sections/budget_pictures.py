@@ -1,4 +1,5 @@
-"""Draws the accuracy of each setting over its budgets of thinking, and over the tokens that a question then takes."""
+"""Draws the accuracy of each setting over its budgets of thinking, and over the tokens that a
+question then takes."""
 
 from __future__ import annotations
 
@@ -17,10 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS, LINES, MARKERS = (INK, FRONT, BAD, GOOD, MUTED), ("-", (0, (4, 2))), ("o", "s", "^", "D", "v")
+COLOURS, LINES, MARKERS = (
+    (INK, FRONT, BAD, GOOD, MUTED),
+    ("-", (0, (4, 2))),
+    ("o", "s", "^", "D", "v"),
+)
 MAX_SETTINGS = len(COLOURS) * len(LINES)  # of a pane
 MAX_LETTERS = 36  # of a value in a name
-APART = 0.06  # by how much the bars of settings are beside one another, of the space between budgets
+APART = (
+    0.06  # by how much the bars of settings are beside one another, of the space between budgets
+)
 
 
 def budget_pictures(table: Table) -> list[Picture]:
@@ -41,21 +48,37 @@ def over_budget(settings: Sequence[Setting]) -> Figure:
 
     panels = list(dict.fromkeys(setting.rows[0].panel for setting in settings))[:MAX_PANELS]
     figure = Figure(figsize=(9.6, 0.4 + 3.4 * len(panels)), layout="constrained")
-    for panes, panel in zip(figure.subplots(len(panels), 2, squeeze=False, sharey="row"), panels, strict=True):
+    for panes, panel in zip(
+        figure.subplots(len(panels), 2, squeeze=False, sharey="row"), panels, strict=True
+    ):
         every = [setting for setting in settings if setting.rows[0].panel == panel]
         members = every[:MAX_SETTINGS]
         panel_keys = {part.partition("=")[0] for part in panel}
         keys = [key for key in members[0].keys if key.removesuffix(".name") not in panel_keys]
-        names = short_names([member.rows[0] for member in members], keys, MAX_LETTERS) if keys else [""]
+        names = (
+            short_names([member.rows[0] for member in members], keys, MAX_LETTERS) if keys else [""]
+        )
         budgets = list(dict.fromkeys(budget for it in every for budget in it.budgets))
         budgets.sort(key=by_size)
         for number, (it, name) in enumerate(zip(members, names, strict=True)):
             aside = APART * (number - (len(members) - 1) / 2)
-            _line(panes[0], it, number, name, [budgets.index(budget_of(row)) + aside for row in it.rows])
-            _line(panes[1], it, number, name, [tokens_of_question(row.run) or 0.0 for row in it.rows])
+            _line(
+                panes[0],
+                it,
+                number,
+                name,
+                [budgets.index(budget_of(row)) + aside for row in it.rows],
+            )
+            _line(
+                panes[1], it, number, name, [tokens_of_question(row.run) or 0.0 for row in it.rows]
+            )
         for pane in panes:
             finish_pane(pane)
-        cut = f" (the first {len(members)} of {len(every)} settings)" if len(members) < len(every) else ""
+        cut = (
+            f" (the first {len(members)} of {len(every)} settings)"
+            if len(members) < len(every)
+            else ""
+        )
         panes[0].set_title(literal(", ".join(panel) + cut), loc="left")
         panes[0].set_xticks(range(len(budgets)), budgets)
         panes[0].set_xlabel("budget of thinking tokens")
@@ -69,7 +92,9 @@ def over_budget(settings: Sequence[Setting]) -> Figure:
 def _line(pane: Axes, it: Setting, number: int, name: str, xs: Sequence[float]) -> None:
     """Draw a setting's accuracies with their intervals."""
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    intervals = [tuple(100 * value for value in row.run.interval) for row in it.rows if row.run.interval]
+    intervals = [
+        tuple(100 * value for value in row.run.interval) for row in it.rows if row.run.interval
+    ]
     points = sorted(zip(xs, intervals, it.rows, strict=True), key=lambda point: point[0])
     pane.plot(
         [x for x, *_ in points],
@@ -83,4 +108,12 @@ def _line(pane: Axes, it: Setting, number: int, name: str, xs: Sequence[float]) 
         label=literal(name),
     )
     for x, (_, low, high), _ in points:
-        pane.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
+        pane.plot(
+            [x, x],
+            [low, high],
+            color=colour,
+            linewidth=1,
+            alpha=0.45,
+            solid_capstyle="butt",
+            zorder=1,
+        )

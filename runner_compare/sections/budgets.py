@@ -1,4 +1,5 @@
-"""Settings that were asked the same questions at several budgets of thinking, compared at equal tokens."""
+"""Settings that were asked the same questions at several budgets of thinking, compared at equal
+tokens."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ class Budgets(Section):
 
     def record(self, table: Table) -> dict[str, Any]:
         """Return the comparisons as plain data."""
-        records = [equal_tokens_record(compared) for compared in table.of(EqualTokensOfTable).compared]
+        records = [
+            equal_tokens_record(compared) for compared in table.of(EqualTokensOfTable).compared
+        ]
         return {"equal_tokens": records} if records else {}
 
     def figures(self, table: Table) -> list[Picture]:
@@ -57,7 +60,8 @@ class Budgets(Section):
 
 
 def add_equal_tokens(table: Table, reader: Reader) -> None:
-    """Compare each setting that has several budgets with that of its baselines, and word the findings."""
+    """Compare each setting that has several budgets with that of its baselines, and word the
+    findings."""
     settings = settings_of(table)
     of_row = {row.run.run_id: setting for setting in settings for row in setting.rows}
     costs: dict[str, Costs | str] = {}
@@ -66,7 +70,11 @@ def add_equal_tokens(table: Table, reader: Reader) -> None:
     for setting in settings:
         baselines = [row.baseline for row in setting.rows if row.baseline is not None]
         base = of_row.get(baselines[0].run.run_id) if baselines else None
-        if base is not None and base is not setting and all(of_row.get(row.run.run_id) is base for row in baselines):
+        if (
+            base is not None
+            and base is not setting
+            and all(of_row.get(row.run.run_id) is base for row in baselines)
+        ):
             sides.append((setting, base))
             compared.append(_compare(setting, base, costs, reader))
     judge_equal_tokens([it.result for it in compared if it.result])
@@ -74,7 +82,9 @@ def add_equal_tokens(table: Table, reader: Reader) -> None:
         it.words = _sentence(it, ours, theirs)
 
 
-def _compare(ours: Setting, theirs: Setting, costs: dict[str, Costs | str], reader: Reader) -> CurvesCompared:
+def _compare(
+    ours: Setting, theirs: Setting, costs: dict[str, Costs | str], reader: Reader
+) -> CurvesCompared:
     """Compare two settings on the questions that all of their jobs have answered."""
     it = CurvesCompared(ours.config, theirs.config, ours.budgets, None)
     of_rows: list[Costs] = []
@@ -84,18 +94,25 @@ def _compare(ours: Setting, theirs: Setting, costs: dict[str, Costs | str], read
             it.note = read
             return it
         of_rows.append(read)
-    answered = [{question for question, one in of_row.items() if not one.failed} for of_row in of_rows]
+    answered = [
+        {question for question, one in of_row.items() if not one.failed} for of_row in of_rows
+    ]
     shared = sorted(set.intersection(*answered))
     curves = [
         Curve(
             [[of_row[question].right for question in shared] for of_row in side],
-            [[of_row[question].prompt + of_row[question].new for question in shared] for of_row in side],
+            [
+                [of_row[question].prompt + of_row[question].new for question in shared]
+                for of_row in side
+            ],
         )
         for side in (of_rows[: len(ours.rows)], of_rows[len(ours.rows) :])
     ]
     families = [next((of_row[question].cluster for of_row in of_rows), None) for question in shared]
     clusters = None if None in families else families
-    count, what = (len(set(families)), "families of questions") if clusters else (len(shared), "questions")
+    count, what = (
+        (len(set(families)), "families of questions") if clusters else (len(shared), "questions")
+    )
     if count < MIN_QUESTIONS:
         it.note = f"too few {what} that all budgets share: {count}, at least {MIN_QUESTIONS}"
         return it
@@ -113,7 +130,9 @@ def _costs_of(row: TableRow, known: dict[str, Costs | str], reader: Reader) -> C
             if row.run.over_seeds:
                 raise NotPaired("each budget has several seeds: compare them without --seeds")
             parts = [reader.costs(part) for part in row.run.parts or [row.run]]
-            known[row.run.run_id] = {question: it for part in parts for question, it in part.items()}
+            known[row.run.run_id] = {
+                question: it for part in parts for question, it in part.items()
+            }
         except NotPaired as reason:
             known[row.run.run_id] = str(reason)
     return known[row.run.run_id]
@@ -134,8 +153,12 @@ def _sentence(it: CurvesCompared, ours: Setting, theirs: Setting) -> str:
         return f"{head}: not compared, {it.note}"
     found = it.result
     between = f"from {found.low_tokens:,.1f} to {found.high_tokens:,.1f} tokens a question"
-    figures = f"Δ {_points(found.difference)}, p={p_value(found.p)}, Holm {p_value(found.p_holm)}".replace("=<", "<")
-    at = ", ".join(f"{it.budgets[point.budget]}: {_points(point.difference, '')}" for point in found.points)
+    figures = f"Δ {_points(found.difference)}, p={p_value(found.p)}, Holm {p_value(found.p_holm)}".replace(
+        "=<", "<"
+    )
+    at = ", ".join(
+        f"{it.budgets[point.budget]}: {_points(point.difference, '')}" for point in found.points
+    )
     outside = ", ".join(it.budgets[one] for one in found.outside)
     return "; ".join(
         filter(
@@ -143,7 +166,9 @@ def _sentence(it: CurvesCompared, ours: Setting, theirs: Setting) -> str:
             [
                 f"{head} (n={found.questions:,}): {found.finding} ({figures}), in the mean {between}",
                 f"at the tokens of its budgets {at}" if at else "",
-                f"not at those of {outside}: no budget of the baseline takes as few or as many" if outside else "",
+                f"not at those of {outside}: no budget of the baseline takes as few or as many"
+                if outside
+                else "",
             ],
         )
     )

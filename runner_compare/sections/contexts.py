@@ -1,4 +1,5 @@
-"""Up to how much context the same tokens become more likely: each row's contexts, and each against the baseline's."""
+"""Up to how much context the same tokens become more likely: each row's contexts, and each against
+the baseline's."""
 
 from __future__ import annotations
 
@@ -53,7 +54,11 @@ class Contexts(Section):
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         """Return the table of contexts: a line for each of a row's."""
-        lines = [(at, length) for at, row in enumerate(table.rows) for length in contexts_of(row.run.metrics)]
+        lines = [
+            (at, length)
+            for at, row in enumerate(table.rows)
+            for length in contexts_of(row.run.metrics)
+        ]
         if not lines:
             return {}
         named = naming_at(table, [at for at, _ in lines])
@@ -66,7 +71,9 @@ class Contexts(Section):
                 named.append(Column(head, cells, use=Use.result))
         effects = table.of(ContextsOfTable).effects
         if effects:
-            shifts = [_shift(effects.get((table.rows[at].run.run_id, length))) for at, length in lines]
+            shifts = [
+                _shift(effects.get((table.rows[at].run.run_id, length))) for at, length in lines
+            ]
             named.append(Column("loss against\nthe baseline", shifts, use=Use.result))
         return {TITLE: named}
 
@@ -100,7 +107,9 @@ class Contexts(Section):
 
     def figures(self, table: Table) -> list[Picture]:
         """Return the picture of the loss over the context."""
-        return loss_picture(table, "contexts", f"/{CELL}", contexts_of, "tokens of context before the scored ones")
+        return loss_picture(
+            table, "contexts", f"/{CELL}", contexts_of, "tokens of context before the scored ones"
+        )
 
 
 def _against_baseline(run: Run, base: Run, reader: Reader) -> dict[tuple[str, int], Effect]:
@@ -122,7 +131,8 @@ def _against_baseline(run: Run, base: Run, reader: Reader) -> dict[tuple[str, in
 
 
 def _after(texts: Texts, length: int) -> Texts:
-    """Return the texts after a context, numbered anew: another number of contexts is no other text."""
+    """Return the texts after a context, numbered anew: another number of contexts is no other
+    text."""
     of_context = [score for _, score in sorted(texts.items()) if score.likelihood.context == length]
     return dict(enumerate(of_context))
 
@@ -134,7 +144,9 @@ def _cell(run: Run, key: str, form: str, length: int) -> str:
 def _shift(effect: Effect | None) -> str:
     if effect is None:
         return ABSENT
-    value, low, high = (f"{-it:+.4f}".replace("-", "−") for it in (effect.value, effect.high, effect.low))
+    value, low, high = (
+        f"{-it:+.4f}".replace("-", "−") for it in (effect.value, effect.high, effect.low)
+    )
     return f"{value} [{low}, {high}]"
 
 

@@ -1,4 +1,5 @@
-"""What answers that were cut off leave open: the accuracy without a limit, and in which rows answers were cut off."""
+"""What answers that were cut off leave open: the accuracy without a limit, and in which rows
+answers were cut off."""
 
 from __future__ import annotations
 
@@ -24,13 +25,20 @@ class CutOffs(Section):
         """Return the accuracies without a limit of tokens, if any answer was cut off."""
         if not any(row.run.bounds for row in table.rows):
             return {}
-        return {Slot.accuracy: [Column("accuracy\nwithout limit", list(map(bounds_of, table.rows)), drop_order=1)]}
+        return {
+            Slot.accuracy: [
+                Column("accuracy\nwithout limit", list(map(bounds_of, table.rows)), drop_order=1)
+            ]
+        }
 
     def sentences(self, table: Table) -> list[str]:
-        """Say in which rows answers were cut off by the limit of tokens; rows with the same words share a sentence."""
+        """Say in which rows answers were cut off by the limit of tokens; rows with the same words
+        share a sentence."""
         names: dict[str, list[str]] = {}
         for row in table.rows:
-            names.setdefault(cut_off_words(row.run.metrics, row.run.params), []).append(name_of(row, table.keys))
+            names.setdefault(cut_off_words(row.run.metrics, row.run.params), []).append(
+                name_of(row, table.keys)
+            )
         return [f"{few(names[text], MAX_NAMES)}: {text}" for text in names if text]
 
     def legend(self, table: Table, explain: bool) -> str:
@@ -44,7 +52,8 @@ class CutOffs(Section):
 
 
 def bounds_of(row: TableRow) -> str:
-    """Return a row's accuracy without a limit of tokens: if all that was cut off is wrong … right, and its interval."""
+    """Return a row's accuracy without a limit of tokens: if all that was cut off is wrong … right,
+    and its interval."""
     bounds = row.run.bounds
     if bounds is None:
         return ""

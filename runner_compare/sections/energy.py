@@ -1,4 +1,5 @@
-"""What the rows' energy came to: joules of prefill and decode, and what a right answer costs in all that is counted."""
+"""What the rows' energy came to: joules of prefill and decode, and what a right answer costs in all
+that is counted."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ TITLE = "energy, and what a right answer costs"
 JOULES = "joules_per_right_answer"
 OF_JOBS = ("energy_net_j", "energy_prefill_j", "energy_decode_j", "idle_w", "energy_cost")
 LEGEND = (
-    "energy: what the processors used above their idling while questions were answered; its price includes the idling."
+    "energy: what the processors used above their idling while questions were answered; its "
+    "price includes the idling."
 )
 
 
@@ -42,15 +44,21 @@ def is_counted(table: Table) -> bool:
 
 
 def energy_columns(table: Table) -> list[Column]:
-    """Return the columns: what was used, and the tokens, seconds, money and joules of a right answer."""
+    """Return the columns: what was used, and the tokens, seconds, money and joules of a right
+    answer."""
     rows = table.rows
     shown = [*naming(table)]
     if table.scored:
         shown.append(Column("accuracy", list(map(accuracy_of, rows)), use=Use.result))
-    shown += [metric_column(rows, key) for key in OF_JOBS if any(key in row.run.metrics for row in rows)]
+    shown += [
+        metric_column(rows, key) for key in OF_JOBS if any(key in row.run.metrics for row in rows)
+    ]
     shown += cost_columns(rows).values()
     if any(JOULES in row.run.metrics for row in rows):
-        cells = [format(row.run.metrics[JOULES], ".3g") if JOULES in row.run.metrics else ABSENT for row in rows]
+        cells = [
+            format(row.run.metrics[JOULES], ".3g") if JOULES in row.run.metrics else ABSENT
+            for row in rows
+        ]
         shown.append(Column("J /right\nanswer", cells, use=Use.result))
     return shown
 

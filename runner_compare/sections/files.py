@@ -1,4 +1,5 @@
-"""Model files side by side, with --files: a line for each file, which is shown in place of the tables."""
+"""Model files side by side, with --files: a line for each file, which is shown in place of the
+tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Flips: the questions that only one of two runs solved, with both answers; on a page also without --flips."""
+"""Flips: the questions that only one of two runs solved, with both answers; on a page also without
+--flips."""
 
 from __future__ import annotations
 
@@ -57,8 +58,14 @@ def flips_of(table: Table, reader: Reader) -> list[Flips]:
     """Return the flips that a page shows under a table: those of the first paired comparisons."""
     effects = [(row, row.effect.counts) for row in table.rows if row.effect]
     flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
-    flipped = [row for row in flipped if not row.run.over_seeds][:PAIRS]  # whose answers are those of several jobs
-    return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
+    flipped = [row for row in flipped if not row.run.over_seeds][
+        :PAIRS
+    ]  # whose answers are those of several jobs
+    return [
+        find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR)
+        for row in flipped
+        if row.baseline
+    ]
 
 
 def verdict(side: dict[str, str]) -> str:
@@ -86,7 +93,12 @@ def print_flips(table: Table, out: TextIO) -> None:
     from rich.text import Text
 
     def styled(*parts: str | tuple[str, str]) -> Text:
-        return Text.assemble(*((plain(part[0]), part[1]) if isinstance(part, tuple) else plain(part) for part in parts))
+        return Text.assemble(
+            *(
+                (plain(part[0]), part[1]) if isinstance(part, tuple) else plain(part)
+                for part in parts
+            )
+        )
 
     terminal = console(out, width_elsewhere=120)
     for flips in table.of(FlipsOfTable).pairs:
@@ -95,10 +107,18 @@ def print_flips(table: Table, out: TextIO) -> None:
         for flip in flips.questions:
             mark, style = ("won", "green") if flip.won else ("lost", "red")
             gold = (f"gold {flip.gold}", "bold")
-            terminal.print(styled("\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold))
-            grid = rich_table("SIMPLE", show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="")
+            terminal.print(
+                styled(
+                    "\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold
+                )
+            )
+            grid = rich_table(
+                "SIMPLE", show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style=""
+            )
             for name, side in ((theirs, flip.theirs), (ours, flip.ours)):
-                grid.add_column(styled((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold")
+                grid.add_column(
+                    styled((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold"
+                )
             grid.add_row(flip.theirs["text"], flip.ours["text"])
             terminal.print(grid)
         terminal.print()
@@ -113,14 +133,18 @@ def write_markdown(table: Table, out: TextIO) -> None:
             question = f"{in_markdown(flip.question)} Gold: {in_markdown(flip.gold)}"
             out.write(f"- **{mark}, question {index}:** {question}\n")
             for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
-                out.write(f"  - {in_markdown(name)}: {in_markdown(verdict(side))}; says: {in_markdown(side['text'])}\n")
+                out.write(
+                    f"  - {in_markdown(name)}: {in_markdown(verdict(side))}; says: {in_markdown(side['text'])}\n"
+                )
         out.write("\n")
 
 
 def write_page_part(flips: Flips, table: Table, is_open: bool, out: TextIO) -> None:
     """Write the flips of one pair of runs as HTML."""
     open_word = " open" if is_open else ""
-    out.write(f"<details{open_word}><summary>Flips: {escape(flips_headline(flips, table))}</summary>\n")
+    out.write(
+        f"<details{open_word}><summary>Flips: {escape(flips_headline(flips, table))}</summary>\n"
+    )
     ours, theirs = flips_names(flips, table)
     for flip in flips.questions:
         mark, style = ("won", "better") if flip.won else ("lost", "worse")
@@ -139,15 +163,33 @@ SECTION = FlipsSection()
 
 
 def find_flips(run: Run, base: Run, reader: Reader, most: int | None = None) -> Flips:
-    """Return the questions that only one of the two solved: at most `most` lost ones and `most` won ones."""
+    """Return the questions that only one of the two solved: at most `most` lost ones and `most` won
+    ones."""
     ours, theirs = reader.of(run), reader.of_baseline(base)
-    ours = {question: answer for question, answer in ours.items() if question in theirs}  # the baseline may have fewer
-    lost = sorted(question for question, answer in ours.items() if theirs[question].solved and not answer.solved)
-    won = sorted(question for question, answer in ours.items() if answer.solved and not theirs[question].solved)
+    ours = {
+        question: answer for question, answer in ours.items() if question in theirs
+    }  # the baseline may have fewer
+    lost = sorted(
+        question
+        for question, answer in ours.items()
+        if theirs[question].solved and not answer.solved
+    )
+    won = sorted(
+        question
+        for question, answer in ours.items()
+        if answer.solved and not theirs[question].solved
+    )
     shown = lost[:most] + won[:most]
     our_words, their_words = reader.words(run, set(shown)), reader.words(base, set(shown))
     questions = [
-        Flip(it[0], our_words[it].pop("question", it[1]), it[2], our_words[it], their_words[it], ours[it].solved)
+        Flip(
+            it[0],
+            our_words[it].pop("question", it[1]),
+            it[2],
+            our_words[it],
+            their_words[it],
+            ours[it].solved,
+        )
         for it in shown
     ]
     both_right = sum(answer.solved and theirs[question].solved for question, answer in ours.items())

@@ -1,4 +1,5 @@
-"""--require: what each row has to satisfy, for a CI of models; a requirement that is not met makes the exit code 1."""
+"""--require: what each row has to satisfy, for a CI of models; a requirement that is not met makes
+the exit code 1."""
 
 from __future__ import annotations
 
@@ -61,7 +62,11 @@ class Gates(Section):
 
     def record_across(self, comparison: Comparison) -> dict[str, Any]:
         """Return all requirements."""
-        checked = [requirement for table in comparison.tables for requirement in table.of(Requirements).of_rows]
+        checked = [
+            requirement
+            for table in comparison.tables
+            for requirement in table.of(Requirements).of_rows
+        ]
         return {"requirements": [asdict(requirement) for requirement in checked]}
 
 
@@ -81,7 +86,8 @@ class Term:
 
     @property
     def margins(self) -> dict[str, float]:
-        """The margin that rows have to be as good within, by measure; empty for another kind of term."""
+        """The margin that rows have to be as good within, by measure; empty for another kind of
+        term."""
         return parse_margins([self.value], f"{OPTION} margin=") if self.key == "margin" else {}
 
 
@@ -101,13 +107,16 @@ def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
 
 
 def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
-    """Return a term whose value has a unit, as kl_p999<0.5nats, with the metric that is named so: kl_p999_nats<0.5."""
+    """Return a term whose value has a unit, as kl_p999<0.5nats, with the metric that is named so:
+    kl_p999_nats<0.5."""
     match = WITH_UNIT.fullmatch(term.value)
     if match is None or any(term.key in run.metrics for run in runs):
         return term
     name, _, category = term.key.partition("/")
     key = f"{name}_{match[2]}" + (f"/{category}" if category else "")
-    return replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
+    return (
+        replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
+    )
 
 
 def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
@@ -123,7 +132,11 @@ def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
     unit, given = units[0].removeprefix("_"), WITH_UNIT.fullmatch(term.value)
     value = given[1] if given else term.value
     wrong = f"is in {unit}, not in {given[2]}" if given else "needs its unit"
-    written = f"{term.key}{term.sign}{value}{unit}" if unit.isalpha() else f"{name}{units[0]}{of}{term.sign}{value}"
+    written = (
+        f"{term.key}{term.sign}{value}{unit}"
+        if unit.isalpha()
+        else f"{name}{units[0]}{of}{term.sign}{value}"
+    )
     raise ConfigError(f"{where}: {term.key} {wrong}: {written}")
 
 
@@ -132,7 +145,9 @@ def _checked(term: Term, runs: Sequence[Run]) -> Term:
     if term.key == "margin":
         if term.sign != "=":
             raise ConfigError(f"{where}: give margin=POINTS, {EXAMPLE}")
-        parse_margins([term.value], f"{OPTION} margin=")  # a mistake is said before anything is compared
+        parse_margins(
+            [term.value], f"{OPTION} margin="
+        )  # a mistake is said before anything is compared
         return term
     if term.key == "finding":
         if term.sign not in ("=", "==", "!="):
@@ -143,7 +158,9 @@ def _checked(term: Term, runs: Sequence[Run]) -> Term:
     _check_unit(term, where, runs)
     metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
     if term.key not in set().union(*(run.metrics for run in runs)):
-        raise ConfigError(f"{where}: {unknown('metric', term.key, ['margin', 'finding', *metrics])}")
+        raise ConfigError(
+            f"{where}: {unknown('metric', term.key, ['margin', 'finding', *metrics])}"
+        )
     if term.sign not in COMPARISONS:
         raise ConfigError(f"{where}: a metric is compared with < <= > or >=")
     try:
@@ -160,7 +177,9 @@ def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, 
     for term in terms:
         for measure, size in term.margins.items():
             if together.setdefault(measure, size) != size:
-                raise ConfigError(f"{OPTION} {term.text}: there is another margin for the same measure: give one")
+                raise ConfigError(
+                    f"{OPTION} {term.text}: there is another margin for the same measure: give one"
+                )
     return together
 
 
@@ -175,11 +194,14 @@ def check(tables: Sequence[Table], terms: Sequence[Term], reader: Reader | None 
             if not _is_of_other_tables(term, row, of_tables)
         ]
     if terms and not any(table.of(Requirements).of_rows for table in tables):
-        raise ConfigError(f"{OPTION}: there is no row to check: every run that was chosen is a baseline")
+        raise ConfigError(
+            f"{OPTION}: there is no row to check: every run that was chosen is a baseline"
+        )
 
 
 def _is_of_other_tables(term: Term, row: TableRow, of_tables: set[str]) -> bool:
-    """Whether a margin is about another measure, which other tables have, than the one by which a row was compared."""
+    """Whether a margin is about another measure, which other tables have, than the one by which a
+    row was compared."""
     own = {effect.measure for effect in row.effects if not effect.is_ratio}
     wanted = set(term.margins) - {RATIOS}
     return bool(own and wanted and not own & wanted and wanted & of_tables)
@@ -188,7 +210,11 @@ def _is_of_other_tables(term: Term, row: TableRow, of_tables: set[str]) -> bool:
 def failures(tables: Sequence[Table]) -> list[str]:
     """Return a line for each requirement that is not met."""
     checked = [requirement for table in tables for requirement in table.of(Requirements).of_rows]
-    return [f"requirement failed: {requirement.reason}" for requirement in checked if not requirement.met]
+    return [
+        f"requirement failed: {requirement.reason}"
+        for requirement in checked
+        if not requirement.met
+    ]
 
 
 def _outcome(term: Term, row: TableRow, table: Table, reader: Reader | None) -> Requirement:
@@ -202,13 +228,20 @@ def _outcome(term: Term, row: TableRow, table: Table, reader: Reader | None) -> 
 
 
 def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
-    of = [effect for effect in row.effects if (RATIOS if effect.is_ratio else effect.measure) in term.margins]
+    of = [
+        effect
+        for effect in row.effects
+        if (RATIOS if effect.is_ratio else effect.measure) in term.margins
+    ]
     if not of:
         return False, f"{term.text}: {_not_compared(row)}"
     worst = min(of, key=lambda it: it.verdict in SHOWN_GOOD)
     named = f"{worst.measure} " if worst.is_ratio else ""
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
-        return False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}"
+        return (
+            False,
+            f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}",
+        )
     if worst.verdict is MarginVerdict.undecided:
         needs = f" (needs about {about(worst.needed)} {asked_of(worst)})" if worst.needed else ""
         return False, f"{named}undecided within {margin_words(worst)}{needs}"
@@ -224,7 +257,12 @@ def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
         return False, f"{term.text}: {_not_compared(row)}"
     wanted = FINDINGS[term.value]
     # where answers were cut off, neither end may be what is not allowed
-    found = [it for of in row.effects for it in (of, *(of.ends or ())) if (it.finding is wanted) == (term.sign == "!=")]
+    found = [
+        it
+        for of in row.effects
+        for it in (of, *(of.ends or ()))
+        if (it.finding is wanted) == (term.sign == "!=")
+    ]
     if not found:
         return True, f"{term.text} holds"
     words = [f"{it.measure} {it.finding}" if it.is_ratio else str(it.finding) for it in found]
@@ -234,24 +272,36 @@ def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
 
 
 def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[bool, str]:
-    """Decide by the end of the interval that is worse for the term: without one, nothing is shown."""
+    """Decide by the end of the interval that is worse for the term: without one, nothing is
+    shown."""
     known = known_of(row.run, term.key, reader)
     if known is None:
         return False, f"no {term.key} was recorded, required {term.text}"
-    compare, limit, is_at_least = COMPARISONS[term.sign], float(term.value), term.sign.startswith(">")
+    compare, limit, is_at_least = (
+        COMPARISONS[term.sign],
+        float(term.value),
+        term.sign.startswith(">"),
+    )
     if known.is_exact:
         met = compare(known.value, limit)
-        return met, f"{term.key} {number(known.value)}" + (f", required {term.text}" if not met else "")
+        return met, f"{term.key} {number(known.value)}" + (
+            f", required {term.text}" if not met else ""
+        )
     end, other = (known.low, known.high) if is_at_least else (known.high, known.low)
     if end is None or other is None:
         why = f" ({known.why})" if known.why else ""
         shown = "no interval, so it is not shown" if compare(known.value, limit) else "no interval"
         return False, f"{term.key} {number(known.value)}, {shown}{why}, required {term.text}"
     between = f" with {known.between}" if known.between else ""
-    interval = f"{term.key} {number(known.value)} [{number(known.low)}, {number(known.high)}]{between}"
+    interval = (
+        f"{term.key} {number(known.value)} [{number(known.low)}, {number(known.high)}]{between}"
+    )
     if compare(end, limit):
         return True, interval
-    return False, f"{interval}{', not shown' if compare(other, limit) else ''}, required {term.text}"
+    return (
+        False,
+        f"{interval}{', not shown' if compare(other, limit) else ''}, required {term.text}",
+    )
 
 
 SECTION = Gates()

@@ -17,15 +17,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS, LINES, MARKERS = (INK, FRONT, BAD, GOOD, MUTED), ("-", (0, (4, 2))), ("o", "s", "^", "D", "v")
+COLOURS, LINES, MARKERS = (
+    (INK, FRONT, BAD, GOOD, MUTED),
+    ("-", (0, (4, 2))),
+    ("o", "s", "^", "D", "v"),
+)
 MAX_ROWS = len(COLOURS) * len(LINES)
 MAX_LETTERS = 36  # of a value in a name
 WORDS = {LOSS: "loss, nats a token", KL: "KL to the reference, nats a token"}
 PlacesOf = Callable[[Mapping[str, float]], Sequence[int]]
 
 
-def loss_picture(table: Table, stem: str, cell: str, places_of: PlacesOf, axis_words: str) -> list[Picture]:
-    """Return the picture of a table with rows whose figures have two such places or more; none for another."""
+def loss_picture(
+    table: Table, stem: str, cell: str, places_of: PlacesOf, axis_words: str
+) -> list[Picture]:
+    """Return the picture of a table with rows whose figures have two such places or more; none for
+    another."""
     rows = [row for row in table.rows if len(places_of(row.run.metrics)) > 1]
     if not rows:
         return []
@@ -33,7 +40,9 @@ def loss_picture(table: Table, stem: str, cell: str, places_of: PlacesOf, axis_w
     return [Picture(stem, title, lambda: draw(rows, table.keys, cell, places_of, axis_words))]
 
 
-def draw(rows: Sequence[TableRow], keys: Sequence[str], cell: str, places_of: PlacesOf, axis_words: str) -> Figure:
+def draw(
+    rows: Sequence[TableRow], keys: Sequence[str], cell: str, places_of: PlacesOf, axis_words: str
+) -> Figure:
     """Draw a pane for the loss and, if a row has it, one for the divergence."""
     from matplotlib.figure import Figure
 
@@ -41,14 +50,24 @@ def draw(rows: Sequence[TableRow], keys: Sequence[str], cell: str, places_of: Pl
     metrics = [
         key
         for key in WORDS
-        if any(f"{key}{cell}{place}" in row.run.metrics for row in members for place in places_of(row.run.metrics))
+        if any(
+            f"{key}{cell}{place}" in row.run.metrics
+            for row in members
+            for place in places_of(row.run.metrics)
+        )
     ]
     figure = Figure(figsize=(8.6, 0.4 + 3.6 * len(metrics)), layout="constrained")
     names = short_names(members, keys, MAX_LETTERS) if keys else [""] * len(members)
     panes = figure.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
     for pane, key in zip(panes, metrics, strict=True):
         for number, (row, name) in enumerate(zip(members, names, strict=True)):
-            _line(pane, row, number, name, [f"{key}{{}}{cell}{place}" for place in places_of(row.run.metrics)])
+            _line(
+                pane,
+                row,
+                number,
+                name,
+                [f"{key}{{}}{cell}{place}" for place in places_of(row.run.metrics)],
+            )
         pane.set_ylabel(WORDS[key])
         finish_pane(pane)
     places = sorted({place for row in members for place in places_of(row.run.metrics)})
@@ -66,7 +85,10 @@ def draw(rows: Sequence[TableRow], keys: Sequence[str], cell: str, places_of: Pl
 def _line(pane: Axes, row: TableRow, number: int, name: str, keys: Sequence[str]) -> None:
     """Draw the values of a row with their intervals; `keys` have a hole for the ends."""
     metrics = row.run.metrics
-    points = [(int(key.rpartition("_")[2]), [metrics.get(key.format(end)) for end in ENDS]) for key in keys]
+    points = [
+        (int(key.rpartition("_")[2]), [metrics.get(key.format(end)) for end in ENDS])
+        for key in keys
+    ]
     known = [(x, middle, low, high) for x, (middle, low, high) in points if middle is not None]
     colour = COLOURS[number % len(COLOURS)]
     pane.plot(
@@ -82,4 +104,12 @@ def _line(pane: Axes, row: TableRow, number: int, name: str, keys: Sequence[str]
     )
     for x, _, low, high in known:
         if low is not None and high is not None:
-            pane.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
+            pane.plot(
+                [x, x],
+                [low, high],
+                color=colour,
+                linewidth=1,
+                alpha=0.45,
+                solid_capstyle="butt",
+                zorder=1,
+            )

@@ -1,4 +1,5 @@
-"""--plan-questions: how many questions each comparison needs, and how long the further ones take here."""
+"""--plan-questions: how many questions each comparison needs, and how long the further ones take
+here."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class Planning(Section):
 
 @dataclass(frozen=True)
 class PlanAim:
-    """What the questions are to decide: a margin or a difference to detect, by measure, and with which power."""
+    """What the questions are to decide: a margin or a difference to detect, by measure, and with
+    which power."""
 
     margins: dict[str, float] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
@@ -75,10 +77,14 @@ def parse_aim(words: Sequence[str]) -> PlanAim:
     for word in (part for text in words for part in text.split()):
         key, equals, value = word.partition("=")
         if not equals or key not in KEYS:
-            raise ConfigError(f"{OPTION} {word}: {unknown('key', key, KEYS)}; e.g. margin=2 power=0.8, or detect=3")
+            raise ConfigError(
+                f"{OPTION} {word}: {unknown('key', key, KEYS)}; e.g. margin=2 power=0.8, or detect=3"
+            )
         texts[key].append(value)
     if bool(texts["margin"]) == bool(texts["detect"]):
-        raise ConfigError(f"{OPTION}: give either margin= (as good within 2 points) or detect= (a difference of 3)")
+        raise ConfigError(
+            f"{OPTION}: give either margin= (as good within 2 points) or detect= (a difference of 3)"
+        )
     if len(texts["power"]) > 1:
         raise ConfigError(f"{OPTION} power={texts['power'][1]}: there is another power: give one")
     power = POWER
@@ -88,7 +94,9 @@ def parse_aim(words: Sequence[str]) -> PlanAim:
         except ValueError:
             power = 0.0
         if not 0.5 <= power <= 0.99:
-            raise ConfigError(f"{OPTION} power={texts['power'][0]}: must be a probability from 0.5 to 0.99 (0.8)")
+            raise ConfigError(
+                f"{OPTION} power={texts['power'][0]}: must be a probability from 0.5 to 0.99 (0.8)"
+            )
     return PlanAim(
         parse_margins(texts["margin"], f"{OPTION} margin="),
         parse_margins(texts["detect"], f"{OPTION} detect="),
@@ -105,7 +113,9 @@ def plan_questions(tables: Sequence[Table], aim: PlanAim) -> None:
             if row.effect is not None and _size(row.effect, aim) is not None:
                 plans.of_rows[row.run.run_id] = _plan(row, row.effect, aim)
     if not any(table.of(Plans).of_rows for table in tables):
-        raise ConfigError(f"{OPTION}: no row was compared in {' or '.join(aim.margins | aim.differences)}")
+        raise ConfigError(
+            f"{OPTION}: no row was compared in {' or '.join(aim.margins | aim.differences)}"
+        )
 
 
 def _size(it: Decision, aim: PlanAim) -> float | None:
@@ -127,7 +137,9 @@ def _plan(row: TableRow, it: Decision, aim: PlanAim) -> QuestionPlan:
         return QuestionPlan(it.n, disagreement, reason="ten million are not enough")
     each_s = seconds_per_question(row.run)
     further = max(0, needed - it.n)
-    return QuestionPlan(it.n, disagreement, needed, further, None if each_s is None else further * each_s)
+    return QuestionPlan(
+        it.n, disagreement, needed, further, None if each_s is None else further * each_s
+    )
 
 
 def _disagreement(it: Decision) -> float | None:
@@ -136,7 +148,8 @@ def _disagreement(it: Decision) -> float | None:
 
 
 def seconds_per_question(run: Run) -> float | None:
-    """Return how long a question takes at the run's measured speeds; None if it has not measured them."""
+    """Return how long a question takes at the run's measured speeds; None if it has not measured
+    them."""
     times = answer_times(run.metrics)
     return None if times is None else times.each_s * times.n / run.metrics["n"]
 
@@ -173,7 +186,10 @@ def plan_columns(table: Table) -> list[Column]:
             [plan.reason if plan.needed is None else about(plan.needed) for _, plan in lines],
             use=Use.result,
         ),
-        Column("further", [ABSENT if plan.further is None else number(float(plan.further)) for _, plan in lines]),
+        Column(
+            "further",
+            [ABSENT if plan.further is None else number(float(plan.further)) for _, plan in lines],
+        ),
         Column("time here", [duration(plan.further_s) for _, plan in lines]),
     ]
 

@@ -48,13 +48,18 @@ def _lines(table: PooledTable) -> list[dict[str, Any]]:
         effects = [value for value in effect_records(row).values() if isinstance(value, dict)]
         effect = effects[0] if effects else {}
         ends = flat_ends(effect.pop("without_limit", {}))
-        sets = {"pooled_over": "; ".join(table.sets), "weights": table.weights.value, "note": row.note}
+        sets = {
+            "pooled_over": "; ".join(table.sets),
+            "weights": table.weights.value,
+            "note": row.note,
+        }
         lines.append({"task": "pooled", **row.config, **sets, **effect, **ends})
     return lines
 
 
 def pooled_record(table: PooledTable) -> dict[str, Any]:
-    """Return a pooled table as plain data: for each setting the difference on each set, and the pooled one."""
+    """Return a pooled table as plain data: for each setting the difference on each set, and the
+    pooled one."""
     return {
         "unit": table.unit,
         "weights": table.weights.value,
@@ -65,11 +70,19 @@ def pooled_record(table: PooledTable) -> dict[str, Any]:
             {
                 "config": row.config,
                 "differences": {
-                    name: {"job_id": it.run.job_id, "difference": it.effect.value, "finding": it.effect.finding}
+                    name: {
+                        "job_id": it.run.job_id,
+                        "difference": it.effect.value,
+                        "finding": it.effect.finding,
+                    }
                     for name, it in zip(table.sets, table.cells[row.run.job_id], strict=True)
                     if it is not None and it.effect is not None
                 },
-                **{key: value for key, value in effect_records(row).items() if key != REPEATS.record_key},
+                **{
+                    key: value
+                    for key, value in effect_records(row).items()
+                    if key != REPEATS.record_key
+                },
                 "note": row.note,
             }
             for row in table.rows

@@ -1,4 +1,5 @@
-"""How far back the models of a table can look: recall by length and depth, the effective length, and who is better."""
+"""How far back the models of a table can look: recall by length and depth, the effective length,
+and who is better."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class Recall(Section):
     """Recall in long texts."""
 
     def add(self, table: Table, reader: Reader) -> None:
-        """Read where each question asked, and compare the rows with their baselines at each length."""
+        """Read where each question asked, and compare the rows with their baselines at each
+        length."""
         add_recall(table, reader)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
@@ -60,17 +62,24 @@ class Recall(Section):
         if not kept.findings:
             return {}
         margin = points_of_margin(margin_of(table))
-        shown = {f"effective length within {margin} of the shortest, and recall by length, %": length_columns(table)}
+        shown = {
+            f"effective length within {margin} of the shortest, and recall by length, %": length_columns(
+                table
+            )
+        }
         if lines := depth_lines(table):
             shown[BY_DEPTH] = lines
         return shown | ({AT_EACH_LENGTH: compared_columns(table)} if kept.compared else {})
 
     def sentences(self, table: Table) -> list[str]:
-        """Say how far each row reaches, where in the texts something is lost, and at which lengths rows differ."""
+        """Say how far each row reaches, where in the texts something is lost, and at which lengths
+        rows differ."""
         kept = table.of(RecallOfTable)
         shown = [(name_of(row, table.keys), kept.findings[row.run.run_id]) for row in _rows(table)]
         said = _together([(name, effective_sentence(findings)) for name, findings in shown])
-        said += _together([(name, words) for name, findings in shown for words in depth_sentences(findings)])
+        said += _together(
+            [(name, words) for name, findings in shown for words in depth_sentences(findings)]
+        )
         return [*said, *furthest_sentence(table), *compared_sentences(table)]
 
     def legend(self, table: Table, explain: bool) -> str:
@@ -91,7 +100,8 @@ class Recall(Section):
         if findings is None:
             return {}
         compared = [
-            decision_record(length, decision) for length, decision in kept.compared.get(row.run.run_id, {}).items()
+            decision_record(length, decision)
+            for length, decision in kept.compared.get(row.run.run_id, {}).items()
         ]
         return {"recall": findings_record(findings) | {"compared": compared}}
 
@@ -104,7 +114,10 @@ class Recall(Section):
         lengths = {f"recall_{length.length}": length.share for length in findings.lengths}
         if found is None:
             return lengths
-        return {"effective_length_at_least": found.at_least, "effective_length_below": found.below} | lengths
+        return {
+            "effective_length_at_least": found.at_least,
+            "effective_length_below": found.below,
+        } | lengths
 
     def figures(self, table: Table) -> list[Picture]:
         """Return the curves over lengths, and the heat maps of length and depth."""
@@ -143,7 +156,9 @@ def add_recall(table: Table, reader: Reader) -> None:
             own = reader.of(row.run)
         except NotPaired:
             continue
-        answers[row.run.run_id] = {question: it for question, it in own.items() if it.recall is not None}
+        answers[row.run.run_id] = {
+            question: it for question, it in own.items() if it.recall is not None
+        }
     margin, settings = recorded_margin(table), max(1, len(answers))
     for run_id, own in answers.items():
         if own:
@@ -151,7 +166,9 @@ def add_recall(table: Table, reader: Reader) -> None:
     tests = [
         (row, length, compared)
         for row in table.settings
-        if row.run.run_id in answers and row.baseline is not None and row.baseline.run.run_id in answers
+        if row.run.run_id in answers
+        and row.baseline is not None
+        and row.baseline.run.run_id in answers
         for length, compared in _compared(row.run, row.baseline.run, answers, reader).items()
     ]
     decisions = judge([compared for *_, compared in tests])
@@ -160,34 +177,46 @@ def add_recall(table: Table, reader: Reader) -> None:
 
 
 def with_margin(tables: list[Table], margin: str) -> None:
-    """Decide about effective lengths by another margin, in points; ConfigError if there is none to decide about."""
+    """Decide about effective lengths by another margin, in points; ConfigError if there is none to
+    decide about."""
     try:
         share = float(margin) / 100
     except ValueError:
         share = 0.0
     if not 0 < share < 1:
-        raise ConfigError(f"{OPTION} {margin}: must be more than 0 and less than 100 points of recall, e.g. 10")
+        raise ConfigError(
+            f"{OPTION} {margin}: must be more than 0 and less than 100 points of recall, e.g. 10"
+        )
     kept = [table.of(RecallOfTable) for table in tables]
     if not any(of_table.findings for of_table in kept):
-        raise ConfigError(f"{OPTION} {margin}: no job among these asked for something in long texts")
+        raise ConfigError(
+            f"{OPTION} {margin}: no job among these asked for something in long texts"
+        )
     for of_table in kept:
-        of_table.findings = {run_id: replace(own, margin=share) for run_id, own in of_table.findings.items()}
+        of_table.findings = {
+            run_id: replace(own, margin=share) for run_id, own in of_table.findings.items()
+        }
 
 
-def _compared(run: Run, base: Run, answers: Mapping[str, Answers], reader: Reader) -> dict[int, Compared]:
+def _compared(
+    run: Run, base: Run, answers: Mapping[str, Answers], reader: Reader
+) -> dict[int, Compared]:
     """Compare two rows at each length that both have."""
     compared: dict[int, Compared] = {}
     own, other = _by_length(answers[run.run_id]), _by_length(answers[base.run_id])
     for length in sorted(own.keys() & other.keys()):
         try:
-            compared[length] = compare_answers(run, base, (own[length], other[length]), reader, Asked())
+            compared[length] = compare_answers(
+                run, base, (own[length], other[length]), reader, Asked()
+            )
         except NotPaired:
             continue  # other questions, prompts or rules: the note of the row says so
     return compared
 
 
 def _by_length(answers: Answers) -> dict[int, Answers]:
-    """Return the answers at each length; where each is one to a question of its own, they are independent."""
+    """Return the answers at each length; where each is one to a question of its own, they are
+    independent."""
     by_length: dict[int, Answers] = {}
     for question, outcome in answers.items():
         if outcome.recall is not None:
@@ -195,13 +224,16 @@ def _by_length(answers: Answers) -> dict[int, Answers]:
     return {
         length: {
             question: outcome._replace(cluster=family)
-            for (question, outcome), family in zip(own.items(), families_of([*own.values()]), strict=True)
+            for (question, outcome), family in zip(
+                own.items(), families_of([*own.values()]), strict=True
+            )
         }
         for length, own in by_length.items()
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- columns
+# -------------------------------------------------------------------------------------------------------------
+# columns
 
 
 def length_columns(table: Table) -> list[Column]:
@@ -211,7 +243,9 @@ def length_columns(table: Table) -> list[Column]:
     columns = [
         *_naming(table, rows),
         Column("reaches", [reached_words(of_row.effective) for of_row in findings], use=Use.result),
-        Column("less\nthan", [below_words(of_row.effective) for of_row in findings], use=Use.result),
+        Column(
+            "less\nthan", [below_words(of_row.effective) for of_row in findings], use=Use.result
+        ),
     ]
     shares = [{length.length: length.share for length in of_row.lengths} for of_row in findings]
     for length in sorted({length for of_row in shares for length in of_row}):
@@ -221,7 +255,8 @@ def length_columns(table: Table) -> list[Column]:
 
 
 def depth_lines(table: Table) -> list[Column]:
-    """Return the columns of recall at each depth, a line for each length of a row; none if these are too many."""
+    """Return the columns of recall at each depth, a line for each length of a row; none if these
+    are too many."""
     kept = table.of(RecallOfTable).findings
     lines = [(row, length) for row in _rows(table) for length in kept[row.run.run_id].lengths]
     depths = sorted({depth for findings in kept.values() for depth in findings.depths})
@@ -233,7 +268,9 @@ def depth_lines(table: Table) -> list[Column]:
     ]
     heads: list[tuple[str, float | None]] = [(f"{depth:g}", depth) for depth in depths]
     for head, depth in (*heads, (IN_SEVERAL_PLACES, None)):
-        cells = [cell_words(kept[row.run.run_id].cell(length.length, depth)) for row, length in lines]
+        cells = [
+            cell_words(kept[row.run.run_id].cell(length.length, depth)) for row, length in lines
+        ]
         if any(cell != ABSENT for cell in cells):
             columns.append(Column(head, cells, use=Use.result))
     intervals = [f"{percent(it.share)} [{percent(it.low)}, {percent(it.high)}]" for _, it in lines]
@@ -244,10 +281,14 @@ def compared_columns(table: Table) -> list[Column]:
     """Return the columns of the differences to the baseline, a column for each length."""
     compared = table.of(RecallOfTable).compared
     rows = [row for row in _rows(table) if row.run.run_id in compared]
-    columns = [Column("comparison", [versus(row, table.keys) for row in rows], False, use=Use.setting)]
+    columns = [
+        Column("comparison", [versus(row, table.keys) for row in rows], False, use=Use.setting)
+    ]
     for length in sorted({length for of_row in compared.values() for length in of_row}):
         decisions = [compared[row.run.run_id].get(length) for row in rows]
-        cells = [ABSENT if decision is None else _difference_cell(decision) for decision in decisions]
+        cells = [
+            ABSENT if decision is None else _difference_cell(decision) for decision in decisions
+        ]
         columns.append(Column(f"{length:,}", cells, use=Use.difference))
     return columns
 
@@ -263,38 +304,54 @@ def _naming(table: Table, rows: list[TableRow]) -> list[Column]:
     return naming_at(table, [table.rows.index(row) for row in rows])
 
 
-# ----------------------------------------------------------------------------------------------------- words and data
+# -----------------------------------------------------------------------------------------------------
+# words and data
 
 
 def _together(said: list[tuple[str, str]]) -> list[str]:
-    """Return what is said of rows, those of which the same is said together; of many rows, the tables have the rest."""
+    """Return what is said of rows, those of which the same is said together; of many rows, the
+    tables have the rest."""
     names: dict[str, list[str]] = {}
     for name, words in said:
         names.setdefault(words, []).append(name)
-    return [f"{few(of_words, MAX_NAMES)}: {words}" for words, of_words in [*names.items()][:MAX_NAMES]]
+    return [
+        f"{few(of_words, MAX_NAMES)}: {words}" for words, of_words in [*names.items()][:MAX_NAMES]
+    ]
 
 
 def furthest_sentence(table: Table) -> list[str]:
-    """Say which rows are shown to reach furthest; nothing where all do, or only one row is known."""
+    """Say which rows are shown to reach furthest; nothing where all do, or only one row is
+    known."""
     kept = table.of(RecallOfTable).findings
-    reached = [(found.at_least, row) for row in _rows(table) if (found := kept[row.run.run_id].effective) is not None]
+    reached = [
+        (found.at_least, row)
+        for row in _rows(table)
+        if (found := kept[row.run.run_id].effective) is not None
+    ]
     most = max((length for length, _ in reached), default=0)
     furthest = [name_of(row, table.keys) for length, row in reached if length == most]
     if len(furthest) == len(reached) or len(furthest) > MAX_NAMES:
         return []
     names = ", ".join(furthest)
-    return [f"shown to reach furthest: {names} ({most:,} tokens); a row that is shown to reach less may reach as far"]
+    return [
+        f"shown to reach furthest: {names} ({most:,} tokens); a row that is shown to reach less may reach as far"
+    ]
 
 
 def compared_sentences(table: Table) -> list[str]:
-    """Say at which lengths rows are better or worse than their baselines, and of which that is not shown."""
+    """Say at which lengths rows are better or worse than their baselines, and of which that is not
+    shown."""
     compared = table.of(RecallOfTable).compared
     every = [
         (row, length, decision)
         for row in _rows(table)
         for length, decision in sorted(compared.get(row.run.run_id, {}).items())
     ]
-    found = [(row, length, decision) for row, length, decision in every if decision.finding is not Finding.open]
+    found = [
+        (row, length, decision)
+        for row, length, decision in every
+        if decision.finding is not Finding.open
+    ]
     said = []
     for row in {row.run.run_id: row for row, *_ in found}.values():
         parts = [

@@ -1,4 +1,5 @@
-"""The pictures of recall in a comparison: curves over lengths, and heat maps of length and depth."""
+"""The pictures of recall in a comparison: curves over lengths, and heat maps of length and
+depth."""
 
 from __future__ import annotations
 
@@ -13,8 +14,13 @@ from runner_compare.wording import short_names
 MAX_LETTERS = 36  # of a value in a name
 
 
-def recall_pictures(rows: Sequence[tuple[TableRow, RecallFindings]], keys: Sequence[str]) -> list[Picture]:
+def recall_pictures(
+    rows: Sequence[tuple[TableRow, RecallFindings]], keys: Sequence[str]
+) -> list[Picture]:
     """Return the pictures of some rows; none where one length was asked."""
     names = short_names([row for row, _ in rows], keys, MAX_LETTERS) if keys else [""] * len(rows)
-    drawn = [drawn_of(findings, name, row.is_baseline) for (row, findings), name in zip(rows, names, strict=True)]
+    drawn = [
+        drawn_of(findings, name, row.is_baseline)
+        for (row, findings), name in zip(rows, names, strict=True)
+    ]
     return pictures_of(drawn)

@@ -1,4 +1,5 @@
-"""What a team saves of the tokens of a named graph, question by question, with the difference in accuracy beside it."""
+"""What a team saves of the tokens of a named graph, question by question, with the difference in
+accuracy beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from runner_compare.effect_words import p_value, quantity
 from runner_compare.outcomes import Costs
 from runner_compare.reader import Reader
 from runner_compare.section import Section
-from runner_compare.sections.token_costs import CostsOfRows, cells_of, estimate_record, training_tokens
+from runner_compare.sections.token_costs import (
+    CostsOfRows,
+    cells_of,
+    estimate_record,
+    training_tokens,
+)
 from runner_compare.statistics import ALPHA
 from runner_compare.statistics.stats import holm
 from runner_compare.statistics.token_costs import Estimate, TokenFinding, TokenSaving
@@ -49,7 +55,8 @@ class Savings(Section):
 
 
 def add_savings(table: Table, costs_of: Mapping[str, Sequence[Costs]]) -> None:
-    """Compare the tokens of each row with its baseline's on the questions that both answered, and word the findings."""
+    """Compare the tokens of each row with its baseline's on the questions that both answered, and
+    word the findings."""
     of_rows = table.of(SavingsOfRows).of_rows
     compared = []
     for row in table.rows:
@@ -62,25 +69,32 @@ def add_savings(table: Table, costs_of: Mapping[str, Sequence[Costs]]) -> None:
     for (_, saving), p_holm in zip(compared, holm([it.p for _, it in compared]), strict=True):
         saving.p_holm = p_holm
         if p_holm < ALPHA:
-            saving.finding = TokenFinding.saves if saving.both.value > 0 else TokenFinding.costs_more
+            saving.finding = (
+                TokenFinding.saves if saving.both.value > 0 else TokenFinding.costs_more
+            )
     for row, saving in compared:
         saving.words = sentence(row, saving, table.keys)
 
 
 def saving_of(run: Run, base: Run, costs_of: Mapping[str, Sequence[Costs]]) -> TokenSaving | None:
-    """Return what a run saves of its baseline's tokens; None if no question has an answer of both."""
+    """Return what a run saves of its baseline's tokens; None if no question has an answer of
+    both."""
     ours, theirs = costs_of.get(run.run_id), costs_of.get(base.run_id)
     if not ours or not theirs:
         return None
     answered = [
-        {question for question, it in of_seed.items() if not it.failed} for side in (ours, theirs) for of_seed in side
+        {question for question, it in of_seed.items() if not it.failed}
+        for side in (ours, theirs)
+        for of_seed in side
     ]
     shared = sorted(set.intersection(*answered))
     if not shared:
         return None
     training = (training_tokens(run) or 0.0) - (training_tokens(base) or 0.0)
     its_cells, base_cells = cells_of(ours, shared), cells_of(theirs, shared)
-    return TokenSaving.of(replace(its_cells, clusters=its_cells.clusters or base_cells.clusters), base_cells, training)
+    return TokenSaving.of(
+        replace(its_cells, clusters=its_cells.clusters or base_cells.clusters), base_cells, training
+    )
 
 
 def graph_words(run: Run) -> str:
@@ -112,10 +126,13 @@ def _edges(run: Run, kind: str) -> str:
 
 
 def sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
-    """Return what a row saves of its baseline's tokens, in words: also that it saves nothing, and costs more."""
+    """Return what a row saves of its baseline's tokens, in words: also that it saves nothing, and
+    costs more."""
     assert row.baseline is not None
     ours, theirs, shared = sides(row, keys)
-    on = f"on the {saving.questions:,} questions that both answered{f', {shared}' if shared else ''}"
+    on = (
+        f"on the {saving.questions:,} questions that both answered{f', {shared}' if shared else ''}"
+    )
     sign = -1 if saving.finding is TokenFinding.costs_more else 1
     more = " more" if sign < 0 else ""
     figures = (
@@ -133,7 +150,9 @@ def sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
         TokenFinding.open: "no saving is shown:",
     }[saving.finding]
     named = f"{_named(ours, row.run)} against {_named(theirs, row.baseline.run)}"
-    return "; ".join([f"tokens of {named}, {on}: {found} {figures}", _accuracy(row), *_training(saving)])
+    return "; ".join(
+        [f"tokens of {named}, {on}: {found} {figures}", _accuracy(row), *_training(saving)]
+    )
 
 
 def _named(words: str, run: Run) -> str:
@@ -141,7 +160,11 @@ def _named(words: str, run: Run) -> str:
     mode = run.value("task.mode")
     if mode == "direct_answer" and words != run.job_id:
         return words
-    return graph_words(run) if words in (f"task.mode={mode}", run.job_id) else f"{words}, {graph_words(run)}"
+    return (
+        graph_words(run)
+        if words in (f"task.mode={mode}", run.job_id)
+        else f"{words}, {graph_words(run)}"
+    )
 
 
 def _accuracy(row: TableRow) -> str:
@@ -160,7 +183,11 @@ def _training(saving: TokenSaving) -> list[str]:
     cost = f"training cost {saving.training_tokens:,.0f} tokens"
     after = saving.paid_back_after
     if after is None:
-        shown = "nothing is saved" if saving.finding is TokenFinding.costs_more else "no saving is shown"
+        shown = (
+            "nothing is saved"
+            if saving.finding is TokenFinding.costs_more
+            else "no saving is shown"
+        )
         return [f"{cost}: not paid back, as {shown}"]
     ends = " to ".join("no end" if math.isinf(end) else f"{math.ceil(end):,}" for end in after[1:])
     return [f"{cost}: paid back after {math.ceil(after.value):,} questions ({ends})"]

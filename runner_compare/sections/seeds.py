@@ -1,4 +1,5 @@
-"""How far the seeds of a row are apart, with --seeds: a table of spreads, and the figures of each seed."""
+"""How far the seeds of a row are apart, with --seeds: a table of spreads, and the figures of each
+seed."""
 
 from __future__ import annotations
 
@@ -50,10 +51,13 @@ class Spread:
 
 
 def spreads(run: Run) -> dict[str, Spread]:
-    """Return how far the seeds are apart in accuracy, in tokens a question and in edges, as far as these are known."""
+    """Return how far the seeds are apart in accuracy, in tokens a question and in edges, as far as
+    these are known."""
     found = {"accuracy": Spread.of(accuracies(run))}
     if all(part.metrics.keys() >= set(OF_QUESTION) for part in run.parts):
-        found["tokens_a_question"] = Spread.of([sum(part.metrics[key] for key in OF_QUESTION) for part in run.parts])
+        found["tokens_a_question"] = Spread.of(
+            [sum(part.metrics[key] for key in OF_QUESTION) for part in run.parts]
+        )
     for key in EDGES:
         if all(key in part.metrics for part in run.parts):
             found[key] = Spread.of([part.metrics[key] for part in run.parts])
@@ -61,15 +65,24 @@ def spreads(run: Run) -> dict[str, Spread]:
 
 
 def seed_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of spreads: a line for each row that stands for several seeds."""
+    """Return the columns of the table of spreads: a line for each row that stands for several
+    seeds."""
     rows = rows_with_seeds(table)
     found = [spreads(row.run) for row in rows]
     heads = {"accuracy": "accuracy of a seed, %", "tokens_a_question": "tokens a question"}
     heads |= {key: f"{key.partition('_')[0]} edges left" for key in EDGES}
     columns = [
-        Column("over seeds", [assignments(row, table.keys) or ABSENT for row in rows], False, use=Use.setting),
         Column(
-            "seeds", [", ".join(str(part.value(SEED)) for part in row.run.parts) for row in rows], False, use=Use.result
+            "over seeds",
+            [assignments(row, table.keys) or ABSENT for row in rows],
+            False,
+            use=Use.setting,
+        ),
+        Column(
+            "seeds",
+            [", ".join(str(part.value(SEED)) for part in row.run.parts) for row in rows],
+            False,
+            use=Use.result,
         ),
     ]
     for key, head in heads.items():

@@ -31,8 +31,12 @@ TITLE = "thinking, and what a right answer costs: the tokens and seconds of all 
 class ThinkingOfRows:
     """What is known of the rows of models that think, by run id."""
 
-    effects: dict[str, Decision] = field(default_factory=dict)  # how many tokens more than its baseline a row thinks
-    right_answers: dict[str, Estimate] = field(default_factory=dict)  # the tokens of a right answer, with wrong ones
+    effects: dict[str, Decision] = field(
+        default_factory=dict
+    )  # how many tokens more than its baseline a row thinks
+    right_answers: dict[str, Estimate] = field(
+        default_factory=dict
+    )  # the tokens of a right answer, with wrong ones
 
 
 class Thinking(Section):
@@ -63,7 +67,9 @@ class Thinking(Section):
 
 def has_thinking(table: Table) -> bool:
     """Whether thinking is shown: a model of the table thought, or its rows differ in the budget."""
-    return table.scored and (BUDGET in table.keys or any(THINKING in row.run.metrics for row in table.rows))
+    return table.scored and (
+        BUDGET in table.keys or any(THINKING in row.run.metrics for row in table.rows)
+    )
 
 
 def add_thinking(table: Table, reader: Reader) -> None:
@@ -82,15 +88,24 @@ def add_thinking(table: Table, reader: Reader) -> None:
 def _compared(table: Table) -> list[tuple[TableRow, Decision]]:
     """Return the rows whose thinking was compared, without repeats of a baseline."""
     effects = table.of(ThinkingOfRows).effects
-    return [(row, effects[row.run.run_id]) for row in table.rows if row.run.run_id in effects and not row.is_repeat]
+    return [
+        (row, effects[row.run.run_id])
+        for row in table.rows
+        if row.run.run_id in effects and not row.is_repeat
+    ]
 
 
 def _thinking_test(row: TableRow, reader: Reader) -> Test | None:
-    """Return the test of a row's thinking tokens against its baseline's; None if there is nothing to compare."""
+    """Return the test of a row's thinking tokens against its baseline's; None if there is nothing
+    to compare."""
     if row.baseline is None or row.effect is None or _budget(row) != _budget(row.baseline):
         return None  # of unlike budgets one knows who thinks longer
     run, base = (replace(it, number=TOKENS) for it in (row.run, row.baseline.run))
-    if run.over_seeds or base.over_seeds or (THINKING not in run.metrics and THINKING not in base.metrics):
+    if (
+        run.over_seeds
+        or base.over_seeds
+        or (THINKING not in run.metrics and THINKING not in base.metrics)
+    ):
         return None
     try:
         test = compare_numbers(run, base, reader)
@@ -105,11 +120,14 @@ def _budget(row: TableRow) -> str:
 
 
 def sentence(table: Table) -> str:
-    """Say which rows think longer or shorter than their baselines, and of which that is not shown."""
+    """Say which rows think longer or shorter than their baselines, and of which that is not
+    shown."""
     compared = _compared(table)
     found = [(row, effect) for row, effect in compared if effect.finding is not Finding.open]
     still_open = [(row, effect) for row, effect in compared if effect.finding is Finding.open]
-    parts = [f"{versus(row, table.keys)}: {_difference(effect)}" for row, effect in found[:MAX_ROWS]]
+    parts = [
+        f"{versus(row, table.keys)}: {_difference(effect)}" for row, effect in found[:MAX_ROWS]
+    ]
     if len(found) > MAX_ROWS:
         parts.append(f"{len(found) - MAX_ROWS} more differ")
     if still_open:
@@ -121,7 +139,9 @@ def sentence(table: Table) -> str:
 
 def _difference(it: Decision) -> str:
     mean = it.counts["baseline_mean"]
-    words = {Finding.larger: "thinks longer, ", Finding.smaller: "thinks shorter, "}.get(it.finding, "")
+    words = {Finding.larger: "thinks longer, ", Finding.smaller: "thinks shorter, "}.get(
+        it.finding, ""
+    )
     share = f", {100 * it.value / mean:+.0f} % of {mean:,.1f}".replace("-", "−") if mean else ""
     value, low, high = (
         f"{end:+,.1f}".replace("-0.0", "+0.0").replace("+0.0", "0.0").replace("-", "−")
@@ -146,14 +166,16 @@ def thinking_record(it: Decision) -> dict[str, Any]:
 
 
 def tokens_of_question(run: Run) -> float | None:
-    """Return the tokens of a question in the mean: of the prompt, and of thinking and text of all its answers."""
+    """Return the tokens of a question in the mean: of the prompt, and of thinking and text of all
+    its answers."""
     n = run.metrics.get("n_all", run.metrics.get("n"))
     tokens = [run.metrics.get(key) for key in ("prompt_tokens", "new_tokens")]
     return sum(token or 0.0 for token in tokens) / n if n and None not in tokens else None
 
 
 def right_answer_costs(run: Run) -> dict[str, float]:
-    """Return the tokens, the seconds and the USD that a right answer costs, as far as they are known."""
+    """Return the tokens, the seconds and the USD that a right answer costs, as far as they are
+    known."""
     right = right_answers(run)
     tokens, n = tokens_of_question(run), run.metrics.get("n_all", run.metrics.get("n"))
     times = answer_times(run.metrics)
@@ -166,7 +188,8 @@ def right_answer_costs(run: Run) -> dict[str, float]:
 
 
 def right_answers(run: Run) -> float | None:
-    """Return how many answers are right, of several to a question each that is; None without verdicts."""
+    """Return how many answers are right, of several to a question each that is; None without
+    verdicts."""
     metrics = run.metrics
     if run.answers_each > 1 and run.interval:
         share, n = metrics.get("accuracy_all", run.interval[0]), metrics.get("n_all", metrics["n"])
@@ -175,12 +198,15 @@ def right_answers(run: Run) -> float | None:
 
 
 def right_answer_record(table: Table, row: TableRow) -> dict[str, float | None]:
-    """Return what a right answer costs as plain data, with the interval of its tokens if that is known."""
+    """Return what a right answer costs as plain data, with the interval of its tokens if that is
+    known."""
     costs: dict[str, float | None] = {**right_answer_costs(row.run)}
     tokens = table.of(ThinkingOfRows).right_answers.get(row.run.run_id)
     if tokens is None or "tokens" not in costs:
         return costs
-    return costs | {key: end for key, end in estimate_record("tokens", tokens).items() if key != "tokens"}
+    return costs | {
+        key: end for key, end in estimate_record("tokens", tokens).items() if key != "tokens"
+    }
 
 
 def _tokens_written(table: Table, row: TableRow) -> str:
@@ -199,24 +225,39 @@ def thinking_columns(table: Table) -> list[Column]:
         *naming(table),
         Column("accuracy", list(map(accuracy_of, rows)), use=Use.result),
         metric_column(rows, THINKING),
-        Column("tokens\n/question", [_written(tokens_of_question(row.run), ",.1f") for row in rows], use=Use.result),
+        Column(
+            "tokens\n/question",
+            [_written(tokens_of_question(row.run), ",.1f") for row in rows],
+            use=Use.result,
+        ),
     ]
     costs = cost_columns(rows)
     if "tokens" in costs:
         costs["tokens"].cells = [_tokens_written(table, row) for row in rows]
     shown += costs.values()
-    ks = sorted({int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics})
+    ks = sorted(
+        {int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics}
+    )
     for key in BY_ANSWERS:
         shown += [metric_column(rows, f"{key}/{k}") for k in ks]
     return shown
 
 
 def cost_columns(rows: Sequence[TableRow]) -> dict[str, Column]:
-    """Return the columns of what a right answer costs, as far as it is known of any row: tokens, seconds and USD."""
+    """Return the columns of what a right answer costs, as far as it is known of any row: tokens,
+    seconds and USD."""
     costs = [right_answer_costs(row.run) for row in rows]
     return {
-        key: Column(f"{head} /right\nanswer", [_written(cost.get(key), form) for cost in costs], use=Use.result)
-        for key, head, form in (("tokens", "tokens", ",.1f"), ("seconds", "s", ".3g"), ("usd", "USD", ".3g"))
+        key: Column(
+            f"{head} /right\nanswer",
+            [_written(cost.get(key), form) for cost in costs],
+            use=Use.result,
+        )
+        for key, head, form in (
+            ("tokens", "tokens", ",.1f"),
+            ("seconds", "s", ".3g"),
+            ("usd", "USD", ".3g"),
+        )
         if any(key in cost for cost in costs)
     }
 
@@ -224,7 +265,9 @@ def cost_columns(rows: Sequence[TableRow]) -> dict[str, Column]:
 def metric_column(rows: Sequence[TableRow], key: str) -> Column:
     """Return the column of a metric."""
     about = described(key)
-    cells = [ABSENT if key not in row.run.metrics else about.write(row.run.metrics[key]) for row in rows]
+    cells = [
+        ABSENT if key not in row.run.metrics else about.write(row.run.metrics[key]) for row in rows
+    ]
     return Column(about.head, cells, use=Use.result)
 
 

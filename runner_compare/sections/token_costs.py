@@ -1,4 +1,5 @@
-"""What the answers of a run cost in tokens, read from its samples: for each row, with intervals, and its columns."""
+"""What the answers of a run cost in tokens, read from its samples: for each row, with intervals,
+and its columns."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from runner_compare.statistics.token_costs import PER, Estimate, TokenCells, Tok
 
 @dataclass
 class CostsOfRows:
-    """What the rows of teams cost, by run id: each row, and its questions in a table for each seed."""
+    """What the rows of teams cost, by run id: each row, and its questions in a table for each
+    seed."""
 
     of_rows: dict[str, TokenCost] = field(default_factory=dict)
     of_questions: dict[str, list[Costs]] = field(default_factory=dict)
@@ -49,7 +51,9 @@ class TokenCosts(Section):
     def figures(self, table: Table) -> list[Picture]:
         """Return the picture of accuracy over tokens."""
         costs = table.of(CostsOfRows).of_rows
-        return token_pictures(table, {run_id: cost.tokens_a_question for run_id, cost in costs.items()})
+        return token_pictures(
+            table, {run_id: cost.tokens_a_question for run_id, cost in costs.items()}
+        )
 
 
 def add_token_costs(table: Table, reader: Reader) -> None:
@@ -76,7 +80,8 @@ def _per_1000(cost: TokenCost | None) -> str:
 
 
 def right_answer_tokens(run: Run, reader: Reader) -> Estimate | None:
-    """Return the tokens that a right answer costs, with the wrong ones, and its interval over questions."""
+    """Return the tokens that a right answer costs, with the wrong ones, and its interval over
+    questions."""
     if run.interval is None or "n_all" in run.metrics:
         return None  # what was asked is more than what counts
     try:
@@ -91,9 +96,14 @@ def right_answer_tokens(run: Run, reader: Reader) -> Estimate | None:
 
 
 def costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
-    """Return the costs of a run's questions: a table for each seed, a single one for any other run."""
+    """Return the costs of a run's questions: a table for each seed, a single one for any other
+    run."""
     parts = [reader.costs(part) for part in run.parts or [run]]
-    return parts if run.over_seeds else [{question: it for part in parts for question, it in part.items()}]
+    return (
+        parts
+        if run.over_seeds
+        else [{question: it for part in parts for question, it in part.items()}]
+    )
 
 
 def cells_of(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:

@@ -35,7 +35,8 @@ TITLE = (
 
 
 def token_pictures(table: Table, ranges: Mapping[str, Estimate]) -> list[Picture]:
-    """Return the picture of a table with two rows or more whose tokens are known; `ranges` are theirs, by run id."""
+    """Return the picture of a table with two rows or more whose tokens are known; `ranges` are
+    theirs, by run id."""
     if len(over_tokens(table)) < 2:
         return []
     return [Picture("tokens", TITLE, lambda: draw_tokens(table, ranges))]
@@ -68,7 +69,9 @@ def draw_tokens(table: Table, ranges: Mapping[str, Estimate]) -> Figure:
             draw_point(pane, x, y, row, ranges.get(row.run.run_id), colour, row.is_baseline)
         keys = [key for key in table.keys if key not in panel_keys]
         names = names_of([row for *_, row in all_points if row.panel == panel], keys)
-        if len(points) > MAX_LABELS or longest(names) > LONGEST_AT_DOT:  # they would cover each other
+        if (
+            len(points) > MAX_LABELS or longest(names) > LONGEST_AT_DOT
+        ):  # they would cover each other
             names = numbered(pane, names)
         labels.append(name_points(pane, points, names, front))
         finish_pane(pane, front)

@@ -1,4 +1,5 @@
-"""What a comparison shows of single tokens: percentiles of divergence, llama.cpp's block, the worst in context."""
+"""What a comparison shows of single tokens: percentiles of divergence, llama.cpp's block, the worst
+in context."""
 
 from __future__ import annotations
 
@@ -18,7 +19,12 @@ from runner_compare.page_parts import escape
 from runner_compare.reader import Reader
 from runner_compare.section import Section
 from runner_compare.statistics import MIN_TEXTS
-from runner_compare.statistics.token_divergence import AT_MOST, CHIEF, categories_of, figure_in_words
+from runner_compare.statistics.token_divergence import (
+    AT_MOST,
+    CHIEF,
+    categories_of,
+    figure_in_words,
+)
 from runner_compare.wording import name_of
 
 TITLE = "divergence from the reference by token, in nats, with 95 % intervals over texts"
@@ -27,7 +33,12 @@ SHOWN = ("kl_nats_per_token", *KL_SHARES, "kl_max_nats", "delta_p_mean", "delta_
          "ln_ppl_ratio", "ln_ppl_correlation", "top_1_agreement")  # fmt: skip
 OF_CATEGORY = ("n", "scored_tokens", "kl_nats_per_token", "kl_median_nats", "kl_p99_nats", "kl_p999_nats",
                "kl_max_nats", "top_1_agreement")  # fmt: skip
-DROP_ORDERS = {"kl_median_nats": 1, "kl_p999_nats": 2, "n": 3, "scored_tokens": 4}  # of the table of categories
+DROP_ORDERS = {
+    "kl_median_nats": 1,
+    "kl_p999_nats": 2,
+    "n": 3,
+    "scored_tokens": 4,
+}  # of the table of categories
 HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats": "largest", "delta_p_mean": "Δp",
          "delta_p_rms": "RMS Δp", "delta_p_p01": "1 %\nΔp", "ln_ppl_ratio": "ln(PPL\nratio)",
          "ln_ppl_correlation": "correlation", "top_1_agreement": "same\nfirst", "n": "texts",
@@ -83,12 +94,18 @@ def token_columns(table: Table) -> list[Column]:
     """
     places = [at for at, row in enumerate(table.rows) if CHIEF in row.run.metrics]
     cells = {key: [_cell(table.rows[at].run, key) for at in places] for key in SHOWN}
-    return [*_naming_lines(table, places), *(Column(HEADS[key], some, use=Use.result) for key, some in cells.items())]
+    return [
+        *_naming_lines(table, places),
+        *(Column(HEADS[key], some, use=Use.result) for key, some in cells.items()),
+    ]
 
 
 def category_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of categories, a line for each of a row's; none if no row has several."""
-    lines = [(at, name) for at, row in enumerate(table.rows) for name in categories_of(row.run.metrics)]
+    """Return the columns of the table of categories, a line for each of a row's; none if no row has
+    several."""
+    lines = [
+        (at, name) for at, row in enumerate(table.rows) for name in categories_of(row.run.metrics)
+    ]
     if not lines:
         return []
     named = _naming_lines(table, [at for at, _ in lines])
@@ -103,7 +120,8 @@ def category_columns(table: Table) -> list[Column]:
 def _naming_lines(table: Table, places: Sequence[int]) -> list[Column]:
     """Return the columns that name the rows at these places."""
     return [
-        replace(column, cells=_at(places, column.cells), whole=_at(places, column.whole)) for column in naming(table)
+        replace(column, cells=_at(places, column.cells), whole=_at(places, column.whole))
+        for column in naming(table)
     ]
 
 
@@ -115,7 +133,8 @@ def _cell(run: Run, key: str, of: str = "") -> str:
     return figure_in_words(run.metrics, key, described(key).write, "{} – {}", of) or ABSENT
 
 
-# ---------------------------------------------------------------------------------------------------------- llama.cpp
+# ----------------------------------------------------------------------------------------------------------
+# llama.cpp
 
 
 def write_llama(tables: Iterable[Table], reader: Reader, out: TextIO) -> None:
@@ -146,7 +165,8 @@ def block_of(run: Run, reader: Reader) -> str | None:
     )
 
 
-# --------------------------------------------------------------------------------------------------- the worst tokens
+# ---------------------------------------------------------------------------------------------------
+# the worst tokens
 
 
 @dataclass
@@ -187,12 +207,16 @@ def worst_tokens(worst: WorstTokens) -> str:
     """Return a run's tokens with the largest divergence as HTML, each marked in its text."""
     words = f"{len(worst.tokens)} worst tokens: {worst.name}"
     out = StringIO()
-    out.write(f'<details><summary>{escape(words)}</summary>\n<div class="wide">\n<table>\n<thead><tr>')
+    out.write(
+        f'<details><summary>{escape(words)}</summary>\n<div class="wide">\n<table>\n<thead><tr>'
+    )
     out.writelines(f"<th>{escape(head)}</th>" for head in WORST_HEADS)
     out.write("</tr></thead>\n<tbody>\n")
     for token in worst.tokens:
         text = f'{escape(token["before"])}<b class="worse">{escape(token["token"])}</b>{escape(token["after"])}'
-        out.write(f'<tr><th scope="row" class=n>{escape(token["nats"])}</th><td class="context">{text}</td>')
+        out.write(
+            f'<tr><th scope="row" class=n>{escape(token["nats"])}</th><td class="context">{text}</td>'
+        )
         out.writelines(f"<td>{escape(token[key])}</td>" for key in ("reference", "here", "sample"))
         out.write("</tr>\n")
     out.write("</tbody>\n</table>\n</div>\n</details>\n")

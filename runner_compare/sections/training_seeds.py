@@ -1,7 +1,8 @@
 """Rows that are training runs of one recipe, and what seeds of sampling do not say about them.
 
-A training seed is recognised by a key that the user has declared for it (`…training_seed`, `…train_seed`), or in names
-of models and adapters that are the same but for `seed` and a number: `adapter-seed1`, `adapter-seed2`.
+A training seed is recognised by a key that the user has declared for it (`…training_seed`,
+`…train_seed`), or in names of models and adapters that are the same but for `seed` and a number:
+`adapter-seed1`, `adapter-seed2`.
 """
 
 from __future__ import annotations
@@ -45,8 +46,14 @@ def training_sentence(table: Table) -> str:
 
 def seeded_keys(table: Table) -> list[str]:
     """Return the keys by whose values rows are training runs of one recipe."""
-    declared = {key for row in table.rows for key in row.run.params if key.rpartition(".")[2] in DECLARED}
-    found = [key for key in sorted(declared) if len({row.run.value(key) for row in table.rows} - {None}) > 1]
+    declared = {
+        key for row in table.rows for key in row.run.params if key.rpartition(".")[2] in DECLARED
+    }
+    found = [
+        key
+        for key in sorted(declared)
+        if len({row.run.value(key) for row in table.rows} - {None}) > 1
+    ]
     for key in OF_WEIGHTS:
         recipes: dict[str, set[str]] = {}
         for name in {row.run.value(key) for row in table.rows} - {None}:

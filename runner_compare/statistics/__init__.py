@@ -1,7 +1,7 @@
 """The statistics of a comparison: data in, effects and decisions out. These names are its door.
 
-A statistic is a Test (effects.py), each in a module of `methods`; decisions.py judges them. The other modules have the
-formulas.
+A statistic is a Test (effects.py), each in a module of `methods`; decisions.py judges them. The
+other modules have the formulas.
 """
 
 from typing import TYPE_CHECKING
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from runner_compare.statistics.methods.number_flips import NumberFlips as NumberFlips
     from runner_compare.statistics.methods.over_seeds import OverSeeds as OverSeeds
     from runner_compare.statistics.methods.pooled_texts import PooledTexts as PooledTexts
-    from runner_compare.statistics.methods.pooled_verdicts import pooled_accuracies as pooled_accuracies
+    from runner_compare.statistics.methods.pooled_verdicts import (
+        pooled_accuracies as pooled_accuracies,
+    )
     from runner_compare.statistics.methods.runs import Measured as Measured
     from runner_compare.statistics.methods.runs import StudentT as StudentT
     from runner_compare.statistics.methods.sign_flips import SignFlips as SignFlips
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
     from runner_compare.statistics.paired_means import MIN_CLUSTERS as MIN_CLUSTERS
     from runner_compare.statistics.planning import expected_disagreement as expected_disagreement
     from runner_compare.statistics.question_plans import detectable_loss as detectable_loss
-    from runner_compare.statistics.question_plans import questions_for_margin as questions_for_margin
+    from runner_compare.statistics.question_plans import (
+        questions_for_margin as questions_for_margin,
+    )
     from runner_compare.statistics.ratios import CAUTION as CAUTION
     from runner_compare.statistics.ratios import CAUTION_BELOW as CAUTION_BELOW
     from runner_compare.statistics.ratios import FLIPS as FLIPS

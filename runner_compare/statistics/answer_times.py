@@ -1,4 +1,5 @@
-"""What the answers of a finished job took, from its metrics: what grows with their number, and what does not."""
+"""What the answers of a finished job took, from its metrics: what grows with their number, and what
+does not."""
 
 from __future__ import annotations
 
@@ -27,12 +28,15 @@ class AnswerTimes:
 
 
 def answer_times(metrics: Mapping[str, float]) -> AnswerTimes | None:
-    """Return what a job's answers took; None if it has not measured it, as where it reused other jobs' answers.
+    """Return what a job's answers took; None if it has not measured it, as where it reused other
+    jobs' answers.
 
-    The measured speed of prefill is that of computed tokens. Those of a shared beginning are computed once, and each
-    prompt counts them.
+    The measured speed of prefill is that of computed tokens. Those of a shared beginning are
+    computed once, and each prompt counts them.
     """
-    n = metrics.get("calls", metrics.get("n_all", metrics.get("n")))  # a team's question takes several completions
+    n = metrics.get(
+        "calls", metrics.get("n_all", metrics.get("n"))
+    )  # a team's question takes several completions
     prefill, decode = metrics.get("prefill_tok_per_s"), metrics.get("decode_tok_per_s", 0.0)
     new_tokens = metrics.get("new_tokens", 0.0)  # likelihoods have none
     prompt_tokens = metrics.get("prompt_tokens", metrics.get("computed_prompt_tokens"))
@@ -43,5 +47,7 @@ def answer_times(metrics: Mapping[str, float]) -> AnswerTimes | None:
     if decoded and not decode:
         return None
     own = max(prompt_tokens - metrics.get("shared_prompt_tokens", 0.0), 0.0)
-    beginnings = max(metrics.get("computed_prompt_tokens", own) - own, 0.0)  # earlier versions did not count them
+    beginnings = max(
+        metrics.get("computed_prompt_tokens", own) - own, 0.0
+    )  # earlier versions did not count them
     return AnswerTimes(n, own / prefill, beginnings / prefill, decoded / decode if decoded else 0.0)

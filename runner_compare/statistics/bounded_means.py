@@ -1,10 +1,11 @@
 """A test of the mean of few bounded numbers that holds however skewed they are.
 
-Ten families of which each gains a little show nothing about an eleventh that loses everything. So the test adds one
-family that is as bad as can be, gives all of them random weights (those of the Bayesian bootstrap: exponential, each
-for itself), and asks how often the weighted mean is on the other side. That is Gaffke's bound (Three test statistics
-for a nonparametric one-sided hypothesis on the mean of a nonnegative variable, Mathematical Methods of Statistics 14,
-2005). Of verdicts it is Clopper and Pearson's exact test. The chance is an integral, so nothing is drawn.
+Ten families of which each gains a little show nothing about an eleventh that loses everything. So
+the test adds one family that is as bad as can be, gives all of them random weights (those of the
+Bayesian bootstrap: exponential, each for itself), and asks how often the weighted mean is on the
+other side. That is Gaffke's bound (Three test statistics for a nonparametric one-sided hypothesis
+on the mean of a nonnegative variable, Mathematical Methods of Statistics 14, 2005). Of verdicts it
+is Clopper and Pearson's exact test. The chance is an integral, so nothing is drawn.
 """
 
 from __future__ import annotations
@@ -18,20 +19,25 @@ HALVINGS = 20  # of the range in which the integral's path crosses the real axis
 
 
 def chance_of(sums: Sequence[float], sizes: Sequence[float], mean: float, worst: int) -> float:
-    """Return the one-sided p of a true mean: of at most so much if the unseen cluster is all -1, or at least if 1."""
+    """Return the one-sided p of a true mean: of at most so much if the unseen cluster is all -1, or
+    at least if 1."""
     import numpy as np  # where few clusters are compared: a score needs none of it
 
     gaps = np.asarray(sums) - mean * np.asarray(sizes)
-    typical = np.dot(sizes, sizes) / np.sum(sizes)  # the size of an average number's cluster, which the unseen one has
+    typical = np.dot(sizes, sizes) / np.sum(
+        sizes
+    )  # the size of an average number's cluster, which the unseen one has
     values, counts = np.unique(gaps, return_counts=True)
     return chance_below(-worst * np.append(values, typical * (worst - mean)), np.append(counts, 1))
 
 
 def chance_below(values: Any, counts: Any) -> float:
-    """Return the chance that a sum of these values, each so many times with an exponential weight, is at most 0.
+    """Return the chance that a sum of these values, each so many times with an exponential weight,
+    is at most 0.
 
-    The moment-generating function of the sum has a closed form. Divided by its argument, it is integrated along the
-    line through the saddle point, where nothing oscillates and small chances stay exact.
+    The moment-generating function of the sum has a closed form. Divided by its argument, it is
+    integrated along the line through the saddle point, where nothing oscillates and small chances
+    stay exact.
     """
     import numpy as np
 
@@ -57,7 +63,8 @@ def chance_below(values: Any, counts: Any) -> float:
 
 
 def _log_product(scaled: Any, counts: Any, line: Any) -> Any:
-    """Return the logarithm of the product of 1 - value · point, each so many times, up to whole turns of its phase."""
+    """Return the logarithm of the product of 1 - value · point, each so many times, up to whole
+    turns of its phase."""
     import numpy as np
 
     if len(scaled) < FACTORS:

@@ -1,9 +1,11 @@
-"""Whether a model prefers positions among the choices of a question, from answers to it in several orders.
+"""Whether a model prefers positions among the choices of a question, from answers to it in several
+orders.
 
-Without position bias it does not matter in which of its orders a question got which answer: what was chosen, as a text,
-can be permuted among the orders. So the test permutes it, and is exact for any number of questions, any accuracy and
-any noise. Its statistic is the sum over positions of the squared difference between how often each was chosen and how
-often it would be on average over all permutations (bench/compare/position_null.py).
+Without position bias it does not matter in which of its orders a question got which answer: what
+was chosen, as a text, can be permuted among the orders. So the test permutes it, and is exact for
+any number of questions, any accuracy and any noise. Its statistic is the sum over positions of the
+squared difference between how often each was chosen and how often it would be on average over all
+permutations (bench/compare/position_null.py).
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ import numpy as np
 from runner_compare.statistics.clustered_share import clustered_share_interval
 from runner_compare.statistics.stats import ALPHA
 
-DRAWS, SEED = 9_999, 0  # of permutations: p is exact in that it is never too small, whatever their number
+DRAWS, SEED = (
+    9_999,
+    0,
+)  # of permutations: p is exact in that it is never too small, whatever their number
 MOST_NUMBERS = 4_000_000  # of one block of draws
 
 
@@ -49,11 +54,15 @@ class PositionBias:
     @property
     def most_preferred(self) -> int:
         """The position that was chosen most above its expectation."""
-        return max(range(len(self.positions)), key=lambda at: self.positions[at].share - self.positions[at].expected)
+        return max(
+            range(len(self.positions)),
+            key=lambda at: self.positions[at].share - self.positions[at].expected,
+        )
 
 
 def position_bias(asked: Sequence[AskedInOrders], draws: int = DRAWS) -> PositionBias:
-    """Return the shares of all positions, and whether one is preferred; every question has two or more orders."""
+    """Return the shares of all positions, and whether one is preferred; every question has two or
+    more orders."""
     count = max(one.choices for one in asked)
     moved = [_moved(one) for one in asked]
     total = sum(len(one.picks) for one in asked)
@@ -69,13 +78,23 @@ def position_bias(asked: Sequence[AskedInOrders], draws: int = DRAWS) -> Positio
     return PositionBias(positions, _p(moved, expected, observed, draws))
 
 
-Moved = np.ndarray[tuple[int, ...], np.dtype[np.int64]]  # [order, answer]: where this answer's text stands there; or -1
+Moved = np.ndarray[
+    tuple[int, ...], np.dtype[np.int64]
+]  # [order, answer]: where this answer's text stands there; or -1
 
 
 def _moved(one: AskedInOrders) -> Moved:
     """Return where the text that was chosen in each order stands in each order."""
-    texts = [None if pick is None else (pick - shift) for pick, shift in zip(one.picks, one.shifts, strict=True)]
-    return np.array([[-1 if text is None else (text + shift) % one.choices for text in texts] for shift in one.shifts])
+    texts = [
+        None if pick is None else (pick - shift)
+        for pick, shift in zip(one.picks, one.shifts, strict=True)
+    ]
+    return np.array(
+        [
+            [-1 if text is None else (text + shift) % one.choices for text in texts]
+            for shift in one.shifts
+        ]
+    )
 
 
 def _expected(moved: Sequence[Moved], position: int) -> float:
@@ -89,7 +108,9 @@ def _distance(counts: Sequence[float], expected: Sequence[float]) -> float:
 
 def _p(moved: Sequence[Moved], expected: Sequence[float], observed: float, draws: int) -> float:
     """Return the share of permutations whose counts are at least as far from their expectation."""
-    mixed = [it for it in moved if any(row[0] != one for row in it for one in row)]  # in others nothing changes
+    mixed = [
+        it for it in moved if any(row[0] != one for row in it for one in row)
+    ]  # in others nothing changes
     if not mixed:
         return 1.0
     fixed = np.array([_expected([it for it in moved if not any(it is one for one in mixed)], at)
@@ -101,8 +122,12 @@ def _p(moved: Sequence[Moved], expected: Sequence[float], observed: float, draws
         counts = np.tile(fixed, (block, 1))
         for size in {len(it) for it in mixed}:
             alike = np.stack([it for it in mixed if len(it) == size])  # [question, order, answer]
-            order = generator.permuted(np.broadcast_to(np.arange(size), (block, len(alike), size)), axis=2)
-            places = alike[np.arange(len(alike))[None, :, None], np.arange(size)[None, None, :], order]
+            order = generator.permuted(
+                np.broadcast_to(np.arange(size), (block, len(alike), size)), axis=2
+            )
+            places = alike[
+                np.arange(len(alike))[None, :, None], np.arange(size)[None, None, :], order
+            ]
             for position in range(len(expected)):
                 counts[:, position] += (places == position).sum((1, 2))
         distances = ((counts - np.array(expected)) ** 2).sum(1)

@@ -1,8 +1,10 @@
-"""Up to how much context a model predicts the same tokens better: each context against the next shorter one, by text.
+"""Up to how much context a model predicts the same tokens better: each context against the next
+shorter one, by text.
 
-A fixed sequence of tests, from the shortest context on: each at 5 %, and the first one that finds no gain ends it. So
-at most 5 % of the sentences "more context helps up to N tokens" claim too much, however many contexts there are: before
-the first step without a true gain nothing can be claimed wrongly, and that step is tested once, at 5 %.
+A fixed sequence of tests, from the shortest context on: each at 5 %, and the first one that finds
+no gain ends it. So at most 5 % of the sentences "more context helps up to N tokens" claim too much,
+however many contexts there are: before the first step without a true gain nothing can be claimed
+wrongly, and that step is tested once, at 5 %.
 """
 
 from __future__ import annotations
@@ -46,8 +48,11 @@ class Step:
         return self.p < ALPHA and self.gain < 0
 
 
-def context_figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None]) -> dict[str, float]:
-    """Return loss and KL after each context and the gain over the next shorter one; empty without contexts."""
+def context_figures(
+    parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None]
+) -> dict[str, float]:
+    """Return loss and KL after each context and the gain over the next shorter one; empty without
+    contexts."""
     lengths = sorted({part.context for part in parts if part.context is not None})
     found: dict[str, float] = {}
     shorter: list[Likelihood] = []
@@ -56,19 +61,28 @@ def context_figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, st
         texts = by_family(texts, [family_by_unit.get(text.unit) for text in texts])
         cell = f"/{CELL}{length}"
         tokens = [float(text.tokens) for text in texts]
-        found |= loss_and_kl(cell, tokens, [text.nats for text in texts], [text.kl_nats for text in texts])
+        found |= loss_and_kl(
+            cell, tokens, [text.nats for text in texts], [text.kl_nats for text in texts]
+        )
         if shorter and len(texts) >= MIN_TEXTS:
             effect = gain_over(texts, shorter).effect
-            ends = {f"{GAIN}{cell}": effect.value, f"{GAIN}_low{cell}": effect.low, f"{GAIN}_high{cell}": effect.high}
+            ends = {
+                f"{GAIN}{cell}": effect.value,
+                f"{GAIN}_low{cell}": effect.low,
+                f"{GAIN}_high{cell}": effect.high,
+            }
             found |= ends | {f"{GAIN_P}{cell}": effect.p}
         shorter = texts
     if steps := steps_of(found):
-        found[HELPS_UP_TO] = float(next((step.longer for step in reversed(helping(steps))), steps[0].shorter))
+        found[HELPS_UP_TO] = float(
+            next((step.longer for step in reversed(helping(steps))), steps[0].shorter)
+        )
     return found
 
 
 def gain_over(texts: Sequence[Likelihood], others: Sequence[Likelihood]) -> SignFlips:
-    """Return the test of the log-likelihoods of texts against those of the same texts, in the same order."""
+    """Return the test of the log-likelihoods of texts against those of the same texts, in the same
+    order."""
     differences = [text.nats - other.nats for text, other in zip(texts, others, strict=True)]
     return SignFlips(differences, [float(text.tokens) for text in texts], "token")
 
@@ -85,7 +99,9 @@ def steps_of(figures: Mapping[str, float]) -> list[Step]:
     for shorter, longer in pairwise(lengths):
         cell = f"/{CELL}{longer}"
         if f"{GAIN}{cell}" in figures:
-            gain, low, high, p = (figures[f"{key}{cell}"] for key in (GAIN, f"{GAIN}_low", f"{GAIN}_high", GAIN_P))
+            gain, low, high, p = (
+                figures[f"{key}{cell}"] for key in (GAIN, f"{GAIN}_low", f"{GAIN}_high", GAIN_P)
+            )
             steps.append(Step(shorter, longer, gain, low, high, p))
     return steps
 

@@ -1,4 +1,5 @@
-"""What is decided about the effects of a table: the finding of each, and what is shown about a margin."""
+"""What is decided about the effects of a table: the finding of each, and what is shown about a
+margin."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ class Compared:
 
     test: Test
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
-    ends: tuple[Test, Test] | None = None  # if any: with ours wrong and the baseline's right, and the reverse
+    ends: tuple[Test, Test] | None = (
+        None  # if any: with ours wrong and the baseline's right, and the reverse
+    )
     remark: str | None = None  # what else a reader has to know
     unplanned: str = ""  # why more questions of this kind would not decide
     tells_more: str = ""  # which questions would tell more, if all verdicts are the same
@@ -45,7 +48,8 @@ class Compared:
         return self.test.effect
 
     def decisive_p(self, limit: float | None = None) -> float:
-        """Return the p against a limit, or against no difference: the largest one of whatever was cut off could say."""
+        """Return the p against a limit, or against no difference: the largest one of whatever was
+        cut off could say."""
         p = _p_against(self.test, limit)
         if self.ends is None:
             return p
@@ -56,7 +60,8 @@ class Compared:
         return max(p, _p_against(high, limit)) if high.effect.value < value else 1.0
 
     def side_by_bets(self, value: float) -> Side:
-        """Return on which side of a value its bets see the truth, whatever the answers that were cut off would be."""
+        """Return on which side of a value its bets see the truth, whatever the answers that were
+        cut off would be."""
         if self.ends is None:
             return self.test.side_of(value)
         at_worst, at_best = (end.side_of(value) for end in self.ends)
@@ -79,23 +84,33 @@ class Decision(Effect):
     unplanned: str = ""  # why more questions of this kind would not decide
     tells_more: str = ""  # which questions would tell more, if all verdicts are the same
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
-    ends: tuple[Decision, Decision] | None = None  # what both ends of the cut-off answers show, if any were
-    as_counted: Decision | None = None  # if any row has ends: what would be decided if all cut-off answers were wrong
+    ends: tuple[Decision, Decision] | None = (
+        None  # what both ends of the cut-off answers show, if any were
+    )
+    as_counted: Decision | None = (
+        None  # if any row has ends: what would be decided if all cut-off answers were wrong
+    )
 
     @property
     def hinges_on_cut_off(self) -> bool:
-        """Whether something would be decided if what was cut off were known to be wrong, and is not."""
+        """Whether something would be decided if what was cut off were known to be wrong, and is
+        not."""
         counted = self.as_counted
-        return counted is not None and (counted.finding, counted.verdict) != (self.finding, self.verdict)
+        return counted is not None and (counted.finding, counted.verdict) != (
+            self.finding,
+            self.verdict,
+        )
 
     @property
     def level(self) -> float:
-        """The strictest level that Holm asks for: what is detected at it is detected at any rank."""
+        """The strictest level that Holm asks for: what is detected at it is detected at any
+        rank."""
         return ALPHA / self.comparisons
 
     @cached_property
     def detectable(self) -> float | None:
-        """The smallest true difference that is detected; None if none is, or if that is not known."""
+        """The smallest true difference that is detected; None if none is, or if that is not
+        known."""
         return self.test.detects(self.level)
 
     @cached_property
@@ -115,7 +130,8 @@ class Decision(Effect):
 
     @cached_property
     def needed(self) -> int | None:
-        """The questions, or the runs a side, that would decide about the margin if neither run is better."""
+        """The questions, or the runs a side, that would decide about the margin if neither run is
+        better."""
         is_open = self.finding is Finding.open and self.verdict is MarginVerdict.undecided
         if self.margin is None or not is_open or not self.can_plan:
             return None
@@ -127,23 +143,33 @@ class Decision(Effect):
 
 
 def judge(
-    comparisons: Iterable[Compared | Test], margins: Mapping[str, float] | None = None, metrics: int = 1
+    comparisons: Iterable[Compared | Test],
+    margins: Mapping[str, float] | None = None,
+    metrics: int = 1,
 ) -> list[Decision]:
-    """Decide what each comparison of a table shows, with one error of 5 % for each measure (by Holm and Shaffer).
+    """Decide what each comparison of a table shows, with one error of 5 % for each measure (by Holm
+    and Shaffer).
 
-    A run that was compared while it ran has decided at its own share of the 5 %: its verdict stands, whatever else the
-    table has. `margins`: for a measure, also decide which differences are above minus its margin, or below. A true
-    difference is at most one of 0 and minus the margin, so findings and verdicts share the error of a comparison.
-    Where answers were cut off, only what both ends show is decided. So many `metrics` of one score share the 5 %.
+    A run that was compared while it ran has decided at its own share of the 5 %: its verdict
+    stands, whatever else the table has. `margins`: for a measure, also decide which differences are
+    above minus its margin, or below. A true difference is at most one of 0 and minus the margin, so
+    findings and verdicts share the error of a comparison. Where answers were cut off, only what
+    both ends show is decided. So many `metrics` of one score share the 5 %.
     """
     margins = margins or {}
-    of_table = [comparison if isinstance(comparison, Compared) else Compared(comparison) for comparison in comparisons]
+    of_table = [
+        comparison if isinstance(comparison, Compared) else Compared(comparison)
+        for comparison in comparisons
+    ]
     decisions = _decide(of_table, margins, metrics)
     if not any(it.ends for it in of_table):
         return decisions
     counted = _decide([replace(it, ends=None) for it in of_table], margins, metrics)
     at_worst, at_best = (
-        _decide([Compared(it.ends[end] if it.ends else it.test) for it in of_table], margins, metrics) for end in (0, 1)
+        _decide(
+            [Compared(it.ends[end] if it.ends else it.test) for it in of_table], margins, metrics
+        )
+        for end in (0, 1)
     )
     return [
         _with_ends(*versions, has_ends=compared.ends is not None)
@@ -151,13 +177,22 @@ def judge(
     ]
 
 
-def _with_ends(decision: Decision, counted: Decision, worst: Decision, best: Decision, *, has_ends: bool) -> Decision:
-    """Return a decision of a table in which answers were cut off, beside what each version of them would decide."""
+def _with_ends(
+    decision: Decision, counted: Decision, worst: Decision, best: Decision, *, has_ends: bool
+) -> Decision:
+    """Return a decision of a table in which answers were cut off, beside what each version of them
+    would decide."""
     whole = replace(decision, as_counted=counted, ends=(worst, best) if has_ends else None)
-    return replace(whole, unplanned=whole.unplanned or CUT_OFF_DECIDES) if whole.hinges_on_cut_off else whole
+    return (
+        replace(whole, unplanned=whole.unplanned or CUT_OFF_DECIDES)
+        if whole.hinges_on_cut_off
+        else whole
+    )
 
 
-def _decide(of_table: Sequence[Compared], margins: Mapping[str, float], metrics: int) -> list[Decision]:
+def _decide(
+    of_table: Sequence[Compared], margins: Mapping[str, float], metrics: int
+) -> list[Decision]:
     """Decide what each comparison shows, by the p of the worse of its ends."""
     families: dict[str, list[int]] = {}
     decided: dict[int, Decision] = {}
@@ -190,14 +225,18 @@ def _ps(it: Compared, margin: float | None) -> list[float]:
     return [it.decisive_p(), it.decisive_p(_limit(it.effect, margin))]
 
 
-def _of_family(it: Compared, ps: Sequence[float], comparisons: int, margin: float | None) -> Decision:
+def _of_family(
+    it: Compared, ps: Sequence[float], comparisons: int, margin: float | None
+) -> Decision:
     """Decide by Holm's p against no difference, and by that against the margin if there is one."""
     p_holm, *p_margin = ps
     finding = _finding(it.effect, p_holm)
     verdict = None
     if margin is not None and (p_margin or it.effect.is_ratio):
         verdict = _verdict(it.effect, finding, margin, *p_margin)
-    return _decision(it, p_holm, comparisons, finding, margin if verdict is not None else None, verdict)
+    return _decision(
+        it, p_holm, comparisons, finding, margin if verdict is not None else None, verdict
+    )
 
 
 def _finding(effect: Effect, p_holm: float) -> Finding:
@@ -211,7 +250,8 @@ def _finding(effect: Effect, p_holm: float) -> Finding:
 
 
 def _verdict(effect: Effect, finding: Finding, margin: float, p_holm: float = 1.0) -> MarginVerdict:
-    """Decide whether an effect is within the margin; a ratio that no test decides about is undecided."""
+    """Decide whether an effect is within the margin; a ratio that no test decides about is
+    undecided."""
     sign = _better_sign(effect)
     worse = Finding.worse
     if effect.is_ratio:
@@ -226,7 +266,8 @@ def _verdict(effect: Effect, finding: Finding, margin: float, p_holm: float = 1.
 
 
 def _of_bets(it: Compared, comparisons: int, margin: float | None) -> Decision:
-    """Take over what the bets of a run have decided at its share: the very claims that it would stop at."""
+    """Take over what the bets of a run have decided at its share: the very claims that it would
+    stop at."""
     findings = {Side.better: Finding.better, Side.worse: Finding.worse, Side.open: Finding.open}
     p_holm, side = min(1.0, it.decisive_p() * comparisons), it.side_by_bets(0.0)
     verdict = None if margin is None else margin_verdict(side, it.side_by_bets(-margin))
@@ -262,8 +303,13 @@ def undecided(test: Test) -> Decision:
 
 
 def most_wrong(decisions: Sequence[Decision]) -> float:
-    """Return the share of tables with any wrong finding, at most: 5 % for Holm's family, and each share of a run."""
-    fixed = [decision.early_stop_comparisons for decision in decisions if decision.early_stop_comparisons is not None]
+    """Return the share of tables with any wrong finding, at most: 5 % for Holm's family, and each
+    share of a run."""
+    fixed = [
+        decision.early_stop_comparisons
+        for decision in decisions
+        if decision.early_stop_comparisons is not None
+    ]
     of_family = ALPHA if len(fixed) < len(decisions) else 0.0
     return of_family + sum(level_of(comparisons) for comparisons in fixed)
 
@@ -278,5 +324,6 @@ def _better_sign(effect: Effect) -> int:
 
 
 def _limit(effect: Effect, margin: float) -> float:
-    """Return the value at the margin: minus it, or where the baseline is better by a factor of 1 + margin."""
+    """Return the value at the margin: minus it, or where the baseline is better by a factor of 1 +
+    margin."""
     return float((1 + margin) ** -_better_sign(effect)) if effect.is_ratio else -margin

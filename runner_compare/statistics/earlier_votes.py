@@ -1,7 +1,8 @@
-"""Records of earlier versions with several answers to each question, whose accuracy was that of the majority vote.
+"""Records of earlier versions with several answers to each question, whose accuracy was that of the
+majority vote.
 
-Today the accuracy is the mean over the answers, and the vote is `maj_at_k`. Such a record has that mean, as pass@1, but
-neither its interval nor the other figures that were the vote's.
+Today the accuracy is the mean over the answers, and the vote is `maj_at_k`. Such a record has that
+mean, as pass@1, but neither its interval nor the other figures that were the vote's.
 """
 
 from __future__ import annotations
@@ -12,13 +13,20 @@ from runner_compare.metrics import ACCURACY, BOUNDS, ENDS
 from runner_compare.statistics.stats import wilson_interval
 
 MEAN = "pass_at_k/1"
-OF_VOTES = (*BOUNDS, *(f"accuracy_all{end}" for end in ENDS), "accuracy/strict", "accuracy/flexible")
+OF_VOTES = (
+    *BOUNDS,
+    *(f"accuracy_all{end}" for end in ENDS),
+    "accuracy/strict",
+    "accuracy/flexible",
+)
 
 
 def with_means(metrics: dict[str, float]) -> dict[str, float]:
-    """Return a record's metrics with the mean over all answers as its accuracy; they stay as they are if it is.
+    """Return a record's metrics with the mean over all answers as its accuracy; they stay as they
+    are if it is.
 
-    The interval is Wilson's for one answer to each question, or family of them: several are worth as much or more.
+    The interval is Wilson's for one answer to each question, or family of them: several are worth
+    as much or more.
     """
     mean, accuracy, n = (metrics.get(key) for key in (MEAN, ACCURACY[0], "n"))
     if mean is None or accuracy is None or not n or math.isclose(mean, accuracy, abs_tol=1e-12):

@@ -1,10 +1,13 @@
-"""The effective length of recall: the longest length up to which it is kept, with an interval, found by tests.
+"""The effective length of recall: the longest length up to which it is kept, with an interval,
+found by tests.
 
-At each length the same questions are asked as at the shortest one, and recall is lost where it is below that of the
-shortest by more than a margin. The effective length is the last of the lengths before the first one at which it is
-lost; nothing is assumed about the form of the curve, so recall that comes back at a longer length does not count.
+At each length the same questions are asked as at the shortest one, and recall is lost where it is
+below that of the shortest by more than a margin. The effective length is the last of the lengths
+before the first one at which it is lost; nothing is assumed about the form of the curve, so recall
+that comes back at a longer length does not count.
 
-The interval has the lengths that no test excludes as the effective one, each end at half of the error:
+The interval has the lengths that no test excludes as the effective one, each end at half of the
+error:
 
 - A length is excluded as too short if recall is shown to be kept at the next one (non-inferiority). Where the lengths
   are tested in their order and the first one that is not shown to be kept ends the sequence, each is tested at the
@@ -68,10 +71,11 @@ class EffectiveLength:
 
 
 def length_tests(test: Test, margin: float, ends: tuple[Test, Test] | None = None) -> LengthTests:
-    """Return both one-sided tests of a length, from the test of its answers against those of the shortest one.
+    """Return both one-sided tests of a length, from the test of its answers against those of the
+    shortest one.
 
-    `ends`: the same with all answers that were cut off counted against this length, and for it. What is shown then
-    holds whatever these answers would have been.
+    `ends`: the same with all answers that were cut off counted against this length, and for it.
+    What is shown then holds whatever these answers would have been.
     """
     worst, best = ends or (test, test)
     p_kept, p_lost = 1.0, 1.0
@@ -82,13 +86,20 @@ def length_tests(test: Test, margin: float, ends: tuple[Test, Test] | None = Non
     return LengthTests(p_kept, p_lost, test.effect.value >= -margin)
 
 
-def effective_length(lengths: Sequence[int], tests: Sequence[LengthTests], alpha: float = ALPHA) -> EffectiveLength:
-    """Return the effective length; `tests` are those of all lengths but the shortest, in their order."""
+def effective_length(
+    lengths: Sequence[int], tests: Sequence[LengthTests], alpha: float = ALPHA
+) -> EffectiveLength:
+    """Return the effective length; `tests` are those of all lengths but the shortest, in their
+    order."""
     assert len(tests) == len(lengths) - 1
     half, last = alpha / 2, len(lengths) - 1
     counted = _first_false([test.is_kept_as_counted for test in tests])
     reached = _first_false([test.p_kept < half for test in tests])
-    possible = [at for at in range(last, 0, -1) if not _is_too_long([test.p_lost for test in tests[:at]], half)]
+    possible = [
+        at
+        for at in range(last, 0, -1)
+        if not _is_too_long([test.p_lost for test in tests[:at]], half)
+    ]
     return EffectiveLength(tuple(lengths), counted, reached, max(possible, default=0))
 
 

@@ -1,4 +1,5 @@
-"""What a statistic is: a Test takes the data of two runs and has their Effect; `decisions.judge` decides on all.
+"""What a statistic is: a Test takes the data of two runs and has their Effect; `decisions.judge`
+decides on all.
 
 Each method is a module of `methods`, with one Test. What a test does not know stays as it is here.
 """
@@ -21,7 +22,9 @@ class Method(StrEnum):
     """The tests whose names others ask for; a name that nobody asks for is not among them."""
 
     mcnemar = "mcnemar"  # exact, paired on the same questions
-    weighted_flips = "weighted_flips"  # exact, paired, over several tasks whose questions have other weights
+    weighted_flips = (
+        "weighted_flips"  # exact, paired, over several tasks whose questions have other weights
+    )
     fisher = "fisher"  # exact, for questions that cannot be paired
     sequential = "sequential"  # bets on the pairs in the order of the questions, where a run was compared while it ran
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
@@ -29,7 +32,9 @@ class Method(StrEnum):
     mean_flips = "mean_flips"  # signs of paired means' differences: of clusters of questions, or of several samples
     over_seeds = "over_seeds"  # the same over jobs that differ in their seed, which count as well as questions
     student_t = "student_t"  # over runs of a measurement, each in a process of its own
-    too_few_runs = "too_few_runs"  # no test: repeats within one process say nothing about another one
+    too_few_runs = (
+        "too_few_runs"  # no test: repeats within one process say nothing about another one
+    )
 
 
 @dataclass(frozen=True)
@@ -47,20 +52,26 @@ class Effect:
     p: float
     n: int  # pairs or samples; of a measurement, the runs of this job
     baseline_n: int
-    counts: Mapping[str, Any] = field(default_factory=dict)  # further counts of the method, by their names in JSON
+    counts: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # further counts of the method, by their names in JSON
     is_ratio: bool = False
     better: Better = Better.higher  # which direction of the measure is better
-    early_stop_comparisons: int | None = None  # these share 5 %, as fixed before the run; None: those of the table do
+    early_stop_comparisons: int | None = (
+        None  # these share 5 %, as fixed before the run; None: those of the table do
+    )
 
     def __post_init__(self) -> None:
-        """Widen an interval that excludes the neutral value although the test, which decides, does not reject it."""
+        """Widen an interval that excludes the neutral value although the test, which decides, does
+        not reject it."""
         if self.p >= ALPHA and self.is_tested:
             object.__setattr__(self, "low", min(self.low, self.neutral))
             object.__setattr__(self, "high", max(self.high, self.neutral))
 
     @property
     def is_tested(self) -> bool:
-        """Whether a test decides about it; otherwise low and high are a range, and p means nothing."""
+        """Whether a test decides about it; otherwise low and high are a range, and p means
+        nothing."""
         return self.method is not Method.too_few_runs
 
     @property
@@ -84,11 +95,13 @@ class Test(ABC):
         """Compute the effect."""
 
     def p_at(self, value: float) -> float:
-        """Return the two-sided p against a true value; as long as it is 1, nothing is shown about a margin."""
+        """Return the two-sided p against a true value; as long as it is 1, nothing is shown about a
+        margin."""
         return 1.0
 
     def side_of(self, value: float) -> Side:
-        """Return on which side of a value its bets see the truth, at the share that was fixed before the run."""
+        """Return on which side of a value its bets see the truth, at the share that was fixed
+        before the run."""
         raise NotImplementedError(f"{type(self).__name__} has no bets")
 
     @property
@@ -102,7 +115,8 @@ class Test(ABC):
 
     @property
     def has_worst_case(self) -> bool:
-        """Whether a difference is harder to detect where few questions or families have all of it."""
+        """Whether a difference is harder to detect where few questions or families have all of
+        it."""
         return False
 
     def detects_at_worst(self, level: float) -> float | None:
@@ -115,7 +129,8 @@ class Test(ABC):
         return False
 
     def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the questions or runs that decide about a margin if neither run is better; None: too many."""
+        """Return the questions or runs that decide about a margin if neither run is better; None:
+        too many."""
         return None
 
     @property
@@ -129,10 +144,11 @@ class Test(ABC):
 
 
 def p_beyond(test: Test, limit: float) -> float:
-    """Return the two-sided p against a limit on the worse side of the neutral value, together with the test there.
+    """Return the two-sided p against a limit on the worse side of the neutral value, together with
+    the test there.
 
-    A run that is worse by more than a margin is worse, and one that is better is above the margin: the two tests may
-    differ in kind, but what they show never contradicts.
+    A run that is worse by more than a margin is worse, and one that is better is above the margin:
+    the two tests may differ in kind, but what they show never contradicts.
     """
     effect, p = test.effect, test.p_at(limit)
     lower, upper = sorted((limit, effect.neutral))
@@ -142,7 +158,9 @@ def p_beyond(test: Test, limit: float) -> float:
     return max(p, effect.p) if is_worse_by_more else min(p, effect.p)
 
 
-def verdict_counts(wins: int | None, losses: int | None, ties: int | None, baseline_correct: int) -> dict[str, Any]:
+def verdict_counts(
+    wins: int | None, losses: int | None, ties: int | None, baseline_correct: int
+) -> dict[str, Any]:
     """Return the counts of an effect of verdicts."""
     counts = {"wins": wins, "losses": losses, "ties": ties, "baseline_correct": baseline_correct}
     return counts | {"clusters": None, "samples": 1}

@@ -1,10 +1,12 @@
-"""Accuracy at equal tokens: two settings that were asked the same questions at several budgets of thinking.
+"""Accuracy at equal tokens: two settings that were asked the same questions at several budgets of
+thinking.
 
-A setting's accuracy is a curve over the tokens that a question takes in the mean, with a point for each budget and
-straight lines between them. Two curves are compared only where both have points on either side. The interval and p come
-from a bootstrap over questions (or families of questions): each resample moves the points of both curves together, in
-tokens and in accuracy. The percentile interval is widened as Student's t is over the normal (Hesterberg, The American
-Statistician 69, 2015), since it covers too little with few questions.
+A setting's accuracy is a curve over the tokens that a question takes in the mean, with a point for
+each budget and straight lines between them. Two curves are compared only where both have points on
+either side. The interval and p come from a bootstrap over questions (or families of questions):
+each resample moves the points of both curves together, in tokens and in accuracy. The percentile
+interval is widened as Student's t is over the normal (Hesterberg, The American Statistician 69,
+2015), since it covers too little with few questions.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
 RESAMPLES = 4000
 AT_ONCE = 2_000_000  # numbers of a block of resamples: they fit the cache
-MIN_QUESTIONS = 50  # or families: of fewer, the interval covers too little (bench/compare/equal_tokens_null.py)
+MIN_QUESTIONS = (
+    50  # or families: of fewer, the interval covers too little (bench/compare/equal_tokens_null.py)
+)
 FEW = 8  # over n: by this share the interval is wider, as curves bend within the noise of few questions
 MIN_DIFFERING = 20  # questions: of fewer, the observed differences say too little of those to come
 LEAST_GAP = 0.1  # of a verdict between two budgets: less is hardly a difference
@@ -72,14 +76,17 @@ class EqualTokens:
     difference: Estimate
     p: float
     points: list[AtTokens]
-    outside: list[int] = field(default_factory=list)  # budgets of the first curve that the second does not reach
+    outside: list[int] = field(
+        default_factory=list
+    )  # budgets of the first curve that the second does not reach
     p_holm: float = 1.0
     finding: Finding = Finding.open
 
 
 @dataclass
 class CurvesCompared:
-    """A setting with several budgets and its baseline: their keys, and the comparison, or why there is none."""
+    """A setting with several budgets and its baseline: their keys, and the comparison, or why there
+    is none."""
 
     setting: dict[str, str | None]
     baseline: dict[str, str | None]
@@ -90,17 +97,22 @@ class CurvesCompared:
 
 
 def at_equal_tokens(
-    ours: Curve, theirs: Curve, clusters: Sequence[Hashable] | None = None, resamples: int = RESAMPLES
+    ours: Curve,
+    theirs: Curve,
+    clusters: Sequence[Hashable] | None = None,
+    resamples: int = RESAMPLES,
 ) -> EqualTokens | None:
     """Compare two curves; None if they do not overlap by more than noise."""
     import numpy as np
 
     n = len(ours.right[0])
     units, of_unit = np.unique(
-        range(n) if clusters is None else [str(cluster) for cluster in clusters], return_inverse=True
+        range(n) if clusters is None else [str(cluster) for cluster in clusters],
+        return_inverse=True,
     )
     our_sums, their_sums = (
-        _sums([*curve.tokens, *curve.right, [1.0] * n], of_unit, len(units)) for curve in (ours, theirs)
+        _sums([*curve.tokens, *curve.right, [1.0] * n], of_unit, len(units))
+        for curve in (ours, theirs)
     )  # rows: what is summed; columns: units
     once = np.ones((1, len(units)))
     our_points, their_points = _points(once, our_sums), _points(once, their_sums)
@@ -118,14 +130,19 @@ def at_equal_tokens(
         drawn.append(np.where(ends[0] < ends[1], _mean_difference(one, other, *ends), np.nan))
         tokens, right = one
         at_budgets.append(right - _at(other, tokens))
-        inside.append((tokens >= other[0].min(1, keepdims=True)) & (tokens <= other[0].max(1, keepdims=True)))
+        inside.append(
+            (tokens >= other[0].min(1, keepdims=True)) & (tokens <= other[0].max(1, keepdims=True))
+        )
     means = np.concatenate(drawn)
     if np.isnan(means).mean() > ALPHA / 2:
         return None
     means = means[~np.isnan(means)]
     scale = math.sqrt(len(units) / (len(units) - 1))  # a resample's variance divides by n
     scale *= 1 + FEW / len(units)
-    differences, reached = np.concatenate(at_budgets), np.concatenate(inside).mean(0) >= 1 - ALPHA / 2
+    differences, reached = (
+        np.concatenate(at_budgets),
+        np.concatenate(inside).mean(0) >= 1 - ALPHA / 2,
+    )
     (own_tokens, own_right), its_right = our_points, _at(their_points, our_points[0])
     points = []
     for at in np.flatnonzero(reached).tolist():
@@ -133,9 +150,14 @@ def at_equal_tokens(
         there, tokens_there = our_accuracy - their_accuracy, float(own_tokens[0, at])
         signs = _signs(_gaps_at(ours.right[at], theirs, their_points[0][0], tokens_there), of_unit)
         interval = _interval(there, differences[:, at], scale, len(units), signs)
-        points.append(AtTokens(at, tokens_there, our_accuracy, their_accuracy, Estimate(there, *interval)))
+        points.append(
+            AtTokens(at, tokens_there, our_accuracy, their_accuracy, Estimate(there, *interval))
+        )
     signs = _signs(np.mean(ours.right, axis=0) - np.mean(theirs.right, axis=0), of_unit)
-    p, (lowest, highest) = _p(means, scale, len(units)), _interval(value, means, scale, len(units), signs)
+    p, (lowest, highest) = (
+        _p(means, scale, len(units)),
+        _interval(value, means, scale, len(units), signs),
+    )
     if sum(signs) < MIN_DIFFERING:
         p = max(p, stats.mcnemar_exact(*signs))
     if p >= ALPHA:  # the test decides
@@ -193,7 +215,8 @@ def _range(ours: tuple[Floats, Floats], theirs: tuple[Floats, Floats]) -> tuple[
 
 
 def _at(curve: tuple[Floats, Floats], tokens: Floats) -> Floats:
-    """Return the accuracy of a curve at these tokens, line by line; beyond its ends, that of the end."""
+    """Return the accuracy of a curve at these tokens, line by line; beyond its ends, that of the
+    end."""
     import numpy as np
 
     order = np.argsort(curve[0], axis=1, kind="stable")
@@ -207,11 +230,16 @@ def _at(curve: tuple[Floats, Floats], tokens: Floats) -> Floats:
     return found
 
 
-def _mean_difference(ours: tuple[Floats, Floats], theirs: tuple[Floats, Floats], low: Floats, high: Floats) -> Floats:
-    """Return the mean of one curve minus the other from the lower to the upper tokens, exactly: both are of lines."""
+def _mean_difference(
+    ours: tuple[Floats, Floats], theirs: tuple[Floats, Floats], low: Floats, high: Floats
+) -> Floats:
+    """Return the mean of one curve minus the other from the lower to the upper tokens, exactly:
+    both are of lines."""
     import numpy as np
 
-    at = np.sort(np.clip(np.concatenate([ours[0], theirs[0]], 1), low[:, None], high[:, None]), axis=1)
+    at = np.sort(
+        np.clip(np.concatenate([ours[0], theirs[0]], 1), low[:, None], high[:, None]), axis=1
+    )
     gaps = _at(ours, at) - _at(theirs, at)
     area = ((gaps[:, 1:] + gaps[:, :-1]) / 2 * np.diff(at, axis=1)).sum(1)
     width = high - low
@@ -219,7 +247,8 @@ def _mean_difference(ours: tuple[Floats, Floats], theirs: tuple[Floats, Floats],
 
 
 def _gaps_at(right: Sequence[float], theirs: Curve, their_tokens: Floats, tokens: float) -> Floats:
-    """Return of each question its verdict minus those of the other curve, between the two budgets that are nearest."""
+    """Return of each question its verdict minus those of the other curve, between the two budgets
+    that are nearest."""
     import numpy as np
 
     order = np.argsort(their_tokens, kind="stable")
@@ -227,19 +256,27 @@ def _gaps_at(right: Sequence[float], theirs: Curve, their_tokens: Floats, tokens
     below, above = (int(it) for it in order[at - 1 : at + 1])
     width = their_tokens[above] - their_tokens[below]
     share = float(np.clip((tokens - their_tokens[below]) / width, 0.0, 1.0)) if width > 0 else 1.0
-    return np.array(right) - (1 - share) * np.array(theirs.right[below]) - share * np.array(theirs.right[above])
+    return (
+        np.array(right)
+        - (1 - share) * np.array(theirs.right[below])
+        - share * np.array(theirs.right[above])
+    )
 
 
 def _signs(gaps: Floats, of_unit: Any) -> tuple[int, int]:
-    """Return in how many questions, or families, one side has more right answers, and in how many the other."""
+    """Return in how many questions, or families, one side has more right answers, and in how many
+    the other."""
     import numpy as np
 
     sums = np.bincount(of_unit, gaps)
     return int((sums > LEAST_GAP).sum()), int((sums < -LEAST_GAP).sum())
 
 
-def _interval(value: float, drawn: Floats, scale: float, units: int, signs: tuple[int, int]) -> tuple[float, float]:
-    """Return the widened percentile interval, which is that of the signs as well where few questions differ."""
+def _interval(
+    value: float, drawn: Floats, scale: float, units: int, signs: tuple[int, int]
+) -> tuple[float, float]:
+    """Return the widened percentile interval, which is that of the signs as well where few
+    questions differ."""
     import numpy as np
 
     tail = NORMAL.cdf(-scale * stats.student_quantile(ALPHA, units - 1))

@@ -1,4 +1,5 @@
-"""Scores that say little about a model: answers cut off by a limit, and verdicts that are all the same."""
+"""Scores that say little about a model: answers cut off by a limit, and verdicts that are all the
+same."""
 
 from __future__ import annotations
 
@@ -12,26 +13,34 @@ LIMIT = "generation.max_new_tokens"
 
 
 def cut_off_words(metrics: Mapping[str, float], params: Mapping[str, str]) -> str:
-    """Return `20 of 20 cut off at 64 tokens: raise generation.max_new_tokens`; empty if few answers or none are."""
+    """Return `20 of 20 cut off at 64 tokens: raise generation.max_new_tokens`; empty if few answers
+    or none are."""
     cut_off, answers = _cut_off(metrics)
     if not answers or cut_off / answers < NOTED_SHARE:
         return ""
-    at, fix = (f" at {limit} tokens", f"raise {LIMIT}") if (limit := params.get(LIMIT)) else ("", "raise its limit")
+    at, fix = (
+        (f" at {limit} tokens", f"raise {LIMIT}")
+        if (limit := params.get(LIMIT))
+        else ("", "raise its limit")
+    )
     what = " answers" if answers > metrics["n"] else ""
     return f"{cut_off:,.0f} of {answers:,.0f}{what} cut off{at}: {fix}"
 
 
 def why_more_would_not_decide(sides: Iterable[Mapping[str, float]]) -> str:
-    """Say why more questions of this kind would not decide between two jobs; empty if they could."""
+    """Say why more questions of this kind would not decide between two jobs; empty if they
+    could."""
     counts = [_cut_off(metrics) for metrics in sides]
     mostly = any(answers and cut_off / answers >= MOSTLY for cut_off, answers in counts)
     return "most answers are cut off" if mostly else ""
 
 
 def what_tells_more(accuracies: Sequence[float | None]) -> str:
-    """Say which questions would tell more than these, if all answers of two jobs are right, or all wrong.
+    """Say which questions would tell more than these, if all answers of two jobs are right, or all
+    wrong.
 
-    The accuracies are those that are compared: of several answers to a question a vote is right where many are wrong.
+    The accuracies are those that are compared: of several answers to a question a vote is right
+    where many are wrong.
     """
     if all(accuracy == 0 for accuracy in accuracies):
         return "no question is solved by either: easier ones would tell more"
@@ -41,9 +50,11 @@ def what_tells_more(accuracies: Sequence[float | None]) -> str:
 
 
 def _cut_off(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Return how many answers were cut off, of how many that have a verdict; zeros for a job without verdicts.
+    """Return how many answers were cut off, of how many that have a verdict; zeros for a job
+    without verdicts.
 
-    Of several answers to a question, each counts: the job's own count has the questions of which all were cut off.
+    Of several answers to a question, each counts: the job's own count has the questions of which
+    all were cut off.
     """
     counted = score(metrics)
     if counted is None:

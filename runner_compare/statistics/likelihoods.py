@@ -1,4 +1,5 @@
-"""Computes a job's figures from the likelihoods of single texts, each with its interval over samples."""
+"""Computes a job's figures from the likelihoods of single texts, each with its interval over
+samples."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from runner_compare.statistics.stats import ALPHA
 WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
 NOT_SUMMED = ("unit", "is_other", "context", "by_position")
 SUMS = [field.name for field in fields(Likelihood) if field.name not in NOT_SUMMED]
-# the divisor of a choice's log-likelihood before the largest wins; lm-evaluation-harness counts characters
+# the divisor of a choice's log-likelihood before the largest wins; lm-evaluation-harness counts
+# characters
 NORMS: dict[str, Callable[[Likelihood], float]] = {
     "acc": lambda _: 1.0,
     "acc_norm": lambda it: float(it.characters),
@@ -27,7 +29,8 @@ NORMS: dict[str, Callable[[Likelihood], float]] = {
 
 
 def units(parts: Sequence[Likelihood]) -> list[Likelihood]:
-    """Add up the windows of each text; a question counts with its right choice, a text with its longest context."""
+    """Add up the windows of each text; a question counts with its right choice, a text with its
+    longest context."""
     sum_by_unit: dict[int, Likelihood] = {}
     longest = longest_context(parts)
     for part in parts:
@@ -48,15 +51,21 @@ def longest_context(parts: Iterable[Likelihood]) -> int | None:
 
 
 def by_family(texts: Sequence[Likelihood], families: Sequence[str | None]) -> list[Likelihood]:
-    """Add up the texts of each family, which are one sample of the statistics; the texts if a family is unknown."""
+    """Add up the texts of each family, which are one sample of the statistics; the texts if a
+    family is unknown."""
     if None in families:
         return list(texts)
     numbers = {family: number for number, family in enumerate(dict.fromkeys(families))}
-    return units([replace(it, unit=numbers[family]) for it, family in zip(texts, families, strict=True)])
+    return units(
+        [replace(it, unit=numbers[family]) for it, family in zip(texts, families, strict=True)]
+    )
 
 
-def figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None] | None = None) -> dict[str, float]:
-    """Return the figures of a job's texts: ratios of sums, with intervals over texts or families if there are several.
+def figures(
+    parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None] | None = None
+) -> dict[str, float]:
+    """Return the figures of a job's texts: ratios of sums, with intervals over texts or families if
+    there are several.
 
     `family_by_unit` names the family that each text or question belongs to.
     """
@@ -77,9 +86,14 @@ def figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None
     job_figures |= _ratio("bits_per_token", bits, tokens, least=0) | _ratio(
         "bits_per_byte", bits, bytes_of_texts, least=0
     )
-    flipped_end = {"": "", "_low": "_high", "_high": "_low"}  # perplexity is lower if the likelihood is higher
+    flipped_end = {
+        "": "",
+        "_low": "_high",
+        "_high": "_low",
+    }  # perplexity is lower if the likelihood is higher
     job_figures |= {
-        f"perplexity{flipped_end[key.removeprefix(LOG_LIKELIHOOD)]}": _exp(-value) for key, value in by_token.items()
+        f"perplexity{flipped_end[key.removeprefix(LOG_LIKELIHOOD)]}": _exp(-value)
+        for key, value in by_token.items()
     }
     job_figures |= _share("rank_1_share", [float(text.rank_1) for text in texts], tokens)
     if None not in families:
@@ -95,14 +109,21 @@ def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
     tokens = [float(it.tokens) for it in compared]
     kl, truncation, agreed = ([float(getattr(it, name)) for it in compared] for name in
                               ("kl_nats", "truncation_nats", "top_1_agreed"))  # fmt: skip
-    divergence_figures = {"kl_nats_per_token": ratio(kl, tokens)} | _share("top_1_agreement", agreed, tokens)
+    divergence_figures = {"kl_nats_per_token": ratio(kl, tokens)} | _share(
+        "top_1_agreement", agreed, tokens
+    )
     variances = [it.kl_variance for it in compared if it.kl_variance is not None]
     if len(variances) == len(compared):
         error_nats = NormalDist().inv_cdf(1 - ALPHA / 2) * math.sqrt(sum(variances))
         divergence_figures["kl_drawing_error_nats_per_token"] = error_nats / sum(tokens)
-    if len(compared) >= MIN_TEXTS:  # a few texts have much of the sum: of fewer, no interval holds 95 %
+    if (
+        len(compared) >= MIN_TEXTS
+    ):  # a few texts have much of the sum: of fewer, no interval holds 95 %
         low, high = paired_interval(kl, tokens)
-        divergence_figures |= {"kl_nats_per_token_low": max(low, 0.0), "kl_nats_per_token_high": high}
+        divergence_figures |= {
+            "kl_nats_per_token_low": max(low, 0.0),
+            "kl_nats_per_token_high": high,
+        }
     return divergence_figures | {"kl_truncation_nats_per_token": ratio(truncation, tokens)}
 
 
@@ -116,7 +137,8 @@ def _of_choices(parts: Sequence[Likelihood], families: Sequence[str | None]) -> 
     accuracies: dict[str, float] = {}
     for name, length in NORMS.items():
         solved = [
-            not max(questions[unit], key=lambda one: one.nats / length(one)).is_other for unit in sorted(questions)
+            not max(questions[unit], key=lambda one: one.nats / length(one)).is_other
+            for unit in sorted(questions)
         ]
         low, high = share_interval(solved, families)
         accuracies |= {name: sum(solved) / len(solved), f"{name}_low": low, f"{name}_high": high}
@@ -124,7 +146,11 @@ def _of_choices(parts: Sequence[Likelihood], families: Sequence[str | None]) -> 
 
 
 def _ratio(
-    name: str, tops: Sequence[float], bottoms: Sequence[float], least: float = -math.inf, most: float = math.inf
+    name: str,
+    tops: Sequence[float],
+    bottoms: Sequence[float],
+    least: float = -math.inf,
+    most: float = math.inf,
 ) -> dict[str, float]:
     """Return a ratio, with its interval if there is one, within the possible range."""
     interval_figures = {name: ratio(tops, bottoms)}

@@ -1,4 +1,5 @@
-"""Loss and KL in cells of a table, each with its interval over texts: a cell is a context or a bin of positions."""
+"""Loss and KL in cells of a table, each with its interval over texts: a cell is a context or a bin
+of positions."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio, 
 def loss_and_kl(
     cell: str, tokens: Sequence[float], nats: Sequence[float], kls: Sequence[float | None]
 ) -> dict[str, float]:
-    """Return the figures of a cell from its texts: their tokens, log-likelihoods, and KL where all have one."""
+    """Return the figures of a cell from its texts: their tokens, log-likelihoods, and KL where all
+    have one."""
     losses = [-of_text for of_text in nats]
     found = {f"n{cell}": float(len(tokens)), f"{LOSS}{cell}": ratio(losses, tokens)}
     if len(tokens) > 1:
@@ -34,12 +36,16 @@ def cells_in(figures: Mapping[str, float], kind: str) -> list[int]:
     return sorted(int(key.removeprefix(begin)) for key in figures if key.startswith(begin))
 
 
-def curves_over(figures: Mapping[str, float], kind: str, axis: str) -> dict[str, list[tuple[int, float]]]:
+def curves_over(
+    figures: Mapping[str, float], kind: str, axis: str
+) -> dict[str, list[tuple[int, float]]]:
     """Return the curves of loss and KL over the cells of a kind."""
     cells = cells_in(figures, kind)
     curves = {
         f"{name}_by_{axis}": [
-            (number, figures[f"{key}/{kind}{number}"]) for number in cells if f"{key}/{kind}{number}" in figures
+            (number, figures[f"{key}/{kind}{number}"])
+            for number in cells
+            if f"{key}/{kind}{number}" in figures
         ]
         for name, key in (("loss", LOSS), ("kl", KL))
     }

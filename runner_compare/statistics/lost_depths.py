@@ -1,11 +1,13 @@
 """At which depths of a text recall is below the rest, by permutations.
 
-Where the depth does not matter, what was found at one depth could as well have been found at another. So the answers
-are permuted among the depths: those to a question that was asked at several depths among these, others among all
-questions of their kind at the same length. Every range of neighbouring depths has a distance: how much its recall is
-below that of all depths of its length, in standard deviations over the permutations. It counts if it is larger than the
-largest one of all ranges and lengths in most permutations (Westfall and Young, Resampling-Based Multiple Testing,
-1993). So all ranges of all lengths have one error together, and as it follows the answers, few questions are enough.
+Where the depth does not matter, what was found at one depth could as well have been found at
+another. So the answers are permuted among the depths: those to a question that was asked at several
+depths among these, others among all questions of their kind at the same length. Every range of
+neighbouring depths has a distance: how much its recall is below that of all depths of its length,
+in standard deviations over the permutations. It counts if it is larger than the largest one of all
+ranges and lengths in most permutations (Westfall and Young, Resampling-Based Multiple Testing,
+1993). So all ranges of all lengths have one error together, and as it follows the answers, few
+questions are enough.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ import numpy as np
 
 from runner_compare.statistics.stats import ALPHA
 
-DRAWS, SEED = 9_999, 0  # of permutations: p is exact in that it is never too small, whatever their number
+DRAWS, SEED = (
+    9_999,
+    0,
+)  # of permutations: p is exact in that it is never too small, whatever their number
 MOST_NUMBERS = 2_000_000  # of one block of draws
 ROUNDING = 1e-9
 
@@ -38,7 +43,8 @@ class DepthAnswer:
 
 @dataclass(frozen=True)
 class LostDepths:
-    """The range of depths that is most below the rest at one length, and whether it is shown to be."""
+    """The range of depths that is most below the rest at one length, and whether it is shown to
+    be."""
 
     length: int
     first: float
@@ -55,13 +61,16 @@ class LostDepths:
 
 @dataclass(frozen=True)
 class _Exchangeable:
-    """Answers of which each could have been found at the depth of any other: the places of their depths, and shares."""
+    """Answers of which each could have been found at the depth of any other: the places of their
+    depths, and shares."""
 
     depths: Places
     shares: Numbers
 
 
-def lost_depths(answers: Sequence[DepthAnswer], families: int = 1, draws: int = DRAWS) -> list[LostDepths]:
+def lost_depths(
+    answers: Sequence[DepthAnswer], families: int = 1, draws: int = DRAWS
+) -> list[LostDepths]:
     """Return the range of depths that is most below the rest, for each length with several depths.
 
     `families`: so many settings with such ranges share one error.
@@ -94,13 +103,21 @@ def _range_of(own: Sequence[DepthAnswer], length: int, depths: Sequence[float]) 
     """Return a range of depths with its recall; its p is not known yet."""
     here = [answer.share for answer in own if answer.depth in depths]
     rest = [answer.share for answer in own if answer.depth not in depths]
-    return LostDepths(length, depths[0], depths[-1], sum(here) / len(here), sum(rest) / len(rest), 1.0)
+    return LostDepths(
+        length, depths[0], depths[-1], sum(here) / len(here), sum(rest) / len(rest), 1.0
+    )
 
 
 def _ranges(count: int) -> Places:
-    """Return every range of neighbouring depths but that of all: a line each, with 1 for the depths that are in it."""
+    """Return every range of neighbouring depths but that of all: a line each, with 1 for the depths
+    that are in it."""
     at = np.arange(count)
-    pairs = [(first, last) for first in range(count) for last in range(first, count) if last - first < count - 1]
+    pairs = [
+        (first, last)
+        for first in range(count)
+        for last in range(first, count)
+        if last - first < count - 1
+    ]
     return np.array([(first <= at) & (at <= last) for first, last in pairs]).astype(int)
 
 
@@ -117,7 +134,8 @@ def _exchangeable(own: Sequence[DepthAnswer], depths: Sequence[float]) -> list[_
         groups.setdefault(question if is_at_several else (answer.kind, ""), []).append(answer)
     return [
         _Exchangeable(
-            np.array([depths.index(answer.depth) for answer in group]), np.array([answer.share for answer in group])
+            np.array([depths.index(answer.depth) for answer in group]),
+            np.array([answer.share for answer in group]),
         )
         for group in groups.values()
     ]
@@ -132,18 +150,23 @@ def _sums(groups: Sequence[_Exchangeable], count: int) -> Numbers:
 
 
 def _moments(groups: Sequence[_Exchangeable], ranges: Places) -> tuple[Numbers, Numbers]:
-    """Return the mean of the sum in each range over all permutations, and its standard deviation."""
+    """Return the mean of the sum in each range over all permutations, and its standard
+    deviation."""
     mean, variance = np.zeros(len(ranges)), np.zeros(len(ranges))
     for group in groups:
         size = len(group.shares)
         inside = ranges @ np.bincount(group.depths, minlength=ranges.shape[1])
         mean += inside * group.shares.mean()
         variance += inside * (size - inside) / max(1, size - 1) * group.shares.var()
-    is_constant = variance < ROUNDING  # then each permutation has the same sums, and no range a distance
+    is_constant = (
+        variance < ROUNDING
+    )  # then each permutation has the same sums, and no range a distance
     return mean, np.where(is_constant, np.inf, np.sqrt(np.maximum(variance, ROUNDING)))
 
 
-def _drawn_sums(groups: Sequence[_Exchangeable], count: int, draws: int, generator: np.random.Generator) -> Numbers:
+def _drawn_sums(
+    groups: Sequence[_Exchangeable], count: int, draws: int, generator: np.random.Generator
+) -> Numbers:
     """Return the sum at each depth in each permutation."""
     sums = np.zeros((draws, count))
     for size in sorted({len(group.shares) for group in groups}):
@@ -153,7 +176,9 @@ def _drawn_sums(groups: Sequence[_Exchangeable], count: int, draws: int, generat
         step = max(1, MOST_NUMBERS // shares.size)
         for first in range(0, draws, step):
             last = min(draws, first + step)
-            permuted = generator.permuted(np.broadcast_to(shares, (last - first, *shares.shape)), axis=2)
+            permuted = generator.permuted(
+                np.broadcast_to(shares, (last - first, *shares.shape)), axis=2
+            )
             for at in range(count):
                 sums[first:last, at] += permuted[:, depths == at].sum(axis=1)
     return sums

@@ -1,7 +1,7 @@
 """As good as, within a margin: what an effect shows of a difference that is small enough to accept.
 
-A run is as good as its baseline within a margin if a test shows that the true difference is above minus the margin. A
-test can show that; no test can show that two runs are equal.
+A run is as good as its baseline within a margin if a test shows that the true difference is above
+minus the margin. A test can show that; no test can show that two runs are equal.
 """
 
 from __future__ import annotations
@@ -59,13 +59,19 @@ def points_of_margin(margin: float) -> str:
 
 
 def questions_needed(
-    margin: float, discordant_rate: float, alpha: float = ALPHA, power: float = POWER, seen: Pairs = NO_PAIRS
+    margin: float,
+    discordant_rate: float,
+    alpha: float = ALPHA,
+    power: float = POWER,
+    seen: Pairs = NO_PAIRS,
 ) -> int | None:
-    """Return how many paired questions show with this power that a run is as good, if neither run is better.
+    """Return how many paired questions show with this power that a run is as good, if neither run
+    is better.
 
-    `discordant_rate` is the share of further questions that only one of the two solves. `seen` are pairs that count
-    among the questions. The power is exact: a sum over all tables; it moves in steps, and the number is that with at
-    least so much power, or one with a little less if that has too much. None if ten million questions are not enough.
+    `discordant_rate` is the share of further questions that only one of the two solves. `seen` are
+    pairs that count among the questions. The power is exact: a sum over all tables; it moves in
+    steps, and the number is that with at least so much power, or one with a little less if that has
+    too much. None if ten million questions are not enough.
     """
     assert 0 < margin < 1
     assert 0 <= discordant_rate <= 1
@@ -74,20 +80,24 @@ def questions_needed(
         return power_of(n, margin, discordant_rate, alpha, seen=seen)
 
     needed = fewest(power_at, power)
-    # Where few pairs differ, the power jumps: one question fewer may be closer to what was asked for.
+    # Where few pairs differ, the power jumps: one question fewer may be closer to what was asked
+    # for.
     if needed and power_at(needed) > power + NEAR and power_at(needed - 1) >= power - NEAR:
         return needed - 1
     return needed
 
 
 def fewest(power_at: Callable[[int], float], power: float) -> int | None:
-    """Return the smallest number that reaches a power, to one in a thousand; None if ten million are not enough."""
+    """Return the smallest number that reaches a power, to one in a thousand; None if ten million
+    are not enough."""
     low, high = 1, 2
     while power_at(high) < power:
         low, high = high, 2 * high
         if high > MAX_QUESTIONS:
             return None
-    while high - low > max(1, low // 1000):  # the power is not quite monotonic, so a closer search is useless
+    while high - low > max(
+        1, low // 1000
+    ):  # the power is not quite monotonic, so a closer search is useless
         middle = (low + high) // 2
         if power_at(middle) < power:
             low = middle
@@ -105,7 +115,8 @@ def power_of(
     difference: float = 0.0,
     seen: Pairs = NO_PAIRS,
 ) -> float:
-    """Return the probability that n paired questions show that a run is as good, for a true difference.
+    """Return the probability that n paired questions show that a run is as good, for a true
+    difference.
 
     They include the `seen` ones, so it is 0 for fewer.
     """
@@ -118,7 +129,8 @@ def power_of(
         return 0.0
     further, chances = likely_counts(n - seen_pairs, discordant_rate)
     discordant = further + seen_wins + seen_losses
-    # Find the fewest wins that are accepted for each number of discordant pairs: with more wins, all are accepted.
+    # Find the fewest wins that are accepted for each number of discordant pairs: with more wins,
+    # all are accepted.
     low, high = np.full(len(discordant), -1), discordant + 1
     while (high - low > 1).any():
         wins = (low + high) // 2
@@ -129,9 +141,13 @@ def power_of(
 
 
 def likely_counts(n: int, rate: float) -> tuple[Any, Any]:
-    """Return the numbers of successes in n that are not negligibly rare, and the probability of each."""
+    """Return the numbers of successes in n that are not negligibly rare, and the probability of
+    each."""
     import numpy as np
-    from scipy.special import bdtr, ndtri  # takes half a second to import, and only planning needs it
+    from scipy.special import (
+        bdtr,
+        ndtri,
+    )  # takes half a second to import, and only planning needs it
 
     half = -ndtri(1e-9) * math.sqrt(n * rate * (1 - rate)) + 10
     first, last = max(0, math.floor(n * rate - half)), min(n, math.ceil(n * rate + half))
@@ -157,4 +173,6 @@ def _accepts(wins: Any, losses: Any, n: int, margin: float, alpha: float) -> Any
     variance = n * (2 * only_second - margin * (1 + margin))
     z = NormalDist().inv_cdf(1 - alpha / 2)
     has_few_losses = bdtr(losses.astype(float), n, margin) < alpha / 2
-    return (distance > 0) & (has_few_losses | (beyond > 0) & (beyond * beyond > z * z * np.maximum(variance, 0.0)))
+    return (distance > 0) & (
+        has_few_losses | (beyond > 0) & (beyond * beyond > z * z * np.maximum(variance, 0.0))
+    )

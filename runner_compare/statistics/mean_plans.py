@@ -1,8 +1,10 @@
-"""What a comparison of means could detect, and how many more clusters decide: by the very test that decides.
+"""What a comparison of means could detect, and how many more clusters decide: by the very test that
+decides.
 
-A power is simulated with a fixed seed. Clusters are drawn from those that were seen, each with a random sign, so that
-they differ as often as so far and neither side is better. Then the loss comes on top. It is spread evenly, so that each
-answer may be lost, or it takes whole clusters, which is harder to detect: which of the two, no cluster tells before.
+A power is simulated with a fixed seed. Clusters are drawn from those that were seen, each with a
+random sign, so that they differ as often as so far and neither side is better. Then the loss comes
+on top. It is spread evenly, so that each answer may be lost, or it takes whole clusters, which is
+harder to detect: which of the two, no cluster tells before.
 """
 
 from __future__ import annotations
@@ -17,9 +19,14 @@ from runner_compare.statistics.paired_means import mean_ps
 from runner_compare.statistics.ratios import EXACT_FLIPS, ROUNDING
 from runner_compare.statistics.stats import POWER, student_quantile
 
-DRAWS, MOST_NUMBERS = 500, 120_000  # drawn comparisons, and clusters in all of them: fewer comparisons of many clusters
+DRAWS, MOST_NUMBERS = (
+    500,
+    120_000,
+)  # drawn comparisons, and clusters in all of them: fewer comparisons of many clusters
 LEAST_DRAWS = 200
-AIM = POWER + 0.02  # of those that are simulated: clusters that are drawn from a few differ a little less than others
+AIM = (
+    POWER + 0.02
+)  # of those that are simulated: clusters that are drawn from a few differ a little less than others
 ROUNDS = 7  # of the search for a difference: to one hundredth of it
 HALVINGS = 40
 MANY_CLUSTERS = 2_000  # of which the normal approximation is as good, and faster
@@ -28,8 +35,11 @@ Sums = tuple[float, ...]
 
 
 @lru_cache(maxsize=256)
-def detectable_loss(sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float) -> float | None:
-    """Return the smallest loss that so many clusters detect with 80 % power; None if they detect none.
+def detectable_loss(
+    sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float
+) -> float | None:
+    """Return the smallest loss that so many clusters detect with 80 % power; None if they detect
+    none.
 
     `answers`: so many has each question. `is_whole`: the loss takes whole clusters.
     """
@@ -48,7 +58,9 @@ def detectable_loss(sums: Sums, sizes: Sums, answers: int, is_whole: bool, level
     return high
 
 
-def power_of(sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float, loss: float) -> float:
+def power_of(
+    sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float, loss: float
+) -> float:
     """Return how often a loss is found in as many clusters."""
     import numpy as np
 
@@ -72,7 +84,8 @@ def power_of(sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float
 
 
 def flip_ps(sums: Any) -> Any:
-    """Return the p of sign flips for each row of clusters; 0 where so many differ that Student's test is as strict."""
+    """Return the p of sign flips for each row of clusters; 0 where so many differ that Student's
+    test is as strict."""
     import numpy as np
 
     ps = np.zeros(len(sums))
@@ -82,21 +95,32 @@ def flip_ps(sums: Any) -> Any:
         values = np.sort(np.abs(sums[rows]), axis=1)[:, sums.shape[1] - number :] * 1.0
         totals, lines, of_row = (
             sums[rows].sum(axis=1),
-            *np.unique(np.column_stack([values, np.abs(sums[rows].sum(axis=1))]), axis=0, return_inverse=True),
+            *np.unique(
+                np.column_stack([values, np.abs(sums[rows].sum(axis=1))]),
+                axis=0,
+                return_inverse=True,
+            ),
         )
         assert len(totals) == len(of_row)
-        bits = np.arange(2 ** max(0, number - 1))[:, None] >> np.arange(number) & 1  # the other half mirrors it
-        reached = np.abs((1.0 - 2 * bits) @ lines[:, :-1].T) >= lines[:, -1] - ROUNDING * lines[:, :-1].sum(axis=1)
+        bits = (
+            np.arange(2 ** max(0, number - 1))[:, None] >> np.arange(number) & 1
+        )  # the other half mirrors it
+        reached = np.abs((1.0 - 2 * bits) @ lines[:, :-1].T) >= lines[:, -1] - ROUNDING * lines[
+            :, :-1
+        ].sum(axis=1)
         ps[rows] = reached.mean(axis=0)[of_row]
     return ps
 
 
 def _by_normal(sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float) -> float:
-    """Return about the loss that Student's test detects in as many clusters: where the search begins."""
+    """Return about the loss that Student's test detects in as many clusters: where the search
+    begins."""
     total, count = math.fsum(sizes), len(sums)
     squares = math.fsum(size * size for size in sizes)
     noise = math.fsum(one * one for one in sums)
-    errors = student_quantile(level, max(1, int(total**2 / squares) - 1)) + NormalDist().inv_cdf(POWER)
+    errors = student_quantile(level, max(1, int(total**2 / squares) - 1)) + NormalDist().inv_cdf(
+        POWER
+    )
 
     def is_enough(loss: float) -> bool:
         of_loss = loss * (1 - loss) * (squares if is_whole else total / answers)
@@ -109,11 +133,14 @@ def _by_normal(sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: flo
     return high
 
 
-def questions_for_margin(sums: Sums, sizes: Sums, margin: float, level: float, power: float = POWER) -> int | None:
-    """Return how many questions, in more such clusters, show that a side is as good, if neither is better.
+def questions_for_margin(
+    sums: Sums, sizes: Sums, margin: float, level: float, power: float = POWER
+) -> int | None:
+    """Return how many questions, in more such clusters, show that a side is as good, if neither is
+    better.
 
-    Clusters differ as those that were seen, and a little more often: half of one more cluster differs (Jeffreys). What
-    the test finds in them is normal. None if ten million are not enough.
+    Clusters differ as those that were seen, and a little more often: half of one more cluster
+    differs (Jeffreys). What the test finds in them is normal. None if ten million are not enough.
     """
     import numpy as np
     from scipy.special import log_ndtr, ndtr
@@ -121,11 +148,18 @@ def questions_for_margin(sums: Sums, sizes: Sums, margin: float, level: float, p
     count, total = len(sums), math.fsum(sizes)
     typical = math.fsum(size * size for size in sizes) / total
     differing = [one for one in sums if one]
-    unseen = math.sqrt(math.fsum(one * one for one in differing) / len(differing)) if differing else typical
+    unseen = (
+        math.sqrt(math.fsum(one * one for one in differing) / len(differing))
+        if differing
+        else typical
+    )
     of_size = total / count
     values = np.array([*sums, unseen])
     weights = np.array([1.0] * count + [0.5]) / (count + 0.5)
-    weights[-1], weights[:-1] = 0.5 / (count + 1), weights[:-1] * (1 - 0.5 / (count + 1)) / weights[:-1].sum()
+    weights[-1], weights[:-1] = (
+        0.5 / (count + 1),
+        weights[:-1] * (1 - 0.5 / (count + 1)) / weights[:-1].sum(),
+    )
     sizes_too = np.array([*sizes, of_size])
     gaps = np.concatenate([values, -values]) + margin * np.concatenate([sizes_too, sizes_too])
     weights = np.concatenate([weights, weights]) / 2
@@ -137,14 +171,24 @@ def questions_for_margin(sums: Sums, sizes: Sums, margin: float, level: float, p
     logs = np.log1p(-low * scaled)
     of_one = float(weights @ logs)
     variance = float(weights @ (logs - of_one) ** 2)
-    spread = math.sqrt(float(weights @ (gaps - margin * np.concatenate([sizes_too, sizes_too])) ** 2))
-    worth = total**2 / math.fsum(size * size for size in sizes) / count  # of a cluster, in clusters of equal size
+    spread = math.sqrt(
+        float(weights @ (gaps - margin * np.concatenate([sizes_too, sizes_too])) ** 2)
+    )
+    worth = (
+        total**2 / math.fsum(size * size for size in sizes) / count
+    )  # of a cluster, in clusters of equal size
 
     def power_at(questions: int) -> float:
         clusters = max(2.0, questions / of_size)
-        bound = math.log(2 / level) + clusters * variance / 2 + float(log_ndtr(-math.sqrt(clusters * variance)))
+        bound = (
+            math.log(2 / level)
+            + clusters * variance / 2
+            + float(log_ndtr(-math.sqrt(clusters * variance)))
+        )
         surplus = clusters * of_one - bound
-        by_likelihood = ndtr(surplus / math.sqrt(clusters * variance)) if variance else float(surplus > 0)
+        by_likelihood = (
+            ndtr(surplus / math.sqrt(clusters * variance)) if variance else float(surplus > 0)
+        )
         t = student_quantile(level, max(1, int(clusters * worth) - 1))
         by_student = ndtr(margin * of_size * math.sqrt(clusters) / spread - t) if spread else 1.0
         return float(min(by_likelihood, by_student))

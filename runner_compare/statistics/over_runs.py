@@ -1,13 +1,15 @@
 """Ratios of speeds, times and memory over runs: the unit is the run, that is a process of its own.
 
-Repeats within one process share whatever that process happened to get (its place in memory, the state of the machine at
-that time), so they do not show how far the next process may be from them. Each run counts by the median of its repeats.
+Repeats within one process share whatever that process happened to get (its place in memory, the
+state of the machine at that time), so they do not show how far the next process may be from them.
+Each run counts by the median of its repeats.
 
-The test and the interval are Student's t on the logarithms of the runs, with Welch's standard error and the degrees of
-freedom of the smaller side (Hsu, 1938): with normal noise the level holds for any two spreads and any numbers of runs.
-Welch's own degrees of freedom do not hold it for 3 and 10 runs, one spread for both sides does not hold it for unequal
-noise (runs_null.py). If runs have two modes, it happens with a probability of up to 2 / 2^runs that all runs of
-one side are of one mode and all of the other side of the other. No p is below that.
+The test and the interval are Student's t on the logarithms of the runs, with Welch's standard error
+and the degrees of freedom of the smaller side (Hsu, 1938): with normal noise the level holds for
+any two spreads and any numbers of runs. Welch's own degrees of freedom do not hold it for 3 and 10
+runs, one spread for both sides does not hold it for unequal noise (runs_null.py). If runs have two
+modes, it happens with a probability of up to 2 / 2^runs that all runs of one side are of one mode
+and all of the other side of the other. No p is below that.
 """
 
 from __future__ import annotations
@@ -21,9 +23,13 @@ from statistics import fmean, variance
 from runner_compare.statistics.stats import ALPHA, POWER, student_p, student_quantile
 
 MIN_RUNS = 3  # a side, for any test: two do not show a spread
-CLEAR_DIFFERENCE = 3.0  # in standard deviations of a run: what the advice about the number of runs is for
+CLEAR_DIFFERENCE = (
+    3.0  # in standard deviations of a run: what the advice about the number of runs is for
+)
 MAX_RUNS = 10_000
-MAX_DISTANCE = 30.0  # in standard errors; scipy's noncentral t is exact up to there, and the power is 1 anyway
+MAX_DISTANCE = (
+    30.0  # in standard errors; scipy's noncentral t is exact up to there, and the power is 1 anyway
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,9 @@ class RatioOfRuns:
         ours, theirs = ([math.log(value) for value in side] for side in (runs, baseline))
         error = math.sqrt(variance(ours) / len(ours) + variance(theirs) / len(theirs))
         smaller = min(len(ours), len(theirs))
-        return cls(math.exp(fmean(ours) - fmean(theirs)), error, smaller - 1, len(ours) + len(theirs))
+        return cls(
+            math.exp(fmean(ours) - fmean(theirs)), error, smaller - 1, len(ours) + len(theirs)
+        )
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
         """Return the interval that leaves out the true ratio with at most this probability."""
@@ -53,11 +61,15 @@ class RatioOfRuns:
         distance = math.log(self.ratio / ratio)
         if abs(distance) < 1e-12:  # rounding of logarithms
             return 1.0
-        return max(least_p(self.runs), student_p(distance / self.error, self.freedom) if self.error else 0.0)
+        return max(
+            least_p(self.runs),
+            student_p(distance / self.error, self.freedom) if self.error else 0.0,
+        )
 
 
 def least_p(runs: int) -> float:
-    """Return the probability that runs of two equally likely modes split exactly into the two sides."""
+    """Return the probability that runs of two equally likely modes split exactly into the two
+    sides."""
     return 2.0 ** (1 - runs)
 
 
@@ -70,7 +82,8 @@ def fewest_runs(alpha: float = ALPHA) -> int:
 
 
 def fewest_runs_alone(alpha: float = ALPHA) -> int:
-    """Return how many runs of one job have an interval: of fewer, all may lie on one side of their median."""
+    """Return how many runs of one job have an interval: of fewer, all may lie on one side of their
+    median."""
     runs = MIN_RUNS
     while least_p(runs) >= alpha:
         runs += 1
@@ -78,10 +91,12 @@ def fewest_runs_alone(alpha: float = ALPHA) -> int:
 
 
 def median_interval(values: Sequence[float], alpha: float = ALPHA) -> tuple[float, float] | None:
-    """Return the exact interval of the median of processes, whatever their noise is; None for too few of them.
+    """Return the exact interval of the median of processes, whatever their noise is; None for too
+    few of them.
 
-    Its ends are runs: of six, the slowest and the fastest. Student's t would not do for a single job: where one run in
-    ten is much slower, six often have none such (bench/compare/gates_null.py). Of a ratio of two jobs that cancels.
+    Its ends are runs: of six, the slowest and the fastest. Student's t would not do for a single
+    job: where one run in ten is much slower, six often have none such
+    (bench/compare/gates_null.py). Of a ratio of two jobs that cancels.
     """
     from scipy.special import bdtr
 
@@ -92,7 +107,8 @@ def median_interval(values: Sequence[float], alpha: float = ALPHA) -> tuple[floa
 
 
 def runs_needed(distance: float, alpha: float = ALPHA) -> int | None:
-    """Return how many runs a side show a distance, in standard deviations of a run, with 80 % power.
+    """Return how many runs a side show a distance, in standard deviations of a run, with 80 %
+    power.
 
     None if ten thousand are not enough.
     """
@@ -109,7 +125,8 @@ def runs_needed(distance: float, alpha: float = ALPHA) -> int | None:
 
 @lru_cache(maxsize=1024)
 def power_of(runs: int, distance: float, alpha: float) -> float:
-    """Return the probability that so many runs a side show a distance, given in standard deviations of a run."""
+    """Return the probability that so many runs a side show a distance, given in standard deviations
+    of a run."""
     from scipy.special import nctdtr  # only a plan needs it
 
     if least_p(2 * runs) >= alpha:

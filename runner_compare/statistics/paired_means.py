@@ -1,8 +1,9 @@
 """The mean difference of two runs that answered the same questions: its test and its interval.
 
-A question's number is a verdict or a share of right answers, so differences lie in -1..1. Questions may belong to
-clusters (twins, questions about one text): those of one cluster are not independent, so the cluster is the unit of each
-statistic here, and without clusters the question. What so many could detect: mean_plans.py.
+A question's number is a verdict or a share of right answers, so differences lie in -1..1. Questions
+may belong to clusters (twins, questions about one text): those of one cluster are not independent,
+so the cluster is the unit of each statistic here, and without clusters the question. What so many
+could detect: mean_plans.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from runner_compare.statistics import ratios
 from runner_compare.statistics.stats import ALPHA
 from runner_compare.statistics.unseen_kind import likelihood_ps, steps
 
-ROUNDS, PARTS = 4, 12  # into which a range is divided, again and again, to find an end of the interval in it
+ROUNDS, PARTS = (
+    4,
+    12,
+)  # into which a range is divided, again and again, to find an end of the interval in it
 ROUNDING = 1e-12
 MIN_CLUSTERS = 6  # with five, no test can reach a p below 0.05
 FEW_CLUSTERS = 60  # of fewer, the unseen kind costs more power than chance does
@@ -26,11 +30,12 @@ FEW_CLUSTERS = 60  # of fewer, the unseen kind costs more power than chance does
 class MeanDifference:
     """A mean difference over n questions in clusters.
 
-    A true difference is tested in two ways, of which the larger p decides: by Student's t, for as many clusters of
-    equal size as these are worth, and by a likelihood that allows for a kind of cluster that is all lost, and that none
-    of these is of (unseen_kind.py). Against no difference, flips of the clusters' signs are a third way: they are
-    exact if neither side is better. The interval has the differences that are not rejected. So few clusters and many
-    are compared in the same way, and what rare clusters with all the losses could hide is allowed for
+    A true difference is tested in two ways, of which the larger p decides: by Student's t, for as
+    many clusters of equal size as these are worth, and by a likelihood that allows for a kind of
+    cluster that is all lost, and that none of these is of (unseen_kind.py). Against no difference,
+    flips of the clusters' signs are a third way: they are exact if neither side is better. The
+    interval has the differences that are not rejected. So few clusters and many are compared in the
+    same way, and what rare clusters with all the losses could hide is allowed for
     (bench/compare/cluster_null.py).
     """
 
@@ -42,8 +47,11 @@ class MeanDifference:
     clusters_worth: float  # in clusters of equal size
 
     @classmethod
-    def of(cls, differences: Sequence[float], clusters: Sequence[Hashable] | None = None) -> MeanDifference:
-        """Compute it from the difference of each question, and the cluster of each; None: each is one of its own."""
+    def of(
+        cls, differences: Sequence[float], clusters: Sequence[Hashable] | None = None
+    ) -> MeanDifference:
+        """Compute it from the difference of each question, and the cluster of each; None: each is
+        one of its own."""
         sums, sizes = map(tuple, ratios.cluster_sums(differences, clusters))
         n, by_flips = len(differences), ratios.sign_flip_p(sums)
         p = by_flips if by_flips >= 1 else max(by_flips, _p_at(sums, sizes, 0.0))
@@ -61,7 +69,8 @@ class MeanDifference:
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval."""
         low, high = (self._end(end) for end in (-1.0, 1.0))
-        # The test against no difference also flips signs: it may not reject what the interval would.
+        # The test against no difference also flips signs: it may not reject what the interval
+        # would.
         return (min(low, 0.0), max(high, 0.0)) if self.p >= ALPHA else (low, high)
 
     def _end(self, end: float) -> float:
@@ -88,7 +97,8 @@ def _p_at(sums: Sequence[float], sizes: Sequence[float], difference: float) -> f
 
 
 def mean_ps(sums: Any, sizes: Any, difference: Any) -> Any:
-    """Return the two-sided p against a true difference, without sign flips, of each row of clusters.
+    """Return the two-sided p against a true difference, without sign flips, of each row of
+    clusters.
 
     All rows are tested against one difference, or each against its own.
     """
@@ -101,7 +111,9 @@ def mean_ps(sums: Any, sizes: Any, difference: Any) -> Any:
     squares = ((sums - mean[:, None] * sizes) ** 2).sum(axis=1)
     error = np.sqrt(count / max(1, count - 1) * squares) / total
     is_known = error > ROUNDING
-    t = np.where(is_known, distance / np.where(is_known, error, 1.0), np.where(distance > 0, math.inf, 0.0))
+    t = np.where(
+        is_known, distance / np.where(is_known, error, 1.0), np.where(distance > 0, math.inf, 0.0)
+    )
     freedom = np.maximum(1.0, np.floor(total**2 / (sizes * sizes).sum(axis=1) + ROUNDING) - 1)
     by_student = 2 * stdtr(freedom, -np.maximum(0.0, t))
     return np.maximum(by_student, likelihood_ps(sums, sizes, difference, step))

@@ -1,4 +1,5 @@
-"""How many questions or samples a comparison needs, from what two runs have shown of their disagreement so far."""
+"""How many questions or samples a comparison needs, from what two runs have shown of their
+disagreement so far."""
 
 from __future__ import annotations
 
@@ -15,47 +16,58 @@ MANY_DISCORDANT = 300  # pairs
 
 
 def can_plan_from(units: float) -> bool:
-    """Whether so many families of questions, or texts, say enough about how they differ to plan a number from them.
+    """Whether so many families of questions, or texts, say enough about how they differ to plan a
+    number from them.
 
-    Unequal families count as fewer, and texts of several tasks by the degrees of freedom of their mean. With fewer, a
-    plan takes the differences that it has not seen for small, and too often decides nothing (cluster_null.py,
-    bench/compare/pool_texts_null.py).
+    Unequal families count as fewer, and texts of several tasks by the degrees of freedom of their
+    mean. With fewer, a plan takes the differences that it has not seen for small, and too often
+    decides nothing (cluster_null.py, bench/compare/pool_texts_null.py).
     """
     return units >= MIN_UNITS_PLANNED
 
 
 def expected_disagreement(discordant: float, n: float) -> float:
-    """Return the share of further questions that only one of two runs will solve, as far as n questions tell.
+    """Return the share of further questions that only one of two runs will solve, as far as n
+    questions tell.
 
-    Of questions in families, or with several answers each, both counts are in the independent pairs they are worth.
+    Of questions in families, or with several answers each, both counts are in the independent pairs
+    they are worth.
 
-    It is the mean of Jeffreys' posterior. The observed share itself plans too few questions after a small sample: of 20
-    questions with no disagreement it would follow that there will never be any (bench/compare/margin_null.py).
+    It is the mean of Jeffreys' posterior. The observed share itself plans too few questions after a
+    small sample: of 20 questions with no disagreement it would follow that there will never be any
+    (bench/compare/margin_null.py).
     """
     assert 0 <= discordant <= n
     return (discordant + 0.5) / (n + 1)
 
 
-def questions_to_detect(noise_rate: float, difference: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """Return how many paired questions detect a true difference with this power; None if ten million are not enough.
+def questions_to_detect(
+    noise_rate: float, difference: float, alpha: float = ALPHA, power: float = POWER
+) -> int | None:
+    """Return how many paired questions detect a true difference with this power; None if ten
+    million are not enough.
 
-    `noise_rate` is the share of questions that only one of two equal runs solves. The difference comes on top of it; if
-    it takes the place of noise, the power is higher.
+    `noise_rate` is the share of questions that only one of two equal runs solves. The difference
+    comes on top of it; if it takes the place of noise, the power is higher.
     """
     assert 0 <= noise_rate <= 1
     assert 0 < difference <= 1
-    return fewest(partial(detection_power, noise_rate=noise_rate, difference=difference, alpha=alpha), power)
+    return fewest(
+        partial(detection_power, noise_rate=noise_rate, difference=difference, alpha=alpha), power
+    )
 
 
 @lru_cache(maxsize=1024)
 def detection_power(n: int, noise_rate: float, difference: float, alpha: float = ALPHA) -> float:
-    """Return the exact probability that McNemar's exact test finds a true difference, in its direction."""
+    """Return the exact probability that McNemar's exact test finds a true difference, in its
+    direction."""
     import numpy as np
     from scipy.special import bdtr, bdtrik
 
     rate = min(1.0, noise_rate + difference)
     discordant, chances = likely_counts(n, rate)
-    # The most pairs on the losing side with which the test still rejects; -1 if even none is too many.
+    # The most pairs on the losing side with which the test still rejects; -1 if even none is too
+    # many.
     most = np.nan_to_num(np.floor(bdtrik(alpha / 2, discordant, 0.5))).clip(0)
     most += 2 * bdtr(np.minimum(most + 1, discordant), discordant, 0.5) < alpha
     most -= 2 * bdtr(most, discordant, 0.5) >= alpha
@@ -66,9 +78,11 @@ def detection_power(n: int, noise_rate: float, difference: float, alpha: float =
 
 @lru_cache(maxsize=1024)
 def smallest_detectable(n: int, noise_rate: float, alpha: float = ALPHA) -> float | None:
-    """Return the smallest true paired difference that n questions detect with 80 % power; None if n detects none.
+    """Return the smallest true paired difference that n questions detect with 80 % power; None if n
+    detects none.
 
-    It is exact where few pairs are discordant. Where they are many, Connor's formula is exact to 1 %, and faster.
+    It is exact where few pairs are discordant. Where they are many, Connor's formula is exact to 1
+    %, and faster.
     """
     by_formula = detectable_difference(n, noise_rate, alpha)
     if by_formula is not None and n * (noise_rate + by_formula) > MANY_DISCORDANT:
@@ -78,7 +92,11 @@ def smallest_detectable(n: int, noise_rate: float, alpha: float = ALPHA) -> floa
         return None
     while high - low > FINEST_DIFFERENCE:
         middle = (low + high) / 2
-        low, high = (middle, high) if detection_power(n, noise_rate, middle, alpha) < POWER else (low, middle)
+        low, high = (
+            (middle, high)
+            if detection_power(n, noise_rate, middle, alpha) < POWER
+            else (low, middle)
+        )
     return high
 
 
@@ -92,11 +110,13 @@ def samples_to_detect(
     tails: float = 3.0,
     upward: bool | None = None,
 ) -> int | None:
-    """Return how many samples detect a difference of likelihoods; None if ten million are not enough.
+    """Return how many samples detect a difference of likelihoods; None if ten million are not
+    enough.
 
-    As many decide about a margin of this size, if neither run is better: the test then has to exclude the margin, which
-    is below (`upward`). `error` is the standard error over the samples so far, `bend` their skewness over the root of
-    their number; both fall with the root of that number. `tails` is their kurtosis.
+    As many decide about a margin of this size, if neither run is better: the test then has to
+    exclude the margin, which is below (`upward`). `error` is the standard error over the samples so
+    far, `bend` their skewness over the root of their number; both fall with the root of that
+    number. `tails` is their kurtosis.
     """
     assert shift > 0
     if samples < 2 or not math.isfinite(error):
@@ -104,7 +124,9 @@ def samples_to_detect(
 
     def shows(n: int) -> float:
         smaller = math.sqrt(samples / n)
-        detectable = detectable_shift(error * smaller, n, alpha, power, bend * smaller, tails, samples, upward)
+        detectable = detectable_shift(
+            error * smaller, n, alpha, power, bend * smaller, tails, samples, upward
+        )
         return 1.0 if detectable is not None and detectable <= shift else 0.0
 
     needed = fewest(shows, 1.0)

@@ -1,9 +1,11 @@
-"""One difference over several tasks: the weighted mean of their paired differences, with its test and its interval.
+"""One difference over several tasks: the weighted mean of their paired differences, with its test
+and its interval.
 
-If all questions count the same, the wins and losses of all tasks are added, and McNemar's exact test decides. If all
-tasks count the same, wins and losses have weights; the test is then the same one with weights: without a difference
-each question that only one side solved is as likely a win as a loss, and the distribution of the weighted sum is
-computed, not drawn. The interval has to exclude 0, too. numpy and scipy are imported only there.
+If all questions count the same, the wins and losses of all tasks are added, and McNemar's exact
+test decides. If all tasks count the same, wins and losses have weights; the test is then the same
+one with weights: without a difference each question that only one side solved is as likely a win as
+a loss, and the distribution of the weighted sum is computed, not drawn. The interval has to exclude
+0, too. numpy and scipy are imported only there.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class Weights(StrEnum):
 
 @dataclass(frozen=True)
 class PairedVerdicts:
-    """The pairs of one task: the questions that only this run solved, those that only the baseline solved, and all."""
+    """The pairs of one task: the questions that only this run solved, those that only the baseline
+    solved, and all."""
 
     wins: int
     losses: int
@@ -44,7 +47,8 @@ class PairedVerdicts:
 
 @dataclass(frozen=True)
 class PairedTexts:
-    """The texts of one task: the difference of each in nats, and its size in tokens (or bytes, or 1)."""
+    """The texts of one task: the difference of each in nats, and its size in tokens (or bytes, or
+    1)."""
 
     differences: Sequence[float]
     sizes: Sequence[float]
@@ -55,12 +59,15 @@ def mean_difference(tasks: Sequence[PairedVerdicts]) -> float:
     return math.fsum((task.wins - task.losses) / task.n for task in tasks) / len(tasks)
 
 
-def mean_difference_interval(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> tuple[float, float]:
+def mean_difference_interval(
+    tasks: Sequence[PairedVerdicts], alpha: float = ALPHA
+) -> tuple[float, float]:
     """Return the interval of the mean difference, from Tango's interval of each task.
 
-    The method of variance estimates recovery (Donner and Zou, Statistical Methods in Medical Research 21, 2012): the
-    distances from each task's estimate to its limit are added in quadrature. So it is not symmetric, and a task without
-    discordant pairs still adds its uncertainty.
+    The method of variance estimates recovery (Donner and Zou, Statistical Methods in Medical
+    Research 21, 2012): the distances from each task's estimate to its limit are added in
+    quadrature. So it is not symmetric, and a task without discordant pairs still adds its
+    uncertainty.
     """
     centre, down, up = mean_difference(tasks), 0.0, 0.0
     for task in tasks:
@@ -76,7 +83,8 @@ def _interval(wins: int, losses: int, n: int, alpha: float) -> tuple[float, floa
 
 
 def mean_difference_p(tasks: Sequence[PairedVerdicts], difference: float) -> float:
-    """Return the two-sided p against a true mean difference: the level from which on the interval leaves it out."""
+    """Return the two-sided p against a true mean difference: the level from which on the interval
+    leaves it out."""
     from scipy.optimize import brentq
 
     centre, normal = mean_difference(tasks), NormalDist()
@@ -94,20 +102,23 @@ def mean_difference_p(tasks: Sequence[PairedVerdicts], difference: float) -> flo
 
 
 def mean_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> float:
-    """Return the two-sided p of the mean difference: that of the flips, or of the interval if only the flips reject.
+    """Return the two-sided p of the mean difference: that of the flips, or of the interval if only
+    the flips reject.
 
-    The flips alone reject up to 5.6 % if tasks differ in opposite directions, and would reject means that the interval
-    does not exclude (bench/compare/pool_null.py).
+    The flips alone reject up to 5.6 % if tasks differ in opposite directions, and would reject
+    means that the interval does not exclude (bench/compare/pool_null.py).
     """
     p = weighted_flip_p(tasks, finest)
     return p if p >= ALPHA else max(p, mean_difference_p(tasks, 0.0))
 
 
 def weighted_flip_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> float:
-    """Return the two-sided p of the mean difference if wins and losses were equally likely in each task.
+    """Return the two-sided p of the mean difference if wins and losses were equally likely in each
+    task.
 
-    A win of a task with n questions counts 1 / n. These weights are whole multiples of a unit where the sums stay below
-    `finest` units, else the nearest whole ones: the test of nearly the same mean, and as exact.
+    A win of a task with n questions counts 1 / n. These weights are whole multiples of a unit where
+    the sums stay below `finest` units, else the nearest whole ones: the test of nearly the same
+    mean, and as exact.
     """
     import numpy as np
 
@@ -118,34 +129,50 @@ def weighted_flip_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> fl
     if largest > finest:
         weights = [max(1, round(weight * finest / largest)) for weight in weights]
         largest = sum(weight * count for weight, count in zip(weights, discordant, strict=True))
-    observed = abs(sum(weight * (task.wins - task.losses) for weight, task in zip(weights, tasks, strict=True)))
+    observed = abs(
+        sum(weight * (task.wins - task.losses) for weight, task in zip(weights, tasks, strict=True))
+    )
     if observed == 0:
         return 1.0
-    # The characteristic function of the sum is a product of cosines; its inverse transform has the probabilities.
+    # The characteristic function of the sum is a product of cosines; its inverse transform has the
+    # probabilities.
     points = 1 << (2 * largest + 1).bit_length()
     angles = 2 * np.pi / points * np.arange(points // 2 + 1)
     product = np.ones(len(angles))
     for weight, count in zip(weights, discordant, strict=True):
         product *= np.cos(weight * angles) ** count
-    chances = np.clip(np.fft.irfft(product, points), 0.0, None)  # of the sums 0, 1 … and from the end -1, -2 …
+    chances = np.clip(
+        np.fft.irfft(product, points), 0.0, None
+    )  # of the sums 0, 1 … and from the end -1, -2 …
     return float(min(1.0, max(2 * chances[observed : largest + 1].sum(), math.ulp(0.0))))
 
 
-def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> float | None:
-    """Return the smallest true difference, the same in all tasks, that the test detects with 80 % power.
+def detectable_mean_difference(
+    tasks: Sequence[PairedVerdicts], alpha: float = ALPHA
+) -> float | None:
+    """Return the smallest true difference, the same in all tasks, that the test detects with 80 %
+    power.
 
-    Connor's formula, as for a single task (`stats.detectable_difference`), with the tasks' variances added; and the
-    interval has to exclude 0, too. One discordant pair a task is added: few of them underestimate how many to expect.
+    Connor's formula, as for a single task (`stats.detectable_difference`), with the tasks'
+    variances added; and the interval has to exclude 0, too. One discordant pair a task is added:
+    few of them underestimate how many to expect.
     """
     from scipy.optimize import brentq
 
     z_alpha, z_power = -NormalDist().inv_cdf(alpha / 2), NormalDist().inv_cdf(POWER)
-    smallest_step = 1 / (len(tasks) * max(task.n for task in tasks))  # by which the sum of the flips can change
+    smallest_step = 1 / (
+        len(tasks) * max(task.n for task in tasks)
+    )  # by which the sum of the flips can change
 
     def surplus(difference: float) -> float:
-        rates = [(min(1.0, (task.wins + task.losses + 1) / task.n + difference), task.n) for task in tasks]
+        rates = [
+            (min(1.0, (task.wins + task.losses + 1) / task.n + difference), task.n)
+            for task in tasks
+        ]
         of_null = math.sqrt(sum(rate / n for rate, n in rates)) / len(tasks)
-        of_truth = math.sqrt(sum(max(0.0, rate - difference**2) / n for rate, n in rates)) / len(tasks)
+        of_truth = math.sqrt(sum(max(0.0, rate - difference**2) / n for rate, n in rates)) / len(
+            tasks
+        )
         expected = [_with_losses(task, difference) for task in tasks]
         half = mean_difference_interval(expected, alpha)[1] - mean_difference(expected)
         return difference - max(smallest_step + z_alpha * of_null, half) - z_power * of_truth
@@ -156,10 +183,12 @@ def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = A
 def questions_for_mean(
     tasks: Sequence[PairedVerdicts], margin: float, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
-    """Return how many questions, over all tasks, show that the mean is above minus the margin if neither run is better.
+    """Return how many questions, over all tasks, show that the mean is above minus the margin if
+    neither run is better.
 
-    Each task grows in proportion, and its runs disagree as often as so far. The interval that has to exclude the margin
-    is that of the expected disagreement, and the tasks' variances are added. None if ten million are not enough.
+    Each task grows in proportion, and its runs disagree as often as so far. The interval that has
+    to exclude the margin is that of the expected disagreement, and the tasks' variances are added.
+    None if ten million are not enough.
     """
     n, normal = sum(task.n for task in tasks), NormalDist()
     rates = [(task.n / n, expected_disagreement(task.wins + task.losses, task.n)) for task in tasks]
@@ -169,7 +198,10 @@ def questions_for_mean(
         for share, rate in rates:
             half = count * share * rate / 2
             low, _ = stats.tango_interval(half, half, count * share, alpha)
-            down, spread = math.hypot(down, low), math.hypot(spread, math.sqrt(rate / (count * share)))
+            down, spread = (
+                math.hypot(down, low),
+                math.hypot(spread, math.sqrt(rate / (count * share))),
+            )
         return normal.cdf((margin * len(tasks) - down) / spread)
 
     return fewest(power_at, power)
@@ -179,11 +211,14 @@ def _with_losses(task: PairedVerdicts, difference: float) -> PairedVerdicts:
     """Return a task with as many discordant pairs as it has by noise, and losses on top of them."""
     discordant = task.wins + task.losses + 1
     wins = discordant // 2
-    return PairedVerdicts(wins, min(task.n - wins, discordant - wins + math.ceil(task.n * difference)), task.n)
+    return PairedVerdicts(
+        wins, min(task.n - wins, discordant - wins + math.ceil(task.n * difference)), task.n
+    )
 
 
 def of_few_texts(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> float:
-    """Return the part of the weighted mean's variance that comes from tasks with too few texts to plan from."""
+    """Return the part of the weighted mean's variance that comes from tasks with too few texts to
+    plan from."""
     return math.fsum(
         (share * ratios.ratio_error(task.differences, task.sizes)) ** 2
         for task, share in zip(tasks, shares, strict=True)
@@ -191,10 +226,14 @@ def of_few_texts(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> float
     )
 
 
-def uncertainty(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> tuple[float, float, float, int]:
-    """Return the weighted mean's standard error, its skewness, kurtosis, and Welch and Satterthwaite's freedom.
+def uncertainty(
+    tasks: Sequence[PairedTexts], shares: Sequence[float]
+) -> tuple[float, float, float, int]:
+    """Return the weighted mean's standard error, its skewness, kurtosis, and Welch and
+    Satterthwaite's freedom.
 
-    The kurtosis is that of so many alike texts (the freedom and one) whose standard error would be known as precisely.
+    The kurtosis is that of so many alike texts (the freedom and one) whose standard error would be
+    known as precisely.
     """
     square = cube = fourth = unknown = 0.0
     for task, share in zip(tasks, shares, strict=True):

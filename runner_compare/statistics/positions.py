@@ -1,7 +1,8 @@
-"""The loss by position: over the tokens that have 1, 2–3, 4–7 … tokens before them, with intervals over texts.
+"""The loss by position: over the tokens that have 1, 2–3, 4–7 … tokens before them, with intervals
+over texts.
 
-Tokens of one text are not independent, whichever window they are in: the sample is the text, in each bin. A bin of few
-texts has a wide interval, one of a single text none.
+Tokens of one text are not independent, whichever window they are in: the sample is the text, in
+each bin. A bin of few texts has a wide interval, one of a single text none.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ class BinSums:
             self.kl = (self.kl or 0.0) + kl
 
 
-def position_figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None]) -> dict[str, float]:
-    """Return loss and KL of each bin; empty where windows are short, or an earlier version has kept no sums."""
+def position_figures(
+    parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None]
+) -> dict[str, float]:
+    """Return loss and KL of each bin; empty where windows are short, or an earlier version has kept
+    no sums."""
     if not parts or any(part.by_position is None for part in parts):
         return {}
     bins: dict[int, dict[object, BinSums]] = {}

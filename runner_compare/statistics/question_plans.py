@@ -1,4 +1,5 @@
-"""What so many questions can show, and how many show a margin: of a single look at the end, or of bets on the way."""
+"""What so many questions can show, and how many show a margin: of a single look at the end, or of
+bets on the way."""
 
 from __future__ import annotations
 
@@ -8,7 +9,11 @@ from runner_compare.statistics.sequential_plans import early_stop_detectable, ea
 
 
 def detectable_loss(
-    questions: int, disagreement: float, alpha: float, stops_early: bool = False, margin: float | None = None
+    questions: int,
+    disagreement: float,
+    alpha: float,
+    stops_early: bool = False,
+    margin: float | None = None,
 ) -> float | None:
     """Return the smallest loss that a job detects with the promised power; None without one.
 
@@ -20,9 +25,14 @@ def detectable_loss(
 
 
 def questions_for_margin(
-    margin: float, disagreement: float, alpha: float, stops_early: bool = False, has_margin: bool = False
+    margin: float,
+    disagreement: float,
+    alpha: float,
+    stops_early: bool = False,
+    has_margin: bool = False,
 ) -> int | None:
-    """Return how many questions show with the promised power that a job is as good, if neither is better."""
+    """Return how many questions show with the promised power that a job is as good, if neither is
+    better."""
     fixed = questions_needed(margin, disagreement, alpha)
     if fixed is None or not stops_early:
         return fixed

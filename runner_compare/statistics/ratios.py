@@ -1,7 +1,9 @@
-"""The statistics of ratios of sums: nats per token over samples of unequal length, and paired differences of them.
+"""The statistics of ratios of sums: nats per token over samples of unequal length, and paired
+differences of them.
 
-The tokens of one text are not independent, so the sample is the unit: a ratio is the sum of one number over all
-samples, divided by the sum of another, and its error comes from how far the samples are from that ratio.
+The tokens of one text are not independent, so the sample is the unit: a ratio is the sum of one
+number over all samples, divided by the sum of another, and its error comes from how far the samples
+are from that ratio.
 """
 
 from __future__ import annotations
@@ -20,24 +22,31 @@ EXACT_FLIPS = 14  # up to so many samples all sign flips are counted
 ROUNDING = 1e-12  # as a share of the largest sum: closer sums count as equal
 SIGNS_AT_ONCE = 100_000  # so many are drawn together: they fit the cache
 CAUTION = 2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
-CAUTION_BELOW = {80: 4.0, 200: 3.0}  # samples, which show too little of a heavy tail (bench/compare/likelihood_null.py)
+CAUTION_BELOW = {
+    80: 4.0,
+    200: 3.0,
+}  # samples, which show too little of a heavy tail (bench/compare/likelihood_null.py)
 MIN_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/compare/likelihood_null.py)
 
 
 def cluster_sums(
     values: Sequence[float], clusters: Sequence[Hashable] | None = None
 ) -> tuple[list[float], list[float]]:
-    """Return the sum of the values in each cluster and how many they are; None: each value is a cluster of its own."""
+    """Return the sum of the values in each cluster and how many they are; None: each value is a
+    cluster of its own."""
     sums: dict[Hashable, float] = {}
     sizes: dict[Hashable, float] = {}
-    for cluster, value in zip(range(len(values)) if clusters is None else clusters, values, strict=True):
+    for cluster, value in zip(
+        range(len(values)) if clusters is None else clusters, values, strict=True
+    ):
         sums[cluster] = sums.get(cluster, 0.0) + value
         sizes[cluster] = sizes.get(cluster, 0.0) + 1
     return list(sums.values()), list(sizes.values())
 
 
 def jackknife_variance(sums: Sequence[float], sizes: Sequence[float]) -> float:
-    """Return the variance of the mean of all values, from the means without one of the clusters; 0 for a single one."""
+    """Return the variance of the mean of all values, from the means without one of the clusters; 0
+    for a single one."""
     count, total, n = len(sums), math.fsum(sums), math.fsum(sizes)
     if count < 2:
         return 0.0
@@ -57,16 +66,20 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> float:
 
 
 def ratio_error(tops: Sequence[float], bottoms: Sequence[float]) -> float:
-    """Return the standard error of such a ratio over samples, by linearisation; infinity for fewer than two samples."""
+    """Return the standard error of such a ratio over samples, by linearisation; infinity for fewer
+    than two samples."""
     n, centre = len(tops), ratio(tops, bottoms)
     if n < 2:
         return math.inf
-    squares = math.fsum((top - centre * bottom) ** 2 for top, bottom in zip(tops, bottoms, strict=True))
+    squares = math.fsum(
+        (top - centre * bottom) ** 2 for top, bottom in zip(tops, bottoms, strict=True)
+    )
     return math.sqrt(n / (n - 1) * squares) / math.fsum(bottoms)
 
 
 def ratio_interval(tops: Sequence[float], bottoms: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of such a ratio, by Student's t over the samples; infinite for a single sample."""
+    """Return the 95 % interval of such a ratio, by Student's t over the samples; infinite for a
+    single sample."""
     centre, error = ratio(tops, bottoms), ratio_error(tops, bottoms)
     if math.isinf(error):
         return -math.inf, math.inf
@@ -75,15 +88,17 @@ def ratio_interval(tops: Sequence[float], bottoms: Sequence[float]) -> tuple[flo
 
 
 def sign_flip_p(differences: Sequence[float], flips: int = FLIPS, seed: int = 0) -> float:
-    """Return the two-sided p of paired differences by flipping their signs: if both runs are equal, signs are random.
+    """Return the two-sided p of paired differences by flipping their signs: if both runs are equal,
+    signs are random.
 
-    The statistic is the sum of the differences. If each is a sum over a sample's tokens, the statistic is the
-    difference of the ratios times the number of tokens, which both sides share: samples count by their length, and no
-    denominator changes. Divided by the root of the sum of squares, which no flip changes either, it is the studentized
-    difference: so with many samples the test keeps its level even if differences are skewed. With few samples all
-    flips are counted; otherwise they are drawn with a fixed seed, so the result is the same each time and never below
-    1 / (flips + 1). Drawing ends early if p is clearly large; p is then the share of sums that reach the observed one
-    (Besag and Clifford, 1991).
+    The statistic is the sum of the differences. If each is a sum over a sample's tokens, the
+    statistic is the difference of the ratios times the number of tokens, which both sides share:
+    samples count by their length, and no denominator changes. Divided by the root of the sum of
+    squares, which no flip changes either, it is the studentized difference: so with many samples
+    the test keeps its level even if differences are skewed. With few samples all flips are counted;
+    otherwise they are drawn with a fixed seed, so the result is the same each time and never below
+    1 / (flips + 1). Drawing ends early if p is clearly large; p is then the share of sums that
+    reach the observed one (Besag and Clifford, 1991).
     """
     nonzero = [difference for difference in differences if difference]
     observed = abs(math.fsum(nonzero)) - ROUNDING * math.fsum(map(abs, nonzero))
@@ -122,14 +137,20 @@ def _standardized_moment(tops: Sequence[float], bottoms: Sequence[float], power:
     n, centre = len(tops), ratio(tops, bottoms)
     distances = [top - centre * bottom for top, bottom in zip(tops, bottoms, strict=True)]
     spread = math.fsum(distance**2 for distance in distances) / n
-    return math.fsum(distance**power for distance in distances) / n / spread ** (power / 2) if spread > 0 else 0.0
+    return (
+        math.fsum(distance**power for distance in distances) / n / spread ** (power / 2)
+        if spread > 0
+        else 0.0
+    )
 
 
 def unskewed(t: float, bend: float) -> float:
-    """Return Hall's transformation of a studentized mean, which removes the skewness that samples give it.
+    """Return Hall's transformation of a studentized mean, which removes the skewness that samples
+    give it.
 
-    `bend` is the skewness over the root of the number of samples. The cubic polynomial of Hall (Journal of the Royal
-    Statistical Society B 54, 1992) is t + bend (t² / 3 + 1 / 6) + bend² t³ / 27. It increases with t.
+    `bend` is the skewness over the root of the number of samples. The cubic polynomial of Hall
+    (Journal of the Royal Statistical Society B 54, 1992) is t + bend (t² / 3 + 1 / 6) + bend² t³ /
+    27. It increases with t.
     """
     return t + bend * (t * t / 3 + 1 / 6) + bend * bend * t**3 / 27
 
@@ -141,13 +162,19 @@ def skewed_again(bound: float, bend: float) -> float:
 
 def caution(samples: float) -> float:
     """Return the factor on p for so many samples."""
-    return next((factor for fewer_than, factor in CAUTION_BELOW.items() if samples < fewer_than), CAUTION)
+    return next(
+        (factor for fewer_than, factor in CAUTION_BELOW.items() if samples < fewer_than), CAUTION
+    )
 
 
-def paired_p(differences: Sequence[float], sizes: Sequence[float], factor: float | None = None) -> float:
+def paired_p(
+    differences: Sequence[float], sizes: Sequence[float], factor: float | None = None
+) -> float:
     """Return a cautious p for the equality of two runs over the same samples."""
     n, bend = len(differences), skewness(differences, sizes) / math.sqrt(len(differences))
-    return cautious_p(differences, ratio(differences, sizes), ratio_error(differences, sizes), bend, n - 1, factor)
+    return cautious_p(
+        differences, ratio(differences, sizes), ratio_error(differences, sizes), bend, n - 1, factor
+    )
 
 
 def cautious_p(
@@ -158,14 +185,15 @@ def cautious_p(
     freedom: int,
     factor: float | None = None,
 ) -> float:
-    """Return the largest p of sign flips, of Hall's test, and of Student's for a centre, times the caution.
+    """Return the largest p of sign flips, of Hall's test, and of Student's for a centre, times the
+    caution.
 
-    Flips are exact if differences are symmetric. If a few samples differ strongly in one direction, they call too many
-    equal pairs different. Hall's test removes the observed skewness, which few samples understate. The two are wrong
-    about different pairs: from MIN_TEXTS samples on, that many times the larger p keeps the level, also of lognormal
-    differences (likelihood_null.py). What no sample shows is beyond any of them: a kind of text rarer than about
-    four in n.
-    Student's test is that of the interval, which would otherwise include 0 beside some findings.
+    Flips are exact if differences are symmetric. If a few samples differ strongly in one direction,
+    they call too many equal pairs different. Hall's test removes the observed skewness, which few
+    samples understate. The two are wrong about different pairs: from MIN_TEXTS samples on, that
+    many times the larger p keeps the level, also of lognormal differences (likelihood_null.py).
+    What no sample shows is beyond any of them: a kind of text rarer than about four in n. Student's
+    test is that of the interval, which would otherwise include 0 beside some findings.
     """
     factor = factor or caution(freedom + 1)
     by_flips = factor * sign_flip_p(differences)
@@ -180,13 +208,20 @@ def paired_interval(differences: Sequence[float], sizes: Sequence[float]) -> tup
     n, error = len(differences), ratio_error(differences, sizes)
     if math.isinf(error):
         return -math.inf, math.inf
-    return cautious_interval(ratio(differences, sizes), error, skewness(differences, sizes) / math.sqrt(n), n - 1)
+    return cautious_interval(
+        ratio(differences, sizes), error, skewness(differences, sizes) / math.sqrt(n), n - 1
+    )
 
 
-def cautious_interval(centre: float, error: float, bend: float, freedom: int) -> tuple[float, float]:
-    """Return a cautious 95 % interval: Student's and Hall's together, each at the level of `cautious_p`."""
+def cautious_interval(
+    centre: float, error: float, bend: float, freedom: int
+) -> tuple[float, float]:
+    """Return a cautious 95 % interval: Student's and Hall's together, each at the level of
+    `cautious_p`."""
     bound = student_quantile((1 - CONFIDENCE) / caution(freedom + 1), freedom)
-    above = max(bound, skewed_again(bound, bend))  # by which the estimate may exceed the truth, in standard errors
+    above = max(
+        bound, skewed_again(bound, bend)
+    )  # by which the estimate may exceed the truth, in standard errors
     below = max(bound, -skewed_again(-bound, bend))
     return centre - above * error, centre + below * error
 
@@ -201,32 +236,41 @@ def detectable_shift(
     seen: int | None = None,
     upward: bool | None = None,
 ) -> float | None:
-    """Return the smallest true difference of ratios that `paired_p` detects at this level with this power.
+    """Return the smallest true difference of ratios that `paired_p` detects at this level with this
+    power.
 
-    `error` is its standard error, which few samples underestimate: by about 1 / samples in simulations. `bend` is the
-    skewness over the root of the number of samples, `tails` the kurtosis. If the error was estimated from so many
-    `seen` samples, and others are tested, its own error costs power, too. `upward`: only a difference above 0 is of
-    interest; None: the direction that is harder to detect, which is the one opposite to the skewness.
+    `error` is its standard error, which few samples underestimate: by about 1 / samples in
+    simulations. `bend` is the skewness over the root of the number of samples, `tails` the
+    kurtosis. If the error was estimated from so many `seen` samples, and others are tested, its own
+    error costs power, too. `upward`: only a difference above 0 is of interest; None: the direction
+    that is harder to detect, which is the one opposite to the skewness.
     """
     if samples < 2:
         return None
     bend = -abs(bend) if upward is None else bend if upward else -bend
     bound = student_quantile(alpha / caution(samples), samples - 1)
     bound = max(bound, skewed_again(bound, bend))
-    # With skewed samples the estimated error depends on the estimate: if one is too small, the other is too large.
+    # With skewed samples the estimated error depends on the estimate: if one is too small, the
+    # other is too large.
     slope = max(0.5, 1 - bound * bend / 2)
     z = NormalDist().inv_cdf(power)
     of_error = bound**2 * max(0.0, tails - 1 - bend**2 * samples) / (4 * samples)
-    unknown = max(0.0, tails - 1) / (4 * seen) if seen else 0.0  # the variance of the logarithm of the error
+    unknown = (
+        max(0.0, tails - 1) / (4 * seen) if seen else 0.0
+    )  # the variance of the logarithm of the error
     errors = bound + z * math.sqrt(slope**2 + of_error + unknown * (bound + z) ** 2)
     return errors * error * (1 + 1 / samples + 2 * unknown)
 
 
-def detectable_loss(error: float, samples: int, loss: float, alpha: float, power: float = POWER) -> float:
-    """Return the smallest true difference that is detected if a few samples have all of it, each about so large.
+def detectable_loss(
+    error: float, samples: int, loss: float, alpha: float, power: float = POWER
+) -> float:
+    """Return the smallest true difference that is detected if a few samples have all of it, each
+    about so large.
 
-    Such samples add to the spread: with a difference of d, the variance of the mean grows by (loss · d - d²) / samples.
-    They also make the differences skewed in the direction in which Hall's test asks for no more than Student's.
+    Such samples add to the spread: with a difference of d, the variance of the mean grows by (loss
+    · d - d²) / samples. They also make the differences skewed in the direction in which Hall's test
+    asks for no more than Student's.
     """
     errors = student_quantile(alpha / caution(samples), samples - 1) + NormalDist().inv_cdf(power)
     own, square = errors * error * (1 + 1 / samples), errors * errors / samples

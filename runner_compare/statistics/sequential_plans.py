@@ -1,7 +1,9 @@
-"""What a job that stops early can show with so many questions: the power of its bets, which is below a fixed sample's.
+"""What a job that stops early can show with so many questions: the power of its bets, which is
+below a fixed sample's.
 
-Bets may decide after any question, and pay for it: to find as much, they need up to twice the questions. Courses of the
-bets are drawn with a fixed seed, and looked at after every so many questions.
+Bets may decide after any question, and pay for it: to find as much, they need up to twice the
+questions. Courses of the bets are drawn with a fixed seed, and looked at after every so many
+questions.
 """
 
 from __future__ import annotations
@@ -22,9 +24,14 @@ WIDER = 4.0  # the most times that a fixed sample's difference is looked for
 
 
 def early_stop_power(
-    questions: int, noise_rate: float, loss: float, level: float, stops_at_margin: float | None = None
+    questions: int,
+    noise_rate: float,
+    loss: float,
+    level: float,
+    stops_at_margin: float | None = None,
 ) -> float:
-    """Return the probability that a job with so much more losses than the baseline is found to be worse.
+    """Return the probability that a job with so much more losses than the baseline is found to be
+    worse.
 
     `stops_at_margin`: it stops once it is decided whether it is as good within this margin.
     """
@@ -35,7 +42,8 @@ def early_stop_power(
 def early_stop_detectable(
     questions: int, noise_rate: float, level: float, stops_at_margin: float | None = None
 ) -> float | None:
-    """Return the smallest loss that so many questions detect with 80 % power; None if they detect none."""
+    """Return the smallest loss that so many questions detect with 80 % power; None if they detect
+    none."""
     least = detectable_difference(questions, noise_rate, level)
     if least is None:
         return None
@@ -54,14 +62,16 @@ def early_stop_questions(
 ) -> int | None:
     """Return how many questions show with 80 % power that a job is as good, if neither is better.
 
-    `fixed` is that number for a sample that is looked at once. A job without a margin of its own also stops where it
-    seems worse.
+    `fixed` is that number for a sample that is looked at once. A job without a margin of its own
+    also stops where it seems worse.
     """
     most = 2 * fixed
     while most <= MAX_QUESTIONS:
         worse, as_good = _decided_at(most, noise_rate, 0.0, level, margin)
         shown = sorted(as_good if stops_at_margin else as_good[as_good <= worse])
-        needed = shown[math.ceil(POWER * COURSES) - 1] if len(shown) >= POWER * COURSES else math.inf
+        needed = (
+            shown[math.ceil(POWER * COURSES) - 1] if len(shown) >= POWER * COURSES else math.inf
+        )
         if needed <= most:
             return int(needed)
         most *= 2
@@ -69,8 +79,11 @@ def early_stop_questions(
 
 
 @lru_cache(maxsize=256)
-def _decided_at(questions: int, noise_rate: float, loss: float, level: float, margin: float | None) -> tuple[Any, Any]:
-    """Return after how many questions each course shows that a job is worse, and that it is as good; else infinity."""
+def _decided_at(
+    questions: int, noise_rate: float, loss: float, level: float, margin: float | None
+) -> tuple[Any, Any]:
+    """Return after how many questions each course shows that a job is worse, and that it is as
+    good; else infinity."""
     import numpy as np  # takes a tenth of a second, and only such plans need it
 
     generator, enough = np.random.default_rng(0), math.log(2 / level)

@@ -1,9 +1,11 @@
-"""The statistics behind a score and a comparison: intervals, tests, and the differences that a test can detect.
+"""The statistics behind a score and a comparison: intervals, tests, and the differences that a test
+can detect.
 
-What scipy has comes from scipy, imported where it is needed: it takes up to a second, and the score of plain questions
-needs none of it. The tests check the rest against scipy, statsmodels or its own definition. Proportions and differences
-are fractions (0.024, not 2.4 points). Tests decide. Intervals show how large a difference may be: near the border an
-interval here can exclude 0 although McNemar's or Fisher's exact test does not reject, and then and in the reverse case
+What scipy has comes from scipy, imported where it is needed: it takes up to a second, and the score
+of plain questions needs none of it. The tests check the rest against scipy, statsmodels or its own
+definition. Proportions and differences are fractions (0.024, not 2.4 points). Tests decide.
+Intervals show how large a difference may be: near the border an interval here can exclude 0
+although McNemar's or Fisher's exact test does not reject, and then and in the reverse case
 effects.py moves the end, so that test and interval agree.
 """
 
@@ -35,8 +37,8 @@ def wilson_interval(k: float, n: int, confidence: float = CONFIDENCE) -> tuple[f
 def exact_interval(k: float, n: float, alpha: float = ALPHA) -> tuple[float, float]:
     """Return Clopper and Pearson's interval for k successes in n; (0, 1) when nothing was counted.
 
-    Each end alone is beyond the truth in at most alpha / 2, whatever the truth is. Wilson's is so in the mean over
-    truths only: of 20 that are right in 97.2 %, its upper end is too low in 10 %.
+    Each end alone is beyond the truth in at most alpha / 2, whatever the truth is. Wilson's is so
+    in the mean over truths only: of 20 that are right in 97.2 %, its upper end is too low in 10 %.
     """
     from scipy.special import betaincinv
 
@@ -47,7 +49,8 @@ def exact_interval(k: float, n: float, alpha: float = ALPHA) -> tuple[float, flo
 
 
 def mcnemar_exact(b: int, c: int) -> float:
-    """Return the two-sided exact p of McNemar's test for b and c discordant pairs; 1 when there are none."""
+    """Return the two-sided exact p of McNemar's test for b and c discordant pairs; 1 when there are
+    none."""
     from scipy.special import bdtr
 
     assert min(b, c) >= 0
@@ -60,17 +63,21 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def holm_of_groups(groups: Sequence[Sequence[float]], times: int = 1) -> list[list[float]]:
-    """Return adjusted p-values of hypotheses in groups, of each of which at most one can be true (Holm, Shaffer).
+    """Return adjusted p-values of hypotheses in groups, of each of which at most one can be true
+    (Holm, Shaffer).
 
     `times`: of so many families that share one error, this one has an equal part.
 
-    A true difference is at most one of 0 and minus the margin: so a comparison counts once, whatever is asked about it,
-    until all of its hypotheses are rejected (Shaffer, Journal of the American Statistical Association 81, 1986).
+    A true difference is at most one of 0 and minus the margin: so a comparison counts once,
+    whatever is asked about it, until all of its hypotheses are rejected (Shaffer, Journal of the
+    American Statistical Association 81, 1986).
     """
     adjusted = [[0.0] * len(group) for group in groups]
     waiting = [len(group) for group in groups]
     highest = 0.0
-    for p, number, place in sorted((p, i, j) for i, group in enumerate(groups) for j, p in enumerate(group)):
+    for p, number, place in sorted(
+        (p, i, j) for i, group in enumerate(groups) for j, p in enumerate(group)
+    ):
         highest = max(highest, min(1.0, p * times * sum(map(bool, waiting))))
         adjusted[number][place] = highest
         waiting[number] -= 1
@@ -78,7 +85,8 @@ def holm_of_groups(groups: Sequence[Sequence[float]], times: int = 1) -> list[li
 
 
 def paired_difference_interval(b: int, c: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
-    """Return the interval of the values that `paired_difference_p` does not reject; (-1, 1) when n is 0.
+    """Return the interval of the values that `paired_difference_p` does not reject; (-1, 1) when n
+    is 0.
 
     b of n pairs succeeded only the first time, c only the second.
     """
@@ -92,22 +100,28 @@ def _lower_end(b: int, c: int, n: int, alpha: float) -> float:
     from scipy.special import bdtr, betaincinv
 
     low, _ = tango_interval(b, c, n, alpha, half_step(b, c, n))
-    if low > 0 and bdtr(n - b, n, 1 - low) > alpha / 2:  # wins are too few for it: Clopper and Pearson's lower end
+    if (
+        low > 0 and bdtr(n - b, n, 1 - low) > alpha / 2
+    ):  # wins are too few for it: Clopper and Pearson's lower end
         return float(betaincinv(b, n - b + 1, alpha / 2))
-    if -1 < low < 0 and bdtr(c, n, -low) < alpha / 2:  # losses are too few for it: minus their upper end
+    if (
+        -1 < low < 0 and bdtr(c, n, -low) < alpha / 2
+    ):  # losses are too few for it: minus their upper end
         return float(betaincinv(n - c, c + 1, alpha / 2)) - 1
     return low
 
 
 def paired_difference_p(b: int, c: int, n: int, difference: float) -> float:
-    """Return the two-sided p against a true paired difference; 0 has a test of its own, `mcnemar_exact`.
+    """Return the two-sided p against a true paired difference; 0 has a test of its own,
+    `mcnemar_exact`.
 
-    It is Tango's score test (Statistics in Medicine 17, 1998) with a correction for continuity, since counts move in
-    steps: without it, up to 6.7 % of such tests at 5 % are wrong. Where nearly all discordant pairs are of one kind,
-    they are few and skewed, and the exact binomial test of that kind is used, too: a true difference of -m needs at
-    least m of all pairs that succeeded only the second time. If they are too few, -m is excluded from above; it is not
-    excluded from below unless they are too many. With McNemar's test, errors are within the level in all tables of up
-    to 200 pairs, at any disagreement (bench/compare/paired_levels.py).
+    It is Tango's score test (Statistics in Medicine 17, 1998) with a correction for continuity,
+    since counts move in steps: without it, up to 6.7 % of such tests at 5 % are wrong. Where nearly
+    all discordant pairs are of one kind, they are few and skewed, and the exact binomial test of
+    that kind is used, too: a true difference of -m needs at least m of all pairs that succeeded
+    only the second time. If they are too few, -m is excluded from above; it is not excluded from
+    below unless they are too many. With McNemar's test, errors are within the level in all tables
+    of up to 200 pairs, at any disagreement (bench/compare/paired_levels.py).
     """
     from scipy.special import bdtr
 
@@ -122,15 +136,19 @@ def paired_difference_p(b: int, c: int, n: int, difference: float) -> float:
 
 
 def half_step(b: float, c: float, n: float) -> float:
-    """Return half of the steps in which wins minus losses move: of 1 where most pairs are ties, of 2 without ties."""
+    """Return half of the steps in which wins minus losses move: of 1 where most pairs are ties, of
+    2 without ties."""
     return (1 + (b + c) / n) / 2
 
 
-def tango_interval(b: float, c: float, n: float, alpha: float = ALPHA, correction: float = 0.0) -> tuple[float, float]:
-    """Return Tango's score interval of the paired difference (b - c) / n; the counts may be expected ones.
+def tango_interval(
+    b: float, c: float, n: float, alpha: float = ALPHA, correction: float = 0.0
+) -> tuple[float, float]:
+    """Return Tango's score interval of the paired difference (b - c) / n; the counts may be
+    expected ones.
 
-    It keeps its coverage for small n and few discordant pairs, where Wald's interval shrinks to nothing. `correction`
-    for continuity is in pairs.
+    It keeps its coverage for small n and few discordant pairs, where Wald's interval shrinks to
+    nothing. `correction` for continuity is in pairs.
     """
     if n == 0:
         return -1.0, 1.0
@@ -143,7 +161,8 @@ def tango_interval(b: float, c: float, n: float, alpha: float = ALPHA, correctio
 
 
 def paired_score(b: float, c: float, n: float, difference: float, correction: float = 0.0) -> float:
-    """Return the distance of the data from a true paired difference, in standard errors under that difference."""
+    """Return the distance of the data from a true paired difference, in standard errors under that
+    difference."""
     distance = (b - c) - n * difference
     distance = math.copysign(max(0.0, abs(distance) - correction), distance)
     linear = (2 * n - b + c) * difference - b - c
@@ -155,12 +174,16 @@ def paired_score(b: float, c: float, n: float, difference: float, correction: fl
     return distance / math.sqrt(variance)
 
 
-def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, alpha: float = ALPHA) -> tuple[float, float]:
-    """Return the hybrid interval for k1 / n1 - k2 / n2 of two independent samples, with exact ends for each.
+def unpaired_difference_interval(
+    k1: int, n1: int, k2: int, n2: int, alpha: float = ALPHA
+) -> tuple[float, float]:
+    """Return the hybrid interval for k1 / n1 - k2 / n2 of two independent samples, with exact ends
+    for each.
 
-    Newcombe's way (method 10, Statistics in Medicine 17, 1998) to join the intervals of two shares, in closed form and
-    never beyond -1 or 1, with Clopper and Pearson's ends instead of Wilson's. With those it misses in up to 3.9 % at
-    one end where shares differ by up to 20 points, and with these in at most 2.5 % (bench/compare/bounds_null.py).
+    Newcombe's way (method 10, Statistics in Medicine 17, 1998) to join the intervals of two shares,
+    in closed form and never beyond -1 or 1, with Clopper and Pearson's ends instead of Wilson's.
+    With those it misses in up to 3.9 % at one end where shares differ by up to 20 points, and with
+    these in at most 2.5 % (bench/compare/bounds_null.py).
     """
     if not n1 or not n2:
         return -1.0, 1.0
@@ -172,7 +195,8 @@ def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, alpha: floa
 
 
 def unpaired_difference_p(k1: int, n1: int, k2: int, n2: int, difference: float) -> float:
-    """Return the two-sided p against a true difference: the level from which on the hybrid interval leaves it out.
+    """Return the two-sided p against a true difference: the level from which on the hybrid interval
+    leaves it out.
 
     It is never below LEAST_P.
     """
@@ -185,12 +209,14 @@ def unpaired_difference_p(k1: int, n1: int, k2: int, n2: int, difference: float)
 
 
 def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) -> float | None:
-    """Return the smallest true paired difference that n pairs detect with 80 % power; None if n detects none.
+    """Return the smallest true paired difference that n pairs detect with 80 % power; None if n
+    detects none.
 
-    Connor's formula (Biometrics 43, 1987), corrected for continuity because the exact test is stricter:
-    n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). With a difference of d, more pairs are discordant than the
-    observed rate r0: at worst all of it adds to the discordant pairs that noise makes, r = r0 + d. If the difference
-    replaces some of these, the power is higher (bench/compare/compare_null.py tries both).
+    Connor's formula (Biometrics 43, 1987), corrected for continuity because the exact test is
+    stricter: n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). With a difference of d, more
+    pairs are discordant than the observed rate r0: at worst all of it adds to the discordant pairs
+    that noise makes, r = r0 + d. If the difference replaces some of these, the power is higher
+    (bench/compare/compare_null.py tries both).
     """
     assert 0 <= discordant_rate <= 1
     z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(POWER)
@@ -203,12 +229,16 @@ def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) 
     return None if surplus(1.0) < 0 else edge(lambda difference: surplus(difference) >= 0, 1.0, 0.0)
 
 
-def unpaired_detectable_difference(n1: int, n2: int, rate: float, alpha: float = ALPHA) -> float | None:
-    """Return the smallest true difference that Fisher's test detects with 80 % power; None if n detects none.
+def unpaired_detectable_difference(
+    n1: int, n2: int, rate: float, alpha: float = ALPHA
+) -> float | None:
+    """Return the smallest true difference that Fisher's test detects with 80 % power; None if n
+    detects none.
 
-    Casagrande, Pike and Smith's formula (Applied Statistics 27, 1978), which allows for the exact test's strictness:
-    d - (1/n1 + 1/n2)/2 = z(alpha/2)·√(p·q·(1/n1 + 1/n2)) + z(power)·√(p1·q1/n1 + p2·q2/n2). One side has the given
-    rate, the other is closer to one half, where a difference is hardest to detect.
+    Casagrande, Pike and Smith's formula (Applied Statistics 27, 1978), which allows for the exact
+    test's strictness: d - (1/n1 + 1/n2)/2 = z(alpha/2)·√(p·q·(1/n1 + 1/n2)) + z(power)·√(p1·q1/n1 +
+    p2·q2/n2). One side has the given rate, the other is closer to one half, where a difference is
+    hardest to detect.
     """
     assert 0 <= rate <= 1
     if not n1 or not n2:
@@ -227,7 +257,8 @@ def unpaired_detectable_difference(n1: int, n2: int, rate: float, alpha: float =
 
 
 def student_quantile(alpha: float, freedom: int) -> float:
-    """Return the bound that |t|, for Student's t with this freedom, stays below with probability 1 - alpha."""
+    """Return the bound that |t|, for Student's t with this freedom, stays below with probability 1
+    - alpha."""
     from scipy.special import stdtrit
 
     assert 0 < alpha < 1 <= freedom
@@ -242,7 +273,8 @@ def student_p(t: float, freedom: int) -> float:
 
 
 def _p(chance: float) -> float:
-    """Return a chance as a p-value, which is at most 1 and never 0, even where the chance is too small for a float."""
+    """Return a chance as a p-value, which is at most 1 and never 0, even where the chance is too
+    small for a float."""
     return min(1.0, max(chance, math.ulp(0.0)))
 
 
@@ -251,8 +283,11 @@ def _two_sided_z(alpha: float) -> float:
     return -NormalDist().inv_cdf(alpha / 2)
 
 
-def edge(is_inside: Callable[[float], bool], inside: float, end: float, halvings: int = HALVINGS) -> float:
-    """Return where the interval ends between a value inside it and the end of the range, by bisection."""
+def edge(
+    is_inside: Callable[[float], bool], inside: float, end: float, halvings: int = HALVINGS
+) -> float:
+    """Return where the interval ends between a value inside it and the end of the range, by
+    bisection."""
     if is_inside(end):
         return end
     for _ in range(halvings):

@@ -1,7 +1,8 @@
-"""What answers cost in tokens: tokens a question, right answers per 1,000 tokens, and what one team saves of another's.
+"""What answers cost in tokens: tokens a question, right answers per 1,000 tokens, and what one team
+saves of another's.
 
-Every figure has a 95 % interval over questions (or families of questions) and, where several seeds answered them, over
-seeds.
+Every figure has a 95 % interval over questions (or families of questions) and, where several seeds
+answered them, over seeds.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class TokenFinding(StrEnum):
 
 @dataclass(frozen=True)
 class TokenCells:
-    """The tokens and verdicts of a run: a row for each seed, and in each row a value for each question."""
+    """The tokens and verdicts of a run: a row for each seed, and in each row a value for each
+    question."""
 
     prompt: Cells
     new: Cells
@@ -66,7 +68,8 @@ class TokenCost:
 
     @classmethod
     def of(cls, cells: TokenCells, accuracy: Estimate) -> TokenCost | None:
-        """Compute it, with the interval that the accuracy has elsewhere; None if no tokens were counted."""
+        """Compute it, with the interval that the accuracy has elsewhere; None if no tokens were
+        counted."""
         both = cells.both
         mean = CrossedMean.of(both, cells.clusters)
         if mean.mean <= 0:
@@ -81,7 +84,8 @@ class TokenCost:
 
 @dataclass
 class TokenSaving:
-    """How many tokens a question a run takes less than its baseline, on the questions that both answered."""
+    """How many tokens a question a run takes less than its baseline, on the questions that both
+    answered."""
 
     questions: int
     prompt: Estimate  # baseline minus run: above 0, the run saves
@@ -99,10 +103,16 @@ class TokenSaving:
         """Compare the tokens of two runs question by question."""
         prompt, new, both = (
             CrossedMean.difference(*sides, ours.clusters)
-            for sides in ((theirs.prompt, ours.prompt), (theirs.new, ours.new), (theirs.both, ours.both))
+            for sides in (
+                (theirs.prompt, ours.prompt),
+                (theirs.new, ours.new),
+                (theirs.both, ours.both),
+            )
         )
         units = len(theirs.both[0]) if ours.clusters is None else len(set(ours.clusters))
-        p = max(both.p(), 2.0 ** (1 - units))  # that of as many equal signs: so few questions can show no more
+        p = max(
+            both.p(), 2.0 ** (1 - units)
+        )  # that of as many equal signs: so few questions can show no more
         low, high = both.interval()
         if p >= ALPHA:  # the test decides
             low, high = min(low, 0.0), max(high, 0.0)
@@ -119,7 +129,8 @@ class TokenSaving:
 
     @property
     def paid_back_after(self) -> Estimate | None:
-        """After how many questions training has paid for itself; None if it cost nothing, or nothing is saved."""
+        """After how many questions training has paid for itself; None if it cost nothing, or
+        nothing is saved."""
         if self.training_tokens <= 0 or self.finding is not TokenFinding.saves:
             return None
         value, low, high = self.both
@@ -127,14 +138,20 @@ class TokenSaving:
         return Estimate(*(math.inf if question is None else question for question in questions))
 
 
-def break_even(train_tokens: float, tokens_per_question: float, other_tokens_per_question: float) -> float | None:
-    """Return after how many questions training has cost less than it saves; None if it never does."""
+def break_even(
+    train_tokens: float, tokens_per_question: float, other_tokens_per_question: float
+) -> float | None:
+    """Return after how many questions training has cost less than it saves; None if it never
+    does."""
     saved = other_tokens_per_question - tokens_per_question
     return train_tokens / saved if saved > 0 else None
 
 
-def correlation_of_means(ones: Cells, others: Cells, clusters: Sequence[Hashable] | None = None) -> float:
-    """Return the correlation of two means over the same questions and seeds; 0 if one of them does not vary."""
+def correlation_of_means(
+    ones: Cells, others: Cells, clusters: Sequence[Hashable] | None = None
+) -> float:
+    """Return the correlation of two means over the same questions and seeds; 0 if one of them does
+    not vary."""
     errors = [CrossedMean.of(side, clusters).error for side in (ones, others)]
     if not all(errors) or any(map(math.isinf, errors)):
         return 0.0
@@ -146,17 +163,19 @@ def correlation_of_means(ones: Cells, others: Cells, clusters: Sequence[Hashable
 
 
 def ratio_of_estimates(top: Estimate, bottom: Estimate, correlation: float) -> tuple[float, float]:
-    """Return the interval of a ratio from the intervals of both parts and the correlation of their estimates.
+    """Return the interval of a ratio from the intervals of both parts and the correlation of their
+    estimates.
 
-    By Donner and Zou's method of variance estimates recovery (Statistical Methods in Medical Research 21, 2012): an
-    end of the interval is the ratio R at which the interval of top - R * bottom ends at 0. So it stays asymmetric where
-    that of the accuracy is: with all questions solved, the ratio may still be lower. The upper end is infinite if the
-    bottom may be 0.
+    By Donner and Zou's method of variance estimates recovery (Statistical Methods in Medical
+    Research 21, 2012): an end of the interval is the ratio R at which the interval of top - R *
+    bottom ends at 0. So it stays asymmetric where that of the accuracy is: with all questions
+    solved, the ratio may still be lower. The upper end is infinite if the bottom may be 0.
     """
     product = top.value * bottom.value
 
     def root(above: float, below: float, sign: int) -> float:
-        """The end at which the top is off by `above` and the bottom, in the other direction, by `below`."""
+        """The end at which the top is off by `above` and the bottom, in the other direction, by
+        `below`."""
         squares = bottom.value**2 - below**2
         if squares <= 0 or math.isinf(below):
             return 0.0 if sign < 0 else math.inf

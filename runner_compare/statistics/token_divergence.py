@@ -1,7 +1,9 @@
-"""How far a model is from its reference at each token: the figures of llama-perplexity's table, with intervals by text.
+"""How far a model is from its reference at each token: the figures of llama-perplexity's table,
+with intervals by text.
 
-Means have the cautious intervals of ratios, percentiles those of token_percentiles.py. Where the reference kept only
-some tokens, each token has a lower and an upper bound, and so has each percentile: the interval then holds both.
+Means have the cautious intervals of ratios, percentiles those of token_percentiles.py. Where the
+reference kept only some tokens, each token has a lower and an upper bound, and so has each
+percentile: the interval then holds both.
 """
 
 from __future__ import annotations
@@ -28,10 +30,14 @@ class TextTokens:
     """The tokens of one text, or of a family of texts."""
 
     category: str | None = None
-    least: list[float] = field(default_factory=list)  # KL(reference || this) in nats, or a lower bound
+    least: list[float] = field(
+        default_factory=list
+    )  # KL(reference || this) in nats, or a lower bound
     most: list[float] = field(default_factory=list)  # an upper bound; empty: `least` is exact
     logprobs: list[float] = field(default_factory=list)  # of the text's tokens under this model
-    reference: list[float] = field(default_factory=list)  # under the reference; empty: it did not keep them
+    reference: list[float] = field(
+        default_factory=list
+    )  # under the reference; empty: it did not keep them
     agreed: int = 0  # positions in which both have the same first choice
 
 
@@ -45,14 +51,17 @@ def token_figures(texts: Sequence[TextTokens]) -> dict[str, float]:
             key: value for key, value in _of_kl(some).items() if key.startswith(OF_CATEGORY)
         }
         if not any(it.most for it in some):
-            found |= _with_ends("kl_nats_per_token", ratio(sums, sizes), _mean_ends(sums, sizes, least=0.0))
+            found |= _with_ends(
+                "kl_nats_per_token", ratio(sums, sizes), _mean_ends(sums, sizes, least=0.0)
+            )
         found |= _of_agreement(some)
         job_figures |= {f"{key}/{name}": value for key, value in found.items()}
     return job_figures
 
 
 def by_category(texts: Iterable[TextTokens]) -> dict[str, list[TextTokens]]:
-    """Return the texts of each category, by its name as metrics may have it; empty unless there are several."""
+    """Return the texts of each category, by its name as metrics may have it; empty unless there are
+    several."""
     found: dict[str, list[TextTokens]] = {}
     for text in texts:
         if text.category is not None:
@@ -87,7 +96,8 @@ def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
     differences = [np.exp(ours) - np.exp(theirs) for ours, theirs in pairs]
     sizes = [float(len(difference)) for difference in differences]
     sums, squares = (
-        [float(it.sum()) for it in some] for some in (differences, [difference**2 for difference in differences])
+        [float(it.sum()) for it in some]
+        for some in (differences, [difference**2 for difference in differences])
     )
     losses = [float((theirs - ours).sum()) for ours, theirs in pairs]
     square_ends = _mean_ends(squares, sizes, least=0.0)
@@ -100,14 +110,18 @@ def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
     )
     for key, share in DELTA_P_SHARES.items():
         found |= _with_ends(key, values.percentile(share), _percentile_ends(texts, values, share))
-    found |= {"delta_p_smallest": float(values.ordered[0]), "delta_p_largest": float(values.ordered[-1])}
+    found |= {
+        "delta_p_smallest": float(values.ordered[0]),
+        "delta_p_largest": float(values.ordered[-1]),
+    }
     found |= _with_ends("ln_ppl_ratio", ratio(losses, sizes), _mean_ends(losses, sizes))
     correlation = correlated(*(np.concatenate(some) for some in zip(*pairs, strict=True)))
     return found | ({} if correlation is None else {"ln_ppl_correlation": correlation})
 
 
 def _of_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
-    """Return the share of equal first choices; its interval is not Student's, which misses where nearly all agree."""
+    """Return the share of equal first choices; its interval is not Student's, which misses where
+    nearly all agree."""
     agreed = [at < text.agreed for text in texts for at in range(len(text.least))]
     clusters = [number for number, it in enumerate(texts) for _ in it.least]
     ends = clustered_share_interval(agreed, clusters) if len(texts) >= MIN_TEXTS else None
@@ -130,9 +144,11 @@ def _with_ends(key: str, value: float, ends: Ends) -> dict[str, float]:
 
 
 def correlated(ours: Any, theirs: Any) -> float | None:
-    """Return the correlation of tokens' log-probabilities under both models; None if one of them is constant.
+    """Return the correlation of tokens' log-probabilities under both models; None if one of them is
+    constant.
 
-    It has no interval: a jackknife over texts misses the truth too often where few tokens are far off (tails_null.py).
+    It has no interval: a jackknife over texts misses the truth too often where few tokens are far
+    off (tails_null.py).
     """
     import numpy as np
 
@@ -143,7 +159,8 @@ def correlated(ours: Any, theirs: Any) -> float | None:
     return float((one * other).sum()) / spread if spread > 0 else None
 
 
-# ------------------------------------------------------------------------------------------------------------- tables
+# -------------------------------------------------------------------------------------------------------------
+# tables
 
 
 def categories_of(figures: Mapping[str, float]) -> list[str]:
@@ -152,12 +169,17 @@ def categories_of(figures: Mapping[str, float]) -> list[str]:
 
 
 def divergence_tables(figures: Mapping[str, float]) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables of a job with figures of tokens: a line for each statistic, and one for each category."""
+    """Return the tables of a job with figures of tokens: a line for each statistic, and one for
+    each category."""
     if CHIEF not in figures:
         return {}
     lines: list[dict[str, Any]] = []
     for words, kl, delta_p in LINES:
-        line = {"of the tokens": words, "KL, nats": _cell(figures, kl, ".3g"), "Δp, %": _cell(figures, delta_p, ".3f")}
+        line = {
+            "of the tokens": words,
+            "KL, nats": _cell(figures, kl, ".3g"),
+            "Δp, %": _cell(figures, delta_p, ".3f"),
+        }
         lines += [line] if any(cell for cell in (line["KL, nats"], line["Δp, %"])) else []
     kinds: list[dict[str, Any]] = [
         {"category": name, "texts": int(figures[f"n/{name}"]), "tokens": int(figures[f"scored_tokens/{name}"])}
@@ -169,7 +191,10 @@ def divergence_tables(figures: Mapping[str, float]) -> dict[str, list[dict[str, 
         | {"same first choice": f"{100 * figures[f'top_1_agreement/{name}']:.2f}%"}
         for name in categories_of(figures)
     ]  # fmt: skip
-    tables = {"how far from the reference, with 95 % intervals over texts": lines, "by category": kinds}
+    tables = {
+        "how far from the reference, with 95 % intervals over texts": lines,
+        "by category": kinds,
+    }
     return {title: some for title, some in tables.items() if some}
 
 
@@ -194,13 +219,16 @@ LINES = (  # words, the figure of KL and that of Δp
 
 def _cell(figures: Mapping[str, float], key: str, form: str, of: str = "") -> str:
     scale = 100 if key.startswith("delta_p") else 1
-    return figure_in_words(figures, key, lambda it: format(scale * it, form), "at least {}, at most {}", of)
+    return figure_in_words(
+        figures, key, lambda it: format(scale * it, form), "at least {}, at most {}", of
+    )
 
 
 def figure_in_words(
     figures: Mapping[str, float], key: str, write: Callable[[float], str], bounds: str, of: str = ""
 ) -> str:
-    """Return a figure, or that of a category, with its interval, or as two bounds; empty if there is none."""
+    """Return a figure, or that of a category, with its interval, or as two bounds; empty if there
+    is none."""
     if f"{key}{of}" not in figures:
         return ""
 
@@ -210,4 +238,6 @@ def figure_in_words(
     value = written("")
     if f"{key}{AT_MOST}{of}" in figures:
         value = bounds.format(value, written(AT_MOST))
-    return value + (f" [{written('_low')}, {written('_high')}]" if f"{key}_low{of}" in figures else "")
+    return value + (
+        f" [{written('_low')}, {written('_high')}]" if f"{key}_low{of}" in figures else ""
+    )

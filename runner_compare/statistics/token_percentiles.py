@@ -1,10 +1,12 @@
-"""Percentiles of what tokens have, with intervals over texts: the tokens of one text are not independent.
+"""Percentiles of what tokens have, with intervals over texts: the tokens of one text are not
+independent.
 
-Percentiles are those of llama-perplexity: between two tokens, linear. An interval ends where the tokens beyond it could
-no longer be, or just be, as many as the percentile says: the share that they are of each text is a number between 0 and
-1, and its mean over texts has Gaffke's bound (bounded_means.py), which adds one text that lies wholly beyond. So the
-interval also holds where a rare kind of text has the whole tail (tails_null.py), and there is none where a kind
-that is in none of the texts could have it: of so few texts nobody can know the percentile.
+Percentiles are those of llama-perplexity: between two tokens, linear. An interval ends where the
+tokens beyond it could no longer be, or just be, as many as the percentile says: the share that they
+are of each text is a number between 0 and 1, and its mean over texts has Gaffke's bound
+(bounded_means.py), which adds one text that lies wholly beyond. So the interval also holds where a
+rare kind of text has the whole tail (tails_null.py), and there is none where a kind that is in none
+of the texts could have it: of so few texts nobody can know the percentile.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class TokenValues:
         return _at(self.ordered, share * (len(self.ordered) - 1))
 
     def interval(self, share: float) -> tuple[float, float] | None:
-        """Return the 95 % interval of such a percentile; None if texts that are not there could all be beyond it."""
+        """Return the 95 % interval of such a percentile; None if texts that are not there could all
+        be beyond it."""
         if self.ordered[0] == self.ordered[-1]:
             return float(self.ordered[0]), float(self.ordered[0])
         if not (self._is_less(0, share) and self._is_less(0, 1 - share, from_top=True)):
@@ -46,7 +49,8 @@ class TokenValues:
         return min(value, float(low)), max(value, float(high))
 
     def _too_few(self, share: float, from_top: bool = False) -> int:
-        """Return how many of the lowest (or highest) tokens are still too few to be this share of all."""
+        """Return how many of the lowest (or highest) tokens are still too few to be this share of
+        all."""
         n = len(self.ordered)
         few, enough = 0, math.ceil(share * n)
         while enough - few > max(1.0, min(share, 1 - share) * n / FINE):
@@ -58,7 +62,8 @@ class TokenValues:
         return few
 
     def _is_less(self, tokens: int, share: float, from_top: bool = False) -> bool:
-        """Whether so many of the lowest (or highest) tokens are less than a share in all texts that could be drawn."""
+        """Whether so many of the lowest (or highest) tokens are less than a share in all texts that
+        could be drawn."""
         import numpy as np
 
         texts = self.texts[len(self.texts) - tokens :] if from_top else self.texts[:tokens]

@@ -1,6 +1,8 @@
-"""A score that says how answers are written: the rule that judges found nothing in answers where another one did.
+"""A score that says how answers are written: the rule that judges found nothing in answers where
+another one did.
 
-Only answers that ended by themselves count here: of those that a limit has cut off, floor_effects.py speaks.
+Only answers that ended by themselves count here: of those that a limit has cut off,
+floor_effects.py speaks.
 """
 
 from __future__ import annotations
@@ -20,16 +22,26 @@ MAX_NAMED = 8
 
 
 def unread_note(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]]]) -> str:
-    """Say of which jobs, by name, metrics and params, the rule that judges reads few answers; empty if of none.
+    """Say of which jobs, by name, metrics and params, the rule that judges reads few answers; empty
+    if of none.
 
-    `task.extractor=strict finds few answers in the texts that ended: none in 8 of 450, flexible in 393 (accuracy 3.1%)`
+    `task.extractor=strict finds few answers in the texts that ended: none in 8 of 450, flexible in
+    393 (accuracy 3.1%)`
     """
     by_rule: dict[str, list[str]] = {}
     for name, metrics, params in jobs:
         rule = params.get(EXTRACTOR, "")
-        if params.get(SCORER, "null") != "null" or f"{FOUND}{rule}" not in metrics or rule == BROADEST:
+        if (
+            params.get(SCORER, "null") != "null"
+            or f"{FOUND}{rule}" not in metrics
+            or rule == BROADEST
+        ):
             continue
-        ended, found, by_other = metrics[ENDED], metrics[f"{FOUND}{rule}"], metrics[f"{FOUND}{BROADEST}"]
+        ended, found, by_other = (
+            metrics[ENDED],
+            metrics[f"{FOUND}{rule}"],
+            metrics[f"{FOUND}{BROADEST}"],
+        )
         if by_other - found >= max(NOTED_ANSWERS, NOTED_SHARE * ended):
             counts = f"in {number(found)} of {number(ended)}, {BROADEST} in {number(by_other)}"
             accuracy = f" (accuracy {metrics[f'accuracy/{BROADEST}']:.1%})"

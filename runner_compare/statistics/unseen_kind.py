@@ -1,14 +1,17 @@
-"""A test of the mean of bounded numbers that allows for a rare kind of which no number has been seen.
+"""A test of the mean of bounded numbers that allows for a rare kind of which no number has been
+seen.
 
-Ten families of which each gains a little say nothing of an eleventh that loses everything. So the test takes the null
-distribution that explains the numbers best: it gives the numbers unequal weights, and weight to one more number that is
-as bad as can be. That is empirical likelihood with an unseen value, or the best bet against a mean that one can place
-in hindsight (Honda and Takemura, Machine Learning 85, 2011). S is the log of how many times less likely the numbers are
-under that null. Under it, numbers that are at least so unlikely have the chance E[exp(-S*); S* >= S], where S* is S of
-numbers that are drawn as those that were seen (nonparametric tilting: Efron, Canadian Journal of Statistics 9, 1981).
-With a normal S* of variance v it is exp(v/2 - S) Φ(-√v). Twice that is the two-sided p. If all numbers are the same, it
-is exp(-S), the chance that n numbers are none of the rare kind. If they scatter around, it is that of a normal test.
-Counts move in steps: where the sums of clusters do, half of a step is taken off the distance.
+Ten families of which each gains a little say nothing of an eleventh that loses everything. So the
+test takes the null distribution that explains the numbers best: it gives the numbers unequal
+weights, and weight to one more number that is as bad as can be. That is empirical likelihood with
+an unseen value, or the best bet against a mean that one can place in hindsight (Honda and Takemura,
+Machine Learning 85, 2011). S is the log of how many times less likely the numbers are under that
+null. Under it, numbers that are at least so unlikely have the chance E[exp(-S*); S* >= S], where S*
+is S of numbers that are drawn as those that were seen (nonparametric tilting: Efron, Canadian
+Journal of Statistics 9, 1981). With a normal S* of variance v it is exp(v/2 - S) Φ(-√v). Twice that
+is the two-sided p. If all numbers are the same, it is exp(-S), the chance that n numbers are none
+of the rare kind. If they scatter around, it is that of a normal test. Counts move in steps: where
+the sums of clusters do, half of a step is taken off the distance.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ TINY = 1e-12  # what is left of the range at a mean of 1 or -1
 
 
 def likelihood_p(sums: Sequence[float], sizes: Sequence[float], mean: float) -> float:
-    """Return the two-sided p of a true mean, from the sums of clusters of so many numbers between -1 and 1."""
+    """Return the two-sided p of a true mean, from the sums of clusters of so many numbers between
+    -1 and 1."""
     import numpy as np  # where means are compared: a score needs none of it
 
     rows = np.array([sums], float), np.array([sizes], float)
@@ -31,7 +35,8 @@ def likelihood_p(sums: Sequence[float], sizes: Sequence[float], mean: float) -> 
 
 
 def steps(sums: Any) -> Any:
-    """Return the smallest difference between unequal sums of clusters, for each row of clusters; 0 if all are equal."""
+    """Return the smallest difference between unequal sums of clusters, for each row of clusters; 0
+    if all are equal."""
     import numpy as np
 
     apart = np.diff(np.sort(sums, axis=1), axis=1, prepend=-math.inf)
@@ -48,12 +53,16 @@ def likelihood_ps(sums: Any, sizes: Any, mean: Any, step: Any) -> Any:
     from scipy.special import log_ndtr
 
     count, total = sums.shape[1], sizes.sum(axis=1)
-    typical = (sizes * sizes).sum(axis=1) / total  # the size of an average number's cluster, which the unseen one has
+    typical = (sizes * sizes).sum(
+        axis=1
+    ) / total  # the size of an average number's cluster, which the unseen one has
     gaps = sums - np.reshape(mean, (-1, 1)) * sizes
     distance = gaps.sum(axis=1)
     sign = np.where(distance < 0, -1.0, 1.0)
     nearer = sign * np.minimum(step / 2, np.abs(distance)) / total
-    against = -sign[:, None] * (gaps - nearer[:, None] * sizes)  # below 0 on average, as the null is above
+    against = -sign[:, None] * (
+        gaps - nearer[:, None] * sizes
+    )  # below 0 on average, as the null is above
     unseen = typical * (1 + sign * mean)
     widest = np.maximum(TINY, np.maximum(unseen, against.max(axis=1)))[:, None]
     scaled = against / widest

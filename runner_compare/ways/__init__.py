@@ -23,14 +23,20 @@ PROMPT_KEYS = (
     "task.instruction",
     "task.system",
 )  # keys that begin with one of these change prompts
-CONTEXT_KEYS = ("task.window", "task.stride", "task.contexts")  # these change how much of a text stands before a token
+CONTEXT_KEYS = (
+    "task.window",
+    "task.stride",
+    "task.contexts",
+)  # these change how much of a text stands before a token
 
 
 @dataclass(frozen=True)
 class Asked:
     """What a comparison is asked for."""
 
-    keys: Sequence[str] = ()  # that are compared: prompts may differ if one of these changes prompts
+    keys: Sequence[
+        str
+    ] = ()  # that are compared: prompts may differ if one of these changes prompts
     is_unpaired: bool = False  # whether what cannot be paired is compared by its counts
 
     @property
@@ -40,7 +46,8 @@ class Asked:
 
 
 class Way(Protocol):
-    """A module that compares runs by what they have: reads their samples, and makes tests of them."""
+    """A module that compares runs by what they have: reads their samples, and makes tests of
+    them."""
 
     def fits(self, run: Run) -> bool:
         """Whether a run has what is compared."""
@@ -58,7 +65,8 @@ def ways() -> tuple[Way, ...]:
 
 
 def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]:
-    """Compare a run with its baseline in the first way that fits; NotPaired with the reason if they cannot be."""
+    """Compare a run with its baseline in the first way that fits; NotPaired with the reason if they
+    cannot be."""
     return next(way for way in ways() if way.fits(run)).compare(run, base, reader, asked)
 
 

@@ -29,7 +29,9 @@ def fits(run: Run) -> bool:
 def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]:
     """Compare two runs over the same texts, per token, byte or text."""
     if run.task_version != base.task_version:
-        raise NotPaired(f"scored by version {run.task_version}, the baseline by version {base.task_version}")
+        raise NotPaired(
+            f"scored by version {run.task_version}, the baseline by version {base.task_version}"
+        )
     if base.unit is None:
         raise NotPaired("the baseline has scored no text")
     if run.unit is None or run.unit != base.unit:
@@ -37,19 +39,36 @@ def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]
     windows = run.facts.get("samples") == base.facts.get("samples") == WINDOWS
     read = after_longest_context(reader.texts(run)), after_longest_context(reader.texts(base))
     ours, theirs = in_same_pieces(*read, is_one_text=windows)
-    remark = remark_about_contexts(run, base) if ours is not read[0] else check_pairs(ours, theirs, asked)
-    pairs = list(zip(*(units([one.likelihood for one in side.values()]) for side in (ours, theirs)), strict=True))
+    remark = (
+        remark_about_contexts(run, base)
+        if ours is not read[0]
+        else check_pairs(ours, theirs, asked)
+    )
+    pairs = list(
+        zip(
+            *(units([one.likelihood for one in side.values()]) for side in (ours, theirs)),
+            strict=True,
+        )
+    )
     differences = [mine.nats - other.nats for mine, other in pairs]
     sizes = [float(SIZES[run.unit](mine)) for mine, _ in pairs]
-    what, clusters = WINDOWS if windows else "texts", text_clusters(ours, theirs, cluster_field(run, base))
+    what, clusters = (
+        WINDOWS if windows else "texts",
+        text_clusters(ours, theirs, cluster_field(run, base)),
+    )
     if clusters is not None:
         what = f"families of texts by {cluster_field(run, base)}"
-        differences, sizes = sums_by_cluster(differences, clusters), sums_by_cluster(sizes, clusters)
+        differences, sizes = (
+            sums_by_cluster(differences, clusters),
+            sums_by_cluster(sizes, clusters),
+        )
         remark = "; ".join(filter(None, (f"in {len(sizes):,} {what}", remark)))
     if len(differences) < MIN_TEXTS:
         shift = f"Δ {ratio(differences, sizes):+.5f} nats/{run.unit}".replace("-", "−")
         fix = "; a smaller task.window makes more of them" if windows else ""
-        raise TooFew(f"too few {what} to test: {len(differences)}, at least {MIN_TEXTS} ({shift}){fix}")
+        raise TooFew(
+            f"too few {what} to test: {len(differences)}, at least {MIN_TEXTS} ({shift}){fix}"
+        )
     if windows:
         remark = "; ".join(filter(None, ("the windows of one text count as samples", remark)))
     return [Compared(SignFlips(differences, sizes, run.unit), remark=remark)]
@@ -58,13 +77,21 @@ def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]
 def remark_about_contexts(run: Run, base: Run) -> str:
     """Say which keys give the same tokens another context."""
     differing = [key for key in CONTEXT_KEYS if run.value(key) != base.value(key)]
-    words = ", ".join(f"{key}={run.value(key)} here, {base.value(key)} in the baseline" for key in differing)
-    return f"the same tokens after other context ({words})" if words else "the same tokens after other context"
+    words = ", ".join(
+        f"{key}={run.value(key)} here, {base.value(key)} in the baseline" for key in differing
+    )
+    return (
+        f"the same tokens after other context ({words})"
+        if words
+        else "the same tokens after other context"
+    )
 
 
 def text_clusters(ours: Texts, theirs: Texts, field: str) -> list[str] | None:
     """Return the cluster of each text, in the order of `units`; None without clusters."""
-    by_unit = {one.likelihood.unit: (one.cluster, theirs[index].cluster) for index, one in ours.items()}
+    by_unit = {
+        one.likelihood.unit: (one.cluster, theirs[index].cluster) for index, one in ours.items()
+    }
     return clusters_of([by_unit[unit] for unit in sorted(by_unit)], field)
 
 
@@ -74,15 +101,24 @@ def sums_by_cluster(values: Sequence[float], clusters: Sequence[str]) -> list[fl
 
 
 def check_pairs(ours: Texts, theirs: Texts, asked: Asked) -> str | None:
-    """Raise NotPaired for different texts, tokens or prompts; return a remark if prompts may differ and do."""
+    """Raise NotPaired for different texts, tokens or prompts; return a remark if prompts may differ
+    and do."""
     n = len(ours)
-    same_texts = sum(index in theirs and one.text == theirs[index].text for index, one in ours.items())
+    same_texts = sum(
+        index in theirs and one.text == theirs[index].text for index, one in ours.items()
+    )
     if same_texts < n or len(theirs) != n:
-        raise NotPaired(f"different texts: {n} here, {len(theirs)} in the baseline, {same_texts} are the same")
+        raise NotPaired(
+            f"different texts: {n} here, {len(theirs)} in the baseline, {same_texts} are the same"
+        )
     different = sum(one.tokens != theirs[index].tokens for index, one in ours.items())
     if different:
-        raise NotPaired(f"different tokens: {different} of {n} texts have other tokens than in the baseline")
+        raise NotPaired(
+            f"different tokens: {different} of {n} texts have other tokens than in the baseline"
+        )
     different = sum(one.prompt != theirs[index].prompt for index, one in ours.items())
     if different and not asked.changes_prompts:
-        raise NotPaired(f"different prompts: {different} of {n} texts follow another prompt than in the baseline")
+        raise NotPaired(
+            f"different prompts: {different} of {n} texts follow another prompt than in the baseline"
+        )
     return f"different prompts before {different} of {n} texts" if different else None

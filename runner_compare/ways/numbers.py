@@ -29,7 +29,9 @@ def compare_numbers(run: Run, base: Run, reader: Reader) -> NumberFlips:
     ours, theirs = reader.numbers(run), reader.numbers(base)
     if ours.keys() != theirs.keys():
         shared = len(ours.keys() & theirs.keys())
-        raise NotPaired(f"different questions: {len(ours)} here, {len(theirs)} in the baseline, {shared} are the same")
+        raise NotPaired(
+            f"different questions: {len(ours)} here, {len(theirs)} in the baseline, {shared} are the same"
+        )
     pairs = [(ours[question], theirs[question]) for question in sorted(ours)]
     values = [(one.number, other.number) for one, other in pairs]
     if any(None in value for value in values):
@@ -43,10 +45,14 @@ def compare_numbers(run: Run, base: Run, reader: Reader) -> NumberFlips:
     if len(sizes) < MIN_TEXTS:
         shift = math.fsum(differences) / math.fsum(sizes)
         signed = f"{shift:+.4g}".replace("-", "−")
-        raise TooFew(f"too few {what} to test: {len(sizes)}, at least {MIN_TEXTS} (Δ {signed} {run.number})")
+        raise TooFew(
+            f"too few {what} to test: {len(sizes)}, at least {MIN_TEXTS} (Δ {signed} {run.number})"
+        )
     sides = [[value[side] or 0.0 for value in values] for side in (0, 1)]
     grouping = "" if clusters is None else f", in {len(sizes):,} {what}"
-    return NumberFlips(run.number or "", differences, sizes, better_of(run), sides[0], sides[1], grouping)
+    return NumberFlips(
+        run.number or "", differences, sizes, better_of(run), sides[0], sides[1], grouping
+    )
 
 
 def better_of(run: Run) -> Better:

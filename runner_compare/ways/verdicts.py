@@ -38,7 +38,11 @@ def compare_pair(run: Run, base: Run, reader: Reader, asked: Asked = NOTHING_ELS
 
 
 def compare_answers(
-    run: Run, base: Run, answers: tuple[Answers, Answers], reader: Reader, asked: Asked = NOTHING_ELSE
+    run: Run,
+    base: Run,
+    answers: tuple[Answers, Answers],
+    reader: Reader,
+    asked: Asked = NOTHING_ELSE,
 ) -> Compared:
     """Compare two runs of which these are the answers."""
     check_scoring(run, base, reader)
@@ -49,7 +53,9 @@ def compare_answers(
     remarks += [check_prompts(pairs, asked), _other_engine(run, base)]
     if run.compared_while_running or base.compared_while_running:
         return noting(_compared_by_bets(run, base, pairs), *remarks)
-    test_of = partial(compare_means, field=cluster_field(run, base)) if has_means(pairs) else by_verdicts
+    test_of = (
+        partial(compare_means, field=cluster_field(run, base)) if has_means(pairs) else by_verdicts
+    )
     return noting(at_both_ends(test_of, pairs), *remarks)
 
 
@@ -58,11 +64,16 @@ def check_scoring(run: Run, base: Run, reader: Reader) -> None:
     if scoring(run) != scoring(base):
         changed = reader.rules_between(run.task, (base.task_version, run.task_version))
         why = f" ({changed}; run the older job again)" if changed else ""
-        raise NotPaired(f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}{why}")
+        raise NotPaired(
+            f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}{why}"
+        )
 
 
-def check_questions(run: Run, base: Run, answers: tuple[Answers, Answers], shared: int, reader: Reader) -> str | None:
-    """Return a remark if some questions do not count in both; NotPaired if the questions are not the same."""
+def check_questions(
+    run: Run, base: Run, answers: tuple[Answers, Answers], shared: int, reader: Reader
+) -> str | None:
+    """Return a remark if some questions do not count in both; NotPaired if the questions are not
+    the same."""
     of_run, of_base = answers
     if of_run.keys() == of_base.keys():
         return None
@@ -76,17 +87,24 @@ def check_questions(run: Run, base: Run, answers: tuple[Answers, Answers], share
         return None
     same_text = {key[:2] for key in of_run} == {key[:2] for key in of_base}
     what = "the gold answers differ" if same_text else f"{shared} are the same"
-    raise NotPaired(f"different questions: {len(of_run)} here, {len(of_base)} in the baseline, {what}")
+    raise NotPaired(
+        f"different questions: {len(of_run)} here, {len(of_base)} in the baseline, {what}"
+    )
 
 
 def check_prompts(pairs: Pairs, asked: Asked) -> str | None:
     """Return a remark if prompts differ and may; NotPaired if they may not."""
     n = len(pairs)
-    different = sum(one.prompt != other.prompt and None not in (one.prompt, other.prompt) for one, other in pairs)
+    different = sum(
+        one.prompt != other.prompt and None not in (one.prompt, other.prompt)
+        for one, other in pairs
+    )
     if not different:
         return None
     if not asked.changes_prompts:
-        raise NotPaired(f"different prompts: {different} of {n} questions have another prompt than in the baseline")
+        raise NotPaired(
+            f"different prompts: {different} of {n} questions have another prompt than in the baseline"
+        )
     return f"different prompts for {different} of {n} questions"
 
 
@@ -96,7 +114,8 @@ def _other_engine(run: Run, base: Run) -> str | None:
 
 
 def _compared_by_bets(run: Run, base: Run, pairs: Pairs) -> Compared:
-    """Compare by bets, whether or not a run stopped early: a choice of two tests would find too many differences."""
+    """Compare by bets, whether or not a run stopped early: a choice of two tests would find too
+    many differences."""
     comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
     compared = at_both_ends(partial(by_bets, comparisons), pairs)
     stopped = [side.job_id for side in (run, base) if side.stopped_early]
@@ -128,7 +147,8 @@ def by_bets(comparisons: int | None, pairs: Pairs) -> Bets:
 
 
 def at_both_ends(test_of: Callable[[Pairs], Test], pairs: Pairs) -> Compared:
-    """Compare pairs; with answers that were cut off, also at both ends of what these could have been."""
+    """Compare pairs; with answers that were cut off, also at both ends of what these could have
+    been."""
     test = test_of(pairs)
     cut_off = sum(our.cut_off for our, _ in pairs), sum(their.cut_off for _, their in pairs)
     if not any(cut_off):
@@ -141,8 +161,11 @@ def at_both_ends(test_of: Callable[[Pairs], Test], pairs: Pairs) -> Compared:
 
 
 def _are_left_out(run: Run, missing: Set[Question], reader: Reader) -> bool:
-    """Whether a run lacks questions only because task.only did not ask them, or task.without does not count them."""
-    is_asked_less = all((part.value("task.only") or "null") != "null" for part in run.parts or [run])
+    """Whether a run lacks questions only because task.only did not ask them, or task.without does
+    not count them."""
+    is_asked_less = all(
+        (part.value("task.only") or "null") != "null" for part in run.parts or [run]
+    )
     return not missing or is_asked_less or missing <= reader.left_out(run)
 
 
@@ -156,10 +179,16 @@ def compare_unpaired(run: Run, base: Run, why: str) -> Compared:
     return noting(unpaired_scores(score, run.bounds, base_score, base.bounds), f"unpaired, {why}")
 
 
-def unpaired_scores(score: Score, bounds: Bounds | None, base_score: Score, base_bounds: Bounds | None) -> Compared:
-    """Compare right answers of all; with answers that were cut off, also at both ends of what these could have been."""
+def unpaired_scores(
+    score: Score, bounds: Bounds | None, base_score: Score, base_bounds: Bounds | None
+) -> Compared:
+    """Compare right answers of all; with answers that were cut off, also at both ends of what these
+    could have been."""
     test = Fisher(*score, *base_score)
-    (worst, best), (base_worst, base_best) = (_ends_of(score, bounds), _ends_of(base_score, base_bounds))
+    (worst, best), (base_worst, base_best) = (
+        _ends_of(score, bounds),
+        _ends_of(base_score, base_bounds),
+    )
     if worst == best and base_worst == base_best:
         return Compared(test)
     n, base_n = score[1], base_score[1]
@@ -168,6 +197,11 @@ def unpaired_scores(score: Score, bounds: Bounds | None, base_score: Score, base
 
 
 def _ends_of(score: Score, bounds: Bounds | None) -> tuple[int, int]:
-    """Return how many answers are right if all that were cut off are wrong, and if they are right."""
+    """Return how many answers are right if all that were cut off are wrong, and if they are
+    right."""
     correct, n = score
-    return (correct, correct) if bounds is None else (round(bounds.at_worst * n), round(bounds.at_best * n))
+    return (
+        (correct, correct)
+        if bounds is None
+        else (round(bounds.at_worst * n), round(bounds.at_best * n))
+    )

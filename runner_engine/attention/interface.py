@@ -1,7 +1,8 @@
-"""Attention as transformers calls it: the models' own code is unchanged, and passes each layer's queries to ours.
+"""Attention as transformers calls it: the models' own code is unchanged, and passes each layer's
+queries to ours.
 
-The function that a pass attends with is kept in the context of its thread, so that passes of several models can run
-side by side.
+The function that a pass attends with is kept in the context of its thread, so that passes of
+several models can run side by side.
 """
 
 from __future__ import annotations
@@ -18,9 +19,17 @@ import torch
 from runner_engine.kv_cache import windows
 
 NAME = "runner_scheduler"
-# arguments of attention that change nothing here; what a window hides is known from the masks (windows.py)
+# arguments of attention that change nothing here; what a window hides is known from the masks
+# (windows.py)
 HARMLESS = {
-    *("position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window"),
+    *(
+        "position_ids",
+        "cache_position",
+        "use_cache",
+        "output_attentions",
+        "dropout",
+        "sliding_window",
+    ),
     *("output_router_logits", "logits_to_keep"),  # some models pass these on
 }
 
@@ -30,12 +39,16 @@ class Softmax:
     """A layer's softmax, apart from its scale."""
 
     cap: float = 0.0  # scores become cap · tanh(score / cap); 0: no cap
-    sinks: torch.Tensor | None = None  # float32 [H]: for each head, a score that gets weight but has no value
+    sinks: torch.Tensor | None = (
+        None  # float32 [H]: for each head, a score that gets weight but has no value
+    )
     mask: torch.Tensor | None = None  # the model's own, if it builds one
 
 
 PLAIN = Softmax()
-Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float, Softmax], torch.Tensor]  # as PassLayout.attend
+Attend = Callable[
+    [int, torch.Tensor, torch.Tensor, torch.Tensor, float, Softmax], torch.Tensor
+]  # as PassLayout.attend
 _attend: ContextVar[Attend] = ContextVar("attend")  # of the forward pass that runs in this thread
 
 
@@ -53,7 +66,8 @@ def running(model: Any, attend: Attend, name: str = NAME) -> Iterator[None]:
 
 
 def in_call_order(attend: Attend) -> Attend:
-    """Return a function for one pass that numbers layers by their calls: not all layers of the model attend."""
+    """Return a function for one pass that numbers layers by their calls: not all layers of the
+    model attend."""
     numbers = count()
 
     def numbered(_: int, *more: Any) -> torch.Tensor:
@@ -63,7 +77,8 @@ def in_call_order(attend: Attend) -> Attend:
 
 
 def register() -> None:
-    """Register the attention with transformers: without masks, and with masks that are inspected."""
+    """Register the attention with transformers: without masks, and with masks that are
+    inspected."""
     from transformers import AttentionInterface  # imports torchao, which load_base has made quiet
 
     AttentionInterface.register(NAME, _attention)
@@ -85,9 +100,15 @@ def _attention(
     """Return [1, T, H, D] for query [1, H, T, D], key and value [1, KVH, T, D]."""
     unknown = [name for name, given in more.items() if given is not None and name not in HARMLESS]
     if unknown or query.shape[0] != 1:
-        raise NotImplementedError(f"{type(module).__name__} passes {', '.join(unknown) or 'a batch'} to its attention")
+        raise NotImplementedError(
+            f"{type(module).__name__} passes {', '.join(unknown) or 'a batch'} to its attention"
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     softmax = PLAIN
     if softcap is not None or s_aux is not None or attention_mask is not None:
-        softmax = Softmax(softcap or 0.0, None if s_aux is None else s_aux.detach().float().flatten(), attention_mask)
+        softmax = Softmax(
+            softcap or 0.0,
+            None if s_aux is None else s_aux.detach().float().flatten(),
+            attention_mask,
+        )
     return _attend.get()(module.layer_idx, query[0], key[0], value[0], scale, softmax)[None], None

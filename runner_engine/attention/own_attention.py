@@ -1,6 +1,8 @@
-"""Attention of tokens to their own keys, joined with attention to keys that they share: the call of the kernel.
+"""Attention of tokens to their own keys, joined with attention to keys that they share: the call of
+the kernel.
 
-Where attention to shared keys goes by tiles (shared_attention.py), own keys do, too, but for those in bytes.
+Where attention to shared keys goes by tiles (shared_attention.py), own keys do, too, but for those
+in bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def attend_own(
     parts: Sequence[PartialAttention] = (), new: tuple[torch.Tensor, torch.Tensor] | None = None,
     sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Attend [T, H, D] to own places and join the parts; `new`: keys and values of the last places, not stored yet."""
+    """Attend [T, H, D] to own places and join the parts; `new`: keys and values of the last places,
+    not stored yet."""
     tokens, table = query.shape[0], places.store.table
     result = torch.empty_like(query)
     put: list[int | None] = [None, None]

@@ -1,4 +1,5 @@
-"""Attention over some of the keys that tokens see, by torch's matrix products: where there are no kernels."""
+"""Attention over some of the keys that tokens see, by torch's matrix products: where there are no
+kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ SCORES = {
 }  # in memory at once: more would not fit a CPU's caches; on a GPU, few large products are faster
 
 
-Term = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # outputs [T, KVH, G, D]; maxima and sums [T, KVH, G]
+Term = tuple[
+    torch.Tensor, torch.Tensor, torch.Tensor
+]  # outputs [T, KVH, G, D]; maxima and sums [T, KVH, G]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Scaling:
 
 @dataclass
 class PartialAttention:
-    """Attention over some keys: outputs [KVH, n · G, D] before division by the sums; maxima and sums [KVH, n · G]."""
+    """Attention over some keys: outputs [KVH, n · G, D] before division by the sums; maxima and
+    sums [KVH, n · G]."""
 
     out: torch.Tensor
     top: torch.Tensor
@@ -41,10 +45,16 @@ class PartialAttention:
         return heads.kv_heads, self.count * heads.group
 
     def term(self, heads: Heads) -> Term:
-        """Return outputs, maxima and sums of every token of the pass; of one that has no row, nothing."""
+        """Return outputs, maxima and sums of every token of the pass; of one that has no row,
+        nothing."""
         rows, has_row = self.row_of.clamp(min=0).long(), (self.row_of >= 0)[:, None, None]
-        out = self.out.view(heads.kv_heads, -1, heads.group, heads.dim).transpose(0, 1)[rows].float()
-        top, total = (some.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows] for some in (self.top, self.sum))
+        out = (
+            self.out.view(heads.kv_heads, -1, heads.group, heads.dim).transpose(0, 1)[rows].float()
+        )
+        top, total = (
+            some.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows]
+            for some in (self.top, self.sum)
+        )
         return out, top.where(has_row, -math.inf), total.where(has_row, 0.0)
 
 
@@ -57,17 +67,22 @@ def attend_to_keys(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first: torch.Tensor | None, limit: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Attend [KVH, N, D] to keys and values [KVH, L, D]; each row sees the keys from first [N] to limit [N]."""
+    """Attend [KVH, N, D] to keys and values [KVH, L, D]; each row sees the keys from first [N] to
+    limit [N]."""
     kv_heads, rows, _ = query.shape
     step = max(most_scores(query) // (kv_heads * keys.shape[1]), 64)
     if rows <= step:
         return _attend_rows(scaling, query, keys, values, first, limit)
     out = torch.empty_like(query, dtype=torch.float32)
-    top, total = (torch.empty(kv_heads, rows, dtype=torch.float32, device=query.device) for _ in range(2))
+    top, total = (
+        torch.empty(kv_heads, rows, dtype=torch.float32, device=query.device) for _ in range(2)
+    )
     for start in range(0, rows, step):
         at = slice(start, start + step)
         ends = (None if some is None else some[at] for some in (first, limit))
-        out[:, at], top[:, at], total[:, at] = _attend_rows(scaling, query[:, at], keys, values, *ends)
+        out[:, at], top[:, at], total[:, at] = _attend_rows(
+            scaling, query[:, at], keys, values, *ends
+        )
     return out, top, total
 
 
@@ -75,7 +90,8 @@ def own_term(
     scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     seen: torch.Tensor, first: torch.Tensor | None,
 ) -> Term:  # fmt: skip
-    """Attend [T, KVH, G, D] to the keys and values [T, KVH, L, D] of its row, from first [T] to seen."""
+    """Attend [T, KVH, G, D] to the keys and values [T, KVH, L, D] of its row, from first [T] to
+    seen."""
     shape, (keys, values) = query.shape, (keys.flatten(0, 1), values.flatten(0, 1))
     scores = scores_of(scaling, query.flatten(0, 1), keys).view(*shape[:3], -1)
     places = torch.arange(scores.shape[-1], device=query.device)[None, :]
@@ -92,13 +108,20 @@ def own_term(
 def sinks_term(sinks: torch.Tensor, shape: tuple[int, int, int], dim: int) -> Term:
     """Return scores that take weight and have no value, for tokens [T, KVH, G]."""
     top = sinks.view(1, *shape[1:]).expand(shape)
-    return torch.zeros((), dtype=torch.float32, device=sinks.device).expand(*shape, dim), top, torch.ones_like(top)
+    return (
+        torch.zeros((), dtype=torch.float32, device=sinks.device).expand(*shape, dim),
+        top,
+        torch.ones_like(top),
+    )
 
 
 def joined(terms: list[Term], dtype: torch.dtype) -> torch.Tensor:
     """Join terms by their maxima and sums, and divide by the sums: [T, H, D]."""
     best = torch.stack([top for _, top, _ in terms]).amax(dim=0)
-    out, total = terms[0][0].new_zeros(terms[0][0].shape, dtype=torch.float32), torch.zeros_like(best)
+    out, total = (
+        terms[0][0].new_zeros(terms[0][0].shape, dtype=torch.float32),
+        torch.zeros_like(best),
+    )
     for some, top, count in terms:
         weight = (top - best).exp()
         out += some.where((weight > 0)[..., None], 0.0) * weight[..., None]
@@ -106,8 +129,11 @@ def joined(terms: list[Term], dtype: torch.dtype) -> torch.Tensor:
     return (out / total[..., None]).to(dtype).flatten(1, 2)
 
 
-def joined_by_logs(outs: list[torch.Tensor], logs: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    """Join outputs [T, KVH, G, D], each divided by its sum, by the logs of these sums [T, KVH, G]: [T, H, D].
+def joined_by_logs(
+    outs: list[torch.Tensor], logs: list[torch.Tensor], dtype: torch.dtype
+) -> torch.Tensor:
+    """Join outputs [T, KVH, G, D], each divided by its sum, by the logs of these sums [T, KVH, G]:
+    [T, H, D].
 
     A part that has no weight changes nothing, whatever its output is.
     """
@@ -150,17 +176,23 @@ def or_zero(top: torch.Tensor) -> torch.Tensor:
 
 
 def wide_bmm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return the products of matrices [B, N, M] in float32: float16 ends at 65,504, which sums go beyond."""
+    """Return the products of matrices [B, N, M] in float32: float16 ends at 65,504, which sums go
+    beyond."""
     if left.is_cuda and left.dtype in (torch.float16, torch.bfloat16):
         return torch.bmm(left, right, out_dtype=torch.float32)
     return torch.bmm(left.float(), right.float())
 
 
-def padded_heads(heads: Heads, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> list[torch.Tensor]:
-    """Return heads of the store's number and width: narrower ones are padded with zeros, which change no product."""
+def padded_heads(
+    heads: Heads, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> list[torch.Tensor]:
+    """Return heads of the store's number and width: narrower ones are padded with zeros, which
+    change no product."""
     if repeat := heads.kv_heads // key.shape[0] - 1:  # other layers have more of them
         key, value = (some.repeat_interleave(repeat + 1, dim=0) for some in (key, value))
     return [
-        some if some.shape[-1] == heads.dim else torch.nn.functional.pad(some, (0, heads.dim - some.shape[-1]))
+        some
+        if some.shape[-1] == heads.dim
+        else torch.nn.functional.pad(some, (0, heads.dim - some.shape[-1]))
         for some in (query, key, value)
     ]

@@ -1,7 +1,7 @@
 """Models as files, without torch: where they are, what is in them, what they will need.
 
-These names are the door for those who work on files, each imported at its first use; who runs a model needs only the
-door of `runner_engine`.
+These names are the door for those who work on files, each imported at its first use; who runs a
+model needs only the door of `runner_engine`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,5 @@
-"""Whether a PEFT adapter fits a checkpoint, by the headers of both files: before anything is loaded, without torch."""
+"""Whether a PEFT adapter fits a checkpoint, by the headers of both files: before anything is
+loaded, without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from runner_engine.checkpoints.resolve import ModelFiles, read_tensors
 from runner_engine.quantization.mixed import Mix
 
 KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
-Shapes = dict[str, dict[str, tuple[int, ...]]]  # by the path of the module: the shapes of A [r, in] and B [out, r]
+Shapes = dict[
+    str, dict[str, tuple[int, ...]]
+]  # by the path of the module: the shapes of A [r, in] and B [out, r]
 
 
 def adapter_shapes(folder: Path) -> Shapes:
@@ -27,7 +30,8 @@ def adapter_shapes(folder: Path) -> Shapes:
 def check(files: ModelFiles) -> None:
     """Raise ConfigError for an adapter whose matrices are for other layers than the checkpoint has.
 
-    What headers cannot tell (packed weights, a .gguf file, a pickled adapter) is left to the check on the real base.
+    What headers cannot tell (packed weights, a .gguf file, a pickled adapter) is left to the check
+    on the real base.
     """
     lora, folder = files.lora, files.adapter
     if lora is None or folder is None or not (folder / "adapter_model.safetensors").is_file():
@@ -37,7 +41,9 @@ def check(files: ModelFiles) -> None:
         return
     shapes = adapter_shapes(folder)
     layers = {
-        tensor.name.removesuffix(".weight"): tensor.shape for tensor in files.tensors if tensor.name.endswith(".weight")
+        tensor.name.removesuffix(".weight"): tensor.shape
+        for tensor in files.tensors
+        if tensor.name.endswith(".weight")
     }
     label = f"lora.path={lora.path} does not fit model.name={files.model.name}"
     if shapes and layers and not _last_words(shapes) & _last_words(layers):
@@ -49,7 +55,9 @@ def check(files: ModelFiles) -> None:
         a, b, shape = sides.get("A"), sides.get("B"), layers.get(path)
         if a is None or b is None or shape is None or not len(a) == len(b) == len(shape) == 2:
             continue
-        if a[0] != b[1] or sorted((b[0], a[1])) != sorted(shape):  # some layers are stored transposed
+        if a[0] != b[1] or sorted((b[0], a[1])) != sorted(
+            shape
+        ):  # some layers are stored transposed
             raise ConfigError(
                 f"{label}: size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
                 f"the one of {files.model.name} is {list(shape)}{_made_for(settings.get('base_model_name_or_path'))}"
@@ -57,11 +65,20 @@ def check(files: ModelFiles) -> None:
 
 
 def check_experts(files: ModelFiles, mix: Mix) -> None:
-    """Raise ConfigError for an adapter of all experts of a layer at once, where each is quantized alone."""
+    """Raise ConfigError for an adapter of all experts of a layer at once, where each is quantized
+    alone."""
     folder = files.adapter
-    if folder is None or not (folder / "adapter_model.safetensors").is_file() or not are_experts_apart(files, mix):
+    if (
+        folder is None
+        or not (folder / "adapter_model.safetensors").is_file()
+        or not are_experts_apart(files, mix)
+    ):
         return
-    if fused := [path for path in adapter_shapes(folder) if path.removesuffix(".base_layer").endswith(".experts")]:
+    if fused := [
+        path
+        for path in adapter_shapes(folder)
+        if path.removesuffix(".base_layer").endswith(".experts")
+    ]:
         raise ConfigError(
             f"quantization={mix.base.label}: the adapter changes all experts of a layer at once ({fused[0]}), and each "
             "is quantized alone: use quantization=none, or quantization.skip=[experts]"
@@ -69,7 +86,8 @@ def check_experts(files: ModelFiles, mix: Mix) -> None:
 
 
 def _last_words(paths: Iterable[str]) -> set[str]:
-    """Return the modules' own names, without the path: loaded models may have another one than their checkpoint."""
+    """Return the modules' own names, without the path: loaded models may have another one than
+    their checkpoint."""
     return {path.rpartition(".")[2] for path in paths}
 
 

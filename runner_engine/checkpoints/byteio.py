@@ -1,9 +1,10 @@
-"""Reads, hashes and writes files in pieces; readers of a file see the old one or the new one, never half of one.
+"""Reads, hashes and writes files in pieces; readers of a file see the old one or the new one, never
+half of one.
 
-Each piece is read into one buffer that stays in the processor's cache, and is hashed and written from there. So only
-one piece is in memory, whatever the size of the model. This is faster than letting the kernel copy (copy_file_range,
-sendfile)
-while another thread hashes, because the bytes would then come from memory twice. Imports neither torch nor safetensors.
+Each piece is read into one buffer that stays in the processor's cache, and is hashed and written
+from there. So only one piece is in memory, whatever the size of the model. This is faster than
+letting the kernel copy (copy_file_range, sendfile) while another thread hashes, because the bytes
+would then come from memory twice. Imports neither torch nor safetensors.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ SLOW_BYTES = 64 * 1024  # SHA-256 of more than this is computed in a thread
 Pieces = Iterable[bytes | memoryview]  # of a file, one after the other
 
 
-def read_range(path: Path, offset: int, nbytes: int, buffer: memoryview | None = None) -> Iterator[memoryview]:
+def read_range(
+    path: Path, offset: int, nbytes: int, buffer: memoryview | None = None
+) -> Iterator[memoryview]:
     """Yield the bytes of a range piece by piece; each piece is valid until the next one."""
     buffer = memoryview(bytearray(min(CHUNK_BYTES, nbytes))) if buffer is None else buffer
     with reading(path), path.open("rb", buffering=0) as stream:
@@ -62,14 +65,17 @@ def tensor_pieces(tensor: Tensor, buffer: memoryview | None = None) -> Iterator[
 
 
 class Digest:
-    """A hash over pieces. A slow hash is computed in its own thread while the piece is being written."""
+    """A hash over pieces. A slow hash is computed in its own thread while the piece is being
+    written."""
 
     def __init__(self, algorithm: str) -> None:
         import xxhash
 
         self.algorithm = algorithm
         self._hash: Any = hashlib.sha256() if algorithm == "sha256" else xxhash.xxh3_128()
-        self._pool = ThreadPoolExecutor(1) if algorithm == "sha256" else None  # starts its thread with the first task
+        self._pool = (
+            ThreadPoolExecutor(1) if algorithm == "sha256" else None
+        )  # starts its thread with the first task
         self._pending: Future[None] | None = None
 
     def update(self, piece: bytes | memoryview) -> None:
@@ -95,7 +101,8 @@ class Digest:
 
 
 def hashed(pieces: Pieces, digest: Digest) -> Iterator[bytes | memoryview]:
-    """Yield pieces while they are hashed; the next one, which may overwrite this one, is not read before that."""
+    """Yield pieces while they are hashed; the next one, which may overwrite this one, is not read
+    before that."""
     for piece in pieces:
         digest.update(piece)
         yield piece
@@ -137,21 +144,31 @@ def file_size(path: Path) -> int:
 
 
 def build_header(tensors: Iterable[Tensor], metadata: dict[str, str]) -> bytes:
-    """Return the header of a safetensors file with these tensors in this order, padded to 8 bytes."""
+    """Return the header of a safetensors file with these tensors in this order, padded to 8
+    bytes."""
     entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     position = 0
     for tensor in tensors:
         offsets = [position, position := position + tensor.nbytes]
-        entries[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+        entries[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": offsets,
+        }
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
 def tensor_bytes(
-    header: bytes, tensors: Iterable[Tensor], advance: Callable[[int], None], hashes: dict[str, str], algorithm: str
+    header: bytes,
+    tensors: Iterable[Tensor],
+    advance: Callable[[int], None],
+    hashes: dict[str, str],
+    algorithm: str,
 ) -> Iterator[bytes | memoryview]:
-    """Yield a whole safetensors file, header first; fills `hashes` with the digest of each tensor."""
+    """Yield a whole safetensors file, header first; fills `hashes` with the digest of each
+    tensor."""
     yield header
     buffer = memoryview(bytearray(CHUNK_BYTES))
     for tensor in tensors:
@@ -165,9 +182,11 @@ def tensor_bytes(
 def write_digested(
     target: Path, pieces: Pieces, algorithm: str, expected: str | None = None, durable: bool = False
 ) -> str:
-    """Write a file atomically and return its digest; raise JobFailed if that is not the expected one.
+    """Write a file atomically and return its digest; raise JobFailed if that is not the expected
+    one.
 
-    `durable` waits until the disk has stored the file; otherwise it may be too short after a power cut.
+    `durable` waits until the disk has stored the file; otherwise it may be too short after a power
+    cut.
     """
     partial = target.with_name(target.name + ".tmp")
     digest = Digest(algorithm)
@@ -180,7 +199,9 @@ def write_digested(
                 os.fsync(stream.fileno())
         text = digest.text()
         if expected not in (None, text):
-            raise JobFailed(f"{target} would not equal the original: {expected} expected, {text} found")
+            raise JobFailed(
+                f"{target} would not equal the original: {expected} expected, {text} found"
+            )
         partial.replace(target)
     except OSError as error:
         raise cannot_write(target, error, KEY) from error
@@ -189,7 +210,9 @@ def write_digested(
     return text
 
 
-def write_file(target: Path, pieces: Pieces, expected_sha256: str | None = None, durable: bool = True) -> str:
+def write_file(
+    target: Path, pieces: Pieces, expected_sha256: str | None = None, durable: bool = True
+) -> str:
     """Write a file atomically and return its SHA-256 in hex."""
     expected = None if expected_sha256 is None else f"sha256:{expected_sha256}"
     return write_digested(target, pieces, "sha256", expected, durable=durable).partition(":")[2]
@@ -214,20 +237,25 @@ def free_bytes(folder: Path) -> int:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raise JobFailed unless the disk of a folder, which need not exist yet, has room for that many bytes."""
+    """Raise JobFailed unless the disk of a folder, which need not exist yet, has room for that many
+    bytes."""
     if needed > (free := free_bytes(folder)):
         sizes = f"{needed / MIB:,.1f} MiB needed, {free / MIB:,.1f} MiB free"
         raise JobFailed(f"{KEY}={folder}: {sizes}. Nothing was written")
 
 
 def require_room(folder: Path, needed: int, what: str, fix: str) -> None:
-    """Raise ConfigError unless the disk of a folder has room for something that the user requested."""
+    """Raise ConfigError unless the disk of a folder has room for something that the user
+    requested."""
     if needed > (free := free_bytes(folder)):
-        raise ConfigError(f"{what} needs {needed / MIB:,.1f} MiB in {folder}, {free / MIB:,.1f} MiB are free: {fix}")
+        raise ConfigError(
+            f"{what} needs {needed / MIB:,.1f} MiB in {folder}, {free / MIB:,.1f} MiB are free: {fix}"
+        )
 
 
 def list_folder(folder: Path, key: str) -> list[str]:
-    """Return the names in a folder, none if it does not exist; raise ConfigError if it is a file."""
+    """Return the names in a folder, none if it does not exist; raise ConfigError if it is a
+    file."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{key}={folder}: this is a file, a folder is needed")
     try:

@@ -1,4 +1,5 @@
-"""Whether a checkpoint has a chat template, before its weights are read; imports no transformers."""
+"""Whether a checkpoint has a chat template, before its weights are read; imports no
+transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ MAY_HOLD_ONE = (
     "processor_config.json",
     "tekken.json",  # a format of Mistral's that brings its own
 )
-ALTERNATIVES = "use task.prompt=text (gsm8k), task.format=raw (generate, sweep) or /v1/completions (serve)"
+ALTERNATIVES = (
+    "use task.prompt=text (gsm8k), task.format=raw (generate, sweep) or /v1/completions (serve)"
+)
 
 
 def missing(model_name: str) -> str:
@@ -24,15 +27,20 @@ def missing(model_name: str) -> str:
 
 
 def check(files: ModelFiles) -> None:
-    """Refuse questions in a chat template if the checkpoint surely has none; the tokenizer tells the others."""
+    """Refuse questions in a chat template if the checkpoint surely has none; the tokenizer tells
+    the others."""
     if not files.model.random_weights and surely_lacks_one(files.path):
         raise ConfigError(missing(files.model.name))
 
 
 def surely_lacks_one(path: Path) -> bool:
-    """Return whether neither a .gguf file's metadata nor a folder's files contain a chat template."""
+    """Return whether neither a .gguf file's metadata nor a folder's files contain a chat
+    template."""
     if path.is_file():
-        return not any(key.startswith("tokenizer.chat_template") for key in gguf_file.read_header(path).metadata)
+        return not any(
+            key.startswith("tokenizer.chat_template")
+            for key in gguf_file.read_header(path).metadata
+        )
     if any((path / name).exists() for name in MAY_HOLD_ONE):
         return False
     try:

@@ -1,8 +1,9 @@
 """The experts of a mixture, matrix by matrix, by the names of a checkpoint's tensors; no torch.
 
-Some checkpoints store each matrix of each expert apart, others all experts of a layer in one tensor with three
-dimensions. Listed here they are alike: a linear weight for each matrix of each expert, named as most checkpoints have
-it, `model.layers.0.mlp.experts.3.gate_proj.weight`. So one walk decides about all of them, and the loader follows it.
+Some checkpoints store each matrix of each expert apart, others all experts of a layer in one tensor
+with three dimensions. Listed here they are alike: a linear weight for each matrix of each expert,
+named as most checkpoints have it, `model.layers.0.mlp.experts.3.gate_proj.weight`. So one walk
+decides about all of them, and the loader follows it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,25 @@ from typing import Any
 
 from runner_engine.checkpoints.weight_files import Tensor
 
-GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"  # an expert's matrices, as most checkpoints name them
-APART = {GATE: GATE, UP: UP, DOWN: DOWN, "w1": GATE, "w3": UP, "w2": DOWN, "fc1": GATE, "fc3": UP, "fc2": DOWN}
-OF_ONE = re.compile(rf"(?P<layer>.*\.experts)\.(?P<number>\d+)\.(?P<name>{'|'.join(APART)})\.weight")
+GATE, UP, DOWN = (
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)  # an expert's matrices, as most checkpoints name them
+APART = {
+    GATE: GATE,
+    UP: UP,
+    DOWN: DOWN,
+    "w1": GATE,
+    "w3": UP,
+    "w2": DOWN,
+    "fc1": GATE,
+    "fc3": UP,
+    "fc2": DOWN,
+}
+OF_ONE = re.compile(
+    rf"(?P<layer>.*\.experts)\.(?P<number>\d+)\.(?P<name>{'|'.join(APART)})\.weight"
+)
 GATE_AND_UP = "gate_up_proj"
 FUSED = {f"experts.{name}": name for name in (GATE_AND_UP, UP, DOWN)} | {
     "block_sparse_moe.input_linear.weight": GATE_AND_UP,  # Granite's
@@ -26,8 +43,12 @@ FUSED = {f"experts.{name}": name for name in (GATE_AND_UP, UP, DOWN)} | {
 }
 OF_ALL = re.compile(rf"(?P<block>.*\.)(?P<name>{'|'.join(map(re.escape, FUSED))})")
 OLDER = ".block_sparse_moe.experts"  # where Mixtral's checkpoints have what is in mlp.experts in the model
-TRANSPOSED = frozenset({"gpt_oss", "llama4", "llama4_text", "aria_text"})  # families that store [inputs, outputs]
-NOT_APART = frozenset({"longcat_flash", "step3p7"})  # families whose experts compute otherwise than transformers' own
+TRANSPOSED = frozenset(
+    {"gpt_oss", "llama4", "llama4_text", "aria_text"}
+)  # families that store [inputs, outputs]
+NOT_APART = frozenset(
+    {"longcat_flash", "step3p7"}
+)  # families whose experts compute otherwise than transformers' own
 
 
 @dataclass(frozen=True)
@@ -42,7 +63,8 @@ class ExpertMatrix(Tensor):
 
 
 def expert_matrices(tensors: Iterable[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
-    """Return a checkpoint's tensors with those of experts as matrices; all as they are if its experts stay fused."""
+    """Return a checkpoint's tensors with those of experts as matrices; all as they are if its
+    experts stay fused."""
     listed = list(tensors)
     family = str(settings.get("model_type", ""))
     if family in NOT_APART:
@@ -54,7 +76,9 @@ def _matrices_of(tensor: Tensor, is_transposed: bool) -> Iterator[Tensor]:
     apart = OF_ONE.fullmatch(tensor.name) if len(tensor.shape) == 2 else None
     if apart is not None:
         layer = apart["layer"].replace(OLDER, ".mlp.experts")
-        yield _matrix(tensor, layer, int(apart["number"]), APART[apart["name"]], tensor.shape, False)
+        yield _matrix(
+            tensor, layer, int(apart["number"]), APART[apart["name"]], tensor.shape, False
+        )
         return
     fused = OF_ALL.fullmatch(tensor.name) if len(tensor.shape) == 3 else None
     if fused is None:
@@ -67,7 +91,9 @@ def _matrices_of(tensor: Tensor, is_transposed: bool) -> Iterator[Tensor]:
         names, outputs = [GATE, UP], outputs // 2
     for number in range(experts):
         for matrix in names:
-            yield _matrix(tensor, f"{fused['block']}experts", number, matrix, (outputs, inputs), True)
+            yield _matrix(
+                tensor, f"{fused['block']}experts", number, matrix, (outputs, inputs), True
+            )
 
 
 def _matrix(
@@ -76,5 +102,16 @@ def _matrix(
     nbytes = shape[0] * shape[1] * tensor.nbytes // max(tensor.params, 1)
     name = f"{layer}.{number}.{matrix}.weight"
     return ExpertMatrix(
-        name, tensor.dtype, shape, tensor.file, tensor.offset, nbytes, None, layer, number, matrix, tensor, is_fused
+        name,
+        tensor.dtype,
+        shape,
+        tensor.file,
+        tensor.offset,
+        nbytes,
+        None,
+        layer,
+        number,
+        matrix,
+        tensor,
+        is_fused,
     )

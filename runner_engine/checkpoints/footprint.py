@@ -1,8 +1,9 @@
 """Predicts a model's memory from config.json and the safetensors headers alone; no torch.
 
-Weights are counted tensor by tensor, as they will be held in memory (weight_sizes.py). Which of them are resident, and
-how often, follows from what the engine does on a CPU: it maps an unquantized checkpoint, packs linear layers and
-releases their pages, and reads only those rows of a mapped embedding whose tokens occur.
+Weights are counted tensor by tensor, as they will be held in memory (weight_sizes.py). Which of
+them are resident, and how often, follows from what the engine does on a CPU: it maps an unquantized
+checkpoint, packs linear layers and releases their pages, and reads only those rows of a mapped
+embedding whose tokens occur.
 """
 
 from __future__ import annotations
@@ -34,16 +35,24 @@ from runner_engine.spec import Workload
 
 PACKED_SHARE = 0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
 
-# Measured by task=memory after all imports, on CPUs with AVX512; a GPU's allocator counts nothing like this.
-LIBRARY_MIB = 34.0  # pages of libraries, code and tables that the first load and the first pass touch: ± 5
+# Measured by task=memory after all imports, on CPUs with AVX512; a GPU's allocator counts nothing
+# like this.
+LIBRARY_MIB = (
+    34.0  # pages of libraries, code and tables that the first load and the first pass touch: ± 5
+)
 LOAD_MIB = 18.0  # the part of it that the load takes and that is not a page of a file
 KERNEL_MIB = 12.0  # what trials of packed layers and of LLM.int8 leave, oneDNN's kernels for each shape among it
-TOKENIZER_LOAD_BYTES, TOKENIZER_BYTES = 512, 200  # for each slot of a vocabulary's table: in the load, and later
+TOKENIZER_LOAD_BYTES, TOKENIZER_BYTES = (
+    512,
+    200,
+)  # for each slot of a vocabulary's table: in the load, and later
 TOKENIZER_FILLED = 7 / 8  # of the slots at most, and their number is a power of two
 PASS_MIB = 2.0  # what freed blocks of other sizes take in a pass
 FAULT_KIB = 256.0  # of a mapped embedding that are read with one token's row
 VOCABULARY_SHARE = 0.5  # of the embedding's rows that prompts use in the long run
-SHARED_BYTES = 2**24  # from here on an embedding gets its rows from the panels of a tied head: as in fast_layers.py
+SHARED_BYTES = (
+    2**24
+)  # from here on an embedding gets its rows from the panels of a tied head: as in fast_layers.py
 SCALED = "gemma"  # families with this in their name scale the rows of their embedding, and read them where they are
 
 
@@ -51,9 +60,10 @@ SCALED = "gemma"  # families with this in their name scale the rows of their emb
 class Footprint:
     """Predicted bytes; weights by part (linear, scales, expert, embedding, head, other, lora).
 
-    `unread_bytes` are weights in the mapped checkpoint that no pass reads. `copied_bytes` are copies, in another
-    layout, of weights that stay in memory. `load_bytes` is the peak of the load without pages of files, which the
-    system can drop. Nothing counts that libraries take when they are imported.
+    `unread_bytes` are weights in the mapped checkpoint that no pass reads. `copied_bytes` are
+    copies, in another layout, of weights that stay in memory. `load_bytes` is the peak of the load
+    without pages of files, which the system can drop. Nothing counts that libraries take when they
+    are imported.
     """
 
     weights: dict[str, int]
@@ -121,12 +131,15 @@ class Footprint:
         return max(self.load_mib, self.first_pass_mib, self.prefill_mib, self.decode_mib)
 
     def beside(self, other: Footprint, waiting_bytes: int) -> Footprint:
-        """Return the footprint of both models; the other is loaded second, one runs at a time, and buffers wait."""
+        """Return the footprint of both models; the other is loaded second, one runs at a time, and
+        buffers wait."""
         parts = self.weights | other.weights
         weights = {part: self.weights.get(part, 0) + other.weights.get(part, 0) for part in parts}
         mine, its = (round(one.resident_weight_mib * MIB) for one in (self, other))
         pairs = ((self, its), (other, mine))
-        packing = [one.first_pass_bytes and one.first_pass_bytes + resident for one, resident in pairs]
+        packing = [
+            one.first_pass_bytes and one.first_pass_bytes + resident for one, resident in pairs
+        ]
         return Footprint(
             weights,
             self.prefill_kv_bytes + other.prefill_kv_bytes,
@@ -141,17 +154,23 @@ class Footprint:
         )
 
 
-def predict(resolved: ResolvedModel, work: Workload, free_mib: float | None = None) -> Footprint | None:
-    """Predict the footprint of a model at work; None if a checkpoint has no safetensors files to read.
+def predict(
+    resolved: ResolvedModel, work: Workload, free_mib: float | None = None
+) -> Footprint | None:
+    """Predict the footprint of a model at work; None if a checkpoint has no safetensors files to
+    read.
 
-    `free_mib` of main memory decides what is packed; None: what is free here. A second model that is loaded beside
-    it counts if both are on the same device, and so do the distributions that wait for those of the other model.
+    `free_mib` of main memory decides what is packed; None: what is free here. A second model that
+    is loaded beside it counts if both are on the same device, and so do the distributions that wait
+    for those of the other model.
     """
     footprint = _predict_one(resolved, work, free_mib)
     second = resolved.second
     if footprint is None or second is None:
         return footprint
-    if machine.device_class(second.files.model.device) != machine.device_class(resolved.files.model.device):
+    if machine.device_class(second.files.model.device) != machine.device_class(
+        resolved.files.model.device
+    ):
         return footprint
     other = _predict_one(second, work, free_mib)
     vocabulary = shape_of(resolved.files.text_settings)["vocab"]
@@ -159,17 +178,25 @@ def predict(resolved: ResolvedModel, work: Workload, free_mib: float | None = No
     return None if other is None else footprint.beside(other, waiting_bytes)
 
 
-def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None) -> Footprint | None:
+def _predict_one(
+    resolved: ResolvedModel, work: Workload, free_mib: float | None
+) -> Footprint | None:
     rows, prompt_tokens, new_tokens = work
     spec, files, mix = resolved.spec, resolved.files, resolved.mix
     model, held = files.model, mix.base
-    tensors = kept_tensors(read_header(files.path)) if held.keeps_blocks else held_tensors(files, spec.mix)
+    tensors = (
+        kept_tensors(read_header(files.path))
+        if held.keeps_blocks
+        else held_tensors(files, spec.mix)
+    )
     settings = files.text_settings
     if not tensors:
         return None
     device = machine.device_class(model.device)
     dtype_bytes = BYTES[compute_dtype(model, settings)]
-    weights = weight_bytes(tensors, settings, files.stored, spec.mix, dtype_bytes, device, files.fuses_experts)
+    weights = weight_bytes(
+        tensors, settings, files.stored, spec.mix, dtype_bytes, device, files.fuses_experts
+    )
     if not spec.lora.merges and files.adapter is not None:
         weights["lora"] = files.adapter_numbers * BYTES["float32"]  # also for a 16-bit model
     shape = shape_of(settings)
@@ -200,12 +227,18 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
         elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())
         else:
-            most = max(choice.pass_bytes(device, positions, width, dtype_bytes) for choice in mix.choices)
+            most = max(
+                choice.pass_bytes(device, positions, width, dtype_bytes) for choice in mix.choices
+            )
         return most + activation_bytes(shape, dtype_bytes, pass_shape)
 
-    drawing = sampled_bytes(spec.generation) if device != "cpu" and new_tokens else 0  # on a CPU, C draws
+    drawing = (
+        sampled_bytes(spec.generation) if device != "cpu" and new_tokens else 0
+    )  # on a CPU, C draws
     reading = (
-        streamed(device, rows, prompt_tokens) if is_stream else PassShape(rows, prompt_tokens, prompt_tokens * eager)
+        streamed(device, rows, prompt_tokens)
+        if is_stream
+        else PassShape(rows, prompt_tokens, prompt_tokens * eager)
     )
     reading = replace(reading, sampled_bytes=drawing)
     prefill = activations(reading)
@@ -214,16 +247,26 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
         by_length = dtype_bytes == BYTES["bfloat16"] and not spec.generation.stored_kv.in_bytes
         spans = () if by_length else (prompt_tokens, context)
         decode += recorded_rows(rows, *spans) * shape["vocab"] * dtype_bytes
-    unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
-    of_prompts = kept.prompt_bytes(rows, prompt_tokens, (reading.rows, reading.tokens), keeps_windows)
+    unpacked = (
+        0
+        if by_panels
+        else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
+    )
+    of_prompts = kept.prompt_bytes(
+        rows, prompt_tokens, (reading.rows, reading.tokens), keeps_windows
+    )
     of_all = kept.final_bytes(rows, prompt_tokens, new_tokens, keeps_windows)
     mixture = mixture_of(settings, tensors, files.stored)
-    plain = Footprint(weights, of_prompts, of_all, prefill + unpacked, decode + unpacked, mixture=mixture)
+    plain = Footprint(
+        weights, of_prompts, of_all, prefill + unpacked, decode + unpacked, mixture=mixture
+    )
     if device != "cpu":
         return plain
     free_mib = machine.available_mib() if free_mib is None else free_mib
     mapped = _mapped_bytes(resolved, weights)
-    unread, copied, packed_share = _resident(resolved, weights, mapped, rows * context, is_stream, free_mib)
+    unread, copied, packed_share = _resident(
+        resolved, weights, mapped, rows * context, is_stream, free_mib
+    )
     if held.keeps_blocks and packed_share:
         is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
         packed = (tensor for tensor in tensors if is_tied or part_of(tensor) != "embedding")
@@ -232,7 +275,13 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
     library = int(LIBRARY_MIB * MIB) + TOKENIZER_BYTES * slots
     first = 0
     if copied or packed_share:
-        first = sum(weights.values()) + copied - unread + library + int((KERNEL_MIB * packed_share + PASS_MIB) * MIB)
+        first = (
+            sum(weights.values())
+            + copied
+            - unread
+            + library
+            + int((KERNEL_MIB * packed_share + PASS_MIB) * MIB)
+        )
     return replace(
         plain,
         prefill_activation_bytes=prefill + int(PASS_MIB * MIB),
@@ -250,13 +299,15 @@ def _predict_one(resolved: ResolvedModel, work: Workload, free_mib: float | None
 
 
 def _tokenizer_slots(files: ModelFiles, vocabulary: int) -> int:
-    """Return the size of the table that holds a vocabulary; random weights come with the embedded model's small one."""
+    """Return the size of the table that holds a vocabulary; random weights come with the embedded
+    model's small one."""
     has_own = not files.model.random_weights and vocabulary > 0
     return 1 << ceil(log2(vocabulary / TOKENIZER_FILLED)) if has_own else 0
 
 
 def _mapped_bytes(resolved: ResolvedModel, weights: Mapping[str, int]) -> int:
-    """Count the weights that the load leaves in the mapped checkpoint, because it does not convert them."""
+    """Count the weights that the load leaves in the mapped checkpoint, because it does not convert
+    them."""
     spec, files = resolved.spec, resolved.files
     if resolved.mix.base.keeps_blocks:
         return sum(weights.values()) - weights["other"]
@@ -265,17 +316,29 @@ def _mapped_bytes(resolved: ResolvedModel, weights: Mapping[str, int]) -> int:
         return 0
     makes_codes = spec.mix.quantizes and files.stored is None
     is_converted = spec.lora.merges or makes_codes or resolved.mix.base.makes_groups
-    in_memory = ("linear", "scales", "expert", "lora") if is_converted else ("expert", "lora")  # experts are joined
+    in_memory = (
+        ("linear", "scales", "expert", "lora") if is_converted else ("expert", "lora")
+    )  # experts are joined
     left_alone = plain_layers(files, spec.mix).nbytes if spec.quantization.is_mixed else 0
-    return sum(size for part, size in weights.items() if part not in in_memory) + left_alone * is_converted
+    return (
+        sum(size for part, size in weights.items() if part not in in_memory)
+        + left_alone * is_converted
+    )
 
 
 def _resident(
-    resolved: ResolvedModel, weights: Mapping[str, int], mapped: int, tokens: int, is_stream: bool, free_mib: float
+    resolved: ResolvedModel,
+    weights: Mapping[str, int],
+    mapped: int,
+    tokens: int,
+    is_stream: bool,
+    free_mib: float,
 ) -> tuple[int, int, float]:
-    """Return, for a CPU, bytes of weights left unread in the file, of those copied, and the share of packed shapes.
+    """Return, for a CPU, bytes of weights left unread in the file, of those copied, and the share
+    of packed shapes.
 
-    The mapped pages of packed layers are released. A head that is tied to the embedding is packed as a copy.
+    The mapped pages of packed layers are released. A head that is tied to the embedding is packed
+    as a copy.
     """
     held = resolved.mix.base
     linear, share, is_own_head = weights["linear"], 1.0, weights["head"] > 0
@@ -290,10 +353,14 @@ def _resident(
     in_memory = linear + weights["head"] if mapped == 0 else linear * resolved.spec.lora.merges
     copied = (in_memory + head * (not is_own_head)) * is_packed
     unread = 0
-    is_large = weights["embedding"] >= SHARED_BYTES and SCALED not in str(resolved.files.settings.get("model_type"))
+    is_large = weights["embedding"] >= SHARED_BYTES and SCALED not in str(
+        resolved.files.settings.get("model_type")
+    )
     if is_packed and not is_own_head and (held.keeps_blocks or (mapped and is_large)):
         unread = weights["embedding"]  # its rows are taken from the head's panels
     elif mapped and (is_packed or is_own_head):  # else the tied head reads all of the embedding
         used = VOCABULARY_SHARE * weights["embedding"]
-        unread = weights["embedding"] - int(used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1))))
+        unread = weights["embedding"] - int(
+            used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1)))
+        )
     return unread, copied, share if is_packed and (linear or held.mixes_rows) else 0.0

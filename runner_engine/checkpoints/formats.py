@@ -22,7 +22,9 @@ from runner_engine.settings.model import LocalModelConfig
 def check(resolved: ResolvedModel) -> None:
     """Reject a checkpoint that cannot be loaded with this quantization."""
     model, wanted = resolved.files.model, resolved.spec.quantization
-    path = None if model.random_weights else resolved.files.path  # reading it would make the random weights
+    path = (
+        None if model.random_weights else resolved.files.path
+    )  # reading it would make the random weights
     if wanted.source is CheckpointSource.gguf or (path is not None and path.is_file()):
         _check_gguf(model, wanted, path)
         return
@@ -67,19 +69,29 @@ def check(resolved: ResolvedModel) -> None:
 
 
 def notes_of_reach(resolved: ResolvedModel) -> list[str]:
-    """Return a note on a choice that leaves much of the model as it is, as far as the headers tell."""
+    """Return a note on a choice that leaves much of the model as it is, as far as the headers
+    tell."""
     reached = reach_of(resolved)
-    return [] if reached is None else share.notes(resolved.spec.quantization.label, reached.share, reached.left)
+    return (
+        []
+        if reached is None
+        else share.notes(resolved.spec.quantization.label, reached.share, reached.left)
+    )
 
 
 def notes(path: Path, stored: Format | None, held: QuantizationConfig, dtype: str) -> list[str]:
     """Return notes on a checkpoint that is stored quantized, or that is unpacked while loading."""
     if stored is not None:
-        return [f"the checkpoint itself is quantized, {stored}, and loaded as it is", *filter(None, [stored.note])]
+        return [
+            f"the checkpoint itself is quantized, {stored}, and loaded as it is",
+            *filter(None, [stored.note]),
+        ]
     if path.is_dir() or held.packed:
         return []
     types = gguf_file.read_header(path).types
-    return [f"{path.name} ({types}) is unpacked while loading: in memory its weights are {dtype}, as large as that is"]
+    return [
+        f"{path.name} ({types}) is unpacked while loading: in memory its weights are {dtype}, as large as that is"
+    ]
 
 
 def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path | None) -> None:
@@ -106,7 +118,8 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
 
 
 def _check_mix(resolved: ResolvedModel) -> None:
-    """Reject patterns for layers that the checkpoint does not have, and what cannot be quantized layer by layer."""
+    """Reject patterns for layers that the checkpoint does not have, and what cannot be quantized
+    layer by layer."""
     mix, files = resolved.spec.mix, resolved.files
     if not mix.base.is_mixed:
         return
@@ -121,7 +134,8 @@ def _check_mix(resolved: ResolvedModel) -> None:
 
 
 def reach_of(resolved: ResolvedModel) -> Walk | None:
-    """Return what quantizing while loading makes of each tensor; None if nothing is, or no header can be read."""
+    """Return what quantizing while loading makes of each tensor; None if nothing is, or no header
+    can be read."""
     mix, files = resolved.spec.mix, resolved.files
     if mix.base.source is not CheckpointSource.plain or not mix.quantizes:
         return None
@@ -134,7 +148,8 @@ def reach_of(resolved: ResolvedModel) -> Walk | None:
 
 
 def check_reach(resolved: ResolvedModel) -> None:
-    """Reject layers that the choice cannot take, and a choice that most of the model's weights are no layers for."""
+    """Reject layers that the choice cannot take, and a choice that most of the model's weights are
+    no layers for."""
     if (reached := reach_of(resolved)) is not None:
         wanted = resolved.spec.quantization
         reached.check_unfit(wanted.name)
@@ -142,7 +157,8 @@ def check_reach(resolved: ResolvedModel) -> None:
 
 
 def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
-    """Reject quantizing a quantized checkpoint again, or with other keys than it was quantized with."""
+    """Reject quantizing a quantized checkpoint again, or with other keys than it was quantized
+    with."""
     if wanted.name != stored.name:
         also = f" or quantization={stored.name}" if stored.matched else ""
         raise ConfigError(
@@ -151,7 +167,10 @@ def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
         )
     chosen, actual = wanted.keys, stored.config.keys
     if different := [key for key in chosen if chosen[key] != actual[key]]:
-        listed = ", ".join(f"quantization.{key}={chosen[key]} (the checkpoint has {actual[key]})" for key in different)
+        listed = ", ".join(
+            f"quantization.{key}={chosen[key]} (the checkpoint has {actual[key]})"
+            for key in different
+        )
         raise ConfigError(
             f"quantization={wanted.name}: {where} is quantized already, with other settings: {listed}. "
             "Give those of the checkpoint, or use quantization=none"

@@ -1,6 +1,8 @@
-"""Reads and checks the header of a .gguf file: the model's settings and where its tensors are, without the weights.
+"""Reads and checks the header of a .gguf file: the model's settings and where its tensors are,
+without the weights.
 
-Imports neither torch nor the gguf package, so that a damaged file is rejected while a job is planned.
+Imports neither torch nor the gguf package, so that a damaged file is rejected while a job is
+planned.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # version 1 counted in 32 bits; no tool writes it any more
 ALIGNMENT = 32  # of the tensors, if the file does not set it
 LONG_ARRAY = 1024  # longer arrays are vocabularies; only their length is needed
-# limits of a header, far above those of any model, so that a hostile one takes neither minutes nor all memory
+# limits of a header, far above those of any model, so that a hostile one takes neither minutes nor
+# all memory
 MAX_VALUES = 2**23  # keys, texts and elements of arrays
 MAX_TENSORS = 2**17
 MAX_TEXT_BYTES = 2**26
@@ -52,8 +55,8 @@ KEPT_TYPES = (
     "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
     "MXFP4",
 )  # fmt: skip
-# bytes of a block in the kernels' panels, where they are more than in a file: a scale of a part has a whole byte there,
-# and one that is a power of two has two
+# bytes of a block in the kernels' panels, where they are more than in a file: a scale of a part has
+# a whole byte there, and one that is a power of two has two
 PANEL_BYTES = {"MXFP4": 18, "Q3_K": 114, "Q4_K": 148, "Q5_K": 180, "IQ4_XS": 138}
 PANEL_OUTPUTS = 32  # a last panel is padded
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -72,7 +75,8 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a .gguf file and check it against the file's size; cached until the file changes."""
+    """Read the header of a .gguf file and check it against the file's size; cached until the file
+    changes."""
     with reading(path):
         stat = path.stat()
         return _read_header(path, stat.st_size, stat.st_mtime_ns)
@@ -82,12 +86,16 @@ def read_array(header: Header, key: str, of_texts: bool) -> list[Any]:
     """Return an array of the header, such as a vocabulary: texts, or numbers."""
     array = header.arrays.get(key)
     if array is None or (array.kind != STRING if of_texts else array.kind not in SCALARS):
-        raise DataError(f"{header.file}: {key}: a list of {'texts' if of_texts else 'numbers'} expected")
+        raise DataError(
+            f"{header.file}: {key}: a list of {'texts' if of_texts else 'numbers'} expected"
+        )
     with reading(header.file), header.file.open("rb") as stream:
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
         if not of_texts:
-            return list(struct.unpack_from(f"<{array.count}{SCALARS[array.kind]}", blob, array.start))
+            return list(
+                struct.unpack_from(f"<{array.count}{SCALARS[array.kind]}", blob, array.start)
+            )
         texts, at, length_at = [], array.start, LENGTH.unpack_from
         try:
             for _ in range(array.count):
@@ -102,12 +110,17 @@ def read_array(header: Header, key: str, of_texts: bool) -> list[Any]:
 def read_settings(header: Header) -> dict[str, Any]:
     """Return the sizes that a config.json would contain, and the dtype of the unpacked weights.
 
-    Numbers in blocks are products of a float16 and a small integer, which only float32 represents exactly.
+    Numbers in blocks are products of a float16 and a small integer, which only float32 represents
+    exactly.
     """
-    of = {key.removeprefix(f"{header.architecture}."): value for key, value in header.metadata.items()}
+    of = {
+        key.removeprefix(f"{header.architecture}."): value for key, value in header.metadata.items()
+    }
     names = {tensor.name for tensor in header.tensors}
     kinds = {tensor.dtype for tensor in header.tensors}
-    half_precision = [FLOATS[kind] for kind in ("BF16", "F16") if kind in kinds]  # their norms stay F32
+    half_precision = [
+        FLOATS[kind] for kind in ("BF16", "F16") if kind in kinds
+    ]  # their norms stay F32
     settings = {
         "num_hidden_layers": of.get("block_count"),
         "hidden_size": of.get("embedding_length"),
@@ -123,7 +136,8 @@ def read_settings(header: Header) -> dict[str, Any]:
 
 
 def is_known(header: Header) -> bool:
-    """Whether the file's settings and names are known here (gguf_names.py); else transformers reads it, in seconds."""
+    """Whether the file's settings and names are known here (gguf_names.py); else transformers reads
+    it, in seconds."""
     # transformers makes a Mistral of a Llama with this name
     return header.architecture in MODULES and header.metadata.get("general.name") != "mistral"
 
@@ -134,7 +148,8 @@ def can_keep_blocks(header: Header) -> bool:
 
 
 def kept_tensors(header: Header) -> list[Tensor]:
-    """List the tensors as they are in memory if blocks are kept; those of other types are unpacked."""
+    """List the tensors as they are in memory if blocks are kept; those of other types are
+    unpacked."""
     kept = {tensor.name: tensor for tensor in header.tensors if tensor.dtype in KEPT_TYPES}
     return [kept.get(tensor.name, tensor) for tensor in unpacked_tensors(header)]
 
@@ -165,7 +180,9 @@ def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
     with path.open("rb") as stream:
         start = stream.read(4)
         if start != MAGIC:
-            raise DataError(f"{path}: not a GGUF file: it begins with {start!r} instead of {MAGIC!r}")
+            raise DataError(
+                f"{path}: not a GGUF file: it begins with {start!r} instead of {MAGIC!r}"
+            )
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
         try:
@@ -186,7 +203,9 @@ class _GgufReader:
         """Count what is to be read one by one."""
         self.values_left -= values
         if self.values_left < 0:
-            raise DataError(f"{path}: damaged header: more than {MAX_VALUES:,} values by byte {self.at}")
+            raise DataError(
+                f"{path}: damaged header: more than {MAX_VALUES:,} values by byte {self.at}"
+            )
 
     def scalar(self, kind: str) -> Any:
         (value,) = struct.unpack_from(f"<{kind}", self.blob, self.at)
@@ -203,7 +222,11 @@ class _GgufReader:
         return self.blob[self.at - length : self.at].decode()
 
     def skip_texts(self, count: int) -> None:
-        blob, at, length_at = self.blob, self.at, LENGTH.unpack_from  # a vocabulary may have 262,144 texts
+        blob, at, length_at = (
+            self.blob,
+            self.at,
+            LENGTH.unpack_from,
+        )  # a vocabulary may have 262,144 texts
         for _ in range(count):
             at += 8 + length_at(blob, at)[0]
         if at > len(blob):
@@ -216,7 +239,9 @@ class _GgufReader:
         if kind in SCALARS:
             return self.scalar(SCALARS[kind])
         if kind != ARRAY:
-            raise DataError(f"{path}: damaged header: a value of the unknown type {kind} at byte {self.at}")
+            raise DataError(
+                f"{path}: damaged header: a value of the unknown type {kind} at byte {self.at}"
+            )
         inner, count = self.scalar("I"), self.scalar("Q")
         if count <= LONG_ARRAY or inner == STRING:
             self.spend(count, path)
@@ -227,17 +252,23 @@ class _GgufReader:
         elif inner in SCALARS:
             self.at += count * struct.calcsize(f"<{SCALARS[inner]}")
         else:
-            raise DataError(f"{path}: damaged header: a long array of the type {inner} at byte {self.at}")
+            raise DataError(
+                f"{path}: damaged header: a long array of the type {inner} at byte {self.at}"
+            )
         return count
 
 
 def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
     version = reader.scalar("I")
     if version not in VERSIONS:
-        raise DataError(f"{path}: GGUF version {version}; only versions {' and '.join(map(str, VERSIONS))} can be read")
+        raise DataError(
+            f"{path}: GGUF version {version}; only versions {' and '.join(map(str, VERSIONS))} can be read"
+        )
     tensor_count, pairs = reader.scalar("Q"), reader.scalar("Q")
     if tensor_count > MAX_TENSORS:
-        raise DataError(f"{path}: damaged header: {tensor_count:,} tensors; at most {MAX_TENSORS:,} are read")
+        raise DataError(
+            f"{path}: damaged header: {tensor_count:,} tensors; at most {MAX_TENSORS:,} are read"
+        )
     reader.spend(pairs, path)
     metadata: dict[str, Any] = {}
     arrays: dict[str, Array] = {}
@@ -250,7 +281,9 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
             inner, count = struct.unpack_from("<IQ", reader.blob, reader.at)
             arrays[key] = Array(inner, count, reader.at + 12)
         value = reader.value(kind, path)
-        metadata[key] = len(value) if key == "tokenizer.ggml.tokens" and isinstance(value, list) else value
+        metadata[key] = (
+            len(value) if key == "tokenizer.ggml.tokens" and isinstance(value, list) else value
+        )
     _check_metadata(metadata, path)
     alignment = metadata.get("general.alignment", ALIGNMENT)
     unaligned: dict[str, Tensor] = {}
@@ -266,14 +299,22 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
         fastest_first = [reader.scalar("Q") for _ in range(dimensions)]
         kind, offset = reader.scalar("I"), reader.scalar("Q")
         if kind not in BLOCKS:
-            raise DataError(f"{path}: tensor {name} is stored in the type {kind}, which is unknown here")
+            raise DataError(
+                f"{path}: tensor {name} is stored in the type {kind}, which is unknown here"
+            )
         type_name, numbers, block_bytes = BLOCKS[kind]
         if fastest_first and fastest_first[0] % numbers:
-            raise DataError(f"{path}: tensor {name} has rows of {fastest_first[0]} numbers, no multiple of {numbers}")
+            raise DataError(
+                f"{path}: tensor {name} has rows of {fastest_first[0]} numbers, no multiple of {numbers}"
+            )
         nbytes = math.prod(fastest_first) // numbers * block_bytes
         if offset % alignment:
-            raise DataError(f"{path}: tensor {name} begins at {offset}, no multiple of general.alignment {alignment}")
-        unaligned[name] = Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes)
+            raise DataError(
+                f"{path}: tensor {name} begins at {offset}, no multiple of general.alignment {alignment}"
+            )
+        unaligned[name] = Tensor(
+            name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes
+        )
     start = -(-reader.at // alignment) * alignment
     tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in unaligned.values())
     for tensor in tensors:
@@ -282,7 +323,9 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
                 f"{path}: truncated: tensor {tensor.name} should end at byte {tensor.offset + tensor.nbytes}, "
                 f"the file at {size}"
             )
-    in_order = sorted((tensor for tensor in tensors if tensor.nbytes), key=lambda tensor: tensor.offset)
+    in_order = sorted(
+        (tensor for tensor in tensors if tensor.nbytes), key=lambda tensor: tensor.offset
+    )
     for one, after in pairwise(in_order):
         if after.offset < one.offset + one.nbytes:
             raise DataError(f"{path}: tensors {one.name} and {after.name} overlap")
@@ -293,7 +336,9 @@ def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
     """Reject values of other types than those that are read here, or out of range."""
 
     def fail(key: str, expected: str) -> NoReturn:
-        raise DataError(f"{path}: damaged header: {key}: {expected} expected, found {short(metadata[key])}")
+        raise DataError(
+            f"{path}: damaged header: {key}: {expected} expected, found {short(metadata[key])}"
+        )
 
     def is_count(value: object) -> bool:
         return type(value) is int and 0 <= value <= MAX_COUNT
@@ -312,4 +357,7 @@ def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
         value = metadata.get(key := f"{architecture}.{name}", 0)
         values = value if may_be_list and isinstance(value, list) and value else [value]
         if not all(map(is_count, values)):
-            fail(key, f"a whole number from 0 to {MAX_COUNT}{(', or one for each layer,' if may_be_list else '')}")
+            fail(
+                key,
+                f"a whole number from 0 to {MAX_COUNT}{(', or one for each layer,' if may_be_list else '')}",
+            )

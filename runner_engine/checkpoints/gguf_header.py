@@ -21,7 +21,8 @@ class Array:
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a .gguf file; `metadata` contains a long array's length instead of the array."""
+    """The header of a .gguf file; `metadata` contains a long array's length instead of the
+    array."""
 
     file: Path
     metadata: dict[str, Any]

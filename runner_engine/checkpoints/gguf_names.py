@@ -1,7 +1,8 @@
-"""What a .gguf file calls otherwise than transformers does: the settings of a model and its weights.
+"""What a .gguf file calls otherwise than transformers does: the settings of a model and its
+weights.
 
-For the architectures that are known here, all of it comes from the header that gguf_file.py has read; what is
-particular to one of them is in architectures/.
+For the architectures that are known here, all of it comes from the header that gguf_file.py has
+read; what is particular to one of them is in architectures/.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.architectures.base import Architecture, Change
     from runner_engine.checkpoints.weight_files import Tensor
 
-# of byte pairs: each digit is a piece by itself, and the rest is cut by GPT-2's pattern (tokenizer.ggml.pre)
+# of byte pairs: each digit is a piece by itself, and the rest is cut by GPT-2's pattern
+# (tokenizer.ggml.pre)
 SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 
@@ -37,7 +39,8 @@ class Places:
     """Where the tensors of a file go."""
 
     weights: list[Place] = field(default_factory=list)
-    # the matrices of a layer's experts, and their biases, as the file calls them: by where the experts are
+    # the matrices of a layer's experts, and their biases, as the file calls them: by where the
+    # experts are
     experts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)  # tensors that no weight is known for
 
@@ -47,8 +50,13 @@ def settings_of(header: Header) -> dict[str, Any]:
     from runner_engine.checkpoints.architectures.base import SETTINGS, layer_count
 
     known, metadata = architecture_of(header), header.metadata
-    keys = {f"{header.architecture}.{key}": name for key, name in (SETTINGS | dict(known.settings)).items()}
-    keys |= {f"tokenizer.ggml.{its}_token_id": f"{own}_token_id" for its, own in SPECIAL_TOKENS.items()}
+    keys = {
+        f"{header.architecture}.{key}": name
+        for key, name in (SETTINGS | dict(known.settings)).items()
+    }
+    keys |= {
+        f"tokenizer.ggml.{its}_token_id": f"{own}_token_id" for its, own in SPECIAL_TOKENS.items()
+    }
     found = {name: _single(metadata[key]) for key, name in keys.items() if key in metadata}
     if "general.name" in metadata:
         found["_model_name_or_path"] = metadata["general.name"]
@@ -58,7 +66,11 @@ def settings_of(header: Header) -> dict[str, Any]:
     found |= {"model_type": known.model_type, "tie_word_embeddings": "output.weight" not in names}
     if not known.is_read_by_transformers:
         found["num_hidden_layers"] = layer_count(header)
-        found = {name: value for name, value in found.items() if value not in (None, 0) or name.endswith("_token_id")}
+        found = {
+            name: value
+            for name, value in found.items()
+            if value not in (None, 0) or name.endswith("_token_id")
+        }
         if (table := names.get("token_embd.weight")) is not None and len(table.shape) == 2:
             found["vocab_size"] = table.shape[0]  # some have more rows than tokens
     return found | known.computed(header)
@@ -82,13 +94,17 @@ def places_of(header: Header) -> Places:
         name = weight_name(known, tensor.name)
         layer = f"{known.layers}.{number}"
         if name is not None:
-            places.weights.append(Place(name, (tensor,), known.change_of(part if is_in_block else tensor.name)))
+            places.weights.append(
+                Place(name, (tensor,), known.change_of(part if is_in_block else tensor.name))
+            )
         elif is_in_block and known.experts is not None and part.rpartition(".")[0] in of_experts:
             places.experts.setdefault(f"{layer}.{known.experts}", {})[part] = tensor
         elif not is_in_block or (joined := _joined(known, part)) is None:
             places.unused.append(tensor.name)
         elif part == joined[0][0]:
-            together = tuple(parts[f"blk.{number}.{one}"] for one in joined[0] if f"blk.{number}.{one}" in parts)
+            together = tuple(
+                parts[f"blk.{number}.{one}"] for one in joined[0] if f"blk.{number}.{one}" in parts
+            )
             change = known.changes.get(joined[1])
             places.weights.append(Place(f"{layer}.{joined[1]}", together, change))
     return places
@@ -107,7 +123,11 @@ def weight_name(known: Architecture, name: str) -> str | None:
         return f"{known.layers}.{layer}.{whole_part}"
     own = known.layer.get(part.rpartition(".")[0])
     is_joined = _joined(known, part) is not None
-    return f"{known.layers}.{layer}.{own}.{kind}" if own and kind in ("weight", "bias") and not is_joined else None
+    return (
+        f"{known.layers}.{layer}.{own}.{kind}"
+        if own and kind in ("weight", "bias") and not is_joined
+        else None
+    )
 
 
 def _joined(known: Architecture, part: str) -> tuple[tuple[str, ...], str] | None:
@@ -121,5 +141,9 @@ def _single(value: Any) -> Any:
 
 
 def cuts_single_digits(metadata: Mapping[str, Any]) -> bool:
-    """Whether a file's tokenizer cuts digits apart, which transformers' reading of such files does not do."""
-    return metadata.get("tokenizer.ggml.pre") in SINGLE_DIGITS and metadata.get("tokenizer.ggml.model") == "gpt2"
+    """Whether a file's tokenizer cuts digits apart, which transformers' reading of such files does
+    not do."""
+    return (
+        metadata.get("tokenizer.ggml.pre") in SINGLE_DIGITS
+        and metadata.get("tokenizer.ggml.model") == "gpt2"
+    )

@@ -22,7 +22,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url, is_offline_mode
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    get_token,
+    hf_hub_url,
+    is_offline_mode,
+)
 from huggingface_hub import errors as hub
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, silent_tqdm  # type: ignore[attr-defined]  # lazy
@@ -37,12 +44,16 @@ log = logging.getLogger(__name__)
 TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[0]
 # raised for an answer that does not come from a hub
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1 of a small file | SHA-256 of a large one
+CHECKSUM = re.compile(
+    r"[0-9a-f]{40}|[0-9a-f]{64}"
+)  # git's SHA-1 of a small file | SHA-256 of a large one
 RANGE_REFUSED = 416
 READ_BYTES = 4 * 2**20
 
 
-def find(key: str, name: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]) -> Snapshot:
+def find(
+    key: str, name: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]
+) -> Snapshot:
     """Ask the hub for the files of a model; if it cannot be reached, a complete cache is enough."""
     patterns, wanted = tuple(patterns), revision or constants.DEFAULT_REVISION
     try:
@@ -71,12 +82,15 @@ def find(key: str, name: str, revision: str | None, cache_dir: str | None, patte
 
 
 def download(snapshot: Snapshot) -> None:
-    """Fetch the missing files; whatever was fetched, even parts of files, stays in the cache after an error."""
+    """Fetch the missing files; whatever was fetched, even parts of files, stays in the cache after
+    an error."""
     missing = snapshot.missing
     snapshot.check_room()
     _check_token()
     try:
-        with Progress(sum(file.size for file in missing), f"download {snapshot.name}", "bytes") as bar:
+        with Progress(
+            sum(file.size for file in missing), f"download {snapshot.name}", "bytes"
+        ) as bar:
             meter = _Meter(bar)
             for file in missing:
                 _fetch(snapshot, file, meter)
@@ -91,7 +105,9 @@ def _ask(name: str, revision: str | None) -> tuple[str, Tree]:
     """Return the commit that a revision stands for, and its files."""
     _check_token()
     seconds = constants.HF_HUB_ETAG_TIMEOUT
-    info = HfApi(library_name="runner").model_info(name, revision=revision, files_metadata=True, timeout=seconds)
+    info = HfApi(library_name="runner").model_info(
+        name, revision=revision, files_metadata=True, timeout=seconds
+    )
     if not COMMIT.fullmatch(info.sha or ""):
         raise ValueError("the hub names no commit")
     tree: Tree = {}
@@ -119,7 +135,8 @@ class _Meter:
 
 
 class _PartialFile(FileIO):
-    """The first part of a file, hashed as it grows; when it is opened again, it continues at its end."""
+    """The first part of a file, hashed as it grows; when it is opened again, it continues at its
+    end."""
 
     def __init__(self, path: Path, checksum: str, size: int, meter: _Meter) -> None:
         super().__init__(path, "a+")
@@ -156,17 +173,23 @@ class _PartialFile(FileIO):
 
 
 def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
-    """Fetch one file into the cache, under a lock: a process that has waited for the lock finds the file there."""
+    """Fetch one file into the cache, under a lock: a process that has waited for the lock finds the
+    file there."""
     url = hf_hub_url(snapshot.name, file.name, revision=snapshot.commit)
     about = get_hf_file_metadata(url, library_name="runner", retry_on_errors=True)
-    checksum, size = file.checksum or about.etag or "", file.size if about.size is None else about.size
+    checksum, size = (
+        file.checksum or about.etag or "",
+        file.size if about.size is None else about.size,
+    )
     if not CHECKSUM.fullmatch(checksum):
         raise ConfigError(
             f"{snapshot.key}={snapshot.name}: {_host()} gives no checksum for {file.name}, so it cannot be checked "
             "after the download: use the hub itself, or a mirror that passes its ETags on"
         )
     hub_cache.begin(snapshot)
-    lock = snapshot.repo.parent / ".locks" / snapshot.repo.name / f"{checksum}.lock"  # as huggingface_hub has it
+    lock = (
+        snapshot.repo.parent / ".locks" / snapshot.repo.name / f"{checksum}.lock"
+    )  # as huggingface_hub has it
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
         if not snapshot.blob(checksum).exists():
@@ -175,7 +198,9 @@ def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
         hub_cache.link(snapshot, file, checksum)
 
 
-def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter) -> None:
+def _fetch_rest(
+    snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter
+) -> None:
     """Fetch the rest of a file, and compare the whole with its checksum."""
     at, part = f"{snapshot.key}={snapshot.name}", snapshot.blob(checksum, ".part")
     if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
@@ -205,14 +230,26 @@ def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: in
 def _get(url: str, stream: _PartialFile, size: int) -> None:
     # a compressed transfer could not be resumed at a byte of the file
     headers = build_hf_headers(library_name="runner") | {"Accept-Encoding": "identity"}
-    target, no_bar = cast(BinaryIO, stream), cast(Any, silent_tqdm)  # the whole download has one bar
-    http_get(url, target, resume_size=stream.tell(), headers=headers, expected_size=size, tqdm_class=no_bar)
+    target, no_bar = (
+        cast(BinaryIO, stream),
+        cast(Any, silent_tqdm),
+    )  # the whole download has one bar
+    http_get(
+        url,
+        target,
+        resume_size=stream.tell(),
+        headers=headers,
+        expected_size=size,
+        tqdm_class=no_bar,
+    )
 
 
 def _check_token() -> None:
     """Reject a token that is not valid in a header: the HTTP client's own message would show it."""
     if not re.fullmatch(r"[!-~]*", get_token() or ""):
-        raise ConfigError("HF_TOKEN (or the hub's stored login) contains characters that no token has: set it again")
+        raise ConfigError(
+            "HF_TOKEN (or the hub's stored login) contains characters that no token has: set it again"
+        )
 
 
 def _rejection(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
@@ -224,18 +261,25 @@ def _rejection(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
         where = f"model.revision={snapshot.revision}" if snapshot.key == "model.name" else at
         return ConfigError(f"{where}: {snapshot.name} has no such branch, tag or commit")
     if isinstance(error, hub.RepositoryNotFoundError):
-        reason = "the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"
+        reason = (
+            "the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"
+        )
         return ConfigError(f"{at}: no folder {Path(snapshot.name).absolute()}, and {reason}")
     if _status(error) == 401:
-        return ConfigError(f"{at}: the hub does not accept HF_TOKEN (or its stored login): renew it, or unset it")
+        return ConfigError(
+            f"{at}: the hub does not accept HF_TOKEN (or its stored login): renew it, or unset it"
+        )
     return None
 
 
 def _unavailable(cached: Snapshot, gaps: list[str], error: BaseException) -> ConfigError:
-    """Return the error for a model that is not, or only partly, in the cache while the hub is not available."""
+    """Return the error for a model that is not, or only partly, in the cache while the hub is not
+    available."""
     at, why = f"{cached.key}={cached.name}", why_not(error)
     if not gaps:
-        return ConfigError(f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {why}")
+        return ConfigError(
+            f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {why}"
+        )
     return ConfigError(
         f"{at}: only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {why}. "
         "As soon as the hub is reachable, the same command fetches what is missing"
@@ -244,7 +288,10 @@ def _unavailable(cached: Snapshot, gaps: list[str], error: BaseException) -> Con
 
 def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
     """Return the error for a download that was interrupted."""
-    at, code = f"{snapshot.key}={snapshot.name}", error.errno if isinstance(error, OSError) else None
+    at, code = (
+        f"{snapshot.key}={snapshot.name}",
+        error.errno if isinstance(error, OSError) else None,
+    )
     if code in (errno.ENOSPC, errno.EDQUOT):
         return ConfigError(
             f"{at}: the disk got full during the download ({snapshot.repo}). What was fetched is kept: make room and "
@@ -252,12 +299,17 @@ def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
         )
     if code is not None and isinstance(error, OSError):
         where = error.filename or snapshot.repo
-        return ConfigError(f"{at}: cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER")
-    return ConfigError(f"{at}: the download broke off: {why_not(error)}. Run the same command to resume")
+        return ConfigError(
+            f"{at}: cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER"
+        )
+    return ConfigError(
+        f"{at}: the download broke off: {why_not(error)}. Run the same command to resume"
+    )
 
 
 def why_not(error: BaseException) -> str:
-    """Say in a few words why the hub gives no answer; never quote what was sent to it, which contains the token."""
+    """Say in a few words why the hub gives no answer; never quote what was sent to it, which
+    contains the token."""
     status = _status(error)
     if isinstance(error, hub.OfflineModeIsEnabled):
         return "the hub cannot be reached (HF_HUB_OFFLINE=1)"

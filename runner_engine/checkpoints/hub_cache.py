@@ -24,14 +24,17 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 TREE_FORMAT = 1
 WEIGHTS = (".safetensors", ".bin")
 MAIN = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors")
-SPARE = re.compile(r"(pytorch_model|adapter_model).*\.bin.*|consolidated.*\.safetensors")  # the same weights again
+SPARE = re.compile(
+    r"(pytorch_model|adapter_model).*\.bin.*|consolidated.*\.safetensors"
+)  # the same weights again
 
 Tree = dict[str, dict[str, Any]]  # file -> size, blob_id, and of a large file lfs_size, lfs_sha256
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a repository; its checksum, which also names its blob, is empty if the listing has none."""
+    """A file of a repository; its checksum, which also names its blob, is empty if the listing has
+    none."""
 
     name: str
     size: int
@@ -69,7 +72,9 @@ class Snapshot:
     def check_room(self) -> None:
         """Reject a download that does not fit on the disk."""
         fix = "make room, name a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model"
-        byteio.require_room(self.repo.parent, self.missing_bytes, f"{self.key}={self.name}: the download", fix)
+        byteio.require_room(
+            self.repo.parent, self.missing_bytes, f"{self.key}={self.name}: the download", fix
+        )
 
     def blob(self, checksum: str, end: str = "") -> Path:
         """Return the path of a file's content; it ends in `.part` while it is being fetched."""
@@ -85,22 +90,30 @@ def pick_files(tree: Tree, patterns: Iterable[str]) -> tuple[File, ...]:
     patterns = tuple(patterns)
     has_main = any(MAIN.fullmatch(name) for name in tree)
     names = [name for name in tree if model_files.wanted(name, patterns)]
-    return tuple(_file(name, tree[name]) for name in names if not (has_main and SPARE.fullmatch(name)))
+    return tuple(
+        _file(name, tree[name]) for name in names if not (has_main and SPARE.fullmatch(name))
+    )
 
 
 def _file(name: str, entry: dict[str, Any]) -> File:
-    size, checksum = entry.get("lfs_size") or entry.get("size"), entry.get("lfs_sha256") or entry.get("blob_id")
+    size, checksum = (
+        entry.get("lfs_size") or entry.get("size"),
+        entry.get("lfs_sha256") or entry.get("blob_id"),
+    )
     return File(name, int(size or 0), str(checksum or ""))
 
 
 def begin(snapshot: Snapshot) -> None:
-    """Store the list of the snapshot's files, so that later runs can tell whether it is complete."""
+    """Store the list of the snapshot's files, so that later runs can tell whether it is
+    complete."""
     for folder in (snapshot.repo / "blobs", snapshot.folder):
         folder.mkdir(parents=True, exist_ok=True)
     tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
     replace_text(_tree_path(snapshot.repo, snapshot.commit), tree)
     if not (snapshot.repo / "refs" / snapshot.revision).exists():
-        write_ref(snapshot)  # a ref to an older, complete snapshot stays until the new one is complete
+        write_ref(
+            snapshot
+        )  # a ref to an older, complete snapshot stays until the new one is complete
 
 
 def write_ref(snapshot: Snapshot) -> None:
@@ -112,11 +125,15 @@ def write_ref(snapshot: Snapshot) -> None:
 def link(snapshot: Snapshot, file: File, checksum: str) -> None:
     """Link a file whose content is in the cache into the snapshot."""
     blob = snapshot.blob(checksum)
-    replace_with(snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent)))
+    replace_with(
+        snapshot.folder / file.name,
+        lambda path: path.symlink_to(os.path.relpath(blob, path.parent)),
+    )
 
 
 def cached_commit(repo: Path, revision: str) -> str:
-    """Return the commit of a revision when the hub was last asked; empty if the cache does not know it."""
+    """Return the commit of a revision when the hub was last asked; empty if the cache does not know
+    it."""
     if COMMIT.fullmatch(revision):
         return revision
     try:
@@ -136,7 +153,8 @@ def read_tree(repo: Path, commit: str) -> Tree:
 
 
 def gaps(cached: Snapshot, patterns: Iterable[str]) -> list[str]:
-    """Return what a cached snapshot lacks, by its listing or its index of shards, or weights if it has none."""
+    """Return what a cached snapshot lacks, by its listing or its index of shards, or weights if it
+    has none."""
     if cached.tree or not cached.folder.is_dir():
         return [file.name for file in cached.missing]
     if not any(pattern.endswith(WEIGHTS) for pattern in patterns):
@@ -150,7 +168,11 @@ def gaps(cached: Snapshot, patterns: Iterable[str]) -> list[str]:
             continue  # reading the model reports a damaged index
     if shards:
         return sorted(shards - present)
-    return [] if any(name.endswith(WEIGHTS) for name in present) else ["the weights (*.safetensors or *.bin)"]
+    return (
+        []
+        if any(name.endswith(WEIGHTS) for name in present)
+        else ["the weights (*.safetensors or *.bin)"]
+    )
 
 
 def _tree_path(repo: Path, commit: str) -> Path:

@@ -1,8 +1,10 @@
-"""What transformers does to some tensors of a family, whatever is asked of it, by their names in checkpoints; no torch.
+"""What transformers does to some tensors of a family, whatever is asked of it, by their names in
+checkpoints; no torch.
 
-In a few families some tensors stay in float32, libraries leave some linear layers as they are, or there are linear
-layers beside the blocks. A plan follows the same rules; `tests/engine/checkpoints/test_library_rules.py` compares their
-families with transformers' own. Tensors of few numbers, such as the correction biases of routers, are left out.
+In a few families some tensors stay in float32, libraries leave some linear layers as they are, or
+there are linear layers beside the blocks. A plan follows the same rules;
+`tests/engine/checkpoints/test_library_rules.py` compares their families with transformers' own.
+Tensors of few numbers, such as the correction biases of routers, are left out.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ LEFT_PLAIN: Mapping[str, re.Pattern[str]] = {
     }.items()
 }
 
-# linear layers in no block: Gemma 3n's and 4's inputs of all layers, OPT's and BLT's projections, Qwen 4's mixer
+# linear layers in no block: Gemma 3n's and 4's inputs of all layers, OPT's and BLT's projections,
+# Qwen 4's mixer
 OUTSIDE_BLOCKS = re.compile(
     r"(^|\.)(per_layer_model_projection|project_(in|out)|\w+_embedding_projection"
     r"|hyper_connection_mixer\.input_mix_weight_(up|down))\.weight$"

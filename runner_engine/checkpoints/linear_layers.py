@@ -1,9 +1,11 @@
-"""The linear layers of a checkpoint, by the names of its tensors, and what a quantization makes of each; no torch.
+"""The linear layers of a checkpoint, by the names of its tensors, and what a quantization makes of
+each; no torch.
 
-One walk over the headers decides: what a plan predicts, what is refused, and what the loader leaves plain follow from
-it. Names decide what is a linear layer in the model: where a quantization takes experts apart (experts.py), each of
-their matrices is one; else transformers fuses them into one parameter. Its routers are no linear layers. A checkpoint's
-own code (model.trust_remote_code) may keep each expert apart.
+One walk over the headers decides: what a plan predicts, what is refused, and what the loader leaves
+plain follow from it. Names decide what is a linear layer in the model: where a quantization takes
+experts apart (experts.py), each of their matrices is one; else transformers fuses them into one
+parameter. Its routers are no linear layers. A checkpoint's own code (model.trust_remote_code) may
+keep each expert apart.
 """
 
 from __future__ import annotations
@@ -25,14 +27,19 @@ from runner_engine.quantization.share import Share, check_unfit
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
 EXPERT = re.compile(r"(^|\.)experts\.\d+\.")  # one of a mixture, whose matrices are stored apart
 ROUTER = re.compile(r"\.(gate|router)(\.(layer|gate))?\.weight$")
-LINEAR_ROUTERS = frozenset({"afmoe", "dbrx", "jetmoe"})  # families whose routers are linear layers like others
-SHARED = re.compile(r"\.shared_transf(ormer)?\.")  # by Zamba's blocks: libraries leave plain what transformers ties
+LINEAR_ROUTERS = frozenset(
+    {"afmoe", "dbrx", "jetmoe"}
+)  # families whose routers are linear layers like others
+SHARED = re.compile(
+    r"\.shared_transf(ormer)?\."
+)  # by Zamba's blocks: libraries leave plain what transformers ties
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 @dataclass(frozen=True)
 class Walk:
-    """What a quantization makes of each tensor of an unquantized checkpoint, by the tensor's name."""
+    """What a quantization makes of each tensor of an unquantized checkpoint, by the tensor's
+    name."""
 
     choices: dict[str, QuantizationConfig]  # of those that are quantized
     unfit: dict[str, tuple[str, int]]  # layers that cannot be: why, and their numbers
@@ -52,7 +59,8 @@ def walk(
     fuses_experts: bool = True,
     dtype_bytes: int = 2,
 ) -> Walk:
-    """Decide for each tensor by its name and shape; a layer that does not fit its choice stays plain."""
+    """Decide for each tensor by its name and shape; a layer that does not fit its choice stays
+    plain."""
     family = str(settings.get("model_type", ""))
     ties_blocks = fuses_experts and bool(settings.get("tie_word_embeddings", True))
     listed = list(tensors)
@@ -63,13 +71,21 @@ def walk(
     total = in_blocks = named = quantized_bytes = left_bytes = 0
     left: dict[str, int] = {}
     for tensor in listed:
-        part, path, is_in_block = parts[tensor.name], layer_of(tensor), bool(IN_A_BLOCK.search(tensor.name))
+        part, path, is_in_block = (
+            parts[tensor.name],
+            layer_of(tensor),
+            bool(IN_A_BLOCK.search(tensor.name)),
+        )
         if part == "head" and is_tied:
             continue  # the same numbers as the embedding's
         total += tensor.params
         in_blocks += tensor.params * is_in_block
-        choice = mix.choice_for(path, is_head=part == "head") if part in ("linear", "head") else None
-        is_reached = part == "head" or (choice is not None and choice.reaches(family, mix.base.is_mixed))
+        choice = (
+            mix.choice_for(path, is_head=part == "head") if part in ("linear", "head") else None
+        )
+        is_reached = part == "head" or (
+            choice is not None and choice.reaches(family, mix.base.is_mixed)
+        )
         is_shared = ties_blocks and SHARED.search(tensor.name)
         is_left = is_shared or is_left_plain(tensor.name, family)
         if choice is not None and choice.packed and is_reached and not is_left:
@@ -101,7 +117,9 @@ def walk(
 
 def walk_files(files: ModelFiles, mix: Mix, device: str) -> Walk:
     """Walk over the headers of a job's model."""
-    return walk(files.matrices, files.text_settings, mix, device, files.fuses_experts, files.dtype_bytes)
+    return walk(
+        files.matrices, files.text_settings, mix, device, files.fuses_experts, files.dtype_bytes
+    )
 
 
 def are_experts_apart(files: ModelFiles, mix: Mix) -> bool:
@@ -111,7 +129,8 @@ def are_experts_apart(files: ModelFiles, mix: Mix) -> bool:
 
 
 def held_tensors(files: ModelFiles, mix: Mix) -> list[Tensor]:
-    """Return the tensors of a model as it holds them once it is loaded: with experts apart, or as they are stored."""
+    """Return the tensors of a model as it holds them once it is loaded: with experts apart, or as
+    they are stored."""
     return files.matrices if are_experts_apart(files, mix) else files.tensors
 
 
@@ -126,7 +145,9 @@ class PlainLayers:
 
 def plain_layers(files: ModelFiles, mix: Mix) -> PlainLayers:
     """Count what a mix leaves in model.dtype."""
-    layers, heads = linear_layers(held_tensors(files, mix), files.text_settings, files.fuses_experts)
+    layers, heads = linear_layers(
+        held_tensors(files, mix), files.text_settings, files.fuses_experts
+    )
     plain = [tensor for path, tensor in layers.items() if not mix.choice_for(path).packed]
     shapes, plain_shapes = ({tensor.shape for tensor in some} for some in (layers.values(), plain))
     return PlainLayers(
@@ -139,7 +160,8 @@ def plain_layers(files: ModelFiles, mix: Mix) -> PlainLayers:
 def linear_layers(
     tensors: Iterable[Tensor], settings: Mapping[str, Any], fuses_experts: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the linear weights in blocks by the path of their layer, and the head unless it is tied."""
+    """Return the linear weights in blocks by the path of their layer, and the head unless it is
+    tied."""
     by_part: dict[str, dict[str, Tensor]] = {}
     for tensor in tensors:
         part = part_of(tensor, fuses_experts, settings.get("model_type"))
@@ -150,7 +172,8 @@ def linear_layers(
 
 
 def part_of(tensor: Tensor, fuses_experts: bool = True, family: object = "") -> str:
-    """Return whether a tensor is a linear weight, an expert's, the embedding, the head or something else."""
+    """Return whether a tensor is a linear weight, an expert's, the embedding, the head or something
+    else."""
     if isinstance(tensor, ExpertMatrix):
         return "linear"
     if tensor.name.endswith(HEADS) and not IN_A_BLOCK.search(tensor.name):
@@ -174,10 +197,13 @@ def sizes_of(tensor: Tensor, settings: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def first_number(path: str) -> int:
-    """Return which part of a layer's path is the number of its block; ConfigError if it is in none."""
+    """Return which part of a layer's path is the number of its block; ConfigError if it is in
+    none."""
     number = next((at for at, part in enumerate(path.split(".")) if part.isdigit()), None)
     if number is None:
-        raise ConfigError(f"{path}: a linear layer outside of the model's blocks, whose loss is not measured")
+        raise ConfigError(
+            f"{path}: a linear layer outside of the model's blocks, whose loss is not measured"
+        )
     return number
 
 

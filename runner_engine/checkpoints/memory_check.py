@@ -15,7 +15,8 @@ UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def check_memory(resolved: ResolvedModel, rooms_mib: Mapping[str, float]) -> list[str]:
-    """Reject weights that do not fit; return a note if they fit, but not with the memory that completions need."""
+    """Reject weights that do not fit; return a note if they fit, but not with the memory that
+    completions need."""
     spec, model = resolved.spec, resolved.files.model
     if not model.check_memory:
         return []
@@ -27,13 +28,19 @@ def check_memory(resolved: ResolvedModel, rooms_mib: Mapping[str, float]) -> lis
         return []
     free_mib = sum(rooms_mib.values())
     where = " and ".join(f"{room_mib:,.0f} MiB of {place}" for place, room_mib in rooms_mib.items())
-    weights = "the weights" if resolved.second is None else "the weights of this model and of its reference"
+    weights = (
+        "the weights"
+        if resolved.second is None
+        else "the weights of this model and of its reference"
+    )
     if predicted.weight_mib > free_mib:
         fixes = [*_smaller(resolved, free_mib), "a smaller model"]
         if resolved.second is not None:
             fixes.append("task.exact=false (one model at a time)")
         if model.device_map is None and "main memory" not in rooms_mib:
-            fixes.append("model.device=auto model.device_map=auto (spreads it over GPUs and main memory)")
+            fixes.append(
+                "model.device=auto model.device_map=auto (spreads it over GPUs and main memory)"
+            )
         raise ConfigError(
             f"model.name={model.name} with quantization={spec.quantization.label}: {weights} need "
             f"{predicted.weight_mib:,.0f} MiB, and {where} are free: use {', '.join(fixes)}, or "
@@ -62,7 +69,8 @@ def _smaller(resolved: ResolvedModel, free_mib: float) -> list[str]:
 
 
 def gpus_needed(resolved: ResolvedModel, mib: float) -> tuple[int, frozenset[int]]:
-    """Return how many GPUs a job needs that takes so much memory, and those that it names by number.
+    """Return how many GPUs a job needs that takes so much memory, and those that it names by
+    number.
 
     A model that is spread by model.device_map needs as many as hold it, or all of them.
     """
@@ -72,7 +80,9 @@ def gpus_needed(resolved: ResolvedModel, mib: float) -> tuple[int, frozenset[int
     if all(model.device_map is None for model in models):
         return int(bool(models)), named
     if limits := [model.max_memory for model in models if model.max_memory]:
-        return max((int(place) for limit in limits for place in limit if place != "cpu"), default=-1) + 1, named
+        return max(
+            (int(place) for limit in limits for place in limit if place != "cpu"), default=-1
+        ) + 1, named
     room, count = 0.0, len(visible_gpus.visible())
     for number, free in enumerate(sorted(visible_gpus.free_mib()), start=1):  # whichever it gets
         room += SPREAD_SHARE * free
@@ -81,11 +91,20 @@ def gpus_needed(resolved: ResolvedModel, mib: float) -> tuple[int, frozenset[int
     return count, named
 
 
-def limited(free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None) -> dict[str, float]:
-    """Limit the free memory of each place to model.max_memory, and return it by the place's name in messages."""
+def limited(
+    free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None
+) -> dict[str, float]:
+    """Limit the free memory of each place to model.max_memory, and return it by the place's name in
+    messages."""
     if max_memory:  # as in accelerate, a place that is not named gets nothing
-        free_mib = {place: min(room, size_mib(max_memory.get(place, "0GB"))) for place, room in free_mib.items()}
-    return {"main memory" if place == "cpu" else f"GPU {place}": room for place, room in free_mib.items()}
+        free_mib = {
+            place: min(room, size_mib(max_memory.get(place, "0GB")))
+            for place, room in free_mib.items()
+        }
+    return {
+        "main memory" if place == "cpu" else f"GPU {place}": room
+        for place, room in free_mib.items()
+    }
 
 
 def size_mib(size: str) -> float:

@@ -1,4 +1,5 @@
-"""How many of a mixture's parameters each token uses, by config.json and the headers of its weights; no torch."""
+"""How many of a mixture's parameters each token uses, by config.json and the headers of its
+weights; no torch."""
 
 from __future__ import annotations
 
@@ -13,9 +14,18 @@ from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import Format
 
 COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-USED = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k_experts", "moe_topk", "moe_k")
+USED = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "top_k_experts",
+    "moe_topk",
+    "moe_k",
+)
 ROUTED = re.compile(r"(^|\.)experts\.|_exps\.")  # not shared_experts, which all tokens use
-FUSED = re.compile(r"\.(input|output)_linear\.weight$")  # Granite's and JetMoE's: of experts if it has three dimensions
+FUSED = re.compile(
+    r"\.(input|output)_linear\.weight$"
+)  # Granite's and JetMoE's: of experts if it has three dimensions
 CODES = ("U8", "I8", "I32", "F8_E4M3")  # stored types of which a number takes less than an element
 
 
@@ -35,7 +45,8 @@ class Mixture:
         return self.parameters - self.routed + self.routed * self.used // self.experts
 
     def touched(self, rows: float) -> float:
-        """Return the share of experts that so many tokens use together, if each is chosen equally often."""
+        """Return the share of experts that so many tokens use together, if each is chosen equally
+        often."""
         unused: float = (1 - self.used / self.experts) ** rows
         return 1 - unused
 
@@ -48,14 +59,19 @@ class Mixture:
         return f"{self.used} of {self.experts} · {short(self.active)} of {short(self.parameters)} active"
 
 
-def mixture_of(settings: Mapping[str, Any], tensors: Iterable[Tensor], stored: Format | None = None) -> Mixture | None:
-    """Return what a model's settings and the headers of its weights say; None if it is no mixture."""
+def mixture_of(
+    settings: Mapping[str, Any], tensors: Iterable[Tensor], stored: Format | None = None
+) -> Mixture | None:
+    """Return what a model's settings and the headers of its weights say; None if it is no
+    mixture."""
     experts, used = (_first(settings, keys) for keys in (COUNTS, USED))
     if experts < 2 or not used:
         return None
     total = routed = in_blocks = 0
     listed = list(tensors)
-    is_tied = settings.get("tie_word_embeddings") and any(part_of(tensor) == "embedding" for tensor in listed)
+    is_tied = settings.get("tie_word_embeddings") and any(
+        part_of(tensor) == "embedding" for tensor in listed
+    )
     for tensor in listed:
         if is_tied and part_of(tensor) == "head":
             continue
@@ -74,9 +90,14 @@ def mixture_in(files: ModelFiles) -> Mixture | None:
 
 
 def numbers_of(tensor: Tensor, stored: Format | None) -> int:
-    """Return how many numbers a tensor stands for: of a quantized layer, those that its codes do."""
+    """Return how many numbers a tensor stands for: of a quantized layer, those that its codes
+    do."""
     if stored is None or tensor.dtype not in CODES:
-        return tensor.params if stored is None or tensor.name.endswith((".weight", "_proj", ".bias", "_bias")) else 0
+        return (
+            tensor.params
+            if stored is None or tensor.name.endswith((".weight", "_proj", ".bias", "_bias"))
+            else 0
+        )
     is_fused = len(tensor.shape) == 3 and tensor.name.endswith("_proj")  # of all experts of a layer
     is_codes = is_fused or tensor.name.endswith((*stored.config.packed_names, ".weight"))
     return stored.numbers(tensor.nbytes, tensor.dtype) if is_codes else 0

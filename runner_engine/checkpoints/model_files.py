@@ -21,12 +21,19 @@ BESIDE_GGUF = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "generation_config.json", f"{TEMPLATES}/*.jinja"),
 )
-SPLIT_MANIFEST, SPLIT_FORMAT = "manifest.json", "runner-split"  # beside the parts of a split, which are not a model
-AUTO_MAP_FILES = ("config.json", "tokenizer_config.json")  # their auto_map names code that transformers loads
+SPLIT_MANIFEST, SPLIT_FORMAT = (
+    "manifest.json",
+    "runner-split",
+)  # beside the parts of a split, which are not a model
+AUTO_MAP_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+)  # their auto_map names code that transformers loads
 
 
 def wanted(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a file, by its path in a model's folder, belongs to the model; in subfolders only templates and code."""
+    """Whether a file, by its path in a model's folder, belongs to the model; in subfolders only
+    templates and code."""
     *folders, file = name.split("/")
     if "\\" in name or any(part.startswith(".") or not part for part in (*folders, file)):
         return False  # hidden, or a hostile name that leads out of the folder
@@ -39,17 +46,24 @@ def of_folder(folder: Path) -> dict[str, Path]:
     deep = folder.rglob("*.py") if any(True for _ in code_references(folder)) else ()
     paths = (*folder.glob("*"), *folder.glob(f"{TEMPLATES}/*"), *deep)
     by_name = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: by_name[name] for name in sorted(by_name) if wanted(name, LOCAL) and by_name[name].is_file()}
+    return {
+        name: by_name[name]
+        for name in sorted(by_name)
+        if wanted(name, LOCAL) and by_name[name].is_file()
+    }
 
 
 def of_gguf(file: Path) -> dict[str, Path]:
     """Return a .gguf file and the files that transformers reads beside it."""
     beside = sorted(path for one in BESIDE_GGUF for path in file.parent.glob(one) if path.is_file())
-    return {"model.gguf": file} | {path.relative_to(file.parent).as_posix(): path for path in beside}
+    return {"model.gguf": file} | {
+        path.relative_to(file.parent).as_posix(): path for path in beside
+    }
 
 
 def code_references(folder: Path) -> Iterator[str]:
-    """Yield the references in auto_map: FILE.CLASS, or OWNER/NAME--FILE.CLASS in another repository."""
+    """Yield the references in auto_map: FILE.CLASS, or OWNER/NAME--FILE.CLASS in another
+    repository."""
     for name in AUTO_MAP_FILES:
         try:
             auto_map: Any = json.loads((folder / name).read_text(encoding="utf-8"))["auto_map"]
@@ -57,11 +71,19 @@ def code_references(folder: Path) -> Iterator[str]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # there is none, or the code that needs the file reports the damage
         for value in values:
-            yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str))
+            yield from (
+                one
+                for one in (value if isinstance(value, list) else [value])
+                if isinstance(one, str)
+            )
 
 
 def other_repositories(folder: Path) -> list[str]:
     """Return the other repositories that a model loads code from."""
     return sorted(
-        {code_reference.partition("--")[0] for code_reference in code_references(folder) if "--" in code_reference}
+        {
+            code_reference.partition("--")[0]
+            for code_reference in code_references(folder)
+            if "--" in code_reference
+        }
     )

@@ -1,6 +1,8 @@
-"""Errors for a name that is no model or adapter, with what may be meant: a choice, a server's model, parts of a split.
+"""Errors for a name that is no model or adapter, with what may be meant: a choice, a server's
+model, parts of a split.
 
-Such a name is never tried as a server's model: after a typo in a folder's name, the server would get the prompts.
+Such a name is never tried as a server's model: after a typo in a folder's name, the server would
+get the prompts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ _offered: list[Callable[[], Iterable[str]]] = []
 
 
 def no_place(key: str, name: str, what: str = "model") -> ConfigError:
-    """Return the error for a name that is neither a folder nor a hub id, with how to choose other kinds of models."""
+    """Return the error for a name that is neither a folder nor a hub id, with how to choose other
+    kinds of models."""
     begin = f"{key}={name}: {_nothing(name)}"
     if key != "model.name":
         return ConfigError(
@@ -46,15 +49,19 @@ def nothing_to_load(name: str) -> ConfigError:
 
 
 def is_bare(name: str) -> bool:
-    """Whether a name can only be a choice or a server's model: no path, no hub id, and no existing file."""
+    """Whether a name can only be a choice or a server's model: no path, no hub id, and no existing
+    file."""
     is_path = "/" in name or "\\" in name or name.startswith((".", "~")) or name.endswith(".gguf")
     return not is_path and not Path(name).exists()
 
 
 def without_settings(key: str, name: str, folder: Path, required: str) -> ConfigError:
-    """Return the error for a folder without a model; for the parts of a split, it names the tasks that take them."""
+    """Return the error for a folder without a model; for the parts of a split, it names the tasks
+    that take them."""
     if not _is_split(folder):
-        return ConfigError(f"{key}={name}: {folder} contains no {required}, so it is not what {key} needs")
+        return ConfigError(
+            f"{key}={name}: {folder} contains no {required}, so it is not what {key} needs"
+        )
     return ConfigError(
         f"{key}={name}: {folder} contains the parts of a split, and no whole model. "
         f"model=parts model.name={name} runs them; task=merge task.parts={name} task.output_dir=FOLDER puts them "
@@ -67,7 +74,8 @@ def _nothing(name: str) -> str:
 
 
 def offer_names(names: Callable[[], Iterable[str]]) -> None:
-    """Let errors suggest the names by which a caller knows models; they are asked for when an error is written."""
+    """Let errors suggest the names by which a caller knows models; they are asked for when an error
+    is written."""
     _offered.append(names)
 
 

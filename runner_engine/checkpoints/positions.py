@@ -16,8 +16,8 @@ ORIGINAL = "original_max_position_embeddings"
 def positions_under(maximum: int, original: int | None, factor: float | None) -> int:
     """Return the positions of a model under its own scaling or a chosen one.
 
-    As in transformers, the maximum is the length after scaling if the config also names a shorter original one; if both
-    are equal, and for scalings without an original length, the factor counts.
+    As in transformers, the maximum is the length after scaling if the config also names a shorter
+    original one; if both are equal, and for scalings without an original length, the factor counts.
     """
     first = original or maximum
     return maximum if first < maximum else int(first * (factor or 1))
@@ -31,9 +31,18 @@ def own_scaling(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_factor(settings: Mapping[str, Any], rope: RopeConfig) -> None:
-    """Reject a factor beyond the model's own scaling: the positions that it would make have no room."""
-    own, most = own_scaling(settings), next((settings[key] for key in MOST if settings.get(key)), None)
-    if not own or not isinstance(rope, RopeLengthScalingConfig) or rope.beyond_trained or type(most) is not int:
+    """Reject a factor beyond the model's own scaling: the positions that it would make have no
+    room."""
+    own, most = (
+        own_scaling(settings),
+        next((settings[key] for key in MOST if settings.get(key)), None),
+    )
+    if (
+        not own
+        or not isinstance(rope, RopeLengthScalingConfig)
+        or rope.beyond_trained
+        or type(most) is not int
+    ):
         return
     trained = rope.original_max_position_embeddings or own.get(ORIGINAL) or settings.get(ORIGINAL)
     if type(trained) is not int or trained >= most or trained * rope.factor <= most:
@@ -55,25 +64,42 @@ def notes_on_factor(settings: Mapping[str, Any], rope: RopeConfig) -> list[str]:
     trained = own.get(ORIGINAL) or settings.get(ORIGINAL)
     of_length = f" of {trained:,} positions" if type(trained) is int else ""
     is_counted_anew = not isinstance(rope, RopeLengthScalingConfig) and type(trained) is int
-    hint = ", and counts from the model's longest text, not from its pretraining" if is_counted_anew else ""
-    return [f"rope={rope.name}, factor {rope.factor:g}, takes the place of the model's own {before}{of_length}{hint}"]
+    hint = (
+        ", and counts from the model's longest text, not from its pretraining"
+        if is_counted_anew
+        else ""
+    )
+    return [
+        f"rope={rope.name}, factor {rope.factor:g}, takes the place of the model's own {before}{of_length}{hint}"
+    ]
 
 
 def positions_of(settings: Mapping[str, Any], rope: RopeConfig) -> float:
-    """Return the positions that a model will have once it is loaded; infinity where no limit is known or heeded."""
+    """Return the positions that a model will have once it is loaded; infinity where no limit is
+    known or heeded."""
     return math.inf if rope.beyond_trained else made_for(settings, rope)
 
 
 def made_for(settings: Mapping[str, Any], rope: RopeConfig) -> float:
-    """Return the positions that a setting is made for; infinity where the model's settings name none."""
+    """Return the positions that a setting is made for; infinity where the model's settings name
+    none."""
     maximum = next((settings[key] for key in MOST if settings.get(key)), None)
     if type(maximum) is not int or maximum <= 0:
         return math.inf
     own = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     original, factor = own.get(ORIGINAL) or settings.get(ORIGINAL), own.get("factor")
     if isinstance(rope, RopeScalingConfig):
-        given = rope.original_max_position_embeddings if isinstance(rope, RopeLengthScalingConfig) else None
+        given = (
+            rope.original_max_position_embeddings
+            if isinstance(rope, RopeLengthScalingConfig)
+            else None
+        )
         has_length = isinstance(rope, RopeLengthScalingConfig)
-        original, factor = (given or original or maximum) if has_length else settings.get(ORIGINAL), rope.factor
-    is_known = (original is None or type(original) is int) and (factor is None or isinstance(factor, int | float))
+        original, factor = (
+            (given or original or maximum) if has_length else settings.get(ORIGINAL),
+            rope.factor,
+        )
+    is_known = (original is None or type(original) is int) and (
+        factor is None or isinstance(factor, int | float)
+    )
     return float(positions_under(maximum, original, factor)) if is_known else math.inf

@@ -1,8 +1,9 @@
-"""model.random_weights=true: a checkpoint with a preset's shape and random weights, to measure memory and speed.
+"""model.random_weights=true: a checkpoint with a preset's shape and random weights, to measure
+memory and speed.
 
-It is an ordinary folder (config.json, safetensors, the embedded model's tokenizer), so everything that works on a
-model works on it: quantizing, splitting, measuring. Its answers mean nothing. It is made once, without torch, and kept
-in a cache folder; a plan does not need the files.
+It is an ordinary folder (config.json, safetensors, the embedded model's tokenizer), so everything
+that works on a model works on it: quantizing, splitting, measuring. Its answers mean nothing. It is
+made once, without torch, and kept in a cache folder; a plan does not need the files.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, Progress, hold, unknown
-from runner_engine.checkpoints.byteio import build_header, make_folder, require_room, write_file, write_json
+from runner_engine.checkpoints.byteio import (
+    build_header,
+    make_folder,
+    require_room,
+    write_file,
+    write_json,
+)
 from runner_engine.checkpoints.weight_files import INDEX, Tensor
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.settings.model import LocalModelConfig
@@ -35,33 +42,47 @@ def read_shape(model: LocalModelConfig) -> dict[str, Any]:
     """Return the config.json of the preset's shape; only presets have one."""
     names = [file.stem for file in SHAPES_DIR.glob("*.json")]
     if model.shape not in names:
-        what = f"model.name={model.name} has none" if model.shape is None else unknown("shape", model.shape, names)
+        what = (
+            f"model.name={model.name} has none"
+            if model.shape is None
+            else unknown("shape", model.shape, names)
+        )
         presets = "|".join(sorted(names))
-        raise ConfigError(f"model.random_weights=true needs a known shape: {what}. Pick one: model={presets}")
+        raise ConfigError(
+            f"model.random_weights=true needs a known shape: {what}. Pick one: model={presets}"
+        )
     shape: dict[str, Any] = json.loads((SHAPES_DIR / f"{model.shape}.json").read_text())
     return shape | special_tokens()
 
 
 def special_tokens() -> dict[str, Any]:
-    """Return the special token ids of the checkpoint's tokenizer, under their keys in config.json."""
+    """Return the special token ids of the checkpoint's tokenizer, under their keys in
+    config.json."""
     tokens = json.loads((MODEL_DIR / "config.json").read_text())
     return {key: tokens[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
 def sha256(model: LocalModelConfig) -> str:
     """Return a hash of everything that decides the checkpoint's content."""
-    return hashlib.sha256(f"{RECIPE} {json.dumps(read_shape(model), sort_keys=True)}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{RECIPE} {json.dumps(read_shape(model), sort_keys=True)}".encode()
+    ).hexdigest()
 
 
 def list_tensors(shape: dict[str, Any], folder: Path = Path()) -> list[Tensor]:
-    """List the tensors of a Llama, Qwen2, Qwen3 or Mistral shape as they are on disk, in the order of the layers."""
+    """List the tensors of a Llama, Qwen2, Qwen3 or Mistral shape as they are on disk, in the order
+    of the layers."""
     hidden, inner, vocab = shape["hidden_size"], shape["intermediate_size"], shape["vocab_size"]
     heads, kv_heads = shape["num_attention_heads"], shape["num_key_value_heads"]
     head_dim = shape.get("head_dim") or hidden // heads
     sizes: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (vocab, hidden))]
     for layer in range(shape["num_hidden_layers"]):
         block = f"model.layers.{layer}."
-        outputs = {"q_proj": heads * head_dim, "k_proj": kv_heads * head_dim, "v_proj": kv_heads * head_dim}
+        outputs = {
+            "q_proj": heads * head_dim,
+            "k_proj": kv_heads * head_dim,
+            "v_proj": kv_heads * head_dim,
+        }
         for name, size in outputs.items():
             sizes.append((f"{block}self_attn.{name}.weight", (size, hidden)))
             if shape["model_type"] == "qwen2":
@@ -71,7 +92,9 @@ def list_tensors(shape: dict[str, Any], folder: Path = Path()) -> list[Tensor]:
             sizes += [(f"{block}self_attn.{name}_norm.weight", (head_dim,)) for name in ("q", "k")]
         sizes += [(f"{block}mlp.{name}_proj.weight", (inner, hidden)) for name in ("gate", "up")]
         sizes.append((f"{block}mlp.down_proj.weight", (hidden, inner)))
-        sizes += [(f"{block}{name}_layernorm.weight", (hidden,)) for name in ("input", "post_attention")]
+        sizes += [
+            (f"{block}{name}_layernorm.weight", (hidden,)) for name in ("input", "post_attention")
+        ]
     sizes.append(("model.norm.weight", (hidden,)))
     if not shape.get("tie_word_embeddings"):
         sizes.append(("lm_head.weight", (vocab, hidden)))
@@ -85,13 +108,19 @@ def place(model: LocalModelConfig) -> Path:
 
 
 def check_disk(model: LocalModelConfig) -> None:
-    """Reject a checkpoint that is not made yet and does not fit on its disk; its size follows from its shape."""
+    """Reject a checkpoint that is not made yet and does not fit on its disk; its size follows from
+    its shape."""
     folder = place(model)
     if folder.is_dir():
         return
     needed = sum(tensor.nbytes for tensor in list_tensors(read_shape(model)))
     fix = "make room, name a larger disk with model.cache_dir=FOLDER, or pick a smaller shape"
-    require_room(folder.parent, needed, f"model.random_weights=true: noise in the shape of {model.shape}", fix)
+    require_room(
+        folder.parent,
+        needed,
+        f"model.random_weights=true: noise in the shape of {model.shape}",
+        fix,
+    )
 
 
 def make(model: LocalModelConfig) -> Path:
@@ -142,7 +171,8 @@ def _shards(tensors: list[Tensor]) -> list[list[Tensor]]:
 
 
 def _pieces(tensors: list[Tensor], bar: Progress) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file: norms are 1, biases 0, everything else comes from one pool of noise."""
+    """Yield a safetensors file: norms are 1, biases 0, everything else comes from one pool of
+    noise."""
     pool = memoryview(_noise())
     yield build_header(tensors, {"format": "pt"})
     for number, tensor in enumerate(tensors):
@@ -163,5 +193,8 @@ def _noise() -> bytes:
     """Return normal numbers as bfloat16, the same ones every time."""
     import numpy as np
 
-    numbers = np.random.default_rng(0).standard_normal(POOL_NUMBERS, dtype=np.float32) * STANDARD_DEVIATION
+    numbers = (
+        np.random.default_rng(0).standard_normal(POOL_NUMBERS, dtype=np.float32)
+        * STANDARD_DEVIATION
+    )
     return (numbers.view(np.uint32) >> 16).astype("<u2").tobytes()

@@ -1,4 +1,5 @@
-"""Where a model's files are (local folder, hub cache or download), what is in them, and their SHA-256 for identity.
+"""Where a model's files are (local folder, hub cache or download), what is in them, and their
+SHA-256 for identity.
 
 Imports no torch and no transformers: a job is identified, and rejected, before anything is loaded.
 """
@@ -17,10 +18,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner_base import BYTES, MIB, ConfigError, DataError, Dtype, check, load_json, machine, replace_text, short
+from runner_base import (
+    BYTES,
+    MIB,
+    ConfigError,
+    DataError,
+    Dtype,
+    check,
+    load_json,
+    machine,
+    replace_text,
+    short,
+)
 from runner_base.dtypes import dtype_for
 from runner_base.texts import read_cache
-from runner_engine.checkpoints import gguf_file, model_files, no_model, random_weights, torch_archive, weight_files
+from runner_engine.checkpoints import (
+    gguf_file,
+    model_files,
+    no_model,
+    random_weights,
+    torch_archive,
+    weight_files,
+)
 from runner_engine.checkpoints.byteio import file_sha256
 from runner_engine.checkpoints.experts import expert_matrices
 from runner_engine.checkpoints.gguf_names import cuts_single_digits, settings_of
@@ -34,10 +53,18 @@ from runner_engine.settings.lora import AdapterConfig, adapter_of
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.spec import ModelSpec
 
-OBJECTS = ("text_config", "quantization_config", "rope_scaling", "rope_parameters")  # in config.json
+OBJECTS = (
+    "text_config",
+    "quantization_config",
+    "rope_scaling",
+    "rope_parameters",
+)  # in config.json
 SIZES = {  # limits for config.json, higher than in the largest models
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 10_000),
-    **dict.fromkeys(("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"), 10_000_000),
+    **dict.fromkeys(
+        ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
+        10_000_000,
+    ),
     "vocab_size": 100_000_000,
 }
 PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}
@@ -61,7 +88,8 @@ def no_downloads(enabled: bool) -> Iterator[None]:
 
 
 class ModelFiles:
-    """The location and headers of a model and its adapter; each property is read at its first use, and kept."""
+    """The location and headers of a model and its adapter; each property is read at its first use,
+    and kept."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.model = spec.model
@@ -76,7 +104,11 @@ class ModelFiles:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The model's config.json; for random weights it is known before they are made."""
-        return random_weights.read_shape(self.model) if self.model.random_weights else read_settings(self.path)
+        return (
+            random_weights.read_shape(self.model)
+            if self.model.random_weights
+            else read_settings(self.path)
+        )
 
     @property
     def text_settings(self) -> dict[str, Any]:
@@ -105,25 +137,41 @@ class ModelFiles:
 
     @property
     def has_blocks(self) -> bool:
-        """Whether a .gguf file can keep its blocks: on a CPU, without a device map or an adapter."""
-        is_on_cpu = machine.device_class(self.model.device) == "cpu" and self.model.device_map is None
-        is_file = is_on_cpu and self.lora is None and not self.model.random_weights and self.path.is_file()
+        """Whether a .gguf file can keep its blocks: on a CPU, without a device map or an
+        adapter."""
+        is_on_cpu = (
+            machine.device_class(self.model.device) == "cpu" and self.model.device_map is None
+        )
+        is_file = (
+            is_on_cpu
+            and self.lora is None
+            and not self.model.random_weights
+            and self.path.is_file()
+        )
         return is_file and gguf_file.can_keep_blocks(gguf_file.read_header(self.path))
 
     @cached_property
     def tensors(self) -> list[Tensor]:
         """The checkpoint's tensors; none if it has no file whose header can be read."""
-        return random_weights.list_tensors(self.settings) if self.model.random_weights else read_tensors(self.path)
+        return (
+            random_weights.list_tensors(self.settings)
+            if self.model.random_weights
+            else read_tensors(self.path)
+        )
 
     @cached_property
     def matrices(self) -> list[Tensor]:
-        """The tensors, with each matrix of each expert of a mixture apart, if a load may take experts apart."""
-        is_as_it_is = self.stored is not None or self.model.device_map is not None or not self.fuses_experts
+        """The tensors, with each matrix of each expert of a mixture apart, if a load may take
+        experts apart."""
+        is_as_it_is = (
+            self.stored is not None or self.model.device_map is not None or not self.fuses_experts
+        )
         return self.tensors if is_as_it_is else expert_matrices(self.tensors, self.text_settings)
 
     @property
     def fuses_experts(self) -> bool:
-        """Whether the model keeps all experts of a mixture in one parameter: transformers' own classes do."""
+        """Whether the model keeps all experts of a mixture in one parameter: transformers' own
+        classes do."""
         return not (self.model.trust_remote_code and self.settings.get("auto_map"))
 
     @cached_property
@@ -146,22 +194,32 @@ class ModelFiles:
         return sum(tensor.params for tensor in read_tensors(self.adapter))
 
     def fingerprint(self, cache: Path) -> dict[str, str]:
-        """Return name and SHA-256 of the model's and the adapter's files, on which the job's identity depends."""
+        """Return name and SHA-256 of the model's and the adapter's files, on which the job's
+        identity depends."""
         random = self.model.random_weights
-        hashes = {"model": random_weights.sha256(self.model) if random else files_sha256(self.path, cache)}
-        if self.model.dtype is Dtype.auto:  # it depends on the machine, and the answers depend on it
+        hashes = {
+            "model": random_weights.sha256(self.model) if random else files_sha256(self.path, cache)
+        }
+        if (
+            self.model.dtype is Dtype.auto
+        ):  # it depends on the machine, and the answers depend on it
             hashes["dtype"] = self.dtype
         is_gguf = not random and self.path.is_file() and gguf_file.is_gguf(self.path)
         if is_gguf and cuts_single_digits(gguf_file.read_header(self.path).metadata):
-            hashes["tokenizer"] = "single digits"  # in jobs of before, these files' tokens were others
+            hashes["tokenizer"] = (
+                "single digits"  # in jobs of before, these files' tokens were others
+            )
         if self.adapter is not None:
             is_folder = self.adapter.is_dir()
-            hashes["lora"] = files_sha256(self.adapter, cache) if is_folder else file_sha256(self.adapter)
+            hashes["lora"] = (
+                files_sha256(self.adapter, cache) if is_folder else file_sha256(self.adapter)
+            )
         self.hashes = hashes | self._other_code(cache)
         return self.hashes
 
     def _other_code(self, cache: Path) -> dict[str, str]:
-        """Return the commit of each other repository that the model loads code from; they are downloaded, too."""
+        """Return the commit of each other repository that the model loads code from; they are
+        downloaded, too."""
         if not self.model.trust_remote_code or self.model.random_weights or self.path.is_file():
             return {}
         versions = {}
@@ -169,13 +227,16 @@ class ModelFiles:
             if Path(name).is_dir():  # transformers prefers a folder, too
                 versions[f"code of {name}"] = files_sha256(Path(name), cache)
             else:  # into the default cache, where transformers looks for code, and not into model.cache_dir
-                versions[f"code of {name}"] = _download("model.name", name, None, None, ("*.py",)).name
+                versions[f"code of {name}"] = _download(
+                    "model.name", name, None, None, ("*.py",)
+                ).name
         return versions
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model that is asked for, from which everything reads: its spec, its files, and what follows from both."""
+    """A model that is asked for, from which everything reads: its spec, its files, and what follows
+    from both."""
 
     spec: ModelSpec
     files: ModelFiles
@@ -183,11 +244,16 @@ class ResolvedModel:
 
     @cached_property
     def mix(self) -> Mix:
-        """The quantization of the loaded weights: that of a quantized checkpoint, else the wanted one."""
+        """The quantization of the loaded weights: that of a quantized checkpoint, else the wanted
+        one."""
         wanted, stored = self.spec.quantization, self.files.stored
         if stored is not None:
             held = stored.config
-            held = replace(held, int8_rows=True) if wanted.has_byte_rows and isinstance(held, WithByteRows) else held
+            held = (
+                replace(held, int8_rows=True)
+                if wanted.has_byte_rows and isinstance(held, WithByteRows)
+                else held
+            )
             return Mix(held, {})
         in_blocks = wanted.in_blocks()
         if in_blocks is not None and self.files.has_blocks:
@@ -197,14 +263,19 @@ class ResolvedModel:
 
     def quantized_by(self, quantization: QuantizationConfig) -> ResolvedModel:
         """Return the same model and files with another quantization."""
-        return ResolvedModel(replace(self.spec, quantization=quantization, layers=None), self.files, self.second)
+        return ResolvedModel(
+            replace(self.spec, quantization=quantization, layers=None), self.files, self.second
+        )
 
 
 def resolve(spec: ModelSpec) -> ResolvedModel:
-    """Return what is known of a model; within `sharing`, specs with the same model and adapter have the same files."""
+    """Return what is known of a model; within `sharing`, specs with the same model and adapter have
+    the same files."""
     shared = _shared.get()
     files = ModelFiles(spec)
-    return ResolvedModel(spec, files if shared is None else shared.setdefault(repr((spec.model, spec.lora)), files))
+    return ResolvedModel(
+        spec, files if shared is None else shared.setdefault(repr((spec.model, spec.lora)), files)
+    )
 
 
 @contextmanager
@@ -218,7 +289,8 @@ def sharing() -> Iterator[None]:
 
 
 def locate(model: LocalModelConfig) -> Path:
-    """Return the local folder of a model's files, or its .gguf file; only a hub id is downloaded."""
+    """Return the local folder of a model's files, or its .gguf file; only a hub id is
+    downloaded."""
     if model.random_weights:
         return random_weights.make(model)
     path = Path(model.name).expanduser().absolute()
@@ -231,7 +303,9 @@ def locate(model: LocalModelConfig) -> Path:
         return MODEL_DIR
     if gguf_file.is_gguf(path):
         return path
-    if not (path / "config.json").exists() and (files := sorted(file.name for file in path.glob("*.gguf"))):
+    if not (path / "config.json").exists() and (
+        files := sorted(file.name for file in path.glob("*.gguf"))
+    ):
         raise ConfigError(
             f"model.name={model.name}: a folder with .gguf files; name one, with quantization=gguf: "
             + ", ".join(f"model.name={Path(model.name) / name}" for name in files[:5])
@@ -240,7 +314,8 @@ def locate(model: LocalModelConfig) -> Path:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the config.json of a model's folder, or the same settings from the header of a .gguf file."""
+    """Return the config.json of a model's folder, or the same settings from the header of a .gguf
+    file."""
     if path.is_dir():
         settings = load_json(path / "config.json")
         _check_settings(settings, path / "config.json")
@@ -249,31 +324,45 @@ def read_settings(path: Path) -> dict[str, Any]:
     settings = gguf_file.read_settings(header)
     if gguf_file.is_known(header):  # what its layers are, and how many experts there are
         known = settings_of(header)
-        settings |= {key: gguf_file.largest(known[key]) if key in settings else known[key] for key in known}
+        settings |= {
+            key: gguf_file.largest(known[key]) if key in settings else known[key] for key in known
+        }
     _check_settings(settings, path)
     return settings
 
 
 def _check_settings(settings: dict[str, Any], path: Path) -> None:
-    """Reject values that code which reads config.json could not handle, or would build endless layers from."""
+    """Reject values that code which reads config.json could not handle, or would build endless
+    layers from."""
     for key in OBJECTS:
         if settings.get(key) is not None and not isinstance(settings[key], dict):
             raise DataError(f"{path}: {key}: a JSON object expected, found {short(settings[key])}")
     if not isinstance(settings.get("model_type", ""), str):
-        raise DataError(f"{path}: model_type: a text expected, found {short(settings['model_type'])}")
+        raise DataError(
+            f"{path}: model_type: a text expected, found {short(settings['model_type'])}"
+        )
     text = settings.get("text_config") or {}
     for key, most in SIZES.items():
         for value in (settings.get(key), text.get(key)):
             # some families have a list, with one number for each layer
-            is_valid = value is None or isinstance(value, (list, dict)) or (type(value) is int and 0 <= value <= most)
+            is_valid = (
+                value is None
+                or isinstance(value, (list, dict))
+                or (type(value) is int and 0 <= value <= most)
+            )
             if not is_valid:
-                raise DataError(f"{path}: {key}: a whole number from 0 to {most} expected, found {short(value)}")
+                raise DataError(
+                    f"{path}: {key}: a whole number from 0 to {most} expected, found {short(value)}"
+                )
 
 
 def for_transformers(path: Path, trust_remote_code: bool) -> tuple[Path, dict[str, Any]]:
-    """Return the folder and the further arguments for `from_pretrained`, which takes the name of a .gguf separately."""
+    """Return the folder and the further arguments for `from_pretrained`, which takes the name of a
+    .gguf separately."""
     arguments = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    return (path, arguments) if path.is_dir() else (path.parent, arguments | {"gguf_file": path.name})
+    return (
+        (path, arguments) if path.is_dir() else (path.parent, arguments | {"gguf_file": path.name})
+    )
 
 
 def locate_config(name: str) -> Path:
@@ -304,7 +393,8 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
 
 
 def read_tensors(path: Path) -> list[Tensor]:
-    """List the tensors of a checkpoint or an adapter from its safetensors headers, or of a .gguf file, unpacked."""
+    """List the tensors of a checkpoint or an adapter from its safetensors headers, or of a .gguf
+    file, unpacked."""
     if path.is_file():
         return gguf_file.unpacked_tensors(gguf_file.read_header(path))
     whole = [path / weight_files.SINGLE, path / "adapter_model.safetensors"]
@@ -315,18 +405,23 @@ def read_tensors(path: Path) -> list[Tensor]:
 
 
 def file_bytes(path: Path) -> int:
-    """Return the bytes of a model's weight files: a .gguf file's, or of those that a load of the folder reads."""
+    """Return the bytes of a model's weight files: a .gguf file's, or of those that a load of the
+    folder reads."""
     files = weight_files.loaded_files(path)[1] if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
 
 
 def files_sha256(path: Path, cache: Path) -> str:
-    """Hash the files that a model's answers depend on: a folder's, or a .gguf file and those read beside it."""
-    return _sha256(model_files.of_folder(path) if path.is_dir() else model_files.of_gguf(path), cache)
+    """Hash the files that a model's answers depend on: a folder's, or a .gguf file and those read
+    beside it."""
+    return _sha256(
+        model_files.of_folder(path) if path.is_dir() else model_files.of_gguf(path), cache
+    )
 
 
 def _sha256(files: dict[str, Path], cache: Path) -> str:
-    """Hash files under their names; `cache` (a JSON file) remembers them by path, size, mtime, ctime and inode.
+    """Hash files under their names; `cache` (a JSON file) remembers them by path, size, mtime,
+    ctime and inode.
 
     The ctime reveals an edit in place that keeps the size and resets the mtime.
     """
@@ -335,7 +430,9 @@ def _sha256(files: dict[str, Path], cache: Path) -> str:
     total = hashlib.sha256()
     for name, file in files.items():
         stat = file.stat()
-        key = f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
+        key = (
+            f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
+        )
         digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
         total.update(f"{name} {digest}\n".encode())
     if fresh:
@@ -353,10 +450,13 @@ def _folder(
     cache_dir: str | None = None,
     only: tuple[str, ...] = model_files.HUB,
 ) -> Path:
-    """Return the folder that a name means, downloaded if it is a hub id; it must contain the required file."""
+    """Return the folder that a name means, downloaded if it is a hub id; it must contain the
+    required file."""
     path = Path(name).expanduser()
     what = "adapter" if required.startswith("adapter") else "model"
-    looks_local = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
+    looks_local = (
+        name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
+    )
     looks_local |= name.endswith(".gguf")  # not a hub id, although OWNER/FILE.gguf looks like one
     if path.is_dir():
         folder = path.absolute()
@@ -364,8 +464,17 @@ def _folder(
         also = " or a .gguf file" if what == "model" else ""
         raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder{also}")
     elif looks_local:
-        is_of_hub = name.endswith(".gguf") and "/" in name and not path.is_absolute() and not name.startswith(".")
-        fix = ". Is it on a hub? `hf download OWNER/MODEL FILE.gguf --local-dir .` fetches it" if is_of_hub else ""
+        is_of_hub = (
+            name.endswith(".gguf")
+            and "/" in name
+            and not path.is_absolute()
+            and not name.startswith(".")
+        )
+        fix = (
+            ". Is it on a hub? `hf download OWNER/MODEL FILE.gguf --local-dir .` fetches it"
+            if is_of_hub
+            else ""
+        )
         raise ConfigError(f"{key}={name}: {what} path does not exist: {path.absolute()}{fix}")
     elif "/" not in name:
         raise no_model.no_place(key, name, what)
@@ -376,8 +485,11 @@ def _folder(
     return folder
 
 
-def _download(key: str, name: str, revision: str | None, cache_dir: str | None, patterns: tuple[str, ...]) -> Path:
-    """Return the folder of a hub id's files in the hub's cache, after fetching those that are missing."""
+def _download(
+    key: str, name: str, revision: str | None, cache_dir: str | None, patterns: tuple[str, ...]
+) -> Path:
+    """Return the folder of a hub id's files in the hub's cache, after fetching those that are
+    missing."""
     from runner_engine.checkpoints import hub  # its import takes longer than identifying most jobs
 
     snapshot = hub.find(key, name, revision, cache_dir, patterns)
@@ -393,12 +505,21 @@ def _download(key: str, name: str, revision: str | None, cache_dir: str | None, 
 
 
 def _count_pth_numbers(file: Path) -> int:
-    """Count the numbers in a `.pth` file: the bytes of its storages divided by the size of their type."""
+    """Count the numbers in a `.pth` file: the bytes of its storages divided by the size of their
+    type."""
     try:
-        stored = sum(entry.file_size for entry in torch_archive.entries(file) if "/data/" in entry.filename)
+        stored = sum(
+            entry.file_size for entry in torch_archive.entries(file) if "/data/" in entry.filename
+        )
         with zipfile.ZipFile(file) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            named = {str(argument) for name in pickles for _, argument, _ in pickletools.genops(archive.read(name))}
+            named = {
+                str(argument)
+                for name in pickles
+                for _, argument, _ in pickletools.genops(archive.read(name))
+            }
     except Exception:  # noqa: BLE001  # torch's format before 2019, or a damaged file, which the load will report
         return file.stat().st_size // 2
-    return stored // next((size for name, size in PTH_STORAGES.items() if f"torch {name}" in named), 2)
+    return stored // next(
+        (size for name, size in PTH_STORAGES.items() if f"torch {name}" in named), 2
+    )

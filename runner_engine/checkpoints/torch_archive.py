@@ -1,7 +1,8 @@
-"""The zip archive that torch.save writes: its directory, checked before anything in it is read. Imports no torch.
+"""The zip archive that torch.save writes: its directory, checked before anything in it is read.
+Imports no torch.
 
-torch never compresses entries. A compressed one can be a thousand times as large in memory as on disk, so none is
-ever unpacked here.
+torch never compresses entries. A compressed one can be a thousand times as large in memory as on
+disk, so none is ever unpacked here.
 """
 
 from __future__ import annotations
@@ -13,12 +14,18 @@ from typing import Any
 
 from runner_base import MIB, DataError
 
-WRAPPERS = ("model_state_dict", "state_dict", "module", "model")  # keys under which training scripts save the tensors
+WRAPPERS = (
+    "model_state_dict",
+    "state_dict",
+    "module",
+    "model",
+)  # keys under which training scripts save the tensors
 SAVE_ANEW = "save the tensors again: torch.save(TENSORS, NEW)"
 
 
 def entries(path: Path, label: str = "") -> list[zipfile.ZipInfo]:
-    """Return the entries of an archive; DataError if one is compressed, BadZipFile if it is not an archive."""
+    """Return the entries of an archive; DataError if one is compressed, BadZipFile if it is not an
+    archive."""
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
     for entry in infos:
@@ -43,23 +50,36 @@ def refuse_compressed(path: Path, label: str) -> None:
 def unwrap(
     state: dict[Any, Any], label: str, is_tensor: Callable[[Any], bool]
 ) -> tuple[dict[Any, Any], tuple[str, ...]]:
-    """Return the dictionary of tensors in the checkpoint of a training run, and a note on where it was."""
+    """Return the dictionary of tensors in the checkpoint of a training run, and a note on where it
+    was."""
     keys: list[str] = []
     left_out: list[str] = []
     while found := [
-        key for key in WRAPPERS if isinstance(state.get(key), dict) and _has_tensors(state[key], is_tensor)
+        key
+        for key in WRAPPERS
+        if isinstance(state.get(key), dict) and _has_tensors(state[key], is_tensor)
     ]:
         if len(found) > 1:
-            raise DataError(f"{label} has tensors under {' and under '.join(found)}: {SAVE_ANEW} of the one you mean")
+            raise DataError(
+                f"{label} has tensors under {' and under '.join(found)}: {SAVE_ANEW} of the one you mean"
+            )
         left_out += [str(key) for key in state if key not in found]
         keys, state = [*keys, *found], state[found[0]]
     if not keys:
         return state, ()
-    others = f"; left out: {', '.join(left_out[:5])}{(' …' if len(left_out) > 5 else '')}" if left_out else ""
-    return state, (f"{label}: the tensors are under {'.'.join(keys)} and are taken from there{others}",)
+    others = (
+        f"; left out: {', '.join(left_out[:5])}{(' …' if len(left_out) > 5 else '')}"
+        if left_out
+        else ""
+    )
+    return state, (
+        f"{label}: the tensors are under {'.'.join(keys)} and are taken from there{others}",
+    )
 
 
 def _has_tensors(state: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
     """Whether there is a tensor in a dictionary, or in one that it wraps."""
     wrapped = (state[key] for key in WRAPPERS if isinstance(state.get(key), dict))
-    return any(map(is_tensor, state.values())) or any(_has_tensors(inner, is_tensor) for inner in wrapped)
+    return any(map(is_tensor, state.values())) or any(
+        _has_tensors(inner, is_tensor) for inner in wrapped
+    )

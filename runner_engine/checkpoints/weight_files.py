@@ -1,7 +1,9 @@
-"""A checkpoint on disk: its weight files and their safetensors headers, read and checked without the weights.
+"""A checkpoint on disk: its weight files and their safetensors headers, read and checked without
+the weights.
 
-Imports neither torch nor safetensors. A damaged or hostile header is rejected before anything is written, with the
-tensor, the expected and the actual value. A caller that wants to read a .bin passes a reader for it.
+Imports neither torch nor safetensors. A damaged or hostile header is rejected before anything is
+written, with the tensor, the expected and the actual value. A caller that wants to read a .bin
+passes a reader for it.
 """
 
 from __future__ import annotations
@@ -17,15 +19,31 @@ from runner_base.texts import parse_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-NAMES = {"safetensors": (SINGLE, INDEX), "bin": ("pytorch_model.bin", "pytorch_model.bin.index.json")}
+NAMES = {
+    "safetensors": (SINGLE, INDEX),
+    "bin": ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+}
 MAX_DIMENSIONS = 8  # a tensor of a language model has at most 5
 MAX_NUMBER = 2**63 - 1  # in a header; a product of eight is still a float, for messages
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz")
+WEIGHT_SUFFIXES = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".npz",
+)
 DTYPE_BITS = {
     "F4": 4,
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(
+        ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8
+    ),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
@@ -38,7 +56,11 @@ DTYPE_NAMES = {  # from the frameworks' names
     "bfloat16": "BF16",
     "bool": "BOOL",
     **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
-    **{f"{sign}int{bits}": f"{sign.upper() or 'I'}{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{
+        f"{sign}int{bits}": f"{sign.upper() or 'I'}{bits}"
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
 }
 
 
@@ -52,7 +74,9 @@ class Tensor:
     file: Path
     offset: int
     nbytes: int
-    strides: tuple[int, ...] | None = None  # in elements; only in a .bin, where a tensor need not be contiguous
+    strides: tuple[int, ...] | None = (
+        None  # in elements; only in a .bin, where a tensor need not be contiguous
+    )
 
     @property
     def params(self) -> int:
@@ -62,7 +86,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One file of weights: raw header with its length field (empty for a .bin), tensors in the order of their bytes."""
+    """One file of weights: raw header with its length field (empty for a .bin), tensors in the
+    order of their bytes."""
 
     path: Path
     size: int
@@ -74,7 +99,8 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder: the weight files that are used, the files to copy with them, and the files left out."""
+    """A model folder: the weight files that are used, the files to copy with them, and the files
+    left out."""
 
     folder: Path
     config: dict[str, Any]
@@ -89,10 +115,13 @@ class Checkpoint:
         return [tensor for file in self.files for tensor in file.tensors]
 
 
-def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None = None) -> Checkpoint:
+def read_checkpoint(
+    folder: Path, read_bin: Callable[[Path], WeightFile] | None = None
+) -> Checkpoint:
     """Read the headers of a model folder and check that they, the files and the index agree.
 
-    safetensors are preferred, as in transformers; a .bin is read only if the caller passes a reader.
+    safetensors are preferred, as in transformers; a .bin is read only if the caller passes a
+    reader.
     """
     readers = {"safetensors": read_weight_file} | ({} if read_bin is None else {"bin": read_bin})
     for kind, reader in readers.items():
@@ -105,12 +134,21 @@ def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None 
             continue
         break
     else:
-        found = ", ".join(sorted(path.name for path in folder.iterdir() if _is_weight(path.name))) or "none"
+        found = (
+            ", ".join(sorted(path.name for path in folder.iterdir() if _is_weight(path.name)))
+            or "none"
+        )
         names = ", ".join(name for kind in readers for name in NAMES[kind])
         raise DataError(f"{folder} contains none of {names} (weight files found: {found})")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    kept = {INDEX} if kind == "safetensors" and not single.exists() else set()  # the index of .bin files is not copied
-    companions = [path for path in entries if path.is_file() and (path.name in kept or not _is_weight(path.name))]
+    kept = (
+        {INDEX} if kind == "safetensors" and not single.exists() else set()
+    )  # the index of .bin files is not copied
+    companions = [
+        path
+        for path in entries
+        if path.is_file() and (path.name in kept or not _is_weight(path.name))
+    ]
     known = {file.path.name for file in files} | {path.name for path in companions}
     left_out = [path.name + "/" * path.is_dir() for path in entries if path.name not in known]
     return Checkpoint(folder, load_json(folder / "config.json"), files, companions, left_out, kind)
@@ -128,7 +166,9 @@ def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[Weight
     for file in files:
         for tensor in file.tensors:
             if tensor.name in actual:
-                raise DataError(f"tensor {tensor.name} is in two files: {actual[tensor.name]} and {file.path.name}")
+                raise DataError(
+                    f"tensor {tensor.name} is in two files: {actual[tensor.name]} and {file.path.name}"
+                )
             actual[tensor.name] = file.path.name
     for name, shard in weight_map.items():
         if actual.get(name) != shard:
@@ -141,13 +181,18 @@ def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[Weight
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Return the file of each tensor from an index; they are bare names, which cannot lead out of its folder."""
+    """Return the file of each tensor from an index; they are bare names, which cannot lead out of
+    its folder."""
     weight_map = load_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise DataError(f"{index}: weight_map must map tensor names to file names, found {short(weight_map)}")
+        raise DataError(
+            f"{index}: weight_map must map tensor names to file names, found {short(weight_map)}"
+        )
     for name, shard in weight_map.items():
         if not is_bare_name(shard):
-            raise DataError(f"{index}: tensor {name} is listed in {short(shard)}; expected a bare file name")
+            raise DataError(
+                f"{index}: tensor {name} is listed in {short(shard)}; expected a bare file name"
+            )
     return weight_map
 
 
@@ -156,12 +201,15 @@ def shard_files(index: Path, weight_map: dict[str, str]) -> list[Path]:
     files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
     for path in files:
         if not path.is_file():
-            raise DataError(f"{index}: names the file {path.name}, which does not exist in {index.parent}")
+            raise DataError(
+                f"{index}: names the file {path.name}, which does not exist in {index.parent}"
+            )
     return files
 
 
 def loaded_files(folder: Path) -> tuple[str, list[Path]]:
-    """Return the kind and the files of the weights that transformers would load from a folder, if any."""
+    """Return the kind and the files of the weights that transformers would load from a folder, if
+    any."""
     for kind, (single, index) in NAMES.items():
         if (folder / single).is_file():
             return kind, [folder / single]
@@ -186,25 +234,36 @@ def read_weight_file(path: Path) -> WeightFile:
 
 
 def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
-    """Check a raw header against the size of its file: types, sizes, and tensors that fill the file without gaps."""
+    """Check a raw header against the size of its file: types, sizes, and tensors that fill the file
+    without gaps."""
     entries = parse_object(header[8:], str(path))
     metadata = entries.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
         raise DataError(f"{path}: __metadata__ must map names to text, found {short(metadata)}")
     unsorted = [_tensor(name, entry, path, len(header)) for name, entry in entries.items()]
     tensors = sorted(unsorted, key=lambda tensor: (tensor.offset, tensor.nbytes))
     position = len(header)
     for tensor in tensors:
         if tensor.offset != position:
-            what = "overlaps the one before it" if tensor.offset < position else "leaves a gap before it"
-            raise DataError(f"{path}: tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found")
+            what = (
+                "overlaps the one before it"
+                if tensor.offset < position
+                else "leaves a gap before it"
+            )
+            raise DataError(
+                f"{path}: tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found"
+            )
         position += tensor.nbytes
         if position > size:
             raise DataError(
                 f"{path}: truncated: tensor {tensor.name} should end at byte {position}, the file at {size}"
             )
     if position != size:
-        raise DataError(f"{path}: {size - position} bytes too many: {position} expected by its header, {size} found")
+        raise DataError(
+            f"{path}: {size - position} bytes too many: {position} expected by its header, {size} found"
+        )
     return WeightFile(path, size, header, metadata, tensors)
 
 
@@ -214,7 +273,9 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
         is_valid = (
             type(shape) is type(entry["data_offsets"]) is list
             and len(shape) <= MAX_DIMENSIONS
-            and all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (*shape, begin, end))
+            and all(
+                type(number) is int and 0 <= number <= MAX_NUMBER for number in (*shape, begin, end)
+            )
         )
     except (KeyError, TypeError, ValueError):
         is_valid = False
@@ -224,7 +285,9 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
             f"(whole numbers from 0 to 2^63 - 1, at most {MAX_DIMENSIONS} dimensions)"
         )
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise DataError(f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}")
+        raise DataError(
+            f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}"
+        )
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if (end - begin) * 8 != bits:
         raise DataError(

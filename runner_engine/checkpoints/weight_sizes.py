@@ -1,7 +1,9 @@
-"""The bytes of a model's weights in memory, tensor by tensor, as the libraries will hold them; no torch.
+"""The bytes of a model's weights in memory, tensor by tensor, as the libraries will hold them; no
+torch.
 
-Linear layers of the blocks are quantized, as far as linear_layers.walk finds them, and so are experts that the load
-takes apart (experts.py); embeddings, the head, norms, biases and routers keep model.dtype; tied tensors count once.
+Linear layers of the blocks are quantized, as far as linear_layers.walk finds them, and so are
+experts that the load takes apart (experts.py); embeddings, the head, norms, biases and routers keep
+model.dtype; tied tensors count once.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ def weight_bytes(
 ) -> dict[str, int]:
     """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
     parts = dict.fromkeys(PARTS, 0)
-    choices = walk(tensors, settings, mix, device, fuses_experts, dtype_bytes).choices if stored is None else {}
+    choices = (
+        walk(tensors, settings, mix, device, fuses_experts, dtype_bytes).choices
+        if stored is None
+        else {}
+    )
     has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
     coded = _coded(tensors, stored)
     for tensor in tensors:
@@ -49,31 +55,44 @@ def weight_bytes(
         if stored is not None and stored.config.makes_groups and "_weight_" in tensor.name:
             if tensor.name.endswith(stored.config.packed_names):  # a byte for each code in the file
                 linear, scales = stored.config.price(tensor.shape[0], tensor.params, dtype_bytes)
-                parts["linear"], parts["scales"] = parts["linear"] + linear, parts["scales"] + scales
+                parts["linear"], parts["scales"] = (
+                    parts["linear"] + linear,
+                    parts["scales"] + scales,
+                )
         elif stored is not None and _is_of_codes(tensor, stored, coded):
             part = "linear" if tensor.name.endswith(stored.config.packed_names) else "scales"
             is_note = any(name in tensor.name for name in stored.config.note_names)
             parts[part] += 0 if is_note else tensor.nbytes
-        elif tensor.dtype not in STORED_BYTES:  # stored quantized: loaded as it is, an expert's, too
+        elif (
+            tensor.dtype not in STORED_BYTES
+        ):  # stored quantized: loaded as it is, an expert's, too
             parts["linear" if part == "expert" else part] += tensor.nbytes
         elif tensor.name in choices:
-            linear, scales = choices[tensor.name].price(sizes_of(tensor, settings)[0], tensor.params, dtype_bytes)
+            linear, scales = choices[tensor.name].price(
+                sizes_of(tensor, settings)[0], tensor.params, dtype_bytes
+            )
             parts["linear"] += linear
             parts["scales"] += scales
         else:
-            parts[part] += plain_bytes(tensor.name, tensor.params, str(settings.get("model_type", "")), dtype_bytes)
+            parts[part] += plain_bytes(
+                tensor.name, tensor.params, str(settings.get("model_type", "")), dtype_bytes
+            )
     return parts
 
 
 def elements(tensor: Tensor, stored: Format | None, mix: Mix | None = None) -> int:
     """Count the numbers of a linear weight, packed or not; 0 for any other tensor."""
     packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
-    if stored is not None and (packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))):
+    if stored is not None and (
+        packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))
+    ):
         return stored.numbers(tensor.nbytes, tensor.dtype) // (
             tensor.shape[0] if len(tensor.shape) > 2 else 1
         )  # of one expert
     part = part_of(tensor)
-    is_quantized_head = mix is not None and part == "head" and mix.choice_for(layer_of(tensor), is_head=True).packed
+    is_quantized_head = (
+        mix is not None and part == "head" and mix.choice_for(layer_of(tensor), is_head=True).packed
+    )
     return tensor.params if part == "linear" or is_quantized_head else 0
 
 
@@ -85,14 +104,18 @@ def _coded(tensors: list[Tensor], stored: Format | None) -> set[str]:
 
 
 def _is_of_codes(tensor: Tensor, stored: Format, coded: set[str]) -> bool:
-    """Whether a tensor is of a quantized layer, and neither its codes under the name of a weight nor its bias."""
+    """Whether a tensor is of a quantized layer, and neither its codes under the name of a weight
+    nor its bias."""
     if tensor.name.endswith((".weight", ".bias", "_bias")):
         return False
     if tensor.name.endswith(stored.config.fused_names):
         return True
     if not stored.config.packed_names:
         return True  # codes have the name of the weight, so their layers cannot be told by names
-    paths = {tensor.name.rpartition(".")[0], tensor.name.rpartition("_")[0]}  # LAYER.scales, LAYER_scales
+    paths = {
+        tensor.name.rpartition(".")[0],
+        tensor.name.rpartition("_")[0],
+    }  # LAYER.scales, LAYER_scales
     return (
         not coded.isdisjoint(paths)
         or tensor.name.endswith(stored.config.packed_names)

@@ -1,10 +1,12 @@
-"""Parallel branches: one main stream, several continuations, decoded side by side over one shared KV cache.
+"""Parallel branches: one main stream, several continuations, decoded side by side over one shared
+KV cache.
 
-They need 2D RoPE. Every token has a branch (0 = main, 1 … k) and a time. All branches start where main ends, at the
-same time. A token sees all tokens of earlier times, in its own and in the other branches. The cache holds the prompts
-column by column: main `a b c`, branches `d e` and `f g h` make `a b c d f e g h`. Then each forward pass adds one token
-for each live branch, at the branch's own next time. Where the prompts differ in length, a branch that is ahead does not
-see the tokens that a shorter one adds later at an earlier time: they were not in the cache yet.
+They need 2D RoPE. Every token has a branch (0 = main, 1 … k) and a time. All branches start where
+main ends, at the same time. A token sees all tokens of earlier times, in its own and in the other
+branches. The cache holds the prompts column by column: main `a b c`, branches `d e` and `f g h`
+make `a b c d f e g h`. Then each forward pass adds one token for each live branch, at the branch's
+own next time. Where the prompts differ in length, a branch that is ahead does not see the tokens
+that a shorter one adds later at an earlier time: they were not in the cache yet.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ Place = tuple[int, int, int]  # of a token in the cache: its time, its branch, a
 
 
 def columnar(main: Sequence[int], branches: Sequence[Sequence[int]]) -> list[Place]:
-    """Lay main and branches out left-aligned: main first, then the tokens of each time, branch by branch."""
+    """Lay main and branches out left-aligned: main first, then the tokens of each time, branch by
+    branch."""
     placed = [(time, 0, token) for time, token in enumerate(main)]
     for number, branch in enumerate(branches, start=1):
         placed += [(time, number, token) for time, token in enumerate(branch, start=len(main))]
@@ -44,26 +47,35 @@ def may_attend(times: torch.Tensor, queries: int) -> torch.Tensor:
 
 
 def rejection_reason(model: Any) -> ConfigError | None:
-    """Return the error for requests with branches; None where the model's attention can serve them."""
+    """Return the error for requests with branches; None where the model's attention can serve
+    them."""
     name = str(getattr(model.config.get_text_config(), "_attn_implementation", None))
     if name in ("sdpa", "eager"):
         return None
-    return ConfigError(f"model.attention={name} takes no mask of its own, which branches need: use sdpa or eager")
+    return ConfigError(
+        f"model.attention={name} takes no mask of its own, which branches need: use sdpa or eager"
+    )
 
 
 class BranchDecoder:
-    """The shared cache and its coordinates: prefill once, then one token a live branch for each step."""
+    """The shared cache and its coordinates: prefill once, then one token a live branch for each
+    step."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.cache = DynamicCache()  # without the config: a sliding window would drop what branches may still see
+        self.cache = (
+            DynamicCache()
+        )  # without the config: a sliding window would drop what branches may still see
         self.times: list[int] = []  # of every token in the cache
         self.clocks: dict[int, int] = {}  # branch -> time of its next token
 
     def prefill(self, main: Sequence[int], branches: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Read main and the beginnings of all branches in one pass; return logits [k, V] for their next tokens."""
+        """Read main and the beginnings of all branches in one pass; return logits [k, V] for their
+        next tokens."""
         placed = columnar(main, branches)
-        self.clocks = {number: len(main) + len(branch) for number, branch in enumerate(branches, start=1)}
+        self.clocks = {
+            number: len(main) + len(branch) for number, branch in enumerate(branches, start=1)
+        }
         logits = self._forward(placed)
         last = [len(main) - 1] * len(branches)  # a branch without tokens continues main
         for at, (_, number, _) in enumerate(placed):
@@ -72,7 +84,8 @@ class BranchDecoder:
         return logits[last]
 
     def step(self, tokens: Mapping[int, int]) -> torch.Tensor:
-        """Add one token to each branch named (1 … k) in one pass; return their logits [live, V], in that order."""
+        """Add one token to each branch named (1 … k) in one pass; return their logits [live, V], in
+        that order."""
         placed = [(self.clocks[number], number, token) for number, token in tokens.items()]
         for number in tokens:
             self.clocks[number] += 1
@@ -91,9 +104,15 @@ class BranchDecoder:
             )
         seen = may_attend(torch.tensor(self.times, device=device), queries=len(placed))
         mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)
-        mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)  # added to the scores: what eager and sdpa both take
+        mask.masked_fill_(
+            ~seen, torch.finfo(mask.dtype).min
+        )  # added to the scores: what eager and sdpa both take
         times, branches, ids = torch.tensor(placed, device=device).T[:, None]  # each [1, T]
-        with torch.inference_mode(), rope_2d.in_branches(self.model), rope_2d.at(self.model, branches, times):
+        with (
+            torch.inference_mode(),
+            rope_2d.in_branches(self.model),
+            rope_2d.at(self.model, branches, times),
+        ):
             output = self.model(
                 input_ids=ids,
                 attention_mask=mask[None, None],
@@ -110,14 +129,19 @@ def unanswered(rows: Sequence[Row], reason: FinishReason) -> Completion:
     at = rows[0].branch_at
     prompt_tokens = at + sum(len(row.prompt) - at for row in rows)
     answer = Answer("", [], reason)
-    return replace(rows[0].completion(reason, 0.0), answer=answer, choice=0, prompt_tokens=prompt_tokens)
+    return replace(
+        rows[0].completion(reason, 0.0), answer=answer, choice=0, prompt_tokens=prompt_tokens
+    )
 
 
-def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: Stopping) -> Completion:
-    """Answer a request with branches, a row for each: the prompt is main, and the text of each branch continues it.
+def complete(
+    loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: Stopping
+) -> Completion:
+    """Answer a request with branches, a row for each: the prompt is main, and the text of each
+    branch continues it.
 
-    A sampled branch depends on the seed, the request's id and its own number, and on the tokens of other branches that
-    it sees.
+    A sampled branch depends on the seed, the request's id and its own number, and on the tokens of
+    other branches that it sees.
     """
     completion = unanswered(rows, FinishReason.error)
     if completion.error:
@@ -153,12 +177,16 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
         logits = decoder.step({row.choice: row.tokens[-1] for row in live})
     completion.seconds = time.perf_counter() - started
     note_cache(stats, decoder.cache)
-    note_pass(stats, loaded, completion.prompt_tokens, completion.prompt_tokens)  # logits come of all tokens
+    note_pass(
+        stats, loaded, completion.prompt_tokens, completion.prompt_tokens
+    )  # logits come of all tokens
     stats.prefill_s += completion.first_token_s
     stats.prefill_tokens += completion.prompt_tokens
     stats.decode_s += completion.seconds - completion.first_token_s
     stats.decode_tokens += sum(len(row.tokens) - 1 for row in rows)
     completion.branches = [stopping.answer(row, reasons[row.choice]) for row in rows]
     worst = (FinishReason.error, FinishReason.length, FinishReason.stop)
-    completion.answer = Answer("", [], next(reason for reason in worst if reason in reasons.values()))
+    completion.answer = Answer(
+        "", [], next(reason for reason in worst if reason in reasons.values())
+    )
     return completion

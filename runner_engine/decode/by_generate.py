@@ -1,8 +1,9 @@
-"""Static batches through transformers' own `generate`: for models whose state only `generate` can handle.
+"""Static batches through transformers' own `generate`: for models whose state only `generate` can
+handle.
 
-`generate` gets prompts of equal length, so that no padding is needed, and runs a batch until its last row ends.
-Sampling and stopping are ours, as on the other routes: the sampler leaves `generate` one token to choose from, and
-`Stopping` ends the rows.
+`generate` gets prompts of equal length, so that no padding is needed, and runs a batch until its
+last row ends. Sampling and stopping are ours, as on the other routes: the sampler leaves `generate`
+one token to choose from, and `Stopping` ends the rows.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ class Generated:
     """Rows of equal length that one call of `generate` decodes completely."""
 
     def __init__(
-        self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping, memory: MemoryGuard
+        self,
+        loaded: Loaded,
+        rows: list[Row],
+        stats: EngineStats,
+        stopping: Stopping,
+        memory: MemoryGuard,
     ) -> None:
         self.loaded, self.stats, self.stopping, self.memory = loaded, stats, stopping, memory
         self.alive, self.width = dict(enumerate(rows)), len(rows)
@@ -47,7 +53,9 @@ class Generated:
             nonlocal picked
             self.stopping.force(scores, self.alive.values(), list(self.alive))
             picked = sampler.pick(scores)
-            possible = picked.clamp(min=0)  # generate needs a token for each row, even if it has none
+            possible = picked.clamp(
+                min=0
+            )  # generate needs a token for each row, even if it has none
             return torch.full_like(scores, -math.inf).scatter_(1, possible[:, None], 0.0)
 
         def note(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
@@ -61,12 +69,21 @@ class Generated:
                 if not self.stopping.accept(row, tokens[at], passed, events):
                     del self.alive[at]
             self.memory.check(self.width if self.alive else 0)  # its error ends generate
-            return torch.tensor([at not in self.alive for at in range(self.width)], device=ids.device)
+            return torch.tensor(
+                [at not in self.alive for at in range(self.width)], device=ids.device
+            )
 
-        if rope_stable_length(self.loaded) < math.inf:  # a short pass: the embedding forgets the longest row so far
+        if (
+            rope_stable_length(self.loaded) < math.inf
+        ):  # a short pass: the embedding forgets the longest row so far
             with torch.inference_mode():
-                self.loaded.model(input_ids=torch.tensor([rows[0].pending[:1]], device=self.loaded.device))
-        prompts, most = [row.pending for row in rows], max(row.limit - len(row.tokens) for row in rows)
+                self.loaded.model(
+                    input_ids=torch.tensor([rows[0].pending[:1]], device=self.loaded.device)
+                )
+        prompts, most = (
+            [row.pending for row in rows],
+            max(row.limit - len(row.tokens) for row in rows),
+        )
         output = generate(self.loaded, prompts, most, choose, note)
         note_cache(self.stats, output.past_key_values)
         note_pass(self.stats, self.loaded, sum(map(len, prompts)), len(prompts))
@@ -85,7 +102,8 @@ def generate(
     choose: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     note: Callable[..., torch.Tensor] | None = None,
 ) -> Any:
-    """Let `generate` continue prompts of equal length: greedily or by `choose`, until `note` ends the rows.
+    """Let `generate` continue prompts of equal length: greedily or by `choose`, until `note` ends
+    the rows.
 
     The model's own generation settings are not used: sampling and stopping are decided here.
     """
@@ -93,7 +111,10 @@ def generate(
         return loaded.model.generate(
             input_ids=torch.tensor([list(prompt) for prompt in prompts], device=loaded.device),
             generation_config=GenerationConfig(
-                max_new_tokens=new_tokens, do_sample=False, return_dict_in_generate=True, output_logits=choose is None
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=choose is None,
             ),
             logits_processor=LogitsProcessorList([choose] if choose else []),
             stopping_criteria=StoppingCriteriaList([note] if note else []),
@@ -104,7 +125,9 @@ def score_without_cache(loaded: Loaded, rows: list[Row], stats: EngineStats) -> 
     """Score each continuation in one pass over its prompt and itself, without a cache."""
     for row in rows:
         with torch.inference_mode():
-            logits = loaded.model(input_ids=torch.tensor([row.pending], device=loaded.device)).logits[0]
+            logits = loaded.model(
+                input_ids=torch.tensor([row.pending], device=loaded.device)
+            ).logits[0]
         given = row.given or []
         note_pass(stats, loaded, len(row.pending), len(logits))
         score(row, logits[-len(given) :], given)
@@ -112,7 +135,8 @@ def score_without_cache(loaded: Loaded, rows: list[Row], stats: EngineStats) -> 
 
 @contextmanager
 def _no_settings(model: Any) -> Iterator[None]:
-    """Remove a model's generation settings temporarily, also those of a model inside an adapter's."""
+    """Remove a model's generation settings temporarily, also those of a model inside an
+    adapter's."""
     inside = model.get_base_model() if hasattr(model, "get_base_model") else model
     own_settings = [(one, one.generation_config) for one in (model, inside)]
     try:

@@ -1,4 +1,5 @@
-"""What a model's own cache keeps: keys and values, states for which there are mixers, or what cannot be kept here."""
+"""What a model's own cache keeps: keys and values, states for which there are mixers, or what
+cannot be kept here."""
 
 from __future__ import annotations
 
@@ -16,9 +17,15 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
+KEYS_AND_VALUES = {
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+}  # layers of a cache that hold these and nothing else
 STATES = {LinearAttentionLayer}  # what a mixer keeps
-BOTH = {LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer}  # of two layers at once
+BOTH = {
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+}  # of two layers at once
 HINTS = "transformers.integrations.hub_kernels"  # advises to install libraries for what our mixers compute
 NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of another layer
 
@@ -28,11 +35,13 @@ class Incompatible(Exception):
 
 
 def kept_by_cache(model: Any, ids: torch.Tensor, mixers: int) -> list[int | None]:
-    """Return how many tokens each layer's cache keeps, None = all; Incompatible if it keeps other state.
+    """Return how many tokens each layer's cache keeps, None = all; Incompatible if it keeps other
+    state.
 
     mixers: for so many layers we have a mixer, which keeps the state of one such layer.
 
-    The filled cache itself is checked, since missing state does not always show in the logits of a short trial.
+    The filled cache itself is checked, since missing state does not always show in the logits of a
+    short trial.
     """
     if mixers:
         logging.getLogger(HINTS).addFilter(_is_no_hint)
@@ -46,9 +55,14 @@ def kept_by_cache(model: Any, ids: torch.Tensor, mixers: int) -> list[int | None
     if others or any(layer.get_seq_length() != ids.shape[1] for layer in layers):
         what = ", ".join(sorted(others)) or "a cache of its own"
         raise Incompatible(f"it keeps other state than keys and values: {what}")
-    return [getattr(layer, "sliding_window", None) for layer in cache.layers if type(layer) not in STATES]
+    return [
+        getattr(layer, "sliding_window", None)
+        for layer in cache.layers
+        if type(layer) not in STATES
+    ]
 
 
 def _is_no_hint(record: logging.LogRecord) -> bool:
-    """Whether a message is not about the family's own functions, which are called in trials alone."""
+    """Whether a message is not about the family's own functions, which are called in trials
+    alone."""
     return "falling back to its reference PyTorch implementation" not in record.getMessage()

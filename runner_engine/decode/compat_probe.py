@@ -1,4 +1,5 @@
-"""Whether the scheduler can serve a model: a trial of a few tokens is compared with the model's own attention."""
+"""Whether the scheduler can serve a model: a trial of a few tokens is compared with the model's own
+attention."""
 
 from __future__ import annotations
 
@@ -22,7 +23,17 @@ from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes import Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kernels.shared_numbers import LANES
-from runner_engine.kv_cache import MASK_PROBE, Heads, Prefix, RowKv, Unknown, Window, own_kv, probing_masks, stores_of
+from runner_engine.kv_cache import (
+    MASK_PROBE,
+    Heads,
+    Prefix,
+    RowKv,
+    Unknown,
+    Window,
+    own_kv,
+    probing_masks,
+    stores_of,
+)
 from runner_engine.matmul import ExpertLayer, LayerWeights, note_on, unrounded_rows
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.load import Loaded
@@ -32,25 +43,40 @@ from runner_engine.sessions import Request
 log = logging.getLogger(__name__)
 
 PREFIX, SUFFIX = 5, 12  # tokens of the trial; the second is longer than a short span
-TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a missing key gives about 1
+TOLERANCE = {
+    torch.float32: 1e-3
+}  # of the logits' spread; a wrong mask or a missing key gives about 1
 CHECKED = 4  # tokens that are read one by one, and then together
 SAME = 1e-4  # of the logits' spread: the same sums in another order
 COARSE = 0.15  # the same on average in 16 bits and with quantized layers
 SHALLOW = 2  # layers in which last bits have not grown yet
-SPLITS, NEAR = (1, 2, 4), 2.0  # of a prefix that is longer by so many tokens; so many times its noise is near
-COUNT_BEFORE = {"llama4", "llama4_text"}  # families that count positions from the cache: forward.Before answers them
-ROPE_CHANGES_AT = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
+SPLITS, NEAR = (
+    (1, 2, 4),
+    2.0,
+)  # of a prefix that is longer by so many tokens; so many times its noise is near
+COUNT_BEFORE = {
+    "llama4",
+    "llama4_text",
+}  # families that count positions from the cache: forward.Before answers them
+ROPE_CHANGES_AT = {
+    "dynamic": "max_position_embeddings",
+    "longrope": "original_max_position_embeddings",
+}
 
 
 def sliding_window(loaded: Loaded) -> float:
-    """Return the longest row that fits into the sliding window, for a model whose layers' windows are unknown."""
+    """Return the longest row that fits into the sliding window, for a model whose layers' windows
+    are unknown."""
     settings = loaded.model.config.get_text_config()
     window: int | None = getattr(settings, "sliding_window", None)
-    return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
+    return (
+        math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
+    )
 
 
 def rope_stable_length(loaded: Loaded) -> float:
-    """Return the longest row before the rotary embedding changes for all keys, which only `generate` handles."""
+    """Return the longest row before the rotary embedding changes for all keys, which only
+    `generate` handles."""
     settings = loaded.model.config.get_text_config()
     parameters = getattr(settings, "rope_parameters", None) or {}
     reaches = [math.inf]
@@ -68,16 +94,22 @@ def allowed_off(loaded: Loaded) -> float:
 
 
 def probe_heads(loaded: Loaded) -> Heads:
-    """Return the shape of the model's attention; Incompatible if the scheduler would not give the model's answers."""
+    """Return the shape of the model's attention; Incompatible if the scheduler would not give the
+    model's answers."""
     model = loaded.model
     settings = model.config.get_text_config()
-    if getattr(settings, "attn_temperature_tuning", None) and settings.model_type not in COUNT_BEFORE:
+    if (
+        getattr(settings, "attn_temperature_tuning", None)
+        and settings.model_type not in COUNT_BEFORE
+    ):
         raise Incompatible("its attention counts the tokens of a pass")
     if len({str(tensor.device) for tensor in model.parameters()} - {"meta"}) > 1:
         raise Incompatible("it is spread over several devices")
     register()
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator)
+    ids = torch.randint(
+        0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator
+    )
     ids = ids.to(loaded.device)
     try:
         with torch.inference_mode():
@@ -105,12 +137,17 @@ def probe_heads(loaded: Loaded) -> Heads:
         raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
     log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
     heads = replace(heads, note=note_on(zeroed))
-    return _by_sdpa_if_right(loaded, heads, ids.tolist(), expected) if is_wanted(heads.device) else heads
+    return (
+        _by_sdpa_if_right(loaded, heads, ids.tolist(), expected)
+        if is_wanted(heads.device)
+        else heads
+    )
 
 
 @contextmanager
 def _without_unpacking(model: Any) -> Iterator[None]:
-    """Let layers that unpack their weights return zeros, for passes of which only shapes and masks count."""
+    """Let layers that unpack their weights return zeros, for passes of which only shapes and masks
+    count."""
     layers = [module for module in model.modules() if isinstance(module, GgufLinear)]
 
     def zeros(layer: GgufLinear, rows: torch.Tensor) -> torch.Tensor:
@@ -125,8 +162,11 @@ def _without_unpacking(model: Any) -> Iterator[None]:
             del layer.forward
 
 
-def _by_sdpa_if_right(loaded: Loaded, heads: Heads, ids: list[int], expected: torch.Tensor) -> Heads:
-    """Return heads whose attention is computed by SDPA, if that gives the model's logits here; else the same heads."""
+def _by_sdpa_if_right(
+    loaded: Loaded, heads: Heads, ids: list[int], expected: torch.Tensor
+) -> Heads:
+    """Return heads whose attention is computed by SDPA, if that gives the model's logits here; else
+    the same heads."""
     by_sdpa = replace(heads, by_sdpa=True)
     in_pages = replace(by_sdpa, page=0 if heads.states else page_of(by_sdpa))
     for one in (in_pages, by_sdpa) if in_pages.page else (by_sdpa,):
@@ -137,7 +177,10 @@ def _by_sdpa_if_right(loaded: Loaded, heads: Heads, ids: list[int], expected: to
             if off <= allowed_off(loaded):
                 return one
             why = f"by SDPA its logits would be off by {off:.2g} of their spread"
-        except (RuntimeError, NotImplementedError) as error:  # this GPU or this torch has no such function
+        except (
+            RuntimeError,
+            NotImplementedError,
+        ) as error:  # this GPU or this torch has no such function
             if is_memory_error(error):
                 raise
             why = one_line(error, limit=160)
@@ -157,12 +200,15 @@ class _Shape:
     device: torch.device
 
 
-def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | None], has_mixers: bool) -> Heads:
-    """Return the shape that fits the heads of all layers, with their windows if all of them are known.
+def _inspect_attention(
+    model: Any, ids: torch.Tensor, kept_tokens: list[int | None], has_mixers: bool
+) -> Heads:
+    """Return the shape that fits the heads of all layers, with their windows if all of them are
+    known.
 
-    kept_tokens: how many tokens the cache of each layer keeps. If these are fewer than its mask shows, `generate` has
-    another window from the second token on. has_mixers: not all layers attend, perhaps none; they are numbered by their
-    calls.
+    kept_tokens: how many tokens the cache of each layer keeps. If these are fewer than its mask
+    shows, `generate` has another window from the second token on. has_mixers: not all layers
+    attend, perhaps none; they are numbered by their calls.
     """
     shapes: dict[int, _Shape] = {}
     windows: dict[int, Window | None] = {}
@@ -170,7 +216,12 @@ def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | No
     tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys and values of each layer
 
     def record(
-        layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float, softmax: Softmax
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        _: float,
+        softmax: Softmax,
     ) -> torch.Tensor:
         """Return zeros: only shapes and masks matter here."""
         width = max(key.shape[2], value.shape[2])
@@ -192,9 +243,18 @@ def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | No
     if not layers:
         raise Incompatible("its attention does not go through transformers' interface")
     alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
-    kv_heads, width = (max((getattr(shape, what) for shape in all_shapes), default=0) for what in ("kv_heads", "width"))
-    if set(shapes) != set(range(layers)) or len(alike) != 1 or any(kv_heads % shape.kv_heads for shape in all_shapes):
-        raise Incompatible(f"its {layers} layers attend in {len(set(all_shapes))} shapes that cannot be combined")
+    kv_heads, width = (
+        max((getattr(shape, what) for shape in all_shapes), default=0)
+        for what in ("kv_heads", "width")
+    )
+    if (
+        set(shapes) != set(range(layers))
+        or len(alike) != 1
+        or any(kv_heads % shape.kv_heads for shape in all_shapes)
+    ):
+        raise Incompatible(
+            f"its {layers} layers attend in {len(set(all_shapes))} shapes that cannot be combined"
+        )
     [(query_heads, dtype, device)] = alike
     if device.type == "cpu":  # the kernels need whole vectors
         width = -(-width // LANES) * LANES
@@ -210,7 +270,17 @@ def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | No
     if not known and "chunked_attention" in (getattr(settings, "layer_types", None) or ()):
         raise Incompatible("its attention sees one chunk of a text at a time")
     stored = layers if not stores else max(stores) + 1
-    return Heads(stored, kv_heads, query_heads // kv_heads, width, dtype, device, known, stores, all(softmaxes))
+    return Heads(
+        stored,
+        kv_heads,
+        query_heads // kv_heads,
+        width,
+        dtype,
+        device,
+        known,
+        stores,
+        all(softmaxes),
+    )
 
 
 def _scheduled_logits(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
@@ -233,17 +303,20 @@ def probe_fused_forward(
     experts: Mapping[nn.Module, ExpertLayer],
     is_right: bool = False,
 ) -> FusedForward | None:
-    """Return the forward pass in a single call; None where C does not know a part, or the logits differ.
+    """Return the forward pass in a single call; None where C does not know a part, or the logits
+    differ.
 
-    packed, experts: the layers whose weights C already has; the model's own pass multiplies by the same weights.
-    is_right: whether an earlier trial has found that the logits do not differ.
+    packed, experts: the layers whose weights C already has; the model's own pass multiplies by the
+    same weights. is_right: whether an earlier trial has found that the logits do not differ.
     """
     forward = Forward(loaded.model, heads)
     if forward.kernels is None:
         return None
     room = int(min(loaded.metrics["max_positions"], rope_stable_length(loaded)))
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
+    ids = torch.randint(
+        0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator
+    ).tolist()
     try:
         with torch.inference_mode():
             fused = FusedForward(loaded.model, heads, room, forward.kernels, packed, experts)
@@ -251,12 +324,17 @@ def probe_fused_forward(
                 return fused
             expected = _trial_logits(forward, ids)
             forward.fused = fused
-            is_exact = heads.dtype is torch.float32 and not fused.is_quantized and not heads.in_bytes
-            # elsewhere a number may be rounded to the other side, and then the farthest of 49,152 logits is 0.2 off:
-            # noise that a token's mean does not have, and in which each real difference shows
+            is_exact = (
+                heads.dtype is torch.float32 and not fused.is_quantized and not heads.in_bytes
+            )
+            # elsewhere a number may be rounded to the other side, and then the farthest of 49,152
+            # logits is 0.2 off: noise that a token's mean does not have, and in which each real
+            # difference shows
             of_tokens, allowed = (torch.amax, SAME) if is_exact else (torch.mean, COARSE)
             off = _worst(_trial_logits(forward, ids), expected, of_tokens)
-            if not off <= allowed and (is_exact or not _is_as_near_as_its_noise(forward, ids, fused)):
+            if not off <= allowed and (
+                is_exact or not _is_as_near_as_its_noise(forward, ids, fused)
+            ):
                 raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
     except NotFusable as reason:
         log.debug("passes run operation by operation: %s", reason)
@@ -266,10 +344,12 @@ def probe_fused_forward(
 
 
 def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForward) -> bool:
-    """Whether a single call gives the first layers' logits, and all layers' as nearly as the operations themselves do.
+    """Whether a single call gives the first layers' logits, and all layers' as nearly as the
+    operations themselves do.
 
-    A last bit grows from layer to layer in a trained model. So in few layers the logits must be the same, and in all of
-    them no further off than those of the same operations are where a prompt is split elsewhere.
+    A last bit grows from layer to layer in a trained model. So in few layers the logits must be the
+    same, and in all of them no further off than those of the same operations are where a prompt is
+    split elsewhere.
     """
 
     def logits(by: FusedForward | None, prefix: int = PREFIX) -> torch.Tensor:
@@ -281,14 +361,22 @@ def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForwa
     expected = logits(None)
     noise = max(_worst(logits(None, PREFIX + more), expected[more:]) for more in SPLITS)
     off = _worst(logits(fused), expected)
-    log.debug("in a single call: off by %.2g in few layers, by %.2g in all (noise %.2g)", shallow, off, noise)
+    log.debug(
+        "in a single call: off by %.2g in few layers, by %.2g in all (noise %.2g)",
+        shallow,
+        off,
+        noise,
+    )
     return shallow <= COARSE and off <= NEAR * noise
 
 
-def _worst(ours: torch.Tensor, expected: torch.Tensor, of_tokens: Callable[..., torch.Tensor] = torch.mean) -> float:
+def _worst(
+    ours: torch.Tensor, expected: torch.Tensor, of_tokens: Callable[..., torch.Tensor] = torch.mean
+) -> float:
     """Return how far the logits of one place are off at most, as a share of their spread.
 
-    One place after another: of a large vocabulary, all of them in float32 would take more memory than a job does.
+    One place after another: of a large vocabulary, all of them in float32 would take more memory
+    than a job does.
     """
     each = (
         of_tokens((one.float() - other.float()).abs(), -1) / other.float().std().clamp(min=1e-6)
@@ -304,10 +392,17 @@ def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX)
     """
     prefix = Prefix(ids[:prefix_length])
     forward.read_prefix(prefix, prefix_length)
-    rows = [Row(Request(0, ()), ids[:-1], "", 1, kv=RowKv(prefix)), Row(Request(1, ()), ids[3:-1], "", 1)]
+    rows = [
+        Row(Request(0, ()), ids[:-1], "", 1, kv=RowKv(prefix)),
+        Row(Request(1, ()), ids[3:-1], "", 1),
+    ]
     forward.short_span = len(rows[1].pending)
-    own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows), [row.kv.prefix for row in rows])
-    pieces = [TokenSpan(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
+    own = own_kv(
+        forward.heads, forward.kernels, [len(ids)] * len(rows), [row.kv.prefix for row in rows]
+    )
+    pieces = [
+        TokenSpan(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)
+    ]
     read = forward.read_prompts(own, pieces)
     for row in rows:
         row.kv.places, row.tokens = len(row.pending), ids[-1:]
@@ -315,7 +410,8 @@ def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX)
 
 
 def gives_same_logits_together(forward: Forward, vocab_size: int) -> bool:
-    """Whether tokens of a row that are read in one pass give bit for bit the logits that each gives alone."""
+    """Whether tokens of a row that are read in one pass give bit for bit the logits that each gives
+    alone."""
     trial = Forward(forward.model, forward.heads)  # so that the job does not count these passes
     trial.fused = forward.fused
     generator = torch.Generator().manual_seed(2)

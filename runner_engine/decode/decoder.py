@@ -1,4 +1,5 @@
-"""Which forward pass runs, and which tokens come of it: prompts are read, and active rows get a token, or several."""
+"""Which forward pass runs, and which tokens come of it: prompts are read, and active rows get a
+token, or several."""
 
 from __future__ import annotations
 
@@ -7,7 +8,14 @@ from typing import Any
 
 from runner_engine.decode.passes import Ahead, Forward, TokenSpan
 from runner_engine.decode.rows import Row
-from runner_engine.decode.tokens import Sampler, Speculation, Stopping, most_positions, read_and_score, sampler_of
+from runner_engine.decode.tokens import (
+    Sampler,
+    Speculation,
+    Stopping,
+    most_positions,
+    read_and_score,
+    sampler_of,
+)
 from runner_engine.kv_cache import Heads, OwnKv, Prefixes
 from runner_engine.sessions import EngineStats
 
@@ -30,7 +38,9 @@ class Decoder:
         self.vocab_size, self.device = vocab_size, heads.device
         self.forward = Forward(model, heads)
         self.ahead = Ahead(self.forward)
-        self.most_scored = most_positions(heads.device, vocab_size)  # positions of continuations, in one pass
+        self.most_scored = most_positions(
+            heads.device, vocab_size
+        )  # positions of continuations, in one pass
         self.reset()
 
     def reset(self) -> None:
@@ -46,7 +56,8 @@ class Decoder:
 
     @property
     def has_kernels(self) -> bool:
-        """Whether attention is by the kernels, in whose passes some rows decode while others are read."""
+        """Whether attention is by the kernels, in whose passes some rows decode while others are
+        read."""
         return self.forward.kernels is not None
 
     @property
@@ -59,12 +70,14 @@ class Decoder:
         """Whether the active rows' next step has begun, and no row may enter it."""
         return self.ahead.has_begun
 
-    # -------------------------------------------------------------------------------------------- prompts
+    # --------------------------------------------------------------------------------------------
+    # prompts
 
     def read_prefixes(self, row: Row, prefixes: Prefixes, most: int) -> bool:
         """Compute keys and values of a row's prefixes; return whether all are complete.
 
-        A prefix of more than `most` tokens is read in one pass at each call, since other rows are decoding.
+        A prefix of more than `most` tokens is read in one pass at each call, since other rows are
+        decoding.
         """
         for prefix in row.kv.needed:
             if prefix.kv is None:
@@ -76,13 +89,19 @@ class Decoder:
                 return False
         return True
 
-    def read(self, own: OwnKv, pieces: Sequence[TokenSpan], decoding: list[Row], joins_decoding: bool) -> NewTokens:
-        """Read pieces of prompts in one pass, and score continuations; return the next tokens of the other rows.
+    def read(
+        self, own: OwnKv, pieces: Sequence[TokenSpan], decoding: list[Row], joins_decoding: bool
+    ) -> NewTokens:
+        """Read pieces of prompts in one pass, and score continuations; return the next tokens of
+        the other rows.
 
-        decoding: active rows that get their next token, too: in this pass, or if not `joins_decoding`, from the step
-        that has begun. Rows whose prompts end here become active.
+        decoding: active rows that get their next token, too: in this pass, or if not
+        `joins_decoding`, from the step that has begun. Rows whose prompts end here become active.
         """
-        steps = [TokenSpan(row, slot, row.tokens[-1:], row.kv.places) for slot, row in enumerate(decoding)]
+        steps = [
+            TokenSpan(row, slot, row.tokens[-1:], row.kv.places)
+            for slot, row in enumerate(decoding)
+        ]
         logits = read_and_score(self.forward, own, [*steps, *pieces] if joins_decoding else pieces)
         of_decoding = self.ahead.take(decoding)
         if of_decoding is None:
@@ -103,14 +122,19 @@ class Decoder:
         self._note_places(own, decoding)
         return list(zip([*decoding, *started], picked, strict=True))
 
-    # -------------------------------------------------------------------------------------------- steps
+    # --------------------------------------------------------------------------------------------
+    # steps
 
     def step(self, own: OwnKv, rows: list[Row], reading: Sequence[Row]) -> NewTokens:
         """Give every active row its next token, or several that were guessed.
 
         reading: the rows in the slots behind them, whose prompts are not complete.
         """
-        drafts = [] if self.ahead.has_begun else self.speculation.drafts(rows, self.forward, self.sampler)
+        drafts = (
+            []
+            if self.ahead.has_begun
+            else self.speculation.drafts(rows, self.forward, self.sampler)
+        )
         if drafts:
             new = self.speculation.check(self.forward, own, rows, drafts, self.sampler)
             self.speculation.note(len(new))

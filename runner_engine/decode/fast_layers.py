@@ -1,9 +1,10 @@
-"""Faster functions for some layers on a CPU: linear layers with packed weights, RMS norms in one pass.
+"""Faster functions for some layers on a CPU: linear layers with packed weights, RMS norms in one
+pass.
 
-torch rearranges a plain weight matrix at each product. Here it is packed once, in the way that is fastest on this
-processor (products.py): in panels for our own products, or in oneDNN's order. A norm of seven torch operations reads
-its rows seven times. The layers stay the model's own: only the `forward` of an instance is replaced, after a trial, and
-restored when the job ends.
+torch rearranges a plain weight matrix at each product. Here it is packed once, in the way that is
+fastest on this processor (products.py): in panels for our own products, or in oneDNN's order. A
+norm of seven torch operations reads its rows seven times. The layers stay the model's own: only the
+`forward` of an instance is replaced, after a trial, and restored when the job ends.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ from runner_engine.matmul import (
     product_of,
 )
 
-SHARED_BYTES = 2**24  # a smaller table is read where it is: a lookup takes as long as a small model's whole layer
+SHARED_BYTES = (
+    2**24
+)  # a smaller table is read where it is: a lookup takes as long as a small model's whole layer
 MANY_TOKENS = 64  # a pass over fewer leaves too little garbage on the heap to be worth a look
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -52,9 +55,13 @@ class FastLayers:
     """Layers of a model whose `forward` is replaced, until `restore`."""
 
     def __init__(
-        self, model: nn.Module, kernels: native.Kernels | None, choices: Mapping[torch.dtype, Choice] | None = None
+        self,
+        model: nn.Module,
+        kernels: native.Kernels | None,
+        choices: Mapping[torch.dtype, Choice] | None = None,
     ) -> None:
-        """Replace what can be faster; choices: the way of products with weights of each dtype, as `choices_for`."""
+        """Replace what can be faster; choices: the way of products with weights of each dtype, as
+        `choices_for`."""
         self.layers: list[nn.Module] = []
         self.notes: list[str] = []
         self.heap, self.packed_mib = Heap(), 0.0
@@ -86,12 +93,16 @@ class FastLayers:
         self.notes += self.quantized.notes
         for layer in self.quantized.left:
             self._watch_heap(layer)
-        tile_rows = {dtype: choice.tile_rows for dtype, choice in choices.items() if choice.way == Way.tiles}
+        tile_rows = {
+            dtype: choice.tile_rows for dtype, choice in choices.items() if choice.way == Way.tiles
+        }
         self.experts = GroupedExperts.of(model, kernels, self.matrices, tile_rows)
         self.notes += self.experts.notes
         if kernels is not None:
             norms = [layer for layer in norms_of(model) if _is_here(layer)]
-            self.layers += [layer for layer in norms if replace_norm(layer, partial(_norm, kernels), TOLERANCE)]
+            self.layers += [
+                layer for layer in norms if replace_norm(layer, partial(_norm, kernels), TOLERANCE)
+            ]
 
     @property
     def matrices(self) -> dict[nn.Module, LayerWeights]:
@@ -120,10 +131,15 @@ class FastLayers:
     def _share_tables(self, model: nn.Module, mapped: MappedFiles) -> None:
         """Let embeddings take their rows from the panels of a head with the same weights.
 
-        Else their pages of the checkpoint, which were released, would come back into memory token by token.
+        Else their pages of the checkpoint, which were released, would come back into memory token
+        by token.
         """
         weights = ((layer.weight, panels) for layer, panels in self.panels.items())
-        heads = {weight.data_ptr(): panels for weight, panels in weights if isinstance(weight, torch.Tensor)}
+        heads = {
+            weight.data_ptr(): panels
+            for weight, panels in weights
+            if isinstance(weight, torch.Tensor)
+        }
         for table in model.modules():
             if not isinstance(table, nn.Embedding) or type(table) is not nn.Embedding:
                 continue  # a family's own may scale its rows
@@ -134,7 +150,8 @@ class FastLayers:
                 self.layers.append(table)
 
     def _watch_heap(self, layer: nn.Linear) -> None:
-        """Return memory that quantized products of many tokens leave on the heap, before the next one."""
+        """Return memory that quantized products of many tokens leave on the heap, before the next
+        one."""
         own, heap = layer.forward, self.heap
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
@@ -151,20 +168,31 @@ def choices_for(
 ) -> dict[torch.dtype, Choice]:
     """Return the way of products with a model's weights, by their dtype.
 
-    packed_share: plain weights are packed, which takes a second copy, if they need at most this share of free memory.
+    packed_share: plain weights are packed, which takes a second copy, if they need at most this
+    share of free memory.
     """
     plain = plain_layers(model)
     dtypes = dict.fromkeys(layer.weight.dtype for layer in plain)
-    if sum(layer.weight.nbytes for layer in plain) > packed_share * machine.available_mib() * machine.MIB:
-        return dict.fromkeys(dtypes, Choice(Way.plain, "torch, not packed (there is too little memory)", is_free=False))
-    is_small = sum(parameter.numel() for parameter in model.parameters()) < machine.ONE_THREAD_BELOW_PARAMETERS
+    if (
+        sum(layer.weight.nbytes for layer in plain)
+        > packed_share * machine.available_mib() * machine.MIB
+    ):
+        return dict.fromkeys(
+            dtypes,
+            Choice(Way.plain, "torch, not packed (there is too little memory)", is_free=False),
+        )
+    is_small = (
+        sum(parameter.numel() for parameter in model.parameters())
+        < machine.ONE_THREAD_BELOW_PARAMETERS
+    )
     return {dtype: choose_plain(plain, dtype, kernels, is_small) for dtype in dtypes}
 
 
 def ways_of(
     model: nn.Module, heads: Heads, products: Mapping[torch.dtype, Choice], attention: Choice | None
 ) -> dict[str, str]:
-    """Describe the ways of products and of attention to shared keys that were chosen by measurements."""
+    """Describe the ways of products and of attention to shared keys that were chosen by
+    measurements."""
     ways = {}
     if choice := products.get(heads.dtype):
         ways["products"] = choice.fact
@@ -181,7 +209,9 @@ def _is_here(norm: Any) -> bool:
     return weight is not None and weight.dtype in native.FORMATS and weight.device.type == "cpu"
 
 
-def _norm(kernels: native.Kernels, rows: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+def _norm(
+    kernels: native.Kernels, rows: torch.Tensor, weight: torch.Tensor, epsilon: float
+) -> torch.Tensor:
     """Normalize rows in one call of C."""
     rows, width = rows.contiguous(), weight.numel()
     if rows.shape[-1] != width or rows.device.type != "cpu":

@@ -1,8 +1,9 @@
 """A decoder's forward pass as a single call of C (kernels/fused_forward.h).
 
-Each operation of torch costs time in Python, starts and ends a region of threads, and writes memory that the next one
-reads; with a small model or pass, that takes as long as the arithmetic. A model is described by its parts (layouts/,
-fused_weights.py), and then its logits are compared with those of its own forward pass.
+Each operation of torch costs time in Python, starts and ends a region of threads, and writes memory
+that the next one reads; with a small model or pass, that takes as long as the arithmetic. A model
+is described by its parts (layouts/, fused_weights.py), and then its logits are compared with those
+of its own forward pass.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class FusedForward:
         packed: Mapping[nn.Module, LayerWeights],
         experts: Mapping[nn.Module, ExpertLayer] = MappingProxyType({}),
     ) -> None:
-        """Read the model; NotFusable where it has parts that C does not know, or that are not supported.
+        """Read the model; NotFusable where it has parts that C does not know, or that are not
+        supported.
 
         positions: how many its rotary embedding supports. packed, experts: as of FusedWeights.
         """
@@ -71,7 +73,8 @@ class FusedForward:
 
     @contextmanager
     def shallow(self, model: Any, most: int) -> Iterator[None]:
-        """Let passes go through the first layers alone, at most so many, here and in the model itself."""
+        """Let passes go through the first layers alone, at most so many, here and in the model
+        itself."""
         weights, settings, layers = self.weights, model.config.get_text_config(), self.layers
         body, name, own = weights.body, weights.name_of_layers, settings.num_hidden_layers
         all_blocks = getattr(body, name)
@@ -95,17 +98,30 @@ class FusedForward:
         self._extend_rope_tables(max(positions) + 1)
         weights, count = self.weights, len(ids)
         pointer, int32 = native.pointer, torch.int32
-        kept = torch.arange(count, dtype=torch.int32) if keep is None else torch.tensor(keep, dtype=torch.int32)
+        kept = (
+            torch.arange(count, dtype=torch.int32)
+            if keep is None
+            else torch.tensor(keep, dtype=torch.int32)
+        )
         if weights.unpack_rows is not None:
             with torch.inference_mode():
                 rows = weights.unpack_rows(torch.tensor(ids))
-            weights.model.embedding, weights.model.embedding_rows, ids = rows.data_ptr(), count, list(range(count))
+            weights.model.embedding, weights.model.embedding_rows, ids = (
+                rows.data_ptr(),
+                count,
+                list(range(count)),
+            )
         numbers = torch.tensor([ids, positions], dtype=torch.int32)
         layout.positions = positions
         windows = _Windows(layout, weights.windows)
         parts = _parts(layout, count, windows)
-        workspace = torch.empty(self._workspace_bytes(count, [part.tokens for part in parts]), dtype=torch.uint8)
-        apart = [torch.empty(count, weights.hidden, dtype=self.heads.dtype) for _ in range(2 * self.has_mlps_apart)]
+        workspace = torch.empty(
+            self._workspace_bytes(count, [part.tokens for part in parts]), dtype=torch.uint8
+        )
+        apart = [
+            torch.empty(count, weights.hidden, dtype=self.heads.dtype)
+            for _ in range(2 * self.has_mlps_apart)
+        ]
         logits = torch.empty(kept.numel(), weights.vocabulary, dtype=self.heads.dtype)
         part_list = (SharedPart * len(parts))(*parts)
         tokens = FusedTokens(
@@ -133,7 +149,8 @@ class FusedForward:
         return bool(self.weights.apart)
 
     def _run(self, tokens: FusedTokens, apart: Sequence[torch.Tensor]) -> None:
-        """Run a pass: in one call, or in pieces, between which modules compute MLPs that C does not know."""
+        """Run a pass: in one call, or in pieces, between which modules compute MLPs that C does not
+        know."""
         for layer, mlp in self.weights.apart.items():
             if layer < self.layers:
                 self._call(tokens)
@@ -155,14 +172,22 @@ class FusedForward:
         weights, heads, size = self.weights, self.heads, self.heads.dtype.itemsize
         queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
         wide = queries * heads.dim
-        phases = len(weights.layers) * LAYER_PHASES + weights.mixers.phases(tokens) + PRODUCT_PHASES + 2
+        phases = (
+            len(weights.layers) * LAYER_PHASES + weights.mixers.phases(tokens) + PRODUCT_PHASES + 2
+        )
         of_gates, of_mixers = wide * weights.has_query_gates, weights.mixers
         before = max(wide + of_gates + 2 * pairs, of_mixers.before)
         behind = max(wide, weights.inner, of_mixers.behind)
         pieces = [phases * PHASE_BYTES]
-        pieces += [tokens * width * size for width in (weights.hidden, weights.hidden, before, behind, of_gates)]
+        pieces += [
+            tokens * width * size
+            for width in (weights.hidden, weights.hidden, before, behind, of_gates)
+        ]
         pieces.append(of_mixers.bytes(tokens, size))
-        pieces += [tokens * weights.hidden * size * weights.has_halves, tokens * weights.gates * size]
+        pieces += [
+            tokens * weights.hidden * size * weights.has_halves,
+            tokens * weights.gates * size,
+        ]
         pieces.append(tokens * weights.hidden * size * (weights.has_halves and of_mixers.count > 0))
         for count in of_parts:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
@@ -200,12 +225,16 @@ class FusedForward:
 
 
 class _Windows:
-    """From which places on the tokens of a pass see their keys, in the layers of each window of the model."""
+    """From which places on the tokens of a pass see their keys, in the layers of each window of the
+    model."""
 
     def __init__(self, layout: PassLayout, windows: Sequence[Window | None]) -> None:
         self.layout, self._kept = layout, list[Any]()  # what C has only the addresses of
         furthest = max(layout.positions)
-        self.first = [None if window is None or furthest < window.size else self._first(window) for window in windows]
+        self.first = [
+            None if window is None or furthest < window.size else self._first(window)
+            for window in windows
+        ]
         self.of_own = [None if first is None else self._of_own(first) for first in self.first]
         self.own = self._addresses(self.of_own)
 
@@ -213,23 +242,32 @@ class _Windows:
         return torch.tensor([window.first(at) for at in self.layout.positions], dtype=torch.int32)
 
     def _of_own(self, first: torch.Tensor) -> torch.Tensor:
-        begin = torch.tensor(self.layout.positions, dtype=torch.int32) - self.layout.place  # of a row's own places
+        begin = (
+            torch.tensor(self.layout.positions, dtype=torch.int32) - self.layout.place
+        )  # of a row's own places
         return (first - begin).clamp_(min=0)
 
     def of_prefix(self, use: PrefixUse) -> int:
         """Return the address of what the tokens that see a prefix see of it, by windows."""
         chosen = slice(None) if use.rows is None else use.rows
         return self._addresses(
-            [None if first is None else (first[chosen] - use.start).clamp_(min=0) for first in self.first]
+            [
+                None if first is None else (first[chosen] - use.start).clamp_(min=0)
+                for first in self.first
+            ]
         )
 
     def of_span(self, first: int, last: int) -> int:
         """Return the same of a span of tokens."""
-        return self._addresses([None if of_own is None else of_own[first:last] for of_own in self.of_own])
+        return self._addresses(
+            [None if of_own is None else of_own[first:last] for of_own in self.of_own]
+        )
 
     def _addresses(self, firsts: list[torch.Tensor | None]) -> int:
         kept = [None if first is None else first.contiguous() for first in firsts]
-        table = (ctypes.c_void_p * len(kept))(*[None if first is None else first.data_ptr() for first in kept])
+        table = (ctypes.c_void_p * len(kept))(
+            *[None if first is None else first.data_ptr() for first in kept]
+        )
         self._kept += [kept, table]
         return ctypes.addressof(table)
 
@@ -241,9 +279,18 @@ def _parts(layout: PassLayout, count: int, windows: _Windows) -> list[SharedPart
         chosen = native.pointer_or_none(use.rows, torch.int64, use.count)
         row_of = native.pointer(use.row_of, torch.int32, count)
         keys = use.kv.store.table[0].data_ptr()
-        parts.append(SharedPart(keys, use.kv.length, 0, chosen, 0, use.count, row_of, windows.of_prefix(use)))
+        parts.append(
+            SharedPart(keys, use.kv.length, 0, chosen, 0, use.count, row_of, windows.of_prefix(use))
+        )
     for span, rows in zip(layout.spans, layout.span_rows, strict=True):
-        arena, row_of = layout.own.table[span.slot].data_ptr(), native.pointer(rows, torch.int32, count)
+        arena, row_of = (
+            layout.own.table[span.slot].data_ptr(),
+            native.pointer(rows, torch.int32, count),
+        )
         begin = windows.of_span(span.first, span.last)
-        parts.append(SharedPart(arena, span.before + 1, 1, None, span.first, span.last - span.first, row_of, begin))
+        parts.append(
+            SharedPart(
+                arena, span.before + 1, 1, None, span.first, span.last - span.first, row_of, begin
+            )
+        )
     return parts

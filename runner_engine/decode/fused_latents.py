@@ -1,4 +1,5 @@
-"""The layers of a fused pass whose heads come out of latents, as C reads them (kernels/latent_structs.h)."""
+"""The layers of a fused pass whose heads come out of latents, as C reads them
+(kernels/latent_structs.h)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from runner_engine.decode.layouts import LatentLayout, NormLayout
-from runner_engine.kernels.shared_numbers import LATENT_PHASES, PHASE_BYTES, FusedNorm, Latent, Matrix
+from runner_engine.kernels.shared_numbers import (
+    LATENT_PHASES,
+    PHASE_BYTES,
+    FusedNorm,
+    Latent,
+    Matrix,
+)
 from runner_engine.kv_cache import Heads
 
 MatrixOf = Callable[[Any, int, int], Matrix]  # of a linear layer with so many inputs and outputs

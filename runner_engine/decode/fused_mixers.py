@@ -1,4 +1,5 @@
-"""The layers of a fused pass that carry a state: their structures, and the states that a pass reads and writes."""
+"""The layers of a fused pass that carry a state: their structures, and the states that a pass reads
+and writes."""
 
 from __future__ import annotations
 
@@ -26,14 +27,18 @@ class FusedMixers:
     """Those layers of a model; none in most."""
 
     def __init__(self, layout: ModelLayout) -> None:
-        found = [layer.mixer if layer.beside is None else layer.beside.mixer for layer in layout.layers]
+        found = [
+            layer.mixer if layer.beside is None else layer.beside.mixer for layer in layout.layers
+        ]
         self._parts = {number: parts for number, parts in enumerate(found) if parts is not None}
         self._attends = [layer.attention is not None for layer in layout.layers]
         self.has_beside = any(layer.beside for layer in layout.layers)
         self.count = len(self._parts)
         made = [parts.structure(at) for at, parts in enumerate(self._parts.values())]
         self._structures = dict(zip(self._parts, made, strict=True))
-        self.before = max((one.width for one in made), default=0)  # numbers of a token before and behind the widest
+        self.before = max(
+            (one.width for one in made), default=0
+        )  # numbers of a token before and behind the widest
         self.behind = max((one.inner for one in made), default=0)
         self._kept: list[Any] = []  # what a pass has the addresses of
 
@@ -46,11 +51,13 @@ class FusedMixers:
         return sum(self._attends[:layer])
 
     def phases(self, tokens: int) -> int:
-        """Return how many phases threads go through, beside those of any layer, as phases_of in fused_forward.h."""
+        """Return how many phases threads go through, beside those of any layer, as phases_of in
+        fused_forward.h."""
         return self.count * (MIXER_PHASES * -(-tokens // ROUND_TOKENS) + BESIDE_PHASES)
 
     def bytes(self, tokens: int, size: int) -> int:
-        """Return the memory for what they compute, as mixer_bytes in mixer_structs.h; size: of a number."""
+        """Return the memory for what they compute, as mixer_bytes in mixer_structs.h; size: of a
+        number."""
         return max((_bytes(one, tokens, size) for one in self._structures.values()), default=0)
 
     def point(self, tokens: FusedTokens, states: RowStates | None) -> None:
@@ -66,7 +73,10 @@ class FusedMixers:
 def _bytes(mixer: FusedMixer, tokens: int, size: int) -> int:
     if mixer.kind == MixerKind.heads_mixer:
         heads = HeadsLayer.from_address(mixer.heads)
-        return int(min(tokens, ROUND_TOKENS) * (heads.conv.channels + mixer.inner + 2 * STATE_LANES)) * FLOAT_BYTES
+        return (
+            int(min(tokens, ROUND_TOKENS) * (heads.conv.channels + mixer.inner + 2 * STATE_LANES))
+            * FLOAT_BYTES
+        )
     if mixer.kind == MixerKind.delta_mixer:
         conv, delta = ConvLayer.from_address(mixer.conv), DeltaLayer.from_address(mixer.delta)
         numbers = conv.channels + mixer.width * bool(mixer.by_key_heads)

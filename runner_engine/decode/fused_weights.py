@@ -16,7 +16,14 @@ from runner_base import machine
 from runner_engine.decode.fused_latents import FusedLatents
 from runner_engine.decode.fused_mixers import FusedMixers
 from runner_engine.decode.fused_mixtures import FusedMixtures
-from runner_engine.decode.layouts import AttentionLayout, LayerLayout, ModelLayout, NormLayout, NotFusable, describe
+from runner_engine.decode.layouts import (
+    AttentionLayout,
+    LayerLayout,
+    ModelLayout,
+    NormLayout,
+    NotFusable,
+    describe,
+)
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import (
     Activation,
@@ -61,23 +68,30 @@ class FusedWeights:
         packed: Mapping[nn.Module, LayerWeights],
         experts: Mapping[nn.Module, ExpertLayer],
     ) -> None:
-        """Read the model; NotFusable where it has parts that C does not know, or that are not supported.
+        """Read the model; NotFusable where it has parts that C does not know, or that are not
+        supported.
 
-        packed: the layers whose weights C already has; the others are packed here if the model is small. experts: the
-        layers of experts that C reads.
+        packed: the layers whose weights C already has; the others are packed here if the model is
+        small. experts: the layers of experts that C reads.
         """
         self.heads, self.kernels, self.packed = heads, kernels, packed
         self.unpack_rows: nn.Embedding | None = None  # gives a pass the rows of its tokens
         self._kept: list[Any] = []  # tensors of which C has only the addresses
         self.is_quantized = False  # some of its layers
-        self.is_by_row = True  # a row's sums do not depend on other rows; unknown of an MLP's own module
+        self.is_by_row = (
+            True  # a row's sums do not depend on other rows; unknown of an MLP's own module
+        )
         self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
         check_fusable(model, heads, kernels)
         layout = describe(model, heads)
         self.tables, self.rotation = layout.tables, layout.rotation
         self.body, self.name_of_layers = layout.body, layout.name_of_layers
-        self.blocks = [layer.blocks for layer in layout.layers]  # of the model, of which each layer consists
-        self.positions = None if layout.positions is None else len(layout.positions.weight)  # that it has rows for
+        self.blocks = [
+            layer.blocks for layer in layout.layers
+        ]  # of the model, of which each layer consists
+        self.positions = (
+            None if layout.positions is None else len(layout.positions.weight)
+        )  # that it has rows for
         self.mixtures = FusedMixtures(layout.layers, experts, heads.dtype, self._matrix)
         # MLPs that their own modules compute, by layer
         self.apart = {
@@ -91,7 +105,10 @@ class FusedWeights:
         if len(inners) > 1:
             raise NotFusable("its layers differ")
         self.hidden, self.inner = layout.norm.weight.numel(), inners.pop() if inners else 0
-        self.windows: list[Window | None] = [None, *dict.fromkeys(window for window in heads.windows if window)]
+        self.windows: list[Window | None] = [
+            None,
+            *dict.fromkeys(window for window in heads.windows if window),
+        ]
         self.gates = max(0 if layer.mlp is None else layer.mlp.gates for layer in layout.layers)
         self.has_halves = _has_halves(layout) or self.mixtures.has_shared
         attending = [layer.attention for layer in layout.layers if layer.attention is not None]
@@ -149,7 +166,9 @@ class FusedWeights:
 
     def _mixer(self, parts: CallParts, number: int) -> dict[str, Any]:
         """Return the fields of a layer that carries a state."""
-        into = self._side_by_side([self._matrix(part, self.hidden, part.out_features) for part in parts.into])
+        into = self._side_by_side(
+            [self._matrix(part, self.hidden, part.out_features) for part in parts.into]
+        )
         out = self._matrix(parts.out, parts.out.in_features, self.hidden)
         address = self.mixers.address(number)
         return {"rope": -1, "qkv_count": len(parts.into), "qkv": into, "out": out, "mixer": address}
@@ -160,14 +179,26 @@ class FusedWeights:
         assert attention is not None
         queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
         of_queries = 2 * queries if attention.has_gates else queries
-        widths: tuple[int, ...] = (of_queries, pairs, pairs) if len(attention.into) == 3 else (queries + 2 * pairs,)
+        widths: tuple[int, ...] = (
+            (of_queries, pairs, pairs) if len(attention.into) == 3 else (queries + 2 * pairs,)
+        )
         found, latent = queries, None
         if attention.latent is not None:
-            widths, latent = self.latents.widths(attention.latent), self.latents.address(attention.latent)
+            widths, latent = (
+                self.latents.widths(attention.latent),
+                self.latents.address(attention.latent),
+            )
             found = heads.kv_heads * attention.latent.value
-        qkv = [self._matrix(part, hidden, width) for part, width in zip(attention.into, widths, strict=True)]
+        qkv = [
+            self._matrix(part, hidden, width)
+            for part, width in zip(attention.into, widths, strict=True)
+        ]
         norm_q, norm_k = (self._norm(norm, None) for norm in layer.head_norms or (None, None))
-        sinks = None if attention.sinks is None else self._hold_floats(attention.sinks, heads.kv_heads * heads.group)
+        sinks = (
+            None
+            if attention.sinks is None
+            else self._hold_floats(attention.sinks, heads.kv_heads * heads.group)
+        )
         kv_layer = self.mixers.attending_before(number)
         window = heads.windows[kv_layer] if heads.windows else None
         return {
@@ -180,7 +211,16 @@ class FusedWeights:
 
     def _side_by_side(self, matrices: list[Matrix]) -> Any:
         """Return the matrices that compute what attention or a mixer reads."""
-        if len({row_format(matrix) for matrix in matrices if WeightFormat(matrix.kind).has_byte_rows}) > 1:
+        if (
+            len(
+                {
+                    row_format(matrix)
+                    for matrix in matrices
+                    if WeightFormat(matrix.kind).has_byte_rows
+                }
+            )
+            > 1
+        ):
             raise NotFusable("the rows before its attention are quantized in different ways")
         return _filled(matrices, MIXER_MATRICES)
 
@@ -218,7 +258,10 @@ class FusedWeights:
             if not self.is_small or not is_ours or not fits_panels(matrix_of(layer), self.kernels):
                 raise NotFusable("its linear layers cannot be packed in panels")
             weights = Panels.of(matrix_of(layer), layer.bias, self.kernels)
-        if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (outputs, inputs):
+        if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (
+            outputs,
+            inputs,
+        ):
             raise NotFusable("its linear layers have another number format, or other sizes")
         self._kept.append(weights.tensors)
         self.is_quantized |= WeightFormat(weights.matrix.kind).needs_workspace
@@ -227,7 +270,8 @@ class FusedWeights:
         return weights.matrix
 
     def _embedding(self, layer: Any) -> int | None:
-        """Return the address of the table; None if it is in blocks or in panels: a pass gets the rows of its tokens."""
+        """Return the address of the table; None if it is in blocks or in panels: a pass gets the
+        rows of its tokens."""
         if type(layer) is nn.Embedding and "forward" in vars(layer):
             self.unpack_rows = layer
             return None
@@ -244,9 +288,14 @@ class FusedWeights:
         return None if table is None else self._hold(table.weight, self.positions or 0, self.hidden)
 
     def _scale_of_rows(self, layout: ModelLayout) -> float:
-        """Return what C multiplies the rows of the embedding by; rows in blocks are scaled where they are unpacked."""
+        """Return what C multiplies the rows of the embedding by; rows in blocks are scaled where
+        they are unpacked."""
         factor = getattr(self.unpack_rows, "factor", None)
-        return layout.embedding_scale if factor is None else layout.embedding_scale / float(factor.to(self.heads.dtype))
+        return (
+            layout.embedding_scale
+            if factor is None
+            else layout.embedding_scale / float(factor.to(self.heads.dtype))
+        )
 
     def _norm(self, norm: NormLayout | None, width: int | None) -> FusedNorm:
         if norm is None:
@@ -255,7 +304,9 @@ class FusedWeights:
             raise NotFusable("its norms differ")
         count = norm.weight.numel()
         is_plain = norm.kind is NormKind.rms_in_steps
-        weight = self._hold(norm.weight, count) if is_plain else self._hold_floats(norm.weight, count)
+        weight = (
+            self._hold(norm.weight, count) if is_plain else self._hold_floats(norm.weight, count)
+        )
         bias = None if norm.bias is None else self._hold_floats(norm.bias, count)
         return FusedNorm(weight, bias, norm.kind, norm.epsilon)
 
@@ -290,7 +341,8 @@ def _same(attending: Sequence[AttentionLayout], name: str) -> bool:
 
 
 def _has_halves(layout: ModelLayout) -> bool:
-    """Whether what attention or an MLP computes is not added as it is, or an MLP beside attention has its own norm."""
+    """Whether what attention or an MLP computes is not added as it is, or an MLP beside attention
+    has its own norm."""
     apart = layout.residual_scale != 1 or any(
         layer.norms[1] or layer.norms[3] or layer.beside for layer in layout.layers
     )

@@ -33,17 +33,25 @@ class KvBudget:
     """Keys and values of a scheduler's rows, within a budget of tokens that follows free memory."""
 
     def __init__(
-        self, forward: Forward, stats: EngineStats, conversations: ConversationCache, prompts: PromptCache
+        self,
+        forward: Forward,
+        stats: EngineStats,
+        conversations: ConversationCache,
+        prompts: PromptCache,
     ) -> None:
         self.forward, self.heads, self.stats = forward, forward.heads, stats
         self.conversations, self.prompts = conversations, prompts
         self.prefixes = Prefixes(self.heads, forward.most_prefixes, conversations)
         self.memory = MemoryGuard(forward.model, self.heads.device)
-        self.cost = partial(own_cost, self.heads, forward.kernels)  # of rows with such needs, in tokens
+        self.cost = partial(
+            own_cost, self.heads, forward.kernels
+        )  # of rows with such needs, in tokens
         self.kept_tokens = kept_tokens(self.heads)
         self.own: OwnKv | None = None  # the rows' own keys and values, by slot
         self.tokens = 0  # the budget: whose keys and values may be stored
-        self._measured_s = 0.0  # when the free memory was measured from which the budget was computed
+        self._measured_s = (
+            0.0  # when the free memory was measured from which the budget was computed
+        )
 
     def reset(self) -> None:
         """Forget the store; a GPU's stays, for its recorded steps."""
@@ -54,24 +62,28 @@ class KvBudget:
         """Drop the store with all that rows have in it."""
         self.own = None
 
-    # ------------------------------------------------------------------------------------------------ how much
+    # ------------------------------------------------------------------------------------------------
+    # how much
 
     def set_budget(self) -> bool:
-        """Set the budget to a share of memory that is free now, as other programs use it; return whether it grew."""
+        """Set the budget to a share of memory that is free now, as other programs use it; return
+        whether it grew."""
         before = self.tokens
         held = 0 if self.own is None else self.own.held_with_states
         self.tokens = self.prefixes.budget = room_tokens(self.heads, held + self.prefixes.tokens)
         return self.tokens > before + before // GROWN
 
     def is_outdated(self) -> bool:
-        """Whether free memory was measured since the last time, so that the budget is to be set again."""
+        """Whether free memory was measured since the last time, so that the budget is to be set
+        again."""
         self.memory.look()
         is_outdated = self.memory.looked_s != self._measured_s
         self._measured_s = self.memory.looked_s
         return is_outdated
 
     def check_memory(self, rows: int) -> None:
-        """Raise MemoryError if the next token of so many rows may not fit; unused arenas are freed first."""
+        """Raise MemoryError if the next token of so many rows may not fit; unused arenas are freed
+        first."""
         try:
             self.memory.check(rows)
         except MemoryError:
@@ -96,7 +108,8 @@ class KvBudget:
         return self.kept_tokens(row.need) if frees_places else row.need
 
     def stored_bytes(self, rows: Sequence[Row]) -> int:
-        """Return the memory of all prefixes, and of these rows, at the end of a pass, before what it frees is free."""
+        """Return the memory of all prefixes, and of these rows, at the end of a pass, before what
+        it frees is free."""
         if not self.heads.layers:  # states alone
             return self.heads.bytes_per_token * self.heads.state_tokens * len(rows)
         freed = 0 if self.own is None else self.own.freed_before_pass()
@@ -105,10 +118,12 @@ class KvBudget:
         return self.heads.bytes_per_token * (self.stored(rows) - freed) + of_first
 
     def stored(self, rows: Sequence[Row]) -> int:
-        """Return of how many tokens keys and values are stored: of all prefixes, and of these rows, with states."""
+        """Return of how many tokens keys and values are stored: of all prefixes, and of these rows,
+        with states."""
         return self.prefixes.tokens + sum(row.kv.places + self.heads.state_tokens for row in rows)
 
-    # ------------------------------------------------------------------------------------------- rows come and go
+    # -------------------------------------------------------------------------------------------
+    # rows come and go
 
     def find_copies(self, row: Row) -> None:
         """Note in a row which of its pending tokens earlier prompts, or a prefix, have left."""
@@ -117,8 +132,11 @@ class KvBudget:
             self.prompts.find(row.kv, row.prompt, row.pending)
         self.prefixes.find_copy(row.kv)
 
-    def make_room(self, rows: RowsUnderWay, whole: Sequence[Row], long: Sequence[Row], most_rows: int) -> OwnKv:
-        """Make a slot for each row that enters: behind the active rows, or for long prompts, behind `reading`."""
+    def make_room(
+        self, rows: RowsUnderWay, whole: Sequence[Row], long: Sequence[Row], most_rows: int
+    ) -> OwnKv:
+        """Make a slot for each row that enters: behind the active rows, or for long prompts, behind
+        `reading`."""
         if self.own is None:
             self.own = own_kv(self.heads, self.forward.kernels)
         if isinstance(self.own, PagedSlots):
@@ -126,20 +144,35 @@ class KvBudget:
         before_long = [*rows.active, *whole, *rows.reading]
         all_rows = [*before_long, *long]
         to_come = len(rows.waiting)
-        self._insert(self.own, before_long, len(rows.active), len(whole), min(most_rows, len(before_long) + to_come))
-        self._insert(self.own, all_rows, len(before_long), len(long), min(most_rows, len(all_rows) + to_come))
+        self._insert(
+            self.own,
+            before_long,
+            len(rows.active),
+            len(whole),
+            min(most_rows, len(before_long) + to_come),
+        )
+        self._insert(
+            self.own, all_rows, len(before_long), len(long), min(most_rows, len(all_rows) + to_come)
+        )
         cost = self.cost([self._kept(row) for row in all_rows])
         self.own.keep_spare(min(cost, max(self.tokens - self.prefixes.tokens - cost, 0)))
         return self.own
 
     def _insert(self, own: OwnKv, rows: Sequence[Row], at: int, count: int, expected: int) -> None:
-        """Insert `count` of the rows, from `at` on, into the store; expected: how many rows may come to be in it."""
+        """Insert `count` of the rows, from `at` on, into the store; expected: how many rows may
+        come to be in it."""
         if not count:
             return
         needs = [row.need for row in rows]
         kept = max(*(self._kept(row) for row in rows), 1)
         expected = min(expected, self.tokens // self.cost([kept]))
-        own.insert(at, count, needs, [row.kv.rest + len(row.pending) for row in rows], max(expected, len(rows)))
+        own.insert(
+            at,
+            count,
+            needs,
+            [row.kv.rest + len(row.pending) for row in rows],
+            max(expected, len(rows)),
+        )
 
     def begin(self, entering: Sequence[tuple[int, Row]]) -> None:
         """Copy into the slots of rows that enter what was found for them."""
@@ -165,7 +198,9 @@ class KvBudget:
         assert self.own is not None
         if row.error is not None:
             return
-        has_states = bool(self.heads.states)  # these cannot be cut back to a block of the prompt cache
+        has_states = bool(
+            self.heads.states
+        )  # these cannot be cut back to a block of the prompt cache
         if row.request.keep or (row.request.recurring and has_states):
             self.conversations.keep(row.prompt + row.tokens, row.kv, self.own, slot, self.tokens)
         if row.request.recurring and not has_states:

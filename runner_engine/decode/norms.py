@@ -1,4 +1,5 @@
-"""RMS norms by one function, where transformers writes six operations or more; on a CPU and on a GPU.
+"""RMS norms by one function, where transformers writes six operations or more; on a CPU and on a
+GPU.
 
 The layers stay the model's own: only the `forward` of an instance is replaced, after a trial.
 """
@@ -12,11 +13,16 @@ import torch
 from torch import nn
 
 Fused = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]  # of rows, weight and epsilon
-GPU_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}  # of the largest number
+GPU_TOLERANCE = {
+    torch.float32: 1e-5,
+    torch.float16: 5e-3,
+    torch.bfloat16: 2e-2,
+}  # of the largest number
 
 
 class GpuNorms:
-    """A model's norms as one kernel each, until `restore`: a small model's step is a queue of short kernels."""
+    """A model's norms as one kernel each, until `restore`: a small model's step is a queue of short
+    kernels."""
 
     def __init__(self, model: nn.Module) -> None:
         # a layer with a hook of accelerate's has a `forward` of its own already
@@ -36,18 +42,23 @@ def norms_of(model: nn.Module) -> Iterator[Any]:
 
 
 def replace_norm(layer: Any, fused: Fused, tolerance: Mapping[torch.dtype, float]) -> bool:
-    """Let a norm compute by another function, and return whether it does: if a trial gives what its own one gives."""
+    """Let a norm compute by another function, and return whether it does: if a trial gives what its
+    own one gives."""
     weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
     if epsilon is None or weight is None or weight.dtype not in tolerance:
         return False
     own, weight = layer.forward, weight.detach().contiguous()
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = fused(rows, weight, epsilon) if rows.dtype == weight.dtype else own(rows)
+        result: torch.Tensor = (
+            fused(rows, weight, epsilon) if rows.dtype == weight.dtype else own(rows)
+        )
         return result
 
     with torch.no_grad():
-        trial = torch.randn(3, weight.numel(), generator=torch.Generator().manual_seed(0)).to(weight)
+        trial = torch.randn(3, weight.numel(), generator=torch.Generator().manual_seed(0)).to(
+            weight
+        )
         expected = own(trial).float()
         off = (forward(trial).float() - expected).abs().max() / expected.abs().max().clamp(min=1e-9)
     if not off <= tolerance[weight.dtype]:  # some families' norms use their weight in another way

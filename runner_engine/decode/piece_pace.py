@@ -1,7 +1,9 @@
-"""How many tokens of a long prompt a pass reads while other rows decode: so many that these wait little for a token.
+"""How many tokens of a long prompt a pass reads while other rows decode: so many that these wait
+little for a token.
 
-How long a pass takes depends on the processor, on the model, and on how far the prompt is, so it is measured pass by
-pass. Which tokens are computed does not depend on it: sums have the same order however a prompt is divided.
+How long a pass takes depends on the processor, on the model, and on how far the prompt is, so it is
+measured pass by pass. Which tokens are computed does not depend on it: sums have the same order
+however a prompt is divided.
 """
 
 from __future__ import annotations

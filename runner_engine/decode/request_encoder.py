@@ -1,4 +1,5 @@
-"""How requests become rows: the prompt as the model sees it, its token ids, limits, and what is wrong with it."""
+"""How requests become rows: the prompt as the model sees it, its token ids, limits, and what is
+wrong with it."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ class RequestEncoder:
         self.vocab_size = vocab_size  # the model's token ids are below it
         self.tags = tags_of(self.generation, tokenizer)
         self._lock = threading.Lock()  # tokenizers may not be thread-safe
-        self._longest_end: int | None = None  # tokens of the longest end of a thinking that is forced
+        self._longest_end: int | None = (
+            None  # tokens of the longest end of a thinking that is forced
+        )
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
@@ -69,17 +72,24 @@ class RequestEncoder:
         return ids, ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text that token ids have within a longer text: at its start some tokens lose a space."""
+        """Return the text that token ids have within a longer text: at its start some tokens lose a
+        space."""
         before = self._ids("a", special=False)
         with self._lock:
             alone, text = (
-                text_of(self.tokenizer, some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                text_of(
+                    self.tokenizer,
+                    some,
+                    skip_special_tokens=False,
+                    clean_up_tokenization_spaces=False,
+                )
                 for some in (before, [*before, *ids])
             )
         return text[len(alone) :]
 
     def rows(self, request: Request) -> list[Row]:
-        """Return a row for each choice, for each branch, or for the continuation; a row may have an error."""
+        """Return a row for each choice, for each branch, or for the continuation; a row may have an
+        error."""
         seen, ids = self.encode(request)
         if request.branches:
             return self._branches(request, seen, ids)
@@ -116,7 +126,10 @@ class RequestEncoder:
         if longest >= room:
             error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
         wanted = self._wanted(request)
-        sampling, budget = request.sampling.over(self.generation, self.seed).effective, self._budget(request)
+        sampling, budget = (
+            request.sampling.over(self.generation, self.seed).effective,
+            self._budget(request),
+        )
         sha256, most = request_sha256(seen, request), wanted + self._most_thinking(budget)
         end = self._end_of(seen)
         return [
@@ -128,13 +141,16 @@ class RequestEncoder:
         ]  # fmt: skip
 
     def _continuation(self, request: Request, seen: str | Sequence[int], ids: list[int]) -> Row:
-        """Cut the continuation's tokens from those of the whole text: its text alone may have other tokens."""
+        """Cut the continuation's tokens from those of the whole text: its text alone may have other
+        tokens."""
         continuation = request.continuation
         if not isinstance(continuation, str):
             given = self._known(list(continuation or ()))
         elif isinstance(seen, str):
             check_scored(request.prompt, seen)
-            is_text = isinstance(request.prompt, str)  # a chat template adds the special tokens itself
+            is_text = isinstance(
+                request.prompt, str
+            )  # a chat template adds the special tokens itself
             given = self._ids(seen + continuation, special=is_text)[len(ids) :]
         else:
             given = self._ids(continuation, special=False)
@@ -147,22 +163,33 @@ class RequestEncoder:
             error = f"the prompt and its continuation have {count} tokens, {self._room_words()}"
         elif request.score_token_ids and len(request.score_token_ids) != len(given):
             count = len(request.score_token_ids)
-            error = f"score_token_ids has {count} entries, but the continuation has {len(given)} tokens"
+            error = (
+                f"score_token_ids has {count} entries, but the continuation has {len(given)} tokens"
+            )
         return Row(request, ids, request_sha256(seen, request), 0, given=given, error=error)
 
     def _known(self, ids: list[int]) -> list[int]:
-        """Refuse token ids without an embedding: they would break the pass and fail all its rows."""
+        """Refuse token ids without an embedding: they would break the pass and fail all its
+        rows."""
         check_ids(ids, self.vocab_size, self.tokenizer, self.model_name)
         return ids
 
     def _wanted(self, request: Request) -> int:
-        return self.generation.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+        return (
+            self.generation.max_new_tokens
+            if request.max_new_tokens is None
+            else request.max_new_tokens
+        )
 
     def _budget(self, request: Request) -> Budget | None:
         """Return the budget of a request's thinking; None if it has none."""
         own, of_job = request.thinking_tokens, self.generation.thinking_tokens
         tokens = of_job if own is None else own
-        return None if tokens is None else Budget(tokens, self._wanted(request), self.generation.thinking_end)
+        return (
+            None
+            if tokens is None
+            else Budget(tokens, self._wanted(request), self.generation.thinking_end)
+        )
 
     def _most_thinking(self, budget: Budget | None) -> int:
         """Return the most tokens that come before the answer, tags included."""
@@ -170,7 +197,9 @@ class RequestEncoder:
             return 0
         if self._longest_end is None:
             with self._lock:
-                self._longest_end = max(len(end_tokens(self.tokenizer, tag, budget.end)) for tag in self.tags)
+                self._longest_end = max(
+                    len(end_tokens(self.tokenizer, tag, budget.end)) for tag in self.tags
+                )
         return budget.tokens + MOST_OPENING + MOST_PARTIAL + self._longest_end
 
     def _rejection_reason(self, tokens: int) -> str:
@@ -193,7 +222,8 @@ class RequestEncoder:
 
 
 def own_generation(model: Any) -> dict[str, Any]:
-    """Return the settings of the model's generation config that differ from transformers' defaults."""
+    """Return the settings of the model's generation config that differ from transformers'
+    defaults."""
     settings: dict[str, Any] = model.generation_config.to_diff_dict()
     return settings
 
@@ -207,14 +237,22 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 def request_encoder_for(loaded: Loaded, spec: ModelSpec) -> RequestEncoder:
     """Return what turns requests to a loaded model into rows."""
-    window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
-    room, own, vocab_size = loaded.metrics["max_positions"], own_generation(loaded.model), rows_of(loaded.model)
+    window = getattr(
+        loaded.model.config.get_text_config(), "sliding_window", None
+    )  # branches cannot slide
+    room, own, vocab_size = (
+        loaded.metrics["max_positions"],
+        own_generation(loaded.model),
+        rows_of(loaded.model),
+    )
     return RequestEncoder(spec, loaded.tokenizer, spec.model.name, room, window, own, vocab_size)
 
 
 def request_encoder_of(resolved: ResolvedModel) -> RequestEncoder:
     """Return what turns requests into rows, with the tokenizer alone: no weight is read."""
     model = resolved.files.model
-    tokenizer = load_tokenizer(f"model.name={model.name}", resolved.files.path, model.trust_remote_code)
+    tokenizer = load_tokenizer(
+        f"model.name={model.name}", resolved.files.path, model.trust_remote_code
+    )
     rows = resolved.files.text_settings.get("vocab_size", math.inf)
     return RequestEncoder(resolved.spec, tokenizer, model.name, math.inf, vocab_size=rows)

@@ -27,8 +27,9 @@ class RowProgress:
     def under_way(self, active: Sequence[Row], stats: EngineStats) -> float:
         """Return the active rows' progress as a number of requests.
 
-        That of a row is the share of its time that has passed, its prompt included, at the speed so far. The tokens of
-        rows that have not ended count in the mean length, too: the first rows to end are the shortest.
+        That of a row is the share of its time that has passed, its prompt included, at the speed so
+        far. The tokens of rows that have not ended count in the mean length, too: the first rows to
+        end are the shortest.
         """
         tokens = self.ended_tokens + sum(len(row.tokens) for row in active)
         usual = tokens / self.ended_rows if self.ended_rows else math.inf

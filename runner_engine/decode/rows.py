@@ -1,4 +1,5 @@
-"""A row is one completion that an engine computes: its tokens, its keys and values, and where its thinking is."""
+"""A row is one completion that an engine computes: its tokens, its keys and values, and where its
+thinking is."""
 
 from __future__ import annotations
 
@@ -14,13 +15,18 @@ from runner_engine.settings.sampling import GREEDY, Sampling
 
 NO_TOKEN = -1  # a sampler's result if the logits are not numbers
 NOT_SAMPLED = -2  # its result if a row's own settings break it
-NO_NUMBERS = "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
-BROKEN_SAMPLING = "its next token could not be sampled with its settings, see the log: other rows go on"
+NO_NUMBERS = (
+    "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
+)
+BROKEN_SAMPLING = (
+    "its next token could not be sampled with its settings, see the log: other rows go on"
+)
 
 
 @dataclass(eq=False)
 class Row:
-    """One of the n choices of a request, one of its branches, or its continuation that is to be scored."""
+    """One of the n choices of a request, one of its branches, or its continuation that is to be
+    scored."""
 
     request: Request
     prompt: list[int]
@@ -31,13 +37,19 @@ class Row:
     given: list[int] | None = None  # the continuation to score; then nothing is generated
     branch_at: int = 0  # where the branch begins in the prompt
     error: str | None = None  # why it cannot begin or continue
-    permanent: bool = field(init=False)  # the error was known before the row ran, so it would come again
+    permanent: bool = field(
+        init=False
+    )  # the error was known before the row ran, so it would come again
     tokens: list[int] = field(default_factory=list)
     generator: torch.Generator | None = None
-    scores: TokenScores = field(default_factory=TokenScores)  # of the continuation's tokens scored so far
+    scores: TokenScores = field(
+        default_factory=TokenScores
+    )  # of the continuation's tokens scored so far
     kv: RowKv = field(default_factory=RowKv)
     thought: Thought = field(default_factory=Thought)
-    sent: int = 0  # characters of its text, tags included, that were sent as deltas or stand between them
+    sent: int = (
+        0  # characters of its text, tags included, that were sent as deltas or stand between them
+    )
     entered_s: float = 0.0
     first_token_s: float = 0.0
     token_times: list[float] = field(default_factory=list)  # when each of its tokens came out
@@ -58,8 +70,11 @@ class Row:
 
     @property
     def pending(self) -> list[int]:
-        """Tokens that the model has not read when the row enters; it need not read a continuation's last one."""
-        return self.prompt[self.kv.shared :] + (self.tokens if self.given is None else self.given[:-1])
+        """Tokens that the model has not read when the row enters; it need not read a continuation's
+        last one."""
+        return self.prompt[self.kv.shared :] + (
+            self.tokens if self.given is None else self.given[:-1]
+        )
 
     @property
     def need(self) -> int:
@@ -68,7 +83,9 @@ class Row:
         own = len(self.prompt) - self.kv.shared + more
         return self.kv.rest + rounded(own) if self.kv.rest else own
 
-    def completion(self, reason: FinishReason, seconds: float, answer: Answer | None = None) -> Completion:
+    def completion(
+        self, reason: FinishReason, seconds: float, answer: Answer | None = None
+    ) -> Completion:
         """Return its completion."""
         return Completion(
             answer or Answer.read("", self.tokens, reason, in_thinking=self.thought.in_thinking),
@@ -100,5 +117,6 @@ class RowsUnderWay:
 
     @property
     def in_slots(self) -> list[Row]:
-        """The rows in the KV cache's slots, in order: those that decode, and behind them those that are read."""
+        """The rows in the KV cache's slots, in order: those that decode, and behind them those that
+        are read."""
         return [*self.active, *self.reading]

@@ -56,7 +56,9 @@ class Scheduler:
         self.admission.reset()
         self.decoder.reset()
         self.at_once = 0  # rows in the current pass; 0 if it reads a prefix and no row is active
-        self.others_waited = False  # whether active rows were not in the last pass, so that the next one is theirs
+        self.others_waited = (
+            False  # whether active rows were not in the last pass, so that the next one is theirs
+        )
         self.progress = RowProgress()
         self.count.now(0, 0)
         self.stats.kv_tokens, self.stats.under_way = 0, 0.0
@@ -68,7 +70,8 @@ class Scheduler:
         return bool(self.rows.active or self.rows.reading or self.rows.waiting)
 
     def add(self, rows: Sequence[Row], mentioned: Sequence[list[int]] = ()) -> None:
-        """Add rows behind those that are waiting; they share beginnings with the prompts that are mentioned, too."""
+        """Add rows behind those that are waiting; they share beginnings with the prompts that are
+        mentioned, too."""
         if not self.is_busy:
             self.admission.set_budget()
         self.admission.add(rows, mentioned)
@@ -121,10 +124,12 @@ class Scheduler:
         self.decoder.forward.forget_recorded()
         self._reset()
 
-    # ---------------------------------------------------------------------------------------- entering
+    # ----------------------------------------------------------------------------------------
+    # entering
 
     def _enter(self) -> list[Event] | None:
-        """Let rows enter and read prompts, if there is room; None if nothing was read and active rows go on."""
+        """Let rows enter and read prompts, if there is room; None if nothing was read and active
+        rows go on."""
         free = self.admission.may_enter()
         if not (free or self.rows.reading) or (self.rows.active and self.others_waited):
             self.others_waited = False
@@ -147,21 +152,31 @@ class Scheduler:
             raise
         return self._accept_tokens(new, events)
 
-    def _prefill(self, whole: list[Row], long: list[Row], most: int) -> tuple[NewTokens, list[Event]]:
-        """Read prompts of rows that enter, and pieces of long ones; active rows decode in the same pass, or wait.
+    def _prefill(
+        self, whole: list[Row], long: list[Row], most: int
+    ) -> tuple[NewTokens, list[Event]]:
+        """Read prompts of rows that enter, and pieces of long ones; active rows decode in the same
+        pass, or wait.
 
-        Return new tokens, and events of scored rows: those have the last slots, and leave after the pass.
+        Return new tokens, and events of scored rows: those have the last slots, and leave after the
+        pass.
         """
         started, rows = time.perf_counter(), self.rows
         whole.sort(key=lambda row: row.given is not None)
         own = self.kv.make_room(rows, whole, long, self.admission.most_rows)
         reading, first = [*rows.reading, *long], len(rows.active)
-        entering = [(slot, row) for slot, row in enumerate([*whole, *reading], start=first) if row not in rows.reading]
+        entering = [
+            (slot, row)
+            for slot, row in enumerate([*whole, *reading], start=first)
+            if row not in rows.reading
+        ]
         self.kv.begin(entering)
         for _, row in entering:
             row.entered_s = row.entered_s or started
         pieces = self.admission.pieces(whole, reading, most)
-        joins_decoding = self.decoder.has_kernels if reading else self.admission.joins_decoding(whole[0])
+        joins_decoding = (
+            self.decoder.has_kernels if reading else self.admission.joins_decoding(whole[0])
+        )
         decoding = rows.active[:] if joins_decoding or self.decoder.has_begun_step else []
         new = self.decoder.read(own, pieces, decoding, joins_decoding)
         started_rows = [row for row, _ in new[len(decoding) :]]
@@ -186,7 +201,8 @@ class Scheduler:
         self.stats.prefill_s += passed * tokens / (tokens + len(decoding))
         return new, events
 
-    # ---------------------------------------------------------------------------------------- decoding
+    # ----------------------------------------------------------------------------------------
+    # decoding
 
     def _decode(self) -> list[Event]:
         """Give every active row its next token, or several that were guessed."""
@@ -198,7 +214,8 @@ class Scheduler:
         return self._accept_tokens(new, [])
 
     def _note_memory(self, leaving: Sequence[Row] = ()) -> None:
-        """Note the memory of keys and values, before rows leave, and the size of the largest pass."""
+        """Note the memory of keys and values, before rows leave, and the size of the largest
+        pass."""
         forward = self.decoder.forward
         self.peaks.note_kv(self.kv.stored_bytes([*self.rows.in_slots, *leaving]))
         self.peaks.note_pass(forward.most_tokens, forward.most_logits)
@@ -219,7 +236,8 @@ class Scheduler:
         return events + self._remove_ended(ended)
 
     def _remove_ended(self, ended: list[Row]) -> list[Event]:
-        """Remove active rows that have ended; their completions must not be lost if memory runs out here."""
+        """Remove active rows that have ended; their completions must not be lost if memory runs out
+        here."""
         events: list[Event] = []
         problem = None
         try:
@@ -258,7 +276,8 @@ class Scheduler:
         self.stats.kv_tokens = self.kv.stored(in_slots)
         self.stats.under_way = self.progress.under_way(self.rows.active, self.stats)
 
-    # ------------------------------------------------------------------------------------- out of memory
+    # ------------------------------------------------------------------------------------- out of
+    # memory
 
     def _requeue_all(self) -> None:
         """Move all rows back to `waiting`; they continue later from the tokens that they have."""
@@ -270,7 +289,8 @@ class Scheduler:
             row.wait_again()
 
     def _shrink(self, error: BaseException) -> list[Event]:
-        """Move all rows back and continue with half as many; raise an error that is not about memory."""
+        """Move all rows back and continue with half as many; raise an error that is not about
+        memory."""
         if not is_memory_error(error):
             raise error
         at_once = self.at_once
@@ -280,11 +300,15 @@ class Scheduler:
         if alone:
             row = self.rows.waiting.popleft()
             self.kv.release(row)
-            row.error = f"out of memory with its {len(row.prompt) + len(row.given or ())} tokens alone"
+            row.error = (
+                f"out of memory with its {len(row.prompt) + len(row.given or ())} tokens alone"
+            )
             return [self.stopping.completion(row, FinishReason.error, _seconds(row))]
         self.admission.halve(at_once)
         when = f"with {at_once} rows at once" if at_once else "while a shared prefix was read"
-        self.stats.notes.append(f"{MEMORY_RAN_OUT} {when}: {self.admission.most_rows} concurrent rows from now on")
+        self.stats.notes.append(
+            f"{MEMORY_RAN_OUT} {when}: {self.admission.most_rows} concurrent rows from now on"
+        )
         return []
 
 

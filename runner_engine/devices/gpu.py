@@ -1,4 +1,5 @@
-"""torch's GPUs and the memory that it has allocated there, without importing torch: if nobody has, none is in use."""
+"""torch's GPUs and the memory that it has allocated there, without importing torch: if nobody has,
+none is in use."""
 
 from __future__ import annotations
 
@@ -18,8 +19,13 @@ def _torch_with_gpus() -> Any:
 
 
 def sent(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the host on a device; from pinned memory to a GPU, so that the host does not wait."""
-    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
+    """Return a tensor of the host on a device; from pinned memory to a GPU, so that the host does
+    not wait."""
+    return (
+        numbers.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else numbers.to(device)
+    )
 
 
 def put(numbers: torch.Tensor, into: torch.Tensor) -> None:
@@ -38,14 +44,17 @@ def restart_peak() -> None:
 
 
 def why_lost() -> str:
-    """Return why this process can use its GPUs no more, such as a failed assertion on one of them; empty if it can.
+    """Return why this process can use its GPUs no more, such as a failed assertion on one of them;
+    empty if it can.
 
     Whoever caught the error may not have passed it on, but torch reports it again.
     """
     torch = _torch_with_gpus()
     try:
         for device in range(torch.cuda.device_count()) if torch is not None else ():
-            if torch.cuda.memory_reserved(device):  # only what is in use, since to wait for a GPU takes some memory
+            if torch.cuda.memory_reserved(
+                device
+            ):  # only what is in use, since to wait for a GPU takes some memory
                 torch.cuda.synchronize(device)
     except RuntimeError as error:
         return lost_gpu(error)
@@ -53,7 +62,8 @@ def why_lost() -> str:
 
 
 def free_unused() -> None:
-    """Give back memory that torch keeps for itself; nothing if the GPU is lost, which another error has said."""
+    """Give back memory that torch keeps for itself; nothing if the GPU is lost, which another error
+    has said."""
     torch = _torch_with_gpus()
     try:
         if torch is not None:
@@ -68,5 +78,8 @@ def peak_mib() -> float | None:
     torch = _torch_with_gpus()
     if torch is None:
         return None
-    peaks = [float(torch.cuda.max_memory_allocated(device)) for device in range(torch.cuda.device_count())]
+    peaks = [
+        float(torch.cuda.max_memory_allocated(device))
+        for device in range(torch.cuda.device_count())
+    ]
     return sum(peaks) / MIB

@@ -1,8 +1,10 @@
-"""Limits the freed memory that the C library keeps, and what Python's garbage collector looks through.
+"""Limits the freed memory that the C library keeps, and what Python's garbage collector looks
+through.
 
-glibc keeps freed blocks of up to 32 MiB for reuse, and blocks of slightly different sizes do not fit into one another:
-int8 products of 1,024 tokens left 400 MiB behind in a model of 150 MiB, at other times 50. If every block were mapped
-separately, these products would take twice the processor's time.
+glibc keeps freed blocks of up to 32 MiB for reuse, and blocks of slightly different sizes do not
+fit into one another: int8 products of 1,024 tokens left 400 MiB behind in a model of 150 MiB, at
+other times 50. If every block were mapped separately, these products would take twice the
+processor's time.
 """
 
 from __future__ import annotations
@@ -44,15 +46,17 @@ class Threshold:
 
 @contextmanager
 def large_blocks_mapped(least_kib: int = MAPPED_KIB) -> Iterator[None]:
-    """Have every large block mapped separately in this block, so that it goes back to the system when it is freed.
+    """Have every large block mapped separately in this block, so that it goes back to the system
+    when it is freed.
 
-    By default glibc raises its threshold with the blocks that were freed: then the memory that stays behind between
-    blocks in use differs from run to run.
+    By default glibc raises its threshold with the blocks that were freed: then the memory that
+    stays behind between blocks in use differs from run to run.
 
-    least_kib: which blocks are large. PIECES_KIB where many pieces are made that stay, each with copies that are freed.
-    torch aligns its blocks, and small ones take the room between them that aligning needs: then a copy does not fit
-    where one of its size was freed, and the heap grows by most of all copies. Trimmed they take no memory, but a limit
-    of a process's data counts them, and so does a system that promises no more memory than it has.
+    least_kib: which blocks are large. PIECES_KIB where many pieces are made that stay, each with
+    copies that are freed. torch aligns its blocks, and small ones take the room between them that
+    aligning needs: then a copy does not fit where one of its size was freed, and the heap grows by
+    most of all copies. Trimmed they take no memory, but a limit of a process's data counts them,
+    and so does a system that promises no more memory than it has.
     """
     before_kib = Threshold.kib
     _set_threshold(least_kib)
@@ -76,11 +80,14 @@ class Frozen:
 def collecting_only_new() -> Iterator[None]:
     """Have Python's garbage collector pass over the objects that exist already, in this block.
 
-    Libraries and a model are hundreds of thousands of objects, and no thread multiplies while it looks through them.
+    Libraries and a model are hundreds of thousands of objects, and no thread multiplies while it
+    looks through them.
     """
     if not (Frozen.here or Frozen.elsewhere):
         Frozen.elsewhere = bool(gc.get_freeze_count())
-    is_first = not (Frozen.here or Frozen.elsewhere)  # else somebody else decides when they are looked at again
+    is_first = not (
+        Frozen.here or Frozen.elsewhere
+    )  # else somebody else decides when they are looked at again
     if is_first:
         gc.freeze()
         Frozen.here = True

@@ -1,7 +1,9 @@
-"""The pages of mapped files in this process's memory, such as a checkpoint's: which are resident, and releasing them.
+"""The pages of mapped files in this process's memory, such as a checkpoint's: which are resident,
+and releasing them.
 
-A page of a mapped file that is no longer read stays resident, and counts as this process's own, until memory is
-short. A released page comes back from the file, or from the system's cache of it, when it is read again.
+A page of a mapped file that is no longer read stays resident, and counts as this process's own,
+until memory is short. A released page comes back from the file, or from the system's cache of it,
+when it is read again.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from pathlib import Path
 
 MADV_DONTNEED, MADV_PAGEOUT = 4, 21  # of Linux
 ENTRY_BYTES = 8  # of /proc/self/pagemap, for each page
-OF_FILE, IS_PRESENT = 1 << 61, 3 << 62  # flags of a page: unchanged from the file; in memory or in swap
+OF_FILE, IS_PRESENT = (
+    1 << 61,
+    3 << 62,
+)  # flags of a page: unchanged from the file; in memory or in swap
 
 
 class MappedFiles:
@@ -52,7 +57,8 @@ class MappedFiles:
 
 
 def resident_mib(files: Iterable[Path]) -> float:
-    """Return how much of some files is in this process's memory, as the kernel counts each mapping."""
+    """Return how much of some files is in this process's memory, as the kernel counts each
+    mapping."""
     paths, is_of, kib = {str(file.resolve()) for file in files}, False, 0
     try:
         lines = Path("/proc/self/smaps").read_text().splitlines()
@@ -68,7 +74,8 @@ def resident_mib(files: Iterable[Path]) -> float:
 
 
 def _release(first: int, size: int) -> None:
-    """Drop unchanged pages; if changes cannot be seen, have the pages written out, if need be to swap.
+    """Drop unchanged pages; if changes cannot be seen, have the pages written out, if need be to
+    swap.
 
     A changed page is this process's own: if it were dropped, the change would be lost.
     """
@@ -79,7 +86,8 @@ def _release(first: int, size: int) -> None:
 
 
 def _is_changed(first: int, size: int) -> bool | None:
-    """Whether a page of a mapped file was changed since it was mapped; None if the kernel hides that."""
+    """Whether a page of a mapped file was changed since it was mapped; None if the kernel hides
+    that."""
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
             pages.seek(first // mmap.PAGESIZE * ENTRY_BYTES)
@@ -88,4 +96,6 @@ def _is_changed(first: int, size: int) -> bool | None:
         return None
     if len(entries) < size // mmap.PAGESIZE * ENTRY_BYTES:
         return None
-    return any(entry & IS_PRESENT and not entry & OF_FILE for entry in memoryview(entries).cast("Q"))
+    return any(
+        entry & IS_PRESENT and not entry & OF_FILE for entry in memoryview(entries).cast("Q")
+    )

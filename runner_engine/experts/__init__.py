@@ -1,7 +1,9 @@
-"""The experts of a mixture, each with matrices of its own. These names are what the engine needs of this folder.
+"""The experts of a mixture, each with matrices of its own. These names are what the engine needs of
+this folder.
 
-transformers fuses the experts of a layer into parameters with three dimensions, which no library quantizes. Taken
-apart, each matrix is a linear layer like any other, under the name that checkpoints have for it.
+transformers fuses the experts of a layer into parameters with three dimensions, which no library
+quantizes. Taken apart, each matrix is a linear layer like any other, under the name that
+checkpoints have for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""How a family fuses the experts of a layer into parameters with three dimensions, and how one is taken out again."""
+"""How a family fuses the experts of a layer into parameters with three dimensions, and how one is
+taken out again."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ class Form:
     is_transposed: bool = False  # [experts, inputs, outputs] instead of [experts, outputs, inputs]
     is_concatenated: bool = True  # gates, then ups; else they alternate
     has_post_norm: bool = False  # each expert's result goes through post_expert_norm
-    takes_sorted_rows: bool = False  # one argument: as many rows for each expert, in the experts' order
+    takes_sorted_rows: bool = (
+        False  # one argument: as many rows for each expert, in the experts' order
+    )
 
     @property
     def matrices(self) -> tuple[str, ...]:
@@ -49,7 +52,8 @@ def form_of(module: nn.Module) -> Form | None:
 
 
 def apart(form: Form, matrix: str, of_expert: torch.Tensor) -> torch.Tensor:
-    """Return a matrix, [outputs, inputs], of what a fused parameter has for one expert; a view of it.
+    """Return a matrix, [outputs, inputs], of what a fused parameter has for one expert; a view of
+    it.
 
     A bias is taken out in the same way, from its one dimension.
     """

@@ -1,4 +1,5 @@
-"""A model whose fused experts are left out while the rest of it is read: they come in one after another."""
+"""A model whose fused experts are left out while the rest of it is read: they come in one after
+another."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from runner_engine.experts.form import Form, form_of
 
 
 class LeftOut(nn.Module):
-    """Stands in place of a family's fused experts: has their other modules, such as a norm, and not their weights."""
+    """Stands in place of a family's fused experts: has their other modules, such as a norm, and not
+    their weights."""
 
     def __init__(self, family: nn.Module, form: Form) -> None:
         super().__init__()
@@ -25,7 +27,11 @@ class LeftOut(nn.Module):
     @property
     def numbers(self) -> int:
         """How many numbers the weights have that are left out."""
-        return sum(int(weight.numel()) for weight in self.family[0]._parameters.values() if weight is not None)
+        return sum(
+            int(weight.numel())
+            for weight in self.family[0]._parameters.values()
+            if weight is not None
+        )
 
 
 @contextmanager

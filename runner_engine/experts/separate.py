@@ -1,8 +1,9 @@
-"""Stands in place of a family's fused experts: each expert is a module with linear layers of its own.
+"""Stands in place of a family's fused experts: each expert is a module with linear layers of its
+own.
 
-So a library or our loader quantizes them as it does any linear layer, and their paths are those of most checkpoints:
-`model.layers.0.mlp.experts.3.gate_proj`. What the family does between the matrices (its gate with limits and factors, a
-norm after each expert) is the family's own code.
+So a library or our loader quantizes them as it does any linear layer, and their paths are those of
+most checkpoints: `model.layers.0.mlp.experts.3.gate_proj`. What the family does between the
+matrices (its gate with limits and factors, a norm after each expert) is the family's own code.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from runner_engine.experts.form import Form, apart, form_of, together
 
 
 class Expert(nn.Module):
-    """The matrices of one expert: `gate_proj` unless its family has none, `up_proj` and `down_proj`."""
+    """The matrices of one expert: `gate_proj` unless its family has none, `up_proj` and
+    `down_proj`."""
 
-    def __init__(self, layers: Mapping[str, nn.Module], between: Callable[..., torch.Tensor]) -> None:
+    def __init__(
+        self, layers: Mapping[str, nn.Module], between: Callable[..., torch.Tensor]
+    ) -> None:
         super().__init__()
         for name, layer in layers.items():
             self.add_module(name, layer)
@@ -30,14 +34,20 @@ class Expert(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the expert's result for each row."""
         up = self.get_submodule(UP)(rows)
-        inner = self._between(self.get_submodule(GATE)(rows), up) if self.has_gate else self._between(up)
+        inner = (
+            self._between(self.get_submodule(GATE)(rows), up)
+            if self.has_gate
+            else self._between(up)
+        )
         return cast(torch.Tensor, self.get_submodule(DOWN)(inner))
 
 
 class SeparateExperts(nn.Module):
-    """The experts of a layer, as children named by their numbers; takes what the family's own module takes.
+    """The experts of a layer, as children named by their numbers; takes what the family's own
+    module takes.
 
-    Its layers are views of the family's parameters, or without memory where these are. Any of them may be exchanged.
+    Its layers are views of the family's parameters, or without memory where these are. Any of them
+    may be exchanged.
     """
 
     def __init__(self, family: nn.Module, form: Form) -> None:
@@ -51,10 +61,13 @@ class SeparateExperts(nn.Module):
         for number in range(self.num_experts):
             layers = {matrix: _view_of(family, form, matrix, number) for matrix in form.matrices}
             self.add_module(str(number), Expert(layers, self.between))
-        self._family = [_without_weights(family)]  # in a list, so that it is no child: it has no weights
+        self._family = [
+            _without_weights(family)
+        ]  # in a list, so that it is no child: it has no weights
 
     def between(self, *inner: torch.Tensor) -> torch.Tensor:
-        """Return what the last matrix takes, of what gate_proj and up_proj give, or of the latter alone."""
+        """Return what the last matrix takes, of what gate_proj and up_proj give, or of the latter
+        alone."""
         family: Any = self._family[0]
         if len(inner) == 1:
             return cast(torch.Tensor, family.act_fn(inner[0]))
@@ -73,7 +86,9 @@ class SeparateExperts(nn.Module):
         chosen, weights = top_k_index.shape[-1], top_k_weights.reshape(-1, 1)
         numbers = top_k_index.reshape(-1)
         order = numbers.argsort(stable=True)
-        counts = numbers.bincount(minlength=self.num_experts).tolist()  # more where a row has fewer experts than others
+        counts = numbers.bincount(
+            minlength=self.num_experts
+        ).tolist()  # more where a row has fewer experts than others
         results: torch.Tensor | None = None
         for number, places in enumerate(torch.split(order, counts)):
             if number >= self.num_experts or not len(places):
@@ -87,15 +102,18 @@ class SeparateExperts(nn.Module):
             results[places] = result
         if results is None:
             return torch.zeros_like(hidden_states)
-        # in the order of a row's experts, and not of all experts: the same whatever other rows there are
+        # in the order of a row's experts, and not of all experts: the same whatever other rows
+        # there are
         return results.view(-1, chosen, results.shape[-1]).sum(dim=1).to(hidden_states.dtype)
 
 
 class SortedExperts(SeparateExperts):
-    """Experts that all get all rows, each multiplied by the router's score: most are zeros, and so is their result."""
+    """Experts that all get all rows, each multiplied by the router's score: most are zeros, and so
+    is their result."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Return the result of each row; there are as many for each expert, in the experts' order."""
+        """Return the result of each row; there are as many for each expert, in the experts'
+        order."""
         of_experts = hidden_states.view(self.num_experts, -1, hidden_states.shape[-1])
         results = torch.zeros_like(of_experts)
         for number, rows in enumerate(of_experts):
@@ -106,7 +124,8 @@ class SortedExperts(SeparateExperts):
 
 
 def separated(family: nn.Module) -> SeparateExperts | None:
-    """Return what stands in place of a family's module of fused experts; None if it is no such module."""
+    """Return what stands in place of a family's module of fused experts; None if it is no such
+    module."""
     form = form_of(family)
     if form is None:
         return None
@@ -116,7 +135,11 @@ def separated(family: nn.Module) -> SeparateExperts | None:
 
 def separate_all(model: nn.Module) -> dict[str, SeparateExperts]:
     """Put separate experts in place of all fused ones of a model; return them by their paths."""
-    found = {path: made for path, module in model.named_modules() if (made := separated(module)) is not None}
+    found = {
+        path: made
+        for path, module in model.named_modules()
+        if (made := separated(module)) is not None
+    }
     for path, made in found.items():
         model.set_submodule(path, made)
     return found
@@ -140,7 +163,8 @@ def _parameter(family: nn.Module, name: str) -> torch.Tensor:
 
 
 def _without_weights(family: nn.Module) -> nn.Module:
-    """Return a module with the family's gate and numbers, and without its parameters, which would stay in memory."""
+    """Return a module with the family's gate and numbers, and without its parameters, which would
+    stay in memory."""
     made = object.__new__(type(family))
     made.__dict__.update(family.__dict__)
     made._parameters = {}

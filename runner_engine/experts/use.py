@@ -1,6 +1,8 @@
-"""How unevenly a mixture uses its experts: counted beside the passes, in so few of them that it takes no time.
+"""How unevenly a mixture uses its experts: counted beside the passes, in so few of them that it
+takes no time.
 
-A router that sends most tokens to a few experts makes a mixture slower, and quantization may change whom it prefers.
+A router that sends most tokens to a few experts makes a mixture slower, and quantization may change
+whom it prefers.
 """
 
 from __future__ import annotations
@@ -51,13 +53,18 @@ class ExpertUse:
         tell: Callable[[str], object] = str,
         in_c: CountsInC | None = None,
     ) -> None:
-        """Let each layer of experts count, and tell what is found. Without a model there is nothing to count.
+        """Let each layer of experts count, and tell what is found. Without a model there is nothing
+        to count.
 
         in_c: passes in which C counts for itself.
         """
         self.tell = tell
         of_c: Mapping[nn.Module, torch.Tensor] = {} if in_c is None else in_c.expert_counts
-        self.layers = [layer for module in (model.modules() if model else ()) if (layer := _layer_of(module, of_c))]
+        self.layers = [
+            layer
+            for module in (model.modules() if model else ())
+            if (layer := _layer_of(module, of_c))
+        ]
         self._told = 0  # choices that were counted when it was told
         self._tokens, self._told_tokens = 0, 0  # of passes in which C counts
         if in_c is not None and of_c:
@@ -79,7 +86,10 @@ class ExpertUse:
 
         def count_and_forward(*given: Any, **named: Any) -> torch.Tensor:
             layer.passes += 1
-            if len(given[0] if given else named["hidden_states"]) >= MANY or layer.passes % EVERY == 0:
+            if (
+                len(given[0] if given else named["hidden_states"]) >= MANY
+                or layer.passes % EVERY == 0
+            ):
                 self._count(layer, named["top_k_index"] if "top_k_index" in named else given[1])
             return forward(*given, **named)
 
@@ -94,7 +104,8 @@ class ExpertUse:
                 self.tell(summary)
 
     def _count(self, layer: _Layer, chosen: torch.Tensor) -> None:
-        """Count the experts that a pass's tokens have chosen [tokens, chosen]; a number too large stands for none."""
+        """Count the experts that a pass's tokens have chosen [tokens, chosen]; a number too large
+        stands for none."""
         size = len(layer.counts)
         layer.counts += torch.bincount(chosen.reshape(-1), minlength=size)[:size]
         if layer is self.layers[-1]:
@@ -104,7 +115,8 @@ class ExpertUse:
                 self.tell(summary)
 
     def summary(self) -> str:
-        """Say how much more than an even share the most used expert of a layer gets; empty if too few were counted."""
+        """Say how much more than an even share the most used expert of a layer gets; empty if too
+        few were counted."""
         shares = []
         for layer in self.layers:
             total, experts = int(layer.counts.sum()), len(layer.counts)
@@ -120,7 +132,8 @@ class ExpertUse:
 
 
 def _layer_of(module: nn.Module, in_c: Mapping[nn.Module, torch.Tensor]) -> _Layer | None:
-    """Return a layer of experts that is on a CPU and is told which of them each token has chosen."""
+    """Return a layer of experts that is on a CPU and is told which of them each token has
+    chosen."""
     form = module.form if isinstance(module, SeparateExperts) else form_of(module)
     if form is None or form.takes_sorted_rows:
         return None

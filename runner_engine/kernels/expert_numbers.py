@@ -1,4 +1,5 @@
-"""What C and Python both rely on where there are experts: a part of shared_numbers.py, which compares it with C's."""
+"""What C and Python both rely on where there are experts: a part of shared_numbers.py, which
+compares it with C's."""
 
 from __future__ import annotations
 
@@ -24,7 +25,16 @@ class ExpertSet(ctypes.Structure):
     """expert_set in expert_structs.h."""
 
     _fields_ = (
-        *fields_of(ctypes.c_int64, "experts", "chosen", "hidden", "inner", "activation", "has_gate", "needs_workspace"),
+        *fields_of(
+            ctypes.c_int64,
+            "experts",
+            "chosen",
+            "hidden",
+            "inner",
+            "activation",
+            "has_gate",
+            "needs_workspace",
+        ),
         *fields_of(ctypes.c_float, "alpha", "limit", "shift"),
         ("matrices", ctypes.c_void_p),
     )
@@ -39,7 +49,9 @@ class Mixture(ctypes.Structure):
         *fields_of(ctypes.c_int64, "scores", "rounds_logits", "rounds_weights"),
         *fields_of(ctypes.c_int64, "groups", "chosen_groups", "best_of_group", "normalizes"),
         *fields_of(ctypes.c_float, "epsilon", "scale"),
-        *fields_of(ctypes.c_int64, "shared_inner", "shared_count", "shared_activation", "shared_has_gate"),
+        *fields_of(
+            ctypes.c_int64, "shared_inner", "shared_count", "shared_activation", "shared_has_gate"
+        ),
         *fields_of(ctypes.c_void_p, "shared_scale", "shared_into", "shared_down"),
     )
 
@@ -49,6 +61,13 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {"expert_set": ExpertSet, "mixtu
 
 def numbers() -> dict[str, int]:
     """Return sizes, and the numbers of enums, by their names in C."""
-    sizes = {"EXPERT_PHASES": EXPERT_PHASES, "EXPERT_MATRICES": EXPERT_MATRICES, "MIXTURE_PHASES": MIXTURE_PHASES}
-    sizes |= {"sizeof expert_product": EXPERT_PRODUCT_BYTES, "sizeof expert_pass": EXPERT_PASS_BYTES}
+    sizes = {
+        "EXPERT_PHASES": EXPERT_PHASES,
+        "EXPERT_MATRICES": EXPERT_MATRICES,
+        "MIXTURE_PHASES": MIXTURE_PHASES,
+    }
+    sizes |= {
+        "sizeof expert_product": EXPERT_PRODUCT_BYTES,
+        "sizeof expert_pass": EXPERT_PASS_BYTES,
+    }
     return sizes | {one.name.upper(): int(one) for one in Scores}

@@ -21,5 +21,14 @@ class KvLayer(ctypes.Structure):
 
     _fields_ = fields_of(
         ctypes.c_int64,
-        *("keys", "values", "keys_before", "values_before", "rotated", "all_keys", "all_values", "plain_before"),
+        *(
+            "keys",
+            "values",
+            "keys_before",
+            "values_before",
+            "rotated",
+            "all_keys",
+            "all_values",
+            "plain_before",
+        ),
     )

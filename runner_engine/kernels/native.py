@@ -1,7 +1,9 @@
-"""The compiled kernels of the engine: the functions of `kernels.c` and its headers, bound through ctypes.
+"""The compiled kernels of the engine: the functions of `kernels.c` and its headers, bound through
+ctypes.
 
-They are those that a wheel brings for this processor, or are built here. Where neither can be had, or the check of the
-library fails, `kernels()` is None and plain torch does the same work. RUNNER_NATIVE=0 turns it off.
+They are those that a wheel brings for this processor, or are built here. Where neither can be had,
+or the check of the library fails, `kernels()` is None and plain torch does the same work.
+RUNNER_NATIVE=0 turns it off.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ _SIGNATURES: dict[str, list[Any]] = {
     "convolve": [_PTR, _PTR, _INT, _INT, _INT, _PTR, _INT, _PTR, _PTR, _THREADS],
     "delta_rule": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 6 + [_THREADS],
     "scan_heads": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 5 + [_THREADS],
-    "scan_channels": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 4 + [_INT, _PTR, _INT, _PTR, _PTR, _THREADS],
+    "scan_channels": [_PTR, _PTR, _INT, _INT, _INT]
+    + [_PTR] * 4
+    + [_INT, _PTR, _INT, _PTR, _PTR, _THREADS],
     "scan_numbers": [_PTR, _INT, _PTR, _INT, _INT, _INT] + [_PTR] * 7 + [_THREADS],
 }
 for _name in ("store", "attend", "attend_shared"):  # the same over keys and values in bytes
@@ -62,8 +66,16 @@ for _name in ("store", "attend", "attend_shared"):  # the same over keys and val
 _FOR_ALL_FORMATS = ("sample",)
 _RECURRENT = ("convolve", "delta_rule", "scan_heads", "scan_channels", "scan_numbers")
 _IN_ALL_LIBRARIES = ("sample", "argmax", "norm")  # in both formats
-_MISSING = (building.PACKED, building.KV_BYTES, building.RECURRENT)  # by what C adds to MISSING_UNIT (checks.h)
-_UNCHECKED = ("argmax", "norm", "sample")  # no number of a call selects memory; the others return what is wrong
+_MISSING = (
+    building.PACKED,
+    building.KV_BYTES,
+    building.RECURRENT,
+)  # by what C adds to MISSING_UNIT (checks.h)
+_UNCHECKED = (
+    "argmax",
+    "norm",
+    "sample",
+)  # no number of a call selects memory; the others return what is wrong
 
 
 class DifferentStructures(Exception):
@@ -82,16 +94,23 @@ class Kernels:
     def _use(self, library: ctypes.CDLL) -> None:
         if wrong := shared_numbers.differences(library):
             raise DifferentStructures("; ".join(wrong))
-        self.has_quantized = hasattr(library, "has_quantized")  # only for processors with wide products of bytes
+        self.has_quantized = hasattr(
+            library, "has_quantized"
+        )  # only for processors with wide products of bytes
         self.file = Path(library._name)
-        self.vectors = (ctypes.c_char_p.in_dll(library, "vector_instructions").value or b"").decode()
+        self.vectors = (
+            ctypes.c_char_p.in_dll(library, "vector_instructions").value or b""
+        ).decode()
         self._tiles_state = library.tiles_state if hasattr(library, "tiles_state") else None
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
                 if _features_of(name, dtype) <= self.features:
                     function = getattr(library, f"{name}_{suffix}" if suffix else name)
-                    function.argtypes, function.restype = signature, None if name in _UNCHECKED else _INT
+                    function.argtypes, function.restype = (
+                        signature,
+                        None if name in _UNCHECKED else _INT,
+                    )
                     self._functions[name, dtype] = function
                 else:
                     self._functions[name, dtype] = partial(self._load_and_call, name, dtype)
@@ -117,14 +136,17 @@ class Kernels:
 
     @cached_property
     def tiles_problem(self) -> str:
-        """Why products by tiles (AMX) cannot be used here, empty if they can: found out by using them."""
+        """Why products by tiles (AMX) cannot be used here, empty if they can: found out by using
+        them."""
         if "amx" in processor.left_out():
             return f"{processor.LEFT_OUT} names amx"
         return TILE_PROBLEMS[1 if self._tiles_state is None else self._tiles_state()]
 
     def vectors_for(self, dtype: torch.dtype) -> str:
         """Name what numbers of this format are multiplied with."""
-        return self.vectors if dtype == torch.bfloat16 else self.vectors.removesuffix(" with bfloat16")
+        return (
+            self.vectors if dtype == torch.bfloat16 else self.vectors.removesuffix(" with bfloat16")
+        )
 
     def has(self, name: str, dtype: torch.dtype) -> bool:
         """Whether this processor has a function for a number format."""
@@ -133,7 +155,8 @@ class Kernels:
     def __call__(self, name: str, dtype: torch.dtype | None, *arguments: Any) -> None:
         """Call a function on as many threads as torch uses; dtype None: it has only one version.
 
-        IndexError where a number among the arguments points beyond the memory that it is for: nothing was done then.
+        IndexError where a number among the arguments points beyond the memory that it is for:
+        nothing was done then.
         """
         refusal = self._functions[name, dtype](*arguments, torch.get_num_threads())
         while refusal and refusal >> 32 == shared_numbers.Refusal.MISSING_UNIT:
@@ -147,15 +170,23 @@ class Kernels:
 
 
 def _features_of(name: str, dtype: torch.dtype | None) -> frozenset[str]:
-    of_format = {building.FLOAT32} if dtype is torch.float32 and name not in _IN_ALL_LIBRARIES else set()
+    of_format = (
+        {building.FLOAT32} if dtype is torch.float32 and name not in _IN_ALL_LIBRARIES else set()
+    )
     of_keys = {building.KV_BYTES} if name.endswith("_bytes") or name == "rotate" else set()
     of_layers = {building.RECURRENT} if name in _RECURRENT else set()
     return frozenset(of_format | of_keys | of_layers)
 
 
 def pointer(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) -> int:
-    """Return the address of a tensor that C reads or writes; ValueError unless it is as C expects it."""
-    if tensor.dtype is not dtype or tensor.shape != shape or not tensor.is_contiguous() or tensor.device.type != "cpu":
+    """Return the address of a tensor that C reads or writes; ValueError unless it is as C expects
+    it."""
+    if (
+        tensor.dtype is not dtype
+        or tensor.shape != shape
+        or not tensor.is_contiguous()
+        or tensor.device.type != "cpu"
+    ):
         raise ValueError(
             f"C expects {dtype} {list(shape)}, contiguous and on the CPU, and not {tensor.dtype} {list(tensor.shape)} "
             f"with strides {tensor.stride()} on {tensor.device}"
@@ -170,12 +201,15 @@ def pointer_or_none(tensor: torch.Tensor | None, dtype: torch.dtype, *shape: int
 
 @cache
 def kernels() -> Kernels | None:
-    """Return the kernels, built if necessary; None if they are unavailable, and the log says why."""
+    """Return the kernels, built if necessary; None if they are unavailable, and the log says
+    why."""
     if brought := _of_wheel():
         return brought
     compiler = processor.c_compiler()
     if compiler is None:
-        log.info("there is no C compiler, or RUNNER_NATIVE=0: attention is computed by torch alone, which is slower")
+        log.info(
+            "there is no C compiler, or RUNNER_NATIVE=0: attention is computed by torch alone, which is slower"
+        )
         return None
     try:
         library = building.library(compiler)
@@ -185,9 +219,13 @@ def kernels() -> Kernels | None:
             library.unlink(missing_ok=True)
             return Kernels(ctypes.CDLL(str(building.library(compiler))))
     except DifferentStructures as error:
-        log.warning("the kernels are not used, torch does their work more slowly: %s", str(error)[:300])
+        log.warning(
+            "the kernels are not used, torch does their work more slowly: %s", str(error)[:300]
+        )
     except building.FAILURES as error:
-        log.warning("kernels.c could not be built, torch does its work more slowly: %s", _reason(error))
+        log.warning(
+            "kernels.c could not be built, torch does its work more slowly: %s", _reason(error)
+        )
     return None
 
 

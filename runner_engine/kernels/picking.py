@@ -1,4 +1,5 @@
-"""What the kernels do with logits: the largest of each row, and the next token by a row's settings."""
+"""What the kernels do with logits: the largest of each row, and the next token by a row's
+settings."""
 
 from __future__ import annotations
 
@@ -30,19 +31,28 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
 class RowSettings(NamedTuple):
     """How each row of a batch is sampled, as C reads it."""
 
-    numbers: torch.Tensor  # float64 [B, P]: the parameters in the order of the table in settings/sampling.py
-    seen: torch.Tensor  # int64 [B]: address of the marks [V] of tokens in prompt and answer, 0: no penalty
-    counts: torch.Tensor  # int64 [B]: address of the counts [V] of the answer's tokens, 0: no penalty
+    numbers: (
+        torch.Tensor
+    )  # float64 [B, P]: the parameters in the order of the table in settings/sampling.py
+    seen: (
+        torch.Tensor
+    )  # int64 [B]: address of the marks [V] of tokens in prompt and answer, 0: no penalty
+    counts: (
+        torch.Tensor
+    )  # int64 [B]: address of the counts [V] of the answer's tokens, 0: no penalty
 
 
 def sample(
     compiled: native.Kernels, logits: torch.Tensor, settings: RowSettings, uniform: torch.Tensor
 ) -> torch.Tensor:
-    """Return the next token of each row [B, V] by its settings and its random number, -1 for a row with NaN."""
+    """Return the next token of each row [B, V] by its settings and its random number, -1 for a row
+    with NaN."""
     logits = logits if logits.stride(1) == 1 and logits.stride(0) >= 0 else logits.contiguous()
     count, width = logits.shape
     numbers = native.pointer(settings.numbers, torch.float64, count, len(PARAMETERS))
-    seen, counts = (native.pointer(one, torch.int64, count) for one in (settings.seen, settings.counts))
+    seen, counts = (
+        native.pointer(one, torch.int64, count) for one in (settings.seen, settings.counts)
+    )
     share = 2 * (int(2.05 * width) + 128)  # numbers for each thread; an even number
     workspace = torch.empty(torch.get_num_threads() * share, dtype=torch.float32)
     tokens = torch.empty(count, dtype=torch.long)
@@ -56,4 +66,6 @@ def sample(
 
 def for_logits(logits: torch.Tensor) -> native.Kernels | None:
     """Return the kernels if they are available and read such logits."""
-    return native.kernels() if logits.device.type == "cpu" and logits.dtype in native.FORMATS else None
+    return (
+        native.kernels() if logits.device.type == "cpu" and logits.dtype in native.FORMATS else None
+    )

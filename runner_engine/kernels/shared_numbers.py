@@ -1,4 +1,5 @@
-"""What C and Python both rely on: the structures that Python fills and C reads, sizes, and the numbers of enums.
+"""What C and Python both rely on: the structures that Python fills and C reads, sizes, and the
+numbers of enums.
 
 `shared_numbers.h` exports the same numbers. A library in which one of them differs is not used.
 """
@@ -24,7 +25,9 @@ SHIFT = 128  # is added to quantized rows, so that they have no sign
 PRODUCT_PHASES = 3
 LAYER_PHASES = 4 * PRODUCT_PHASES + 6
 BESIDE_PHASES = 2 * PRODUCT_PHASES + 1  # of a mixer beside attention
-LATENT_PHASES = 2 * PRODUCT_PHASES + 1  # of a layer whose queries, keys and values come out of latents, beside those
+LATENT_PHASES = (
+    2 * PRODUCT_PHASES + 1
+)  # of a layer whose queries, keys and values come out of latents, beside those
 ROPE_TABLES = 2  # of a model at most
 PHASE_BYTES = 128
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
@@ -49,7 +52,13 @@ class WeightFormat(IntEnum):
     @property
     def has_byte_rows(self) -> bool:
         """Whether rows are quantized, once for all matrices of a product."""
-        return self.name in ("row_int8", "int8_dynamic", "int8_stored", "byte_blocks", "byte_groups")
+        return self.name in (
+            "row_int8",
+            "int8_dynamic",
+            "int8_stored",
+            "byte_blocks",
+            "byte_groups",
+        )
 
     @property
     def needs_workspace(self) -> bool:
@@ -74,7 +83,8 @@ class NormKind(IntEnum):
 
 
 class RopePoints(IntEnum):
-    """Which two numbers of a head are a point that is rotated, and where they go (fused_structs.h)."""
+    """Which two numbers of a head are a point that is rotated, and where they go
+    (fused_structs.h)."""
 
     points_in_halves = 0
     points_of_neighbours = 1
@@ -152,7 +162,15 @@ class FusedModel(ctypes.Structure):
 
     _fields_ = (
         *fields_of(
-            ctypes.c_int64, "layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized", "has_kv_bytes"
+            ctypes.c_int64,
+            "layers",
+            "hidden",
+            "inner",
+            "kv_heads",
+            "group",
+            "dim",
+            "is_quantized",
+            "has_kv_bytes",
         ),
         *fields_of(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
         *fields_of(ctypes.c_int64, "rotated", "points", "gates", "has_halves", "has_query_gates"),
@@ -170,10 +188,14 @@ class FusedLayer(ctypes.Structure):
     """fused_layer in fused_structs.h."""
 
     _fields_ = (
-        *fields_of(FusedNorm, "norm_in", "norm_mid", "after_attention", "after_mlp", "norm_q", "norm_k"),
+        *fields_of(
+            FusedNorm, "norm_in", "norm_mid", "after_attention", "after_mlp", "norm_q", "norm_k"
+        ),
         ("sinks", ctypes.c_void_p),
         *fields_of(ctypes.c_float, "scale", "cap"),
-        *fields_of(ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel", "norms_rotated"),
+        *fields_of(
+            ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel", "norms_rotated"
+        ),
         *fields_of(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
         *fields_of(ctypes.c_int64, "mlp_apart", "has_no_mlp"),
         *fields_of(ctypes.c_void_p, "mixture", "latent"),
@@ -276,13 +298,33 @@ def of_python() -> dict[str, int]:
         "INT4_GROUP_BYTES": INT4_GROUP_BYTES,
         "ROPE_TABLES": ROPE_TABLES,
     }
-    phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "LATENT_PHASES": LATENT_PHASES}
+    phases = {
+        "PRODUCT_PHASES": PRODUCT_PHASES,
+        "LAYER_PHASES": LAYER_PHASES,
+        "LATENT_PHASES": LATENT_PHASES,
+    }
     phases |= {"sizeof phase": PHASE_BYTES}
     phases["BESIDE_PHASES"] = BESIDE_PHASES
-    kinds: tuple[type[IntEnum], ...] = (WeightFormat, KvCode, CodeType, NormKind, RopePoints, Activation, Refusal)
+    kinds: tuple[type[IntEnum], ...] = (
+        WeightFormat,
+        KvCode,
+        CodeType,
+        NormKind,
+        RopePoints,
+        Activation,
+        Refusal,
+    )
     enums = {one.name.upper(): int(one) for kind in kinds for one in kind}
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
-    numbers = sizes | phases | enums | parameters | FOR_QUANTIZED | expert_numbers.numbers() | state_numbers.NUMBERS
+    numbers = (
+        sizes
+        | phases
+        | enums
+        | parameters
+        | FOR_QUANTIZED
+        | expert_numbers.numbers()
+        | state_numbers.NUMBERS
+    )
     for name, structure in STRUCTURES.items():
         numbers[f"sizeof {name}"] = ctypes.sizeof(structure)
         for field, *_ in structure._fields_:

@@ -1,7 +1,9 @@
-"""Memory of the places that no later token sees: in layers with a window it goes back to the system while a row grows.
+"""Memory of the places that no later token sees: in layers with a window it goes back to the system
+while a row grows.
 
-A row's keys and values lie in memory pages of their own, by place. So what is before the window can be freed page by
-page, and everything else stays where it is: kernels read and write by the same addresses, and never read there again.
+A row's keys and values lie in memory pages of their own, by place. So what is before the window can
+be freed page by page, and everything else stays where it is: kernels read and write by the same
+addresses, and never read there again.
 """
 
 from __future__ import annotations
@@ -32,11 +34,13 @@ class Stored(Protocol):
 
     @property
     def stored_windows(self) -> Sequence[Window | None]:
-        """Return how far back any token sees in each layer of the store; empty if that is unknown."""
+        """Return how far back any token sees in each layer of the store; empty if that is
+        unknown."""
 
 
 def frees_places(stored: Stored) -> bool:
-    """Whether there are layers with a window, and the system takes back pages of memory that stays mapped."""
+    """Whether there are layers with a window, and the system takes back pages of memory that stays
+    mapped."""
     return any(window is not None for window in stored.stored_windows) and sys.platform == "linux"
 
 
@@ -50,7 +54,8 @@ def window_sizes(stored: Stored) -> dict[int, list[int]]:
 
 
 def kept_tokens(stored: Stored) -> Callable[[int], int]:
-    """Return a function: as many tokens, in all layers, as the memory of so many places of a row has room for.
+    """Return a function: as many tokens, in all layers, as the memory of so many places of a row
+    has room for.
 
     Layers with a window keep no more of them than the window and a few.
     """
@@ -85,14 +90,17 @@ class FreedPlaces:
         """addresses: of the keys and of the values [layer, head, place], each of so many places."""
         self.stored, self.addresses, self.capacity = stored, addresses, capacity
         self.layers = window_sizes(stored)
-        self.first = dict.fromkeys(self.layers, 0)  # by the window's size: the first place that is there
+        self.first = dict.fromkeys(
+            self.layers, 0
+        )  # by the window's size: the first place that is there
         self.tokens = 0  # as many, in all layers, as the freed memory has room for
         self.before = 0  # the same when the last pass began
         self._bytes = {size: bytes_of(stored, layers) for size, layers in self.layers.items()}
         self._all_bytes = bytes_of(stored, range(stored.layers))
 
     def free_behind(self, places: int) -> None:
-        """Free what no token sees once so many places are written, where that is enough to be worth it."""
+        """Free what no token sees once so many places are written, where that is enough to be worth
+        it."""
         for size, first in self.first.items():
             if places - first > kept_places(size, places):
                 self._free(size, places - size - REWOUND)
@@ -112,7 +120,10 @@ class FreedPlaces:
             for side, place_bytes in enumerate(self.stored.place_bytes(layer)):
                 for head in range(heads if layer in self.layers[size] else 0):
                     first_byte = first_bytes[side] + head * self.capacity * place_bytes
-                    page = max(-(-first_byte // PAGE), (first_byte + start * place_bytes) // PAGE) * PAGE
+                    page = (
+                        max(-(-first_byte // PAGE), (first_byte + start * place_bytes) // PAGE)
+                        * PAGE
+                    )
                     last = (first_byte + end * place_bytes) // PAGE * PAGE
                     if page < last:
                         give_back(page, last - page, mmap.MADV_DONTNEED)

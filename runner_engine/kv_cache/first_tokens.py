@@ -1,8 +1,9 @@
-"""The first tokens of texts in the model's own numbers, beside slots in fewer bits: where torch computes attention.
+"""The first tokens of texts in the model's own numbers, beside slots in fewer bits: where torch
+computes attention.
 
-They lie beside what is stored of all tokens, and are laid over it wherever a slot is read that begins a text. A prefix
-that is shared has at least so many tokens, so all of them are in one store. Kernels have them in their arenas
-(kernels/attention.h).
+They lie beside what is stored of all tokens, and are laid over it wherever a slot is read that
+begins a text. A prefix that is shared has at least so many tokens, so all of them are in one store.
+Kernels have them in their arenas (kernels/attention.h).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ class FirstTokens:
     def __init__(self, heads: Heads, slots: int) -> None:
         self.heads, self.count = heads, heads.first_plain
         self.tensors = self._empty(slots)  # keys of all layers, then values: [slot, KVH, LANES, D]
-        self.begins = torch.ones(slots, dtype=torch.bool, device=heads.device)  # whether a slot begins a text
+        self.begins = torch.ones(
+            slots, dtype=torch.bool, device=heads.device
+        )  # whether a slot begins a text
 
     def enter(self, at: int, count: int) -> None:
         """Let the rows of new slots begin texts."""
@@ -53,7 +56,12 @@ class FirstTokens:
             tensor[target] = tensor[source]
 
     def write(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+        self,
+        layer: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slot: torch.Tensor,
+        place: torch.Tensor,
     ) -> None:
         """Keep those of keys and values [T, KVH, D] whose places are among the first."""
         if not self.count:
@@ -66,7 +74,8 @@ class FirstTokens:
     def laid_over(
         self, layer: int, slots: Slices, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [slot, KVH, places, D] with the first ones in the model's numbers."""
+        """Return keys and values [slot, KVH, places, D] with the first ones in the model's
+        numbers."""
         if not self.count:
             return keys, values
         some = min(self.count, keys.shape[2])

@@ -1,8 +1,9 @@
-"""A KV arena for each row: keys and values of all its layers in its own memory pages, for the kernels.
+"""A KV arena for each row: keys and values of all its layers in its own memory pages, for the
+kernels.
 
-An arena has as many places as its row may need; a place takes no memory before it is written, nor when no token can see
-it any more (behind_windows.py). So a long row does not make short rows larger, and nothing is copied when rows grow,
-leave or change their slots.
+An arena has as many places as its row may need; a place takes no memory before it is written, nor
+when no token can see it any more (behind_windows.py). So a long row does not make short rows
+larger, and nothing is copied when rows grow, leave or change their slots.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class KvArena:
         begins = [layers[0].data_ptr() if layers else 0 for layers in (self.keys, self.values)]
         self.address = [*begins, self.capacity, heads.first_plain]
         self.filled = 0  # places that were ever written, and so take memory unless they are freed
-        self.freed = FreedPlaces(heads, self.address[:2], self.capacity) if frees_places(heads) else None
+        self.freed = (
+            FreedPlaces(heads, self.address[:2], self.capacity) if frees_places(heads) else None
+        )
         self.is_whole = False  # nothing of it may be freed
 
     @property
@@ -42,14 +45,17 @@ class KvArena:
 
 
 class KvArenas(OwnKv):
-    """An arena for each row, as large as the row may need; arenas of rows that have left are reused."""
+    """An arena for each row, as large as the row may need; arenas of rows that have left are
+    reused."""
 
     kernels: native.Kernels
 
     def __init__(self, heads: Heads, kernels: native.Kernels) -> None:
         self.heads, self.kernels = heads, kernels
         self.arenas: list[KvArena] = []
-        self._spare: list[KvArena] = []  # their pages are allocated already, so a row starts faster in one of these
+        self._spare: list[
+            KvArena
+        ] = []  # their pages are allocated already, so a row starts faster in one of these
         self._number()
 
     @property
@@ -67,7 +73,9 @@ class KvArenas(OwnKv):
         """Places that were ever written, without what was freed of them."""
         return sum(arena.held for arena in (*self.arenas, *self._spare))
 
-    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
+    def enter(
+        self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int
+    ) -> None:
         """Give each row that enters an arena."""
         self.arenas[at:at] = [self._arena(need) for need in needs[at : at + count]]
         self._number()
@@ -102,7 +110,8 @@ class KvArenas(OwnKv):
             self._number()
 
     def freed(self, slot: int) -> int:
-        """Return how many tokens the memory would have room for that a row has given back behind its windows."""
+        """Return how many tokens the memory would have room for that a row has given back behind
+        its windows."""
         freed = self.arenas[slot].freed
         return 0 if freed is None else freed.tokens
 
@@ -124,7 +133,12 @@ class KvArenas(OwnKv):
         return len(self._spare) < before
 
     def write(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+        self,
+        layer: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slot: torch.Tensor,
+        place: torch.Tensor,
     ) -> None:
         """Put keys and values [T, KVH, D] of a layer into their arenas and places."""
         keys, values, heads, tokens = keys.contiguous(), values.contiguous(), self.heads, len(slot)
@@ -147,7 +161,9 @@ class KvArenas(OwnKv):
         """Put keys and values [KVH, places, W] into the first places of the first arena."""
         if not self.heads.in_bytes:
             place = torch.arange(keys.shape[1], dtype=torch.int32)
-            self.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
+            self.write(
+                layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place
+            )
             return
         (of_keys, of_values), pair, dim = self.heads.formats(layer), self._pair, self.heads.dim
         of_keys.put_rows(self.arenas[0].keys[layer], keys, dim, pair, is_keys=True)
@@ -163,7 +179,8 @@ class KvArenas(OwnKv):
         return [*self.arenas[slot].keys, *self.arenas[slot].values]
 
     def _arena(self, need: int) -> KvArena:
-        """Return the smallest unused arena that is large enough, but not far too large; else a new one."""
+        """Return the smallest unused arena that is large enough, but not far too large; else a new
+        one."""
         capacity = _capacity(self.heads, need)
         fitting = [arena for arena in self._spare if capacity <= arena.capacity <= 2 * capacity]
         if not fitting:
@@ -174,9 +191,12 @@ class KvArenas(OwnKv):
         return best
 
     def _number(self) -> None:
-        self._table = torch.tensor([arena.address for arena in self.arenas], dtype=torch.int64).view(-1, 4)
+        self._table = torch.tensor(
+            [arena.address for arena in self.arenas], dtype=torch.int64
+        ).view(-1, 4)
 
 
 def _capacity(heads: Heads, places: int) -> int:
-    """Return the places of an arena; where some are freed while it is used, each head has memory pages of its own."""
+    """Return the places of an arena; where some are freed while it is used, each head has memory
+    pages of its own."""
     return rounded(places, page_places(heads) if frees_places(heads) else LANES)

@@ -1,4 +1,5 @@
-"""The KV cache of the scheduler: the shape of its heads, its size, and the interface of its stores."""
+"""The KV cache of the scheduler: the shape of its heads, its size, and the interface of its
+stores."""
 
 from __future__ import annotations
 
@@ -29,13 +30,15 @@ from runner_engine.recurrent import RowStates, Shapes, state_bytes
 from runner_engine.settings.kv_cache import FIRST_TOKENS, KvCache, KvNumbers
 
 SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need memory, too
-# a row may fill far fewer places than it may need: the system need not reserve memory for all of them
+# a row may fill far fewer places than it may need: the system need not reserve memory for all of
+# them
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 @dataclass
 class Heads:
-    """The shape of stored keys and values: the same in all layers; smaller heads of a layer are padded."""
+    """The shape of stored keys and values: the same in all layers; smaller heads of a layer are
+    padded."""
 
     layers: int  # that store keys and values; others attend to those of an earlier one
     kv_heads: int
@@ -43,8 +46,12 @@ class Heads:
     dim: int
     dtype: torch.dtype
     device: torch.device
-    windows: tuple[Window | None, ...] = ()  # of each layer, None = it sees everything; empty if they are unknown
-    stores: tuple[int, ...] = ()  # for each layer, which of `layers` it attends to; empty: each to its own
+    windows: tuple[
+        Window | None, ...
+    ] = ()  # of each layer, None = it sees everything; empty if they are unknown
+    stores: tuple[
+        int, ...
+    ] = ()  # for each layer, which of `layers` it attends to; empty: each to its own
     plain_softmax: bool = True  # no layer has a cap or sinks
     kv_cache: KvCache = KvCache.as_model
     attention_tile_rows: int = 0  # of attention to shared keys: 0 = vectors (shared_attention.py)
@@ -69,26 +76,33 @@ class Heads:
         return format_of(keys), format_of(values)
 
     def place_bytes(self, layer: int) -> tuple[int, int]:
-        """Return the bytes of a key, and of a value, of one place and one head in a layer of the store."""
+        """Return the bytes of a key, and of a value, of one place and one head in a layer of the
+        store."""
         return self._place_bytes[layer]
 
     @cached_property
     def _place_bytes(self) -> list[tuple[int, int]]:
         sizes = []
         for layer in range(self.layers):
-            keys, values = (one.width(self.dim) * one.stored_dtype(self.dtype).itemsize for one in self.formats(layer))
+            keys, values = (
+                one.width(self.dim) * one.stored_dtype(self.dtype).itemsize
+                for one in self.formats(layer)
+            )
             sizes.append((keys, values))
         return sizes
 
     @cached_property
     def kernel_layers(self) -> Any:
-        """An array for C of how each layer of the store is stored, and of where it begins in an arena."""
+        """An array for C of how each layer of the store is stored, and of where it begins in an
+        arena."""
         entries, keys_before, values_before = [], 0, 0
         ends = [self.kv_heads * sum(side) for side in zip(*self._place_bytes, strict=True)]
         for layer, (keys, values) in enumerate(self._place_bytes):
             codes = [one.CODE for one in self.formats(layer)]
             plain_before = layer * LANES * self.kv_heads * self.dim * self.dtype.itemsize
-            entries.append(KvLayer(*codes, keys_before, values_before, self.rotated_piece, *ends, plain_before))
+            entries.append(
+                KvLayer(*codes, keys_before, values_before, self.rotated_piece, *ends, plain_before)
+            )
             keys_before += self.kv_heads * keys
             values_before += self.kv_heads * values
         return (KvLayer * max(self.layers, 1))(*entries)
@@ -104,14 +118,17 @@ class Heads:
         return piece_of(self.dim) if self.kv_cache.rotate else 0
 
     def turned(self, given: torch.Tensor, kernels: native.Kernels | None = None) -> torch.Tensor:
-        """Return queries, keys or values [..., D] rotated where they are stored so; results, rotated back."""
+        """Return queries, keys or values [..., D] rotated where they are stored so; results,
+        rotated back."""
         if not self.kv_cache.rotate:
             return given
         if kernels is None:
             return rotated(given)
         turned = given.clone(memory_format=torch.contiguous_format)
         address = native.pointer(turned, self.dtype, *turned.shape)
-        kernels("rotate", self.dtype, address, turned.numel() // self.dim, self.dim, self.rotated_piece)
+        kernels(
+            "rotate", self.dtype, address, turned.numel() // self.dim, self.dim, self.rotated_piece
+        )
         return turned
 
     @property
@@ -120,7 +137,8 @@ class Heads:
         if not self.stores or not self.windows:
             return self.windows
         readers = [
-            [self.windows[at] for at, store in enumerate(self.stores) if store == one] for one in range(self.layers)
+            [self.windows[at] for at, store in enumerate(self.stores) if store == one]
+            for one in range(self.layers)
         ]
         return tuple(None if None in of_store else widest(of_store) for of_store in readers)
 
@@ -137,7 +155,8 @@ class Heads:
 
     @cached_property
     def first_plain(self) -> int:
-        """How many first tokens of a text are stored in the model's numbers beside the others: LANES, or 0."""
+        """How many first tokens of a text are stored in the model's numbers beside the others:
+        LANES, or 0."""
         return FIRST_TOKENS if self.kv_cache.first_tokens else 0
 
     @property
@@ -152,7 +171,8 @@ class Heads:
 
     @cached_property
     def state_tokens(self) -> int:
-        """The states of one row, as a number of tokens whose keys and values take as much memory."""
+        """The states of one row, as a number of tokens whose keys and values take as much
+        memory."""
         return -(-state_bytes(self.states) // self.bytes_per_token)
 
     @property
@@ -165,36 +185,49 @@ class Heads:
         """Return the name of a kernel that reads or writes keys and values as they are stored."""
         return f"{name}_bytes" if self.in_bytes else name
 
-    def to_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def to_stored(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [..., D] of a layer as they are stored [..., W]."""
         of_keys, of_values = self.formats(layer)
         return of_keys.to_rows(keys), of_values.to_rows(values)
 
-    def to_numbers(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def to_numbers(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return stored keys and values [..., W] of a layer as numbers [..., D] of the model."""
         of_keys, of_values = self.formats(layer)
-        return of_keys.to_numbers(keys, self.dim, self.dtype), of_values.to_numbers(values, self.dim, self.dtype)
+        return of_keys.to_numbers(keys, self.dim, self.dtype), of_values.to_numbers(
+            values, self.dim, self.dtype
+        )
 
     def check_layer(self, layer: int) -> None:
-        """Reject the number of a layer for which nothing is stored: C would go beyond the memory."""
+        """Reject the number of a layer for which nothing is stored: C would go beyond the
+        memory."""
         if not 0 <= layer < self.layers:
             raise IndexError(f"layer {layer}: keys and values are stored for {self.layers} layers")
 
     def empty(self, of: KvFormat, *rows: int) -> torch.Tensor:
-        """Return zeros [*rows, W] for keys or values of a format: a masked key must still be a number."""
+        """Return zeros [*rows, W] for keys or values of a format: a masked key must still be a
+        number."""
         shape, dtype = (*rows, of.width(self.dim)), of.stored_dtype(self.dtype)
         return self._own_pages(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
 
     def empty_layers(self, capacity: int) -> tuple[list[list[torch.Tensor]], list[torch.Tensor]]:
-        """Return zeros for the keys, and for the values, of all layers [KVH, capacity, W], one behind the other.
+        """Return zeros for the keys, and for the values, of all layers [KVH, capacity, W], one
+        behind the other.
 
-        Behind all of these are keys, and values, of first tokens that stay in the model's numbers [KVH, LANES, D].
+        Behind all of these are keys, and values, of first tokens that stay in the model's numbers
+        [KVH, LANES, D].
         """
         found: list[list[torch.Tensor]] = []
         firsts: list[torch.Tensor] = []
         for side in (0, 1):
             sizes = [self.kv_heads * capacity * of_layer[side] for of_layer in self._place_bytes]
-            whole, ends = self._own_pages(sum(sizes) + self.first_plain_bytes // 2), [0, *accumulate(sizes)]
+            whole, ends = (
+                self._own_pages(sum(sizes) + self.first_plain_bytes // 2),
+                [0, *accumulate(sizes)],
+            )
             pieces = [whole[first:end] for first, end in pairwise(ends)]
             kinds = [self.formats(layer)[side] for layer in range(self.layers)]
             found.append([
@@ -202,7 +235,12 @@ class Heads:
                 for piece, kind in zip(pieces, kinds, strict=True)
             ])  # fmt: skip
             if self.first_plain:
-                firsts += whole[ends[-1] :].view(self.dtype).view(self.layers, self.kv_heads, LANES, self.dim).unbind()
+                firsts += (
+                    whole[ends[-1] :]
+                    .view(self.dtype)
+                    .view(self.layers, self.kv_heads, LANES, self.dim)
+                    .unbind()
+                )
         return found, firsts
 
     def _own_pages(self, size: int) -> torch.Tensor:
@@ -223,12 +261,14 @@ def kernels_for(heads: Heads) -> native.Kernels | None:
 
 
 def room_tokens(heads: Heads, held: int = 0) -> int:
-    """Return for how many tokens' keys and values there is memory, those that are stored already included."""
+    """Return for how many tokens' keys and values there is memory, those that are stored already
+    included."""
     return int((free_mib(heads.device) * MIB / heads.bytes_per_token + held) * SHARE_OF_MEMORY)
 
 
 def stores_of(tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, ...]:
-    """Return for each layer which of those that store keys and values it attends to; nothing if each stores its own.
+    """Return for each layer which of those that store keys and values it attends to; nothing if
+    each stores its own.
 
     A layer that attends to those of another one is given the same tensors.
     """
@@ -238,13 +278,18 @@ def stores_of(tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, ..
 
 
 class OwnKv(ABC):
-    """The rows' own keys and values, by slot: a place for each token. Active rows have the first slots."""
+    """The rows' own keys and values, by slot: a place for each token. Active rows have the first
+    slots."""
 
     heads: Heads
     kernels: native.Kernels | None = None
-    states: RowStates | None = None  # the rows' states, if layers carry some: they move with the keys and values
+    states: RowStates | None = (
+        None  # the rows' states, if layers carry some: they move with the keys and values
+    )
 
-    def insert(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
+    def insert(
+        self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int
+    ) -> None:
         """Insert rows, as `enter`, with states that stand for no token."""
         self.enter(at, count, needs, held, most)
         if self.states is not None:
@@ -259,12 +304,15 @@ class OwnKv(ABC):
     @property
     def held_with_states(self) -> int:
         """The memory that keys, values and states take, in tokens."""
-        return self.held + (0 if self.states is None else self.states.most_used * self.heads.state_tokens)
+        return self.held + (
+            0 if self.states is None else self.states.most_used * self.heads.state_tokens
+        )
 
     @property
     @abstractmethod
     def table(self) -> torch.Tensor:
-        """The addresses that the kernels need of each row: int64 [slot, 4], see `kv_arena` in kernels/attention.h."""
+        """The addresses that the kernels need of each row: int64 [slot, 4], see `kv_arena` in
+        kernels/attention.h."""
 
     @staticmethod
     @abstractmethod
@@ -277,16 +325,19 @@ class OwnKv(ABC):
         """The memory it takes, in tokens; on a CPU, places that were never written take none."""
 
     @abstractmethod
-    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
+    def enter(
+        self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int
+    ) -> None:
         """Insert `count` rows at slot `at`; the rows that were there move behind them.
 
-        needs, held: how many places each row may fill, and how many it fills after this pass, in the new order. most:
-        the largest expected number of rows.
+        needs, held: how many places each row may fill, and how many it fills after this pass, in
+        the new order. most: the largest expected number of rows.
         """
 
     @abstractmethod
     def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
-        """Remove a row; the last active row moves into its slot. is_sound: the row has no NaN in its slot."""
+        """Remove a row; the last active row moves into its slot. is_sound: the row has no NaN in
+        its slot."""
 
     @abstractmethod
     def lengthen(self, places: int, need: int) -> None:
@@ -297,17 +348,20 @@ class OwnKv(ABC):
         """Note how many places of a slot hold tokens."""
 
     def first_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return keys of all layers, then values, each [KVH, LANES, D], of first tokens in the model's numbers."""
+        """Return keys of all layers, then values, each [KVH, LANES, D], of first tokens in the
+        model's numbers."""
         return []
 
     def set_beginning(self, slot: int, is_beginning: bool) -> None:  # noqa: B027 - most stores do not ask
-        """Note, before anything is written, whether a row's first place has the first token of its text."""
+        """Note, before anything is written, whether a row's first place has the first token of its
+        text."""
 
     def keep_whole(self, slot: int) -> None:  # noqa: B027 - most stores never free places of a row
         """Free nothing of a row while it grows: later prompts may begin with a part of it."""
 
     def freed(self, slot: int) -> int:
-        """Return how many tokens the memory would have room for that a row has given back behind its windows."""
+        """Return how many tokens the memory would have room for that a row has given back behind
+        its windows."""
         return 0
 
     def freed_before_pass(self) -> int:
@@ -320,9 +374,15 @@ class OwnKv(ABC):
 
     @abstractmethod
     def write(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+        self,
+        layer: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slot: torch.Tensor,
+        place: torch.Tensor,
     ) -> None:
-        """Put keys and values [T, KVH, D] of a layer into their slots and places (both int32 [T])."""
+        """Put keys and values [T, KVH, D] of a layer into their slots and places (both int32
+        [T])."""
 
     @abstractmethod
     def stored(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -330,7 +390,8 @@ class OwnKv(ABC):
 
     @abstractmethod
     def put_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put keys and values [KVH, places, W] that `stored` returned into the first places of the first slot."""
+        """Put keys and values [KVH, places, W] that `stored` returned into the first places of the
+        first slot."""
 
     def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, places, D] of a row."""

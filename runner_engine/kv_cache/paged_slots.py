@@ -26,9 +26,13 @@ class PagedSlots(Slots):
     def __init__(self, heads: Heads) -> None:
         self.page = heads.page
         self.spare = 0  # pages behind the slots
-        self.shared: dict[Prefix, list[int]] = {}  # each prefix's own whole pages, by their numbers behind the slots
+        self.shared: dict[
+            Prefix, list[int]
+        ] = {}  # each prefix's own whole pages, by their numbers behind the slots
         self.continued: list[Prefix | None] = []  # the prefix that each slot continues
-        self.before: list[int] = []  # places of each slot with a copy of this prefix's end; the row's own ones follow
+        self.before: list[
+            int
+        ] = []  # places of each slot with a copy of this prefix's end; the row's own ones follow
         self._blocks = torch.zeros(0, 0, dtype=torch.int32, device=heads.device)
         self._starts = torch.zeros(0, dtype=torch.int64, device=heads.device)
         self._is_new = True  # the tables do not show what rows have now
@@ -37,24 +41,36 @@ class PagedSlots(Slots):
     @property
     def held(self) -> int:
         """As for slots; pages of prefixes that rows continue are counted with the prefixes."""
-        of_prefixes = self.page * sum(len(self.shared.get(prefix, ())) for prefix in self._prefixes())
-        return super().held if self.heads.device.type == "cpu" else len(self.keys[0]) * self.capacity - of_prefixes
+        of_prefixes = self.page * sum(
+            len(self.shared.get(prefix, ())) for prefix in self._prefixes()
+        )
+        return (
+            super().held
+            if self.heads.device.type == "cpu"
+            else len(self.keys[0]) * self.capacity - of_prefixes
+        )
 
     @property
     def blocks(self) -> torch.Tensor:
-        """The pages of each slot's row, in order: int32 [slot, pages], in one place until more are needed."""
+        """The pages of each slot's row, in order: int32 [slot, pages], in one place until more are
+        needed."""
         self._show()
         return self._blocks
 
     def expect(self, prefixes: Collection[Prefix]) -> None:
-        """Let the store's first tensors have room for the pages of these prefixes, too: to grow copies everything."""
+        """Let the store's first tensors have room for the pages of these prefixes, too: to grow
+        copies everything."""
         if not self.slots:
             self.spare = sum(prefix.pages(self.page) for prefix in prefixes)
 
     def begin(self, first: int, count: int, prefix: Prefix | None) -> None:
-        """Let rows that enter neighbouring slots continue a prefix whose keys and values are complete."""
+        """Let rows that enter neighbouring slots continue a prefix whose keys and values are
+        complete."""
         rest = prefix.length % self.page if prefix else 0
-        self.continued[first : first + count], self.before[first : first + count] = [prefix] * count, [rest] * count
+        self.continued[first : first + count], self.before[first : first + count] = (
+            [prefix] * count,
+            [rest] * count,
+        )
         self._is_new = True
         if prefix is None:
             return
@@ -69,7 +85,9 @@ class PagedSlots(Slots):
         for slot in range(first, first + count):
             self.filled[slot] = max(self.filled[slot], rest)
 
-    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
+    def enter(
+        self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int
+    ) -> None:
         """As for slots: the rows continue nothing until `begin`."""
         super().enter(at, count, needs, held, most)
         self.continued[at : at + count], self.before[at : at + count] = [None] * count, [0] * count
@@ -83,7 +101,9 @@ class PagedSlots(Slots):
 
     def holds(self, places: Sequence[int]) -> bool:
         """As for slots, behind the copies of what rows continue."""
-        return all(own + before <= self.capacity for own, before in zip(places, self.before, strict=False))
+        return all(
+            own + before <= self.capacity for own, before in zip(places, self.before, strict=False)
+        )
 
     def lengthen(self, places: int, need: int) -> None:
         """As for slots, behind the copies of what rows continue."""
@@ -94,7 +114,12 @@ class PagedSlots(Slots):
         super().fill(slot, self.before[slot] + places)
 
     def write(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+        self,
+        layer: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slot: torch.Tensor,
+        place: torch.Tensor,
     ) -> None:
         """Store keys and values [T, KVH, D] of a layer in their slots and own places."""
         self._show()
@@ -107,7 +132,8 @@ class PagedSlots(Slots):
         return keys[:, start:], values[:, start:]
 
     def tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return keys of all layers, then values: the row's own places, as many as are whole blocks."""
+        """Return keys of all layers, then values: the row's own places, as many as are whole
+        blocks."""
         start = self.before[slot]
         end = start + (self.capacity - start) // LANES * LANES
         return [tensor[:, start:end] for tensor in super().tensors(slot)]
@@ -116,14 +142,21 @@ class PagedSlots(Slots):
         """Return keys and values of all pages: a row's may be anywhere."""
         return super().flat(layer, len(self.keys[layer]))
 
-    @torch.inference_mode(mode=False)  # else the tables that one pass makes could not be changed outside of passes
+    @torch.inference_mode(
+        mode=False
+    )  # else the tables that one pass makes could not be changed outside of passes
     def _show(self) -> None:
         """Bring the tables on the device up to date."""
         if not self._is_new:
             return
         self._is_new, each = False, self.capacity // self.page
         shared = {
-            prefix: [self.slots * each + page for one in prefix.path if one in self.shared for page in self.shared[one]]
+            prefix: [
+                self.slots * each + page
+                for one in prefix.path
+                if one in self.shared
+                for page in self.shared[one]
+            ]
             for prefix in set(self.continued)
             if prefix is not None
         }
@@ -141,7 +174,8 @@ class PagedSlots(Slots):
             put(torch.tensor(numbers, dtype=table.dtype), table)
 
     def _share(self, prefix: Prefix) -> None:
-        """Store the whole pages of a prefix that are not there; those that no row reads any more become free."""
+        """Store the whole pages of a prefix that are not there; those that no row reads any more
+        become free."""
         prefixes = self._prefixes()
         self.shared = {one: pages for one, pages in self.shared.items() if one in prefixes}
         used = set(chain.from_iterable(self.shared.values()))
@@ -156,13 +190,19 @@ class PagedSlots(Slots):
             self._store(one)
 
     def _store(self, prefix: Prefix) -> None:
-        """Store a prefix's whole pages; the first one may begin with the end of the prefix before."""
-        places = torch.tensor(self.shared[prefix], device=self.heads.device) * self.page + self.slots * self.capacity
+        """Store a prefix's whole pages; the first one may begin with the end of the prefix
+        before."""
+        places = (
+            torch.tensor(self.shared[prefix], device=self.heads.device) * self.page
+            + self.slots * self.capacity
+        )
         places = (places[:, None] + torch.arange(self.page, device=self.heads.device)).flatten()
         first, last = (some // self.page * self.page for some in (prefix.start, prefix.length))
         for layer in range(self.heads.layers):
             for pool, parts in zip(
-                self.flat(layer, 0), zip(*_stored(prefix, layer, first, last), strict=True), strict=True
+                self.flat(layer, 0),
+                zip(*_stored(prefix, layer, first, last), strict=True),
+                strict=True,
             ):
                 pool.index_copy_(0, places, torch.cat(parts, dim=1).transpose(0, 1))
 
@@ -174,7 +214,9 @@ class PagedSlots(Slots):
         return rounded(places, self.page)
 
     def _empty(self, of: KvFormat, slots: int, capacity: int) -> torch.Tensor:
-        return super()._empty(of, slots + (-(-self.spare * self.page // capacity) if capacity else 0), capacity)
+        return super()._empty(
+            of, slots + (-(-self.spare * self.page // capacity) if capacity else 0), capacity
+        )
 
     def _grow(self, slots: int, capacity: int) -> None:
         super()._grow(slots, capacity)
@@ -196,8 +238,11 @@ class PagedSlots(Slots):
         self.continued[target], self.before[target] = self.continued[source], self.before[source]
 
 
-def _stored(prefix: Prefix, layer: int, first: int, last: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Go through keys and values [KVH, n, W] of the positions first … last-1 of a prefix, as they are stored."""
+def _stored(
+    prefix: Prefix, layer: int, first: int, last: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Go through keys and values [KVH, n, W] of the positions first … last-1 of a prefix, as they
+    are stored."""
     for one in prefix.path:
         at = slice(max(first - one.start, 0), max(last - one.start, 0))
         keys, values = (some[:, at] for some in one.kv.stored(layer))

@@ -32,7 +32,8 @@ SHARE_OF_BUDGET = 0.25  # of the scheduler's tokens is for conversations
 def share(
     prompts: Sequence[Sequence[int]], parent: Prefix | None = None, are_scored: bool = False
 ) -> list[Prefix | None]:
-    """Return for each prompt the deepest prefix that it shares; at least one token of each prompt stays its own.
+    """Return for each prompt the deepest prefix that it shares; at least one token of each prompt
+    stays its own.
 
     If there is a parent, all prompts begin with it and are longer.
     """
@@ -43,15 +44,21 @@ def share(
     def descend(rows: list[int], start: int, parent: Prefix | None, depth: int) -> None:
         if len(rows) < 2 or depth == DEEPEST:
             return
-        # rows are sorted: all have in common what the first and the last have; a prompt's last token is its own
-        end = min(common(prompts[rows[0]], prompts[rows[-1]], start), min(len(prompts[row]) for row in rows) - 1)
+        # rows are sorted: all have in common what the first and the last have; a prompt's last
+        # token is its own
+        end = min(
+            common(prompts[rows[0]], prompts[rows[-1]], start),
+            min(len(prompts[row]) for row in rows) - 1,
+        )
         own = end - start
         if own * least >= MIN_TOKENS and own * (len(rows) - 1) * least >= MIN_SAVED:
             parent = Prefix(list(prompts[rows[0]][start:end]), parent)
             for row in rows:
                 deepest[row] = parent
             start, depth = end, depth + 1
-        longer = [row for row in rows if len(prompts[row]) > end + 1]  # a prompt that ends here shares no more
+        longer = [
+            row for row in rows if len(prompts[row]) > end + 1
+        ]  # a prompt that ends here shares no more
         if len(longer) < len(rows) or prompts[rows[0]][end] != prompts[rows[-1]][end]:
             for _, group in groupby(longer, key=lambda row: prompts[row][end]):
                 descend(list(group), start, parent, depth)
@@ -61,7 +68,8 @@ def share(
 
 
 def common(first: Sequence[int], last: Sequence[int], start: int) -> int:
-    """Return how many first tokens of two prompts are equal, when those before `start` are known to be."""
+    """Return how many first tokens of two prompts are equal, when those before `start` are known to
+    be."""
     pairs = enumerate(zip(first[start:], last[start:], strict=False), start)
     return next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
 
@@ -69,29 +77,39 @@ def common(first: Sequence[int], last: Sequence[int], start: int) -> int:
 class ConversationCache:
     """The latest conversations.
 
-    Where layers carry a state, a conversation is of use only to prompts that continue all of it. So beginnings that a
-    prompt has in common with one are kept, too, when they have been computed as a prefix: the next prompt finds them.
+    Where layers carry a state, a conversation is of use only to prompts that continue all of it. So
+    beginnings that a prompt has in common with one are kept, too, when they have been computed as a
+    prefix: the next prompt finds them.
     """
 
     def __init__(self) -> None:
         self._conversations: list[Prefix] = []  # the latest at the end
 
-    def keep(self, tokens: list[int], row_kv: RowKv, own: OwnKv, slot: int, budget_tokens: int) -> None:
-        """Keep the keys and values of a row: of all its tokens but the last, which the model has not read."""
+    def keep(
+        self, tokens: list[int], row_kv: RowKv, own: OwnKv, slot: int, budget_tokens: int
+    ) -> None:
+        """Keep the keys and values of a row: of all its tokens but the last, which the model has
+        not read."""
         kv = SharedKv.empty(own.heads, row_kv.shared + row_kv.places, own.kernels)
         for layer in range(own.heads.layers):
-            parts = [*(prefix.kv.stored(layer) for prefix in row_kv.path), own.stored(layer, slot, row_kv.places)]
+            parts = [
+                *(prefix.kv.stored(layer) for prefix in row_kv.path),
+                own.stored(layer, slot, row_kv.places),
+            ]
             keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
             kv.store.put_stored(layer, keys, values)
         first = row_kv.path[0].kv.store.first_tensors(0) if row_kv.path else own.first_tensors(slot)
         copy_tensors(first, kv.store.first_tensors(0))
         if kv.store.states is not None and own.states is not None:
             kv.store.states.put(0, own.states, slot)
-        least = max((prefix.length if prefix.freed else prefix.least for prefix in row_kv.path), default=0)
+        least = max(
+            (prefix.length if prefix.freed else prefix.least for prefix in row_kv.path), default=0
+        )
         self.add(tokens[: kv.length], kv, budget_tokens, least)
 
     def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int, least: int = 0) -> None:
-        """Keep a conversation; it replaces those that are of no more use beside it. least: as of Prefix."""
+        """Keep a conversation; it replaces those that are of no more use beside it. least: as of
+        Prefix."""
         has_states = kv.store.states is not None
         others = [
             conversation
@@ -103,7 +121,8 @@ class ConversationCache:
         if room < 0:
             return
         while others and (
-            len(others) >= MAX_CONVERSATIONS or sum(len(other.tokens) + of_state for other in others) > room
+            len(others) >= MAX_CONVERSATIONS
+            or sum(len(other.tokens) + of_state for other in others) > room
         ):
             others.pop(0)
         self._conversations = [*others, Prefix(tokens, kv=kv, least=least)]
@@ -113,7 +132,8 @@ class ConversationCache:
         self._conversations = []
 
     def find(self, prompt: Sequence[int]) -> Prefix | None:
-        """Return the longest prefix that a prompt has in common with a conversation, with its keys and values."""
+        """Return the longest prefix that a prompt has in common with a conversation, with its keys
+        and values."""
         usable = [_usable(conversation, prompt) for conversation in self._conversations]
         length = max(usable, default=0)
         if length < MIN_TOKENS:
@@ -125,14 +145,17 @@ class ConversationCache:
         return Prefix(best.tokens[:length], kv=best.kv.beginning(length), least=best.least)
 
     def beginnings(self) -> list[list[int]]:
-        """Return the texts of which a beginning may be of use to others, though the whole is not."""
+        """Return the texts of which a beginning may be of use to others, though the whole is
+        not."""
         return [one.tokens for one in self._conversations if one.kv.store.states is not None]
 
 
 def _usable(conversation: Prefix, prompt: Sequence[int]) -> int:
-    """Return how many first tokens of a prompt a conversation has, but for its last one, which is always computed.
+    """Return how many first tokens of a prompt a conversation has, but for its last one, which is
+    always computed.
 
-    Its state stands for all of its tokens, and behind windows not all keys are there for a beginning of it.
+    Its state stands for all of its tokens, and behind windows not all keys are there for a
+    beginning of it.
     """
     length = min(common(conversation.tokens, prompt, 0), len(prompt) - 1)
     if conversation.kv.store.states is not None and length < len(conversation.tokens):
@@ -154,14 +177,19 @@ class Prefixes:
     most_attended: how many prefixes a decoding step reads for all of its rows; None: any number.
     """
 
-    def __init__(self, heads: Heads, most_attended: int | None, conversations: ConversationCache) -> None:
+    def __init__(
+        self, heads: Heads, most_attended: int | None, conversations: ConversationCache
+    ) -> None:
         self.heads, self.most_attended, self.conversations = heads, most_attended, conversations
         self.tokens = 0  # whose keys and values are stored
         self.budget = 0  # how many may be
         self._alive: dict[tuple[Prefix | None, int], list[Prefix]] = {}  # by parent and first token
 
-    def arrange(self, prompts: Sequence[NewPrompt], mentioned: Sequence[list[int]] = ()) -> list[tuple[int, ...]]:
-        """Find the prefixes of new prompts; return the numbers of each one's, which sort prompts by common beginnings.
+    def arrange(
+        self, prompts: Sequence[NewPrompt], mentioned: Sequence[list[int]] = ()
+    ) -> list[tuple[int, ...]]:
+        """Find the prefixes of new prompts; return the numbers of each one's, which sort prompts by
+        common beginnings.
 
         A prefix may be shared with prompts that are only mentioned.
         """
@@ -182,7 +210,8 @@ class Prefixes:
         for prompt in prompts:
             self._use(prompt.kv)
         return [
-            tuple(number_of.setdefault(id(prefix), len(number_of)) for prefix in prompt.kv.needed) for prompt in prompts
+            tuple(number_of.setdefault(id(prefix), len(number_of)) for prefix in prompt.kv.needed)
+            for prompt in prompts
         ]
 
     def _use(self, row_kv: RowKv) -> None:
@@ -202,7 +231,8 @@ class Prefixes:
         self.tokens += tokens + (prefix.size - len(prefix.tokens) if prefix.kv is not None else 0)
 
     def release(self, row_kv: RowKv, is_kept: bool = False) -> None:
-        """Free the prefixes of a row that no other row uses. is_kept: later prompts may begin like this one."""
+        """Free the prefixes of a row that no other row uses. is_kept: later prompts may begin like
+        this one."""
         for prefix in row_kv.needed:
             prefix.users -= 1
             if prefix.users:
@@ -230,22 +260,32 @@ class Prefixes:
         self.tokens = 0
 
     def _copy_some(self, rows: Sequence[RowKv], most: int) -> None:
-        """Where rows have more prefixes than a step attends to, let them get copies of those that few of them have."""
+        """Where rows have more prefixes than a step attends to, let them get copies of those that
+        few of them have."""
         users = Counter(prefix for row in rows for prefix in row.path)
-        new = sorted((prefix for prefix in users if not prefix.users), key=lambda prefix: prefix.start)  # parents first
-        attended = sum(not prefix.is_copied for prefixes in self._alive.values() for prefix in prefixes)
+        new = sorted(
+            (prefix for prefix in users if not prefix.users), key=lambda prefix: prefix.start
+        )  # parents first
+        attended = sum(
+            not prefix.is_copied for prefixes in self._alive.values() for prefix in prefixes
+        )
         spare, kept = most - attended, new
         if len(new) > spare:
-            often = [prefix for prefix in new if users[prefix] * most >= len(rows)]  # so are their parents
+            often = [
+                prefix for prefix in new if users[prefix] * most >= len(rows)
+            ]  # so are their parents
             kept = often[: max(spare, 0)]
         for prefix in new:
-            prefix.is_copied = prefix not in kept or (prefix.parent is not None and prefix.parent.is_copied)
+            prefix.is_copied = prefix not in kept or (
+                prefix.parent is not None and prefix.parent.is_copied
+            )
         for row in rows:
             if row.prefix is not None and row.prefix.attended is not row.prefix:
                 row.source, row.prefix = row.prefix, row.prefix.attended
 
     def find_copy(self, row_kv: RowKv) -> None:
-        """Note in a row how many of its own tokens a copy has, if these are more than it has found elsewhere."""
+        """Note in a row how many of its own tokens a copy has, if these are more than it has found
+        elsewhere."""
         length = row_kv.source.length - row_kv.shared if row_kv.source else 0
         if length > row_kv.copied:
             row_kv.blocks, row_kv.copied = [], length
@@ -253,12 +293,20 @@ class Prefixes:
     def copy(self, entering: Sequence[tuple[int, RowKv]], own: OwnKv) -> None:
         """Copy prefixes into the slots of rows that enter: into neighbouring ones at once."""
         if isinstance(own, PagedSlots):
-            for _, run in groupby(enumerate(entering), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])):
+            for _, run in groupby(
+                enumerate(entering), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])
+            ):
                 slots = [slot_and_kv for _, slot_and_kv in run]
                 own.begin(slots[0][0], len(slots), slots[0][1].prefix)
             return
-        wanted = [(slot, row_kv) for slot, row_kv in entering if row_kv.source is not None and not row_kv.blocks]
-        for _, run in groupby(enumerate(wanted), key=lambda at: (at[1][1].source, at[1][1].prefix, at[1][0] - at[0])):
+        wanted = [
+            (slot, row_kv)
+            for slot, row_kv in entering
+            if row_kv.source is not None and not row_kv.blocks
+        ]
+        for _, run in groupby(
+            enumerate(wanted), key=lambda at: (at[1][1].source, at[1][1].prefix, at[1][0] - at[0])
+        ):
             slots = [slot_and_kv for _, slot_and_kv in run]
             (first, row_kv), (last, _) = slots[0], slots[-1]
             assert isinstance(own, Slots)
@@ -266,11 +314,14 @@ class Prefixes:
                 at = prefix.start - row_kv.shared
                 for layer in range(own.heads.layers):
                     stored = prefix.kv.stored(layer)
-                    for slot_tensor, copied in zip((own.keys[layer], own.values[layer]), stored, strict=True):
+                    for slot_tensor, copied in zip(
+                        (own.keys[layer], own.values[layer]), stored, strict=True
+                    ):
                         slot_tensor[first : last + 1, :, at : at + copied.shape[1]] = copied
 
     def _deepest(self, prompt: Sequence[int]) -> Prefix | None:
-        """Return the deepest known prefix that a prompt begins with; the prompt's last token stays its own."""
+        """Return the deepest known prefix that a prompt begins with; the prompt's last token stays
+        its own."""
         deepest: Prefix | None = None
         start = 0
         while start < len(prompt) - 1:

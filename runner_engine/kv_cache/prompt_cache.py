@@ -1,9 +1,11 @@
-"""Keys and values of earlier prompts, kept in blocks of places for later prompts that begin with the same tokens.
+"""Keys and values of earlier prompts, kept in blocks of places for later prompts that begin with
+the same tokens.
 
-A server often gets the same tokens again: the same question, the same instructions, the next turn of a conversation. A
-block holds the keys and values of 16 tokens; its key is these tokens and the block before it. A prompt's last block may
-be shorter, for exactly the same prompt. A row that enters gets copies in its own slot, so that attention reads it like
-any other row. When the cache is full, the blocks that were used longest ago are replaced.
+A server often gets the same tokens again: the same question, the same instructions, the next turn
+of a conversation. A block holds the keys and values of 16 tokens; its key is these tokens and the
+block before it. A prompt's last block may be shorter, for exactly the same prompt. A row that
+enters gets copies in its own slot, so that attention reads it like any other row. When the cache is
+full, the blocks that were used longest ago are replaced.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class PromptCache:
 
     def __init__(self) -> None:
         self._store: Slots | None = None  # a slot for each block
-        self._blocks: OrderedDict[int, _Block] = OrderedDict()  # by number, the one used last at the end
+        self._blocks: OrderedDict[int, _Block] = (
+            OrderedDict()
+        )  # by number, the one used last at the end
         self._known: dict[Key, _Block] = {}
         self._numbers = count()
 
@@ -61,7 +65,8 @@ class PromptCache:
         self._known.clear()
 
     def find(self, row_kv: RowKv, prompt: list[int], pending: list[int]) -> None:
-        """Note for a row which blocks hold the beginning of its pending tokens; valid until the next `keep`.
+        """Note for a row which blocks hold the beginning of its pending tokens; valid until the
+        next `keep`.
 
         The last token always remains to be computed.
         """
@@ -87,9 +92,16 @@ class PromptCache:
                 copy_tensors(self._store.first_tensors(row_kv.blocks[0]), own.first_tensors(slot))
 
     def keep(
-        self, row_kv: RowKv, prompt: list[int], answer: list[int], own: OwnKv, slot: int, budget_tokens: int
+        self,
+        row_kv: RowKv,
+        prompt: list[int],
+        answer: list[int],
+        own: OwnKv,
+        slot: int,
+        budget_tokens: int,
     ) -> None:
-        """Keep the keys and values of a row: of its whole prompt, and of its answer in whole blocks."""
+        """Keep the keys and values of a row: of its whole prompt, and of its answer in whole
+        blocks."""
         tokens = (prompt + answer)[row_kv.shared : row_kv.shared + row_kv.places]
         if self._store is None:
             # each block has room for both, though only those of first tokens need it
@@ -98,7 +110,9 @@ class PromptCache:
             if not slots:
                 return
             self._store = Slots(own.heads, slots, LANES)
-        prompt_end = len(prompt) - row_kv.shared - 1  # so many tokens are looked up when the same prompt comes again
+        prompt_end = (
+            len(prompt) - row_kv.shared - 1
+        )  # so many tokens are looked up when the same prompt comes again
         wanted = max(len(tokens) // LANES, -(-prompt_end // LANES))
         parent: Parent = _digest(prompt[: row_kv.shared])
         used: list[_Block] = []
@@ -121,16 +135,21 @@ class PromptCache:
             parent = block.number
         self._touch(used)
         if new:
-            in_slot, in_store = (torch.tensor(blocks, device=own.heads.device) for blocks in zip(*new, strict=True))
+            in_slot, in_store = (
+                torch.tensor(blocks, device=own.heads.device) for blocks in zip(*new, strict=True)
+            )
             for kept, of_slot in self._pairs(own, slot):
                 kept[in_store] = of_slot[:, in_slot].transpose(0, 1)
         if new and new[0][0] == 0 and not row_kv.shared:
             copy_tensors(own.first_tensors(slot), self._store.first_tensors(new[0][1]))
 
     def _pairs(self, own: OwnKv, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Go through all keys and values: the store's [block, KVH, LANES, W], and a slot's [KVH, block, LANES, W]."""
+        """Go through all keys and values: the store's [block, KVH, LANES, W], and a slot's [KVH,
+        block, LANES, W]."""
         assert self._store is not None
-        for kept, of_slot in zip((*self._store.keys, *self._store.values), own.tensors(slot), strict=True):
+        for kept, of_slot in zip(
+            (*self._store.keys, *self._store.values), own.tensors(slot), strict=True
+        ):
             yield kept, of_slot.view(own.heads.kv_heads, -1, LANES, kept.shape[-1])
 
     def _new_block(self) -> _Block:
@@ -147,11 +166,13 @@ class PromptCache:
         return block
 
     def _touch(self, blocks: Sequence[_Block]) -> None:
-        """Note that blocks are used: a block stays longer than those after it, which cannot be found without it."""
+        """Note that blocks are used: a block stays longer than those after it, which cannot be
+        found without it."""
         for block in reversed(blocks):
             self._blocks.move_to_end(block.number)
 
 
 def _digest(tokens: Sequence[int]) -> bytes:
-    """Return the digest of a prefix; its tokens, in the keys of each prompt after it, would take far more memory."""
+    """Return the digest of a prefix; its tokens, in the keys of each prompt after it, would take
+    far more memory."""
     return hashlib.sha256(array("q", tokens)).digest()

@@ -1,8 +1,10 @@
-"""A rotation of heads before they are rounded: no number of a key is then much larger than the others.
+"""A rotation of heads before they are rounded: no number of a key is then much larger than the
+others.
 
-Queries and keys are rotated alike, which changes no product of the two. Values are rotated, and what attention makes of
-them is rotated back. The rotation is Hadamard's matrix, its own inverse, in sums and differences. A head whose width is
-no power of two is rotated in pieces that are. kernels/rotation.h computes the same bits.
+Queries and keys are rotated alike, which changes no product of the two. Values are rotated, and
+what attention makes of them is rotated back. The rotation is Hadamard's matrix, its own inverse, in
+sums and differences. A head whose width is no power of two is rotated in pieces that are.
+kernels/rotation.h computes the same bits.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import torch
 
 
 def piece_of(dim: int) -> int:
-    """Return how many numbers of a head are rotated together: the largest power of two that divides its width."""
+    """Return how many numbers of a head are rotated together: the largest power of two that divides
+    its width."""
     return dim & -dim
 
 

@@ -14,7 +14,9 @@ class RowKv:
     prefix: Prefix | None = None  # the deepest one that it attends to
     source: Prefix | None = None  # a deeper one, of which it gets a copy in its slot
     places: int = 0  # its own tokens in the scheduler's KV cache
-    blocks: list[int] = field(default_factory=list)  # of the prompt cache, with the beginning of its pending tokens
+    blocks: list[int] = field(
+        default_factory=list
+    )  # of the prompt cache, with the beginning of its pending tokens
     copied: int = 0  # tokens in these blocks
     rest: int = 0  # last tokens of its prefix, of which its slot has a copy before its own ones: less than a page
 
@@ -25,7 +27,8 @@ class RowKv:
 
     @property
     def needed(self) -> list[Prefix]:
-        """The prefixes that are computed before it enters: those of its path, and those that it gets a copy of."""
+        """The prefixes that are computed before it enters: those of its path, and those that it
+        gets a copy of."""
         return self.source.path if self.source else self.path
 
     @property

@@ -16,10 +16,16 @@ from runner_engine.recurrent import RowStates
 
 
 def own_kv(
-    heads: Heads, kernels: native.Kernels | None, needs: Sequence[int] = (), prefixes: Sequence[Prefix | None] = ()
+    heads: Heads,
+    kernels: native.Kernels | None,
+    needs: Sequence[int] = (),
+    prefixes: Sequence[Prefix | None] = (),
 ) -> OwnKv:
-    """Return a store with rows that may fill so many places each, and continue prefixes that are complete."""
-    store: OwnKv = PagedSlots(heads) if heads.in_pages and kernels is None else _store(heads, kernels)
+    """Return a store with rows that may fill so many places each, and continue prefixes that are
+    complete."""
+    store: OwnKv = (
+        PagedSlots(heads) if heads.in_pages and kernels is None else _store(heads, kernels)
+    )
     if needs:
         store.insert(0, len(needs), needs, needs, len(needs))
     for slot, prefix in enumerate(prefixes):
@@ -38,7 +44,10 @@ def own_cost(heads: Heads, kernels: native.Kernels | None, needs: Sequence[int])
     of_states = len(needs) * (heads.state_tokens + heads.first_plain_tokens)
     if kernels is not None:
         return KvArenas.cost(needs) + of_states
-    return Slots.cost([rounded(need, heads.page) for need in needs] if heads.in_pages else needs) + of_states
+    return (
+        Slots.cost([rounded(need, heads.page) for need in needs] if heads.in_pages else needs)
+        + of_states
+    )
 
 
 def put_state(own: OwnKv, slot: int, prefix: Prefix | None) -> None:
@@ -60,8 +69,11 @@ class SharedKv:
         self.store, self.length = store, length
 
     @classmethod
-    def empty(cls, heads: Heads, length: int, kernels: native.Kernels | None, is_beginning: bool = True) -> SharedKv:
-        """Make room for a prefix, in the layout in which it will be read; is_beginning: of texts."""
+    def empty(
+        cls, heads: Heads, length: int, kernels: native.Kernels | None, is_beginning: bool = True
+    ) -> SharedKv:
+        """Make room for a prefix, in the layout in which it will be read; is_beginning: of
+        texts."""
         store = _store(heads, kernels)
         store.insert(0, 1, [length], [length], 1)
         store.set_beginning(0, is_beginning)

@@ -1,4 +1,5 @@
-"""Slots for attention in plain torch: side by side in one tensor for each layer, all of one length."""
+"""Slots for attention in plain torch: side by side in one tensor for each layer, all of one
+length."""
 
 from __future__ import annotations
 
@@ -43,16 +44,22 @@ class Slots(OwnKv):
         """Places that were ever written, or on a GPU, all of them."""
         return sum(self.filled) if self.heads.device.type == "cpu" else self.slots * self.capacity
 
-    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
-        """Make a slot for each row, and for expected ones, so that not every row that enters causes a copy."""
+    def enter(
+        self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int
+    ) -> None:
+        """Make a slot for each row, and for expected ones, so that not every row that enters causes
+        a copy."""
         self.used = len(needs) - count
         need, longest = max(needs), max(held)
         slots, capacity = self.slots, self.capacity
         if len(needs) > slots:
             slots = max(len(needs), min(most, 2 * slots) if slots else most)
         if longest > capacity:
-            # on a GPU at once for all that rows may need: with each other tensor its recorded steps would be lost
-            capacity = self._rounded(need if self.heads.device.type == "cuda" else min(need, longest + ROOM_TO_GROW))
+            # on a GPU at once for all that rows may need: with each other tensor its recorded steps
+            # would be lost
+            capacity = self._rounded(
+                need if self.heads.device.type == "cuda" else min(need, longest + ROOM_TO_GROW)
+            )
         if (slots, capacity) != (self.slots, self.capacity):
             self._grow(slots, capacity)
         for slot in reversed(range(at, self.used)):
@@ -65,7 +72,10 @@ class Slots(OwnKv):
         if not is_sound:
             for tensor in (*self.keys, *self.values, *self.first.tensors):
                 tensor[slot] = 0
-        for source, target in ((active - 1, slot), *((behind, behind - 1) for behind in range(active, self.used))):
+        for source, target in (
+            (active - 1, slot),
+            *((behind, behind - 1) for behind in range(active, self.used)),
+        ):
             if source != target:
                 self._copy(source, target)
         self.used -= 1
@@ -88,7 +98,12 @@ class Slots(OwnKv):
         return False
 
     def write(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+        self,
+        layer: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slot: torch.Tensor,
+        place: torch.Tensor,
     ) -> None:
         """Store keys and values [T, KVH, D] of a layer in their slots and places."""
         self.first.write(layer, keys, values, slot, place)
@@ -105,9 +120,14 @@ class Slots(OwnKv):
         """Return keys and values [KVH, places, W] of a row."""
         return self.keys[layer][slot, :, :places], self.values[layer][slot, :, :places]
 
-    def numbers(self, layer: int, slots: slice | torch.Tensor, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def numbers(
+        self, layer: int, slots: slice | torch.Tensor, places: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [slot, KVH, places, D] of several rows as numbers of the model."""
-        heads, stored = self.heads, (self.keys[layer][slots, :, :places], self.values[layer][slots, :, :places])
+        heads, stored = (
+            self.heads,
+            (self.keys[layer][slots, :, :places], self.values[layer][slots, :, :places]),
+        )
         if not heads.in_bytes:
             return stored
         keys, values = heads.to_numbers(layer, *(some.flatten(0, 1) for some in stored))
@@ -134,7 +154,9 @@ class Slots(OwnKv):
 
     def flat(self, layer: int, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values of the first slots, place by place: [slot · place, KVH, W]."""
-        keys, values = (some[layer][:slots].transpose(1, 2).flatten(0, 1) for some in (self.keys, self.values))
+        keys, values = (
+            some[layer][:slots].transpose(1, 2).flatten(0, 1) for some in (self.keys, self.values)
+        )
         return keys, values
 
     def _rounded(self, places: int) -> int:

@@ -1,4 +1,5 @@
-"""What is checked, predicted and built for a model on this machine before its weights are read. Imports no torch."""
+"""What is checked, predicted and built for a model on this machine before its weights are read.
+Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +7,12 @@ from runner_base import machine
 from runner_engine.checkpoints import adapter_header, chat_templates, formats, random_weights
 from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.checkpoints.memory_check import check_memory, limited
-from runner_engine.checkpoints.positions import check_factor, made_for, notes_on_factor, positions_of
+from runner_engine.checkpoints.positions import (
+    check_factor,
+    made_for,
+    notes_on_factor,
+    positions_of,
+)
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kernels import building
 
@@ -27,11 +33,17 @@ def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
 
 
 def check_fits(resolved: ResolvedModel) -> list[str]:
-    """Reject a model that does not fit into this machine's memory; return notes on what is close to a limit."""
-    model, notes = resolved.files.model, notes_on_factor(resolved.files.text_settings, resolved.spec.rope)
+    """Reject a model that does not fit into this machine's memory; return notes on what is close to
+    a limit."""
+    model, notes = (
+        resolved.files.model,
+        notes_on_factor(resolved.files.text_settings, resolved.spec.rope),
+    )
     if machine.device_class(model.device) == "cuda":
         return notes  # only torch knows how much memory of a GPU is free
-    return notes + check_memory(resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
+    return notes + check_memory(
+        resolved, limited({"cpu": machine.available_mib()}, model.max_memory)
+    )
 
 
 STATE_SPACES = {  # families with layers whose states are computed in C
@@ -42,7 +54,8 @@ STATE_SPACES = {  # families with layers whose states are computed in C
 
 
 def own_positions(resolved: ResolvedModel) -> int | None:
-    """Return the positions that config.json names, those that the model was made for; None: none or unknown."""
+    """Return the positions that config.json names, those that the model was made for; None: none or
+    unknown."""
     own = resolved.files.text_settings.get("max_position_embeddings")
     return own if isinstance(own, int) and own > 0 else None
 
@@ -50,9 +63,12 @@ def own_positions(resolved: ResolvedModel) -> int | None:
 def positions(resolved: ResolvedModel, made_for_only: bool = False) -> float:
     """Return the positions that the loaded model will have; infinity where its settings name none.
 
-    made_for_only: those that it and its scaling are made for, although rope.beyond_trained lets it read more.
+    made_for_only: those that it and its scaling are made for, although rope.beyond_trained lets it
+    read more.
     """
-    return (made_for if made_for_only else positions_of)(resolved.files.text_settings, resolved.spec.rope)
+    return (made_for if made_for_only else positions_of)(
+        resolved.files.text_settings, resolved.spec.rope
+    )
 
 
 def build_kernels(resolved: ResolvedModel) -> float:
@@ -62,7 +78,9 @@ def build_kernels(resolved: ResolvedModel) -> float:
     choices = resolved.mix.choices
     needs = {
         building.FLOAT32: resolved.files.dtype == "float32",
-        building.PACKED: any(choice.keeps_blocks or choice.keeps_groups or choice.makes_groups for choice in choices),
+        building.PACKED: any(
+            choice.keeps_blocks or choice.keeps_groups or choice.makes_groups for choice in choices
+        ),
         building.RECURRENT: resolved.files.text_settings.get("model_type") in STATE_SPACES,
         building.KV_BYTES: resolved.spec.generation.stored_kv.in_bytes,
     }

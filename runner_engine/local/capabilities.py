@@ -1,4 +1,5 @@
-"""What the local engine can do with a spec; known before anything is loaded, so this imports no torch."""
+"""What the local engine can do with a spec; known before anything is loaded, so this imports no
+torch."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from runner_engine.spec import ModelSpec
 
 
 def capabilities_of(spec: ModelSpec) -> frozenset[Capability]:
-    """Return all capabilities; branches need rope_2d, an attention with a mask and a KV cache in the model's format."""
+    """Return all capabilities; branches need rope_2d, an attention with a mask and a KV cache in
+    the model's format."""
     has_mask = spec.model.attention is not Attention.flash_attention_2
     has_branches = isinstance(spec.rope, Rope2dConfig) and has_mask
     has_branches = has_branches and spec.generation.stored_kv == KvCache.as_model

@@ -1,6 +1,8 @@
-"""The local engine: a transformers model on this machine, decoded by the scheduler, or else in static batches.
+"""The local engine: a transformers model on this machine, decoded by the scheduler, or else in
+static batches.
 
-README.md beside this file lists the routes that a request may take, and in which order they are tried.
+README.md beside this file lists the routes that a request may take, and in which order they are
+tried.
 """
 
 from __future__ import annotations
@@ -31,7 +33,12 @@ from runner_engine.decode.compat_probe import (
 from runner_engine.decode.fast_layers import FastLayers, choices_for, ways_of
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.norms import GpuNorms
-from runner_engine.decode.request_encoder import RequestEncoder, own_generation, request_encoder_for, stop_tokens
+from runner_engine.decode.request_encoder import (
+    RequestEncoder,
+    own_generation,
+    request_encoder_for,
+    stop_tokens,
+)
 from runner_engine.decode.rows import Row
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.decode.static_batches import BY_GENERATE, STATIC_ROWS, Batching, StaticBatches
@@ -48,7 +55,16 @@ from runner_engine.matmul import Choice, requested
 from runner_engine.memory import PeakMemory, note_cuda, restart_cuda
 from runner_engine.models.adapting import adapt, release
 from runner_engine.models.load import Loaded, load_base
-from runner_engine.sessions import Arithmetic, Capability, EngineReport, EngineStats, Event, Request, RequestId, Session
+from runner_engine.sessions import (
+    Arithmetic,
+    Capability,
+    EngineReport,
+    EngineStats,
+    Event,
+    Request,
+    RequestId,
+    Session,
+)
 from runner_engine.settings.generation import Speculate, require_plain_kv
 from runner_engine.settings.model import Attention
 
@@ -57,9 +73,16 @@ class LocalEngine:
     """Runs the model that the groups model, quantization, lora and rope describe."""
 
     def __init__(
-        self, resolved: ResolvedModel, bases: BaseCache | None = None, packed_share: float = PACKED_SHARE
+        self,
+        resolved: ResolvedModel,
+        bases: BaseCache | None = None,
+        packed_share: float = PACKED_SHARE,
     ) -> None:
-        self.spec, self.capabilities, self._resolved = resolved.spec, capabilities_of(resolved.spec), resolved
+        self.spec, self.capabilities, self._resolved = (
+            resolved.spec,
+            capabilities_of(resolved.spec),
+            resolved,
+        )
         # a mistake is said before the model is loaded
         requested(), shared_attention.requested(), device_attention.requested(), left_out()
         self._packed_share = packed_share
@@ -91,7 +114,9 @@ class LocalEngine:
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
         if heads is not None:
             facts |= {"kv_cache": heads.kv_cache.words} if heads.in_bytes else {}
-            facts |= ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
+            facts |= ways_of(
+                loaded.model, heads, self.products(loaded, heads), self._shared_attention
+            )
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
         notes += notes_on_publisher(generation, self._resolved.files.published)
         if self.spec.cpu_note and loaded.device.type == "cpu":
@@ -128,7 +153,9 @@ class LocalEngine:
 
     def arithmetic(self) -> Arithmetic | None:
         """Return the loaded model in numbers."""
-        return arithmetic_of(self.loaded, self.spec.generation.stored_kv, mixture_in(self._resolved.files))
+        return arithmetic_of(
+            self.loaded, self.spec.generation.stored_kv, mixture_in(self._resolved.files)
+        )
 
     def close(self) -> None:
         """Remove the adapter; free the base model, unless the next job reuses it."""
@@ -138,14 +165,17 @@ class LocalEngine:
             self.stats.packed_mib = 0.0
         self.conversations, self.prompts = ConversationCache(), PromptCache()
         self.speculation = self._speculation()
-        if self._loaded is not None and not (release(self._loaded, self.spec) and not self._owns_bases):
+        if self._loaded is not None and not (
+            release(self._loaded, self.spec) and not self._owns_bases
+        ):
             self._bases.clear()
         self._loaded = self._heads = self._rejection = self._batching = None
         self._fast_layers = self.fused = self._products = self._shared_attention = None
         vars(self).pop("encoder", None), vars(self).pop("_trials", None)
         gpu.free_unused()
 
-    # --------------------------------------------------------------------------------- what its sessions need
+    # --------------------------------------------------------------------------------- what its
+    # sessions need
 
     @cached_property
     def encoder(self) -> RequestEncoder:
@@ -157,7 +187,8 @@ class LocalEngine:
         return KeptTrials(self._resolved, self.loaded)
 
     def heads(self, loaded: Loaded) -> Heads | None:
-        """Return the heads that the scheduler needs; None, with a note, where it cannot serve the model."""
+        """Return the heads that the scheduler needs; None, with a note, where it cannot serve the
+        model."""
         if self._heads is None and self._rejection is None:
             wanted = self._resolved.files.model.attention
             try:
@@ -166,9 +197,13 @@ class LocalEngine:
                 found = self._trials.heads() or self._trials.keep_heads(probe_heads(loaded))
                 heads = replace(found, kv_cache=self.spec.generation.stored_kv)
                 self._shared_attention = shared_attention.choose(heads, kernels_for(heads))
-                tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
+                tile_rows = (
+                    0 if self._shared_attention is None else self._shared_attention.tile_rows
+                )
                 self._heads = replace(heads, attention_tile_rows=tile_rows)
-                self._trials.ways = ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
+                self._trials.ways = ways_of(
+                    loaded.model, heads, self.products(loaded, heads), self._shared_attention
+                )
             except Incompatible as reason:
                 self._rejection = str(reason)
         if self._rejection is not None:
@@ -177,7 +212,8 @@ class LocalEngine:
         return self._heads
 
     def batching(self, loaded: Loaded) -> Batching:
-        """Return the batching of rows that the scheduler cannot serve; ConfigError if no batching works."""
+        """Return the batching of rows that the scheduler cannot serve; ConfigError if no batching
+        works."""
         if self._batching is None:
             self._batching = probe_batching(loaded, f"model.name={self.spec.model.name}")
         return self._batching
@@ -186,7 +222,9 @@ class LocalEngine:
         """Return the way of products with weights of each dtype; nothing on a GPU."""
         if self._products is None:
             is_here = heads.device.type == "cpu"
-            self._products = choices_for(loaded.model, kernels_for(heads), self._packed_share) if is_here else {}
+            self._products = (
+                choices_for(loaded.model, kernels_for(heads), self._packed_share) if is_here else {}
+            )
         return self._products
 
     def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
@@ -202,15 +240,22 @@ class LocalEngine:
             self.stats.packed_mib = fast.packed_mib
             if quantized.exchanged and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
-            self.fused = probe_fused_forward(loaded, heads, fast.matrices, fast.grouped, self._trials.is_fused_right())
-            self._expert_use = ExpertUse(loaded.model, partial(setattr, self.stats, "expert_use"), self.fused)
+            self.fused = probe_fused_forward(
+                loaded, heads, fast.matrices, fast.grouped, self._trials.is_fused_right()
+            )
+            self._expert_use = ExpertUse(
+                loaded.model, partial(setattr, self.stats, "expert_use"), self.fused
+            )
             self._trials.keep_fused(self.fused is not None)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
             is_whole = self.fused is not None and not self.fused.has_mlps_apart
             is_plain = not is_whole and not (quantized.exchanged or quantized.left)
-            # kernels read a token as they decode it, but families of state spaces may limit the steps of prompts alone
+            # kernels read a token as they decode it, but families of state spaces may limit the
+            # steps of prompts alone
             is_read_alike = kernels_for(heads) is not None and not heads.states
-            self.stats.can_continue = is_read_alike and (is_plain or self.stats.rows_are_independent)
+            self.stats.can_continue = is_read_alike and (
+                is_plain or self.stats.rows_are_independent
+            )
 
     def _load(self) -> Loaded:
         base, reused = self._bases.get(self.spec.base_key, lambda: load_base(self._resolved))
@@ -224,7 +269,8 @@ class LocalEngine:
         return loaded
 
     def require_plain_kv(self, why: str) -> None:
-        """Raise ConfigError if rows cannot be decoded by the scheduler, and keys and values were to have fewer bits."""
+        """Raise ConfigError if rows cannot be decoded by the scheduler, and keys and values were to
+        have fewer bits."""
         require_plain_kv(self.spec.generation, why)
 
     def _speculation(self) -> Speculation:
@@ -238,16 +284,22 @@ class LocalEngine:
 
 
 class LocalSession(Session):
-    """Sends rows to the scheduler, or to static batches where needed; requests with branches run one by one."""
+    """Sends rows to the scheduler, or to static batches where needed; requests with branches run
+    one by one."""
 
     def __init__(self, engine: LocalEngine, loaded: Loaded, batch_size: int | None) -> None:
         super().__init__(engine.capabilities)
         self.engine, self.loaded, self.encoder = engine, loaded, engine.encoder
-        self.stopping = Stopping(loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer), self.encoder.tags)
+        self.stopping = Stopping(
+            loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer), self.encoder.tags
+        )
         self.size = batch_size or engine.spec.generation.batch_size
-        # checked here and not for each request: during a pass, the model's attention has another name
+        # checked here and not for each request: during a pass, the model's attention has another
+        # name
         self.branches_rejection = (
-            branches.rejection_reason(loaded.model) if Capability.branches in engine.capabilities else None
+            branches.rejection_reason(loaded.model)
+            if Capability.branches in engine.capabilities
+            else None
         )
         self.branches: deque[list[Row]] = deque()
         self.mentioned: list[list[int]] = []  # prompts that the next rows share beginnings with
@@ -259,8 +311,11 @@ class LocalSession(Session):
         return [*([] if self.scheduler is None else [self.scheduler]), *self.static.values()]
 
     def mention(self, requests: Sequence[Request]) -> None:
-        """Let the prompts of requests that are answered already count where new ones look for shared beginnings."""
-        self.mentioned += [ids for request in requests for ids in [self.encoder.encode(request)[1]] * request.n]
+        """Let the prompts of requests that are answered already count where new ones look for
+        shared beginnings."""
+        self.mentioned += [
+            ids for request in requests for ids in [self.encoder.encode(request)[1]] * request.n
+        ]
 
     def _admit(self, request: Request) -> list[Row]:
         if request.branches and self.branches_rejection is not None:
@@ -289,11 +344,17 @@ class LocalSession(Session):
         if cancelled:
             ended = [rows for rows in self.branches if rows[0].request.id in cancelled]
             events += [branches.unanswered(rows, FinishReason.cancelled) for rows in ended]
-            self.branches = deque(rows for rows in self.branches if rows[0].request.id not in cancelled)
+            self.branches = deque(
+                rows for rows in self.branches if rows[0].request.id not in cancelled
+            )
             for decoder in self._decoders:
                 events += decoder.cancel(cancelled)
         if self.branches:
-            events.append(branches.complete(self.loaded, self.branches.popleft(), self.engine.stats, self.stopping))
+            events.append(
+                branches.complete(
+                    self.loaded, self.branches.popleft(), self.engine.stats, self.stopping
+                )
+            )
         for decoder in self._decoders:
             if decoder.is_busy:
                 events += decoder.step()
@@ -302,7 +363,8 @@ class LocalSession(Session):
         return events
 
     def _route(self, rows: list[Row]) -> None:
-        """Send rows to the scheduler where it serves the model, and rows that are too long for it to static batches."""
+        """Send rows to the scheduler where it serves the model, and rows that are too long for it
+        to static batches."""
         engine, loaded, longest = self.engine, self.loaded, max(row.need for row in rows)
         heads, stable_length = engine.heads(loaded), rope_stable_length(loaded)
         window = math.inf if heads is not None and heads.windows else sliding_window(loaded)
@@ -329,7 +391,14 @@ class LocalSession(Session):
                 vocab_size = int(self.loaded.metrics["vocab_size"])
                 peaks = PeakMemory(self.engine.stats, self.loaded)
                 self.scheduler = Scheduler(
-                    self.loaded.model, heads, vocab_size, self.engine.stats, peaks, self.stopping, self.size, *shared
+                    self.loaded.model,
+                    heads,
+                    vocab_size,
+                    self.engine.stats,
+                    peaks,
+                    self.stopping,
+                    self.size,
+                    *shared,
                 )
                 self.scheduler.decoder.forward.fused = self.engine.fused
             self.scheduler.add(fitting, self.mentioned)

@@ -1,8 +1,10 @@
-"""What trials of a model have shown, kept beside the kernels, so that a process that starts need not try it again.
+"""What trials of a model have shown, kept beside the kernels, so that a process that starts need
+not try it again.
 
-A file holds what was tried with one model: its files by their content, all keys that change what is computed, our own
-code and kernels, the libraries' versions, the machine and the variables that choose between ways. If any of these
-changes, another file is looked for, and the trials run. Only what a trial has found to be right is kept.
+A file holds what was tried with one model: its files by their content, all keys that change what is
+computed, our own code and kernels, the libraries' versions, the machine and the variables that
+choose between ways. If any of these changes, another file is looked for, and the trials run. Only
+what a trial has found to be right is kept.
 """
 
 from __future__ import annotations
@@ -27,18 +29,39 @@ from runner_engine.recurrent import StateShape
 
 # the folders whose code the trials run
 CODE = (
-    *("attention", "decode", "kernels", "kv_cache", "local", "matmul", "memory", "models", "quantization"),
+    *(
+        "attention",
+        "decode",
+        "kernels",
+        "kv_cache",
+        "local",
+        "matmul",
+        "memory",
+        "models",
+        "quantization",
+    ),
     *("recurrent", "sessions"),
 )
-CHOOSING = ("RUNNER_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "MKL_", "TORCH")  # beginnings of variables
+CHOOSING = (
+    "RUNNER_",
+    "ONEDNN_",
+    "DNNL_",
+    "ATEN_",
+    "OMP_",
+    "MKL_",
+    "TORCH",
+)  # beginnings of variables
 
 
 class KeptTrials:
-    """What trials of a model have shown; nothing where the model's content is not known or nothing can be kept."""
+    """What trials of a model have shown; nothing where the model's content is not known or nothing
+    can be kept."""
 
     def __init__(self, resolved: ResolvedModel, loaded: Loaded) -> None:
         """Read what is kept; the load has set the number of threads."""
-        self.ways: dict[str, str] = {}  # of products and of attention, which measurements have chosen
+        self.ways: dict[
+            str, str
+        ] = {}  # of products and of attention, which measurements have chosen
         self._file: Path | None = None
         kernels = native.kernels() if loaded.device.type == "cpu" else None
         spec, files = resolved.spec, resolved.files
@@ -51,17 +74,24 @@ class KeptTrials:
             around = machine.name(), machine.versions(), torch.get_num_threads(), library, _code()
             chosen = sorted(pair for pair in os.environ.items() if pair[0].startswith(CHOOSING))
             key = repr((sorted(files.hashes.items()), tried, around, chosen))
-            self._file = kernels.file.with_name(f"trials-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
+            self._file = kernels.file.with_name(
+                f"trials-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+            )
         self._shown = {} if self._file is None else kept.read(self._file)
 
     def heads(self) -> Heads | None:
-        """Return the shape of the model's attention that a trial has found right; None if it must be tried."""
+        """Return the shape of the model's attention that a trial has found right; None if it must
+        be tried."""
         try:
             found = dict(self._shown["heads"])
             dtype = getattr(torch, found.pop("dtype"))
             windows = tuple(None if one is None else Window(**one) for one in found.pop("windows"))
             states = tuple(tuple(map(_shape, of_layer)) for of_layer in found.pop("states"))
-            known: dict[str, Any] = {"states": states, "stores": tuple(found.pop("stores")), "windows": windows}
+            known: dict[str, Any] = {
+                "states": states,
+                "stores": tuple(found.pop("stores")),
+                "windows": windows,
+            }
             heads = Heads(**found, **known, dtype=dtype, device=torch.device("cpu"))
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
@@ -74,7 +104,9 @@ class KeptTrials:
             names = "layers", "stores", "kv_heads", "group", "dim", "plain_softmax", "note"
             found: dict[str, Any] = {name: getattr(heads, name) for name in names}
             found["dtype"] = str(heads.dtype).removeprefix("torch.")
-            found["windows"] = [None if window is None else asdict(window) for window in heads.windows]
+            found["windows"] = [
+                None if window is None else asdict(window) for window in heads.windows
+            ]
             found["states"] = [
                 [[shape.shape, str(shape.dtype).removeprefix("torch.")] for shape in of_layer]
                 for of_layer in heads.states
@@ -83,7 +115,8 @@ class KeptTrials:
         return heads
 
     def is_fused_right(self) -> bool:
-        """Whether the forward pass in a single call, by these ways, has given the model's logits."""
+        """Whether the forward pass in a single call, by these ways, has given the model's
+        logits."""
         return self._shown.get("fused") == repr(self.ways)
 
     def keep_fused(self, is_right: bool) -> None:
@@ -99,7 +132,8 @@ class KeptTrials:
 
 
 def _shape(kept_shape: Any) -> StateShape:
-    """Return the shape of a state that was kept as its sizes and the name of its numbers' format."""
+    """Return the shape of a state that was kept as its sizes and the name of its numbers'
+    format."""
     sizes, dtype = kept_shape
     return StateShape(tuple(sizes), getattr(torch, dtype))
 

@@ -17,16 +17,20 @@ if TYPE_CHECKING:  # imports torch
 
 
 def check(resolved: ResolvedModel) -> list[str]:
-    """Reject what cannot work, as far as the files tell; return notes on what is close to a limit."""
+    """Reject what cannot work, as far as the files tell; return notes on what is close to a
+    limit."""
     check_files(resolved)
     return notes_of_reach(resolved) + check_fits(resolved)
 
 
 def open_engine(spec: ModelSpec) -> LocalEngine:
-    """Return the engine of a model on this machine; it loads when a session is opened, or when `load` is called."""
+    """Return the engine of a model on this machine; it loads when a session is opened, or when
+    `load` is called."""
     resolved = resolve(spec)
     check(resolved)
-    from runner_engine.local.engine import LocalEngine  # imports torch: only when the files are right
+    from runner_engine.local.engine import (
+        LocalEngine,
+    )  # imports torch: only when the files are right
 
     return LocalEngine(resolved)
 

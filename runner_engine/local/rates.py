@@ -28,15 +28,23 @@ READ_MIB = {"cpu": 256, "cuda": 2048}  # many times the size of the caches
 TRIES = 2  # the fastest counts
 
 
-def arithmetic_of(loaded: Loaded, kv_cache: KvCache, mixture: Mixture | None = None) -> Arithmetic | None:
-    """Return the model's arithmetic; None if the model's shape is unknown, or how a mixture uses its experts.
+def arithmetic_of(
+    loaded: Loaded, kv_cache: KvCache, mixture: Mixture | None = None
+) -> Arithmetic | None:
+    """Return the model's arithmetic; None if the model's shape is unknown, or how a mixture uses
+    its experts.
 
-    Weights are counted once, even if the engine has a copy in its own layout. mixture: the model's experts, if it has
-    some; they take as large a share of the bytes of its blocks as of their parameters.
+    Weights are counted once, even if the engine has a copy in its own layout. mixture: the model's
+    experts, if it has some; they take as large a share of the bytes of its blocks as of their
+    parameters.
     """
     model, settings = loaded.model, loaded.model.config.get_text_config()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if head is None or embedding is None or (mixture is None and any(getattr(settings, key, None) for key in COUNTS)):
+    if (
+        head is None
+        or embedding is None
+        or (mixture is None and any(getattr(settings, key, None) for key in COUNTS))
+    ):
         return None
     try:
         layers, heads = settings.num_hidden_layers, settings.num_attention_heads
@@ -47,12 +55,18 @@ def arithmetic_of(loaded: Loaded, kv_cache: KvCache, mixture: Mixture | None = N
     head_parameters = settings.vocab_size * settings.hidden_size
     beside = embedding.weight.numel() + (0 if is_tied else head_parameters)
     # without the head: its product with a large vocabulary would take longer than all others
-    linear = (module for module in model.modules() if type(module) is nn.Linear and module is not head)
+    linear = (
+        module for module in model.modules() if type(module) is nn.Linear and module is not head
+    )
     shapes = Counter((one.out_features, one.in_features) for one in linear)
     dtype: torch.dtype = model.dtype
     unused = 0 if mixture is None else mixture.parameters - mixture.active
-    weight_bytes = int(loaded.metrics["weight_mib"] * MIB) - (0 if is_tied else embedding.weight.nbytes)
-    expert_bytes = 0 if mixture is None else int((weight_bytes - head.weight.nbytes) * mixture.routed_share)
+    weight_bytes = int(loaded.metrics["weight_mib"] * MIB) - (
+        0 if is_tied else embedding.weight.nbytes
+    )
+    expert_bytes = (
+        0 if mixture is None else int((weight_bytes - head.weight.nbytes) * mixture.routed_share)
+    )
     return Arithmetic(
         layer_parameters=int(loaded.metrics["parameters"]) - beside - unused,
         head_parameters=head_parameters,
@@ -66,8 +80,11 @@ def arithmetic_of(loaded: Loaded, kv_cache: KvCache, mixture: Mixture | None = N
     )
 
 
-def machine_rates(shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device: torch.device) -> Rates:
-    """Measure products of these shapes and of a large square, in the fastest layout, and reading from main memory."""
+def machine_rates(
+    shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device: torch.device
+) -> Rates:
+    """Measure products of these shapes and of a large square, in the fastest layout, and reading
+    from main memory."""
     once = Counter(set(shapes))
     parameters = sum(out * into for out, into in once)
     rows = int(min(ROWS, max(MAX_FLOP / (2 * max(parameters, 1)), ROWS // 4)))
@@ -84,10 +101,13 @@ def product_rates(
     tries: int,
     device: torch.device = torch.device("cpu"),  # noqa: B008 - a value
 ) -> dict[str, float]:
-    """GFLOP/s of products of these shapes: plain and, on a CPU, with weights in panels and in oneDNN's order."""
+    """GFLOP/s of products of these shapes: plain and, on a CPU, with weights in panels and in
+    oneDNN's order."""
     flop, seconds = 0.0, {"plain": 0.0}
     kernels = native.kernels() if device.type == "cpu" else None
-    if kernels is not None and all(fits_panels(torch.empty(0, into, dtype=dtype), kernels) for _, into in shapes):
+    if kernels is not None and all(
+        fits_panels(torch.empty(0, into, dtype=dtype), kernels) for _, into in shapes
+    ):
         seconds["panels"] = 0.0
         if dtype == torch.bfloat16 and not kernels.tiles_problem:
             seconds["tiles"] = 0.0
@@ -100,7 +120,9 @@ def product_rates(
         for name in seconds:
             product: Callable[[], Any] = partial(nn.functional.linear, rows, weight)
             if name in ("panels", "tiles") and kernels is not None:
-                product = partial(Panels.of(weight, None, kernels, int(name == "tiles")).product, rows)
+                product = partial(
+                    Panels.of(weight, None, kernels, int(name == "tiles")).product, rows
+                )
             elif name == "packed":
                 product = partial(by_onednn(weight, None), rows)
             seconds[name] += _fastest(product, tries, device) * count
@@ -109,9 +131,12 @@ def product_rates(
 
 @torch.inference_mode()
 def read_rate(device: torch.device) -> float:
-    """Return the GB/s of reading memory once, from one end to the other, by the faster of two operations."""
+    """Return the GB/s of reading memory once, from one end to the other, by the faster of two
+    operations."""
     size = READ_MIB[device.type] * MIB
-    if device.type == "cpu":  # not from the allocator: this much memory would change the addresses of later tensors
+    if (
+        device.type == "cpu"
+    ):  # not from the allocator: this much memory would change the addresses of later tensors
         with mmap.mmap(-1, size) as room:
             numbers = torch.frombuffer(room, dtype=torch.float32)
             numbers.fill_(1.0)  # all pages that were never written are one and the same
@@ -124,7 +149,10 @@ def read_rate(device: torch.device) -> float:
 def _read(numbers: torch.Tensor, device: torch.device) -> float:
     matrix = numbers.view(-1, 8192)
     vector = torch.ones(8192, device=device)
-    took = min(_fastest(numbers.sum, TRIES, device), _fastest(partial(torch.mv, matrix, vector), TRIES, device))
+    took = min(
+        _fastest(numbers.sum, TRIES, device),
+        _fastest(partial(torch.mv, matrix, vector), TRIES, device),
+    )
     return numbers.nbytes / took / 1e9
 
 

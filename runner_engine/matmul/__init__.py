@@ -1,8 +1,8 @@
 """Products with weights. These names are what the engine needs of this folder.
 
-Which of several ways is used is decided by `choose_plain`, `choose_unpacked` and `choose_bytes`, by `decide`. Layers
-that are quantized are found by their class: `LAYER_KINDS` in quantized_layers.py names a module for each, with the
-contract in replacing.py.
+Which of several ways is used is decided by `choose_plain`, `choose_unpacked` and `choose_bytes`, by
+`decide`. Layers that are quantized are found by their class: `LAYER_KINDS` in quantized_layers.py
+names a module for each, with the contract in replacing.py.
 """
 
 from runner_engine.matmul.autotune import TIE, Candidate, Contest, decide, fastest_way

@@ -1,11 +1,14 @@
-"""Which of several ways to compute the same is the fastest on this machine: of products, and of attention.
+"""Which of several ways to compute the same is the fastest on this machine: of products, and of
+attention.
 
-Processors differ: an instruction has full rate on one maker's cores and a fraction of it on another's. So the ways that
-are here are tried beside a reference, measured once (measured.py) and kept beside the kernels (kept_seconds.py). A
-variable may force one of them. What is said of the decision is in choice.py.
+Processors differ: an instruction has full rate on one maker's cores and a fraction of it on
+another's. So the ways that are here are tried beside a reference, measured once (measured.py) and
+kept beside the kernels (kept_seconds.py). A variable may force one of them. What is said of the
+decision is in choice.py.
 
-A row's result must not depend on how many rows go along. Tiles (AMX) and vectors in their order may be mixed by the
-number of rows, because they sum bit for bit alike; every other way serves any number of rows.
+A row's result must not depend on how many rows go along. Tiles (AMX) and vectors in their order may
+be mixed by the number of rows, because they sum bit for bit alike; every other way serves any
+number of rows.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ class Candidate:
 
     name: str
     missing: str = ""  # why it is not here
-    trial: Callable[[], str] = _no_trial  # says how its results differ from the reference; empty: only by rounding
+    trial: Callable[[], str] = (
+        _no_trial  # says how its results differ from the reference; empty: only by rounding
+    )
 
 
 @dataclass(frozen=True)
@@ -51,17 +56,22 @@ class Decision:
     differences: Mapping[str, str]  # of the ways that compute something else: how it differs
     wanted: str | None = None  # the way that a variable forces
     problem: str = ""  # why that one is not used
-    is_unmeasured: bool = False  # several ways work, and the first is used because nothing could be kept
+    is_unmeasured: bool = (
+        False  # several ways work, and the first is used because nothing could be kept
+    )
 
 
 def decide(candidates: Sequence[Candidate], wanted: str | None, contest: Contest) -> Decision:
-    """Return the way to use: the one that a variable forces, the only one that works here, or the fastest.
+    """Return the way to use: the one that a variable forces, the only one that works here, or the
+    fastest.
 
     wanted: the forced way; one that does not work is replaced by the first of those after it.
     """
     names = [candidate.name for candidate in candidates]
     considered = candidates[names.index(wanted) if wanted else 0 :]
-    trials = {candidate.name: candidate.trial() for candidate in considered if not candidate.missing}
+    trials = {
+        candidate.name: candidate.trial() for candidate in considered if not candidate.missing
+    }
     differences = {name: how for name, how in trials.items() if how}
     usable = [name for name, how in trials.items() if not how]
     first = usable[0]
@@ -85,17 +95,21 @@ def fastest_way(
     advantage: Callable[[str, str], float],
     most_tile_rows: int | None = None,
 ) -> tuple[str, int]:
-    """Return the way that is the fastest over some passes, by their numbers of rows, and its tile_rows.
+    """Return the way that is the fastest over some passes, by their numbers of rows, and its
+    tile_rows.
 
-    in_order: what is measured of vectors in the order of tiles. advantage: by how much a way has to be faster to take
-    the place of another one.
+    in_order: what is measured of vectors in the order of tiles. advantage: by how much a way has to
+    be faster to take the place of another one.
     """
     expected, tile_rows = dict(took), 0
     if TILES in took:
         tiles, vectors = took[TILES], expected.pop(in_order)
         tile_rows = fewest_faster_rows(tiles, vectors, sorted(tiles), NO_TILES, most_tile_rows)
         expected[TILES] = {count: min(tiles[count], vectors[count]) for count in tiles}
-    total = {way: sum(by_rows[count] * times for count, times in passes.items()) for way, by_rows in expected.items()}
+    total = {
+        way: sum(by_rows[count] * times for count, times in passes.items())
+        for way, by_rows in expected.items()
+    }
     best = next(iter(total))
     for way in total:
         if way != best and total[best] > total[way] * advantage(best, way):
@@ -110,9 +124,12 @@ def fewest_faster_rows(
     otherwise: int,
     most: int | None = None,
 ) -> int:
-    """Return the fewest of the numbers of rows from which on tiles are faster; `otherwise` if there is none.
+    """Return the fewest of the numbers of rows from which on tiles are faster; `otherwise` if there
+    is none.
 
     most: no larger number is returned.
     """
-    found = (few for few in rows if all(tiles[more] < vectors[more] for more in rows if more >= few))
+    found = (
+        few for few in rows if all(tiles[more] < vectors[more] for more in rows if more >= few)
+    )
     return next((few for few in found if most is None or few <= most), otherwise)

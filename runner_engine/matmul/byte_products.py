@@ -1,7 +1,8 @@
-"""From how many rows on bytes are multiplied by tiles (AMX): quantized layers whose rows are bytes, too.
+"""From how many rows on bytes are multiplied by tiles (AMX): quantized layers whose rows are bytes,
+too.
 
-Sums of bytes are exact, so tiles give the bits of vectors (VNNI), and any number of rows may go by either. Where tiles
-work, they are tried beside vectors and measured once (autotune.py).
+Sums of bytes are exact, so tiles give the bits of vectors (VNNI), and any number of rows may go by
+either. Where tiles work, they are tried beside vectors and measured once (autotune.py).
 """
 
 from __future__ import annotations
@@ -33,31 +34,51 @@ MAX_SECONDS = 0.1
 
 
 def choose_bytes(model: nn.Module, kernels: Kernels | None) -> Choice | None:
-    """Return the way for a model's layers of bytes; None where it has none, or the kernels do not multiply them."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and has_byte_rows(module)]
+    """Return the way for a model's layers of bytes; None where it has none, or the kernels do not
+    multiply them."""
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and has_byte_rows(module)
+    ]
     if not layers or kernels is None or not kernels.has_quantized:
         return None
     return choose({(layer.out_features, layer.in_features) for layer in layers}, kernels)
 
 
 def has_byte_rows(layer: nn.Linear) -> bool:
-    """Whether a layer is quantized so that its rows become bytes: LLM.int8(), int8_dynamic and W8A8 of a checkpoint."""
-    return is_of_bytes(layer) or is_dynamic(layer) or any(one.__name__ == "Linear8bitLt" for one in type(layer).__mro__)
+    """Whether a layer is quantized so that its rows become bytes: LLM.int8(), int8_dynamic and W8A8
+    of a checkpoint."""
+    return (
+        is_of_bytes(layer)
+        or is_dynamic(layer)
+        or any(one.__name__ == "Linear8bitLt" for one in type(layer).__mro__)
+    )
 
 
 def choose(shapes: Collection[Shape], kernels: Kernels) -> Choice:
     """Return the way for layers of these shapes."""
     forced = {Way.tiles: TILES, Way.panels: VECTORS}
     wanted, inputs = requested(), tuple(sorted({inputs for _, inputs in shapes}))
-    samples = {"{} x {}, int8".format(*sample_of(shape)): sample_of(shape) for shape in sorted(shapes)}
+    samples = {
+        "{} x {}, int8".format(*sample_of(shape)): sample_of(shape) for shape in sorted(shapes)
+    }
 
     def measured(ways: list[str]) -> Seconds | None:
         known = kept(
-            list(samples), ways, ROWS, kernels, lambda key, end: _measure(samples[key], kernels, end), MAX_SECONDS
+            list(samples),
+            ways,
+            ROWS,
+            kernels,
+            lambda key, end: _measure(samples[key], kernels, end),
+            MAX_SECONDS,
         )
         if known is None:
             return None
-        return {way: {count: sum(known[key][way][count] for key in samples) for count in ROWS} for way in ways}
+        return {
+            way: {count: sum(known[key][way][count] for key in samples) for count in ROWS}
+            for way in ways
+        }
 
     def fastest(took: Seconds) -> tuple[str, int]:
         tile_rows = fewest_faster_rows(took[TILES], took[VECTORS], ROWS, 0)
@@ -95,10 +116,13 @@ def _product(shape: Shape, kernels: Kernels, tile_rows: int) -> Product:
 
 @cache
 def _difference(inputs: tuple[int, ...], kernels: Kernels) -> str:
-    """Try tiles beside vectors: say for which product they differ in any bit; empty if they never do."""
+    """Try tiles beside vectors: say for which product they differ in any bit; empty if they never
+    do."""
     random = torch.Generator().manual_seed(2)
     for width in inputs:
-        by_tiles, by_vectors = (_product((TRIAL_OUTPUTS, width), kernels, tile_rows) for tile_rows in (1, 0))
+        by_tiles, by_vectors = (
+            _product((TRIAL_OUTPUTS, width), kernels, tile_rows) for tile_rows in (1, 0)
+        )
         for count in TRIAL_ROWS:
             rows = torch.randn(count, width, generator=random).bfloat16()
             if not torch.equal(by_tiles(rows), by_vectors(rows)):

@@ -1,4 +1,5 @@
-"""The way that is used of several, in words for a job's facts and notes; and the way that a variable forces."""
+"""The way that is used of several, in words for a job's facts and notes; and the way that a
+variable forces."""
 
 from __future__ import annotations
 
@@ -61,5 +62,7 @@ def requested_way(variable: str, ways: Sequence[str]) -> str | None:
     """Return the way that a variable forces; ConfigError where it is none."""
     text = os.environ.get(variable, "")
     if text and text not in ways:
-        raise ConfigError(f"{variable}={text}: choose one of {', '.join(ways)}, or leave it away to have the fastest")
+        raise ConfigError(
+            f"{variable}={text}: choose one of {', '.join(ways)}, or leave it away to have the fastest"
+        )
     return text or None

@@ -1,8 +1,10 @@
-"""Layers of 4-bit weights of bitsandbytes, nf4 and fp4: as it packs them for a CPU, or as it stores them.
+"""Layers of 4-bit weights of bitsandbytes, nf4 and fp4: as it packs them for a CPU, or as it stores
+them.
 
-It packs them where the processor multiplies bfloat16. Elsewhere it unpacks a whole weight for each product, and torch
-multiplies it slowly: the kernels look up the same weights some inputs of a panel at a time (kernels/four_bit_rows.h),
-in the library's memory. Scales that are quantized themselves are unpacked once: 1 / 16 byte a weight.
+It packs them where the processor multiplies bfloat16. Elsewhere it unpacks a whole weight for each
+product, and torch multiplies it slowly: the kernels look up the same weights some inputs of a panel
+at a time (kernels/four_bit_rows.h), in the library's memory. Scales that are quantized themselves
+are unpacked once: 1 / 16 byte a weight.
 """
 
 from __future__ import annotations
@@ -13,7 +15,13 @@ import torch
 
 from runner_engine.kernels.native import Kernels
 from runner_engine.kernels.shared_numbers import WeightFormat
-from runner_engine.matmul.library_layers import PANEL, check_trial, is_of, kernels_for, let_rearrange
+from runner_engine.matmul.library_layers import (
+    PANEL,
+    check_trial,
+    is_of,
+    kernels_for,
+    let_rearrange,
+)
 from runner_engine.matmul.matrices import QuantizedWeights, multiply
 from runner_engine.matmul.replacing import Forward, Means, Replacement, UnsupportedLayer
 
@@ -43,10 +51,17 @@ def _by_packed(layer: Any, means: Means, kernels: Kernels) -> tuple[QuantizedWei
     state, workspace = layer.weight.quant_state, means.workspace
     block, table = state.blocksize, state.code.to(torch.bfloat16).repeat(2)
     fits = not inputs % block and not block % 2 and not outputs % PANEL
-    if not fits or table.numel() != 32 or not kernels.has_quantized or state.absmax.dtype is not torch.bfloat16:
+    if (
+        not fits
+        or table.numel() != 32
+        or not kernels.has_quantized
+        or state.absmax.dtype is not torch.bfloat16
+    ):
         raise UnsupportedLayer("its weights are packed in another way")
     are_pairs = layer.compute_dtype in (None, torch.bfloat16) and is_of(layer.bias, torch.bfloat16)
-    weights = QuantizedWeights(WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ())
+    weights = QuantizedWeights(
+        WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ()
+    )
     weights.matrix.block, weights.matrix.tile_rows = block, means.unpacked_tile_rows
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
@@ -56,9 +71,13 @@ def _by_packed(layer: Any, means: Means, kernels: Kernels) -> tuple[QuantizedWei
             return own(rows)  # type: ignore[no-any-return]
         cast = rows.to(layer.compute_dtype or rows.dtype)
         bias = None if layer.bias is None else layer.bias.to(cast.dtype)
-        is_whole = cast.dtype is torch.bfloat16  # other formats get the bias without rounding it to bfloat16
+        is_whole = (
+            cast.dtype is torch.bfloat16
+        )  # other formats get the bias without rounding it to bfloat16
         weights.point_at(weight.data, bias if is_whole else None, state.absmax, table)
-        result = multiply(kernels, cast.to(torch.bfloat16), weights, workspace.of(rows)).to(cast.dtype)
+        result = multiply(kernels, cast.to(torch.bfloat16), weights, workspace.of(rows)).to(
+            cast.dtype
+        )
         if bias is not None and not is_whole:
             result += bias
         return result.to(rows.dtype)
@@ -68,7 +87,8 @@ def _by_packed(layer: Any, means: Means, kernels: Kernels) -> tuple[QuantizedWei
 
 
 def _by_stored(layer: Any, kernels: Kernels) -> tuple[QuantizedWeights, Forward]:
-    """Return weights and function for weights as they are stored, where the library does not pack them."""
+    """Return weights and function for weights as they are stored, where the library does not pack
+    them."""
     if reason := rejection_reason(layer):
         raise UnsupportedLayer(reason)
     own, stored, state = layer.forward, layer.weight, layer.weight.quant_state
@@ -89,9 +109,16 @@ def rejection_reason(layer: Any) -> str:
         layer.bias is not None and layer.bias.dtype is not torch.bfloat16
     ):
         return "its products are not in bfloat16"
-    is_whole = tuple(state.shape) == (layer.out_features, layer.in_features) and layer.weight.data.is_contiguous()
+    is_whole = (
+        tuple(state.shape) == (layer.out_features, layer.in_features)
+        and layer.weight.data.is_contiguous()
+    )
     fits = not state.blocksize % INPUTS_AT_ONCE and not layer.in_features % state.blocksize
-    return "" if is_whole and fits and state.code.numel() == 16 else "its blocks are not parts of its rows"
+    return (
+        ""
+        if is_whole and fits and state.code.numel() == 16
+        else "its blocks are not parts of its rows"
+    )
 
 
 def weights_of(layer: Any) -> QuantizedWeights:

@@ -1,8 +1,9 @@
 """Memory for packed weights, in large pages where the system has them.
 
-A decoded token reads all weights once. In pages of 4 KiB the processor looks up an address, and begins a new stream of
-reads, for each of them; and each is asked for, and cleared, by itself. Most matrices are smaller than a large page, so
-that they share regions. A region is given back when the last of its tensors is gone.
+A decoded token reads all weights once. In pages of 4 KiB the processor looks up an address, and
+begins a new stream of reads, for each of them; and each is asked for, and cleared, by itself. Most
+matrices are smaller than a large page, so that they share regions. A region is given back when the
+last of its tensors is gone.
 """
 
 from __future__ import annotations
@@ -46,12 +47,17 @@ def move(weight: torch.Tensor) -> None:
 
 
 def _room(size: int, advice: int) -> tuple[_Region, int]:
-    """Return a region with room for so many bytes, and where they begin; advice: for the system, about a new one."""
+    """Return a region with room for so many bytes, and where they begin; advice: for the system,
+    about a new one."""
     global _last
     region = _last() if _last is not None else None
     if region is None or region.used + size > len(region):
         # a region begins with a large page, which memory from the system need not
-        region = _Region(-1, max(REGION, size + ALIGNMENT) + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        region = _Region(
+            -1,
+            max(REGION, size + ALIGNMENT) + LARGE_PAGE,
+            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+        )
         with suppress(OSError):  # a kernel without large pages: these are small ones
             region.madvise(advice)
         region.used = -torch.frombuffer(region, dtype=torch.uint8, count=1).data_ptr() % LARGE_PAGE

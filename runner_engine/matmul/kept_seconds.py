@@ -1,7 +1,9 @@
-"""What was measured of the ways to compute the same, kept beside the kernels: noise gives no later job another way.
+"""What was measured of the ways to compute the same, kept beside the kernels: noise gives no later
+job another way.
 
-The file of what was measured is one for each kind of machine, processor, version of torch and source of the kernels.
-Of processes that begin together one measures, and the others wait for it and read.
+The file of what was measured is one for each kind of machine, processor, version of torch and
+source of the kernels. Of processes that begin together one measures, and the others wait for it and
+read.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def kept_seconds(
 ) -> dict[Shape, Seconds] | None:
     """Return the seconds of each way for layers of these shapes, measured where they are not known.
 
-    None where nothing can be kept: a measurement that is made anew for each job would make answers differ.
+    None where nothing can be kept: a measurement that is made anew for each job would make answers
+    differ.
     """
     keys = _keys(shapes, dtype)
     samples = {key: shape for shape, key in keys.items()}
@@ -47,7 +50,10 @@ def kept_seconds(
         return None
     whole = {shape: shape[0] / sample_of(shape)[0] for shape in shapes}
     return {
-        shape: {way: {count: took * whole[shape] for count, took in known[key][way].items()} for way in ways}
+        shape: {
+            way: {count: took * whole[shape] for count, took in known[key][way].items()}
+            for way in ways
+        }
         for shape, key in keys.items()
     }
 
@@ -60,7 +66,8 @@ def kept(
     measured: Callable[[str, float], Seconds],
     seconds: float = MAX_SECONDS,
 ) -> dict[str, Seconds] | None:
-    """Return the seconds of each way for each key; what is not known is `measured` for its key, until a deadline.
+    """Return the seconds of each way for each key; what is not known is `measured` for its key,
+    until a deadline.
 
     None where nothing can be kept.
     """
@@ -70,7 +77,9 @@ def kept(
     known = _read(file)
     if any(_is_missing(known, key, ways, rows) for key in keys):
         with ExitStack() as locked:
-            with suppress(OSError):  # some network disks have no locks: then the last one's measurement stays
+            with suppress(
+                OSError
+            ):  # some network disks have no locks: then the last one's measurement stays
                 locked.enter_context(hold(file.with_name(LOCK)))
             known = _read(file)  # perhaps somebody has measured while this process waited
             missing = [key for key in keys if _is_missing(known, key, ways, rows)]
@@ -89,15 +98,21 @@ def _keys(shapes: Sequence[Shape], dtype: torch.dtype) -> dict[Shape, str]:
     return {shape: "{} x {}, {}".format(*sample_of(shape), name) for shape in shapes}
 
 
-def _is_missing(known: Mapping[str, Seconds], key: str, ways: Iterable[str], rows: Sequence[int]) -> bool:
+def _is_missing(
+    known: Mapping[str, Seconds], key: str, ways: Iterable[str], rows: Sequence[int]
+) -> bool:
     return any(count not in known.get(key, {}).get(way, {}) for way in ways for count in rows)
 
 
 def _read(file: Path) -> dict[str, Seconds]:
-    """Return what the file holds; nothing where there is none or it is damaged, so that it is measured again."""
+    """Return what the file holds; nothing where there is none or it is damaged, so that it is
+    measured again."""
     try:
         return {
-            key: {way: {int(count): _positive(took) for count, took in times.items()} for way, times in seconds.items()}
+            key: {
+                way: {int(count): _positive(took) for count, took in times.items()}
+                for way, times in seconds.items()
+            }
             for key, seconds in read(file).get("seconds", {}).items()
         }
     except (ValueError, TypeError, AttributeError) as error:
@@ -112,9 +127,15 @@ def _positive(took: float) -> float:
 
 
 def _file(kernels: Kernels) -> Path | None:
-    """Return where measurements of this library on this kind of machine are kept; None if they cannot be."""
+    """Return where measurements of this library on this kind of machine are kept; None if they
+    cannot be."""
     folder = building.folder_of(kernels.file)
     if not kernels.is_kept:
         return None
-    parts = (building.key_of(kernels.file), machine.name(), machine.versions()["torch"], *left_out())
+    parts = (
+        building.key_of(kernels.file),
+        machine.name(),
+        machine.versions()["torch"],
+        *left_out(),
+    )
     return folder / f"products-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"

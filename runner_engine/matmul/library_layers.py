@@ -1,4 +1,5 @@
-"""What modules for layers of a library have in common: the first pass, the trial beside its own function, its bias."""
+"""What modules for layers of a library have in common: the first pass, the trial beside its own
+function, its bias."""
 
 from __future__ import annotations
 
@@ -34,8 +35,11 @@ def let_rearrange(layer: nn.Linear, means: Means) -> None:
         layer(torch.ones(1, layer.in_features, dtype=means.dtype))
 
 
-def forward_by(layer: Any, weights: QuantizedWeights, means: Means, is_unchanged: Callable[[], bool]) -> Forward:
-    """Return a function by these weights: the layer's own for other rows, or once it holds other weights.
+def forward_by(
+    layer: Any, weights: QuantizedWeights, means: Means, is_unchanged: Callable[[], bool]
+) -> Forward:
+    """Return a function by these weights: the layer's own for other rows, or once it holds other
+    weights.
 
     A library may convert a bias in place for rows of another number format.
     """
@@ -45,8 +49,15 @@ def forward_by(layer: Any, weights: QuantizedWeights, means: Means, is_unchanged
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
         bias = layer.bias
-        has_bias = bias is None if bias_at is None else bias is not None and bias.data_ptr() == bias_at
-        if rows.dtype not in weights.formats or not rows.numel() or not has_bias or not is_unchanged():
+        has_bias = (
+            bias is None if bias_at is None else bias is not None and bias.data_ptr() == bias_at
+        )
+        if (
+            rows.dtype not in weights.formats
+            or not rows.numel()
+            or not has_bias
+            or not is_unchanged()
+        ):
             return own(rows)  # type: ignore[no-any-return]
         return multiply(kernels, rows, weights, workspace.of(rows))
 
@@ -54,7 +65,8 @@ def forward_by(layer: Any, weights: QuantizedWeights, means: Means, is_unchanged
 
 
 def check_trial(layer: nn.Linear, forward: Forward, reference: Forward, means: Means) -> None:
-    """Try one layer of each kind beside its reference; UnsupportedLayer where more than rounding differs."""
+    """Try one layer of each kind beside its reference; UnsupportedLayer where more than rounding
+    differs."""
     kind = type(layer), layer.in_features, layer.out_features, layer.bias is None
     if kind not in means.trials:
         means.trials[kind] = _difference(reference, forward, layer.in_features, means.dtype)
@@ -63,7 +75,8 @@ def check_trial(layer: nn.Linear, forward: Forward, reference: Forward, means: M
 
 
 def in_large_pages(weight: torch.Tensor, means: Means) -> torch.Tensor:
-    """Move weights that each token reads whole to large pages, unless they are in a checkpoint's mapped file."""
+    """Move weights that each token reads whole to large pages, unless they are in a checkpoint's
+    mapped file."""
     if not means.mapped.has(weight.data_ptr()):
         huge_pages.move(weight)
     return weight
@@ -80,7 +93,8 @@ def is_of(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:
 
 
 def _difference(reference: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> str:
-    """Return by how much the outputs for rows with outliers would differ; empty if that is only rounding."""
+    """Return by how much the outputs for rows with outliers would differ; empty if that is only
+    rounding."""
     for count in TRIAL_ROWS:
         rows = torch.randn(count, inputs, generator=torch.Generator().manual_seed(count)).to(dtype)
         rows[:, ::50] *= 9

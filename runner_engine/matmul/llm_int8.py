@@ -1,8 +1,8 @@
 """Layers of LLM.int8(): rows are quantized, too, and outliers multiplied separately.
 
-The kernels are tried beside steps of torch, whose sums are exact. The library's own sums are made by torch's product of
-bytes, which saturates where ONEDNN_MAX_CPU_ISA hides VNNI from oneDNN: torch asks the processor itself whether it has
-VNNI.
+The kernels are tried beside steps of torch, whose sums are exact. The library's own sums are made
+by torch's product of bytes, which saturates where ONEDNN_MAX_CPU_ISA hides VNNI from oneDNN: torch
+asks the processor itself whether it has VNNI.
 """
 
 from __future__ import annotations
@@ -33,13 +33,24 @@ def replacement(layer: Any, means: Means) -> Replacement:
     kernels_for(layer, means)
     let_rearrange(layer, means)
     state, stored, bias = layer.state, layer.state.CB, layer.bias
-    if state.has_fp16_weights or stored is None or stored.dtype is not torch.int8 or not stored.is_contiguous():
+    if (
+        state.has_fp16_weights
+        or stored is None
+        or stored.dtype is not torch.int8
+        or not stored.is_contiguous()
+    ):
         raise UnsupportedLayer("its weights are not stored as int8")
     is_shared = layer.weight.data_ptr() == stored.data_ptr()
-    scale, weight, sums = state.SCB.float().contiguous(), in_large_pages(stored, means), shifted_sums(stored)
+    scale, weight, sums = (
+        state.SCB.float().contiguous(),
+        in_large_pages(stored, means),
+        shifted_sums(stored),
+    )
     if is_shared:
         layer.weight.data = weight  # or what it was would stay in memory
-    weights = QuantizedWeights(WeightFormat.row_int8, layer.in_features, layer.out_features, formats_of(bias))
+    weights = QuantizedWeights(
+        WeightFormat.row_int8, layer.in_features, layer.out_features, formats_of(bias)
+    )
     weights.matrix.threshold, weights.matrix.tile_rows = state.threshold, means.byte_tile_rows
     weights.point_at(weight, bias, scale, sums)
     forward = forward_by(layer, weights, means, lambda: state.CB is weight)
@@ -53,7 +64,11 @@ def forward_of(layer: Any) -> Forward:
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
         half, scale = rows.half().float(), state.SCB.float()
-        outliers = half.abs() >= state.threshold if state.threshold else torch.zeros_like(half, dtype=torch.bool)
+        outliers = (
+            half.abs() >= state.threshold
+            if state.threshold
+            else torch.zeros_like(half, dtype=torch.bool)
+        )
         apart = outliers.any(0)
         top = half.masked_fill(outliers, 0).abs().amax(1, keepdim=True)
         numbers = (half * (1.0 / top * 127.0)).nan_to_num(0, 0, 0).round().masked_fill(apart, 0)

@@ -14,7 +14,10 @@ from runner_engine.kernels.native import FORMATS, Kernels, pointer, pointer_or_n
 from runner_engine.kernels.shared_numbers import SHIFT, Matrix, WeightFormat
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output of a trial beside torch
+TOLERANCE = {
+    torch.float32: 1e-5,
+    torch.bfloat16: 1e-2,
+}  # of the largest output of a trial beside torch
 
 
 class LayerWeights(Protocol):
@@ -40,7 +43,9 @@ class LayerWeights(Protocol):
 class QuantizedWeights:
     """A layer's weights as C reads them, in the library's memory."""
 
-    def __init__(self, kind: WeightFormat, inputs: int, outputs: int, formats: tuple[torch.dtype, ...]) -> None:
+    def __init__(
+        self, kind: WeightFormat, inputs: int, outputs: int, formats: tuple[torch.dtype, ...]
+    ) -> None:
         self.matrix, self.inputs, self.formats = Matrix(outputs=outputs, kind=kind), inputs, formats
         self.tensors: tuple[torch.Tensor, ...] = ()
 
@@ -51,7 +56,8 @@ class QuantizedWeights:
         scale: torch.Tensor,
         constants: torch.Tensor | None = None,
     ) -> None:
-        """Use these tensors for the next product, and keep them alive; ValueError unless they are as C reads them."""
+        """Use these tensors for the next product, and keep them alive; ValueError unless they are
+        as C reads them."""
         matrix, outputs, inputs = self.matrix, self.matrix.outputs, self.inputs
         if matrix.kind == WeightFormat.four_bit:
             matrix.weight = pointer(weight.view(-1), torch.uint8, outputs * inputs // 2)
@@ -71,7 +77,8 @@ class QuantizedWeights:
 
 
 class Workspace:
-    """Memory in which products quantize rows, and unpack weights; it grows with the largest layer."""
+    """Memory in which products quantize rows, and unpack weights; it grows with the largest
+    layer."""
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
@@ -97,10 +104,13 @@ def multiply(
     workspace: torch.Tensor | None = None,
     function: str = "product",
 ) -> torch.Tensor:
-    """Return [..., outputs] for rows [..., inputs] by a function of the kernels; workspace: for quantized weights."""
+    """Return [..., outputs] for rows [..., inputs] by a function of the kernels; workspace: for
+    quantized weights."""
     rows = rows.contiguous()
     if rows.shape[-1] != weights.inputs or rows.device.type != "cpu":
-        raise ValueError(f"rows {list(rows.shape)} on {rows.device} for a matrix of {weights.inputs} inputs")
+        raise ValueError(
+            f"rows {list(rows.shape)} on {rows.device} for a matrix of {weights.inputs} inputs"
+        )
     result = rows.new_empty(*rows.shape[:-1], weights.matrix.outputs)
     kernels(
         function, rows.dtype, rows.data_ptr(), rows.numel() // weights.inputs, weights.inputs,
@@ -130,11 +140,17 @@ class PackedWeights:
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """The tensors whose addresses are in the matrix."""
-        return (self.weight, *self.others) if self.bias is None else (self.weight, self.bias, *self.others)
+        return (
+            (self.weight, *self.others)
+            if self.bias is None
+            else (self.weight, self.bias, *self.others)
+        )
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """Return [..., outputs] for rows [..., inputs]."""
-        return multiply(self.kernels, rows, self, None if self.workspace is None else self.workspace.of(rows))
+        return multiply(
+            self.kernels, rows, self, None if self.workspace is None else self.workspace.of(rows)
+        )
 
 
 def shifted_sums(weight: torch.Tensor) -> torch.Tensor:
@@ -145,10 +161,16 @@ def shifted_sums(weight: torch.Tensor) -> torch.Tensor:
 
 def difference(found: torch.Tensor, expected: torch.Tensor, allowed: float) -> str:
     """Say by how much outputs are off; empty if that is only rounding: so much of the largest."""
-    off = float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-9))
+    off = float(
+        (found.float() - expected.float()).abs().max()
+        / expected.float().abs().max().clamp(min=1e-9)
+    )
     return "" if off <= allowed else f"the outputs would be off by {off:.2g} of the largest"
 
 
 def trial_rows(inputs: int, dtype: torch.dtype, tile_rows: int) -> torch.Tensor:
-    """Return rows with a remainder of registers, or of tiles, by which weights in strips are tried beside torch."""
-    return torch.randn(33 if tile_rows else 7, inputs, generator=torch.Generator().manual_seed(0)).to(dtype)
+    """Return rows with a remainder of registers, or of tiles, by which weights in strips are tried
+    beside torch."""
+    return torch.randn(
+        33 if tile_rows else 7, inputs, generator=torch.Generator().manual_seed(0)
+    ).to(dtype)

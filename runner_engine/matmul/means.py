@@ -1,4 +1,5 @@
-"""What the layers of a model are multiplied with: the kernels, and from how many rows on tiles are used."""
+"""What the layers of a model are multiplied with: the kernels, and from how many rows on tiles are
+used."""
 
 from __future__ import annotations
 
@@ -16,9 +17,15 @@ from runner_engine.models.gguf_blocks import GgufEmbedding
 def means_for(model: nn.Module, heap: Heap) -> Means:
     """Return what a model's layers are multiplied with."""
     kernels = native.kernels()
-    dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
+    dtype = next(
+        (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32
+    )
     of_bytes, unpacked = choose_bytes(model, kernels), choose_unpacked(model, kernels)
-    embeddings = {module.weight.data_ptr(): module for module in model.modules() if isinstance(module, GgufEmbedding)}
+    embeddings = {
+        module.weight.data_ptr(): module
+        for module in model.modules()
+        if isinstance(module, GgufEmbedding)
+    }
     means = Means(
         kernels,
         dtype,

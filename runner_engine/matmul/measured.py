@@ -1,7 +1,8 @@
 """How long each of several ways to compute the same takes, on one thread.
 
-Counted is the processor time of one thread and not the time that passes: what is measured is kept, and on a busy
-machine, two threads that wait for each other can make the fastest way look a hundred times as slow.
+Counted is the processor time of one thread and not the time that passes: what is measured is kept,
+and on a busy machine, two threads that wait for each other can make the fastest way look a hundred
+times as slow.
 """
 
 from __future__ import annotations
@@ -38,12 +39,19 @@ def _one_thread() -> Iterator[None]:
 @_one_thread()
 @torch.inference_mode()
 def measure(
-    ways: Ways, shape: Shape, rows: Sequence[int], dtype: torch.dtype, deadline: float, slow: float = SLOW
+    ways: Ways,
+    shape: Shape,
+    rows: Sequence[int],
+    dtype: torch.dtype,
+    deadline: float,
+    slow: float = SLOW,
 ) -> Seconds:
     """Return the seconds of a sample of a layer by each way, on one thread; the ways take turns."""
     random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
     weight = torch.randn(*sample_of(shape), generator=random).to(dtype)
-    inputs = {count: torch.randn(count, shape[1], generator=random).to(dtype) for count in sorted(rows)}
+    inputs = {
+        count: torch.randn(count, shape[1], generator=random).to(dtype) for count in sorted(rows)
+    }
     return by_turns({name: make(weight) for name, make in ways.items()}, inputs, deadline, slow)
 
 
@@ -55,7 +63,8 @@ def by_turns(
     deadline: float,
     slow: float = SLOW,
 ) -> Seconds:
-    """Return the seconds of each way with each input, by its number of rows, on one thread; the ways take turns."""
+    """Return the seconds of each way with each input, by its number of rows, on one thread; the
+    ways take turns."""
     products = dict(ways)
     took: Seconds = {name: {} for name in ways}
     for count, x in inputs.items():
@@ -70,10 +79,16 @@ def by_turns(
         for name in ways:
             before = took[name]
             took[name][count] = (
-                min(times[name][1:] or times[name]) if name in times else before[max(before)] * count / max(before)
+                min(times[name][1:] or times[name])
+                if name in times
+                else before[max(before)] * count / max(before)
             )
         fastest = min(took[name][count] for name in products)
-        products = {name: product for name, product in products.items() if took[name][count] <= slow * fastest}
+        products = {
+            name: product
+            for name, product in products.items()
+            if took[name][count] <= slow * fastest
+        }
     return took
 
 

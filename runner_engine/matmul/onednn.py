@@ -1,4 +1,5 @@
-"""Products by oneDNN with weights in its own order: packed once, where torch would rearrange them at each product."""
+"""Products by oneDNN with weights in its own order: packed once, where torch would rearrange them
+at each product."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ def by_onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
 
     def product(rows: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows, packed, bias, "none", [], ""
+        )
         return result
 
     return product
@@ -32,9 +35,13 @@ def packing_problem(dtype: torch.dtype) -> str:
     try:
         probe, weight = torch.ones(2, 32, dtype=dtype), torch.eye(32, dtype=dtype)
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
-        same = (torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe).all()
+        same = (
+            torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe
+        ).all()
         return "" if same else "this processor's packed product is wrong"
     except (RuntimeError, AttributeError, NotImplementedError) as error:
-        if "memory" in str(error):  # memory may be free later, but the result is cached for the whole process
+        if "memory" in str(
+            error
+        ):  # memory may be free later, but the result is cached for the whole process
             raise
         return " ".join(str(error).split())[:160]

@@ -17,7 +17,8 @@ PACKED_AT_ONCE = 2**22  # bytes of weights, which are in memory twice meanwhile
 
 
 class Panels(PackedWeights):
-    """Weights [panels, steps, outputs of a panel(, 2)] and a bias; a step is one input, in bfloat16 two."""
+    """Weights [panels, steps, outputs of a panel(, 2)] and a bias; a step is one input, in bfloat16
+    two."""
 
     @classmethod
     def of(
@@ -30,14 +31,16 @@ class Panels(PackedWeights):
     ) -> Panels:
         """Put weights [outputs, inputs] into panels; the last one is padded with zeros.
 
-        tile_rows: 0, or sums are in the order of tiles, by tiles from so many rows on. release: called with the address
-        and the size of what has been read.
+        tile_rows: 0, or sums are in the order of tiles, by tiles from so many rows on. release:
+        called with the address and the size of what has been read.
         """
         weight, width = weight.detach(), kernels.panel_width
         outputs, inputs = weight.shape
         steps = weight.contiguous().view(torch.int32)  # single numbers, or pairs in 16 bits
         missing = -outputs % width
-        panels = huge_pages.empty((outputs + missing) // width, steps.shape[1], width, dtype=torch.int32)
+        panels = huge_pages.empty(
+            (outputs + missing) // width, steps.shape[1], width, dtype=torch.int32
+        )
         whole, some = outputs // width, max(1, PACKED_AT_ONCE // (4 * width * steps.shape[1]))
         for first in range(0, whole, some):
             last = min(first + some, whole)
@@ -49,7 +52,9 @@ class Panels(PackedWeights):
             panels[whole] = nn.functional.pad(steps[whole * width :], (0, 0, 0, missing)).T
         bias = None if bias is None else bias.detach().contiguous()
         bias_at = pointer_or_none(bias, weight.dtype, outputs)
-        matrix = Matrix(weight=panels.data_ptr(), bias=bias_at, outputs=outputs, tile_rows=tile_rows)
+        matrix = Matrix(
+            weight=panels.data_ptr(), bias=bias_at, outputs=outputs, tile_rows=tile_rows
+        )
         return cls(kernels, matrix, inputs, panels.view(weight.dtype), bias)
 
     @property
@@ -64,10 +69,15 @@ class Panels(PackedWeights):
         return super().product(rows)
 
     def rows(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there is no such one."""
-        if outputs.numel() and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.matrix.outputs:
+        """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there
+        is no such one."""
+        if (
+            outputs.numel()
+            and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.matrix.outputs
+        ):
             raise IndexError(f"there is no output {int(outputs.max())} of {self.matrix.outputs}")
-        # by numpy: torch starts and ends a region of threads for it, which takes longer than some rows
+        # by numpy: torch starts and ends a region of threads for it, which takes longer than some
+        # rows
         by_output = self.weight.detach().view(torch.int32).numpy().swapaxes(1, 2)
         panel, place = np.divmod(outputs.numpy(), by_output.shape[1])
         result = torch.empty(*outputs.shape, self.inputs, dtype=self.weight.dtype)
@@ -76,6 +86,7 @@ class Panels(PackedWeights):
 
 
 def fits_panels(weight: torch.Tensor, kernels: Kernels | None) -> bool:
-    """Whether there are products for weights [outputs, inputs]; in 16 bits, the number of inputs must be even."""
+    """Whether there are products for weights [outputs, inputs]; in 16 bits, the number of inputs
+    must be even."""
     has_product = kernels is not None and kernels.has("product", weight.dtype)
     return has_product and weight.shape[1] * weight.element_size() % 4 == 0

@@ -1,9 +1,10 @@
 """Which way a model's products are computed on this processor (autotune.py).
 
-Each way that works here multiplies samples of the model's weights by few, some and many rows, and the fastest is chosen
-for the whole model. Before that each way is tried beside torch. Weights that are first unpacked to bfloat16 – those of
-4 bits, and those of 8 whose rows stay numbers: in groups, in blocks of a .gguf file, of torchao – are multiplied as
-plain ones are, some inputs of a panel at a time. So what is measured of plain weights decides there, too.
+Each way that works here multiplies samples of the model's weights by few, some and many rows, and
+the fastest is chosen for the whole model. Before that each way is tried beside torch. Weights that
+are first unpacked to bfloat16 – those of 4 bits, and those of 8 whose rows stay numbers: in groups,
+in blocks of a .gguf file, of torchao – are multiplied as plain ones are, some inputs of a panel at
+a time. So what is measured of plain weights decides there, too.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ FORCED = "RUNNER_PRODUCTS"
 
 
 class Way(StrEnum):
-    """How products are computed. Of equally fast ways the first is used; a missing one is replaced by the next."""
+    """How products are computed. Of equally fast ways the first is used; a missing one is replaced
+    by the next."""
 
     tiles = "tiles"
     panels = "panels"
@@ -44,15 +46,19 @@ class Way(StrEnum):
 
 OWN = (Way.tiles, Way.panels)
 VECTORS = "vectors"  # in the measurements: those that sum in the order of tiles
-# Of the passes that a job is expected to have, so many have these rows: its last rows, some, and many or a prompt
+# Of the passes that a job is expected to have, so many have these rows: its last rows, some, and
+# many or a prompt
 PASSES = {4: 1, 16: 2, 128: 2}
-# Only with our own products does a pass run in a single call, which makes a question 1.31 times as fast
-# (bench/engine_ladder.py): others have to make up for that.
+# Only with our own products does a pass run in a single call, which makes a question 1.31 times as
+# fast (bench/engine_ladder.py): others have to make up for that.
 SINGLE_CALL = 1.3
 FEWEST_TILE_ROWS = 8  # where tiles are forced and not measured; their instructions take as long for one row as for 16
 TRIAL_ROWS = (33, 16, 5, 1)  # remainders of tiles and of registers
 TRIAL_OUTPUTS = 80  # whole panels and a part of one
-ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the largest result: rounding, and other orders of sums
+ALLOWED = {
+    torch.float32: 1e-4,
+    torch.bfloat16: 2e-2,
+}  # of the largest result: rounding, and other orders of sums
 
 
 def product_of(
@@ -64,11 +70,16 @@ def product_of(
 ) -> Panels | Product | None:
     """Return the product with a weight, packed; None where it stays as it is.
 
-    A weight that does not fit in panels is packed by oneDNN, if that is possible. release: as of Panels.
+    A weight that does not fit in panels is packed by oneDNN, if that is possible. release: as of
+    Panels.
     """
     if kernels is not None and choice.way in OWN and fits_panels(weight, kernels):
         return Panels.of(weight, bias, kernels, choice.tile_rows, release)
-    return None if choice.way == Way.plain or packing_problem(weight.dtype) else by_onednn(weight, bias)
+    return (
+        None
+        if choice.way == Way.plain or packing_problem(weight.dtype)
+        else by_onednn(weight, bias)
+    )
 
 
 def requested() -> Way | None:
@@ -77,10 +88,13 @@ def requested() -> Way | None:
     return None if way is None else Way(way)
 
 
-def choose_plain(layers: Iterable[Any], dtype: torch.dtype, kernels: Kernels | None, is_small: bool = False) -> Choice:
+def choose_plain(
+    layers: Iterable[Any], dtype: torch.dtype, kernels: Kernels | None, is_small: bool = False
+) -> Choice:
     """Return the way for the layers of a model with weights of this dtype.
 
-    is_small: a model whose products take less time than a pass saves in a single call, which needs our own products.
+    is_small: a model whose products take less time than a pass saves in a single call, which needs
+    our own products.
     """
     matrices = [matrix_of(layer) for layer in layers]
     shapes = Counter((len(matrix), matrix.shape[1]) for matrix in matrices if matrix.dtype == dtype)
@@ -111,7 +125,9 @@ def choose_for(
 
     def candidate(way: Way) -> Candidate:
         is_wrong = "off by" in problems[way]
-        return Candidate(way, "" if is_wrong else problems[way], lambda: problems[way] if is_wrong else "")
+        return Candidate(
+            way, "" if is_wrong else problems[way], lambda: problems[way] if is_wrong else ""
+        )
 
     def measured(ways: list[str]) -> Seconds | None:
         assert kernels is not None
@@ -123,7 +139,10 @@ def choose_for(
         if known is None:
             return None
         return {
-            way: {count: sum(known[shape][way][count] * layers for shape, layers in shapes.items()) for count in rows}
+            way: {
+                count: sum(known[shape][way][count] * layers for shape, layers in shapes.items())
+                for count in rows
+            }
             for way in makers
         }
 
@@ -157,7 +176,9 @@ def measured_as(way: Way, kernels: Kernels | None) -> Ways:
     return {way: lambda weight: Panels.of(weight, None, kernels).product}
 
 
-def problem_of(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None) -> str:
+def problem_of(
+    way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None
+) -> str:
     """Return why a way is not used here; empty if it is one of those to choose from."""
     if way is Way.plain:
         return ""
@@ -169,7 +190,9 @@ def problem_of(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: K
         return f"tiles multiply bfloat16, and these weights are {str(dtype).removeprefix('torch.')}"
     if way is Way.tiles and kernels.tiles_problem:
         return kernels.tiles_problem
-    fitting = tuple(width for width in inputs if fits_panels(torch.empty(1, width, dtype=dtype), kernels))
+    fitting = tuple(
+        width for width in inputs if fits_panels(torch.empty(1, width, dtype=dtype), kernels)
+    )
     if not fitting:
         return "no weight fits in panels"
     return _difference(way, fitting, dtype, kernels)
@@ -177,7 +200,8 @@ def problem_of(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: K
 
 @cache
 def _difference(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels) -> str:
-    """Try products of our own beside torch: say by how much one is off; empty if that is only rounding.
+    """Try products of our own beside torch: say by how much one is off; empty if that is only
+    rounding.
 
     By tiles, each row must also have the bits that it has alone.
     """
@@ -189,23 +213,32 @@ def _difference(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: 
         )  # one row goes by vectors, more by tiles
         for count in TRIAL_ROWS:
             rows = torch.randn(count, width, generator=random).to(dtype)
-            result, expected = panels.product(rows), nn.functional.linear(rows.float(), weight.float())
+            result, expected = (
+                panels.product(rows),
+                nn.functional.linear(rows.float(), weight.float()),
+            )
             off = float((result.float() - expected).abs().max() / expected.abs().max())
             what = f"its product of {count} rows by {TRIAL_OUTPUTS} x {width} is off by"
             if not off <= ALLOWED[dtype]:
                 return f"{what} {off:.2g} of the largest number"
             if way is Way.tiles and not all(
-                torch.equal(panels.product(row[None])[0], it) for row, it in zip(rows, result, strict=True)
+                torch.equal(panels.product(row[None])[0], it)
+                for row, it in zip(rows, result, strict=True)
             ):
                 return f"{what} some bits from that of each row alone"
     return ""
 
 
 def choose_unpacked(model: nn.Module, kernels: Kernels | None) -> Choice | None:
-    """Return the way of a model's weights that are unpacked first, where it is by tiles; None elsewhere."""
+    """Return the way of a model's weights that are unpacked first, where it is by tiles; None
+    elsewhere."""
     if kernels is None or kernels.tiles_problem:
         return None
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and is_unpacked(module)]
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and is_unpacked(module)
+    ]
     shapes = Counter((layer.out_features, layer.in_features) for layer in layers)
     if not shapes:
         return None
@@ -222,7 +255,8 @@ def is_unpacked(layer: nn.Linear) -> bool:
 
 
 def is_plain(layer: nn.Linear) -> bool:
-    """Whether it is torch's own layer with a plain matrix: quantized layers are subclasses or hold other tensors."""
+    """Whether it is torch's own layer with a plain matrix: quantized layers are subclasses or hold
+    other tensors."""
     weight = layer.weight
     is_torch_own = type(layer) is nn.Linear and type(weight) in (nn.Parameter, torch.Tensor)
     return is_torch_own and weight.device.type == "cpu" and weight.dtype in FORMATS
@@ -232,7 +266,11 @@ def is_transposed(layer: Any) -> bool:
     """Whether it is GPT-2's linear layer with a plain matrix, which lies the other way round."""
     if type(layer).__name__ != "Conv1D" or type(layer.weight) not in (nn.Parameter, torch.Tensor):
         return False
-    return bool(layer.weight.dim() == 2 and layer.weight.device.type == "cpu" and layer.weight.dtype in FORMATS)
+    return bool(
+        layer.weight.dim() == 2
+        and layer.weight.device.type == "cpu"
+        and layer.weight.dtype in FORMATS
+    )
 
 
 def matrix_of(layer: Any) -> torch.Tensor:
@@ -244,4 +282,8 @@ def matrix_of(layer: Any) -> torch.Tensor:
 def plain_layers(model: nn.Module) -> list[Any]:
     """Return the linear layers of a model whose weights are plain matrices."""
     layers = model.modules()
-    return [layer for layer in layers if is_transposed(layer) or (isinstance(layer, nn.Linear) and is_plain(layer))]
+    return [
+        layer
+        for layer in layers
+        if is_transposed(layer) or (isinstance(layer, nn.Linear) and is_plain(layer))
+    ]

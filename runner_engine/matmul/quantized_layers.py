@@ -1,8 +1,10 @@
-"""Layers that a library has quantized, or a checkpoint holds so, multiplied directly from the stored weights.
+"""Layers that a library has quantized, or a checkpoint holds so, multiplied directly from the
+stored weights.
 
-On a CPU the libraries unpack a weight again for each row, copy all of it in another format, or pass several times over
-matrices of int32 and float32. The kernels do the same arithmetic while a panel of the weight is in the cache
-(kernels/README.md). The weights are not changed, so other code can still read them.
+On a CPU the libraries unpack a weight again for each row, copy all of it in another format, or pass
+several times over matrices of int32 and float32. The kernels do the same arithmetic while a panel
+of the weight is in the cache (kernels/README.md). The weights are not changed, so other code can
+still read them.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ LAYER_KINDS = {
 
 
 class QuantizedLayers:
-    """The quantized layers of a model: those that the kernels multiply, and those that are left to their library."""
+    """The quantized layers of a model: those that the kernels multiply, and those that are left to
+    their library."""
 
     def __init__(self, model: nn.Module, heap: Heap) -> None:
         self.left: list[nn.Linear] = []
@@ -58,7 +61,9 @@ class QuantizedLayers:
         self.left.append(layer)
         if reason.forward is not None:
             layer.forward = reason.forward  # type: ignore[method-assign,assignment]
-        instead = reason.instead or f"{type(layer).__name__} is multiplied by its library's own function"
+        instead = (
+            reason.instead or f"{type(layer).__name__} is multiplied by its library's own function"
+        )
         self._means.note(f"{instead}, which is slower: {reason}")
 
     def _replace(self, layer: nn.Linear, replacement: Replacement) -> None:
@@ -84,5 +89,7 @@ class QuantizedLayers:
 def kind_of(layer: nn.Linear) -> LayerKind | None:
     """Return the module that multiplies such layers; None if there is none."""
     classes = (*type(layer).__mro__, type(layer.weight))
-    name = next((LAYER_KINDS[kind.__name__] for kind in classes if kind.__name__ in LAYER_KINDS), None)
+    name = next(
+        (LAYER_KINDS[kind.__name__] for kind in classes if kind.__name__ in LAYER_KINDS), None
+    )
     return None if name is None else cast(LayerKind, import_module(f"runner_engine.matmul.{name}"))

@@ -1,4 +1,5 @@
-"""The contract of the modules that multiply layers: one module for each class of layers, found by `LAYER_KINDS`."""
+"""The contract of the modules that multiply layers: one module for each class of layers, found by
+`LAYER_KINDS`."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 class UnsupportedLayer(Exception):
-    """Why the kernels do not multiply a layer; with what does it instead, if that is not the layer's own function."""
+    """Why the kernels do not multiply a layer; with what does it instead, if that is not the
+    layer's own function."""
 
     def __init__(self, reason: str, instead: str = "", forward: Forward | None = None) -> None:
         """instead: the beginning of the note. forward: a function in place of the layer's own."""
@@ -34,7 +36,9 @@ class Replacement:
     """What multiplies a layer from now on."""
 
     forward: Forward
-    weights: LayerWeights | None = None  # for a pass in a single call; None where such a pass would not round the rows
+    weights: LayerWeights | None = (
+        None  # for a pass in a single call; None where such a pass would not round the rows
+    )
     others: tuple[nn.Module, ...] = ()  # further modules whose `forward` was replaced by it
 
 
@@ -47,10 +51,14 @@ class Means:
     byte_tile_rows: int  # from so many rows on tiles multiply bytes; 0: never
     unpacked_tile_rows: int  # the same of weights that are unpacked to bfloat16
     heap: Heap
-    embeddings: Mapping[int, Any]  # tables in blocks, by their address: a head may share its weights with one
+    embeddings: Mapping[
+        int, Any
+    ]  # tables in blocks, by their address: a head may share its weights with one
     workspace: Workspace = field(default_factory=Workspace)
     notes: list[str] = field(default_factory=list)
-    trials: dict[tuple[Any, ...], str] = field(default_factory=dict)  # what is wrong with layers of a kind
+    trials: dict[tuple[Any, ...], str] = field(
+        default_factory=dict
+    )  # what is wrong with layers of a kind
     _released: list[tuple[int, int]] = field(default_factory=list)  # first address and end
 
     @cached_property
@@ -64,7 +72,8 @@ class Means:
         self._released.append((address, address + size))
 
     def release_again(self) -> None:
-        """Release what reading the next weights has mapped again, and pages that two of them share."""
+        """Release what reading the next weights has mapped again, and pages that two of them
+        share."""
         pieces: list[tuple[int, int]] = []
         for first, last in sorted(self._released):
             if pieces and first <= pieces[-1][1]:
@@ -85,5 +94,6 @@ class LayerKind(Protocol):
     """A module that multiplies layers of one class."""
 
     def replacement(self, layer: Any, means: Means) -> Replacement:
-        """Return what multiplies a layer, tried beside another function; UnsupportedLayer where that cannot be."""
+        """Return what multiplies a layer, tried beside another function; UnsupportedLayer where
+        that cannot be."""
         ...

@@ -1,9 +1,10 @@
 """Trials in which quantized layers multiply rows as they come, without rounding them to 8 bits.
 
-In a trained model a few numbers of a row are hundreds of times as large as the others, which then round to a few whole
-numbers. A last bit of bfloat16 moves some of them by a whole step, and that grows from layer to layer: logits move by a
-third of their spread wherever a pass is split otherwise, those of the model's own passes, too. No tolerance
-would tell that from a wrong mask. So a trial of attention leaves the rounding out.
+In a trained model a few numbers of a row are hundreds of times as large as the others, which then
+round to a few whole numbers. A last bit of bfloat16 moves some of them by a whole step, and that
+grows from layer to layer: logits move by a third of their spread wherever a pass is split
+otherwise, those of the model's own passes, too. No tolerance would tell that from a wrong mask. So
+a trial of attention leaves the rounding out.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def _weights_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     """Return the unpacked weights of a layer whose library rounds rows."""
     if _is_llm_int8(layer):
         state = layer.state
-        codes, scale = (layer.weight.data, layer.weight.SCB) if state.CB is None else (state.CB, state.SCB)
+        codes, scale = (
+            (layer.weight.data, layer.weight.SCB) if state.CB is None else (state.CB, state.SCB)
+        )
         unpacked: torch.Tensor = codes.float() * (scale.float() * OF_WEIGHT)[:, None]
     else:
         unpacked = layer.weight.dequantize()
@@ -57,7 +60,8 @@ def rounding_layers(model: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def unrounded_rows(model: nn.Module) -> Iterator[Shares]:
-    """Let layers multiply rows as they come; gives the share of a row that each would round to 0."""
+    """Let layers multiply rows as they come; gives the share of a row that each would round to
+    0."""
     layers, shares = rounding_layers(model), Shares()
     replaced = {name: vars(layer).get("forward") for name, layer in layers.items()}
     for name, layer in layers.items():
@@ -90,8 +94,11 @@ def _unrounded(name: str, layer: Any, shares: Shares) -> Callable[[torch.Tensor]
 
 
 def note_on(shares: Shares) -> str:
-    """Name the layers in whose rows a few numbers are so large that most others round to 0; empty if there are none."""
-    worst = sorted((name for name, share in shares.items() if share > UNSTABLE), key=lambda name: -shares[name])
+    """Name the layers in whose rows a few numbers are so large that most others round to 0; empty
+    if there are none."""
+    worst = sorted(
+        (name for name, share in shares.items() if share > UNSTABLE), key=lambda name: -shares[name]
+    )
     if not worst:
         return ""
     named = ", ".join(f"{name} {shares[name]:.0%}" for name in worst[:NAMED])

@@ -1,4 +1,5 @@
-"""How rows are quantized before they are multiplied by a matrix: once for all matrices that share them."""
+"""How rows are quantized before they are multiplied by a matrix: once for all matrices that share
+them."""
 
 from __future__ import annotations
 

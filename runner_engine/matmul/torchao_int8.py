@@ -1,4 +1,5 @@
-"""Layers of torchao's int8: weights alone, whose rows stay bfloat16 and whose scale is applied last."""
+"""Layers of torchao's int8: weights alone, whose rows stay bfloat16 and whose scale is applied
+last."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from runner_engine.matmul.replacing import Means, Replacement, UnsupportedLayer
 
 
 def replacement(layer: Any, means: Means) -> Replacement:
-    """Return what multiplies a layer by the kernels; where its rows are quantized, too, as int8_dynamic does."""
+    """Return what multiplies a layer by the kernels; where its rows are quantized, too, as
+    int8_dynamic does."""
     if int8_dynamic.is_dynamic(layer):
         return int8_dynamic.replacement(layer, means)
     kernels_for(layer, means)
@@ -38,7 +40,11 @@ def _weights_of(layer: Any, means: Means) -> QuantizedWeights:
     """Return a layer's weights as C reads them, in the library's memory."""
     inputs, outputs, stored = layer.in_features, layer.out_features, layer.weight
     weight, scale = stored.qdata, stored.scale.to(torch.bfloat16).flatten().contiguous()
-    is_plain = stored.act_quant_kwargs is None and stored.act_pre_scale is None and stored.block_size[-1] == inputs
+    is_plain = (
+        stored.act_quant_kwargs is None
+        and stored.act_pre_scale is None
+        and stored.block_size[-1] == inputs
+    )
     if not (is_plain and weight.is_contiguous() and scale.numel() == outputs):
         raise UnsupportedLayer("its weights are stored in another way")
     if inputs % 4 or outputs % PANEL:

@@ -1,4 +1,5 @@
-"""Free memory: how much there is, freeing it after a failed pass, and stopping before the system runs out of it."""
+"""Free memory: how much there is, freeing it after a failed pass, and stopping before the system
+runs out of it."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class MemoryGuard:
         return True
 
     def check(self, rows: int) -> None:
-        """Raise MemoryError if the next token of so many rows may not fit; a single row may use nearly all memory."""
+        """Raise MemoryError if the next token of so many rows may not fit; a single row may use
+        nearly all memory."""
         if rows and self.look():
             spare = self.free_mib - (MARGIN_MIB if rows > 1 else LAST_MIB)
             if spare * machine.MIB < pass_bytes(self._settings, self._itemsize, rows, rows):
@@ -70,7 +72,8 @@ class MemoryGuard:
         return int(min(most, max((self.free_mib - MARGIN_MIB) * machine.MIB / each, 1)))
 
     def fits(self, rows: int, prompt: int, new: int) -> bool:
-        """Whether there seems to be memory for so many rows that are padded to one length, until they end."""
+        """Whether there seems to be memory for so many rows that are padded to one length, until
+        they end."""
         self.look()
         cache = place_bytes(self._settings, self._itemsize) * rows * (prompt + new)
         needed = cache + pass_bytes(self._settings, self._itemsize, rows, rows * prompt)

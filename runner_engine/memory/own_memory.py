@@ -1,7 +1,8 @@
 """The memory attributable to a model: the peaks of keys and values, and of activations.
 
-Keys and values are counted in bytes as rows enter and leave. The activations are computed from the largest pass that
-really ran, since allocators of main memory do not count by model. On a GPU the allocator's peak is used.
+Keys and values are counted in bytes as rows enter and leave. The activations are computed from the
+largest pass that really ran, since allocators of main memory do not count by model. On a GPU the
+allocator's peak is used.
 """
 
 from __future__ import annotations
@@ -28,14 +29,19 @@ def note_cache(stats: EngineStats, cache: Any) -> None:
 
 
 def note_pass(stats: EngineStats, loaded: Loaded, tokens: int, logits: int) -> None:
-    """Note the size of a pass: how many tokens it read, and after how many of them it computed logits."""
+    """Note the size of a pass: how many tokens it read, and after how many of them it computed
+    logits."""
     if tokens <= stats.peak_pass_tokens and logits <= stats.peak_pass_logits:
         return
     stats.peak_pass_tokens = max(stats.peak_pass_tokens, tokens)
     stats.peak_pass_logits = max(stats.peak_pass_logits, logits)
-    # the larger of two sums, each of which grows with one of the two counts: so this is the largest pass's
+    # the larger of two sums, each of which grows with one of the two counts: so this is the largest
+    # pass's
     numbers = pass_bytes(
-        int_settings(loaded.model), loaded.model.dtype.itemsize, stats.peak_pass_logits, stats.peak_pass_tokens
+        int_settings(loaded.model),
+        loaded.model.dtype.itemsize,
+        stats.peak_pass_logits,
+        stats.peak_pass_tokens,
     )
     stats.peak_activation_bytes = numbers + int(loaded.metrics.get("unpacked_mib", 0.0) * MIB)
 
@@ -51,14 +57,17 @@ class PeakMemory:
         note_kv(self.stats, nbytes)
 
     def note_pass(self, tokens: int, logits: int) -> None:
-        """Note the size of a pass: how many tokens it read, and after how many of them it computed logits."""
+        """Note the size of a pass: how many tokens it read, and after how many of them it computed
+        logits."""
         note_pass(self.stats, self.loaded, tokens, logits)
 
 
 def int_settings(model: Any) -> dict[str, Any]:
     """Return a model's sizes; of a multimodal model, those of its language model."""
     settings: dict[str, Any] = model.config.get_text_config().to_dict()
-    return {key: value for key, value in settings.items() if isinstance(value, int) or _are_ints(value)}
+    return {
+        key: value for key, value in settings.items() if isinstance(value, int) or _are_ints(value)
+    }
 
 
 def restart_cuda(loaded: Loaded) -> None:
@@ -71,7 +80,9 @@ def restart_cuda(loaded: Loaded) -> None:
 def note_cuda(stats: EngineStats, loaded: Loaded) -> None:
     """Note the allocator's peak, if the whole model is on GPUs."""
     if _is_on_gpus(loaded):
-        stats.peak_cuda_bytes = max(stats.peak_cuda_bytes, sum(map(torch.cuda.max_memory_allocated, gpus())))
+        stats.peak_cuda_bytes = max(
+            stats.peak_cuda_bytes, sum(map(torch.cuda.max_memory_allocated, gpus()))
+        )
 
 
 def _is_on_gpus(loaded: Loaded) -> bool:
@@ -80,7 +91,8 @@ def _is_on_gpus(loaded: Loaded) -> bool:
 
 
 def _nbytes(layer: Any) -> int:
-    """Return the bytes of all tensors that a layer of a cache holds, also of those in its lists and dicts."""
+    """Return the bytes of all tensors that a layer of a cache holds, also of those in its lists and
+    dicts."""
 
     def of(value: Any) -> int:
         if isinstance(value, torch.Tensor):

@@ -27,14 +27,18 @@ log = logging.getLogger(__name__)
 def adapt(base: Loaded, resolved: ResolvedModel) -> Loaded:
     """Apply the adapter and thread count to a base, and report on both together."""
     started = time.perf_counter()
-    loaded = replace(base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes))
+    loaded = replace(
+        base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes)
+    )
     spec, files, lora, report = resolved.spec, resolved.files, resolved.files.lora, None
     if lora is not None:
         assert files.adapter is not None
         with ExitStack() as protecting:
             for choice in resolved.mix.choices:
                 protecting.enter_context(choice.adapting(base.model))
-            loaded.model, report = module_of(lora).apply(base.model, lora, files.adapter, spec.model.name)
+            loaded.model, report = module_of(lora).apply(
+                base.model, lora, files.adapter, spec.model.name
+            )
         loaded.notes += report.notes
         if lora.usual_rope not in (None, spec.rope.name) and lora.path != "embedded":
             loaded.notes.append(

@@ -1,9 +1,10 @@
-"""A legacy .bin: where its tensors are in the file, so that they can be copied like those of safetensors.
+"""A legacy .bin: where its tensors are in the file, so that they can be copied like those of
+safetensors.
 
-Such a file is a zip archive with a pickle, which describes the tensors, and one uncompressed entry per storage. torch
-unpickles it with only tensors allowed (`weights_only`) and onto the meta device: no weight is read, nothing in the file
-is run, and every storage tells at which byte of the file it begins. These positions are compared with the archive's own
-directory.
+Such a file is a zip archive with a pickle, which describes the tensors, and one uncompressed entry
+per storage. torch unpickles it with only tensors allowed (`weights_only`) and onto the meta device:
+no weight is read, nothing in the file is run, and every storage tells at which byte of the file it
+begins. These positions are compared with the archive's own directory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from runner_engine.checkpoints.byteio import file_size
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, WeightFile
 
 ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
-OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first bytes of torch.save's files before 1.6
+OLD_FORMAT = (
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first bytes of torch.save's files before 1.6
+)
 LOCAL_HEADER_BYTES = 30
 DTYPES = DTYPE_NAMES | {
     "complex64": "C64",
@@ -35,7 +38,8 @@ DTYPES = DTYPE_NAMES | {
 
 
 class OldFormat(DataError):
-    """A file of torch before 1.6, which is not an archive: torch can load it, but cannot tell where a tensor is."""
+    """A file of torch before 1.6, which is not an archive: torch can load it, but cannot tell where
+    a tensor is."""
 
 
 def read_bin(path: Path) -> WeightFile:
@@ -43,7 +47,14 @@ def read_bin(path: Path) -> WeightFile:
     size = file_size(path)
     state, storages, notes = _open(path, size)
     tensors = [_tensor(path, name, value, storages) for name, value in state.items()]
-    return WeightFile(path, size, b"", {}, sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)), notes)
+    return WeightFile(
+        path,
+        size,
+        b"",
+        {},
+        sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)),
+        notes,
+    )
 
 
 def check_loadable(files: Iterable[Path]) -> None:
@@ -69,8 +80,12 @@ def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[
     storages = _read_directory(path, size)
     state = _unpickle(path)
     if not isinstance(state, dict):
-        raise DataError(f"{path}: a dictionary from name to tensor is expected, found a {type(state).__name__}")
-    state, notes = torch_archive.unwrap(state, str(path), lambda value: isinstance(value, torch.Tensor))
+        raise DataError(
+            f"{path}: a dictionary from name to tensor is expected, found a {type(state).__name__}"
+        )
+    state, notes = torch_archive.unwrap(
+        state, str(path), lambda value: isinstance(value, torch.Tensor)
+    )
     return state, storages, notes
 
 
@@ -81,7 +96,9 @@ def _require_zip(path: Path, size: int) -> None:
     if start.startswith(ZIP):
         return
     if start.startswith(LFS):
-        raise DataError(f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull")
+        raise DataError(
+            f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull"
+        )
     refuse_code(path, "")
     if start.startswith(OLD_FORMAT):
         raise OldFormat(
@@ -89,7 +106,9 @@ def _require_zip(path: Path, size: int) -> None:
             f"once, which takes {size / 2**20:,.0f} MiB of memory: "
             "torch.save(torch.load(OLD, weights_only=True), NEW)"
         )
-    raise DataError(f"{path} is not a .bin file written by torch: empty, truncated or another format")
+    raise DataError(
+        f"{path} is not a .bin file written by torch: empty, truncated or another format"
+    )
 
 
 def _read_directory(path: Path, size: int) -> dict[int, int]:
@@ -100,14 +119,20 @@ def _read_directory(path: Path, size: int) -> dict[int, int]:
         with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
             for entry in entries:
                 if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
-                    raise DataError(f"{path}: its numbers are stored in big-endian order, which is not supported")
+                    raise DataError(
+                        f"{path}: its numbers are stored in big-endian order, which is not supported"
+                    )
                 stream.seek(entry.header_offset)
                 header = stream.read(LOCAL_HEADER_BYTES)
-                name_bytes, extra_bytes = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+                name_bytes, extra_bytes = (
+                    int.from_bytes(header[at : at + 2], "little") for at in (26, 28)
+                )
                 begin = entry.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
                 if begin + entry.compress_size > size:
                     end = begin + entry.compress_size
-                    raise DataError(f"{path}: truncated: {entry.filename} should end at byte {end}, the file at {size}")
+                    raise DataError(
+                        f"{path}: truncated: {entry.filename} should end at byte {end}, the file at {size}"
+                    )
                 lengths[begin] = entry.file_size
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise DataError(
@@ -117,7 +142,8 @@ def _read_directory(path: Path, size: int) -> dict[int, int]:
 
 
 def _unpickle(path: Path) -> Any:
-    """Have torch read the pickle alone: tensors on the meta device, whose storages know their position in the file."""
+    """Have torch read the pickle alone: tensors on the meta device, whose storages know their
+    position in the file."""
     import torch
 
     try:
@@ -126,12 +152,17 @@ def _unpickle(path: Path) -> Any:
             return torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # torch raises a different exception for each kind of damage
         refuse_code(path, str(error))
-        reason = "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
+        reason = (
+            ""
+            if isinstance(error, pickle.UnpicklingError)
+            else f": {' '.join(str(error).split())[:160]}"
+        )
         raise DataError(f"{path}: torch cannot read it ({type(error).__name__}{reason})") from error
 
 
 def refuse_code(path: Path, message: str) -> None:
-    """Raise DataError if unpickling would have called code; torch's own message suggests to run it nevertheless."""
+    """Raise DataError if unpickling would have called code; torch's own message suggests to run it
+    nevertheless."""
     import torch
 
     from runner_engine.models.pickled import code_in
@@ -148,7 +179,8 @@ def refuse_code(path: Path, message: str) -> None:
 
 
 def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> Tensor:
-    """Return where a tensor is in the file; reject anything but a plain tensor, and one outside of its entry."""
+    """Return where a tensor is in the file; reject anything but a plain tensor, and one outside of
+    its entry."""
     import torch
 
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
@@ -157,19 +189,27 @@ def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> T
         raise DataError(f"{path}: {name} is a {kind}, a tensor is expected{inside}")
     dtype = DTYPES.get(str(value.dtype).removeprefix("torch."))
     if dtype is None or value.layout is not torch.strided or value.is_quantized:
-        raise DataError(f"{path}: tensor {name}: safetensors has no type for {value.dtype} ({value.layout})")
+        raise DataError(
+            f"{path}: tensor {name}: safetensors has no type for {value.dtype} ({value.layout})"
+        )
     size, shape = DTYPE_BITS[dtype] // 8, tuple(value.shape)
     nbytes = size * math.prod(shape)
     if nbytes == 0:
         return Tensor(name, dtype, shape, path, 0, 0)
     begin = getattr(value.untyped_storage(), "_checkpoint_offset", None)
     if begin is None:
-        raise DataError(f"{path}: torch {torch.__version__} does not tell where tensor {name} is in the file")
+        raise DataError(
+            f"{path}: torch {torch.__version__} does not tell where tensor {name} is in the file"
+        )
     first = value.storage_offset() * size
-    reach = size * (1 + sum((count - 1) * stride for count, stride in zip(shape, value.stride(), strict=True)))
+    reach = size * (
+        1 + sum((count - 1) * stride for count, stride in zip(shape, value.stride(), strict=True))
+    )
     length = storages.get(begin, -1)
     if length < first + reach:
         actual = f"{length} bytes are" if length >= 0 else "no entry is"
-        raise DataError(f"{path}: tensor {name} needs {first + reach} bytes at byte {begin}, {actual} there")
+        raise DataError(
+            f"{path}: tensor {name} needs {first + reach} bytes at byte {begin}, {actual} there"
+        )
     strides = None if value.is_contiguous() else tuple(value.stride())
     return Tensor(name, dtype, shape, path, begin + first, nbytes, strides)

@@ -1,8 +1,9 @@
 """Models are built one at a time, whichever threads request them.
 
-While transformers builds a model, it changes the whole process: torch's default number format is the model's, and
-functions that make tensors are replaced. Two builds at once would restore each other's changes, and leave them behind.
-A pass of another model may run meanwhile: it names the number format of every tensor that it makes.
+While transformers builds a model, it changes the whole process: torch's default number format is
+the model's, and functions that make tensors are replaced. Two builds at once would restore each
+other's changes, and leave them behind. A pass of another model may run meanwhile: it names the
+number format of every tensor that it makes.
 """
 
 from __future__ import annotations

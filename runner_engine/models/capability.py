@@ -47,7 +47,9 @@ def places_for(model: LocalModelConfig) -> tuple[dict[int | str, str], list[str]
 
     count = torch.cuda.device_count()
     limits = model.max_memory or {}
-    given: dict[int | str, str] = {int(at) if at.isdigit() else at: size for at, size in limits.items()}
+    given: dict[int | str, str] = {
+        int(at) if at.isdigit() else at: size for at, size in limits.items()
+    }
     absent = [f"GPU {at}" for at in given if isinstance(at, int) and at >= count]
     if not absent:
         return given, []
@@ -56,18 +58,22 @@ def places_for(model: LocalModelConfig) -> tuple[dict[int | str, str], list[str]
 
 
 def gpu_room_mib(free: int, reserved: int, allocated: int) -> float:
-    """Return the memory of a GPU that this process can still use: what is free, and what it has reserved unused."""
+    """Return the memory of a GPU that this process can still use: what is free, and what it has
+    reserved unused."""
     return (free + reserved - allocated) / MIB
 
 
 def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[Attention, list[str]]:
-    """Return an attention that runs here and that the model supports, and a note if it is not the wanted one."""
+    """Return an attention that runs here and that the model supports, and a note if it is not the
+    wanted one."""
     supports = {
         Attention.sdpa: getattr(model_class, "_supports_sdpa", True),
         Attention.flash_attention_2: getattr(model_class, "_supports_flash_attn", True),
     }
     if not supports.get(wanted, True):
-        others = [name.value for name in (Attention.sdpa, Attention.flash_attention_2) if supports[name]]
+        others = [
+            name.value for name in (Attention.sdpa, Attention.flash_attention_2) if supports[name]
+        ]
         raise ConfigError(
             f"model.attention={wanted.value}: {model_class.__name__} does not support it: "
             f"use model.attention={' or '.join([*others, 'eager'])}, or auto"
@@ -85,28 +91,35 @@ def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[At
 
 
 def settings_of(path: Path, trust_remote_code: bool = False) -> Any:
-    """Return the config that transformers makes of a model's files, or would make of a .gguf file."""
+    """Return the config that transformers makes of a model's files, or would make of a .gguf
+    file."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if path.is_file() and gguf_file.is_known(header := gguf_file.read_header(path)):
         settings = gguf_names.settings_of(header)
-        return CONFIG_MAPPING[settings["model_type"]].from_dict(settings, name_or_path=str(path.parent))
+        return CONFIG_MAPPING[settings["model_type"]].from_dict(
+            settings, name_or_path=str(path.parent)
+        )
     folder, arguments = for_transformers(path, trust_remote_code)
     return AutoConfig.from_pretrained(folder, **arguments)
 
 
 @one_at_a_time
 def skeleton(settings: Any, trust_remote_code: bool = False) -> Any:
-    """Build a model from its config alone, without memory for weights, to check adapters and patches against it."""
+    """Build a model from its config alone, without memory for weights, to check adapters and
+    patches against it."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):  # from_config changes its argument
-        return AutoModelForCausalLM.from_config(deepcopy(settings), trust_remote_code=trust_remote_code)
+        return AutoModelForCausalLM.from_config(
+            deepcopy(settings), trust_remote_code=trust_remote_code
+        )
 
 
 def class_of(path: Path, trust_remote_code: bool) -> Any:
-    """Return the class that a checkpoint's config leads to; None if only the checkpoint's own code knows."""
+    """Return the class that a checkpoint's config leads to; None if only the checkpoint's own code
+    knows."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
     try:
@@ -117,7 +130,8 @@ def class_of(path: Path, trust_remote_code: bool) -> Any:
 
 
 def may_be_unfit(resolved: ResolvedModel) -> bool:
-    """Whether layers may have sizes that the choice cannot take: by the headers, or because there are none to read."""
+    """Whether layers may have sizes that the choice cannot take: by the headers, or because there
+    are none to read."""
     if type(resolved.mix.base).unfit is QuantizationConfig.unfit:
         return False
     reached = formats.reach_of(resolved)

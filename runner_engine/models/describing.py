@@ -27,7 +27,9 @@ def describe_base(base: Loaded, resolved: ResolvedModel) -> None:
     base.notes += notes
     is_all_skipped = spec.quantization.skip and not spec.quantization.overrides
     if spec.mix.quantizes and not base.metrics["quantized_modules"] and not is_all_skipped:
-        raise ConfigError(f"quantization={spec.quantization.label} found no linear layer to quantize in this model")
+        raise ConfigError(
+            f"quantization={spec.quantization.label} found no linear layer to quantize in this model"
+        )
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = inventory.weight_bytes(model)
     base.metrics["mapped_weight_mib"] = inventory.mapped_mib(model)
@@ -36,10 +38,16 @@ def describe_base(base: Loaded, resolved: ResolvedModel) -> None:
         "parameters": gguf_blocks.parameters(model) + hidden_parameters(model),
         "vocab_size": settings.vocab_size,
     }
-    base.metrics |= rope_metrics | inventory.peaks() | {"unpacked_mib": inventory.unpacked_mib(model, resolved.mix)}
+    base.metrics |= (
+        rope_metrics
+        | inventory.peaks()
+        | {"unpacked_mib": inventory.unpacked_mib(model, resolved.mix)}
+    )
     base.notes += rope_room.notes(settings, spec.rope)
     base.facts |= {
-        "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
+        "architecture": (
+            settings.architectures or model.config.architectures or [type(model).__name__]
+        )[0],
         "device": inventory.places(model, base.device),
         "attention": str(getattr(settings, "_attn_implementation", "unknown")),
         **rope_facts,

@@ -1,7 +1,7 @@
 """Linear layers and embeddings whose weights are blocks of a .gguf file.
 
-They stay in the mapped file, as a safetensors checkpoint's do; on a CPU the local engine multiplies the blocks
-(runner_engine/matmul/blocks.py). models/loading/gguf.py reads them.
+They stay in the mapped file, as a safetensors checkpoint's do; on a CPU the local engine multiplies
+the blocks (runner_engine/matmul/blocks.py). models/loading/gguf.py reads them.
 """
 
 from __future__ import annotations
@@ -14,32 +14,48 @@ from torch import nn
 from runner_engine.models.gguf_types import TYPES, unpacked
 from runner_engine.models.grouped import multiply_in_steps, rounded_by_parts
 
-UNPACKED_AT_ONCE = 2**20  # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
+UNPACKED_AT_ONCE = (
+    2**20
+)  # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
 
 
 class GgufLinear(nn.Linear):
     """A linear layer whose weight, uint8 [outputs, bytes], is a file's blocks."""
 
     def __init__(
-        self, like: nn.Linear, stored: torch.Tensor, kind: str, order: torch.Tensor | None, has_byte_rows: bool = False
+        self,
+        like: nn.Linear,
+        stored: torch.Tensor,
+        kind: str,
+        order: torch.Tensor | None,
+        has_byte_rows: bool = False,
     ) -> None:
-        """like: the layer in whose place it is. order: the rows of the file in the model's order; None: they are.
+        """like: the layer in whose place it is. order: the rows of the file in the model's order;
+        None: they are.
 
         has_byte_rows: inputs are rounded to 8 bits before they are multiplied.
         """
         nn.Module.__init__(self)
         self.in_features, self.out_features = like.in_features, like.out_features
         # a head that is tied to the embedding has the same parameter
-        self.weight = stored if isinstance(stored, nn.Parameter) else nn.Parameter(stored, requires_grad=False)
+        self.weight = (
+            stored
+            if isinstance(stored, nn.Parameter)
+            else nn.Parameter(stored, requires_grad=False)
+        )
         self.bias, self.kind, self.order, self.has_byte_rows = like.bias, kind, order, has_byte_rows
 
     def rows(self, first: int, last: int) -> torch.Tensor:
         """Return the blocks of these outputs."""
-        return self.weight[first:last] if self.order is None else self.weight[self.order[first:last]]
+        return (
+            self.weight[first:last] if self.order is None else self.weight[self.order[first:last]]
+        )
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Round the rows if that is asked for, and multiply them."""
-        return self.multiplied(rounded_by_parts(input, TYPES[self.kind].row_part) if self.has_byte_rows else input)
+        return self.multiplied(
+            rounded_by_parts(input, TYPES[self.kind].row_part) if self.has_byte_rows else input
+        )
 
     def multiplied(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""
@@ -80,9 +96,14 @@ class OfDtype(nn.Module):
 
 
 def with_columns(
-    like: nn.Linear, stored: torch.Tensor, kind: str, order: torch.Tensor | None, columns: torch.Tensor
+    like: nn.Linear,
+    stored: torch.Tensor,
+    kind: str,
+    order: torch.Tensor | None,
+    columns: torch.Tensor,
 ) -> nn.Module:
-    """Return a layer whose inputs have another order than the file's columns; blocks move where whole ones can."""
+    """Return a layer whose inputs have another order than the file's columns; blocks move where
+    whole ones can."""
     block = TYPES[kind].inputs
     starts = columns.view(-1, block)[:, :1] if len(columns) % block == 0 else columns[:0, None]
     moves_blocks = len(starts) and bool((starts % block == 0).all())
@@ -93,11 +114,18 @@ def with_columns(
 
 
 class GgufEmbedding(nn.Embedding):
-    """An embedding whose table, uint8 [tokens, bytes], is a file's blocks; a pass unpacks the rows of its tokens."""
+    """An embedding whose table, uint8 [tokens, bytes], is a file's blocks; a pass unpacks the rows
+    of its tokens."""
 
-    def __init__(self, like: nn.Embedding, stored: torch.Tensor, kind: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, like: nn.Embedding, stored: torch.Tensor, kind: str, dtype: torch.dtype
+    ) -> None:
         nn.Module.__init__(self)
-        self.num_embeddings, self.embedding_dim, self.padding_idx = like.num_embeddings, like.embedding_dim, None
+        self.num_embeddings, self.embedding_dim, self.padding_idx = (
+            like.num_embeddings,
+            like.embedding_dim,
+            None,
+        )
         self.weight = nn.Parameter(stored, requires_grad=False)
         self.kind, self.dtype = kind, dtype
         self.factor = getattr(like, "embed_scale", None)  # Gemma's
@@ -109,7 +137,11 @@ class GgufEmbedding(nn.Embedding):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the rows of these tokens."""
         rows = self.weight[input.reshape(-1)]
-        table = unpacked(rows, self.kind, self.embedding_dim).to(self.dtype).view(*input.shape, self.embedding_dim)
+        table = (
+            unpacked(rows, self.kind, self.embedding_dim)
+            .to(self.dtype)
+            .view(*input.shape, self.embedding_dim)
+        )
         return self.scaled(table)
 
     def scaled(self, table: torch.Tensor) -> torch.Tensor:
@@ -120,10 +152,14 @@ class GgufEmbedding(nn.Embedding):
 def parameters(model: Any) -> int:
     """Count a model's parameters: those in blocks as the numbers that they stand for."""
     stored = {
-        module.weight.data_ptr(): module for module in model.modules() if isinstance(module, GgufLinear | GgufEmbedding)
+        module.weight.data_ptr(): module
+        for module in model.modules()
+        if isinstance(module, GgufLinear | GgufEmbedding)
     }
     numbers = sum(map(numbers_in_blocks, stored.values()))
-    return int(model.num_parameters() - sum(one.weight.numel() for one in stored.values()) + numbers)
+    return int(
+        model.num_parameters() - sum(one.weight.numel() for one in stored.values()) + numbers
+    )
 
 
 def numbers_in_blocks(layer: GgufLinear | GgufEmbedding) -> int:

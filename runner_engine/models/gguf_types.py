@@ -1,7 +1,8 @@
 """The types of blocks in a .gguf file that stay blocks in memory, and how a block is taken apart.
 
-A block holds neighbouring weights of one output: a scale in float16, for some types the scales of its parts and what is
-subtracted, and 2 to 8 bits for each weight. The kernels have the same types (kernels/blocks.h).
+A block holds neighbouring weights of one output: a scale in float16, for some types the scales of
+its parts and what is subtracted, and 2 to 8 bits for each weight. The kernels have the same types
+(kernels/blocks.h).
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ from runner_engine.models.grouped import ROW_BLOCK, ROW_PART
 class BlockParts(NamedTuple):
     """The blocks of some outputs, taken apart: [outputs, blocks, …] each."""
 
-    scales: torch.Tensor  # uint8 [outputs, blocks, 2 or 4]: float16 of the scale, and of what is subtracted
-    of_parts: torch.Tensor  # uint8 [outputs, blocks, bytes]: parts' scales, in the order of blocks.h; no bytes: none
+    scales: (
+        torch.Tensor
+    )  # uint8 [outputs, blocks, 2 or 4]: float16 of the scale, and of what is subtracted
+    of_parts: (
+        torch.Tensor
+    )  # uint8 [outputs, blocks, bytes]: parts' scales, in the order of blocks.h; no bytes: none
     bits: torch.Tensor  # uint8 [outputs, blocks, inputs]: the bits of each weight
 
 
 @dataclass(frozen=True)
 class BlockType:
-    """How a type of blocks is stored: its number in a file, its size, and the bits that a weight has."""
+    """How a type of blocks is stored: its number in a file, its size, and the bits that a weight
+    has."""
 
     number: int
     inputs: int  # of a block
@@ -41,14 +47,19 @@ class BlockType:
 
     @property
     def row_part(self) -> int:
-        """How many inputs of a row in bytes share a scale: where those of weights do so in 256, as many."""
+        """How many inputs of a row in bytes share a scale: where those of weights do so in 256, as
+        many."""
         return ROW_BLOCK if self.inputs == ROW_BLOCK else ROW_PART
 
     @property
     def packed_bytes(self) -> int:
         """The bytes of a block here."""
         parts = self.take_apart(torch.zeros(1, 1, self.stored_bytes, dtype=torch.uint8))
-        return parts.scales.shape[2] + parts.of_parts.shape[2] + self.inputs * (self.low + self.high) // 8
+        return (
+            parts.scales.shape[2]
+            + parts.of_parts.shape[2]
+            + self.inputs * (self.low + self.high) // 8
+        )
 
 
 def split(tensor: torch.Tensor, *sizes: int) -> torch.Tensor:
@@ -73,7 +84,11 @@ def _of_32(has_minimum: bool, has_fifth_bit: bool) -> Callable[[torch.Tensor], B
     def take_apart(blocks: torch.Tensor) -> BlockParts:
         bits = _nibbles(blocks[..., scales + 4 * has_fifth_bit :])
         if has_fifth_bit:
-            fifth = _shifted(blocks[..., scales : scales + 4], tuple(range(8)), 1).transpose(-1, -2).flatten(-2)
+            fifth = (
+                _shifted(blocks[..., scales : scales + 4], tuple(range(8)), 1)
+                .transpose(-1, -2)
+                .flatten(-2)
+            )
             bits = bits | fifth << 4
         return BlockParts(blocks[..., :scales], blocks[..., :0], bits)
 
@@ -90,7 +105,12 @@ def _q2_k(blocks: torch.Tensor) -> BlockParts:
 
 
 def _q3_k(blocks: torch.Tensor) -> BlockParts:
-    high, bits, packed, scale = blocks[..., :32], blocks[..., 32:96], blocks[..., 96:108], blocks[..., 108:]
+    high, bits, packed, scale = (
+        blocks[..., :32],
+        blocks[..., 32:96],
+        blocks[..., 96:108],
+        blocks[..., 108:],
+    )
     lower = _nibbles(packed[..., :8])
     upper = _shifted(packed[..., 8:], (0, 2, 4, 6), 3).flatten(-2)
     low = _shifted(split(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3)
@@ -99,7 +119,8 @@ def _q3_k(blocks: torch.Tensor) -> BlockParts:
 
 
 def _scales_and_minima(packed: torch.Tensor) -> torch.Tensor:
-    """Return the eight scales of parts and their minima in turns, [..., 16], of 6 bits each in 12 bytes."""
+    """Return the eight scales of parts and their minima in turns, [..., 16], of 6 bits each in 12
+    bytes."""
     first, second, upper = packed[..., :4], packed[..., 4:8], packed[..., 8:]
     scales = torch.cat((first & 63, upper & 15 | first >> 6 << 4), dim=-1)
     minima = torch.cat((second & 63, upper >> 4 | second >> 6 << 4), dim=-1)
@@ -135,7 +156,8 @@ def _mxfp4(blocks: torch.Tensor) -> BlockParts:
 
 
 def _halves(exponents: torch.Tensor) -> torch.Tensor:
-    """Return the halves of powers of two as float16, in bytes; what is too small for float16 becomes 0."""
+    """Return the halves of powers of two as float16, in bytes; what is too small for float16
+    becomes 0."""
     powers = torch.exp2(exponents.float() - HALVED_BIAS)
     return powers.to(torch.float16).view(torch.uint8)
 
@@ -158,16 +180,25 @@ TYPES = {
 }
 UNEVEN = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 FLOAT4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the four-bit floats
-LISTED = {"IQ4_NL": UNEVEN, "IQ4_XS": UNEVEN, "MXFP4": FLOAT4}  # types whose bits are places in a list of weights
+LISTED = {
+    "IQ4_NL": UNEVEN,
+    "IQ4_XS": UNEVEN,
+    "MXFP4": FLOAT4,
+}  # types whose bits are places in a list of weights
 
 
 def scales_of(stored: torch.Tensor, name: str) -> torch.Tensor:
-    """Return the scales of a file's blocks in float16, and what is subtracted: [outputs, blocks, 1 or 2]."""
+    """Return the scales of a file's blocks in float16, and what is subtracted: [outputs, blocks, 1
+    or 2]."""
     kind = TYPES[name]
     blocks = split(stored, -1, kind.stored_bytes)
     if name == "MXFP4":
         return _halves(blocks[..., :1]).view(torch.float16)
-    return blocks[..., kind.scales_at : kind.scales_at + 2 * kind.scales].contiguous().view(torch.float16)
+    return (
+        blocks[..., kind.scales_at : kind.scales_at + 2 * kind.scales]
+        .contiguous()
+        .view(torch.float16)
+    )
 
 
 def unpacked(stored: torch.Tensor, name: str, inputs: int) -> torch.Tensor:

@@ -1,4 +1,5 @@
-"""The bytes of tensors in memory, as libraries hold them: inner tensors of wrappers, and quantization constants."""
+"""The bytes of tensors in memory, as libraries hold them: inner tensors of wrappers, and
+quantization constants."""
 
 from __future__ import annotations
 
@@ -12,13 +13,16 @@ from runner_engine.quantization import CHOICES
 
 
 def held_bytes(tensors: Iterable[Any]) -> Counter[str]:
-    """Return the bytes of parameters and buffers by dtype; tied tensors once, quantization constants included."""
+    """Return the bytes of parameters and buffers by dtype; tied tensors once, quantization
+    constants included."""
     seen: set[int] = set()
     by_dtype: Counter[str] = Counter()
     constants = {choice.constants for choice in CHOICES.values()}
 
     def add(tensor: Any) -> None:
-        if hasattr(tensor, "__tensor_flatten__"):  # a wrapper, such as torchao's: the inner tensors have the bytes
+        if hasattr(
+            tensor, "__tensor_flatten__"
+        ):  # a wrapper, such as torchao's: the inner tensors have the bytes
             for inner in tensor.__tensor_flatten__()[0]:
                 add(getattr(tensor, inner))
         elif hasattr(tensor, "data_ptr") and tensor.data_ptr() not in seen:

@@ -1,6 +1,8 @@
-"""What was loaded: counts, bytes, memory and words, taken from the loaded model and never from the config.
+"""What was loaded: counts, bytes, memory and words, taken from the loaded model and never from the
+config.
 
-The keys are the same for every task; `runner/report.py` draws them, MLflow and result.json keep them.
+The keys are the same for every task; `runner/report.py` draws them, MLflow and result.json keep
+them.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ Described = tuple[dict[str, float], dict[str, str]]  # as metrics and in words
 
 
 def start_memory() -> list[str]:
-    """Reset the high-water marks of main memory and of the GPUs in use; return a note if that fails."""
+    """Reset the high-water marks of main memory and of the GPUs in use; return a note if that
+    fails."""
     is_reset = machine.restart_peak()
     for gpu in gpus():
         torch.cuda.reset_peak_memory_stats(gpu)
@@ -44,14 +47,17 @@ def peaks() -> dict[str, float]:
     """Return the peaks since `start_memory`, with those of the GPUs in use."""
     figures = {"load_peak_rss_mib": machine.peak_rss_mib()}
     if gpus():
-        figures["load_peak_gpu_mib"] = sum(map(torch.cuda.max_memory_allocated, gpus())) / machine.MIB
+        figures["load_peak_gpu_mib"] = (
+            sum(map(torch.cuda.max_memory_allocated, gpus())) / machine.MIB
+        )
     return figures
 
 
 def memory_in_use(before: dict[str, float]) -> dict[str, float]:
     """Return the memory in use now, and the larger of this and the peaks of loading the base.
 
-    A base may have been loaded for an earlier job: the process's own mark then includes that job's work, too.
+    A base may have been loaded for an earlier job: the process's own mark then includes that job's
+    work, too.
     """
     machine.trim()  # what the load has freed does not count; collecting cycles first would take half a second
     resident_mib = machine.rss_mib()
@@ -64,14 +70,19 @@ def memory_in_use(before: dict[str, float]) -> dict[str, float]:
 
 
 def weight_bytes(model: torch.nn.Module) -> Counter[str]:
-    """Return the bytes of parameters and buffers by dtype; tied tensors once, quantization constants included."""
+    """Return the bytes of parameters and buffers by dtype; tied tensors once, quantization
+    constants included."""
     return held_bytes([*model.parameters(), *model.buffers()])
 
 
 def mapped_mib(model: torch.nn.Module) -> float:
     """Return how much of the parameters is in mapped files, such as the checkpoint."""
     files = MappedFiles()
-    sizes = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters() if not parameter.is_cuda}
+    sizes = {
+        parameter.data_ptr(): parameter.nbytes
+        for parameter in model.parameters()
+        if not parameter.is_cuda
+    }
     return sum(size for address, size in sizes.items() if files.has(address)) / machine.MIB
 
 
@@ -79,15 +90,19 @@ def adapter_bytes(model: Any) -> Counter[str]:
     """Return the bytes of the adapter's own tensors by dtype; none once it is merged."""
     by_dtype: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        if "lora_" in name or ".lora." in name:  # the names in PEFT, and in runner_engine/models/lora/pth.py
+        if (
+            "lora_" in name or ".lora." in name
+        ):  # the names in PEFT, and in runner_engine/models/lora/pth.py
             by_dtype[dtype_name(parameter)] += parameter.nbytes
     return by_dtype
 
 
 def describe_quantization(model: Any, mix: Mix) -> tuple[Described, list[str]]:
-    """Count the linear layers by their kind of quantization, and the parameters; return notes on what is not reached.
+    """Count the linear layers by their kind of quantization, and the parameters; return notes on
+    what is not reached.
 
-    ConfigError if most of the model is not, and nothing has allowed it: where no header told it before the load.
+    ConfigError if most of the model is not, and nothing has allowed it: where no header told it
+    before the load.
     """
     kinds: Counter[str] = Counter()
     unquantized, of_layers = [], holders()
@@ -96,10 +111,15 @@ def describe_quantization(model: Any, mix: Mix) -> tuple[Described, list[str]]:
             continue
         if kind := _quantized_kind(module, of_layers):
             kinds[kind] += 1
-        elif isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":  # GPT-2's linear layer
+        elif (
+            isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+        ):  # GPT-2's linear layer
             unquantized.append(path)
     quantized, total = kinds.total(), kinds.total() + len(unquantized)
-    metrics = {"quantized_modules": float(quantized), "unquantized_linears": float(len(unquantized))}
+    metrics = {
+        "quantized_modules": float(quantized),
+        "unquantized_linears": float(len(unquantized)),
+    }
     if not quantized:
         return (metrics, {"quantized": "none", "left_alone": f"all {total} linear layers"}), []
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -116,7 +136,8 @@ def describe_quantization(model: Any, mix: Mix) -> tuple[Described, list[str]]:
 
 
 def unpacked_mib(model: Any, mix: Mix) -> float:
-    """Return the memory of the unpacked copy that a product makes of the largest quantized weight."""
+    """Return the memory of the unpacked copy that a product makes of the largest quantized
+    weight."""
     of_layers = holders()
     packed = (module for module in model.modules() if _quantized_kind(module, of_layers))
     sizes = (getattr(one, "in_features", 0) * getattr(one, "out_features", 0) for one in packed)
@@ -125,18 +146,25 @@ def unpacked_mib(model: Any, mix: Mix) -> float:
 
 
 def _quantized_kind(module: torch.nn.Module, of_layers: tuple[str, ...]) -> str:
-    """Return the class of a quantized layer, or of its quantized weight; empty for any other layer."""
+    """Return the class of a quantized layer, or of its quantized weight; empty for any other
+    layer."""
     held = (module, module._parameters.get("weight"))
     names = (
-        getattr(one, "class_name", type(one).__name__) for one in held if type(one).__module__.startswith(of_layers)
+        getattr(one, "class_name", type(one).__name__)
+        for one in held
+        if type(one).__module__.startswith(of_layers)
     )
     return next(names, "")
 
 
 def describe_lora(adapter: AdapterConfig | None, report: AdapterReport | None) -> Described:
-    """Describe the applied adapter: modules, rank, parameters, norm of the delta, and where it is from."""
+    """Describe the applied adapter: modules, rank, parameters, norm of the delta, and where it is
+    from."""
     applied = report or AdapterReport(0, 0, 0, 0.0, ())
-    metrics = {f"lora_{key}": float(getattr(applied, key)) for key in ("modules", "rank", "parameters", "delta_norm")}
+    metrics = {
+        f"lora_{key}": float(getattr(applied, key))
+        for key in ("modules", "rank", "parameters", "delta_norm")
+    }
     if adapter is None:
         return metrics, {"lora": "none"}
     words = (
@@ -150,12 +178,15 @@ def describe_lora(adapter: AdapterConfig | None, report: AdapterReport | None) -
 def describe_weights(bytes_by_dtype: Counter[str]) -> Described:
     """Return MiB of all weights and by dtype."""
     sizes = {name: size / machine.MIB for name, size in sorted(bytes_by_dtype.items())}
-    metrics = {"weight_mib": sum(sizes.values())} | {f"weight_mib/{name}": size for name, size in sizes.items()}
+    metrics = {"weight_mib": sum(sizes.values())} | {
+        f"weight_mib/{name}": size for name, size in sizes.items()
+    }
     return metrics, {"dtype": ", ".join(f"{name} {size:.2f} MiB" for name, size in sizes.items())}
 
 
 def places(model: Any, device: torch.device) -> str:
-    """Say where the weights are: on one device, or how many modules are in each place of a device map."""
+    """Say where the weights are: on one device, or how many modules are in each place of a device
+    map."""
     mapped: dict[Any, Any] = getattr(model, "hf_device_map", None) or {}
     if len(set(map(str, mapped.values()))) < 2:
         return str(device)

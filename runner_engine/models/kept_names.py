@@ -1,7 +1,8 @@
 """The names that transformers' modules define, kept in the user's cache.
 
-To import a class at its first use, transformers reads the source of all its models when it is imported, 3,000 files and
-twice: half of the time that its import takes. Here it reads them once, and again when a file of them has changed.
+To import a class at its first use, transformers reads the source of all its models when it is
+imported, 3,000 files and twice: half of the time that its import takes. Here it reads them once,
+and again when a file of them has changed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Names = dict[frozenset[str], dict[str, set[str]]]  # the packages that modules n
 
 @contextmanager
 def kept_names() -> Iterator[None]:
-    """Let an import of transformers within this block take the names of its models from the cache."""
+    """Let an import of transformers within this block take the names of its models from the
+    cache."""
     finder = _Finder()
     sys.meta_path.insert(0, finder)
     try:
@@ -53,7 +55,8 @@ class _Finder(MetaPathFinder):
 
 
 def keeping(read: Callable[..., Names]) -> Callable[..., Names]:
-    """Return transformers' function for the names of a folder of modules, which reads those of all models once."""
+    """Return transformers' function for the names of a folder of modules, which reads those of all
+    models once."""
 
     @lru_cache
     @wraps(read)
@@ -67,7 +70,10 @@ def keeping(read: Callable[..., Names]) -> Callable[..., Names]:
             _keep(file, found)
         if prefix is None:
             return found
-        return {needs: {f"{prefix}.{at}": its for at, its in modules.items()} for needs, modules in found.items()}
+        return {
+            needs: {f"{prefix}.{at}": its for at, its in modules.items()}
+            for needs, modules in found.items()
+        }
 
     return names
 
@@ -91,11 +97,17 @@ def _read(file: Path) -> Names | None:
     """Return the kept names; None where there are none."""
     try:
         entries = kept.read(file).get("names", [])
-        return {frozenset(needs): {at: set(its) for at, its in modules.items()} for needs, modules in entries} or None
+        return {
+            frozenset(needs): {at: set(its) for at, its in modules.items()}
+            for needs, modules in entries
+        } or None
     except (ValueError, TypeError, AttributeError):
         return None
 
 
 def _keep(file: Path, names: Names) -> None:
-    entries = [[sorted(needs), {at: sorted(its) for at, its in modules.items()}] for needs, modules in names.items()]
+    entries = [
+        [sorted(needs), {at: sorted(its) for at, its in modules.items()}]
+        for needs, modules in names.items()
+    ]
     kept.keep(file, {"names": entries})

@@ -1,4 +1,5 @@
-"""From a spec to a loaded base: where it goes, its tokenizer, its weights, its position encoding, and a report.
+"""From a spec to a loaded base: where it goes, its tokenizer, its weights, its position encoding,
+and a report.
 
 An adapter is applied by adapting.py. How weights come in is a module for each way in loading/.
 """
@@ -22,7 +23,8 @@ __all__ = ["Loaded", "load_base"]
 
 @one_at_a_time
 def load_base(resolved: ResolvedModel) -> Loaded:
-    """Load what the groups model, quantization and rope describe: the part that several jobs can share.
+    """Load what the groups model, quantization and rope describe: the part that several jobs can
+    share.
 
     Whoever asks for it has checked them. Only memory is checked again, now that devices are known.
     """

@@ -14,7 +14,8 @@ from runner_engine.models.vocabulary import check_tokenizer
 
 
 def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> Any:
-    """Return the tokenizer among a model's files; `named` is the key and value that named the model."""
+    """Return the tokenizer among a model's files; `named` is the key and value that named the
+    model."""
     from transformers import AutoTokenizer
 
     check_growth(path / "tokenizer.json")
@@ -24,7 +25,9 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
             if path.is_file() and gguf_tokenizer.can_make(path):
                 tokenizer = gguf_tokenizer.make(path, padding_side="left")
             else:
-                tokenizer = AutoTokenizer.from_pretrained(location, **arguments, padding_side="left")
+                tokenizer = AutoTokenizer.from_pretrained(
+                    location, **arguments, padding_side="left"
+                )
     except Exception as error:  # a library may raise anything over a user's files
         raise ConfigError(
             f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}{gguf_fix(path)}"

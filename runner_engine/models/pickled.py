@@ -15,11 +15,14 @@ from torch import Tensor
 from runner_base import ConfigError
 from runner_engine.checkpoints import torch_archive
 
-PICKLE_BYTES = 16 * 2**20  # how much of a rejected file is searched for the code that it would have called
+PICKLE_BYTES = (
+    16 * 2**20
+)  # how much of a rejected file is searched for the code that it would have called
 
 
 def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Load a dictionary of tensors, with a note if it was wrapped; a file with code that would run is rejected."""
+    """Load a dictionary of tensors, with a note if it was wrapped; a file with code that would run
+    is rejected."""
     torch_archive.refuse_compressed(file, label)
     try:
         with warnings.catch_warnings():
@@ -31,7 +34,11 @@ def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[str, ...
                 f"{label} contains code ({code}) and was rejected: nothing in it was run. A LoRA file contains only "
                 "tensors: save it again with torch.save of the LoRA tensors"
             ) from error
-        reason = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2].partition(" Check the doc")[0]
+        reason = (
+            " ".join(str(error).split())
+            .rpartition("WeightsUnpickler error: ")[2]
+            .partition(" Check the doc")[0]
+        )
         raise ConfigError(
             f"{label} is not a .pth file that torch can read: empty, truncated or another format "
             f"({type(error).__name__}{(': ' if reason else '')}{reason[:120]})"
@@ -40,7 +47,9 @@ def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[str, ...
     if isinstance(state, dict):
         state, notes = torch_archive.unwrap(state, label, lambda value: isinstance(value, Tensor))
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise ConfigError(f"{label} contains a {type(state).__name__}: a dictionary from name to tensor is expected")
+        raise ConfigError(
+            f"{label} contains a {type(state).__name__}: a dictionary from name to tensor is expected"
+        )
     return state, notes
 
 
@@ -60,7 +69,9 @@ def code_in(file: Path, message: str) -> str:
             else:
                 words += [argument] if isinstance(argument, str) else []
                 continue
-            if re.fullmatch(r"[\w.]+", name) and not name.startswith(("torch.", "collections.OrderedDict")):
+            if re.fullmatch(r"[\w.]+", name) and not name.startswith(
+                ("torch.", "collections.OrderedDict")
+            ):
                 return name
     except Exception:  # noqa: BLE001  # not a readable pickle: the caller reports that torch cannot read it
         return ""

@@ -17,7 +17,8 @@ KindOf = Callable[[nn.Module], str]
 
 
 def share_of(model: nn.Module, kind_of: KindOf, mix: Mix) -> tuple[Share, dict[str, int]]:
-    """Return the share that is quantized, and the numbers in each matrix that is not; tied ones count once.
+    """Return the share that is quantized, and the numbers in each matrix that is not; tied ones
+    count once.
 
     kind_of: the class of a quantized layer; empty for any other.
     """
@@ -37,7 +38,9 @@ def share_of(model: nn.Module, kind_of: KindOf, mix: Mix) -> tuple[Share, dict[s
             left[path] = left.get(path, 0) + numbers
     of_quantized = held_bytes(_quantized_tensors(model, kind_of)).total()
     of_all = held_bytes([*model.parameters(), *model.buffers()]).total()
-    return Share(quantized, total, quantized_in_blocks, in_blocks, named, of_quantized, of_all), left
+    return Share(
+        quantized, total, quantized_in_blocks, in_blocks, named, of_quantized, of_all
+    ), left
 
 
 def _quantized_tensors(model: nn.Module, kind_of: KindOf) -> Iterator[Any]:
@@ -49,16 +52,23 @@ def _quantized_tensors(model: nn.Module, kind_of: KindOf) -> Iterator[Any]:
 
 
 def _counted(model: nn.Module, kind_of: KindOf) -> Iterator[tuple[str, int, bool, bool]]:
-    """Yield the path, the numbers, whether they are quantized and whether they are a matrix, of each own parameter."""
+    """Yield the path, the numbers, whether they are quantized and whether they are a matrix, of
+    each own parameter."""
     seen: set[int] = set()
     for path, module in model.named_modules():
         is_quantized = bool(kind_of(module))
         own = {name: value for name, value in module._parameters.items() if value is not None}
         if is_quantized and own:
-            weight = module.weight if isinstance(module, nn.Linear | nn.Embedding) else next(iter(own.values()))
+            weight = (
+                module.weight
+                if isinstance(module, nn.Linear | nn.Embedding)
+                else next(iter(own.values()))
+            )
             if id(weight) not in seen:
                 yield path, _numbers(module, own), True, True
-            seen |= {id(value) for value in own.values() if value is not module._parameters.get("bias")}
+            seen |= {
+                id(value) for value in own.values() if value is not module._parameters.get("bias")
+            }
         for value in own.values():
             if id(value) not in seen:
                 seen.add(id(value))

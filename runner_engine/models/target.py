@@ -1,4 +1,5 @@
-"""Where a model goes and in which numbers: what is decided and checked before any weight is read."""
+"""Where a model goes and in which numbers: what is decided and checked before any weight is
+read."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Target:
 
 
 def target_of(resolved: ResolvedModel) -> Target:
-    """Return where a model goes; ConfigError for what cannot work there. The marks of memory begin here."""
+    """Return where a model goes; ConfigError for what cannot work there. The marks of memory begin
+    here."""
     files, mix = resolved.files, resolved.mix
     model = files.model
     memory_notes = inventory.start_memory()
@@ -40,19 +42,27 @@ def target_of(resolved: ResolvedModel) -> Target:
         choice.prepare(device.type)
     capability.check_adapter(files)
     dtype, notes = pick_dtype(model.dtype, files.settings, device)
-    if dtype != (expected := getattr(torch, files.dtype)):  # torch cannot use a GPU that the system has
-        dtype, notes = expected, [f"no GPU can be used after all, but the job was identified with {files.dtype}"]
+    if dtype != (
+        expected := getattr(torch, files.dtype)
+    ):  # torch cannot use a GPU that the system has
+        dtype, notes = (
+            expected,
+            [f"no GPU can be used after all, but the job was identified with {files.dtype}"],
+        )
     model_class = capability.class_of(files.path, model.trust_remote_code)
     places, absent = capability.places_for(model)
     attention, fallback = capability.pick_attention(model.attention, device.type, model_class)
-    notes += absent + memory_notes + fallback + check_memory(resolved, capability.rooms(model, device))
+    notes += (
+        absent + memory_notes + fallback + check_memory(resolved, capability.rooms(model, device))
+    )
     notes += formats.notes(files.path, files.stored, mix.base, str(dtype).removeprefix("torch."))
     notes += gguf_tokenizer.notes(files.path)
     return Target(device, dtype, attention, places, notes)
 
 
 def limit_kernels() -> None:
-    """Limit oneDNN's cache if memory is short: it makes a kernel of up to 0.5 MiB for each new shape."""
+    """Limit oneDNN's cache if memory is short: it makes a kernel of up to 0.5 MiB for each new
+    shape."""
     machine.keep_kernels(int(min(max(machine.available_mib() / 8, 16), MAX_KERNELS)))
 
 
@@ -64,22 +74,33 @@ def pick_device(wanted: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         visible = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
-        check((device.index or 0) < count, "model.device", wanted, f"{visible}; use model.device=auto or cpu")
+        check(
+            (device.index or 0) < count,
+            "model.device",
+            wanted,
+            f"{visible}; use model.device=auto or cpu",
+        )
     return device
 
 
 def entry_device(model: Any) -> torch.device:
-    """Return the device for the prompts of a model that is spread over devices; accelerate moves data on from there."""
+    """Return the device for the prompts of a model that is spread over devices; accelerate moves
+    data on from there."""
     embedding = model.get_input_embeddings()
     if embedding.weight.device.type != "meta":
         return torch.device(embedding.weight.device)
-    hook = getattr(embedding, "_hf_hook", None)  # offloaded: its weights are there only while it computes
+    hook = getattr(
+        embedding, "_hf_hook", None
+    )  # offloaded: its weights are there only while it computes
     at = getattr(hook, "execution_device", "cpu")
     return torch.device("cuda", at) if isinstance(at, int) else torch.device(at)
 
 
-def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) -> tuple[torch.dtype, list[str]]:
-    """Return the dtype that model.dtype means, and a note if a float16 checkpoint runs in bfloat16 on a CPU."""
+def pick_dtype(
+    wanted: Dtype, settings: dict[str, Any], device: torch.device
+) -> tuple[torch.dtype, list[str]]:
+    """Return the dtype that model.dtype means, and a note if a float16 checkpoint runs in bfloat16
+    on a CPU."""
     name = dtype_for(wanted, settings, device.type)
     if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
         raise ConfigError(
@@ -87,5 +108,7 @@ def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) ->
         )
     notes = []
     if wanted is Dtype.auto and name != stored_dtype(settings):
-        notes = [f"the checkpoint is {stored_dtype(settings)}, several times slower on a CPU: {name} is used"]
+        notes = [
+            f"the checkpoint is {stored_dtype(settings)}, several times slower on a CPU: {name} is used"
+        ]
     return dtype, notes

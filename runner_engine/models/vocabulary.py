@@ -1,9 +1,10 @@
 """Which token ids a model has an embedding for.
 
-A tokenizer may know more tokens: a text-only checkpoint may still have the tokens for images, and a fine-tuned one may
-have a new token for padding. Most of these never occur in a prompt, so they are only noted when the model loads. A
-prompt that contains one is rejected before a pass, which would read memory beyond the embedding. Only a tokenizer that
-puts such a token into every prompt is rejected before the load.
+A tokenizer may know more tokens: a text-only checkpoint may still have the tokens for images, and a
+fine-tuned one may have a new token for padding. Most of these never occur in a prompt, so they are
+only noted when the model loads. A prompt that contains one is rejected before a pass, which would
+read memory beyond the embedding. Only a tokenizer that puts such a token into every prompt is
+rejected before the load.
 """
 
 from __future__ import annotations
@@ -31,11 +32,18 @@ def check_ids(ids: Sequence[int], rows: float, tokenizer: Any, named: str) -> No
 
 
 def check_tokenizer(tokenizer: Any, rows: int, named: str) -> list[str]:
-    """Reject a tokenizer whose every prompt would be rejected; return a note on tokens that no prompt may contain."""
-    check_ids(ids_of(tokenizer, "", True, named), rows, tokenizer, named)  # what it puts around every text
-    if tokenizer.vocab_size <= rows and all(number < rows for number in tokenizer.added_tokens_decoder):
+    """Reject a tokenizer whose every prompt would be rejected; return a note on tokens that no
+    prompt may contain."""
+    check_ids(
+        ids_of(tokenizer, "", True, named), rows, tokenizer, named
+    )  # what it puts around every text
+    if tokenizer.vocab_size <= rows and all(
+        number < rows for number in tokenizer.added_tokens_decoder
+    ):
         return []
-    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    beyond = sorted(
+        (number, token) for token, number in tokenizer.get_vocab().items() if number >= rows
+    )
     tokens = few([f"{token} ({number})" for number, token in beyond])
     return [
         f"the tokenizer has {len(beyond)} tokens beyond the {rows} that the model knows, rejected in prompts: {tokens}"

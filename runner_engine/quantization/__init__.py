@@ -32,7 +32,11 @@ PLACES = {  # the module and the class of each choice
     "hqq": "hqq:HqqConfig",
     "gguf": "gguf:GgufConfig",
 }
-CHOICES = Choices("quantization", QuantizationConfig, {name: f"{__name__}.{place}" for name, place in PLACES.items()})
+CHOICES = Choices(
+    "quantization",
+    QuantizationConfig,
+    {name: f"{__name__}.{place}" for name, place in PLACES.items()},
+)
 WITHOUT_CHOICE = ("modelopt:ModelOptConfig",)  # formats that `none` loads, and that no choice names
 SMALLEST = "nf4"  # of those that quantize a plain checkpoint: what to use when memory is short
 
@@ -52,7 +56,14 @@ def read_format(settings: dict[str, Any]) -> Format | None:
         if formats:  # of several choices of one library, the one that makes just this
             return next((found for found in formats if found.matched), formats[0])
     method = str(stored.get("quant_method") or "")
-    return Format(method, QuantizationConfig(), 8, method or "an unnamed quant_method", matched=False, known=False)
+    return Format(
+        method,
+        QuantizationConfig(),
+        8,
+        method or "an unnamed quant_method",
+        matched=False,
+        known=False,
+    )
 
 
 def _without_choice() -> Iterator[type[QuantizationConfig]]:
@@ -64,7 +75,11 @@ def _without_choice() -> Iterator[type[QuantizationConfig]]:
 
 def stored_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the quantization_config in a config.json; empty if there is none."""
-    return settings.get("quantization_config") or settings.get("text_config", {}).get("quantization_config") or {}
+    return (
+        settings.get("quantization_config")
+        or settings.get("text_config", {}).get("quantization_config")
+        or {}
+    )
 
 
 def holders() -> tuple[str, ...]:
@@ -73,6 +88,7 @@ def holders() -> tuple[str, ...]:
 
 
 def quiet_imports() -> None:
-    """Silence what the libraries log on import: transformers and peft import those that are installed."""
+    """Silence what the libraries log on import: transformers and peft import those that are
+    installed."""
     for choice in CHOICES.values():
         choice.quiet_import()

@@ -1,8 +1,8 @@
 """What every choice of `quantization` defines, and the choice `none`.
 
-A choice is one class: its keys and their checks, the packages it needs, its price in bytes, the arguments for
-transformers, and how its checkpoints and its layers are recognised. torch and transformers are imported inside
-functions only.
+A choice is one class: its keys and their checks, the packages it needs, its price in bytes, the
+arguments for transformers, and how its checkpoints and its layers are recognised. torch and
+transformers are imported inside functions only.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ MIX_KEYS = (
     "skip",
     "overrides",
 )  # of every choice: which layers it leaves to others (runner_engine/quantization/mixed.py)
-GENERAL_KEYS = (*MIX_KEYS, "allow_partial")  # that say nothing about the numbers of a quantized layer
+GENERAL_KEYS = (
+    *MIX_KEYS,
+    "allow_partial",
+)  # that say nothing about the numbers of a quantized layer
 
-# Families of transformers whose linear layers have a class of their own: one derived from torch's, or one that is not.
+# Families of transformers whose linear layers have a class of their own: one derived from torch's,
+# or one that is not.
 DERIVED_LINEAR = frozenset({"falcon"})
 OTHER_LINEAR = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 
@@ -58,19 +62,35 @@ class QuantizationConfig:
     )
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
-    holders: ClassVar[tuple[str, ...]] = ()  # the modules that define the classes of its layers, or of their weights
-    packed_names: ClassVar[tuple[str, ...]] = ()  # how names of stored packed weights end, if not in .weight
-    bits_by_type: ClassVar[Mapping[str, int]] = {}  # of a code, by the stored type, where layers differ
-    fused_names: ClassVar[tuple[str, ...]] = ()  # ends of names of scales beside codes of all experts of a layer
-    note_names: ClassVar[tuple[str, ...]] = ()  # in names of stored tensors that describe others and are not loaded
+    holders: ClassVar[
+        tuple[str, ...]
+    ] = ()  # the modules that define the classes of its layers, or of their weights
+    packed_names: ClassVar[
+        tuple[str, ...]
+    ] = ()  # how names of stored packed weights end, if not in .weight
+    bits_by_type: ClassVar[
+        Mapping[str, int]
+    ] = {}  # of a code, by the stored type, where layers differ
+    fused_names: ClassVar[
+        tuple[str, ...]
+    ] = ()  # ends of names of scales beside codes of all experts of a layer
+    note_names: ClassVar[
+        tuple[str, ...]
+    ] = ()  # in names of stored tensors that describe others and are not loaded
 
-    # not in the text of a choice, which names timings that were taken without these keys: see mix_keys
-    skip: list[str] = field(default_factory=list, kw_only=True, repr=False, metadata={"counts": UNLESS_DEFAULT})
+    # not in the text of a choice, which names timings that were taken without these keys: see
+    # mix_keys
+    skip: list[str] = field(
+        default_factory=list, kw_only=True, repr=False, metadata={"counts": UNLESS_DEFAULT}
+    )
     overrides: dict[str, Any] = field(
         default_factory=dict, kw_only=True, repr=False, metadata={"counts": UNLESS_DEFAULT}
     )
     allow_partial: bool = field(
-        default=False, kw_only=True, repr=False, metadata={"counts": Inert("runs what is refused without it")}
+        default=False,
+        kw_only=True,
+        repr=False,
+        metadata={"counts": Inert("runs what is refused without it")},
     )
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
@@ -78,11 +98,13 @@ class QuantizationConfig:
         return numbers * dtype_bytes, 0
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """Return the bytes of one number in the unpacked copy that a product makes of a whole weight; 0 = no copy."""
+        """Return the bytes of one number in the unpacked copy that a product makes of a whole
+        weight; 0 = no copy."""
         return 0
 
     def has_kernels(self, dtype_bytes: int) -> bool:
-        """Whether the local engine has its own kernels for such layers, which make no copy of a weight."""
+        """Whether the local engine has its own kernels for such layers, which make no copy of a
+        weight."""
         return False
 
     @property
@@ -101,7 +123,8 @@ class QuantizationConfig:
         return False
 
     def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
-        """Return the memory that a product of so many positions with a layer of this width takes besides its result."""
+        """Return the memory that a product of so many positions with a layer of this width takes
+        besides its result."""
         return 0
 
     @property
@@ -114,9 +137,11 @@ class QuantizationConfig:
         return {}
 
     def quantize_layer(self, model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:
-        """Return a plain linear layer of a loaded model in this format, perhaps as the same object, for a mix.
+        """Return a plain linear layer of a loaded model in this format, perhaps as the same object,
+        for a mix.
 
-        A choice that does not define it quantizes whole models only. A layer that it cannot quantize is returned as is.
+        A choice that does not define it quantizes whole models only. A layer that it cannot
+        quantize is returned as is.
         """
         return layer
 
@@ -127,7 +152,8 @@ class QuantizationConfig:
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:  # noqa: ARG003
-        """Return the format from `quantization_config` in a config.json; None if another library made it."""
+        """Return the format from `quantization_config` in a config.json; None if another library
+        made it."""
         return None
 
     def in_blocks(self) -> QuantizationConfig | None:
@@ -135,7 +161,8 @@ class QuantizationConfig:
         return None
 
     def check_unpacked(self) -> None:
-        """Reject keys that have a meaning only for blocks that stay as they are, where none does."""
+        """Reject keys that have a meaning only for blocks that stay as they are, where none
+        does."""
 
     @staticmethod
     def quiet_import() -> None:
@@ -145,15 +172,18 @@ class QuantizationConfig:
         """Reject a library that cannot run on the device, before any weight is read."""
 
     def reaches(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether it takes the class of linear layers that a family (`model_type`) has, alone or in a mix."""
+        """Whether it takes the class of linear layers that a family (`model_type`) has, alone or in
+        a mix."""
         return family not in DERIVED_LINEAR
 
     def unfit(self, outputs: int, inputs: int, device: str) -> str:
-        """Say why a layer of this size cannot be quantized for a device, after its path; empty if it can."""
+        """Say why a layer of this size cannot be quantized for a device, after its path; empty if
+        it can."""
         return ""
 
     def leave(self, arguments: dict[str, Any], paths: list[str]) -> None:
-        """Name all modules that stay plain in the arguments for `from_pretrained`, where its config must know them."""
+        """Name all modules that stay plain in the arguments for `from_pretrained`, where its config
+        must know them."""
 
     def check_loaded(self, model: torch.nn.Module) -> None:
         """Reject loaded layers that the library's kernels cannot compute."""
@@ -164,7 +194,8 @@ class QuantizationConfig:
 
     @staticmethod
     def constants(parameter: Any) -> Iterator[Any]:  # noqa: ARG004
-        """Yield the tensors that belong to a quantized parameter and are not parameters themselves."""
+        """Yield the tensors that belong to a quantized parameter and are not parameters
+        themselves."""
         yield from ()
 
     def require_packages(self, who: str = "") -> None:
@@ -180,7 +211,11 @@ class QuantizationConfig:
     @property
     def keys(self) -> dict[str, Any]:
         """The choice's own keys."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in GENERAL_KEYS}
+        return {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.name not in GENERAL_KEYS
+        }
 
     @property
     def mix_keys(self) -> list[Any]:
@@ -194,7 +229,8 @@ class QuantizationConfig:
 
     @property
     def label(self) -> str:
-        """The name, with what the named layers get instead: `nf4 (layers.0: none; down_proj: int8)`."""
+        """The name, with what the named layers get instead: `nf4 (layers.0: none; down_proj:
+        int8)`."""
         parts = [f"{', '.join(self.skip)}: none"] if self.skip else []
         for pattern, value in self.overrides.items():
             parts.append(f"{pattern}: {value.get('name') if isinstance(value, dict) else value}")
@@ -222,7 +258,8 @@ class Quantized(QuantizationConfig, ABC):
 
 @dataclass
 class WithByteRows(QuantizationConfig):
-    """int8_rows: rows are rounded to 8 bits before they are multiplied by the codes of our layers."""
+    """int8_rows: rows are rounded to 8 bits before they are multiplied by the codes of our
+    layers."""
 
     int8_rows: bool = setting(False, UNLESS_DEFAULT)
 

@@ -1,6 +1,7 @@
 """Checkpoints of BitNet: weights of -1, 0 and 1, four in a byte, multiplied by rows of int8.
 
-The runner reads them itself (runner_engine/models/layouts/ternary.py). `none` also loads them as they are.
+The runner reads them itself (runner_engine/models/layouts/ternary.py). `none` also loads them as
+they are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from typing import Any, ClassVar
 from runner_engine.quantization.base import Format
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
-LINEAR_CLASSES = {"bitlinear": "divided", "autobitlinear": "multiplied"}  # what happens to outputs by the scale
+LINEAR_CLASSES = {
+    "bitlinear": "divided",
+    "autobitlinear": "multiplied",
+}  # what happens to outputs by the scale
 
 
 @dataclass
@@ -25,12 +29,18 @@ class BitnetConfig(GroupedConfig):
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
         """There are no keys but the class of layers."""
-        return Format(cls.method, cls(), 2, cls.name, refusal=cls.refusal_of(stored)) if cls.is_own(stored) else None
+        return (
+            Format(cls.method, cls(), 2, cls.name, refusal=cls.refusal_of(stored))
+            if cls.is_own(stored)
+            else None
+        )
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """Both classes of layers round rows alike."""
-        return GroupSettings("ternary", (2,), -1, rows=LINEAR_CLASSES[stored.get("linear_class", "bitlinear")])
+        return GroupSettings(
+            "ternary", (2,), -1, rows=LINEAR_CLASSES[stored.get("linear_class", "bitlinear")]
+        )
 
     @classmethod
     def refusal_of(cls, stored: dict[str, Any]) -> str:

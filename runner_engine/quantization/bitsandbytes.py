@@ -29,7 +29,10 @@ class BitsAndBytesConfig(Quantized):
     install: ClassVar[str] = "pip install bitsandbytes"
     method: ClassVar[str] = "bitsandbytes"
     holders: ClassVar[tuple[str, ...]] = ("bitsandbytes.",)
-    note_names: ClassVar[tuple[str, ...]] = (".quant_state.", ".weight_format")  # loaded as Python numbers
+    note_names: ClassVar[tuple[str, ...]] = (
+        ".quant_state.",
+        ".weight_format",
+    )  # loaded as Python numbers
     loaded_mark: ClassVar[str]  # the attribute of transformers' models with such layers
 
     @classmethod
@@ -39,12 +42,20 @@ class BitsAndBytesConfig(Quantized):
             return None
         if stored.get("load_in_8bit"):
             return Format(
-                cls.method, Int8Config(threshold=float(stored.get("llm_int8_threshold", 6.0))), 8, Int8Config.name
+                cls.method,
+                Int8Config(threshold=float(stored.get("llm_int8_threshold", 6.0))),
+                8,
+                Int8Config.name,
             )
         if not stored.get("load_in_4bit"):
             return None
         dtype = str(stored.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
-        check(dtype in Dtype.__members__, "the checkpoint's bnb_4bit_compute_dtype", dtype, "not a dtype of torch")
+        check(
+            dtype in Dtype.__members__,
+            "the checkpoint's bnb_4bit_compute_dtype",
+            dtype,
+            "not a dtype of torch",
+        )
         name = str(stored.get("bnb_4bit_quant_type") or "fp4")
         kind = {choice.name: choice for choice in (Nf4Config, Fp4Config)}.get(name, FourBitConfig)
         config = kind(bool(stored.get("bnb_4bit_use_double_quant")), Dtype(dtype))
@@ -57,7 +68,8 @@ class BitsAndBytesConfig(Quantized):
 
     @staticmethod
     def quiet_import() -> None:
-        """Silence its import, which looks for optional kernels on a hub, and what it says of each product's inputs."""
+        """Silence its import, which looks for optional kernels on a hub, and what it says of each
+        product's inputs."""
         for name in ("backends.cpu.ops", "autograd._functions"):
             logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
 
@@ -68,7 +80,8 @@ class BitsAndBytesConfig(Quantized):
             library = importlib.import_module("bitsandbytes.cextension").lib
         except Exception as error:  # it loads a native library: any error concerns this platform
             raise self._unusable(error) from error
-        # it has one if the native library did not load; one that did load answers any name with a function
+        # it has one if the native library did not load; one that did load answers any name with a
+        # function
         reason = vars(library).get("error_msg")
         if reason is not None and device != "cpu":  # on a CPU torch does the work without it
             raise self._unusable(reason)
@@ -78,18 +91,23 @@ class BitsAndBytesConfig(Quantized):
         return True
 
     def quantize_layer(self, model: Any, layer: Any) -> torch.nn.Module:
-        """Return the library's layer with the same weights, made as transformers makes it while loading."""
+        """Return the library's layer with the same weights, made as transformers makes it while
+        loading."""
         import torch
 
         weight = layer.weight.data
-        if type(layer).__name__ == "Conv1D":  # GPT-2's linear layer has its weight the other way round
+        if (
+            type(layer).__name__ == "Conv1D"
+        ):  # GPT-2's linear layer has its weight the other way round
             weight = weight.T
         with torch.device("meta"):
             quantized = self._empty_layer(weight.shape[1], weight.shape[0], layer.bias is not None)
         quantized.requires_grad_(False)
         setattr(model, self.loaded_mark, True)  # PEFT and the count of parameters read it
         device = weight.device
-        quantized.weight = type(quantized.weight)(self._source(weight), **self._weight_arguments(quantized)).to(device)
+        quantized.weight = type(quantized.weight)(
+            self._source(weight), **self._weight_arguments(quantized)
+        ).to(device)
         quantized.bias = layer.bias
         quantized.train(layer.training)
         made: torch.nn.Module = quantized
@@ -116,7 +134,8 @@ class BitsAndBytesConfig(Quantized):
 
     @staticmethod
     def constants(parameter: Any) -> Iterator[Any]:
-        """Yield the scales: one for each row of int8; one for each block of 4 bits, perhaps quantized themselves."""
+        """Yield the scales: one for each row of int8; one for each block of 4 bits, perhaps
+        quantized themselves."""
         yield getattr(parameter, "SCB", None)
         state = getattr(parameter, "quant_state", None)
         if state is not None:
@@ -150,11 +169,13 @@ class Int8Config(BitsAndBytesConfig):
         return self.threshold > 0
 
     def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
-        """Return, for a CPU, int32 sums and float32 scales; their freed blocks stay in memory for a while."""
+        """Return, for a CPU, int32 sums and float32 scales; their freed blocks stay in memory for a
+        while."""
         return positions * width * 20 if device == "cpu" else 0
 
     def prepare(self, device: str) -> None:
-        """Silence its log line at every product: it casts to float16, which is how LLM.int8() works."""
+        """Silence its log line at every product: it casts to float16, which is how LLM.int8()
+        works."""
         super().prepare(device)
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
@@ -162,13 +183,17 @@ class Int8Config(BitsAndBytesConfig):
         """Return transformers' own config."""
         import transformers
 
-        config = transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.threshold)
+        config = transformers.BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_threshold=self.threshold
+        )
         return {"quantization_config": config}
 
     def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
         from bitsandbytes.nn.modules import Linear8bitLt
 
-        return Linear8bitLt(inputs, outputs, has_bias, has_fp16_weights=False, threshold=self.threshold)
+        return Linear8bitLt(
+            inputs, outputs, has_bias, has_fp16_weights=False, threshold=self.threshold
+        )
 
     def _weight_arguments(self, layer: Any) -> dict[str, Any]:
         return {"requires_grad": False, "has_fp16_weights": False}
@@ -188,18 +213,26 @@ class FourBitConfig(BitsAndBytesConfig):
 
     def __post_init__(self) -> None:
         need = "choose bfloat16, float16 or float32"
-        check(self.compute_dtype is not Dtype.auto, "quantization.compute_dtype", self.compute_dtype, need)
+        check(
+            self.compute_dtype is not Dtype.auto,
+            "quantization.compute_dtype",
+            self.compute_dtype,
+            need,
+        )
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
         """Half a byte for each number; a scale for each block, and the table of the 16 values."""
         blocks, table = math.ceil(numbers / BLOCK), 16 * 4
         if not self.double_quant:
             return math.ceil(numbers / 2), 4 * blocks + table
-        nested = 4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4  # scales of scales, their table, offset
+        nested = (
+            4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4
+        )  # scales of scales, their table, offset
         return math.ceil(numbers / 2), blocks + table + nested
 
     def has_kernels(self, dtype_bytes: int) -> bool:
-        """Return True, but for other products than bfloat16 where the library does not pack its weights for these."""
+        """Return True, but for other products than bfloat16 where the library does not pack its
+        weights for these."""
         return self.compute_dtype is Dtype.bfloat16 or processor.has_bfloat16_products()
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
@@ -232,7 +265,11 @@ class FourBitConfig(BitsAndBytesConfig):
 
     def unfit(self, outputs: int, inputs: int, device: str) -> str:
         """Say which sizes would crash the packed 4-bit CPU kernels at the first forward pass."""
-        if device != "cpu" or not processor.has_bfloat16_products() or not (inputs % 64 or outputs % 32):
+        if (
+            device != "cpu"
+            or not processor.has_bfloat16_products()
+            or not (inputs % 64 or outputs % 32)
+        ):
             return ""
         return (
             f"is {inputs} x {outputs}, and bitsandbytes' 4-bit kernels for this CPU need inputs divisible by 64 and "
@@ -244,7 +281,8 @@ class FourBitConfig(BitsAndBytesConfig):
         arguments["quantization_config"].llm_int8_skip_modules = paths
 
     def check_loaded(self, model: torch.nn.Module) -> None:
-        """Reject stored layers that the packed 4-bit CPU kernels cannot take; those made here are left plain before.
+        """Reject stored layers that the packed 4-bit CPU kernels cannot take; those made here are
+        left plain before.
 
         What RUNNER_WITHOUT leaves out, the library shall not use either: then it packs no weights.
         """
@@ -262,10 +300,12 @@ class FourBitConfig(BitsAndBytesConfig):
     def adapting(self, model: torch.nn.Module) -> Iterator[None]:
         """Keep packed CPU weights packed, even if code inside asks for a state dict, as PEFT does.
 
-        For a state dict bitsandbytes unpacks them permanently, and rounds their scales a second time: the next job on
-        this base would get other answers than the first.
+        For a state dict bitsandbytes unpacks them permanently, and rounds their scales a second
+        time: the next job on this base would get other answers than the first.
         """
-        states: list[Any] = [getattr(parameter, "quant_state", None) for parameter in model.parameters()]
+        states: list[Any] = [
+            getattr(parameter, "quant_state", None) for parameter in model.parameters()
+        ]
         packed = [state for state in states if getattr(state, "packing_format_for_cpu", False)]
         for state in packed:
             state.packing_format_for_cpu = False

@@ -1,4 +1,5 @@
-"""What the formats of compressed-tensors have in common: groups of layers, each with settings of weights and rows."""
+"""What the formats of compressed-tensors have in common: groups of layers, each with settings of
+weights and rows."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class CompressedConfig(GroupedConfig):
 
     @classmethod
     def refusal_of(cls, stored: dict[str, Any]) -> str:
-        """Say what the runner does not read: of the whole checkpoint, of a group, or of several together."""
+        """Say what the runner does not read: of the whole checkpoint, of a group, or of several
+        together."""
         if problem := beyond_weights(stored):
             return problem
         groups = list(stored["config_groups"].values())
@@ -62,7 +64,10 @@ def forms_of(stored: dict[str, Any]) -> set[str]:
     """Return the formats of the groups of layers; empty if there are none."""
     groups = stored.get("config_groups")
     listed = list(groups.values()) if isinstance(groups, dict) else []
-    return {str((one.get("format") if isinstance(one, dict) else None) or stored.get("format")) for one in listed}
+    return {
+        str((one.get("format") if isinstance(one, dict) else None) or stored.get("format"))
+        for one in listed
+    }
 
 
 def rows_of(group: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Checkpoints of compressed-tensors whose weights are four-bit floats (e2m1): NVFP4 and MXFP4.
 
-The runner reads them itself (runner_engine/models/layouts/float4.py). `none` also loads them as they are.
+The runner reads them itself (runner_engine/models/layouts/float4.py). `none` also loads them as
+they are.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Float4Config(CompressedConfig):
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """All groups of layers quantize rows in the same way."""
-        return GroupSettings(cls.name, (4,), cls.group, rows=rows_of(next(iter(stored["config_groups"].values()))))
+        return GroupSettings(
+            cls.name, (4,), cls.group, rows=rows_of(next(iter(stored["config_groups"].values())))
+        )
 
     @classmethod
     def problem_of(cls, weights: dict[str, Any]) -> str:
@@ -37,12 +40,15 @@ class Float4Config(CompressedConfig):
     @classmethod
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:  # noqa: ARG003
         """Rows stay as they are."""
-        return "its rows are quantized, too, and the runner reads weights alone in this format (W4A16)"
+        return (
+            "its rows are quantized, too, and the runner reads weights alone in this format (W4A16)"
+        )
 
 
 @dataclass
 class Nvfp4Config(Float4Config):
-    """A checkpoint of compressed-tensors in NVFP4: groups of 16 with scales in float8, and one scale for all."""
+    """A checkpoint of compressed-tensors in NVFP4: groups of 16 with scales in float8, and one
+    scale for all."""
 
     name: ClassVar[str] = "nvfp4_pack_quantized"
     form: ClassVar[str] = "nvfp4-pack-quantized"
@@ -52,14 +58,18 @@ class Nvfp4Config(Float4Config):
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:
         """Rows are rounded to NVFP4, too."""
         found = keys_of(rows, num_bits=None, type=None, dynamic=None, group_size=None)
-        if tuple(found.values()) == (4, "float", "local", cls.group) and rows.get("symmetric", True) is True:
+        if (
+            tuple(found.values()) == (4, "float", "local", cls.group)
+            and rows.get("symmetric", True) is True
+        ):
             return ""
         return unread("rows", found, "float of 4 bits, local, in groups of 16")
 
 
 @dataclass
 class Mxfp4Config(Float4Config):
-    """A checkpoint in MXFP4, of compressed-tensors or gpt-oss's own: groups of 32 whose scales are powers of two."""
+    """A checkpoint in MXFP4, of compressed-tensors or gpt-oss's own: groups of 32 whose scales are
+    powers of two."""
 
     name: ClassVar[str] = "mxfp4_pack_quantized"
     form: ClassVar[str] = "mxfp4-pack-quantized"
@@ -80,4 +90,8 @@ class Mxfp4Config(Float4Config):
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """Codes of all experts may be in one tensor."""
         is_fused = stored.get("quant_method") == FUSED
-        return GroupSettings("mxfp4_fused", (4,), cls.group) if is_fused else super().settings_of(stored)
+        return (
+            GroupSettings("mxfp4_fused", (4,), cls.group)
+            if is_fused
+            else super().settings_of(stored)
+        )

@@ -1,6 +1,8 @@
-"""Checkpoints of float8 (e4m3) weights: DeepSeek's blocks, compressed-tensors' float-quantized, FBGEMM's rows.
+"""Checkpoints of float8 (e4m3) weights: DeepSeek's blocks, compressed-tensors' float-quantized,
+FBGEMM's rows.
 
-The runner reads them itself (runner_engine/models/layouts/float8.py). `none` also loads them as they are.
+The runner reads them itself (runner_engine/models/layouts/float8.py). `none` also loads them as
+they are.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ MAX_BLOCK = 2**20
 
 @dataclass
 class Float8Config(GroupedConfig):
-    """A checkpoint of float8 weights with a scale for each block of them, as DeepSeek's and Qwen's FP8 models."""
+    """A checkpoint of float8 weights with a scale for each block of them, as DeepSeek's and Qwen's
+    FP8 models."""
 
     name: ClassVar[str] = "fp8"
     method: ClassVar[str] = "fp8"
@@ -43,7 +46,8 @@ class Float8Config(GroupedConfig):
 
 @dataclass
 class FbgemmFp8Config(GroupedConfig):
-    """A checkpoint of float8 weights with a scale for each output, as Llama 3.1 405B's FP8 model."""
+    """A checkpoint of float8 weights with a scale for each output, as Llama 3.1 405B's FP8
+    model."""
 
     name: ClassVar[str] = "fbgemm_fp8"
     method: ClassVar[str] = "fbgemm_fp8"
@@ -63,7 +67,8 @@ class FbgemmFp8Config(GroupedConfig):
 
 @dataclass
 class FloatQuantizedConfig(CompressedConfig):
-    """A checkpoint of compressed-tensors whose weights are float8, and perhaps its rows (FP8 of llm-compressor)."""
+    """A checkpoint of compressed-tensors whose weights are float8, and perhaps its rows (FP8 of
+    llm-compressor)."""
 
     name: ClassVar[str] = "float_quantized"
     form: ClassVar[str] = "float-quantized"
@@ -77,7 +82,9 @@ class FloatQuantizedConfig(CompressedConfig):
         rows, row_group = rows_of(group), -1
         if rows and group["input_activations"]["strategy"] == "group":
             row_group = group["input_activations"]["group_size"]
-        return GroupSettings("float8", (8,), inputs, rows=rows, row_group=row_group, outputs=outputs)
+        return GroupSettings(
+            "float8", (8,), inputs, rows=rows, row_group=row_group, outputs=outputs
+        )
 
     @classmethod
     def problem_of(cls, weights: dict[str, Any]) -> str:
@@ -87,20 +94,34 @@ class FloatQuantizedConfig(CompressedConfig):
         group, block = weights.get("group_size"), weights.get("block_structure")
         sizes = {"channel": [], "tensor": [], "group": [group], "block": block}
         if kinds != [8, "float", True] or not isinstance(strategy, str) or strategy not in sizes:
-            return unread("weights", found, "symmetric float of 8 bits by channel, tensor, group or block")
+            return unread(
+                "weights", found, "symmetric float of 8 bits by channel, tensor, group or block"
+            )
         is_read = _are_sizes(sizes[strategy], 2 if strategy == "block" else 1)
         return "" if is_read else f"its weights have group_size={group} block_structure={block}"
 
     @classmethod
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:
         """Rows are e4m3 by row or group as they come, or as a whole."""
-        found = keys_of(rows, num_bits=None, type=None, dynamic=None, strategy=None, group_size=None)
+        found = keys_of(
+            rows, num_bits=None, type=None, dynamic=None, strategy=None, group_size=None
+        )
         *kinds, group = found.values()
-        known = [[8, "float", True, "token"], [8, "float", True, "group"], [8, "float", False, "tensor"]]
-        is_read = kinds in known and rows.get("symmetric", True) is True and not rows.get("scale_dtype")
+        known = [
+            [8, "float", True, "token"],
+            [8, "float", True, "group"],
+            [8, "float", False, "tensor"],
+        ]
+        is_read = (
+            kinds in known and rows.get("symmetric", True) is True and not rows.get("scale_dtype")
+        )
         if is_read and (kinds[3] != "group" or _are_sizes([group], 1)):
             return ""
-        return unread("rows", found, "symmetric float of 8 bits, dynamic by token or group, or static by tensor")
+        return unread(
+            "rows",
+            found,
+            "symmetric float of 8 bits, dynamic by token or group, or static by tensor",
+        )
 
     @classmethod
     def problem_of_several(cls, groups: list[dict[str, Any]]) -> str:
@@ -130,5 +151,6 @@ def _are_sizes(values: Any, count: int) -> bool:
     if not isinstance(values, list):
         return False
     return not values or (
-        len(values) == count and all(type(value) is int and 0 < value <= MAX_BLOCK for value in values)
+        len(values) == count
+        and all(type(value) is int and 0 < value <= MAX_BLOCK for value in values)
     )

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner_base import check
-from runner_engine.quantization.base import CheckpointSource, QuantizationConfig, Quantized, WithByteRows
+from runner_engine.quantization.base import (
+    CheckpointSource,
+    QuantizationConfig,
+    Quantized,
+    WithByteRows,
+)
 
 
 @dataclass
@@ -18,7 +23,9 @@ class GgufConfig(WithByteRows, Quantized):
 
     def __post_init__(self) -> None:
         need = "with quantization.unpacked=true there are no blocks: leave one of the two out"
-        check(not (self.int8_rows and self.unpacked), "quantization.int8_rows", self.int8_rows, need)
+        check(
+            not (self.int8_rows and self.unpacked), "quantization.int8_rows", self.int8_rows, need
+        )
 
     packages: ClassVar[tuple[str, ...]] = ("gguf",)
     install: ClassVar[str] = "pip install 'runner-llm[gguf]'"
@@ -27,7 +34,8 @@ class GgufConfig(WithByteRows, Quantized):
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.gguf_blocks",)
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the size of an ordinary weight: those in blocks have their own size in the file."""
+        """Return the size of an ordinary weight: those in blocks have their own size in the
+        file."""
         return numbers * dtype_bytes, 0
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:

@@ -22,7 +22,8 @@ ROUND_FORMATS = {  # AutoRound's names of packings: the layout, and whether zero
 
 @dataclass(frozen=True)
 class GroupSettings:
-    """What a config.json says about its layers; a layer's tensors may have other bits and groups."""
+    """What a config.json says about its layers; a layer's tensors may have other bits and
+    groups."""
 
     layout: str  # its name in runner_engine/models/loading/stored_groups.py
     bits: tuple[int, ...]
@@ -44,7 +45,8 @@ class GroupedConfig(Quantized):
     keeps_groups: ClassVar[bool] = True
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes in model.dtype, for a weight that is not packed; packed ones are as large as on disk."""
+        """Return the bytes in model.dtype, for a weight that is not packed; packed ones are as
+        large as on disk."""
         return numbers * dtype_bytes, 0
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
@@ -70,7 +72,8 @@ class GroupedConfig(Quantized):
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
-        """Return what a quantization_config says about its layers; ConfigError where a number makes no sense."""
+        """Return what a quantization_config says about its layers; ConfigError where a number makes
+        no sense."""
         bits = bits_of(stored.get("bits", stored.get("w_bit", 4)), "bits")
         group = group_of(stored.get("group_size", stored.get("q_group_size", 128)))
         layout, is_minus_one = cls.packing_of(stored)
@@ -143,8 +146,14 @@ class AutoRoundConfig(WithByteRows, GroupedConfig):
     def refusal_of(cls, stored: dict[str, Any]) -> str:
         """Only weights are quantized, to integers."""
         if type(rows := stored.get("act_bits", 16)) is not int or rows < 16:
-            return f"act_bits={rows}: the runner reads checkpoints whose weights alone are quantized"
-        named = "" if stored.get("packing_format") is None else _one_of(stored, "packing_format", tuple(ROUND_FORMATS))
+            return (
+                f"act_bits={rows}: the runner reads checkpoints whose weights alone are quantized"
+            )
+        named = (
+            ""
+            if stored.get("packing_format") is None
+            else _one_of(stored, "packing_format", tuple(ROUND_FORMATS))
+        )
         return named or super().refusal_of(stored)
 
 
@@ -156,7 +165,9 @@ def _one_of(stored: dict[str, Any], key: str, known: tuple[str, ...]) -> str:
 def bits_of(value: object, key: str) -> int:
     """Return a number of bits that the kernels multiply; ConfigError for any other."""
     if type(value) is not int or value not in BITS:
-        raise ConfigError(f"config.json: quantization_config.{key}={value!r}: a whole number from 2 to 8 expected")
+        raise ConfigError(
+            f"config.json: quantization_config.{key}={value!r}: a whole number from 2 to 8 expected"
+        )
     return value
 
 

@@ -2,8 +2,9 @@
 
 They are made while loading, or stored by the package hqq through older releases of transformers.
 
-The method is that of the package hqq (Badri and Shaji: Half-Quadratic Quantization of Large Machine Learning Models,
-2023), which also names the constants. It needs no data. The package itself is not needed.
+The method is that of the package hqq (Badri and Shaji: Half-Quadratic Quantization of Large Machine
+Learning Models, 2023), which also names the constants. It needs no data. The package itself is not
+needed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 ROUNDS = 20  # at most: the first that does not lessen the mean error is the last
 NORM = 0.7  # of the error that is minimised: below 1, so that outliers count less
 BETA = 10.0
-BITS_OF_ROUNDED_START = 4  # zero points are whole numbers at first, as the package has it for these bits only
+BITS_OF_ROUNDED_START = (
+    4  # zero points are whole numbers at first, as the package has it for these bits only
+)
 STORED_BITS = (2, 3, 4, 5, 6, 8)
 SMALLEST_RANGE, LARGEST_INVERSE = 1e-4, 2e4  # of a group: keeps its scale within 16 bits
 
@@ -36,7 +39,8 @@ class HqqConfig(WithByteRows, MadeGroupsConfig):
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
-        """Read bits and group of a checkpoint that the package has made; a variant that is not read is refused."""
+        """Read bits and group of a checkpoint that the package has made; a variant that is not read
+        is refused."""
         return StoredHqqConfig.read_stored(stored)
 
     @property
@@ -52,7 +56,9 @@ class HqqConfig(WithByteRows, MadeGroupsConfig):
         with torch.no_grad():
             plain = weight.float().reshape(-1, self.group_size)
             low, high = plain.amin(1, keepdim=True), plain.amax(1, keepdim=True)
-            inverse = torch.where(high - low <= SMALLEST_RANGE, 1.0, top / (high - low)).clamp(max=LARGEST_INVERSE)
+            inverse = torch.where(high - low <= SMALLEST_RANGE, 1.0, top / (high - low)).clamp(
+                max=LARGEST_INVERSE
+            )
             zeros = -low * inverse
             if self.bits == BITS_OF_ROUNDED_START:
                 zeros.round_()
@@ -96,7 +102,9 @@ class StoredHqqConfig(WithByteRows, GroupedConfig):
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """Return the bits; groups follow from the shapes of the tensors."""
-        return GroupSettings("hqq", tuple(settings["nbits"] for settings in _settings_of_weights(stored)), -1)
+        return GroupSettings(
+            "hqq", tuple(settings["nbits"] for settings in _settings_of_weights(stored)), -1
+        )
 
     @classmethod
     def refusal_of(cls, stored: dict[str, Any]) -> str:
@@ -108,20 +116,27 @@ class StoredHqqConfig(WithByteRows, GroupedConfig):
             if group is not None and (type(group) is not int or group < 1):
                 return f"group_size={group!r}: a whole number from 1, or null, expected"
             if settings.get("axis") != 1:
-                return f"axis={settings.get('axis')!r}: the runner reads groups along inputs (axis=1)"
+                return (
+                    f"axis={settings.get('axis')!r}: the runner reads groups along inputs (axis=1)"
+                )
             if settings.get("view_as_float") or settings.get("channel_wise") is False:
                 return "view_as_float or channel_wise=false: the runner reads codes as integers, with scales of groups"
         return ""
 
 
 def _settings_of_weights(stored: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what config.json says about weights: once for all layers, or for each kind of layer."""
+    """Return what config.json says about weights: once for all layers, or for each kind of
+    layer."""
     config = stored.get("quant_config")
     several = [config] if isinstance(config, dict) and "weight_quant_params" in config else config
     if isinstance(several, dict):
         several = [one for one in several.values() if one is not None]
-    listed = [one.get("weight_quant_params") if isinstance(one, dict) else None for one in several or []]
+    listed = [
+        one.get("weight_quant_params") if isinstance(one, dict) else None for one in several or []
+    ]
     weights = [one for one in listed if isinstance(one, dict)]
     if not weights or len(weights) < len(listed):
-        raise ConfigError("config.json: quantization_config.quant_config needs `weight_quant_params`")
+        raise ConfigError(
+            "config.json: quantization_config.quant_config needs `weight_quant_params`"
+        )
     return weights

@@ -1,6 +1,7 @@
 """Checkpoints of compressed-tensors in its format int-quantized: W8A8 of llm-compressor, and W8A16.
 
-The runner reads them itself (runner_engine/models/layouts/int8.py). `none` also loads them as they are.
+The runner reads them itself (runner_engine/models/layouts/int8.py). `none` also loads them as they
+are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from runner_engine.quantization.grouped import GroupSettings
 
 @dataclass
 class IntQuantizedConfig(CompressedConfig):
-    """A checkpoint of compressed-tensors whose weights are int8, and perhaps its rows (W8A8, W8A16)."""
+    """A checkpoint of compressed-tensors whose weights are int8, and perhaps its rows (W8A8,
+    W8A16)."""
 
     name: ClassVar[str] = "int_quantized"
     form: ClassVar[str] = "int-quantized"
@@ -28,7 +30,9 @@ class IntQuantizedConfig(CompressedConfig):
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """All groups of layers quantize rows in the same way."""
-        return GroupSettings("int8", (8,), -1, rows=rows_of(next(iter(stored["config_groups"].values()))))
+        return GroupSettings(
+            "int8", (8,), -1, rows=rows_of(next(iter(stored["config_groups"].values())))
+        )
 
     @classmethod
     def problem_of(cls, weights: dict[str, Any]) -> str:
@@ -41,9 +45,13 @@ class IntQuantizedConfig(CompressedConfig):
     @classmethod
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:
         """Rows are int8 by row as they come, or as a whole."""
-        found = keys_of(rows, num_bits=None, type="int", dynamic=None, strategy=None, symmetric=True)
+        found = keys_of(
+            rows, num_bits=None, type="int", dynamic=None, strategy=None, symmetric=True
+        )
         *kinds, symmetric = found.values()
         is_read = kinds == [8, "int", True, "token"] and symmetric is True
         if (is_read or kinds == [8, "int", False, "tensor"]) and not rows.get("scale_dtype"):
             return ""
-        return unread("rows", found, "int of 8 bits, dynamic by token and symmetric, or static by tensor")
+        return unread(
+            "rows", found, "int of 8 bits, dynamic by token and symmetric, or static by tensor"
+        )

@@ -1,4 +1,5 @@
-"""What choices have in common that make integers in groups of an ordinary weight, for layers of the runner's own."""
+"""What choices have in common that make integers in groups of an ordinary weight, for layers of the
+runner's own."""
 
 from __future__ import annotations
 
@@ -22,12 +23,15 @@ class CodedGroups:
 
     codes: torch.Tensor  # uint8 [outputs, inputs]
     scales: torch.Tensor  # [outputs, groups], in float32 or in 16 bits
-    zeros: torch.Tensor  # uint8 or the scales' format [outputs, groups], or [1, 1] where all are the same
+    zeros: (
+        torch.Tensor
+    )  # uint8 or the scales' format [outputs, groups], or [1, 1] where all are the same
 
 
 @dataclass
 class MadeGroupsConfig(Quantized):
-    """Integers in groups of inputs, made while loading and held in as many bits (models/made_groups.py)."""
+    """Integers in groups of inputs, made while loading and held in as many bits
+    (models/made_groups.py)."""
 
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.grouped",)
     makes_groups: ClassVar[bool] = True
@@ -38,10 +42,14 @@ class MadeGroupsConfig(Quantized):
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise ConfigError(f"quantization.bits={self.bits}: give one of {', '.join(map(str, BITS))}")
+            raise ConfigError(
+                f"quantization.bits={self.bits}: give one of {', '.join(map(str, BITS))}"
+            )
         check_least(8, "quantization.group_size", self.group_size)
         if self.group_size % 8:
-            raise ConfigError(f"quantization.group_size={self.group_size}: a multiple of 8 expected")
+            raise ConfigError(
+                f"quantization.group_size={self.group_size}: a multiple of 8 expected"
+            )
 
     @property
     def rounds_rows(self) -> bool:
@@ -51,7 +59,9 @@ class MadeGroupsConfig(Quantized):
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
         """Return the bytes of the codes, and of a scale and perhaps a zero point for each group."""
         zero_point = dtype_bytes if self.zero_point_bytes is None else self.zero_point_bytes
-        return 4 * rows * -(-numbers // rows * self.bits // 32), numbers // self.group_size * (dtype_bytes + zero_point)
+        return 4 * rows * -(-numbers // rows * self.bits // 32), numbers // self.group_size * (
+            dtype_bytes + zero_point
+        )
 
     def reaches(self, family: str, layer_by_layer: bool) -> bool:
         """Whether a family's linear layers are torch's own class."""
@@ -81,7 +91,8 @@ class MadeGroupsConfig(Quantized):
         )
 
     def stored_groups_of(self, weight: Any) -> CodedGroups | None:
-        """Return what a weight holds that the library has loaded; None if it is another kind of weight."""
+        """Return what a weight holds that the library has loaded; None if it is another kind of
+        weight."""
         return None
 
     @abstractmethod

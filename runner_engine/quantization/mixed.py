@@ -1,6 +1,7 @@
 """Which choice each linear layer gets: `quantization.skip` and `quantization.overrides`.
 
-A pattern is the name of a module, whole or its last parts, and stands for all linear layers in it. No torch.
+A pattern is the name of a module, whole or its last parts, and stands for all linear layers in it.
+No torch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from typing import Any
 
 from runner_base import ConfigError, few, unknown
 from runner_engine.quantization import CHOICES
-from runner_engine.quantization.base import GENERAL_KEYS, MIX_KEYS, CheckpointSource, QuantizationConfig
+from runner_engine.quantization.base import (
+    GENERAL_KEYS,
+    MIX_KEYS,
+    CheckpointSource,
+    QuantizationConfig,
+)
 
 NONE = QuantizationConfig()
 HEAD = "lm_head"  # what a head is called that is tied to the embedding, and so has no tensor of its own
@@ -24,7 +30,8 @@ Make = Callable[
 
 @dataclass(frozen=True)
 class Mix:
-    """The choice for each linear layer, by its path: of several overrides that match, the one with the most letters."""
+    """The choice for each linear layer, by its path: of several overrides that match, the one with
+    the most letters."""
 
     base: QuantizationConfig
     overrides: Mapping[str, QuantizationConfig]
@@ -32,7 +39,8 @@ class Mix:
 
     @staticmethod
     def of(wanted: QuantizationConfig, make: Make | None = None) -> Mix:
-        """Read patterns and overrides; ConfigError for those that cannot be, before any file is read.
+        """Read patterns and overrides; ConfigError for those that cannot be, before any file is
+        read.
 
         `make` makes an override with keys; None: the keys have the types of the choice already.
         """
@@ -45,16 +53,27 @@ class Mix:
                 "out, or quantize the original checkpoint"
             )
         if not all(str(pattern).strip() for pattern in [*wanted.skip, *wanted.overrides]):
-            raise ConfigError(f"{given}: an empty pattern: give a part of a layer's path, such as down_proj, or *")
+            raise ConfigError(
+                f"{given}: an empty pattern: give a part of a layer's path, such as down_proj, or *"
+            )
         overrides = {
-            str(pattern): _choice(f"{pattern}", value, make or _of_keys) for pattern, value in wanted.overrides.items()
+            str(pattern): _choice(f"{pattern}", value, make or _of_keys)
+            for pattern, value in wanted.overrides.items()
         }
         for choice in (wanted, *overrides.values()):
             if choice.packed and not choice.quantizes_layers():
-                raise ConfigError(f"{given}: quantization={choice.name} quantizes whole models only, not single layers")
-        mix = Mix(wanted, overrides, {pattern: _compiled(pattern) for pattern in [*wanted.skip, *overrides]})
+                raise ConfigError(
+                    f"{given}: quantization={choice.name} quantizes whole models only, not single layers"
+                )
+        mix = Mix(
+            wanted,
+            overrides,
+            {pattern: _compiled(pattern) for pattern in [*wanted.skip, *overrides]},
+        )
         if wanted.skip and not mix.quantizes:
-            raise ConfigError("quantization.skip with quantization=none: nothing is quantized that could be skipped")
+            raise ConfigError(
+                "quantization.skip with quantization=none: nothing is quantized that could be skipped"
+            )
         return mix
 
     @property
@@ -85,7 +104,8 @@ class Mix:
         return self.overrides[best[0]]
 
     def check_layers(self, paths: Iterable[str], heads: Iterable[str], tied: bool) -> None:
-        """Reject patterns that match no linear layer, and a choice for a head that is tied to the embedding."""
+        """Reject patterns that match no linear layer, and a choice for a head that is tied to the
+        embedding."""
         layers, heads = list(paths), list(heads)
         for pattern in self.base.skip:
             if not any(self.matches(pattern, path) for path in [*layers, *heads]):
@@ -94,7 +114,9 @@ class Mix:
             if any(self.matches(pattern, path) for path in layers):
                 continue
             if not any(self.matches(pattern, path) for path in heads):
-                raise ConfigError(self._no_layer("quantization.overrides", pattern, [*layers, *heads]))
+                raise ConfigError(
+                    self._no_layer("quantization.overrides", pattern, [*layers, *heads])
+                )
             if tied and choice.packed:
                 raise ConfigError(
                     f"quantization.overrides: {pattern} is tied to the embedding in this model, which is not a linear "
@@ -119,11 +141,18 @@ class Mix:
 
 
 def only_matching(mix: Mix, paths: Iterable[str]) -> QuantizationConfig:
-    """Return a choice with those of its patterns that match a path, for a model with fewer layers."""
+    """Return a choice with those of its patterns that match a path, for a model with fewer
+    layers."""
     wanted, known = mix.base, list(paths)
-    kept = [pattern for pattern in [*wanted.skip, *wanted.overrides] if any(mix.matches(pattern, it) for it in known)]
+    kept = [
+        pattern
+        for pattern in [*wanted.skip, *wanted.overrides]
+        if any(mix.matches(pattern, it) for it in known)
+    ]
     overrides = {pattern: value for pattern, value in wanted.overrides.items() if pattern in kept}
-    return replace(wanted, skip=[pattern for pattern in wanted.skip if pattern in kept], overrides=overrides)
+    return replace(
+        wanted, skip=[pattern for pattern in wanted.skip if pattern in kept], overrides=overrides
+    )
 
 
 def _choice(pattern: str, value: Any, make: Make) -> QuantizationConfig:
@@ -132,15 +161,21 @@ def _choice(pattern: str, value: Any, make: Make) -> QuantizationConfig:
     keys = dict(value) if isinstance(value, dict) else {"name": value}
     name = keys.pop("name", None)
     if name is None:
-        raise ConfigError(f"{key}={value}: give a choice, such as int8, or {{name: nf4, double_quant: false}}")
+        raise ConfigError(
+            f"{key}={value}: give a choice, such as int8, or {{name: nf4, double_quant: false}}"
+        )
     kind = CHOICES[name] if name in CHOICES.names() else None
     if kind is None or kind.source is not CheckpointSource.plain:
         every = ((name, CHOICES.get(name)) for name in CHOICES.names())
-        usable = [one for one, kind in every if kind is not None and kind.source is CheckpointSource.plain]
+        usable = [
+            one for one, kind in every if kind is not None and kind.source is CheckpointSource.plain
+        ]
         raise ConfigError(f"{key}={name}: {unknown('choice for single layers', str(name), usable)}")
     own = [item.name for item in fields(kind) if item.name not in GENERAL_KEYS]
     if strange := [str(key) for key in keys if key not in own]:
-        raise ConfigError(f"{key}: {name} has no key {few(strange)}; it has {', '.join(own) or 'none'}")
+        raise ConfigError(
+            f"{key}: {name} has no key {few(strange)}; it has {', '.join(own) or 'none'}"
+        )
     return make(pattern, kind, dict(value)) if keys else kind()
 
 

@@ -1,7 +1,8 @@
 """Checkpoints of NVIDIA's Model-Optimizer: float8 and NVFP4, which its unified export writes.
 
-What each layer is, its tensors say (runner_engine/models/layouts/modelopt.py): one checkpoint may have several. No
-choice names them: `none` loads them as they are. Older exports keep the settings in hf_quant_config.json alone.
+What each layer is, its tensors say (runner_engine/models/layouts/modelopt.py): one checkpoint may
+have several. No choice names them: `none` loads them as they are. Older exports keep the settings
+in hf_quant_config.json alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
 METHOD = "modelopt"
 OWN_FILE = "hf_quant_config.json"
-BITS = {"FP8": 8, "FP8_PER_CHANNEL_PER_TOKEN": 8, "FP8_PB_WO": 8, "MXFP8": 8, "NVFP4": 4, "W4A16_NVFP4": 4}
+BITS = {
+    "FP8": 8,
+    "FP8_PER_CHANNEL_PER_TOKEN": 8,
+    "FP8_PB_WO": 8,
+    "MXFP8": 8,
+    "NVFP4": 4,
+    "W4A16_NVFP4": 4,
+}
 MIXED = "MIXED_PRECISION"
 INSTEAD = "use the original checkpoint, with quantization=nf4 or int8"
 BEYOND = {  # what else a layer of these would need
@@ -37,8 +45,15 @@ class ModelOptConfig(GroupedConfig):
     method: ClassVar[str] = METHOD
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
     bits_by_type: ClassVar[Mapping[str, int]] = {"U8": 4, "F8_E4M3": 8}
-    fused_names: ClassVar[tuple[str, ...]] = ("_proj_weight_scale", "_proj_weight_scale_2", "_proj_input_scale")
-    note_names: ClassVar[tuple[str, ...]] = (".k_scale", ".v_scale")  # of keys and values in fewer bits
+    fused_names: ClassVar[tuple[str, ...]] = (
+        "_proj_weight_scale",
+        "_proj_weight_scale_2",
+        "_proj_input_scale",
+    )
+    note_names: ClassVar[tuple[str, ...]] = (
+        ".k_scale",
+        ".v_scale",
+    )  # of keys and values in fewer bits
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
@@ -91,13 +106,18 @@ def of_layers(stored: dict[str, Any]) -> dict[str, str]:
 
 
 def with_own_file(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a config.json's settings with what hf_quant_config.json beside it says of the layers, if there is one."""
+    """Return a config.json's settings with what hf_quant_config.json beside it says of the layers,
+    if there is one."""
     file = folder / OWN_FILE
     if not file.exists():
         return settings
     own = load_json(file)
     said, producer = own.get("quantization"), own.get("producer")
-    if not isinstance(said, dict) or not isinstance(producer, dict) or producer.get("name") != METHOD:
+    if (
+        not isinstance(said, dict)
+        or not isinstance(producer, dict)
+        or producer.get("name") != METHOD
+    ):
         return settings
     if not said.get("quant_algo"):
         return settings  # keys and values alone are in fewer bits

@@ -1,4 +1,5 @@
-"""Checkpoints of compressed-tensors in its format pack-quantized: W4A16 and W8A16 of llm-compressor.
+"""Checkpoints of compressed-tensors in its format pack-quantized: W4A16 and W8A16 of
+llm-compressor.
 
 The runner reads them itself (runner_engine/models/grouped.py). `none` also loads them as they are.
 """
@@ -15,7 +16,8 @@ from runner_engine.quantization.grouped import GroupSettings, bits_of, group_of
 
 @dataclass
 class PackQuantizedConfig(WithByteRows, CompressedConfig):
-    """A checkpoint of compressed-tensors whose weights alone are quantized, to packed integers (W4A16, W8A16)."""
+    """A checkpoint of compressed-tensors whose weights alone are quantized, to packed integers
+    (W4A16, W8A16)."""
 
     name: ClassVar[str] = "pack_quantized"
     form: ClassVar[str] = "pack-quantized"
@@ -25,7 +27,9 @@ class PackQuantizedConfig(WithByteRows, CompressedConfig):
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """Groups of layers may have different bits."""
         weights = [one["weights"] for one in stored["config_groups"].values()]
-        several = tuple(dict.fromkeys(bits_of(weight.get("num_bits"), "num_bits") for weight in weights))
+        several = tuple(
+            dict.fromkeys(bits_of(weight.get("num_bits"), "num_bits") for weight in weights)
+        )
         return GroupSettings("packed", several, group_of(weights[0].get("group_size")))
 
     @classmethod
@@ -34,7 +38,9 @@ class PackQuantizedConfig(WithByteRows, CompressedConfig):
         if not super().is_own(stored):
             return False
         listed = [one for one in stored["config_groups"].values() if isinstance(one, dict)]
-        return not any(one.get("input_activations") or one.get("output_activations") for one in listed)
+        return not any(
+            one.get("input_activations") or one.get("output_activations") for one in listed
+        )
 
     @classmethod
     def problem_of(cls, weights: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Methods that transformers names and that the runner does not load, each with what stops it.
 
-Seen with transformers 5.23 on a CPU, by loading a checkpoint of two layers whose config.json names the method.
+Seen with transformers 5.23 on a CPU, by loading a checkpoint of two layers whose config.json names
+the method.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""How much of a model a quantization reaches, in parameters: by the headers of its files, or as it was loaded.
+"""How much of a model a quantization reaches, in parameters: by the headers of its files, or as it
+was loaded.
 
-Libraries quantize linear layers. What holds weights in any other way stays in model.dtype: a mixture's router, experts
-that cannot be taken apart (runner_engine/experts/), convolutions, norms, embeddings, the head.
+Libraries quantize linear layers. What holds weights in any other way stays in model.dtype: a
+mixture's router, experts that cannot be taken apart (runner_engine/experts/), convolutions, norms,
+embeddings, the head.
 """
 
 from __future__ import annotations
@@ -22,13 +24,16 @@ UNFIT_AT_MOST = 0.02  # of the parameters in blocks: layers that a library's ker
 
 @dataclass(frozen=True)
 class Share:
-    """Numbers of parameters; tied ones count once. Parameters in blocks are all but embeddings, head and last norm."""
+    """Numbers of parameters; tied ones count once. Parameters in blocks are all but embeddings,
+    head and last norm."""
 
     quantized: int
     total: int
     quantized_in_blocks: int
     in_blocks: int
-    named: int = 0  # in blocks, which the user's patterns leave as they are: no library has missed them
+    named: int = (
+        0  # in blocks, which the user's patterns leave as they are: no library has missed them
+    )
     quantized_bytes: int = 0  # in memory, constants such as scales included
     all_bytes: int = 0  # of all weights in memory; 0: not known
 
@@ -50,7 +55,8 @@ class Share:
 
     @property
     def of_bytes(self) -> float | None:
-        """The share of the weights' bytes in memory that quantized ones take; None if it is not known."""
+        """The share of the weights' bytes in memory that quantized ones take; None if it is not
+        known."""
         return self.quantized_bytes / self.all_bytes if self.all_bytes else None
 
     @property
@@ -60,7 +66,8 @@ class Share:
 
 
 def check_reach(label: str, share: Share, left: Mapping[str, int], allow_partial: bool) -> None:
-    """Reject a choice that most of a model's weights are no layers for; `left`: the numbers of what stays plain."""
+    """Reject a choice that most of a model's weights are no layers for; `left`: the numbers of what
+    stays plain."""
     if share.of_wanted >= REFUSED_BELOW or allow_partial:
         return
     if not share.quantized:
@@ -78,7 +85,9 @@ def notes(label: str, share: Share, left: Mapping[str, int]) -> list[str]:
     """Return a note on a choice that leaves much of the model as it is."""
     if share.of_wanted >= NOTED_BELOW:
         return []
-    return [f"quantization={label} quantizes only {share.words}: {kinds_of(in_blocks(left))} stay as they are"]
+    return [
+        f"quantization={label} quantizes only {share.words}: {kinds_of(in_blocks(left))} stay as they are"
+    ]
 
 
 def in_blocks(left: Mapping[str, int]) -> dict[str, int]:
@@ -107,7 +116,8 @@ def _kind(name: str) -> str:
 
 
 def check_unfit(name: str, unfit: Mapping[str, tuple[str, int]], in_blocks: int) -> None:
-    """Reject layers that cannot be quantized, by path: why, and their numbers; a few of them may stay plain."""
+    """Reject layers that cannot be quantized, by path: why, and their numbers; a few of them may
+    stay plain."""
     if sum(numbers for _, numbers in unfit.values()) > UNFIT_AT_MOST * in_blocks:
         path, (reason, _) = next(iter(unfit.items()))
         raise ConfigError(f"quantization={name}: {path} {reason}")

@@ -1,4 +1,5 @@
-"""torchao: int8 of weights, or of weights and rows, and float8 of weights; made while loading or stored that way."""
+"""torchao: int8 of weights, or of weights and rows, and float8 of weights; made while loading or
+stored that way."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from runner_engine.quantization.made_groups import BITS, CodedGroups, MadeGroups
 if TYPE_CHECKING:
     import torch
 
-# What it logs on import, by logger, though no user can act on it: that its kernels for other GPUs did not load, and
-# that it uses a deprecated name of torch.
+# What it logs on import, by logger, though no user can act on it: that its kernels for other GPUs
+# did not load, and that it uses a deprecated name of torch.
 SILENCED = {
     "torchao": "Failed to load ",
     "torchao.kernel.intmm": "Warning: Detected no triton",  # weight-only products do not need it
@@ -33,7 +34,9 @@ class TorchaoConfig(Quantized):
     packages: ClassVar[tuple[str, ...]] = ("torchao",)
     install: ClassVar[str] = "pip install 'runner-llm[torchao]'"
     method: ClassVar[str] = "torchao"
-    holders: ClassVar[tuple[str, ...]] = ("torchao.",)  # the layers remain torch's, only their weights are replaced
+    holders: ClassVar[tuple[str, ...]] = (
+        "torchao.",
+    )  # the layers remain torch's, only their weights are replaced
     packed_names: ClassVar[tuple[str, ...]] = ("_qdata",)
     config_type: ClassVar[str] = ""  # the class of torchao that a checkpoint of the choice names
 
@@ -56,7 +59,8 @@ class TorchaoConfig(Quantized):
         return family not in OTHER_LINEAR and not (layer_by_layer and family in DERIVED_LINEAR)
 
     def quantize_layer(self, model: Any, layer: torch.nn.Module) -> torch.nn.Module:
-        """Replace the layer's weight by the library's, which it knows for torch's own linear layers only."""
+        """Replace the layer's weight by the library's, which it knows for torch's own linear layers
+        only."""
         import torch
         from torchao.quantization import quantize_
 
@@ -66,9 +70,12 @@ class TorchaoConfig(Quantized):
 
     @contextmanager
     def adapting(self, model: torch.nn.Module) -> Iterator[None]:
-        """Silence PEFT's word on merging, which needs a model that transformers has quantized: nothing merges here."""
+        """Silence PEFT's word on merging, which needs a model that transformers has quantized:
+        nothing merges here."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*instantiated without `get_apply_tensor_subclass`")
+            warnings.filterwarnings(
+                "ignore", message=".*instantiated without `get_apply_tensor_subclass`"
+            )
             yield
 
     @classmethod
@@ -76,11 +83,15 @@ class TorchaoConfig(Quantized):
         """Whether the keys of a stored config of torchao are those that the choice sets."""
         row = {"_type": "PerRow"}
         each = keys.get("granularity") or row
-        return all((one or row).get("_type") == "PerRow" for one in (each if isinstance(each, list) else [each]))
+        return all(
+            (one or row).get("_type") == "PerRow"
+            for one in (each if isinstance(each, list) else [each])
+        )
 
     @staticmethod
     def quiet_import() -> None:
-        """Silence its import by transformers, for any model; a logger keeps the same filter only once."""
+        """Silence its import by transformers, for any model; a logger keeps the same filter only
+        once."""
         for name in SILENCED:
             logging.getLogger(name).addFilter(_is_wanted)
 
@@ -130,11 +141,14 @@ class TorchaoFloat8Config(TorchaoConfig):
         return dtype_bytes
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return transformers' config around torchao's own, which must not change settings of torch's compiler."""
+        """Return transformers' config around torchao's own, which must not change settings of
+        torch's compiler."""
         from torchao.quantization import Float8WeightOnlyConfig
         from transformers import TorchAoConfig
 
-        return {"quantization_config": TorchAoConfig(Float8WeightOnlyConfig(set_inductor_config=False))}
+        return {
+            "quantization_config": TorchAoConfig(Float8WeightOnlyConfig(set_inductor_config=False))
+        }
 
     @classmethod
     def _is_plain(cls, keys: dict[str, Any]) -> bool:
@@ -144,14 +158,16 @@ class TorchaoFloat8Config(TorchaoConfig):
 
 @dataclass
 class Int8DynamicConfig(TorchaoConfig):
-    """int8 weights with one scale for each output, and int8 rows with one scale for each, quantized as they come."""
+    """int8 weights with one scale for each output, and int8 rows with one scale for each, quantized
+    as they come."""
 
     name: ClassVar[str] = "int8_dynamic"
 
     config_type: ClassVar[str] = "Int8DynamicActivationInt8WeightConfig"
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """Count the copy of the bytes in another order that the library makes on a GPU; torch copies less on a CPU."""
+        """Count the copy of the bytes in another order that the library makes on a GPU; torch
+        copies less on a CPU."""
         return 1
 
     def has_kernels(self, dtype_bytes: int) -> bool:
@@ -159,11 +175,16 @@ class Int8DynamicConfig(TorchaoConfig):
         return True
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return transformers' config around torchao's own, which must not change settings of torch's compiler."""
+        """Return transformers' config around torchao's own, which must not change settings of
+        torch's compiler."""
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig
         from transformers import TorchAoConfig
 
-        return {"quantization_config": TorchAoConfig(Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))}
+        return {
+            "quantization_config": TorchAoConfig(
+                Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
+            )
+        }
 
     @classmethod
     def _is_plain(cls, keys: dict[str, Any]) -> bool:
@@ -174,7 +195,8 @@ class Int8DynamicConfig(TorchaoConfig):
 
 @dataclass
 class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
-    """Weight-only integers of 2 to 8 bits, rounded to the nearest, with a scale for each group of inputs."""
+    """Weight-only integers of 2 to 8 bits, rounded to the nearest, with a scale for each group of
+    inputs."""
 
     name: ClassVar[str] = "torchao_intx"
 
@@ -211,13 +233,23 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
         kind = (stored.get("quant_type") or {}).get("default") or {}
         keys, has_rows = kind.get("_data") or {}, kind.get("_type") == INTX_WITH_ROWS
         if stored.get("quant_method") == cls.method and has_rows:
-            others = {name.removeprefix("weight_"): value for name, value in keys.items() if name != "weight_dtype"}
+            others = {
+                name.removeprefix("weight_"): value
+                for name, value in keys.items()
+                if name != "weight_dtype"
+            }
             keys = {"weight_dtype": keys.get("weight_dtype"), **others}
-        is_own = has_rows and _named(keys.get("act_mapping_type")) == "ASYMMETRIC" and cls._is_plain(keys)
+        is_own = (
+            has_rows
+            and _named(keys.get("act_mapping_type")) == "ASYMMETRIC"
+            and cls._is_plain(keys)
+        )
         found = super().read_stored(stored)
         if found is None or not (found.matched or is_own):
             return found
-        bits, group, mapping = (_named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type"))
+        bits, group, mapping = (
+            _named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
+        )
         own = cls(
             bits=int(bits.removeprefix("int")),
             group_size=group["group_size"],
@@ -233,11 +265,14 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
 
         mapping = MappingType.SYMMETRIC if self.symmetric else MappingType.ASYMMETRIC
         kind = getattr(torch, f"int{self.bits}")
-        made = IntxUnpackedToInt8Tensor.from_hp(weight, (1, self.group_size), kind, mapping_type=mapping)
+        made = IntxUnpackedToInt8Tensor.from_hp(
+            weight, (1, self.group_size), kind, mapping_type=mapping
+        )
         return self._without_sign(made)
 
     def stored_groups_of(self, weight: Any) -> CodedGroups | None:
-        """Return what a loaded weight of the library holds, a byte for each code; ValueError if it is not as it says.
+        """Return what a loaded weight of the library holds, a byte for each code; ValueError if it
+        is not as it says.
 
         None: another kind of weight.
         """
@@ -247,7 +282,10 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
         if not isinstance(weight, IntxUnpackedToInt8Tensor):
             return None
         rows = weight.activation_quantization
-        is_own = weight.target_dtype is getattr(torch, f"int{self.bits}") and (rows is not None) == self.int8_rows
+        is_own = (
+            weight.target_dtype is getattr(torch, f"int{self.bits}")
+            and (rows is not None) == self.int8_rows
+        )
         if not is_own or list(weight.block_size) != [1, self.group_size]:
             raise ValueError(
                 f"{weight.target_dtype} in blocks of {list(weight.block_size)}, with rows {rows or 'as they are'}, and "
@@ -255,7 +293,9 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
             )
         most = 2 ** (self.bits - 1)
         for name, numbers in (("code", weight.qdata), ("zero point", weight.zero_point)):
-            if numbers.dtype is not torch.int8 or not bool(((numbers >= -most) & (numbers < most)).all()):
+            if numbers.dtype is not torch.int8 or not bool(
+                ((numbers >= -most) & (numbers < most)).all()
+            ):
                 raise ValueError(f"a {name} is not an integer of {self.bits} bits")
         if self.symmetric and weight.zero_point.any():
             raise ValueError("symmetric weights have zero points of 0")
@@ -268,13 +308,21 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
         import torch
 
         middle = 2 ** (self.bits - 1)
-        codes, zeros = ((one.to(torch.int16) + middle).to(torch.uint8) for one in (weight.qdata, weight.zero_point))
+        codes, zeros = (
+            (one.to(torch.int16) + middle).to(torch.uint8)
+            for one in (weight.qdata, weight.zero_point)
+        )
         return CodedGroups(codes, weight.scale, zeros[:1, :1].clone() if self.symmetric else zeros)
 
     @classmethod
     def _is_plain(cls, keys: dict[str, Any]) -> bool:
-        kind, group, mapping = (_named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type"))
-        others = [_named(keys.get(key)) for key in ("intx_choose_qparams_algorithm", "intx_packing_format")]
+        kind, group, mapping = (
+            _named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
+        )
+        others = [
+            _named(keys.get(key))
+            for key in ("intx_choose_qparams_algorithm", "intx_packing_format")
+        ]
         size = group.get("group_size") if isinstance(group, dict) else None
         return (
             kind in [f"int{bits}" for bits in BITS]

@@ -1,6 +1,7 @@
 """Layers that carry a state from token to token, and the states of rows.
 
-These names are what others need of this folder. A kind of layer is a module of `mixers/`, which `MIXERS` names.
+These names are what others need of this folder. A kind of layer is a module of `mixers/`, which
+`MIXERS` names.
 """
 
 from runner_engine.recurrent.call_parts import CallParts

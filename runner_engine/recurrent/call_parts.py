@@ -1,4 +1,5 @@
-"""What the fused pass needs of a layer with a state: its linear layers, and what C computes between them."""
+"""What the fused pass needs of a layer with a state: its linear layers, and what C computes between
+them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from runner_engine.kernels.state_numbers import MIXER_MATRICES, FusedMixer, Mixe
 
 @dataclass(frozen=True)
 class CallParts:
-    """A layer's parts, as kernels/mixers.h computes them; `into` gives side by side what mixer_structs.h names."""
+    """A layer's parts, as kernels/mixers.h computes them; `into` gives side by side what
+    mixer_structs.h names."""
 
     kind: MixerKind
     into: tuple[Any, ...]

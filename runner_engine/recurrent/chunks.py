@@ -1,4 +1,5 @@
-"""The tokens of segments in chunks, which are computed side by side; nothing is padded to the longest segment."""
+"""The tokens of segments in chunks, which are computed side by side; nothing is padded to the
+longest segment."""
 
 from __future__ import annotations
 
@@ -13,14 +14,18 @@ CHUNK = 64  # tokens whose effects on each other are computed by one matmul
 
 
 class Chunk(NamedTuple):
-    """The chunks that come at the same place of their segments: those of the first tokens, the second ones, …"""
+    """The chunks that come at the same place of their segments: those of the first tokens, the
+    second ones, …"""
 
     segments: Tensor  # which segments have one
     rows: slice  # where their chunks are among all
 
 
-def chunks_of(segments: Segments, device: torch.device, size: int = CHUNK) -> tuple[Tensor, list[Chunk]]:
-    """Return the tokens of each chunk [chunks, size], −1 behind the end, and which chunks come at the same place."""
+def chunks_of(
+    segments: Segments, device: torch.device, size: int = CHUNK
+) -> tuple[Tensor, list[Chunk]]:
+    """Return the tokens of each chunk [chunks, size], −1 behind the end, and which chunks come at
+    the same place."""
     rows: list[Tensor] = []
     chunks: list[Chunk] = []
     span = torch.arange(size)

@@ -1,7 +1,8 @@
-"""The layers' convolutions and recurrences in C (kernels/recurrent.h), for states on a CPU: a call for each layer.
+"""The layers' convolutions and recurrences in C (kernels/recurrent.h), for states on a CPU: a call
+for each layer.
 
-A layer's numbers are prepared once, in float32. Sums have one order, whatever the pass: a row's bits depend neither on
-other rows nor on how its prompt was divided.
+A layer's numbers are prepared once, in float32. Sums have one order, whatever the pass: a row's
+bits depend neither on other rows nor on how its prompt was divided.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ LIMITLESS = 3e38  # more than any time step
 
 def is_silu(activation: Activation) -> bool:
     """Whether an activation is the one that C computes."""
-    return type(activation).__name__ in ("SiLU", "SiLUActivation") or activation is torch.nn.functional.silu
+    return (
+        type(activation).__name__ in ("SiLU", "SiLUActivation")
+        or activation is torch.nn.functional.silu
+    )
 
 
 def kernels_of(like: Tensor, *multiples: int) -> native.Kernels | None:
@@ -65,7 +69,9 @@ class _Layer:
                 setattr(of, name, self._kept[-1].data_ptr())
 
 
-def _fill_convolution(layer: _Layer, into: ConvLayer, weight: Tensor, bias: Tensor | None, has_silu: bool) -> None:
+def _fill_convolution(
+    layer: _Layer, into: ConvLayer, weight: Tensor, bias: Tensor | None, has_silu: bool
+) -> None:
     into.channels, into.kernel, into.has_silu = weight.shape[0], weight.shape[1], has_silu
     layer.point(into, weight=weight.T, bias=bias)
 
@@ -73,7 +79,9 @@ def _fill_convolution(layer: _Layer, into: ConvLayer, weight: Tensor, bias: Tens
 class Convolution:
     """A convolution of channels, with its activation."""
 
-    def __init__(self, kernels: native.Kernels, weight: Tensor, bias: Tensor | None, has_silu: bool) -> None:
+    def __init__(
+        self, kernels: native.Kernels, weight: Tensor, bias: Tensor | None, has_silu: bool
+    ) -> None:
         self.kernels, self.dtype = kernels, weight.dtype
         structure = ConvLayer()
         self.layer = _Layer(structure)
@@ -83,13 +91,19 @@ class Convolution:
     def of(cls, weight: Tensor, bias: Tensor | None, has_silu: bool) -> Convolution | None:
         """Return what computes it, None where C cannot."""
         kernels = kernels_of(weight, weight.shape[0])
-        return cls(kernels, weight, bias, has_silu) if kernels and weight.shape[1] <= MAX_CONVOLVED else None
+        return (
+            cls(kernels, weight, bias, has_silu)
+            if kernels and weight.shape[1] <= MAX_CONVOLVED
+            else None
+        )
 
     def __call__(self, inputs: Tensor, state: Tensor, segments: Segments) -> Tensor:
         """As `convolve`, for inputs whose rows are contiguous."""
         tokens, channels = inputs.shape
         if inputs.stride(1) != 1:
-            raise ValueError(f"inputs with strides {inputs.stride()}: those of a row need to be contiguous")
+            raise ValueError(
+                f"inputs with strides {inputs.stride()}: those of a row need to be contiguous"
+            )
         out = inputs.new_empty((tokens, channels))
         self.kernels(
             "convolve", self.dtype, self.layer.address, *_table(segments), tokens, len(state),
@@ -106,11 +120,20 @@ class Heads:
         self.heads, self.width = module.num_heads, module.head_dim
         structure = HeadsLayer()
         self.layer, self.structure = _Layer(structure), structure
-        _fill_convolution(self.layer, structure.conv, module.conv1d.weight[:, 0], module.conv1d.bias, True)
+        _fill_convolution(
+            self.layer, structure.conv, module.conv1d.weight[:, 0], module.conv1d.bias, True
+        )
         structure.heads, structure.width = module.num_heads, module.head_dim
         structure.size, structure.groups = module.ssm_state_size, module.n_groups
-        structure.least_step, structure.most_step = (min(limit, LIMITLESS) for limit in module.time_step_limit)
-        self.layer.point(structure, step_bias=module.dt_bias, decay=-module.A_log.detach().float().exp(), skip=module.D)
+        structure.least_step, structure.most_step = (
+            min(limit, LIMITLESS) for limit in module.time_step_limit
+        )
+        self.layer.point(
+            structure,
+            step_bias=module.dt_bias,
+            decay=-module.A_log.detach().float().exp(),
+            skip=module.D,
+        )
         if getattr(module, "mamba_rms_norm", True):
             structure.epsilon = module.norm.variance_epsilon
             structure.norm_groups = module.n_groups
@@ -122,10 +145,16 @@ class Heads:
         """Return what computes a layer, None where C cannot."""
         weight, inner = module.conv1d.weight, module.num_heads * module.head_dim
         kernels = kernels_of(weight, weight.shape[0], module.head_dim, inner // module.n_groups)
-        fits = weight.shape[2] <= MAX_CONVOLVED and module.ssm_state_size % STATE_TILE == 0 and is_silu(module.act)
+        fits = (
+            weight.shape[2] <= MAX_CONVOLVED
+            and module.ssm_state_size % STATE_TILE == 0
+            and is_silu(module.act)
+        )
         return cls(kernels, module) if kernels and fits else None
 
-    def __call__(self, projected: Tensor, conv_state: Tensor, state: Tensor, segments: Segments) -> Tensor:
+    def __call__(
+        self, projected: Tensor, conv_state: Tensor, state: Tensor, segments: Segments
+    ) -> Tensor:
         """Return the gated results [tokens, inner] for what the first projection gave."""
         tokens, channels = len(projected), self.structure.conv.channels
         inner = self.heads * self.width
@@ -143,7 +172,9 @@ class Heads:
 class Channels:
     """Mamba's recurrence and its gate."""
 
-    def __init__(self, kernels: native.Kernels, dtype: torch.dtype, decay: Tensor, skip: Tensor, groups: int) -> None:
+    def __init__(
+        self, kernels: native.Kernels, dtype: torch.dtype, decay: Tensor, skip: Tensor, groups: int
+    ) -> None:
         self.kernels, self.dtype = kernels, dtype
         structure = ChannelsLayer()
         self.layer = _Layer(structure)
@@ -168,11 +199,16 @@ class Channels:
         state: Tensor,
         segments: Segments,
     ) -> Tensor:
-        """Return the gated results [tokens, C]; steps: before softplus; keys and queries: [tokens, groups, N]."""
+        """Return the gated results [tokens, C]; steps: before softplus; keys and queries: [tokens,
+        groups, N]."""
         tokens, channels = inputs.shape
         gate = gate if gate.stride(1) == 1 else gate.contiguous()
         of_layer = keys.shape[1] * keys.shape[2]
-        if keys.stride() != queries.stride() or keys.stride(2) != 1 or keys.stride(1) * keys.shape[1] != of_layer:
+        if (
+            keys.stride() != queries.stride()
+            or keys.stride(2) != 1
+            or keys.stride(1) * keys.shape[1] != of_layer
+        ):
             keys, queries = keys.contiguous(), queries.contiguous()
         out = inputs.new_empty((tokens, channels))
         self.kernels(
@@ -194,7 +230,8 @@ class Numbers:
 
     @classmethod
     def of(cls, like: Tensor, rate: Tensor) -> Numbers | None:
-        """Return what computes the recurrence of channels whose decay has the logarithm rate * gate, or None."""
+        """Return what computes the recurrence of channels whose decay has the logarithm rate *
+        gate, or None."""
         kernels = kernels_of(like, len(rate))
         return cls(kernels, like.dtype, rate) if kernels else None
 
@@ -223,7 +260,9 @@ class Numbers:
 class DeltaRule:
     """The gated delta rule, and the norm and gate of its results."""
 
-    def __init__(self, kernels: native.Kernels, dtype: torch.dtype, shape: DeltaLayer, weight: Tensor) -> None:
+    def __init__(
+        self, kernels: native.Kernels, dtype: torch.dtype, shape: DeltaLayer, weight: Tensor
+    ) -> None:
         self.kernels, self.dtype, self.shape = kernels, dtype, shape
         self.layer = _Layer(shape)
         self.layer.point(shape, norm=weight)
@@ -234,22 +273,33 @@ class DeltaRule:
     ) -> DeltaRule | None:
         """Return what computes it, None where C cannot.
 
-        heads: of keys and of values; dims: of a key and a value; decays: of a head and token; norm: the family's.
+        heads: of keys and of values; dims: of a key and a value; decays: of a head and token; norm:
+        the family's.
         """
         gates = {"silu": GATE_BY_SILU, "sigmoid": GATE_BY_SIGMOID}
-        kernels = kernels_of(like, *dims) if norm.activation in gates and dims[0] <= MAX_KEY_DIM else None
+        kernels = (
+            kernels_of(like, *dims) if norm.activation in gates and dims[0] <= MAX_KEY_DIM else None
+        )
         if kernels is None:
             return None
-        shape = DeltaLayer(*heads, *dims, decays, None, norm.variance_epsilon, gates[norm.activation])
+        shape = DeltaLayer(
+            *heads, *dims, decays, None, norm.variance_epsilon, gates[norm.activation]
+        )
         return cls(kernels, like.dtype, shape, norm.weight)
 
     def __call__(
-        self, mixed: Tensor, decay: Tensor, beta: Tensor, gate: Tensor, state: Tensor, segments: Segments
+        self,
+        mixed: Tensor,
+        decay: Tensor,
+        beta: Tensor,
+        gate: Tensor,
+        state: Tensor,
+        segments: Segments,
     ) -> Tensor:
         """Return the gated results [tokens, heads * V].
 
-        mixed: queries, keys and values [tokens, …], convolved; decay: float32 [tokens, heads(, K)]; beta: float32
-        [tokens, heads]; gate: [tokens, heads, V].
+        mixed: queries, keys and values [tokens, …], convolved; decay: float32 [tokens, heads(, K)];
+        beta: float32 [tokens, heads]; gate: [tokens, heads, V].
         """
         tokens, shape = len(mixed), self.shape
         inner = shape.heads * shape.value_dim

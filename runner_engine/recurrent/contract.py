@@ -1,7 +1,9 @@
-"""What a layer with a recurrent state is to the engine: the shapes of its state, and how it reads a pass's tokens.
+"""What a layer with a recurrent state is to the engine: the shapes of its state, and how it reads a
+pass's tokens.
 
-A pass is a flat list of tokens of several rows. A row's state in a layer is a few tensors, one slot of each for a row;
-that of a fresh row is zeros. A mixer is made of a layer of the model, whose weights and projections it uses.
+A pass is a flat list of tokens of several rows. A row's state in a layer is a few tensors, one slot
+of each for a row; that of a fresh row is zeros. A mixer is made of a layer of the model, whose
+weights and projections it uses.
 """
 
 from __future__ import annotations
@@ -94,16 +96,20 @@ class Segments:
     def _places(self) -> Tensor:
         """The place of each token among the padded ones, [tokens]."""
         pairs = enumerate(self.counts)
-        return torch.tensor([at * self.longest + step for at, count in pairs for step in range(count)])
+        return torch.tensor(
+            [at * self.longest + step for at, count in pairs for step in range(count)]
+        )
 
     @cached_property
     def table(self) -> Tensor:
-        """What C reads, int32 [4, segments]: slots, first tokens, counts of tokens, and whether they were decoded."""
+        """What C reads, int32 [4, segments]: slots, first tokens, counts of tokens, and whether
+        they were decoded."""
         is_decoded = [self.is_decoded for _ in self.slots]
         return torch.tensor([self.slots, self.firsts, self.counts, is_decoded], dtype=torch.int32)
 
     def padded(self, tokens: Tensor) -> Tensor:
-        """Return numbers of tokens [tokens, …] as [segments, longest, …], with zeros behind the shorter segments."""
+        """Return numbers of tokens [tokens, …] as [segments, longest, …], with zeros behind the
+        shorter segments."""
         shape = (len(self.counts), self.longest, *tokens.shape[1:])
         if self.are_alike:
             return tokens.reshape(shape)
@@ -121,8 +127,13 @@ class Segments:
         return torch.tensor(self.counts, device=device)
 
     def read(self, state: Tensor) -> Tensor:
-        """Return the state of each segment's slot, [segments, …]; in a step this is a view, and not a copy."""
-        return state[: len(self.slots)] if self.is_step else state[torch.tensor(self.slots, device=state.device)]
+        """Return the state of each segment's slot, [segments, …]; in a step this is a view, and not
+        a copy."""
+        return (
+            state[: len(self.slots)]
+            if self.is_step
+            else state[torch.tensor(self.slots, device=state.device)]
+        )
 
     def write(self, state: Tensor, new: Tensor) -> None:
         """Put the state of each segment into its slot."""
@@ -140,20 +151,22 @@ class Mixer(ABC):
 
     @property
     def call_parts(self) -> CallParts | None:
-        """What the fused pass needs to compute the layer; None where it has to be computed by `forward`."""
+        """What the fused pass needs to compute the layer; None where it has to be computed by
+        `forward`."""
         return None
 
     @abstractmethod
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Return the layer's result [tokens, width] for the tokens' [tokens, width].
 
-        states: each [slots, *shape]; before, the state before each segment, and afterwards, the state after it. They
-        are changed in place, and slots without a segment stay as they are.
+        states: each [slots, *shape]; before, the state before each segment, and afterwards, the
+        state after it. They are changed in place, and slots without a segment stay as they are.
         """
 
 
 def mixer_of(module: nn.Module) -> Mixer | None:
-    """Return the mixer of a layer; None for one of another kind, UnsupportedMixer if its form is not computed here."""
+    """Return the mixer of a layer; None for one of another kind, UnsupportedMixer if its form is
+    not computed here."""
     kind = MIXERS.get(type(module).__name__)
     if kind is None:
         return None
@@ -162,6 +175,7 @@ def mixer_of(module: nn.Module) -> Mixer | None:
 
 
 def mixers_of(model: nn.Module) -> dict[nn.Module, Mixer]:
-    """Return the mixers of a model's layers, by the module in whose place each stands, in the model's order."""
+    """Return the mixers of a model's layers, by the module in whose place each stands, in the
+    model's order."""
     made = {module: mixer_of(module) for module in model.modules()}
     return {module: mixer for module, mixer in made.items() if mixer is not None}

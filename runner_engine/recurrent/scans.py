@@ -1,7 +1,8 @@
-"""Linear recurrences over the tokens of a pass, by operations of torch: what layers of state spaces have in common.
+"""Linear recurrences over the tokens of a pass, by operations of torch: what layers of state spaces
+have in common.
 
-Segments may have any lengths: nothing is padded to the longest. States are float32, and slots without a segment stay as
-they are.
+Segments may have any lengths: nothing is padded to the longest. States are float32, and slots
+without a segment stay as they are.
 """
 
 from __future__ import annotations
@@ -16,13 +17,20 @@ from runner_engine.recurrent.contract import Segments
 
 
 def scan_heads(
-    inputs: Tensor, steps: Tensor, decay: Tensor, keys: Tensor, queries: Tensor, state: Tensor, segments: Segments
+    inputs: Tensor,
+    steps: Tensor,
+    decay: Tensor,
+    keys: Tensor,
+    queries: Tensor,
+    state: Tensor,
+    segments: Segments,
 ) -> Tensor:
-    """Return each head's results [tokens, H, P] of a recurrence whose decay is a number for each head (SSD).
+    """Return each head's results [tokens, H, P] of a recurrence whose decay is a number for each
+    head (SSD).
 
-    inputs: [tokens, H, P]; steps: the lengths of time steps [tokens, H]; decay: negative [H]; keys (B) and queries (C):
-    [tokens, G, N], each for H / G heads. For each token, state [slots, H, N, P] becomes
-    exp(step * decay) * state + step * key * input, and the result is query * state.
+    inputs: [tokens, H, P]; steps: the lengths of time steps [tokens, H]; decay: negative [H]; keys
+    (B) and queries (C): [tokens, G, N], each for H / G heads. For each token, state [slots, H, N,
+    P] becomes exp(step * decay) * state + step * key * input, and the result is query * state.
     """
     inputs, steps, keys, queries = (numbers.float() for numbers in (inputs, steps, keys, queries))
     if segments.longest == 1:
@@ -30,7 +38,9 @@ def scan_heads(
     places, chunks = chunks_of(segments, inputs.device)
     per_group = inputs.shape[1] // keys.shape[1]
     weighted = taken(inputs * steps[..., None], places).transpose(1, 2)  # [chunks, H, Q, P]
-    keys, queries = (taken(numbers, places).transpose(1, 2) for numbers in (keys, queries))  # [chunks, G, Q, N]
+    keys, queries = (
+        taken(numbers, places).transpose(1, 2) for numbers in (keys, queries)
+    )  # [chunks, G, Q, N]
     # in float64, since small differences of large sums are what counts
     sums = taken(steps * decay, places).double().cumsum(1).transpose(1, 2)  # [chunks, H, Q]
     apart = (sums[..., :, None] - sums[..., None, :]).tril().exp().tril().float()
@@ -50,7 +60,13 @@ def scan_heads(
 
 
 def _step_heads(
-    inputs: Tensor, steps: Tensor, decay: Tensor, keys: Tensor, queries: Tensor, state: Tensor, segments: Segments
+    inputs: Tensor,
+    steps: Tensor,
+    decay: Tensor,
+    keys: Tensor,
+    queries: Tensor,
+    state: Tensor,
+    segments: Segments,
 ) -> Tensor:
     current = segments.read(state)
     per_group = inputs.shape[1] // keys.shape[1]
@@ -63,13 +79,20 @@ def _step_heads(
 
 
 def scan_channels(
-    inputs: Tensor, steps: Tensor, decay: Tensor, keys: Tensor, queries: Tensor, state: Tensor, segments: Segments
+    inputs: Tensor,
+    steps: Tensor,
+    decay: Tensor,
+    keys: Tensor,
+    queries: Tensor,
+    state: Tensor,
+    segments: Segments,
 ) -> Tensor:
-    """Return each channel's results [tokens, C] of a recurrence with a decay for each number of its state (Mamba-1).
+    """Return each channel's results [tokens, C] of a recurrence with a decay for each number of its
+    state (Mamba-1).
 
-    inputs and steps: [tokens, C]; decay: negative [N, C]; keys (B) and queries (C): [tokens, G, N], each for C / G
-    channels. For each token, state [slots, N, C] becomes exp(step * decay) * state + step * key * input, and the result
-    is the sum of query * state over N.
+    inputs and steps: [tokens, C]; decay: negative [N, C]; keys (B) and queries (C): [tokens, G, N],
+    each for C / G channels. For each token, state [slots, N, C] becomes exp(step * decay) * state +
+    step * key * input, and the result is the sum of query * state over N.
     """
     inputs, steps, keys, queries = (numbers.float() for numbers in (inputs, steps, keys, queries))
     weighted, per_group = inputs * steps, inputs.shape[1] // keys.shape[1]
@@ -78,7 +101,9 @@ def scan_channels(
 
     def advance(current: Tensor, tokens: Tensor | slice) -> None:
         """Read one token of each segment."""
-        key, query = (numbers[tokens].repeat_interleave(per_group, dim=2) for numbers in (keys, queries))
+        key, query = (
+            numbers[tokens].repeat_interleave(per_group, dim=2) for numbers in (keys, queries)
+        )
         current.mul_((steps[tokens][:, None] * decay).exp_()).add_(key * weighted[tokens][:, None])
         results[tokens] = (current * query).sum(1)
 
@@ -100,15 +125,20 @@ def scan_elements(inputs: Tensor, decay: Tensor, state: Tensor, segments: Segmen
     return results
 
 
-def _advance_all(state: Tensor, segments: Segments, advance: Callable[[Tensor, Tensor | slice], None]) -> None:
-    """Read the segments' tokens step by step: all first ones, all second ones, … as long as segments have one."""
+def _advance_all(
+    state: Tensor, segments: Segments, advance: Callable[[Tensor, Tensor | slice], None]
+) -> None:
+    """Read the segments' tokens step by step: all first ones, all second ones, … as long as
+    segments have one."""
     if segments.longest == 1:
         current = segments.read(state)
         advance(current, slice(None))
         if not segments.is_step:
             segments.write(state, current)
         return
-    order = sorted(range(len(segments.counts)), key=lambda at: -segments.counts[at])  # those that go on are the first
+    order = sorted(
+        range(len(segments.counts)), key=lambda at: -segments.counts[at]
+    )  # those that go on are the first
     counts = [segments.counts[at] for at in order]
     firsts = torch.tensor([segments.firsts[at] for at in order], device=state.device)
     by_length = torch.tensor(order, device=state.device)

@@ -1,7 +1,8 @@
-"""The states of rows: one slot of each tensor for a row, beside its keys and values, which move with it.
+"""The states of rows: one slot of each tensor for a row, beside its keys and values, which move
+with it.
 
-A state stands for the tokens that were read into it, and cannot be cut back. So each slot knows how many these are, and
-a pass that would continue from another token is an error, and not an answer.
+A state stands for the tokens that were read into it, and cannot be cut back. So each slot knows how
+many these are, and a pass that would continue from another token is an error, and not an answer.
 """
 
 from __future__ import annotations
@@ -32,14 +33,19 @@ class RowStates:
     def __init__(self, shapes: Shapes, device: torch.device) -> None:
         self.shapes, self.device = shapes, device
         self.slots = 0
-        self.read: list[int] = []  # of each row, the tokens from the start of its text that its state stands for
+        self.read: list[
+            int
+        ] = []  # of each row, the tokens from the start of its text that its state stands for
         self.most_used = 0  # slots that were ever written, and so take memory
-        self.layers: list[list[Tensor]] = [[self._empty(shape, 0) for shape in of_layer] for of_layer in shapes]
+        self.layers: list[list[Tensor]] = [
+            [self._empty(shape, 0) for shape in of_layer] for of_layer in shapes
+        ]
         self.segments: Segments | None = None  # of the pass that reads tokens into them
         self._addresses: Tensor | None = None  # as long as the tensors stay where they are
 
     def enter(self, at: int, count: int, most: int) -> None:
-        """Insert `count` rows without tokens at slot `at`; those that were there move behind. most: expected rows."""
+        """Insert `count` rows without tokens at slot `at`; those that were there move behind. most:
+        expected rows."""
         used = len(self.read)
         if used + count > self.slots:
             self._grow(max(used + count, min(most, 2 * self.slots) if self.slots else most))
@@ -51,8 +57,12 @@ class RowStates:
             tensor[at : at + count] = 0
 
     def leave(self, slot: int, active: int) -> None:
-        """Remove a row; the last active row moves into its slot, and those behind the active ones move up."""
-        for source, target in ((active - 1, slot), *((behind, behind - 1) for behind in range(active, len(self.read)))):
+        """Remove a row; the last active row moves into its slot, and those behind the active ones
+        move up."""
+        for source, target in (
+            (active - 1, slot),
+            *((behind, behind - 1) for behind in range(active, len(self.read))),
+        ):
             if source != target:
                 self._copy(source, target)
         self.read[slot] = self.read[active - 1]
@@ -66,15 +76,22 @@ class RowStates:
 
     @contextmanager
     def reading(
-        self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], is_decoded: bool = False
+        self,
+        slots: Sequence[int],
+        starts: Sequence[int],
+        counts: Sequence[int],
+        is_decoded: bool = False,
     ) -> Iterator[None]:
         """Let a pass be read into the states: `counts` tokens into each of these slots, one by one.
 
-        starts: how many tokens of the row's text come before them; is_decoded: none of them is of a prompt.
+        starts: how many tokens of the row's text come before them; is_decoded: none of them is of a
+        prompt.
         """
         for slot, start in zip(slots, starts, strict=True):
             if self.read[slot] != start:
-                raise RuntimeError(f"the state in slot {slot} stands for {self.read[slot]} tokens, and not for {start}")
+                raise RuntimeError(
+                    f"the state in slot {slot} stands for {self.read[slot]} tokens, and not for {start}"
+                )
         self.segments = Segments.of(slots, counts, is_decoded)
         for slot in slots:
             self.read[slot] = BROKEN
@@ -103,10 +120,14 @@ class RowStates:
                     module.forward = forward
 
     def addresses(self) -> Tensor:
-        """Return what C reads, int64 [layers, LAYER_STATES]: where each layer's tensors are, 0 behind the last one."""
+        """Return what C reads, int64 [layers, LAYER_STATES]: where each layer's tensors are, 0
+        behind the last one."""
         if self._addresses is None:
             missing = [0] * LAYER_STATES
-            found = [[*(tensor.data_ptr() for tensor in of_layer), *missing][:LAYER_STATES] for of_layer in self.layers]
+            found = [
+                [*(tensor.data_ptr() for tensor in of_layer), *missing][:LAYER_STATES]
+                for of_layer in self.layers
+            ]
             self._addresses = torch.tensor(found, dtype=torch.int64)
         return self._addresses
 
@@ -118,7 +139,8 @@ class RowStates:
         return torch.zeros((slots, *shape.shape), dtype=shape.dtype, device=self.device)
 
     def _grow(self, slots: int) -> None:
-        """Make room for more rows, a layer at a time; on a CPU a slot takes no memory before it is written."""
+        """Make room for more rows, a layer at a time; on a CPU a slot takes no memory before it is
+        written."""
         used = len(self.read)
         for of_layer, shapes in zip(self.layers, self.shapes, strict=True):
             for at, (old, shape) in enumerate(zip(of_layer, shapes, strict=True)):
@@ -133,7 +155,12 @@ class RowStates:
 
 
 def _mixed(
-    mixer: Mixer, states: Sequence[Tensor], segments: Segments, hidden_states: Tensor, *_: Any, **__: Any
+    mixer: Mixer,
+    states: Sequence[Tensor],
+    segments: Segments,
+    hidden_states: Tensor,
+    *_: Any,
+    **__: Any,
 ) -> Any:
     """Stand in for the forward of the family's layer: [1, tokens, width] of a flat pass."""
     result = mixer.forward(hidden_states[0], states, segments)[None]

@@ -1,4 +1,5 @@
-"""The contract: requests in, events out. These names are what the engine and its users need of this folder.
+"""The contract: requests in, events out. These names are what the engine and its users need of this
+folder.
 
 Each is imported at first use: most of them need neither torch nor transformers, and a few do.
 """

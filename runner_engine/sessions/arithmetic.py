@@ -1,4 +1,5 @@
-"""What a loaded model computes and reads for its tokens, and this machine's limits. Imports no torch."""
+"""What a loaded model computes and reads for its tokens, and this machine's limits. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class Rates:
 
 @dataclass(frozen=True)
 class Shape:
-    """A batch of rows with prompts of equal length, which may begin with the same tokens, and new tokens."""
+    """A batch of rows with prompts of equal length, which may begin with the same tokens, and new
+    tokens."""
 
     batch_size: int
     prompt_tokens: int
@@ -30,8 +32,8 @@ class Shape:
 class Arithmetic:
     """Counts for the loaded model, and a function that measures the machine's rates for it.
 
-    A product with a weight matrix takes two operations for each parameter and token. Norms, activations, the sampler
-    and the unpacking of quantized weights are not counted.
+    A product with a weight matrix takes two operations for each parameter and token. Norms,
+    activations, the sampler and the unpacking of quantized weights are not counted.
     """
 
     layer_parameters: int  # every token goes through so many: of a mixture, through its active ones
@@ -42,7 +44,9 @@ class Arithmetic:
     dtype: str
     measure: Callable[[], Rates]  # takes about half a second
     expert_bytes: int = 0  # of weight_bytes, those of experts of which each token uses a few
-    touched: Callable[[float], float] | None = None  # the share of them that a step of so many rows uses
+    touched: Callable[[float], float] | None = (
+        None  # the share of them that a step of so many rows uses
+    )
 
     def prefill_gflop(self, shape: Shape) -> float:
         """Return the operations to read the prompts."""
@@ -57,18 +61,28 @@ class Arithmetic:
         """Return the operations for all new tokens after the first of each row."""
         steps = shape.new_tokens - 1
         pairs = steps * shape.prompt_tokens + _sum_to(steps)
-        each = 2 * (self.layer_parameters + self.head_parameters) * steps + self.attention_flop * pairs
+        each = (
+            2 * (self.layer_parameters + self.head_parameters) * steps + self.attention_flop * pairs
+        )
         return shape.batch_size * each / GIGA
 
     def decode_gb(self, shape: Shape) -> float:
-        """Return the least that decoding reads: in each step all weights once, and the KV cache of each row.
+        """Return the least that decoding reads: in each step all weights once, and the KV cache of
+        each row.
 
-        Of a mixture's experts, a step reads as many as its rows would use if each was chosen equally often.
+        Of a mixture's experts, a step reads as many as its rows would use if each was chosen
+        equally often.
         """
         steps = shape.new_tokens - 1
         own = shape.prompt_tokens - shape.shared_tokens
-        cached = steps * (shape.shared_tokens + shape.batch_size * own) + shape.batch_size * _sum_to(steps)
-        untouched = 0.0 if self.touched is None else self.expert_bytes * (1 - self.touched(shape.batch_size))
+        cached = steps * (
+            shape.shared_tokens + shape.batch_size * own
+        ) + shape.batch_size * _sum_to(steps)
+        untouched = (
+            0.0
+            if self.touched is None
+            else self.expert_bytes * (1 - self.touched(shape.batch_size))
+        )
         return ((self.weight_bytes - untouched) * steps + self.kv_bytes * cached) / GIGA
 
 

@@ -1,4 +1,5 @@
-"""What engines and their callers exchange: requests go in, events come out, and a report says what was loaded.
+"""What engines and their callers exchange: requests go in, events come out, and a report says what
+was loaded.
 
 session.py defines the sessions that take requests; contract.py defines engines.
 """
@@ -42,10 +43,14 @@ class NotOffered(ConfigError):
     def __init__(self, what: str, missing: list[Capability], offered: Iterable[Capability]) -> None:
         self.missing = missing
         names = ", ".join(sorted(offered)) or "none of these"
-        super().__init__(f"{what} needs {', '.join(missing)}, which this engine does not offer: it has {names}")
+        super().__init__(
+            f"{what} needs {', '.join(missing)}, which this engine does not offer: it has {names}"
+        )
 
 
-def require_among(offered: frozenset[Capability], what: str, capabilities: Iterable[Capability]) -> None:
+def require_among(
+    offered: frozenset[Capability], what: str, capabilities: Iterable[Capability]
+) -> None:
     """Raise NotOffered unless all of these capabilities are offered."""
     if missing := sorted(set(capabilities) - offered):
         raise NotOffered(what, missing, offered)
@@ -57,12 +62,16 @@ class Message:
 
     role: str  # system, user or assistant
     content: str
-    thinking: str | None = None  # of the assistant, before this content; None: there was none, or it is not known
+    thinking: str | None = (
+        None  # of the assistant, before this content; None: there was none, or it is not known
+    )
 
     def as_dict(self) -> dict[str, str]:
-        """Return it as files and chat templates have it; a template decides itself which thinking the model sees.
+        """Return it as files and chat templates have it; a template decides itself which thinking
+        the model sees.
 
-        Models put blank lines between the two; templates that split a text drop them, so others get none, either.
+        Models put blank lines between the two; templates that split a text drop them, so others get
+        none, either.
         """
         turn = {"role": self.role, "content": self.content}
         if self.thinking is None:
@@ -74,7 +83,9 @@ class NoChatTemplate(ConfigError):
     """The model has no chat template."""
 
 
-MEMORY_RAN_OUT = "memory ran out"  # begins the note of an engine that continued with fewer rows at once
+MEMORY_RAN_OUT = (
+    "memory ran out"  # begins the note of an engine that continued with fewer rows at once
+)
 MEMORY_IS_SHORT = "memory has room for"  # begins the note of an engine that started with fewer rows than requested
 FEWER_ROWS = (MEMORY_RAN_OUT, MEMORY_IS_SHORT)
 Prompt = str | tuple[Message, ...] | tuple[int, ...]  # raw text, a chat, or token ids as they are
@@ -87,12 +98,16 @@ def prompt_sha256(prompt: str | Sequence[int]) -> str:
 
 
 def request_sha256(seen: str | Sequence[int], request: Request) -> str:
-    """Return the fingerprint of a request's input: the prompt as the model saw it, and its branches."""
-    return prompt_sha256(json.dumps([seen, request.branches], ensure_ascii=False) if request.branches else seen)
+    """Return the fingerprint of a request's input: the prompt as the model saw it, and its
+    branches."""
+    return prompt_sha256(
+        json.dumps([seen, request.branches], ensure_ascii=False) if request.branches else seen
+    )
 
 
 def check_scored(prompt: Prompt, seen: object) -> None:
-    """Refuse a chat whose template begins the thinking: a text that is scored behind it would count as a thought."""
+    """Refuse a chat whose template begins the thinking: a text that is scored behind it would count
+    as a thought."""
     tag = None if isinstance(prompt, str) else opened_by(seen)
     if tag is not None:
         raise ConfigError(
@@ -107,7 +122,8 @@ RequestId = int | str
 
 @dataclass(frozen=True)
 class Begun:
-    """What an interrupted session had of an answer: the tokens of each choice. It counts for the same prompt only."""
+    """What an interrupted session had of an answer: the tokens of each choice. It counts for the
+    same prompt only."""
 
     prompt_sha256: str
     tokens: tuple[tuple[int, ...], ...]
@@ -120,11 +136,13 @@ class Begun:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to complete. `id` names it in the answer and, with the seed, decides its random numbers.
+    """One prompt to complete. `id` names it in the answer and, with the seed, decides its random
+    numbers.
 
-    With branches, each of these texts follows the prompt in a branch of its own, and each branch is completed; limit
-    and stop texts apply to each of them. With a continuation, nothing is generated: the completion contains the
-    log-probability of each of its tokens. An engine that cannot serve the request raises ConfigError.
+    With branches, each of these texts follows the prompt in a branch of its own, and each branch is
+    completed; limit and stop texts apply to each of them. With a continuation, nothing is
+    generated: the completion contains the log-probability of each of its tokens. An engine that
+    cannot serve the request raises ConfigError.
     """
 
     id: RequestId
@@ -134,23 +152,32 @@ class Request:
     ignore_eos: bool = False  # continue to max_new_tokens after an end token, for benchmarks
     branches: tuple[str, ...] = ()
     keep: bool = False  # keep the KV cache: a later prompt will begin with this one and its answer
-    recurring: bool = False  # keep the KV cache in the prompt cache: later prompts may begin like this one
+    recurring: bool = (
+        False  # keep the KV cache in the prompt cache: later prompts may begin like this one
+    )
     sampling: Sampling = OPEN
     n: int = 1  # completions of the prompt, each with its own random numbers
     deltas: bool = False  # return text as it is generated, not only at the end
-    timed: bool = False  # note when each token came out; other engines may return several at once otherwise
+    timed: bool = (
+        False  # note when each token came out; other engines may return several at once otherwise
+    )
     is_raw: bool = False  # the text is the answer as it was written, with the tags of its thinking
     continuation: str | tuple[int, ...] | None = None
-    top_logprobs: int = 0  # for each token of the continuation: how many of the most probable tokens to return
+    top_logprobs: int = (
+        0  # for each token of the continuation: how many of the most probable tokens to return
+    )
     drawn_tokens: int = 0  # and how many of all others to draw, each by its probability among them
-    # for each token of the continuation: further token ids to score in its place, the same number for each
+    # for each token of the continuation: further token ids to score in its place, the same number
+    # for each
     score_token_ids: Sequence[Sequence[int]] = ()
-    # gets the whole distribution before each token of the continuation: (first position, log-probabilities [n, V] as a
-    # tensor), several positions at a time and in order, in the thread that steps. A row that is set back begins again
-    # with position 0
+    # gets the whole distribution before each token of the continuation: (first position,
+    # log-probabilities [n, V] as a tensor), several positions at a time and in order, in the thread
+    # that steps. A row that is set back begins again with position 0
     on_logprobs: Callable[[int, Any], None] | None = None
     random_id: RequestId | None = None  # replaces the id in the random numbers; None: the id
-    begun: Begun | None = None  # the answer goes on from there; limit, stop texts and random numbers count all of it
+    begun: Begun | None = (
+        None  # the answer goes on from there; limit, stop texts and random numbers count all of it
+    )
     thinking_tokens: int | None = None  # the budget of its thinking; None: the generation group's
 
     @property
@@ -161,7 +188,9 @@ class Request:
     @property
     def needs(self) -> frozenset[Capability]:
         """What an engine must be able to do to serve it."""
-        is_ids = isinstance(self.prompt, tuple) and all(isinstance(part, int) for part in self.prompt)
+        is_ids = isinstance(self.prompt, tuple) and all(
+            isinstance(part, int) for part in self.prompt
+        )
         needs = {
             Capability.token_ids: is_ids,
             Capability.chat: not is_ids and not isinstance(self.prompt, str),
@@ -169,7 +198,9 @@ class Request:
             Capability.deltas: self.deltas,
             Capability.logprobs: self.continuation is not None,
             Capability.distributions: self.on_logprobs is not None,
-            Capability.tokenizer: bool(self.top_logprobs or self.score_token_ids),  # named by their ids
+            Capability.tokenizer: bool(
+                self.top_logprobs or self.score_token_ids
+            ),  # named by their ids
             Capability.several: self.n > 1,
             Capability.sampling: self.sampling != Sampling(),
             Capability.fixed_length: self.ignore_eos,
@@ -182,10 +213,20 @@ class Request:
         limit, top = self.max_new_tokens, self.top_logprobs
         check(is_number(self.n, int) and self.n >= 1, "request.n", self.n, "must be 1 or more")
         ok = limit is None or (is_number(limit, int) and limit >= 1)
-        check(ok, "request.max_new_tokens", limit, "must be 1 or more, or none for the generation group's")
+        check(
+            ok,
+            "request.max_new_tokens",
+            limit,
+            "must be 1 or more, or none for the generation group's",
+        )
         budget = self.thinking_tokens
         ok = budget is None or (is_number(budget, int) and budget >= 0)
-        check(ok, "request.thinking_tokens", budget, "must be 0 or more, or none for the generation group's")
+        check(
+            ok,
+            "request.thinking_tokens",
+            budget,
+            "must be 0 or more, or none for the generation group's",
+        )
         need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
         scores, others = self.continuation is not None, self.score_token_ids
         check(top == 0 or (top > 0 and scores), "request.top_logprobs", top, need)
@@ -193,7 +234,11 @@ class Request:
         check(is_possible, "request.drawn_tokens", self.drawn_tokens, "goes with top_logprobs")
         check(not others or scores, "request.score_token_ids", len(others), need)
         check(self.on_logprobs is None or scores, "request.on_logprobs", "a listener", need)
-        modes = {"branches": bool(self.branches), "continuation": self.continuation is not None, "n": self.n > 1}
+        modes = {
+            "branches": bool(self.branches),
+            "continuation": self.continuation is not None,
+            "n": self.n > 1,
+        }
         requested = [name for name, is_requested in modes.items() if is_requested]
         if len(requested) > 1:
             raise ConfigError(f"request {self.id}: {' and '.join(requested)} cannot be combined")
@@ -201,7 +246,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Delta:
-    """New text of a completion that is under way; all deltas together are its thinking and its answer, without tags."""
+    """New text of a completion that is under way; all deltas together are its thinking and its
+    answer, without tags."""
 
     id: RequestId
     choice: int
@@ -211,16 +257,19 @@ class Delta:
 
 @dataclass
 class Completion(Response):
-    """The result of a request, or of one of its n choices: its text has neither the stop text nor special tokens.
+    """The result of a request, or of one of its n choices: its text has neither the stop text nor
+    special tokens.
 
-    For a request with branches, `branches` contains their texts in order, and the answer's text is empty. For a request
-    with a continuation, the answer's `token_ids` are its tokens, with one number for each in `logprobs` (natural
-    logarithms) and `greedy` (whether it is the most probable token). `top_logprobs` has a list for each token: the most
-    probable tokens in its place, in descending order, each with its logarithm. `drawn_logprobs` has a list for each
-    token, too: tokens that were drawn from all others, each with its logarithm. `score_token_logprobs` has the
-    logarithms of the request's `score_token_ids`, and `min_logprobs` that of the least probable token in each place.
-    If the tokens of the text are only counted and not known, as from a server, the answer's `token_ids` is empty and
-    its `new_tokens` is their number. `seconds` count from the start of its batch to its last token.
+    For a request with branches, `branches` contains their texts in order, and the answer's text is
+    empty. For a request with a continuation, the answer's `token_ids` are its tokens, with one
+    number for each in `logprobs` (natural logarithms) and `greedy` (whether it is the most probable
+    token). `top_logprobs` has a list for each token: the most probable tokens in its place, in
+    descending order, each with its logarithm. `drawn_logprobs` has a list for each token, too:
+    tokens that were drawn from all others, each with its logarithm. `score_token_logprobs` has the
+    logarithms of the request's `score_token_ids`, and `min_logprobs` that of the least probable
+    token in each place. If the tokens of the text are only counted and not known, as from a server,
+    the answer's `token_ids` is empty and its `new_tokens` is their number. `seconds` count from the
+    start of its batch to its last token.
     """
 
     id: RequestId
@@ -232,7 +281,8 @@ class Completion(Response):
     drawn_logprobs: list[list[tuple[int, float]]] | None = None
     score_token_logprobs: list[list[float]] | None = None
     min_logprobs: list[float] | None = None
-    # time.perf_counter() of each token, or of each piece of text if tokens are not visible; None: unknown
+    # time.perf_counter() of each token, or of each piece of text if tokens are not visible; None:
+    # unknown
     token_times: list[float] | None = None
 
 
@@ -246,6 +296,10 @@ class EngineReport:
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    parts: list[dict[str, Any]] = field(default_factory=list)  # one line per part, if the model is split
-    bos_token: int | None = None  # the token that begins a text; None: there is none, or the tokenizer is not here
+    parts: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # one line per part, if the model is split
+    bos_token: int | None = (
+        None  # the token that begins a text; None: there is none, or the tokenizer is not here
+    )
     has_chat_template: bool | None = None  # None: unknown

@@ -1,8 +1,9 @@
 """Renders conversations with a model's chat template, within limits of time, memory and output.
 
-A template is a program that comes with a checkpoint, so another process renders it (template_child.py). It starts with
-the first conversation and serves all models of this process. The text is the same as that of transformers'
-`apply_chat_template`. Any thread may call it, and several render at once.
+A template is a program that comes with a checkpoint, so another process renders it
+(template_child.py). It starts with the first conversation and serves all models of this process.
+The text is the same as that of transformers' `apply_chat_template`. Any thread may call it, and
+several render at once.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # appended to a message that is to be cont
 
 @dataclass(frozen=True)
 class RenderLimits:
-    """Limits for rendering one conversation; real models' templates need less than a thousandth of them."""
+    """Limits for rendering one conversation; real models' templates need less than a thousandth of
+    them."""
 
     cpu_s: float = 2.0  # CPU time, so that a busy machine makes no difference
     wall_s: float = 60.0
@@ -49,15 +51,22 @@ class ChatTemplate:
     """The chat template of a model's tokenizer."""
 
     def __init__(
-        self, tokenizer: Any, model_name: str, values: Mapping[str, Any], limits: RenderLimits | None = None
+        self,
+        tokenizer: Any,
+        model_name: str,
+        values: Mapping[str, Any],
+        limits: RenderLimits | None = None,
     ) -> None:
         self.tokenizer, self.values, self.limits = tokenizer, values, limits or RenderLimits()
         file = Path(str(tokenizer.name_or_path)) / TEMPLATE_FILE
-        self.name = f"the chat template of model.name={model_name}" + (f" ({TEMPLATE_FILE})" if file.is_file() else "")
+        self.name = f"the chat template of model.name={model_name}" + (
+            f" ({TEMPLATE_FILE})" if file.is_file() else ""
+        )
         self.model_name = model_name
 
     def render(self, turns: Sequence[Mapping[str, str]], continues: bool = False) -> str:
-        """Return the text of a conversation, which ends with the start of an answer or with an open last message.
+        """Return the text of a conversation, which ends with the start of an answer or with an open
+        last message.
 
         Raises ConfigError if the template refuses the conversation or reaches a limit.
         """
@@ -65,7 +74,10 @@ class ChatTemplate:
             raise NoChatTemplate(missing(self.model_name))
         if not turns:
             raise ConfigError("a conversation needs at least one message")
-        if type(self.tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
+        if (
+            type(self.tokenizer).apply_chat_template
+            is not PreTrainedTokenizerBase.apply_chat_template
+        ):
             return self._render_with_own_code(turns, continues)
         messages = [dict(turn) for turn in turns]
         if continues:
@@ -87,7 +99,9 @@ class ChatTemplate:
             roles = ", ".join(turn["role"] for turn in turns)
             raise ConfigError(f"{self.name} refuses {roles}: {text}")
         if outcome != TEXT:
-            raise ConfigError(f"{self.name} {self._limit_message(outcome, text)}: fix it, or {ALTERNATIVES}")
+            raise ConfigError(
+                f"{self.name} {self._limit_message(outcome, text)}: fix it, or {ALTERNATIVES}"
+            )
         return _without_mark(text, turns[-1]["content"], self.name) if continues else text
 
     def _render_with_own_code(self, turns: Sequence[Mapping[str, str]], continues: bool) -> str:
@@ -146,7 +160,8 @@ class _Renderer:
         return answer[:1], answer[1:].decode("utf-8", "surrogatepass")
 
     def _read(self, count: int, deadline: float) -> bytes:
-        """Return so many bytes; EOFError if the process has ended, TimeoutError if it takes too long."""
+        """Return so many bytes; EOFError if the process has ended, TimeoutError if it takes too
+        long."""
         assert self.process.stdout is not None
         descriptor, chunks = self.process.stdout.fileno(), bytearray()
         poll = select.poll()
@@ -178,7 +193,8 @@ class _Renderers:
         self._room = threading.BoundedSemaphore(MAX_AT_ONCE)
 
     def render(self, template: str, values: Any, limits: RenderLimits) -> tuple[bytes, str]:
-        """Render a conversation in one of the processes; return the outcome, and the text or the reason."""
+        """Render a conversation in one of the processes; return the outcome, and the text or the
+        reason."""
         with self._room:
             renderer = self._take(limits)
             is_usable = False
@@ -212,7 +228,8 @@ _renderers = _Renderers()
 
 
 def _forget() -> None:
-    """In a forked copy of this process: leave the rendering processes to the one that started them."""
+    """In a forked copy of this process: leave the rendering processes to the one that started
+    them."""
     _renderers.__init__()  # type: ignore[misc]
 
 
@@ -224,7 +241,11 @@ def _plain(value: Any) -> Any:
     """Return a value as plain numbers, texts, lists and dictionaries."""
     if value is None or isinstance(value, (bool, int, float, str)):
         kinds = (bool, int, float, str)
-        return value if value is None else next(kind(value) for kind in kinds if isinstance(value, kind))
+        return (
+            value
+            if value is None
+            else next(kind(value) for kind in kinds if isinstance(value, kind))
+        )
     if isinstance(value, Mapping):
         return {_plain(key): _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -235,7 +256,9 @@ def _plain(value: Any) -> Any:
 def _without_mark(text: str, last: str, name: str) -> str:
     """Cut off what the template has put behind a message that is to be continued."""
     if last.strip() not in text or MARK.strip() not in text:
-        raise ConfigError(f"{name} leaves out the last message, or a part of it, so it cannot be continued")
+        raise ConfigError(
+            f"{name} leaves out the last message, or a part of it, so it cannot be continued"
+        )
     at = text.rindex(MARK.strip())
     return text[:at] if text[at:].startswith(MARK) else text[:at].rstrip()
 

@@ -1,7 +1,8 @@
-"""The contract that every task is written against: open a session, submit requests, step, read the events.
+"""The contract that every task is written against: open a session, submit requests, step, read the
+events.
 
-session.py defines sessions. `gather` steps one until its requests have ended; `complete` is the shortest way from a
-list of requests to their completions.
+session.py defines sessions. `gather` steps one until its requests have ended; `complete` is the
+shortest way from a list of requests to their completions.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from runner_base import signals
 from runner_engine.devices import heap
-from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Request, require_among
+from runner_engine.sessions.base import (
+    Capability,
+    Completion,
+    EngineReport,
+    Event,
+    Request,
+    require_among,
+)
 from runner_engine.sessions.session import Session
 from runner_engine.sessions.stats import EngineStats
 
@@ -24,7 +32,8 @@ STEPS_TO_STOP = 10  # a server's answers end a little after they are cancelled
 
 
 class Engine(Protocol):
-    """A model that completes prompts. It loads when a session is opened, or when `load` is called."""
+    """A model that completes prompts. It loads when a session is opened, or when `load` is
+    called."""
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -54,7 +63,8 @@ class Engine(Protocol):
 
 
 def require(engine: Engine, what: str, capabilities: Iterable[Capability]) -> None:
-    """Raise ConfigError unless an engine has these capabilities; tasks call it before anything is loaded."""
+    """Raise ConfigError unless an engine has these capabilities; tasks call it before anything is
+    loaded."""
     require_among(engine.capabilities, what, capabilities)
 
 
@@ -62,19 +72,28 @@ Listener = Callable[[list[Event]], bool | None]
 
 
 def gather(
-    session: Session, requests: Iterable[Request], listener: Listener, ahead: Callable[[int], int] | None = None
+    session: Session,
+    requests: Iterable[Request],
+    listener: Listener,
+    ahead: Callable[[int], int] | None = None,
 ) -> None:
-    """Submit requests and step the session until nothing is under way, or the listener answers False.
+    """Submit requests and step the session until nothing is under way, or the listener answers
+    False.
 
-    The listener gets the events of each step, also when there are none. It may submit further requests and cancel any.
-    `ahead` returns how many requests may be under way after so many have ended, for a caller that may stop early;
-    None: all are submitted at once. A signal waits for the end of a step, whose events the listener has then got.
+    The listener gets the events of each step, also when there are none. It may submit further
+    requests and cancel any. `ahead` returns how many requests may be under way after so many have
+    ended, for a caller that may stop early; None: all are submitted at once. A signal waits for the
+    end of a step, whose events the listener has then got.
     """
     remaining, submitted = deque(requests), 0
     with heap.collecting_only_new():
         while True:
             with signals.finishing():
-                room = len(remaining) if ahead is None else ahead(submitted - session.under_way) - session.under_way
+                room = (
+                    len(remaining)
+                    if ahead is None
+                    else ahead(submitted - session.under_way) - session.under_way
+                )
                 for _ in range(min(room, len(remaining))):
                     session.submit(remaining.popleft())
                     submitted += 1
@@ -94,9 +113,13 @@ def stopped(session: Session) -> list[Completion]:
 
 
 def complete(
-    engine: Engine, requests: Iterable[Request], batch_size: int | None = None, listener: Listener | None = None
+    engine: Engine,
+    requests: Iterable[Request],
+    batch_size: int | None = None,
+    listener: Listener | None = None,
 ) -> list[Completion]:
-    """Run requests in their own session, and return their completions in the order in which they ended."""
+    """Run requests in their own session, and return their completions in the order in which they
+    ended."""
     done: list[Completion] = []
 
     def listen(events: list[Event]) -> bool | None:

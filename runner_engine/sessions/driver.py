@@ -1,6 +1,7 @@
 """A thread that steps a session for many callers: each request's events go to its listener.
 
-Servers and programs use it. A task that has a list of requests needs no other thread: it calls `gather`.
+Servers and programs use it. A task that has a list of requests needs no other thread: it calls
+`gather`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Driver:
     def __init__(self, engine: Engine, batch_size: int | None = None) -> None:
         self.engine, self._batch_size = engine, batch_size
         self._session: Session | None = None
-        self._replacing = threading.Lock()  # held while a session that has failed is replaced by a new one
+        self._replacing = (
+            threading.Lock()
+        )  # held while a session that has failed is replaced by a new one
         self._closing = False
         self.failure: RunnerError | None = None  # the error that ended the engine
         self._loaded: Future[EngineReport] = Future()
@@ -41,7 +44,8 @@ class Driver:
         self._thread.start()
 
     def loaded(self, timeout: float | None = None) -> EngineReport:
-        """Wait until the engine is loaded, and return its report; raise the error if it could not load."""
+        """Wait until the engine is loaded, and return its report; raise the error if it could not
+        load."""
         return self._loaded.result(timeout)
 
     @property
@@ -64,7 +68,8 @@ class Driver:
         self.submit_all([request], listener)
 
     def submit_all(self, requests: Sequence[Request], listener: Listener) -> None:
-        """Submit requests that enter in the same step, so that their answers do not depend on timing."""
+        """Submit requests that enter in the same step, so that their answers do not depend on
+        timing."""
         while True:
             with self._replacing:
                 session = self._session
@@ -78,7 +83,8 @@ class Driver:
                     raise
 
     def cancel(self, request_id: RequestId) -> None:
-        """End a request before the next forward pass; its completions get the reason `cancelled`."""
+        """End a request before the next forward pass; its completions get the reason
+        `cancelled`."""
         if self._session is not None:
             self._session.cancel(request_id)
 
@@ -90,7 +96,8 @@ class Driver:
         self._thread.join(timeout)
 
     def stop(self) -> None:
-        """Let the thread end soon; this takes no lock, so that the garbage collector may call it."""
+        """Let the thread end soon; this takes no lock, so that the garbage collector may call
+        it."""
         self._closing = True
 
     def __enter__(self) -> Self:
@@ -129,7 +136,9 @@ class Driver:
             session.step()
         except Exception as error:
             session.check()
-            log.exception("a step of the engine failed: its requests are ended, and it continues with new ones")
+            log.exception(
+                "a step of the engine failed: its requests are ended, and it continues with new ones"
+            )
             with self._replacing:  # so that who is told can submit to the next session at once
                 session.close()
                 self._session = self.engine.open(self._batch_size)
@@ -142,7 +151,8 @@ _living: weakref.WeakSet[Driver] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Wait for all drivers at exit: ending a thread within a pass or an import would abort the process or hang."""
+    """Wait for all drivers at exit: ending a thread within a pass or an import would abort the
+    process or hang."""
     try:
         for driver in list(_living):
             driver.close(EXIT_S)

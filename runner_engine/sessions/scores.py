@@ -10,11 +10,21 @@ class TokenScores:
     """One entry for each token; logarithms are natural ones."""
 
     logprobs: list[float] = field(default_factory=list)
-    greedy: list[bool] = field(default_factory=list)  # whether the token is the model's most probable one
-    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)  # the most probable tokens in its place
-    drawn_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)  # drawn from all others
-    score_token_logprobs: list[list[float]] = field(default_factory=list)  # of the request's score_token_ids
-    min_logprobs: list[float] = field(default_factory=list)  # of the least probable token in its place
+    greedy: list[bool] = field(
+        default_factory=list
+    )  # whether the token is the model's most probable one
+    top_logprobs: list[list[tuple[int, float]]] = field(
+        default_factory=list
+    )  # the most probable tokens in its place
+    drawn_logprobs: list[list[tuple[int, float]]] = field(
+        default_factory=list
+    )  # drawn from all others
+    score_token_logprobs: list[list[float]] = field(
+        default_factory=list
+    )  # of the request's score_token_ids
+    min_logprobs: list[float] = field(
+        default_factory=list
+    )  # of the least probable token in its place
 
     def clear(self) -> None:
         """Drop all scores."""

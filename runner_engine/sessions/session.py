@@ -9,24 +9,36 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from runner_base import ConfigError
-from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId, require_among
+from runner_engine.sessions.base import (
+    Capability,
+    Completion,
+    Event,
+    Request,
+    RequestId,
+    require_among,
+)
 
 log = logging.getLogger(__name__)
 
-Listener = Callable[[Event | Exception], None]  # called in the thread that steps, so it must be quick
+Listener = Callable[
+    [Event | Exception], None
+]  # called in the thread that steps, so it must be quick
 
 
 class Session(ABC):
-    """Requests under way in an engine: counts them, and keeps what was submitted until the next step takes it.
+    """Requests under way in an engine: counts them, and keeps what was submitted until the next
+    step takes it.
 
-    A subclass defines how a request is admitted (in the thread that submits it, so that its errors are raised there),
-    what a step does, and what is freed when the session closes.
+    A subclass defines how a request is admitted (in the thread that submits it, so that its errors
+    are raised there), what a step does, and what is freed when the session closes.
     """
 
     def __init__(self, capabilities: frozenset[Capability]) -> None:
         self._capabilities = capabilities
         self._changed = threading.Condition()
-        self._driving = threading.RLock()  # locked during a step, so that `close` waits until it has ended
+        self._driving = (
+            threading.RLock()
+        )  # locked during a step, so that `close` waits until it has ended
         self._admitting: set[RequestId] = set()
         self._left: dict[RequestId, int] = {}  # completions that are still to come
         self._listeners: dict[RequestId, Listener] = {}
@@ -36,7 +48,8 @@ class Session(ABC):
 
     @abstractmethod
     def _admit(self, request: Request) -> Any:
-        """Check and prepare a request; runs in the thread that submits it, while a step may be running."""
+        """Check and prepare a request; runs in the thread that submits it, while a step may be
+        running."""
 
     @abstractmethod
     def _advance(self, arrived: list[Any], cancelled: set[RequestId]) -> list[Event]:
@@ -65,13 +78,16 @@ class Session(ABC):
         return len(self._left)
 
     def mention(self, requests: Sequence[Request]) -> None:  # noqa: B027
-        """Let the prompts of requests that are answered already count where new ones look for shared beginnings.
+        """Let the prompts of requests that are answered already count where new ones look for
+        shared beginnings.
 
-        How keys and values are split changes the last bits of sums: so a resumed job gives the tokens of a whole one.
+        How keys and values are split changes the last bits of sums: so a resumed job gives the
+        tokens of a whole one.
         """
 
     def submit(self, request: Request) -> None:
-        """Submit a request, at any time; ConfigError if it cannot be served, or if its id is already under way."""
+        """Submit a request, at any time; ConfigError if it cannot be served, or if its id is
+        already under way."""
         self.submit_all([request])
 
     def submit_all(self, requests: Sequence[Request], listener: Listener | None = None) -> None:
@@ -85,8 +101,14 @@ class Session(ABC):
         with self._changed:
             self._check_open()
             for request in requests:
-                if request.id in self._left or request.id in self._admitting or request.id in entering:
-                    raise ConfigError(f"request {request.id} is under way already: give each request an id of its own")
+                if (
+                    request.id in self._left
+                    or request.id in self._admitting
+                    or request.id in entering
+                ):
+                    raise ConfigError(
+                        f"request {request.id} is under way already: give each request an id of its own"
+                    )
                 entering.add(request.id)
             self._admitting |= entering
         try:
@@ -140,13 +162,15 @@ class Session(ABC):
             self._cancelled.discard(request_id)  # too late; a later request may have the same id
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until something is under way, or the session is closed; return whether something is."""
+        """Block until something is under way, or the session is closed; return whether something
+        is."""
         with self._changed:
             self._changed.wait_for(lambda: self._left or self._closed, timeout)
             return bool(self._left)
 
     def close(self) -> None:
-        """Wait for the running step, and drop all that is under way, without events; refuse further requests.
+        """Wait for the running step, and drop all that is under way, without events; refuse further
+        requests.
 
         `take_listeners` returns those who then wait in vain.
         """
@@ -180,4 +204,6 @@ def notify(listener: Listener, event: Event | Exception) -> None:
     try:
         listener(event)
     except Exception:
-        log.exception("the listener of request %s has failed: the others continue", getattr(event, "id", ""))
+        log.exception(
+            "the listener of request %s has failed: the others continue", getattr(event, "id", "")
+        )

@@ -1,9 +1,11 @@
-"""The process that renders chat templates (chat_template.py starts it, by this file's path, with `python -S`).
+"""The process that renders chat templates (chat_template.py starts it, by this file's path, with
+`python -S`).
 
-A template is a program that comes with a checkpoint. Jinja's sandbox keeps it from files and Python's internals, but
-limits neither its time nor its memory: a single product of numbers or texts can use up both. Here the kernel limits
-them: it ends this process, and the runner continues. The environment is the one that transformers makes for chat
-templates, so that the text is the same; a test compares the two. Nothing of the runner is imported.
+A template is a program that comes with a checkpoint. Jinja's sandbox keeps it from files and
+Python's internals, but limits neither its time nor its memory: a single product of numbers or texts
+can use up both. Here the kernel limits them: it ends this process, and the runner continues. The
+environment is the one that transformers makes for chat templates, so that the text is the same; a
+test compares the two. Nothing of the runner is imported.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 LENGTH = struct.Struct("<Q")  # precedes each message
-# the outcome begins an answer: a text, an error of Jinja or the template, or the limit that was reached
+# the outcome begins an answer: a text, an error of Jinja or the template, or the limit that was
+# reached
 TEXT, REFUSED, MEMORY, DEPTH, SIZE = b"t", b"r", b"m", b"d", b"s"
 
 
@@ -80,10 +83,16 @@ class Namespace(jinja2.utils.Namespace):
 
 
 def tojson(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: bool = False,
 ) -> str:
     """Write a value as JSON, without Jinja's escapes for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def refuse(message: str) -> NoReturn:
@@ -93,7 +102,9 @@ def refuse(message: str) -> NoReturn:
 
 def environment() -> ImmutableSandboxedEnvironment:
     """Return the environment in which transformers compiles chat templates."""
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    env = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
     env.filters["tojson"] = tojson
     env.globals["raise_exception"] = refuse
     env.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -124,7 +135,9 @@ def render(template: str, values: dict[str, Any], most_characters: int) -> tuple
 def main() -> None:
     """Render each conversation from stdin until it is closed."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # they are for the runner, which closes stdin when it ends
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # they are for the runner, which closes stdin when it ends
     cpu_s, memory, most_characters = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     with suppress(ValueError, OSError):  # not all systems have this limit
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -132,7 +145,9 @@ def main() -> None:
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while head := stdin.read(LENGTH.size):
         conversation = stdin.read(*LENGTH.unpack(head))
-        signal.setitimer(signal.ITIMER_PROF, cpu_s)  # its signal ends the process, also during a call into C
+        signal.setitimer(
+            signal.ITIMER_PROF, cpu_s
+        )  # its signal ends the process, also during a call into C
         template, values = marshal.loads(conversation)
         outcome, text = render(template, values, most_characters)
         answer = outcome + text.encode("utf-8", "surrogatepass")

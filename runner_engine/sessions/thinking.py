@@ -1,11 +1,12 @@
 """Where a row stands between thinking and answer, and what its budget forces.
 
-Tags are read in the text and not in the tokens: a tag may be one special token or several usual ones. Most tokens
-cannot end a tag, so a row that does not think costs one look into a table for each token.
+Tags are read in the text and not in the tokens: a tag may be one special token or several usual
+ones. Most tokens cannot end a tag, so a row that does not think costs one look into a table for
+each token.
 
-When a budget is spent, the tokens of the closing tag come next, whatever the model would have said. They are forced by
-the logits, so that random numbers and penalties are as if the model had drawn them, and an answer that is continued
-from its tokens is the one that was not interrupted.
+When a budget is spent, the tokens of the closing tag come next, whatever the model would have said.
+They are forced by the logits, so that random numbers and penalties are as if the model had drawn
+them, and an answer that is continued from its tokens is the one that was not interrupted.
 """
 
 from __future__ import annotations
@@ -73,16 +74,20 @@ class Thought:
 class ThoughtReader:
     """Follows the thinking of rows, token by token."""
 
-    def __init__(self, tokenizer: Any, tags: Tags, raw_text: Callable[[Sequence[int]], str]) -> None:
+    def __init__(
+        self, tokenizer: Any, tags: Tags, raw_text: Callable[[Sequence[int]], str]
+    ) -> None:
         self.tokenizer, self.tags, self.raw_text = tokenizer, tags, raw_text
         self._last_characters = frozenset(mark[-1] for tag in tags for mark in tag[:2])
         self._may_end: dict[int, bool] = {}  # whether a token may be the last one of a tag
         self._ends: dict[tuple[Tag, str | None], list[int]] = {}
 
     def follow(self, thought: Thought, tokens: Sequence[int]) -> None:
-        """Look at the tokens that have come; afterwards `thought` says where the row stands, and what must follow.
+        """Look at the tokens that have come; afterwards `thought` says where the row stands, and
+        what must follow.
 
-        It stops before a token that is not the one that had to come: an answer may begin with those of another budget.
+        It stops before a token that is not the one that had to come: an answer may begin with those
+        of another budget.
         """
         is_free = not thought.forced and (thought.tag is None or thought.budget is None)
         is_next = thought.seen + 1 == len(tokens) and not thought.is_undecided
@@ -118,8 +123,14 @@ class ThoughtReader:
                 thought.begins_at = thought.seen - was_undecided
             thought.tag = found.tag
             return
-        begin = thought.forced_at if is_forced else self._begin_of(found.tag.closing, tokens[: thought.seen])
-        thought.tokens += max(begin - (thought.answer_from if thought.tag is None else thought.begins_at), 0)
+        begin = (
+            thought.forced_at
+            if is_forced
+            else self._begin_of(found.tag.closing, tokens[: thought.seen])
+        )
+        thought.tokens += max(
+            begin - (thought.answer_from if thought.tag is None else thought.begins_at), 0
+        )
         thought.tag, thought.answer_from = None, thought.seen - was_undecided
 
     def _force(self, thought: Thought, tokens: Sequence[int]) -> None:
@@ -130,7 +141,11 @@ class ThoughtReader:
         is_partial = self.raw_text(tokens[: thought.seen]).endswith("\ufffd")
         if is_partial and thought.used < budget.tokens + MOST_PARTIAL:
             return
-        thought.forced, thought.forced_at, thought.is_spent = self.end_of(thought.tag, budget.end), thought.seen, True
+        thought.forced, thought.forced_at, thought.is_spent = (
+            self.end_of(thought.tag, budget.end),
+            thought.seen,
+            True,
+        )
 
     def end_of(self, tag: Tag, end: str | None) -> list[int]:
         """Return a copy of the tokens that end a thinking."""
@@ -144,16 +159,21 @@ class ThoughtReader:
         if known is None:
             if len(self._may_end) >= MAX_CACHED:
                 self._may_end.clear()
-            known = self._may_end[token] = not self._last_characters.isdisjoint(self.raw_text([token]))
+            known = self._may_end[token] = not self._last_characters.isdisjoint(
+                self.raw_text([token])
+            )
         return known
 
     def _begin_of(self, mark: str, tokens: Sequence[int]) -> int:
         """Return how many tokens are before the last occurrence of a tag."""
-        return next((at for at in range(len(tokens) - 1, -1, -1) if mark in self.raw_text(tokens[at:])), 0)
+        return next(
+            (at for at in range(len(tokens) - 1, -1, -1) if mark in self.raw_text(tokens[at:])), 0
+        )
 
 
 def end_text(tag: Tag, end: str | None) -> str:
-    """Return the text that ends a thinking: the closing tag, behind the user's words or within them."""
+    """Return the text that ends a thinking: the closing tag, behind the user's words or within
+    them."""
     text = end or ""
     return text if tag.end in text else text + tag.end
 
@@ -163,12 +183,19 @@ def end_tokens(tokenizer: Any, tag: Tag, end: str | None) -> list[int]:
     text = end_text(tag, end)
     name = str(getattr(tokenizer, "name_or_path", "the model"))
     before = ids_of(tokenizer, "a", special=False, named=name)
-    whole = ids_of(tokenizer, "a" + text, special=False, named=name)  # alone, some texts begin with another space
-    return whole[len(before) :] if whole[: len(before)] == before else ids_of(tokenizer, text, False, name)
+    whole = ids_of(
+        tokenizer, "a" + text, special=False, named=name
+    )  # alone, some texts begin with another space
+    return (
+        whole[len(before) :]
+        if whole[: len(before)] == before
+        else ids_of(tokenizer, text, False, name)
+    )
 
 
 def tags_of(generation: GenerationConfig, tokenizer: Any = None) -> Tags:
-    """Return the tags around thinking: those of the config, else the usual ones and those that the model names itself.
+    """Return the tags around thinking: those of the config, else the usual ones and those that the
+    model names itself.
 
     A model names tags in its chat template and among its tokenizer's added tokens.
     """

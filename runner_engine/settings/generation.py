@@ -10,7 +10,13 @@ from typing import Any, ClassVar
 
 from runner_base import UNLESS_DEFAULT, ConfigError, Inert, Text, check, check_keys, least, setting
 from runner_engine.settings.kv_cache import KvCache
-from runner_engine.settings.sampling import NEUTRAL, PARAMETERS, SamplingKeys, active_parameters, check_sampling
+from runner_engine.settings.sampling import (
+    NEUTRAL,
+    PARAMETERS,
+    SamplingKeys,
+    active_parameters,
+    check_sampling,
+)
 
 # Settings of a generation_config.json that are ignored here, each with the value that means off.
 IGNORED_SETTINGS: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0,
@@ -38,18 +44,24 @@ def require_plain_kv(generation: GenerationConfig, why: str) -> None:
 
 @dataclass(kw_only=True)
 class GenerationConfig(SamplingKeys):
-    """How completions are drawn; temperature 0 means greedy. None: the value of the model's generation_config.json."""
+    """How completions are drawn; temperature 0 means greedy. None: the value of the model's
+    generation_config.json."""
 
     name: ClassVar[str] = "greedy"
     max_new_tokens: int = setting(256, takes=least(1))
     temperature: float | None = 0.0  # null: of generation=model alone
     batch_size: int | None = setting(None, takes=least(1, ", or null for what fits"))
     speculate: Speculate = setting(
-        Speculate.auto, Inert("a guessed token counts only if the model gives the same", measured=True)
+        Speculate.auto,
+        Inert("a guessed token counts only if the model gives the same", measured=True),
     )
 
-    kv_cache: Any = setting("as_model", UNLESS_DEFAULT)  # or a mapping: OmegaConf has no type for a text or a mapping
-    thinking_tokens: int | None = setting(None, UNLESS_DEFAULT, takes=least(0, ", or null for no budget"))
+    kv_cache: Any = setting(
+        "as_model", UNLESS_DEFAULT
+    )  # or a mapping: OmegaConf has no type for a text or a mapping
+    thinking_tokens: int | None = setting(
+        None, UNLESS_DEFAULT, takes=least(0, ", or null for no budget")
+    )
     thinking_end: Text | None = setting(None, UNLESS_DEFAULT)
     thinking_tags: list[str] = field(default_factory=list, metadata={"counts": UNLESS_DEFAULT})
 
@@ -57,11 +69,18 @@ class GenerationConfig(SamplingKeys):
         self.kv_cache = str(KvCache.of(self.kv_cache))
         check_keys("generation", self)
         need = "must be a number; null, what the model's files say, is for generation=model"
-        check(self.temperature is not None or self.name == ModelGeneration.name, "generation.temperature", None, need)
+        check(
+            self.temperature is not None or self.name == ModelGeneration.name,
+            "generation.temperature",
+            None,
+            need,
+        )
         check_thinking(self)
         check_sampling("generation.", self)
         is_greedy = self.temperature == 0
-        idle = active_parameters(self, lambda parameter: not parameter.for_greedy) if is_greedy else {}
+        idle = (
+            active_parameters(self, lambda parameter: not parameter.for_greedy) if is_greedy else {}
+        )
         if idle:
             words, off = (
                 " and ".join(f"generation.{name}={value:g}" for name, value in values.items())
@@ -83,11 +102,14 @@ class GenerationConfig(SamplingKeys):
         return self.max_new_tokens + (self.thinking_tokens or 0)
 
     def with_model_defaults(self, own: Mapping[str, Any]) -> GenerationConfig:
-        """Return it without a None: each becomes the model's own setting, else neutral; greedy stays greedy."""
+        """Return it without a None: each becomes the model's own setting, else neutral; greedy
+        stays greedy."""
         chosen: dict[str, Any] = {}
         for key, neutral in NEUTRAL.items():
             default = own.get(key) if self.temperature or PARAMETERS[key].for_greedy else None
-            chosen[key] = next(it for it in (getattr(self, key), default, neutral) if it is not None)
+            chosen[key] = next(
+                it for it in (getattr(self, key), default, neutral) if it is not None
+            )
         return replace(self, **chosen)
 
     def describe(self, own: Mapping[str, Any]) -> str:
@@ -96,7 +118,10 @@ class GenerationConfig(SamplingKeys):
         words = [f"temperature {self.temperature:g}" if self.temperature else "greedy"]
         for key, neutral in NEUTRAL.items():
             if (value := getattr(effective, key)) != neutral:
-                words.append(f"{key} {value:g}" + (" (the model's own)" if getattr(self, key) is None else ""))
+                words.append(
+                    f"{key} {value:g}"
+                    + (" (the model's own)" if getattr(self, key) is None else "")
+                )
         return ", ".join(words)
 
     @property
@@ -105,9 +130,14 @@ class GenerationConfig(SamplingKeys):
         return False
 
     def closed(
-        self, values: Mapping[str, float], sources: Mapping[str, str], file: str, max_new_tokens: int | None
+        self,
+        values: Mapping[str, float],
+        sources: Mapping[str, str],
+        file: str,
+        max_new_tokens: int | None,
     ) -> GenerationConfig:
-        """Return it with the settings of the model's files where its keys leave them open: nothing is open here."""
+        """Return it with the settings of the model's files where its keys leave them open: nothing
+        is open here."""
         return self
 
     @property
@@ -119,7 +149,11 @@ class GenerationConfig(SamplingKeys):
         """Return notes about the model's own settings that no engine here knows."""
         ignored = [f"{key}={own[key]}" for key, off in IGNORED_SETTINGS.items() if own.get(key) not in (None, off)
                    and (self.temperature or key not in IGNORED_ONLY_IN_SAMPLING)]  # fmt: skip
-        return [f"ignored from the model's generation_config.json: {', '.join(ignored)}"] if ignored else []
+        return (
+            [f"ignored from the model's generation_config.json: {', '.join(ignored)}"]
+            if ignored
+            else []
+        )
 
 
 USUAL_NEW_TOKENS = 512  # of generation=model, where the model's files name no length
@@ -128,7 +162,8 @@ OF_PUBLISHER = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 @dataclass(kw_only=True)
 class ModelGeneration(GenerationConfig):
-    """As the model's publisher draws: what is left open is as the model's own files say; `closed` gives the values."""
+    """As the model's publisher draws: what is left open is as the model's own files say; `closed`
+    gives the values."""
 
     name: ClassVar[str] = "model"
     max_new_tokens: int = setting(0, takes=least(0, " (0: what the model's files say)"))
@@ -149,16 +184,32 @@ class ModelGeneration(GenerationConfig):
         return (self.max_new_tokens or USUAL_NEW_TOKENS) + (self.thinking_tokens or 0)
 
     def closed(
-        self, values: Mapping[str, float], sources: Mapping[str, str], file: str, max_new_tokens: int | None
+        self,
+        values: Mapping[str, float],
+        sources: Mapping[str, str],
+        file: str,
+        max_new_tokens: int | None,
     ) -> ModelGeneration:
         """Return it with the values of the model's files where the user has given none."""
-        given = {name: getattr(self, name) for name in OF_PUBLISHER} | {"max_new_tokens": self.max_new_tokens or None}
+        given = {name: getattr(self, name) for name in OF_PUBLISHER} | {
+            "max_new_tokens": self.max_new_tokens or None
+        }
         published: dict[str, Any] = {**values, "max_new_tokens": max_new_tokens or USUAL_NEW_TOKENS}
-        named_length = f"from {file}" if max_new_tokens else "the usual length here, as the file does not name one"
+        named_length = (
+            f"from {file}"
+            if max_new_tokens
+            else "the usual length here, as the file does not name one"
+        )
         of_files = {**sources, "max_new_tokens": named_length}
-        if given["temperature"] == 0 or (given["temperature"] is None and not values["temperature"]):
-            published |= {name: NEUTRAL[name] for name in OF_PUBLISHER[1:] if not PARAMETERS[name].for_greedy}
-        chosen = {name: published[name] if value is None else value for name, value in given.items()}
+        if given["temperature"] == 0 or (
+            given["temperature"] is None and not values["temperature"]
+        ):
+            published |= {
+                name: NEUTRAL[name] for name in OF_PUBLISHER[1:] if not PARAMETERS[name].for_greedy
+            }
+        chosen = {
+            name: published[name] if value is None else value for name, value in given.items()
+        }
         closed = replace(self, **chosen)
         for name, value in given.items():
             closed._sources[name] = of_files[name] if value is None else "as given"
@@ -185,7 +236,8 @@ class ModelGeneration(GenerationConfig):
 
 
 def check_thinking(generation: GenerationConfig) -> None:
-    """Raise ConfigError for tags that are no pairs, or for an end of a thinking that is never ended."""
+    """Raise ConfigError for tags that are no pairs, or for an end of a thinking that is never
+    ended."""
     tags = generation.thinking_tags
     is_ok = len(tags) % 2 == 0 and all(map(str.strip, tags)) and len(set(tags)) == len(tags)
     need = 'must be pairs of different texts: an opening tag, then its closing tag, such as ["<think>", "</think>"]'
@@ -198,13 +250,19 @@ def check_thinking(generation: GenerationConfig) -> None:
 
 
 def _named(name: str) -> type[GenerationConfig]:
-    """Return the class under the name of another choice, which a record then has; its values are in conf/generation."""
+    """Return the class under the name of another choice, which a record then has; its values are in
+    conf/generation."""
     title = f"{name.title()}Generation"
-    kind = type(title, (GenerationConfig,), {"name": name, "__module__": __name__, "__doc__": GenerationConfig.__doc__})
+    kind = type(
+        title,
+        (GenerationConfig,),
+        {"name": name, "__module__": __name__, "__doc__": GenerationConfig.__doc__},
+    )
     globals()[title] = kind  # where pickle looks for it
     return kind
 
 
 GENERATIONS = {"greedy": GenerationConfig, "model": ModelGeneration} | {
-    name: _named(name) for name in ("sampling", "factual", "creative", "code", "chat", "translation", "agents")
+    name: _named(name)
+    for name in ("sampling", "factual", "creative", "code", "chat", "translation", "agents")
 }

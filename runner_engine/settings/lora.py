@@ -1,4 +1,5 @@
-"""lora – no adapter, a PEFT adapter, or one of square layers only, in a .pth file as older tools wrote it."""
+"""lora – no adapter, a PEFT adapter, or one of square layers only, in a .pth file as older tools
+wrote it."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ class AdapterConfig(LoraConfig):
 
     module: ClassVar[str]  # applies the adapter to a model
     is_single_file: ClassVar[bool] = False
-    usual_rope: ClassVar[str | None] = None  # with which adapters of this format were mostly trained
+    usual_rope: ClassVar[str | None] = (
+        None  # with which adapters of this format were mostly trained
+    )
 
     def __post_init__(self) -> None:
         check_keys("lora", self)
@@ -39,7 +42,8 @@ class AdapterConfig(LoraConfig):
 
 @dataclass
 class PeftConfig(AdapterConfig):
-    """A PEFT adapter: a local folder, a hub id, or one that ships, such as `embedded` or `embedded_recall`."""
+    """A PEFT adapter: a local folder, a hub id, or one that ships, such as `embedded` or
+    `embedded_recall`."""
 
     name: ClassVar[str] = "peft"
 
@@ -49,7 +53,8 @@ class PeftConfig(AdapterConfig):
 
 @dataclass
 class PthConfig(AdapterConfig):
-    """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null: as in the file."""
+    """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null: as
+    in the file."""
 
     name: ClassVar[str] = "pth"
     rank: int | None = setting(None, takes=least(1, ", or null"))

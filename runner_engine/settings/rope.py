@@ -1,4 +1,5 @@
-"""rope – how positions are encoded: the model's own way, two coordinates, or a scaling for longer contexts."""
+"""rope – how positions are encoded: the model's own way, two coordinates, or a scaling for longer
+contexts."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ class RopeConfig:
     """The model's own rotary embedding, untouched."""
 
     name: ClassVar[str] = "native"
-    # It only lets longer texts be read: beside a scaling that has room for them, the native setting is read by it.
+    # It only lets longer texts be read: beside a scaling that has room for them, the native setting
+    # is read by it.
     beyond_trained: bool = setting(False, UnlessDefault(changes_answers=False))
 
     def __post_init__(self) -> None:
@@ -26,7 +28,8 @@ class RopeConfig:
 
 @dataclass
 class Rope2dConfig(RopeConfig):
-    """Two coordinates per token: the last pairs rotate alternately by branch and time, the rest by position."""
+    """Two coordinates per token: the last pairs rotate alternately by branch and time, the rest by
+    position."""
 
     name: ClassVar[str] = "rope_2d"
     ratio: float = setting(0.5, takes=within(0, 1))
@@ -37,7 +40,9 @@ class Rope2dConfig(RopeConfig):
 class RopeScalingConfig(RopeConfig):
     """Shared key of transformers' own scalings: how many times longer the context becomes."""
 
-    factor: float = setting(MISSING, takes=Takes(lambda value: 1 <= value < math.inf, "must be 1 or more"))
+    factor: float = setting(
+        MISSING, takes=Takes(lambda value: 1 <= value < math.inf, "must be 1 or more")
+    )
 
 
 @dataclass
@@ -49,16 +54,20 @@ class RopeLinearConfig(RopeScalingConfig):
 
 @dataclass
 class RopeDynamicConfig(RopeScalingConfig):
-    """Dynamic NTK scaling: the base grows with the sequence, once it is longer than the model's own positions."""
+    """Dynamic NTK scaling: the base grows with the sequence, once it is longer than the model's own
+    positions."""
 
     name: ClassVar[str] = "dynamic"
 
 
 @dataclass
 class RopeLengthScalingConfig(RopeScalingConfig):
-    """Shared key of the scalings that depend on the length of pretraining; null = as the model says."""
+    """Shared key of the scalings that depend on the length of pretraining; null = as the model
+    says."""
 
-    original_max_position_embeddings: int | None = setting(None, takes=least(1, ", or null for the model's own"))
+    original_max_position_embeddings: int | None = setting(
+        None, takes=least(1, ", or null for the model's own")
+    )
 
 
 @dataclass
@@ -87,10 +96,22 @@ class RopeLlama3Config(RopeLengthScalingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         need = f"must be more than rope.low_freq_factor={self.low_freq_factor}"
-        check(self.high_freq_factor > self.low_freq_factor, "rope.high_freq_factor", self.high_freq_factor, need)
+        check(
+            self.high_freq_factor > self.low_freq_factor,
+            "rope.high_freq_factor",
+            self.high_freq_factor,
+            need,
+        )
 
 
 ROPES: dict[str, type[RopeConfig]] = {
     one.name: one
-    for one in (RopeConfig, Rope2dConfig, RopeLinearConfig, RopeDynamicConfig, RopeYarnConfig, RopeLlama3Config)
+    for one in (
+        RopeConfig,
+        Rope2dConfig,
+        RopeLinearConfig,
+        RopeDynamicConfig,
+        RopeYarnConfig,
+        RopeLlama3Config,
+    )
 }

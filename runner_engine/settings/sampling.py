@@ -1,8 +1,10 @@
-"""Sampling parameters: each is declared once, with its range, its neutral value, and which APIs have it.
+"""Sampling parameters: each is declared once, with its range, its neutral value, and which APIs
+have it.
 
-The config group `generation`, requests, HTTP bodies, calls to servers, the wire between stages, chat's `/set`, the
-harness, Python and the page read this table. A new parameter needs one field here, and its arithmetic in
-runner_engine/decode/tokens/sampling.py and runner_engine/kernels/sampling.h.
+The config group `generation`, requests, HTTP bodies, calls to servers, the wire between stages,
+chat's `/set`, the harness, Python and the page read this table. A new parameter needs one field
+here, and its arithmetic in runner_engine/decode/tokens/sampling.py and
+runner_engine/kernels/sampling.h.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class Parameter:
     high: float
     excludes_low: bool = False
     least: float = 0.0  # the smallest value above 0: with a smaller one, logits would overflow
-    in_openai: bool = False  # whether OpenAI's API has this field; vLLM's, ours and others' have all of them
+    in_openai: bool = (
+        False  # whether OpenAI's API has this field; vLLM's, ours and others' have all of them
+    )
     for_greedy: bool = False  # whether it can also change which token is the likeliest
 
     @property
@@ -39,11 +43,16 @@ class Parameter:
             return f"must be a whole number in {self.low}..{self.high}{off}"
         if self.least:
             return f"must be {self.low:g}, or lie in {self.least:g}..{self.high:g}{off}"
-        span = f"({self.low:g}, {self.high:g}]" if self.excludes_low else f"{self.low:g}..{self.high:g}"
+        span = (
+            f"({self.low:g}, {self.high:g}]"
+            if self.excludes_low
+            else f"{self.low:g}..{self.high:g}"
+        )
         return f"must lie in {span}{off}"
 
     def fits(self, value: Any) -> bool:
-        """Whether a value is a number of the right kind, and in the range; `true` is not a number."""
+        """Whether a value is a number of the right kind, and in the range; `true` is not a
+        number."""
         if not is_number(value, self.kind):
             return False
         above = value > self.low if self.excludes_low else value >= self.low
@@ -55,13 +64,20 @@ class Parameter:
 
 
 def is_number(value: Any, kind: type[int] | type[float]) -> bool:
-    """Whether a value is a number of this kind: a whole one where that is int; NaN is none, nor is `true`."""
+    """Whether a value is a number of this kind: a whole one where that is int; NaN is none, nor is
+    `true`."""
     is_kind = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     return is_kind and (kind is int or bool(value == value))  # NaN is not equal to itself
 
 
 def _parameter(
-    meaning: str, neutral: float, low: float, high: float, *, counts: UnlessDefault | None = None, **more: float
+    meaning: str,
+    neutral: float,
+    low: float,
+    high: float,
+    *,
+    counts: UnlessDefault | None = None,
+    **more: float,
 ) -> Any:
     parameter = {"meaning": meaning, "neutral": neutral, "low": low, "high": high, **more}
     return field(default=None, metadata={"parameter": parameter, "counts": counts})
@@ -80,7 +96,12 @@ class SamplingKeys:
         least=1e-10,
     )
     top_p: float | None = _parameter(
-        "draw from the likeliest tokens that share this much probability", 1.0, 0, 1, excludes_low=True, in_openai=True
+        "draw from the likeliest tokens that share this much probability",
+        1.0,
+        0,
+        1,
+        excludes_low=True,
+        in_openai=True,
     )
     top_k: int | None = _parameter("draw from this many of the likeliest tokens", 0, 0, 2**31 - 1)
     min_p: float | None = _parameter(
@@ -94,7 +115,12 @@ class SamplingKeys:
         0.0, -2, 2, in_openai=True, for_greedy=True,
     )  # fmt: skip
     presence_penalty: float | None = _parameter(
-        "above 0: tokens that occur in the answer become less likely", 0.0, -2, 2, in_openai=True, for_greedy=True
+        "above 0: tokens that occur in the answer become less likely",
+        0.0,
+        -2,
+        2,
+        in_openai=True,
+        for_greedy=True,
     )
 
 
@@ -115,7 +141,9 @@ def _table() -> dict[str, Parameter]:
     hints = get_type_hints(SamplingKeys)
     return {
         field.name: Parameter(
-            field.name, int if hints[field.name] == int | None else float, **field.metadata["parameter"]
+            field.name,
+            int if hints[field.name] == int | None else float,
+            **field.metadata["parameter"],
         )
         for field in fields(SamplingKeys)
     }
@@ -128,9 +156,11 @@ NEUTRAL = {name: one.neutral for name, one in PARAMETERS.items() if name != "tem
 
 @dataclass(unsafe_hash=True, kw_only=True)
 class Sampling(SamplingKeys):
-    """How the tokens of one request are drawn; None = as in the generation group, for the seed config.seed.
+    """How the tokens of one request are drawn; None = as in the generation group, for the seed
+    config.seed.
 
-    It is never changed after it is made, so that requests can share it and caches can use it as a key.
+    It is never changed after it is made, so that requests can share it and caches can use it as a
+    key.
     """
 
     seed: int | None = None
@@ -155,7 +185,8 @@ class Sampling(SamplingKeys):
 
     @classmethod
     def of_numbers(cls, numbers: Sequence[float]) -> Sampling:
-        """Return a sampling with these parameters, in the order of the table; ConfigError for one out of its range."""
+        """Return a sampling with these parameters, in the order of the table; ConfigError for one
+        out of its range."""
         given: dict[str, Any] = dict(zip(PARAMETERS, numbers, strict=True))
         for name, one in PARAMETERS.items():
             if one.kind is int and one.low <= given[name] <= one.high and given[name] % 1 == 0:
@@ -164,13 +195,16 @@ class Sampling(SamplingKeys):
 
     @property
     def effective(self) -> Sampling:
-        """The parameters that change the tokens: greedy rows need no seed and none of those of sampling.
+        """The parameters that change the tokens: greedy rows need no seed and none of those of
+        sampling.
 
         It is GREEDY itself where it is equal, so that a step can compare by identity.
         """
         if self.temperature:
             return self
-        idle: dict[str, Any] = {name: value for name, value in NEUTRAL.items() if not PARAMETERS[name].for_greedy}
+        idle: dict[str, Any] = {
+            name: value for name, value in NEUTRAL.items() if not PARAMETERS[name].for_greedy
+        }
         effective = replace(self, seed=None, **idle)
         return GREEDY if effective == GREEDY else effective
 
@@ -185,7 +219,9 @@ def check_sampling(prefix: str, sampling: SamplingKeys) -> None:
         check(value is None or one.fits(value), f"{prefix}{name}", value, one.need)
 
 
-def active_parameters(sampling: SamplingKeys, among: Callable[[Parameter], bool]) -> dict[str, float]:
+def active_parameters(
+    sampling: SamplingKeys, among: Callable[[Parameter], bool]
+) -> dict[str, float]:
     """Return the parameters, among the selected ones, whose value has an effect."""
     values = {name: getattr(sampling, name) for name in NEUTRAL if among(PARAMETERS[name])}
     return {name: value for name, value in values.items() if value not in (None, NEUTRAL[name])}

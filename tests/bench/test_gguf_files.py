@@ -1,4 +1,5 @@
-"""The benchmark of .gguf files: its texts, ranks as ranges, and what it reads of llama.cpp's output."""
+"""The benchmark of .gguf files: its texts, ranks as ranges, and what it reads of llama.cpp's
+output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""vLLM may answer several numbers of questions in one process: each begins with an empty prefix cache."""
+"""vLLM may answer several numbers of questions in one process: each begins with an empty prefix
+cache."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# it knows nothing of models: it repeats a prompt's last token, and remembers prompts as vLLM's prefix cache does
+# it knows nothing of models: it repeats a prompt's last token, and remembers prompts as vLLM's
+# prefix cache does
 STAND_IN = """
 from types import SimpleNamespace
 
@@ -52,7 +54,9 @@ def stand_in(folder: Path, resets: bool) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-def test_one_process_answers_several_numbers_of_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_answers_several_numbers_of_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from engines import Job, run_counts, run_fresh
 
     settings = {"max_num_seqs": 128, "max_num_batched_tokens": 8192, "eager": True}
@@ -80,5 +84,7 @@ def test_a_prompt_that_is_in_the_cache_already_is_no_measurement(
     job = Job("vllm", "folder", "bfloat16", [[5, 6, 7], [5, 6, 8]], [2, 2], None, settings=settings)
     for key, value in stand_in(tmp_path, resets=False).items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(SystemExit, match="3 tokens of the first prompt were in vLLM's prefix cache"):
+    with pytest.raises(
+        SystemExit, match="3 tokens of the first prompt were in vLLM's prefix cache"
+    ):
         run_counts(job, [1, 2])

@@ -1,4 +1,5 @@
-"""Short runs of the simulations in bench/: what is said of runs is rarely wrong, and differences are found."""
+"""Short runs of the simulations in bench/: what is said of runs is rarely wrong, and differences
+are found."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def test_equal_jobs_are_rarely_told_apart_and_others_soon(generator: np.random.G
     assert all(rate.low <= 0.05 for rate in covered(generator, 10))
 
 
-def test_runs_hold_the_level_and_repeats_of_one_process_do_not(generator: np.random.Generator) -> None:
+def test_runs_hold_the_level_and_repeats_of_one_process_do_not(
+    generator: np.random.Generator,
+) -> None:
     """Runs: over them equal jobs are rarely told apart, by repeats of one process often."""
     from runs_null import covered, jobs, named
 
@@ -62,7 +65,11 @@ def test_the_interval_of_a_mean_over_answers_holds_and_that_of_the_majority_is_o
     monkeypatch.setattr(answer_means_null, "SIZES", [(150, 10)])
     monkeypatch.setattr(sys, "argv", ["answer_means_null.py", "--pairs", "100"])
     assert answer_means_null.main() == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["150", "10"]]
+    lines = [
+        line.split()
+        for line in capsys.readouterr().out.splitlines()
+        if line.split()[:2] == ["150", "10"]
+    ]
     assert len(lines) == 2
     for words in lines:
         as_questions, majority = float(words[-4]), float(words[-2])
@@ -79,7 +86,9 @@ def test_intervals_by_families_hold_and_those_of_independent_questions_do_not(
     monkeypatch.setattr(cluster_accuracy, "FURTHER", [])
     monkeypatch.setattr(sys, "argv", ["cluster_accuracy.py", "--pairs", "60"])
     assert cluster_accuracy.main() == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["20", "10"])
+    line = next(
+        line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["20", "10"]
+    )
     by_families, independent = float(line.split()[3]), float(line.split()[-3])
     assert by_families >= 90
     assert independent <= 85
@@ -88,7 +97,8 @@ def test_intervals_by_families_hold_and_those_of_independent_questions_do_not(
 def test_bounds_hold_where_answers_are_cut_off_and_what_counts_them_as_wrong_does_not(
     generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answers that were cut off: intervals, verdicts and the suggested limit, each beside its control."""
+    """Answers that were cut off: intervals, verdicts and the suggested limit, each beside its
+    control."""
     import bounds_null
     from simulation import Limits
 
@@ -131,7 +141,9 @@ def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str) -
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", ["the same", "50 % longer", "8 points less"])
-def test_intervals_at_equal_tokens_hold_the_truth_and_equal_settings_rarely_differ(case: str) -> None:
+def test_intervals_at_equal_tokens_hold_the_truth_and_equal_settings_rarely_differ(
+    case: str,
+) -> None:
     """Accuracy at equal tokens: the truth is known from many questions."""
     from equal_tokens_null import CASES, rates
 
@@ -145,7 +157,9 @@ def test_intervals_at_equal_tokens_hold_the_truth_and_equal_settings_rarely_diff
 
 
 @THOROUGH
-def test_too_few_texts_have_no_verdict_and_enough_rarely_a_false_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_texts_have_no_verdict_and_enough_rarely_a_false_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import likelihood_null
 
     monkeypatch.setattr(likelihood_null, "FEW", (20, 50))
@@ -200,15 +214,23 @@ def test_few_families_with_all_the_losses_deceive_flips_alone_and_not_the_verdic
     import cluster_null
 
     generator = np.random.default_rng(0)
-    of_families = [cluster_null.wrong(*cluster_null.families_that_lose(generator, 10, True)) for _ in range(100)]
-    of_answers = [cluster_null.wrong(cluster_null.questions_that_lose(generator, 20, 16), None, 16) for _ in range(100)]
+    of_families = [
+        cluster_null.wrong(*cluster_null.families_that_lose(generator, 10, True))
+        for _ in range(100)
+    ]
+    of_answers = [
+        cluster_null.wrong(cluster_null.questions_that_lose(generator, 20, 16), None, 16)
+        for _ in range(100)
+    ]
     for found in (of_families, of_answers):
         different, missed, by_flips = (sum(which) for which in zip(*found, strict=True))
         assert max(different, missed) <= 5 < by_flips
     monkeypatch.setattr(cluster_null, "SKEWED", (10,))
     monkeypatch.setattr(cluster_null, "ANSWERED", ((20, 4),))
     monkeypatch.setattr(cluster_null, "RARE_AMONG", (20,))
-    assert [rate.of for rate in cluster_null.skewed(generator, 20)] == [20] * 6, "rare families are not counted"
+    assert [rate.of for rate in cluster_null.skewed(generator, 20)] == [20] * 6, (
+        "rare families are not counted"
+    )
 
 
 @THOROUGH
@@ -223,7 +245,9 @@ def test_a_plan_decides_and_too_few_families_have_none() -> None:
 
 
 @THOROUGH
-def test_tables_keep_the_verdicts_of_their_jobs_and_did_not_before(generator: np.random.Generator) -> None:
+def test_tables_keep_the_verdicts_of_their_jobs_and_did_not_before(
+    generator: np.random.Generator,
+) -> None:
     """Grids that stop early: tables repeat what jobs have said, and are rarely wrong."""
     from early_stop_tables import tables
     from simulation import Rate
@@ -259,7 +283,9 @@ def test_ranks_and_sentences_are_true(generator: np.random.Generator) -> None:
     assert equal["control"].times == 20, "an order of equal files is wrong"
     assert width > 3.8
     near, told_apart, _ = rates(generator, Line("near", steps(5, 1.2), 100, "even"), 10)
-    assert near["sentence"].times == 0, "ranges overlap, and a sentence may only name files that no test tells apart"
+    assert near["sentence"].times == 0, (
+        "ranges overlap, and a sentence may only name files that no test tells apart"
+    )
     assert 0.1 < told_apart < 0.95
     far, told_apart, width = rates(generator, Line("far", steps(4, 2), 100, "even"), 10)
     assert far["rank"].times == 0
@@ -276,8 +302,13 @@ def test_wrong_rows_are_rare_and_dominated_ones_are_found(generator: np.random.G
     for noise, runs in ((0.08, 1), (0.06, 3), (0.03, 5)):
         tables = [table_of(generator, [none] * 5, 200, 0.95, noise, runs) for _ in range(20)]
         assert sum(any(row.dominated_by for row in rows) for rows in tables) <= 1
-    tables = [table_of(generator, [Setting("same", 0.7)] * 3, 200, IN_FAMILIES, 0.08, 1) for _ in range(15)]
-    assert sum(any(row.dominated_by for row in rows) for rows in tables) <= 2, "of the questions of families, 3 to 8"
+    tables = [
+        table_of(generator, [Setting("same", 0.7)] * 3, 200, IN_FAMILIES, 0.08, 1)
+        for _ in range(15)
+    ]
+    assert sum(any(row.dominated_by for row in rows) for rows in tables) <= 2, (
+        "of the questions of families, 3 to 8"
+    )
     worse, slower = Setting("nf4", 0.87, memory=33.0), Setting("nf4", 0.9, memory=33.0, speed=40.0)
     assert fallen(generator, 40, ("", none, worse), 200, 0.05, 1).low <= 0.05
     assert fallen(generator, 40, ("", none, slower), 1319, 0.05, 3).low <= 0.05
@@ -328,4 +359,6 @@ def test_intervals_that_count_seeds_hold_and_those_of_questions_only_do_not(
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("    5  ")]
     *_, only_questions, _ = lines[0].split()
     assert float(only_questions) < 80
-    assert float(lines[1].split("]")[2].split("%")[0]) > 20, "equal teams, called different by questions only"
+    assert float(lines[1].split("]")[2].split("%")[0]) > 20, (
+        "equal teams, called different by questions only"
+    )

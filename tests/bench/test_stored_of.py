@@ -1,4 +1,5 @@
-"""Checkpoints that a benchmark writes load by the choices of their formats, with weights near those of the model."""
+"""Checkpoints that a benchmark writes load by the choices of their formats, with weights near those
+of the model."""
 
 from __future__ import annotations
 
@@ -44,8 +45,12 @@ def test_a_checkpoint_loads(
     folder = stored_of.checkpoint_of(plain, name, tmp_path)
     assert stored_of.checkpoint_of(plain, name, tmp_path) == folder
     choice = CHOICES[stored_of.FORMATS[name].choice]()
-    loaded = load_base(make_config(model=LocalModelConfig(name=str(folder), device="cpu"), quantization=choice))
-    layers = {path: one for path, one in loaded.model.named_modules() if isinstance(one, GroupedLinear)}
+    loaded = load_base(
+        make_config(model=LocalModelConfig(name=str(folder), device="cpu"), quantization=choice)
+    )
+    layers = {
+        path: one for path, one in loaded.model.named_modules() if isinstance(one, GroupedLinear)
+    }
     assert len(layers) == 14
     expected = load_base(make_config(model=LocalModelConfig(name=str(plain), device="cpu"))).model
     for path, layer in layers.items():

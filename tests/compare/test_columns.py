@@ -1,4 +1,5 @@
-"""The table on terminals of any width: columns are left out and cells wrapped before a word or a number is cut."""
+"""The table on terminals of any width: columns are left out and cells wrapped before a word or a
+number is cut."""
 
 from __future__ import annotations
 
@@ -36,14 +37,27 @@ def test_no_row_is_folded(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 100])
-def test_a_narrow_terminal_shows_whole_words_and_every_verdict(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The differences, what decides about them and the front are there; no number and no word is cut."""
+def test_a_narrow_terminal_shows_whole_words_and_every_verdict(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The differences, what decides about them and the front are there; no number and no word is
+    cut."""
     table = example()
     judge_example(table.rows, {"accuracy": 0.02})
     text = table_at(width, monkeypatch, table)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     words = text.split()
-    for cell in ("quantization", "[38.1,", "44.2]", "−8.9", "<0.0001", "worse", "undecided", "hard5", "dominated"):
+    for cell in (
+        "quantization",
+        "[38.1,",
+        "44.2]",
+        "−8.9",
+        "<0.0001",
+        "worse",
+        "undecided",
+        "hard5",
+        "dominated",
+    ):
         assert cell in words, cell
     assert not {"quantiz", "dominat", "undecid"} & {*words}
     assert "all rows: task.split hard5 · n 1,000 · weights MiB 6.07" in text
@@ -76,5 +90,18 @@ def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     FORMATS["table"](Comparison([example()]), out)
     row = next(line for line in out.getvalue().splitlines() if line.startswith("nf4"))
-    cells = ["nf4", "41.1", "%", "[38.1,", "44.2]", "−8.9", "[−10.9,", "−7.2]", "<0.0001", "dominated", "933", "21,138"]
+    cells = [
+        "nf4",
+        "41.1",
+        "%",
+        "[38.1,",
+        "44.2]",
+        "−8.9",
+        "[−10.9,",
+        "−7.2]",
+        "<0.0001",
+        "dominated",
+        "933",
+        "21,138",
+    ]
     assert row.split() == [*cells, "<0.0001", "1/90/909", "≥3.6", "4", "2.5", "34,988"]

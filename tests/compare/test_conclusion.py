@@ -1,4 +1,5 @@
-"""The first line of a table, and rows that say the same: what may be concluded, never worded as equality."""
+"""The first line of a table, and rows that say the same: what may be concluded, never worded as
+equality."""
 
 from __future__ import annotations
 
@@ -54,7 +55,9 @@ def test_with_a_margin_the_line_counts_what_is_decided_about_it() -> None:
         "Of 5 comparisons 1 is better, 1 is as good within 2 points, 1 is worse by less than 2 points, 1 is worse by "
         "more than 2 points and 1 is undecided within 2 points (about "
     )
-    assert text.endswith(" questions in all would decide if neither is better and they disagree as often)")
+    assert text.endswith(
+        " questions in all would decide if neither is better and they disagree as often)"
+    )
     worse = conclusion(McNemar(10, 60, 1000), McNemar(9, 61, 1000), accuracy=0.05)
     assert worse == "Of 2 comparisons 2 are worse, perhaps by more than 5 points"
 
@@ -97,11 +100,16 @@ def test_rows_with_another_verdict_about_the_margin_stay_apart() -> None:
     rows = rows_of(*decided, McNemar(90, 90, 1000), margins={"accuracy": 0.02})
     assert rows[1].sentence.endswith("; as good within 2 points")
     assert "q0 and q1 vs none" in rows[1].sentence
-    assert "; undecided within 2 points (if neither is better and they disagree as often, about " in rows[3].sentence
+    assert (
+        "; undecided within 2 points (if neither is better and they disagree as often, about "
+        in rows[3].sentence
+    )
 
 
 @pytest.mark.parametrize("margins", [{}, {"accuracy": 0.02}])
 def test_nothing_is_called_equal(margins: dict[str, float]) -> None:
     rows = rows_of(*(McNemar(1, 1, n) for n in (10, 400, 400, 10_000)), margins=margins)
     for text in [conclude(rows), *(row.sentence for row in rows)]:
-        assert not {"equal", "same", "identical", "equivalent"} & set(text.replace(",", " ").split())
+        assert not {"equal", "same", "identical", "equivalent"} & set(
+            text.replace(",", " ").split()
+        )

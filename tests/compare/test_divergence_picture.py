@@ -1,4 +1,5 @@
-"""KL over the weights: one point a row with its interval, also on the page; a KL of 0 has no place on a logarithmic axis."""
+"""KL over the weights: one point a row with its interval, also on the page; a KL of 0 has no place
+on a logarithmic axis."""
 
 from __future__ import annotations
 
@@ -12,7 +13,12 @@ from runner_compare.data import Run, Table, TableRow
 from runner_compare.divergence_picture import divergence_pictures
 from runner_compare.output import save
 
-KLS = {"none": None, "int8": (2.4e-5, 1.6e-5, 3.6e-5), "nf4": (1.1e-3, 6.9e-4, 1.7e-3), "twin": (0.0, 0.0, 0.0)}
+KLS = {
+    "none": None,
+    "int8": (2.4e-5, 1.6e-5, 3.6e-5),
+    "nf4": (1.1e-3, 6.9e-4, 1.7e-3),
+    "twin": (0.0, 0.0, 0.0),
+}
 WEIGHTS = {"none": 6.07, "int8": 3.29, "nf4": 1.92, "twin": 6.07}
 
 
@@ -23,7 +29,15 @@ def table_of(*names: str, texts: str = "") -> Table:
         values = zip(("", "_low", "_high"), KLS[name] or (), strict=False)
         metrics |= {f"kl_nats_per_token{end}": value for end, value in values}
         config: dict[str, str | None] = {"quantization.name": name}
-        run = Run(name + texts, f"likelihood-{name}", "likelihood", "4", "", {"quantization.name": name}, metrics)
+        run = Run(
+            name + texts,
+            f"likelihood-{name}",
+            "likelihood",
+            "4",
+            "",
+            {"quantization.name": name},
+            metrics,
+        )
         rows.append(TableRow(run, config, panel=(f"task.data={texts}",) if texts else ()))
     return Table("likelihood", ["quantization.name"], rows)
 
@@ -36,7 +50,9 @@ def pane_of(table: Table) -> Any:
 
 def test_each_row_is_a_point_with_its_interval_over_its_weights() -> None:
     pane = pane_of(table_of("none", "int8", "nf4"))
-    lines = [([*map(float, line.get_xdata())], [*map(float, line.get_ydata())]) for line in pane.lines]
+    lines = [
+        ([*map(float, line.get_xdata())], [*map(float, line.get_ydata())]) for line in pane.lines
+    ]
     points = [(xs[0], ys[0]) for xs, ys in lines if len(xs) == 1]
     assert points == [(3.29, 2.4e-5), (1.92, 1.1e-3)]
     bars = [ys for xs, ys in lines if len(xs) == 2]
@@ -57,7 +73,10 @@ def test_each_set_of_texts_has_a_pane() -> None:
     table.rows += table_of("nf4", texts="b.jsonl").rows
     (picture,) = divergence_pictures(table)
     panes = picture.make().axes
-    assert [pane.get_title(loc="left") for pane in panes] == ["task.data=a.jsonl", "task.data=b.jsonl"]
+    assert [pane.get_title(loc="left") for pane in panes] == [
+        "task.data=a.jsonl",
+        "task.data=b.jsonl",
+    ]
     assert [len(pane.texts) for pane in panes] == [2, 1]
 
 
@@ -80,7 +99,10 @@ def test_an_interval_that_is_missing_or_reaches_0_is_drawn_as_far_as_there_is_on
     for end, value in zip(("", "_low", "_high"), kl, strict=True):
         table.rows[0].run.metrics[f"kl_nats_per_token{end}"] = value
     if kl[1] is None:
-        del table.rows[0].run.metrics["kl_nats_per_token_low"], table.rows[0].run.metrics["kl_nats_per_token_high"]
+        del (
+            table.rows[0].run.metrics["kl_nats_per_token_low"],
+            table.rows[0].run.metrics["kl_nats_per_token_high"],
+        )
     bar = next(line for line in pane_of(table).lines if len(line.get_xdata()) == 2)
     low, high = map(float, bar.get_ydata())
     assert 0 < low <= 1e-3 <= high == (kl[2] or 1e-3)

@@ -1,4 +1,5 @@
-"""Words for effects: each method has its entry, and its effects have the fields that the entry uses."""
+"""Words for effects: each method has its entry, and its effects have the fields that the entry
+uses."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ TESTS = [
     Bets([(True, True), (True, False)]),
     Bets([(True, True), (True, False)], 4),
     SignFlips([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
-    NumberFlips("f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, [0.6, 0.4, 0.5], [0.5, 0.7, 0.3]),
+    NumberFlips(
+        "f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, [0.6, 0.4, 0.5], [0.5, 0.7, 0.3]
+    ),
     StudentT("load_s", Measured([2.0], [2.0, 3.0, 2.5]), Measured([1.0], [1.0, 5.5, 1.2])),
     StudentT("load_s", Measured([2.0, 3.0], [2.5]), Measured([1.0, 1.5], [1.25])),
 ]
@@ -71,7 +74,11 @@ def test_every_method_has_words_and_an_effect_here() -> None:
 
 def processes(ours: int, theirs: int, *, fresh: bool = False) -> StudentT:
     """The same speed in so many runs each."""
-    return StudentT("load_s", Measured([2.0, 3.0], [2.5] * ours, fresh), Measured([1.0, 1.5], [1.25] * theirs, fresh))
+    return StudentT(
+        "load_s",
+        Measured([2.0, 3.0], [2.5] * ours, fresh),
+        Measured([1.0, 1.5], [1.25] * theirs, fresh),
+    )
 
 
 def test_too_few_runs_say_how_many_more_are_needed() -> None:
@@ -88,39 +95,65 @@ def test_too_few_runs_say_how_many_more_are_needed() -> None:
     )
     assert said(processes(2, 2)).startswith("run vs base: 2 runs of each cannot show")
     assert said(processes(1, 9)).startswith("run vs base: 1 run of one cannot show")
-    assert "Run both jobs with task.repeats=4 to know: each repeat is a process" in said(processes(1, 1, fresh=True))
+    assert "Run both jobs with task.repeats=4 to know: each repeat is a process" in said(
+        processes(1, 1, fresh=True)
+    )
     assert said(processes(3, 3)) == ""
     many = [processes(3, 3) for _ in range(12)]
-    assert said(*many).startswith("run vs base: 3 runs of each cannot show a difference in 12 comparisons. Run both")
+    assert said(*many).startswith(
+        "run vs base: 3 runs of each cannot show a difference in 12 comparisons. Run both"
+    )
     assert said(*[processes(5, 5) for _ in range(12)]) == ""
 
 
 def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
     (effect,) = judge([processes(1, 1)], {RATIOS: 0.05})
-    cells = {column.head: column.cells[0] for column in ratio_columns(Table("any", [], [row(effect)]))}
-    assert (cells["p"], cells["Holm"], cells["finding"]) == ("–", "–", "within these processes only")
-    assert (cells["runs"], cells["ratio"], cells["margin"]) == ("1/1", "×2 [1.33, 3]", "undecided within 5 %")
+    cells = {
+        column.head: column.cells[0] for column in ratio_columns(Table("any", [], [row(effect)]))
+    }
+    assert (cells["p"], cells["Holm"], cells["finding"]) == (
+        "–",
+        "–",
+        "within these processes only",
+    )
+    assert (cells["runs"], cells["ratio"], cells["margin"]) == (
+        "1/1",
+        "×2 [1.33, 3]",
+        "undecided within 5 %",
+    )
     record = records(row(effect))["ratios"][0]
     assert (record["p"], record["p_holm"], record["method"]) == (None, None, "too_few_runs")
-    assert (record["repeats"], record["runs"], record["verdict"], record["runs_needed"]) == (2, 1, "undecided", None)
+    assert (record["repeats"], record["runs"], record["verdict"], record["runs_needed"]) == (
+        2,
+        1,
+        "undecided",
+        None,
+    )
     text = legend([effect])
     assert "they hold within these processes only, and nothing is tested" in text
     assert "95 %" not in text, "no interval is promised"
 
 
 def test_one_run_each_of_one_repeat_has_no_interval() -> None:
-    (effect,) = judge([StudentT("decode_tok_per_s", Measured([710.0], [710.0]), Measured([533.0], [533.0]))])
+    (effect,) = judge(
+        [StudentT("decode_tok_per_s", Measured([710.0], [710.0]), Measured([533.0], [533.0]))]
+    )
     table = Table("any", [], [row(effect)])
     cells = {column.head: column.cells[0] for column in ratio_columns(table)}
     assert cells["ratio"] == "×1.33, one run each, no interval"
     (record,) = records(row(effect))["ratios"]
     assert (record["ratio_low"], record["ratio_high"]) == (None, None)
-    several = StudentT("decode_tok_per_s", Measured([700.0, 720.0], [710.0]), Measured([533.0], [533.0]))
-    assert value_of(several.effect) == "1.33, one run each, no interval", "one side's repeats are no range of both"
+    several = StudentT(
+        "decode_tok_per_s", Measured([700.0, 720.0], [710.0]), Measured([533.0], [533.0])
+    )
+    assert value_of(several.effect) == "1.33, one run each, no interval", (
+        "one side's repeats are no range of both"
+    )
 
 
 def test_the_table_of_ratios_names_both_sides_where_one_row_was_compared() -> None:
-    """The caption said `compared with the baseline task.streams=2` where streams=1 is the baseline."""
+    """The caption said `compared with the baseline task.streams=2` where streams=1 is the
+    baseline."""
     one = row(*judge([processes(1, 1)]))
     assert one.baseline is not None
     one.config, one.baseline.config = {"task.streams": "2"}, {"task.streams": "1"}
@@ -132,21 +165,33 @@ def test_the_table_of_ratios_names_both_sides_where_one_row_was_compared() -> No
 
 
 def test_a_margin_of_a_ratio_has_words() -> None:
-    (noisy,) = judge([StudentT("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2)], {RATIOS: 0.05})
-    (steady,) = judge([StudentT("load_s", *[Measured([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)], {RATIOS: 0.05})
-    assert margin_decision(noisy) == "undecided within 5 % (if neither is better, about 103 runs of each would decide)"
+    (noisy,) = judge(
+        [StudentT("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2)], {RATIOS: 0.05}
+    )
+    (steady,) = judge(
+        [StudentT("load_s", *[Measured([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)], {RATIOS: 0.05}
+    )
+    assert (
+        margin_decision(noisy)
+        == "undecided within 5 % (if neither is better, about 103 runs of each would decide)"
+    )
     assert margin_decision(steady) == "as good within 5 %"
-    assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in legend([steady])
+    assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in legend(
+        [steady]
+    )
 
 
 def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
     (few,) = judge([processes(1, 1)])
-    counted = Quantity(record_key=REPEATS.record_key, keys=REPEATS.keys, write=REPEATS.write, counted="words")
+    counted = Quantity(
+        record_key=REPEATS.record_key, keys=REPEATS.keys, write=REPEATS.write, counted="words"
+    )
     monkeypatch.setitem(METHODS, Method.fisher, MethodWords(counted, sample="{n}/{baseline_n}"))
     other = replace(few, method=Method.fisher, measure="words")
     assert sentence(row(other), []) == ""
     heads = {
-        len(rows): ratio_columns(Table("any", [], rows))[3].head for rows in ([row(other)], [row(few), row(other)])
+        len(rows): ratio_columns(Table("any", [], rows))[3].head
+        for rows in ([row(other)], [row(few), row(other)])
     }
     assert heads == {1: "words", 2: "runs/words"}
 
@@ -154,7 +199,11 @@ def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda it: it.method)
 def test_what_is_written_and_recorded_of_an_effect(effect: Decision) -> None:
     record_by_key = records(row(effect))
-    record = record_by_key["ratios"][0] if effect.is_ratio else record_by_key[quantity(effect).record_key]
+    record = (
+        record_by_key["ratios"][0]
+        if effect.is_ratio
+        else record_by_key[quantity(effect).record_key]
+    )
     assert list(record) == quantity(effect).keys.split()
     assert json.loads(json.dumps(record))["finding"] == "no difference shown"
     assert " [" in value_of(effect)
@@ -184,18 +233,22 @@ def test_the_legend_of_bets_does_not_say_holm() -> None:
 
 
 def test_a_row_that_is_worse_gets_no_advice_for_equal_ones() -> None:
-    """`If neither is better, about 1,680 questions would decide` stood right after `worse (p = 0.0054)`."""
+    """`If neither is better, about 1,680 questions would decide` stood right after `worse (p =
+    0.0054)`."""
     (worse,) = judge([McNemar(10, 27, 1000)], {"accuracy": 0.02})
     text = sentence(row(worse), [])
     assert ": worse (" in text
     assert text.endswith("; perhaps by more than 2 points")
     (alike,) = judge([McNemar(0, 0, 50)], {"accuracy": 0.02})
-    assert "undecided within 2 points (if neither is better and they disagree as often, about " in sentence(
-        row(alike), []
+    assert (
+        "undecided within 2 points (if neither is better and they disagree as often, about "
+        in sentence(row(alike), [])
     )
 
 
-@pytest.mark.parametrize("it", [it for it in EFFECTS if it.method in (Method.sign_flips, Method.number_flips)])
+@pytest.mark.parametrize(
+    "it", [it for it in EFFECTS if it.method in (Method.sign_flips, Method.number_flips)]
+)
 def test_the_legend_says_what_few_samples_cost_and_what_no_test_allows_for(it: Decision) -> None:
     text = legend([it])
     assert "p is 2 times (3 times below 200, 4 times below 80 samples) the share" in text
@@ -204,14 +257,19 @@ def test_the_legend_says_what_few_samples_cost_and_what_no_test_allows_for(it: D
 
 def test_the_legend_of_families_says_what_its_test_allows_for() -> None:
     text = legend([it for it in EFFECTS if it.method is Method.mean_flips])
-    assert "a likelihood that allows for a kind of which none is among these and that is all lost;" in text
+    assert (
+        "a likelihood that allows for a kind of which none is among these and that is all lost;"
+        in text
+    )
 
 
 def test_few_families_are_told_what_would_show_more() -> None:
     """Twenty families show only large differences, however many questions are in each."""
     for families, is_told in ((20, True), (60, False)):
         for differences in ([0.5, 0.0, -0.5] * 400, [0.0, 0.0, 1.0] * 400):
-            (it,) = judge([MeanFlips(differences, [number % families for number in range(1200)], "template")])
+            (it,) = judge(
+                [MeanFlips(differences, [number % families for number in range(1200)], "template")]
+            )
             more = "; more families show smaller differences, more questions in each hardly do"
             assert (more in sentence(row(it), [])) == (is_told and it.finding is Finding.open)
     (it,) = judge([MeanFlips([0.5, 0.0, -0.5] * 8, samples=2)])

@@ -7,12 +7,16 @@ import pytest
 from runner_compare.foreign_texts import in_markdown, in_sheet
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+7.5 [a]", "-2+3", "@SUM(A1)", "\t=1+1", "'=1+1", '=HYPERLINK("http://x")'])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+7.5 [a]", "-2+3", "@SUM(A1)", "\t=1+1", "'=1+1", '=HYPERLINK("http://x")']
+)
 def test_no_cell_begins_as_a_formula(text: str) -> None:
     assert in_sheet(text) == f"'{text}"
 
 
-@pytest.mark.parametrize("cell", ["-3", "-0.25", "+1e-5", -3, 0.5, None, True, "nf4", "a=1", "−3.0 [−5, −1]", "–", ""])
+@pytest.mark.parametrize(
+    "cell", ["-3", "-0.25", "+1e-5", -3, 0.5, None, True, "nf4", "a=1", "−3.0 [−5, −1]", "–", ""]
+)
 def test_numbers_and_words_stay(cell: object) -> None:
     assert in_sheet(cell) == cell
 

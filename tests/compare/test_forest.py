@@ -1,4 +1,5 @@
-"""The forest plot of a terminal: marks in their columns, in the terminal's own characters and width."""
+"""The forest plot of a terminal: marks in their columns, in the terminal's own characters and
+width."""
 
 from __future__ import annotations
 
@@ -41,7 +42,13 @@ def test_each_row_has_its_interval_with_zero_and_the_margin_in_one_column() -> N
 def test_a_terminal_without_utf_8_gets_ascii() -> None:
     lines = plot(encoding="latin-1", margin=0.02)
     assert all(line.isascii() for line in lines)
-    assert lines[2].index("[") < lines[2].index("o") < lines[2].index("]") < lines[2].index(":") < lines[2].index("|")
+    assert (
+        lines[2].index("[")
+        < lines[2].index("o")
+        < lines[2].index("]")
+        < lines[2].index(":")
+        < lines[2].index("|")
+    )
 
 
 @pytest.mark.parametrize("width", [30, 48, 80, 200])
@@ -55,7 +62,9 @@ def test_a_narrow_terminal_and_rows_without_a_comparison_have_none() -> None:
 
 
 @pytest.mark.parametrize("out", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
-def test_it_stands_between_the_table_and_the_sentences(out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_stands_between_the_table_and_the_sentences(
+    out: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     table = Table("gsm8k", KEYS, rows_of(McNemar(1, 90, 1000)), {KEYS[0]: "none"})
     FORMATS["table"](Comparison([table]), out)

@@ -1,4 +1,5 @@
-"""What lm-eval's results file says of a metric is checked by its documents, wherever it is a kind of mean over them."""
+"""What lm-eval's results file says of a metric is checked by its documents, wherever it is a kind
+of mean over them."""
 
 from __future__ import annotations
 
@@ -28,8 +29,12 @@ def with_logged(folder: Path, change: Callable[[dict[str, Any]], object]) -> Pat
     return folder
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "brier_score", "perplexity", "weighted_perplexity", "bits_per_byte"])
-def test_an_altered_document_is_noticed(capsys: pytest.CaptureFixture[str], tmp_path: Path, aggregation: str) -> None:
+@pytest.mark.parametrize(
+    "aggregation", ["mean", "brier_score", "perplexity", "weighted_perplexity", "bits_per_byte"]
+)
+def test_an_altered_document_is_noticed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, aggregation: str
+) -> None:
     metric = "f1" if aggregation == "mean" else aggregation.replace("weighted_", "byte_")
     logged = recomputed(aggregation, BY_AGGREGATION[aggregation])
     assert logged is not None
@@ -51,7 +56,10 @@ def test_an_altered_document_is_noticed(capsys: pytest.CaptureFixture[str], tmp_
     code, err = answer(capsys, a, with_logged(b, named))
     assert code == 2
     changed = recomputed(aggregation, altered)
-    assert f"{b}/samples_sums_{TIME}.jsonl: {metric} of filter none is {changed:.6g} over its lines" in err
+    assert (
+        f"{b}/samples_sums_{TIME}.jsonl: {metric} of filter none is {changed:.6g} over its lines"
+        in err
+    )
     assert f"results_{TIME}.json says {logged}: one of them was changed" in err
 
 
@@ -61,7 +69,17 @@ def test_an_altered_document_is_noticed(capsys: pytest.CaptureFixture[str], tmp_
         ({"metric_list": [{"metric": "acc"}]}, True),  # lm-eval's own aggregation of it is a mean
         ({"metric_list": None, "output_type": "multiple_choice"}, True),
         ({"metric_list": None, "output_type": "generate_until"}, False),  # a task's own metric
-        ({"metric_list": [{"metric": "acc", "aggregation": "def largest(values):\n    return max(values)\n"}]}, False),
+        (
+            {
+                "metric_list": [
+                    {
+                        "metric": "acc",
+                        "aggregation": "def largest(values):\n    return max(values)\n",
+                    }
+                ]
+            },
+            False,
+        ),
         ({"metric_list": [{"metric": "acc", "aggregation": "median"}]}, False),
     ],
 )
@@ -74,4 +92,7 @@ def test_only_a_figure_that_is_known_to_be_a_mean_is_checked(
 
     lm_eval_folder(tmp_path, {"none": {"acc": [0.0, 1.0] * 30}})
     code, err = answer(capsys, with_logged(tmp_path, other))
-    assert (code, "acc of filter none is 0.5 over its lines" in err) == (2 if is_noticed else 0, is_noticed)
+    assert (code, "acc of filter none is 0.5 over its lines" in err) == (
+        2 if is_noticed else 0,
+        is_noticed,
+    )

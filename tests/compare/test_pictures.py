@@ -1,4 +1,5 @@
-"""The pictures of a comparison with long names: they hold what differs, and the panes keep their room."""
+"""The pictures of a comparison with long names: they hold what differs, and the panes keep their
+room."""
 
 from __future__ import annotations
 
@@ -13,14 +14,22 @@ from runner_compare.wording import short_names
 
 pytestmark = pytest.mark.slow  # they import matplotlib
 FOLDER = "/srv/checkpoints/of/a/study/with/a/long/name"
-NAMES = ("llama-7b-instruct-step-1000/none", "llama-7b-instruct-step-2000/int8-weights-only", "llama-13b-base/nf4")
+NAMES = (
+    "llama-7b-instruct-step-1000/none",
+    "llama-7b-instruct-step-2000/int8-weights-only",
+    "llama-13b-base/nf4",
+)
 
 
 @pytest.fixture
 def table() -> Table:
     made = example()
     for row, name in zip(made.rows, NAMES, strict=True):
-        config = {"model.name": f"{FOLDER}/{name}", "task.split": "hard5", "generation.max_new_tokens": f"{len(name)}"}
+        config = {
+            "model.name": f"{FOLDER}/{name}",
+            "task.split": "hard5",
+            "generation.max_new_tokens": f"{len(name)}",
+        }
         row.config = dict(config)
     made.keys = list(made.rows[0].config)
     return made

@@ -1,4 +1,5 @@
-"""--plan-questions: how many questions each row needs, how long they take here, and what is a mistake."""
+"""--plan-questions: how many questions each row needs, how long they take here, and what is a
+mistake."""
 
 from __future__ import annotations
 
@@ -7,10 +8,20 @@ from compared import KEYS, rows_of
 
 from runner_base.errors import ConfigError
 from runner_compare.data import Table
-from runner_compare.sections.planning import Plans, QuestionPlan, duration, parse_aim, plan_questions
+from runner_compare.sections.planning import (
+    Plans,
+    QuestionPlan,
+    duration,
+    parse_aim,
+    plan_questions,
+)
 from runner_compare.statistics import Bets, Fisher, McNemar, SignFlips, Test
 from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, samples_to_detect
+from runner_compare.statistics.planning import (
+    expected_disagreement,
+    questions_to_detect,
+    samples_to_detect,
+)
 from runner_compare.statistics.ratios import kurtosis, skewness
 
 pytestmark = [
@@ -46,7 +57,12 @@ def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
         table = planned(aim, McNemar(10, 10, 200), McNemar(30, 30, 200))
         few, many = plans_of(table)
         assert needed is not None
-        assert (few.asked, few.disagreement, few.needed, few.further) == (200, 0.1, needed, needed - 200)
+        assert (few.asked, few.disagreement, few.needed, few.further) == (
+            200,
+            0.1,
+            needed,
+            needed - 200,
+        )
         assert few.further_s == pytest.approx((needed - 200) * (40 + 60) / 200)
         assert many.needed is not None
         assert many.needed > needed
@@ -76,7 +92,14 @@ def test_a_run_without_measured_speeds_has_no_time() -> None:
     table = Table("gsm8k", KEYS, rows_of(McNemar(10, 10, 200)))
     plan_questions([table], parse_aim(["margin=2"]))
     assert [plan.further_s for plan in plans_of(table)] == [None]
-    assert [duration(it) for it in (None, 0, 0.2, 12.4, 200, 9000)] == ["–", "0 s", "<1 s", "12 s", "3.3 min", "2.5 h"]
+    assert [duration(it) for it in (None, 0, 0.2, 12.4, 200, 9000)] == [
+        "–",
+        "0 s",
+        "<1 s",
+        "12 s",
+        "3.3 min",
+        "2.5 h",
+    ]
 
 
 @pytest.mark.parametrize(

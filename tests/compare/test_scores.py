@@ -21,7 +21,13 @@ def run(task: str, number: str | None = None) -> Run:
 
 
 def test_tables_of_one_task_are_one_score() -> None:
-    runs = [run("sums"), run("sums:f1", "f1"), run("sums:length", "length"), run("sums:likelihood"), run("dates")]
+    runs = [
+        run("sums"),
+        run("sums:f1", "f1"),
+        run("sums:length", "length"),
+        run("sums:likelihood"),
+        run("dates"),
+    ]
     assert metrics_of_scores(runs) == {
         "sums": 4,
         "sums:f1": 4,
@@ -55,10 +61,19 @@ def test_equal_models_are_called_different_in_any_of_three_metrics_in_at_most_5_
     for _ in range(tables):
         drawn = generator.normal(0, 0.2, (3, 80)).tolist()
         for metrics in (1, 3):
-            effects = [shift(name, row).effect for name, row in zip(("f1", "match", "length"), drawn, strict=True)]
-            ps = [math.erfc(abs(it.value / it.counts["error"]) / math.sqrt(2)) for it in effects]  # for normal noise
+            effects = [
+                shift(name, row).effect
+                for name, row in zip(("f1", "match", "length"), drawn, strict=True)
+            ]
+            ps = [
+                math.erfc(abs(it.value / it.counts["error"]) / math.sqrt(2)) for it in effects
+            ]  # for normal noise
             tests = [Known(replace(it, p=p)) for it, p in zip(effects, ps, strict=True)]
-            found = any(it.finding is not Finding.open for test in tests for it in judge([test], metrics=metrics))
+            found = any(
+                it.finding is not Finding.open
+                for test in tests
+                for it in judge([test], metrics=metrics)
+            )
             any_shared += found * (metrics == 3)
             any_alone += found * (metrics == 1)
     assert any_alone / tables > 0.09, "the control: three tests of 5 % each"

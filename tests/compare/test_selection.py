@@ -36,7 +36,10 @@ RUNS = [
         ("not quantization='nf4'", "ad"),
         ("not (quantization='nf4' or seed=2)", "a"),
         ("quantization != 'nf4'", "ad"),
-        ("quantization.double_quant != 'true'", "acd"),  # a run without the key does not have that value
+        (
+            "quantization.double_quant != 'true'",
+            "acd",
+        ),  # a run without the key does not have that value
         ("quantization.double_quant = 'true'", "b"),
         ("quantization in ('nf4', \"int8\")", "bcd"),
         ("quantization not in (nf4, int8)", "a"),
@@ -83,7 +86,10 @@ def test_mistakes_are_named(text: str, message: str) -> None:
 
 
 leaves = st.builds(
-    "{} {} {}".format, st.just("seed"), st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), st.integers(0, 3)
+    "{} {} {}".format,
+    st.just("seed"),
+    st.sampled_from(["=", "!=", "<", "<=", ">", ">="]),
+    st.integers(0, 3),
 )
 
 
@@ -101,7 +107,11 @@ leaves = st.builds(
 )
 def test_it_means_what_python_means(text: str) -> None:
     runs = [run(str(seed), "none", seed, 0.5) for seed in range(4)]
-    expected = [one.job_id for one in runs if eval(text.replace(" = ", " == "), {"seed": int(one.params["seed"])})]
+    expected = [
+        one.job_id
+        for one in runs
+        if eval(text.replace(" = ", " == "), {"seed": int(one.params["seed"])})
+    ]
     assert EXPRESSION.search(text)
     if expected:
         assert [one.job_id for one in where(runs, text)] == expected

@@ -1,4 +1,5 @@
-"""What is said of a table of pairs never contradicts itself: first line, sentence, interval, verdict and requirements."""
+"""What is said of a table of pairs never contradicts itself: first line, sentence, interval,
+verdict and requirements."""
 
 from __future__ import annotations
 
@@ -17,7 +18,11 @@ MARGINS = 2, 10  # points: less and more than what so few questions can show
 ROUNDING = 0.0501  # points, of a number with one digit
 SAID = {  # the verdict about a margin → what is said of the row, in the first line and in the sentence; --require
     (Finding.better, MarginVerdict.better): ("the row is better", "", True),
-    (Finding.open, MarginVerdict.as_good): ("the row is as good within {} points", "; as good within {} points", True),
+    (Finding.open, MarginVerdict.as_good): (
+        "the row is as good within {} points",
+        "; as good within {} points",
+        True,
+    ),
     (Finding.open, MarginVerdict.undecided): ("not decided", "; undecided within {} points", False),
     (Finding.worse, MarginVerdict.worse_but_within): (
         "the row is worse by less than {} points",
@@ -71,9 +76,15 @@ def agrees(test: Unplanned, points: int) -> None:
     assert said.format(points) in first, (first, text)
     assert text.endswith(ends.format(points)), text
     assert f": {it.finding} (Δ " in text
-    # The interval is that of the very tests: it excludes 0, or minus the margin, where they reject, and only there.
-    assert (it.low > 0, it.high < 0) == (it.finding is Finding.better, it.finding is Finding.worse), text
-    assert (it.low > -margin) == (said_good := it.verdict not in (MarginVerdict.undecided, MarginVerdict.worse_by_more))
+    # The interval is that of the very tests: it excludes 0, or minus the margin, where they reject,
+    # and only there.
+    assert (it.low > 0, it.high < 0) == (
+        it.finding is Finding.better,
+        it.finding is Finding.worse,
+    ), text
+    assert (it.low > -margin) == (
+        said_good := it.verdict not in (MarginVerdict.undecided, MarginVerdict.worse_by_more)
+    )
     assert (it.high < -margin) == (it.verdict is MarginVerdict.worse_by_more), text
     shown = SHOWN.search(text)
     assert shown is not None, text
@@ -82,8 +93,13 @@ def agrees(test: Unplanned, points: int) -> None:
     assert low > -100 * margin - ROUNDING or not said_good, text
     assert high < -100 * margin + ROUNDING or it.verdict is not MarginVerdict.worse_by_more, text
     table = Table("any", KEYS, rows)
-    check([table], parse_requirements([f"margin={points} finding!=worse"], [row.run for row in rows]))
-    assert [one.met for one in table.of(Requirements).of_rows] == [is_met, it.finding is not Finding.worse], text
+    check(
+        [table], parse_requirements([f"margin={points} finding!=worse"], [row.run for row in rows])
+    )
+    assert [one.met for one in table.of(Requirements).of_rows] == [
+        is_met,
+        it.finding is not Finding.worse,
+    ], text
 
 
 @pytest.mark.parametrize("points", MARGINS)
@@ -103,7 +119,8 @@ def test_all_that_is_said_of_a_larger_table_agrees(n: int, points: int) -> None:
 
 
 def test_a_row_that_is_not_shown_to_be_worse_is_not_worse_by_more() -> None:
-    """5 losses of 20: two tests of different kinds said `no difference shown` and `worse by more than 2 points`."""
+    """5 losses of 20: two tests of different kinds said `no difference shown` and `worse by more
+    than 2 points`."""
     rows = rows_of(McNemar(0, 5, 20), margins={"accuracy": 0.02})
     it = decided(rows[1])
     assert (it.finding, it.verdict) == (Finding.open, MarginVerdict.undecided)
@@ -113,12 +130,18 @@ def test_a_row_that_is_not_shown_to_be_worse_is_not_worse_by_more() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_rows_of_one_table_agree_with_their_intervals(count: int) -> None:
-    """With several comparisons the tests are stricter than the intervals of 95 %: what is said still holds there."""
+    """With several comparisons the tests are stricter than the intervals of 95 %: what is said
+    still holds there."""
     tests = tables(24)
     for start in range(0, len(tests), count):
         rows = rows_of(*tests[start : start + count], margins={"accuracy": 0.1})
         for it in map(decided, rows[1:]):
             assert it.finding is not Finding.better or it.low > 0
             assert it.finding is not Finding.worse or it.high < 0
-            assert it.verdict in (MarginVerdict.undecided, MarginVerdict.worse_by_more) or it.low > -0.1
-            assert it.verdict is not MarginVerdict.worse_by_more or (it.high < -0.1 and it.finding is Finding.worse)
+            assert (
+                it.verdict in (MarginVerdict.undecided, MarginVerdict.worse_by_more)
+                or it.low > -0.1
+            )
+            assert it.verdict is not MarginVerdict.worse_by_more or (
+                it.high < -0.1 and it.finding is Finding.worse
+            )

@@ -1,4 +1,5 @@
-"""The tables of divergences on terminals of several widths: no number and no word of a head is broken."""
+"""The tables of divergences on terminals of several widths: no number and no word of a head is
+broken."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ from runner_compare.sections.tokens import BY_CATEGORY, TITLE, category_columns,
 KINDS = ("sums", "stories", "news", "code")
 FIGURES = {  # with their intervals, as a run on 200 texts has them
     "kl_nats_per_token": (2.44e-05, 1.62e-05, 3.63e-05),
-    **{key: (0.000374 * number, 0.0002794 * number, 0.01203 * number) for number, key in enumerate(KL_SHARES, 1)},
+    **{
+        key: (0.000374 * number, 0.0002794 * number, 0.01203 * number)
+        for number, key in enumerate(KL_SHARES, 1)
+    },
     "kl_p99_nats": (0.0178, None, None),
     "kl_p999_nats": (0.2504, None, None),
     "kl_max_nats": (0.5873, None, None),
@@ -40,7 +44,15 @@ class Screen(io.StringIO):
 
 def run_of(name: str, figures: dict[str, float]) -> TableRow:
     params = {"quantization.name": name}
-    run = Run(name, f"likelihood-{name}", "likelihood", "4", "", params, {"n": 200.0, "scored_tokens": 9e3} | figures)
+    run = Run(
+        name,
+        f"likelihood-{name}",
+        "likelihood",
+        "4",
+        "",
+        params,
+        {"n": 200.0, "scored_tokens": 9e3} | figures,
+    )
     return TableRow(run, {"quantization.name": name})
 
 
@@ -49,14 +61,19 @@ def figures_of(factor: float) -> dict[str, float]:
     for of in ("", *(f"/{kind}" for kind in KINDS)):
         for key, ends in FIGURES.items():
             values = zip(("", "_low", "_high"), ends, strict=True)
-            found |= {f"{key}{end}{of}": factor * value for end, value in values if value is not None}
+            found |= {
+                f"{key}{end}{of}": factor * value for end, value in values if value is not None
+            }
     return found | {f"{key}/{kind}": 50.0 for kind in KINDS for key in ("n", "scored_tokens")}
 
 
 @pytest.fixture
 def table() -> Table:
     """Three quantizations, and the reference, which has no figures of tokens."""
-    rows = [run_of(name, figures_of(factor)) for name, factor in (("int8", 0.713), ("nf4", 1.0), ("hqq", 0.937))]
+    rows = [
+        run_of(name, figures_of(factor))
+        for name, factor in (("int8", 0.713), ("nf4", 1.0), ("hqq", 0.937))
+    ]
     return Table("likelihood", ["quantization.name"], [run_of("none", {}), *rows])
 
 
@@ -76,11 +93,16 @@ def broken(text: str, expected: Iterable[str]) -> list[str]:
 
 
 def words_of(column: Column) -> set[str]:
-    return {*column.head.split("\n"), *(word for cell in column.cells for word in WORD.findall(cell))}
+    return {
+        *column.head.split("\n"),
+        *(word for cell in column.cells for word in WORD.findall(cell)),
+    }
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
-def test_no_number_and_no_head_is_broken(table: Table, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_number_and_no_head_is_broken(
+    table: Table, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     of_all, by_kind = shown_at(width, table, monkeypatch)
     assert max(map(len, [*of_all.splitlines(), *by_kind.splitlines()])) <= width
     for column in token_columns(table):
@@ -99,8 +121,13 @@ def test_the_reference_has_no_line_of_dashes(table: Table) -> None:
     assert all(len(column.cells) == 3 for column in statistics)
 
 
-def test_a_narrow_table_of_categories_leaves_out_what_few_need(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    for width, left_out in ((80, "median, 99.9 %, texts, tokens, largest"), (100, "median, 99.9 %, texts, tokens")):
+def test_a_narrow_table_of_categories_leaves_out_what_few_need(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width, left_out in (
+        (80, "median, 99.9 %, texts, tokens, largest"),
+        (100, "median, 99.9 %, texts, tokens"),
+    ):
         by_kind = shown_at(width, table, monkeypatch)[1]
         assert f"no room for: {left_out} (" in by_kind
         assert len(by_kind.partition("─")[2].splitlines()) < 2 * 12 + 6, "two lines a row at most"

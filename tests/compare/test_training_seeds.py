@@ -1,4 +1,5 @@
-"""Rows that are training runs of one recipe are recognised, and a sentence says what a finding between them is about."""
+"""Rows that are training runs of one recipe are recognised, and a sentence says what a finding
+between them is about."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ def table(*params: dict[str, str], over_seeds: bool = False) -> Table:
     ("values", "keys"),
     [
         ([{"lora.path": "out/adapter-seed1"}, {"lora.path": "out/adapter-seed2"}], ["lora.path"]),
-        ([{"model.name": "a/b_seed_3"}, {"model.name": "a/b_seed_4"}, {"model.name": "c"}], ["model.name"]),
+        (
+            [{"model.name": "a/b_seed_3"}, {"model.name": "a/b_seed_4"}, {"model.name": "c"}],
+            ["model.name"],
+        ),
         ([{"notes.training_seed": "1"}, {"notes.training_seed": "2"}], ["notes.training_seed"]),
         ([{"lora.path": "a-seed1"}, {"lora.path": "b-seed2"}], []),
         ([{"lora.path": "a-seed1"}, {"lora.path": "a-seed1"}], []),
@@ -29,7 +33,9 @@ def table(*params: dict[str, str], over_seeds: bool = False) -> Table:
         ([{"lora.path": "a-seed1"}, {}], []),
     ],
 )
-def test_a_training_seed_is_in_names_or_in_a_declared_key(values: list[dict[str, str]], keys: list[str]) -> None:
+def test_a_training_seed_is_in_names_or_in_a_declared_key(
+    values: list[dict[str, str]], keys: list[str]
+) -> None:
     made = table(*values)
     assert seeded_keys(made) == keys
     said = training_sentence(made)
@@ -42,4 +48,6 @@ def test_seeds_of_sampling_say_nothing_of_other_training_runs() -> None:
     trained = {"lora.path": "one"}, {"lora.path": "other"}
     assert "(lora.path) they say nothing" in training_sentence(table(*trained, over_seeds=True))
     assert training_sentence(table(*trained)) == ""
-    assert training_sentence(table({"lora.path": "one"}, {"lora.path": "one"}, over_seeds=True)) == ""
+    assert (
+        training_sentence(table({"lora.path": "one"}, {"lora.path": "one"}, over_seeds=True)) == ""
+    )

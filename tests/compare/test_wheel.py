@@ -1,4 +1,5 @@
-"""The wheel of the comparison alone: it holds what it needs, requires nothing else, and says what the checkout says."""
+"""The wheel of the comparison alone: it holds what it needs, requires nothing else, and says what
+the checkout says."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "wheels" / "compare"
 PACKAGES = ("runner_base", "runner_compare")
-DISTRIBUTIONS = {"dotenv": "python-dotenv", "yaml": "pyyaml"}  # packages whose name is not the module's
+DISTRIBUTIONS = {
+    "dotenv": "python-dotenv",
+    "yaml": "pyyaml",
+}  # packages whose name is not the module's
 LOGS = (
     ("inspect_ai/none", "inspect_ai/nf4"),
     ("lighteval/whole", "lighteval/cut_off"),
@@ -30,7 +34,16 @@ LOGS = (
     ("guidellm/guidellm_1.json", "guidellm/guidellm_2.json"),
     ("aiperf/1", "aiperf/2"),
 )
-ABSENT = ("torch", "transformers", "hydra", "omegaconf", "mlflow", "bitsandbytes", "runner", "runner_engine")
+ABSENT = (
+    "torch",
+    "transformers",
+    "hydra",
+    "omegaconf",
+    "mlflow",
+    "bitsandbytes",
+    "runner",
+    "runner_engine",
+)
 
 
 def project(folder: Path) -> dict[str, object]:
@@ -50,7 +63,9 @@ def test_all_that_it_imports_is_a_dependency_and_no_more() -> None:
     for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += (
+                [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            )
             imported |= {name.split(".")[0] for name in names}
     others = imported - set(sys.stdlib_module_names) - {*PACKAGES}
     assert {DISTRIBUTIONS.get(name, name) for name in others} == required
@@ -66,7 +81,16 @@ def _nothing_hides_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("build")
     folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(HOME)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(folder),
+        str(HOME),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = folder.glob("runner_compare-*-py3-none-any.whl")
@@ -88,24 +112,48 @@ def test_it_holds_the_comparison_and_the_floor_below(wheel: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_in_an_empty_environment_it_says_what_the_checkout_says(wheel: Path, tmp_path: Path) -> None:
+def test_in_an_empty_environment_it_says_what_the_checkout_says(
+    wheel: Path, tmp_path: Path
+) -> None:
     venv.create(tmp_path / "env", with_pip=True)
     commands = tmp_path / "env" / "bin"
-    install = [str(commands / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)]
+    install = [
+        str(commands / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        str(wheel),
+    ]
     subprocess.run(install, check=True)
     look = f"import importlib.util as u; print([name for name in {ABSENT!r} if u.find_spec(name)])"
-    found = subprocess.run([commands / "python", "-c", look], cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [commands / "python", "-c", look], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert found.stdout == "[]\n"
     entry = "import sys; from runner_compare import entry; sys.argv[0] = 'runner-compare'; entry()"
     for places in LOGS:
-        arguments = ["--results", *(str(ROOT / "tests/data" / place) for place in places), "--format", "json"]
+        arguments = [
+            "--results",
+            *(str(ROOT / "tests/data" / place) for place in places),
+            "--format",
+            "json",
+        ]
         alone, here = (
-            subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-            for command, folder in (([commands / "runner-compare"], tmp_path), ([sys.executable, "-c", entry], ROOT))
+            subprocess.run(
+                [*command, *arguments], cwd=folder, capture_output=True, text=True, check=False
+            )
+            for command, folder in (
+                ([commands / "runner-compare"], tmp_path),
+                ([sys.executable, "-c", entry], ROOT),
+            )
         )
         assert alone.returncode == 0, alone.stderr
         assert (alone.stdout, alone.stderr) == (here.stdout, here.stderr)
-    jobs = subprocess.run([commands / "runner-compare"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    jobs = subprocess.run(
+        [commands / "runner-compare"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert jobs.returncode == 2
     assert jobs.stderr.count("\n") == 1
     assert "pip install runner-llm" in jobs.stderr

@@ -1,4 +1,5 @@
-"""Data sets by name: precedence of keys, where their files are searched, and errors about bad ones."""
+"""Data sets by name: precedence of keys, where their files are searched, and errors about bad
+ones."""
 
 from __future__ import annotations
 
@@ -79,17 +80,34 @@ def test_keys_that_a_file_may_hold_are_keys_of_tasks() -> None:
 
 def test_a_file_of_the_users_own_and_who_wins(mine: Path) -> None:
     quiz = task("task.data=quiz", folder=mine)
-    assert (quiz.data, quiz.subset, quiz.split, quiz.choices_key) == ("org/quiz", "hard", "validation", "options")
+    assert (quiz.data, quiz.subset, quiz.split, quiz.choices_key) == (
+        "org/quiz",
+        "hard",
+        "validation",
+        "options",
+    )
     assert (quiz.prompt, quiz.shots, quiz.extractor.value) == (PromptStyle.text, 2, "flexible")
     assert quiz.shots_data == str(mine / "dataset" / "shots.jsonl")  # relative to the file
     assert quiz.instruction.endswith("and the letter.")
     assert quiz.limit == 200
-    own = task("task.data=quiz", "task.split=test", "task.prompt=chat", "task.shots=0", "task.subset=null", folder=mine)
+    own = task(
+        "task.data=quiz",
+        "task.split=test",
+        "task.prompt=chat",
+        "task.shots=0",
+        "task.subset=null",
+        folder=mine,
+    )
     assert (own.split, own.prompt, own.shots, own.subset) == ("test", PromptStyle.chat, 0, None)
     assert own.answer_key == "key"
-    (mine / "study.yaml").write_text("defaults: [config, _self_]\ntask: {data: quiz, split: test}\n")
+    (mine / "study.yaml").write_text(
+        "defaults: [config, _self_]\ntask: {data: quiz, split: test}\n"
+    )
     composed = composer_of("study", str(mine)).compose([])
-    assert (composed.task.split, composed.task.subset) == ("test", "hard")  # a study's keys win as well
+    assert (composed.task.split, composed.task.subset) == (
+        "test",
+        "hard",
+    )  # a study's keys win as well
     by_search_path = task("task.data=quiz", f"hydra.searchpath=[file://{mine}]")
     assert by_search_path == quiz
 
@@ -99,7 +117,8 @@ def test_each_job_of_a_grid_has_its_own(mine: Path) -> None:
     master = hydra.compose_config("config", [], RunMode.MULTIRUN, with_log_configuration=False)
     composer = Composer(hydra.config_loader, "config", master)
     tasks: list[Any] = [
-        to_config(*without_hydra(composer.compose([f"task.data={name}"]))).task for name in ("quiz", "embedded_hard")
+        to_config(*without_hydra(composer.compose([f"task.data={name}"]))).task
+        for name in ("quiz", "embedded_hard")
     ]
     assert [(one.data, one.split, one.gold) for one in tasks] == [
         ("org/quiz", "validation", Gold.number),
@@ -120,10 +139,19 @@ def test_a_file_or_folder_wins_over_a_name(mine: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data: x\nsplt: test\n", r"quiz\.yaml: no key of a data set 'splt'\. Did you mean split\?"),
-        ("split: test\n", r"quiz\.yaml: the file of a data set needs its location: data: FILE, FOLDER or an id"),
+        (
+            "data: x\nsplt: test\n",
+            r"quiz\.yaml: no key of a data set 'splt'\. Did you mean split\?",
+        ),
+        (
+            "split: test\n",
+            r"quiz\.yaml: the file of a data set needs its location: data: FILE, FOLDER or an id",
+        ),
         ("[1]", r"quiz\.yaml: the file of a data set needs its location"),
-        ("data: x\nprompt: chatt\n", r"quiz\.yaml: task\.prompt=chatt: no choice .* Did you mean chat\?"),
+        (
+            "data: x\nprompt: chatt\n",
+            r"quiz\.yaml: task\.prompt=chatt: no choice .* Did you mean chat\?",
+        ),
         ("data: x\nshots: many\n", r"quiz\.yaml: task\.shots=many: a whole number is needed"),
         ("data: [", r"quiz\.yaml, line .*: it is not valid YAML"),
     ],
@@ -136,7 +164,8 @@ def test_bad_files_are_named(mine: Path, text: str, message: str) -> None:
 
 def test_a_name_that_there_is_not(mine: Path) -> None:
     with pytest.raises(
-        ConfigError, match="task.data=quizz: no data set 'quizz'. Did you mean quiz\\? Choices: .*embedded"
+        ConfigError,
+        match="task.data=quizz: no data set 'quizz'. Did you mean quiz\\? Choices: .*embedded",
     ):
         task("task.data=quizz", folder=mine)
     with pytest.raises(ConfigError, match=f"Choices: {', '.join(SHIPPED)}; and there is no file"):

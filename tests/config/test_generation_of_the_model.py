@@ -1,4 +1,5 @@
-"""generation=model: the settings of the model's own files, as a job has them, plans them and names them."""
+"""generation=model: the settings of the model's own files, as a job has them, plans them and names
+them."""
 
 from __future__ import annotations
 
@@ -34,11 +35,20 @@ def published(tiny_llama: Path, tmp_path: Path) -> Callable[..., LocalModelConfi
     return make
 
 
-def test_each_value_has_its_source(make_config: Make, published: Callable[..., LocalModelConfig]) -> None:
-    config = make_config(model=published(**SAMPLES), generation=ModelGeneration(top_k=7), task=Gsm8kConfig(limit=2))
+def test_each_value_has_its_source(
+    make_config: Make, published: Callable[..., LocalModelConfig]
+) -> None:
+    config = make_config(
+        model=published(**SAMPLES), generation=ModelGeneration(top_k=7), task=Gsm8kConfig(limit=2)
+    )
     resolved = resolve(config)
     generation = resolved.config.generation
-    assert (generation.temperature, generation.top_p, generation.top_k, generation.max_new_tokens) == (
+    assert (
+        generation.temperature,
+        generation.top_p,
+        generation.top_k,
+        generation.max_new_tokens,
+    ) == (
         0.6,
         0.95,
         7,
@@ -64,9 +74,13 @@ def test_a_publisher_who_does_not_sample_is_greedy(
     )
 
 
-def test_jobs_differ_where_the_files_differ(make_config: Make, published: Callable[..., LocalModelConfig]) -> None:
+def test_jobs_differ_where_the_files_differ(
+    make_config: Make, published: Callable[..., LocalModelConfig]
+) -> None:
     def job_id(**own: object) -> str:
-        config = make_config(model=published(**own), generation=ModelGeneration(), task=Gsm8kConfig(limit=2))
+        config = make_config(
+            model=published(**own), generation=ModelGeneration(), task=Gsm8kConfig(limit=2)
+        )
         return plan_job([], config).job_id
 
     same = job_id(**SAMPLES)
@@ -80,13 +94,16 @@ def test_one_command_compares_greedy_with_the_publisher(
     model, task = published(**SAMPLES), Gsm8kConfig(limit=2, samples=4)
     greedy = plan_job([], make_config(model=model, generation=GenerationConfig(), task=task))
     drawn = plan_job([], make_config(model=model, generation=ModelGeneration(), task=task))
-    once = plan_job([], make_config(model=model, generation=GenerationConfig(), task=Gsm8kConfig(limit=2)))
+    once = plan_job(
+        [], make_config(model=model, generation=GenerationConfig(), task=Gsm8kConfig(limit=2))
+    )
     assert greedy.config is not None
     assert drawn.config is not None
     assert (greedy.config.task.samples, drawn.config.task.samples) == (1, 4)  # type: ignore[attr-defined]
     assert greedy.job_id == once.job_id  # so that its answers are there already
     assert (
-        "task.samples=4: a greedy model gives the same answer each time, so each question is asked once" in greedy.notes
+        "task.samples=4: a greedy model gives the same answer each time, so each question is asked once"
+        in greedy.notes
     )
     assert not any("task.samples" in note for note in drawn.notes)
 
@@ -100,18 +117,24 @@ def test_a_model_that_says_nothing_is_refused_before_the_load(
     config = make_config(model=LocalModelConfig(name=str(folder)), generation=ModelGeneration())
     planned = plan_job([], config)
     assert planned.exit_code == 2
-    assert "has no generation_config.json, and no .gguf file that says how its answers are drawn" in planned.problem
+    assert (
+        "has no generation_config.json, and no .gguf file that says how its answers are drawn"
+        in planned.problem
+    )
 
 
 def test_a_model_without_files_here_is_refused(make_config: Make) -> None:
     from runner.config.models import MODELS
 
-    with pytest.raises(ConfigError, match="generation=model: model=stub has no files here that say how its answers"):
+    with pytest.raises(
+        ConfigError, match="generation=model: model=stub has no files here that say how its answers"
+    ):
         resolve(make_config(model=MODELS["stub"](), generation=ModelGeneration()))
 
 
 def test_null_is_for_the_model_alone() -> None:
     with pytest.raises(
-        ConfigError, match=r"generation\.temperature=None: must be a number; null, what the model's files"
+        ConfigError,
+        match=r"generation\.temperature=None: must be a number; null, what the model's files",
     ):
         GenerationConfig(temperature=None)

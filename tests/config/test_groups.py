@@ -1,4 +1,5 @@
-"""A group's choice is made with GROUP=CHOICE and in no other way, so that the recorded choice is the one that ran."""
+"""A group's choice is made with GROUP=CHOICE and in no other way, so that the recorded choice is
+the one that ran."""
 
 from __future__ import annotations
 
@@ -49,17 +50,23 @@ def refusal(*overrides: str) -> str | None:
 @pytest.mark.parametrize("group", [*NAMED, "profile"])
 def test_the_name_of_a_choice_is_no_key(group: str) -> None:
     choices = choices_for(group)
-    ways = [way for way in WAYS if group != "profile" or "{{" not in way]  # it is a text, which holds no keys
+    ways = [
+        way for way in WAYS if group != "profile" or "{{" not in way
+    ]  # it is a text, which holds no keys
     for number, choice in enumerate(choices):
         other = choices[number - 1]
         for way in ways if number == 0 else [ways[number % len(ways)]]:
             message = refusal(f"{group}={choice}", way.format(group=group, other=other))
             assert message is not None, (choice, way)
-            assert re.match(f"{group}.n.*is not a key: use {group}=({other}|CHOICE)", message), message
+            assert re.match(f"{group}.n.*is not a key: use {group}=({other}|CHOICE)", message), (
+                message
+            )
 
 
 def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.name=x: the chosen model has no key for a name: use mod"):
+    with pytest.raises(
+        ConfigError, match=r"model\.name=x: the chosen model has no key for a name: use mod"
+    ):
         job(tmp_path, "model.name=x")
     assert job(tmp_path).params["model.name"] == "stub"
 
@@ -71,8 +78,14 @@ def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None
             "quantization: {name: nf4}",
             "own.yaml: quantization.name: the name of a choice is not a key: use quantization=CHOICE",
         ),
-        ("rope:\n  name: yarn", "own.yaml: rope.name: the name of a choice is not a key: use rope=CHOICE"),
-        ("hydra: {sweeper: {params: {quantization.name: 'none,nf4'}}}", "quantization.name=none: the name of a cho"),
+        (
+            "rope:\n  name: yarn",
+            "own.yaml: rope.name: the name of a choice is not a key: use rope=CHOICE",
+        ),
+        (
+            "hydra: {sweeper: {params: {quantization.name: 'none,nf4'}}}",
+            "quantization.name=none: the name of a cho",
+        ),
         (
             "profile: low_memory",
             "profile: low_memory is not a key: it would choose nothing .profile=none is the choice",
@@ -89,7 +102,9 @@ def test_nor_in_a_study(tmp_path: Path, body: str, message: str) -> None:
 def test_a_schema_put_beside_the_choice_is_refused() -> None:
     with as_in_main():
         beside = composer_of().compose(["+hydra/schema/quantization@quantization=nf4"])
-    with pytest.raises(ConfigError, match="quantization=none is the choice, and the config puts a Nf4Config there"):
+    with pytest.raises(
+        ConfigError, match="quantization=none is the choice, and the config puts a Nf4Config there"
+    ):
         to_config(*without_hydra(beside))
 
 
@@ -106,7 +121,13 @@ def test_nor_from_python(tmp_path: Path) -> None:
 
 
 def test_what_is_recorded_is_the_class_that_was_composed(tmp_path: Path) -> None:
-    record = job(tmp_path, "rope=yarn", "generation=sampling", "generation.temperature=0.4", "profile=low_memory")
+    record = job(
+        tmp_path,
+        "rope=yarn",
+        "generation=sampling",
+        "generation.temperature=0.4",
+        "profile=low_memory",
+    )
     expected = {
         "quantization": "nf4",
         "lora": "none",
@@ -116,7 +137,11 @@ def test_what_is_recorded_is_the_class_that_was_composed(tmp_path: Path) -> None
         "tracking": "none",
     }
     assert {group: record.params[f"{group}.name"] for group in NAMED} == expected
-    assert (record.job_id.partition("-")[0], record.task, record.params["profile"]) == ("gsm8k", "gsm8k", "low_memory")
+    assert (record.job_id.partition("-")[0], record.task, record.params["profile"]) == (
+        "gsm8k",
+        "gsm8k",
+        "low_memory",
+    )
     kept = yaml.safe_load((Path(record.output_dir) / "config.yaml").read_text())
     assert {group: kept[group]["name"] for group in NAMED} == expected
     assert record.name == "gsm8k stub nf4 yarn sampling test temperature=0.4 limit=1"

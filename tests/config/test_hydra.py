@@ -15,12 +15,16 @@ from runner.config.hydra_versions import IS_HYDRA_1_4
 from runner.config.runner_hydra import hydra_of
 
 
-def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     GlobalHydra.instance().clear()
     composed: list[str | None] = []
     compose = Hydra.compose_config
 
-    def noted(self: Hydra, config_name: str | None, overrides: list[str], *rest: Any, **keys: Any) -> Any:
+    def noted(
+        self: Hydra, config_name: str | None, overrides: list[str], *rest: Any, **keys: Any
+    ) -> Any:
         composed.append(config_name)
         return compose(self, config_name, overrides, *rest, **keys)
 
@@ -28,7 +32,9 @@ def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(tmp_path: Path, m
     ours = hydra_of()
     assert ours.get_mode("config", ["model=stub", "seed=1"]) is None
     assert composed == []
-    assert compose(ours, "config", ["model=stub"], RunMode.RUN, False).hydra.mode is None, "so it was right"
+    assert compose(ours, "config", ["model=stub"], RunMode.RUN, False).hydra.mode is None, (
+        "so it was right"
+    )
     assert mode(ours, "config", "hydra.mode=MULTIRUN") is RunMode.MULTIRUN
     (tmp_path / "own.yaml").write_text("hydra: {mode: MULTIRUN}\n")
     assert mode(hydra_of(str(tmp_path)), "own") is RunMode.MULTIRUN
@@ -37,5 +43,9 @@ def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(tmp_path: Path, m
 
 def mode(hydra: Hydra, config_name: str, *overrides: str) -> Any:
     """Return hydra.mode, as Hydra's command line asks for it."""
-    parsed = {"parsed_overrides": OverridesParser.create().parse_overrides([*overrides])} if IS_HYDRA_1_4 else {}
+    parsed = (
+        {"parsed_overrides": OverridesParser.create().parse_overrides([*overrides])}
+        if IS_HYDRA_1_4
+        else {}
+    )
     return hydra.get_mode(config_name, [*overrides], **parsed)

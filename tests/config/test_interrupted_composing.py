@@ -24,5 +24,7 @@ def test_a_signal_waits_until_the_config_is_whole(monkeypatch: pytest.MonkeyPatc
     own = Hydra.compose_config
     monkeypatch.setattr(Hydra, "compose_config", interrupted_amid)
     with signals.handlers_installed(), pytest.raises(KeyboardInterrupt):
-        hydra_of().compose_config("config", ["task.limit=8"], run_mode=RunMode.RUN, with_log_configuration=False)
+        hydra_of().compose_config(
+            "config", ["task.limit=8"], run_mode=RunMode.RUN, with_log_configuration=False
+        )
     assert whole[0].task.limit == 8

@@ -16,7 +16,10 @@ def test_every_hint_names_a_choice() -> None:
     for word, task in meant.TASKS.items():
         assert (meant.meant("task", word) == f"task={word}: use task={task}") == (task in TASKS)
     assert not set(meant.TASKS) & set(choices_for("task"))
-    for names, sources in ((meant.MADE, {CheckpointSource.plain}), (meant.STORED, {CheckpointSource.quantized})):
+    for names, sources in (
+        (meant.MADE, {CheckpointSource.plain}),
+        (meant.STORED, {CheckpointSource.quantized}),
+    ):
         for bits, choices in names.items():
             assert {CHOICES[name].source for name in choices} <= sources, bits
     assert all(CHOICES[name].makes_groups for name in meant.IN_GROUPS)
@@ -31,7 +34,15 @@ def test_bits_that_are_offered_can_be_chosen(bits: int) -> None:
 
 @pytest.mark.parametrize(
     "choice",
-    ["quantization=nf", "quantization=nf5", "quantization=int9", "model=qwen3", "lora=mine", "task=gsm", "rope=a/b"],
+    [
+        "quantization=nf",
+        "quantization=nf5",
+        "quantization=int9",
+        "model=qwen3",
+        "lora=mine",
+        "task=gsm",
+        "rope=a/b",
+    ],
 )
 def test_a_word_that_shows_nothing_gets_the_usual_message(choice: str) -> None:
     assert meant.meant(*choice.split("=")) == ""

@@ -12,10 +12,16 @@ from runner_base.errors import ConfigError
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["task=pipeline"], "^task=pipeline is now task=generate model=parts model.name=FOLDER, with model.stages"),
+        (
+            ["task=pipeline"],
+            "^task=pipeline is now task=generate model=parts model.name=FOLDER, with model.stages",
+        ),
         (["task.until=nf4"], "^task.until is now task.early_stop_vs$"),
         (["task=memory", "task.context=[64]"], "^task.context is now task.context_lengths$"),
-        (["task=generate", "task.batch=[1]"], "^task.batch: no key 'task.batch'"),  # no key of this task is meant
+        (
+            ["task=generate", "task.batch=[1]"],
+            "^task.batch: no key 'task.batch'",
+        ),  # no key of this task is meant
     ],
 )
 def test_an_old_name_is_answered_with_the_new_one(overrides: list[str], message: str) -> None:
@@ -28,7 +34,10 @@ def test_an_old_name_is_answered_with_the_new_one(overrides: list[str], message:
     [
         ("sweep", "^task.repeat: this task has task.repeats"),
         ("memory", "^task.repeat: this task has task.repeats"),
-        ("generate", "^task.repeat: only task=gsm8k, task=likelihood and task=recall have it: with another seed"),
+        (
+            "generate",
+            "^task.repeat: only task=gsm8k, task=likelihood and task=recall have it: with another seed",
+        ),
     ],
 )
 def test_a_task_without_repeat_says_what_to_use(task: str, message: str) -> None:

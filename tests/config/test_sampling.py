@@ -1,4 +1,5 @@
-"""The table of sampling parameters: all code that accepts or uses them has the same ones, in the same order."""
+"""The table of sampling parameters: all code that accepts or uses them has the same ones, in the
+same order."""
 
 from __future__ import annotations
 
@@ -17,13 +18,21 @@ from runner.tasks.chat.task import SETTINGS
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import IGNORED_SETTINGS, GenerationConfig
-from runner_engine.settings.sampling import GREEDY, NEUTRAL, PARAMETERS, Sampling, SamplingArguments, SamplingKeys
+from runner_engine.settings.sampling import (
+    GREEDY,
+    NEUTRAL,
+    PARAMETERS,
+    Sampling,
+    SamplingArguments,
+    SamplingKeys,
+)
 
 ROOT = Path(runner.__file__).parents[1]
 
 
 def sampling_of(*numbers: float) -> Sampling:
-    """Return a sampling with these parameters, in the order of the table; the missing ones are neutral."""
+    """Return a sampling with these parameters, in the order of the table; the missing ones are
+    neutral."""
     return Sampling.of_numbers([*numbers, *list(NEUTRAL.values())[len(numbers) - 1 :]])
 
 
@@ -34,7 +43,9 @@ def test_all_who_read_the_table_have_its_parameters() -> None:
     assert [*SamplingArguments.__annotations__] == [*names, "seed"]
     assert {*names, "seed"} <= {*Settings.__annotations__}
     assert {*names} < {*SETTINGS}
-    (order,) = re.findall(r"^enum \{ (.*?) \};", (ROOT / "runner_engine/kernels/sampling.h").read_text(), re.M)
+    (order,) = re.findall(
+        r"^enum \{ (.*?) \};", (ROOT / "runner_engine/kernels/sampling.h").read_text(), re.M
+    )
     assert order.lower().split(", ") == names, "the order of the numbers that C reads"
     assert not {*names} & {*IGNORED_SETTINGS}
 
@@ -58,12 +69,16 @@ def test_a_value_outside_its_range_is_refused_by_name(name: str) -> None:
         with pytest.raises(ConfigError, match=re.escape(f"{name}={value}: {one.need}")):
             Sampling(**given(name, value))
     Sampling(**given(name, one.kind(one.high)))
-    with pytest.raises(ConfigError, match=re.escape(f"generation.{name}={one.high + 1}: {one.need}")):
+    with pytest.raises(
+        ConfigError, match=re.escape(f"generation.{name}={one.high + 1}: {one.need}")
+    ):
         GenerationConfig(**given(name, one.high + 1))
 
 
 @pytest.mark.parametrize("name", [*PARAMETERS, "seed"])
-@pytest.mark.parametrize("value", [10**400, -(10**400), math.nan, math.inf, -math.inf, True, "7", [7]], ids=repr)
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**400), math.nan, math.inf, -math.inf, True, "7", [7]], ids=repr
+)
 def test_what_is_no_number_in_any_range_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^{name}=.*: must "):
         Sampling(**given(name, value))
@@ -95,7 +110,9 @@ def test_greedy_rows_heed_penalties_alone() -> None:
     penalized = replace(sampling_of(0.0, 0.5, 3, 0.2, 1.1, 0.5, 0.25), seed=8)
     assert penalized.effective == sampling_of(0.0, 1.0, 0, 0.0, 1.1, 0.5, 0.25)
     assert sampling_of(0.0, 0.5, 3, 0.2, 1.0, 0.0, 0.0).effective == GREEDY
-    with pytest.raises(ConfigError, match=r"so generation.top_k=3 and generation.min_p=0.2 would do nothing"):
+    with pytest.raises(
+        ConfigError, match=r"so generation.top_k=3 and generation.min_p=0.2 would do nothing"
+    ):
         GenerationConfig(top_k=3, min_p=0.2)
     assert GenerationConfig(frequency_penalty=0.5).with_model_defaults({"min_p": 0.3}).min_p == 0
     assert GenerationConfig(temperature=1.0).with_model_defaults({"min_p": 0.3}).min_p == 0.3

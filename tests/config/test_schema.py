@@ -1,4 +1,5 @@
-"""Every YAML composes, every check names its full key, every key is either semantic or inert with a reason."""
+"""Every YAML composes, every check names its full key, every key is either semantic or inert with a
+reason."""
 
 from __future__ import annotations
 
@@ -81,7 +82,12 @@ def test_every_group_of_the_menu_has_a_folder_and_a_schema() -> None:
     groups = [next(iter(line)) for line in menu.defaults if not isinstance(line, str)]
     chosen = [group for group in groups if not group.startswith(("override", "optional"))]
     assert chosen == [*GROUPS, "profile"]  # which chooses several groups and has no keys
-    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == {*GROUPS, "profile", "dataset", "hydra"}
+    assert {folder.name for folder in CONF.iterdir() if folder.is_dir()} == {
+        *GROUPS,
+        "profile",
+        "dataset",
+        "hydra",
+    }
 
 
 def test_menu_defaults_equal_the_schema() -> None:
@@ -92,7 +98,10 @@ def test_menu_defaults_equal_the_schema() -> None:
     assert config.model == LocalModelConfig(name="embedded")
     assert composed("model=stub").model == StubConfig()
     assert composed("task=sweep").task == SweepConfig()
-    assert composed("task=sweep", "task.new_tokens=[32]").task == composed("task=sweep", "task.new_tokens=32").task
+    assert (
+        composed("task=sweep", "task.new_tokens=[32]").task
+        == composed("task=sweep", "task.new_tokens=32").task
+    )
     assert composed("task=memory").task == MemoryConfig()
     assert composed("quantization=nf4").quantization == Nf4Config()
 
@@ -104,11 +113,20 @@ def test_menu_defaults_equal_the_schema() -> None:
             lambda: LocalModelConfig(name="x", device="mps"),
             "model.device=mps: Apple's GPUs have no float64, in which tokens are sampled",
         ),
-        (lambda: LocalModelConfig(name="x", device="gpu"), "model.device=gpu: use auto, cpu, cuda or cuda:N"),
+        (
+            lambda: LocalModelConfig(name="x", device="gpu"),
+            "model.device=gpu: use auto, cpu, cuda or cuda:N",
+        ),
         (lambda: LocalModelConfig(name="x", device="cpu:1"), "model.device=cpu:1"),
         (lambda: LocalModelConfig(name=" "), "model.name=' '"),
-        (lambda: LocalModelConfig(name="x", device_map="balanced"), "model.device_map=balanced: use auto"),
-        (lambda: LocalModelConfig(name="x", max_memory={"cpu": "8GB"}), "model.max_memory needs model.device_map=auto"),
+        (
+            lambda: LocalModelConfig(name="x", device_map="balanced"),
+            "model.device_map=balanced: use auto",
+        ),
+        (
+            lambda: LocalModelConfig(name="x", max_memory={"cpu": "8GB"}),
+            "model.max_memory needs model.device_map=auto",
+        ),
         (
             lambda: LocalModelConfig(name="x", device_map="auto", max_memory={"gpu": "8GB"}),
             "model.max_memory.gpu=8GB: name a place",
@@ -125,7 +143,10 @@ def test_menu_defaults_equal_the_schema() -> None:
         (lambda: Int8Config(threshold=-1), "quantization.threshold=-1"),
         (lambda: Nf4Config(compute_dtype=Dtype.auto), "quantization.compute_dtype=auto"),
         (lambda: PeftConfig(path=""), "lora.path=''"),
-        (lambda: PthConfig(path=" "), "lora.path=' ': give the adapter's folder, hub id or .pth file"),
+        (
+            lambda: PthConfig(path=" "),
+            "lora.path=' ': give the adapter's folder, hub id or .pth file",
+        ),
         (lambda: PthConfig(path="x", rank=0), "lora.rank=0: must be 1 or more, or null"),
         (lambda: GenerationConfig(max_new_tokens=0), "generation.max_new_tokens=0"),
         (lambda: GenerationConfig(temperature=-0.1), "generation.temperature=-0.1"),
@@ -155,8 +176,14 @@ def test_menu_defaults_equal_the_schema() -> None:
         (lambda: Gsm8kConfig(check_invariance="some"), "task.check_invariance=some: give auto"),
         (lambda: Gsm8kConfig(check_contamination=-1), "task.check_contamination=-1"),
         (lambda: Gsm8kConfig(data=""), "task.data=''"),
-        (lambda: Gsm8kConfig(prompt=PromptStyle.text, system="x"), "task.system needs task.prompt=chat"),
-        (lambda: Gsm8kConfig(prompt=PromptStyle.lm_eval_5shot, system="x"), "task.system needs task.prompt=chat"),
+        (
+            lambda: Gsm8kConfig(prompt=PromptStyle.text, system="x"),
+            "task.system needs task.prompt=chat",
+        ),
+        (
+            lambda: Gsm8kConfig(prompt=PromptStyle.lm_eval_5shot, system="x"),
+            "task.system needs task.prompt=chat",
+        ),
         (
             lambda: Gsm8kConfig(prompt=PromptStyle.lm_eval_5shot, shots=5),
             "task.shots=5: task.prompt=lm_eval_5shot .* with five of its own: leave it out",
@@ -165,7 +192,10 @@ def test_menu_defaults_equal_the_schema() -> None:
             lambda: Gsm8kConfig(prompt=PromptStyle.lm_eval_5shot, template="{question}"),
             "task.template='{question}': task.prompt=lm_eval_5shot is what",
         ),
-        (lambda: Gsm8kConfig(template="Solve it."), "task.template='Solve it.': {question} must stand where"),
+        (
+            lambda: Gsm8kConfig(template="Solve it."),
+            "task.template='Solve it.': {question} must stand where",
+        ),
         (
             lambda: Gsm8kConfig(template="{qestion}"),
             "task.template='{qestion}': no name 'qestion'. Did you mean question",
@@ -176,7 +206,10 @@ def test_menu_defaults_equal_the_schema() -> None:
         (lambda: SweepConfig(new_tokens=1), "task.new_tokens=1"),
         (lambda: SweepConfig(new_tokens="many"), "task.new_tokens=.*give whole numbers"),
         (lambda: SweepConfig(shared_prefix=[0, 1.5]), "task.shared_prefix=.*from 0 to 1"),
-        (lambda: SweepConfig(arrival_rates=[1, 0]), "task.arrival_rates=.*above 0: requests a second"),
+        (
+            lambda: SweepConfig(arrival_rates=[1, 0]),
+            "task.arrival_rates=.*above 0: requests a second",
+        ),
         (lambda: SweepConfig(arrival_s=0), "task.arrival_s=0: must be above 0"),
         (lambda: SweepConfig(arrival_requests=1), "task.arrival_requests=1: must be 2 or more"),
         (lambda: MemoryConfig(repeats=0), "task.repeats=0"),
@@ -200,8 +233,12 @@ def test_a_repeat_counts_only_if_it_is_one(make_config: Any) -> None:
 
 def test_a_kv_cache_counts_only_in_another_format(make_config: Any) -> None:
     """So the jobs that were recorded before the key was there keep their ids."""
-    plain, eight = (make_config(generation=GenerationConfig(kv_cache=one)) for one in ("as_model", "int8"))
-    assert set(semantic_keys(eight)) - set(semantic_keys(plain)) == {("generation.kv_cache", "int8")}
+    plain, eight = (
+        make_config(generation=GenerationConfig(kv_cache=one)) for one in ("as_model", "int8")
+    )
+    assert set(semantic_keys(eight)) - set(semantic_keys(plain)) == {
+        ("generation.kv_cache", "int8")
+    }
     assert set(semantic_keys(plain)) <= set(semantic_keys(eight))
 
 
@@ -211,16 +248,23 @@ INT8_KV = GenerationConfig(kv_cache="int8")
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        (LocalModelConfig(name="x", attention=Attention.sdpa), "model.attention=sdpa was requested"),
+        (
+            LocalModelConfig(name="x", attention=Attention.sdpa),
+            "model.attention=sdpa was requested",
+        ),
     ],
 )
 def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Any, model: Any, why: str) -> None:
-    with pytest.raises(ConfigError, match=f"generation.kv_cache=int8: only the scheduler .*{why}: use .*as_model"):
+    with pytest.raises(
+        ConfigError, match=f"generation.kv_cache=int8: only the scheduler .*{why}: use .*as_model"
+    ):
         make_config(model=model, generation=INT8_KV)
 
 
 def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
-    config = make_config(model=LocalModelConfig(name="x"), task=Gsm8kConfig(), lora=PeftConfig(path="y"))
+    config = make_config(
+        model=LocalModelConfig(name="x"), task=Gsm8kConfig(), lora=PeftConfig(path="y")
+    )
     counted = dict(semantic_keys(config))
     everything, reasons = _keys(config, "", {})
     choices = {f"{group}.name" for group in ("quantization", "lora", "rope", "generation", "task")}

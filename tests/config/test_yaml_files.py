@@ -1,4 +1,5 @@
-"""YAML files that are bombs, too deep, tagged or truncated: each error is one message with file and position."""
+"""YAML files that are bombs, too deep, tagged or truncated: each error is one message with file and
+position."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
 )
 
 
-@pytest.mark.parametrize("text", [BOMB, "a: &a [*a]\n", "a: &a {b: {c: *a}}\n"], ids=["bomb", "list", "mapping"])
+@pytest.mark.parametrize(
+    "text", [BOMB, "a: &a [*a]\n", "a: &a {b: {c: *a}}\n"], ids=["bomb", "list", "mapping"]
+)
 def test_aliases_that_unpack_to_too_much(text: str) -> None:
     with pytest.raises(ConfigError, match="x.yaml: its aliases"):
         check_aliases(text, "x.yaml")
@@ -32,7 +35,9 @@ def test_ordinary_aliases_and_damaged_files_pass() -> None:
     check_aliases("a: 5 * 3 & 4\n", "x.yaml")
 
 
-def test_a_study_is_refused_before_it_is_unpacked(runner: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_study_is_refused_before_it_is_unpacked(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
     (tmp_path / "bomb.yaml").write_text(f"defaults: [config, _self_]\n{BOMB}")
     done = runner("-cd", ".", "-cn", "bomb", "model=stub", "tracking=none")
     assert done.code == 2
@@ -67,7 +72,10 @@ def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, cas
 
 def test_bytes_that_are_no_text_are_one_message(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"seed: \xff\xfe\n")
-    with pytest.raises(ConfigError, match="x.yaml: it is not valid YAML"), checked(tmp_path / "x.yaml"):
+    with (
+        pytest.raises(ConfigError, match="x.yaml: it is not valid YAML"),
+        checked(tmp_path / "x.yaml"),
+    ):
         OmegaConf.load(tmp_path / "x.yaml")
 
 
@@ -95,4 +103,6 @@ def test_files_that_ship_are_read_quickly_as_omegaconf_reads_them() -> None:
     files = [file for folder in (CONF, *own_conf_folders()) for file in folder.rglob("*.yaml")]
     assert len(files) > 80
     for file in files:
-        assert yaml.load(file.read_text(), Loader=quick_loader()) == OmegaConf.to_container(OmegaConf.load(file)), file
+        assert yaml.load(file.read_text(), Loader=quick_loader()) == OmegaConf.to_container(
+            OmegaConf.load(file)
+        ), file

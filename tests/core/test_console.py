@@ -25,7 +25,8 @@ SHOWN = r"\x1b]0;owned\x07 [/INST] [red]no[/red] :smile: \x9b31m"
 
 
 def on_a_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Run the program with a wide terminal as stdin, stdout and stderr; return its exit code and output."""
+    """Run the program with a wide terminal as stdin, stdout and stderr; return its exit code and
+    output."""
     ours, theirs = pty.openpty()
     process = warm_process.popen(
         [sys.executable, "-m", "runner", *arguments],
@@ -106,7 +107,9 @@ def test_the_work_outlives_its_readers(tmp_path: Path, command: str, code: int) 
     )
     assert done.returncode == code, done.stderr
     results = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/jobs/*/result.json")]
-    assert [result["status"] for result in results] == ["FINISHED"] * (3 if "-m seed" in command else 1)
+    assert [result["status"] for result in results] == ["FINISHED"] * (
+        3 if "-m seed" in command else 1
+    )
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
     if code:
@@ -120,14 +123,22 @@ def test_every_command_says_that_a_device_is_full(tmp_path: Path, module: str) -
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", module, "--help"]
         done = subprocess.run(
-            command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=200, check=False
+            command,
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=200,
+            check=False,
         )
     assert done.returncode == 1
     assert "stdout cannot be written (No space left on device)" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_what_only_the_log_is_for_and_what_the_table_says_stay_off_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_only_the_log_is_for_and_what_the_table_says_stay_off_stderr(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def passes(**marks: object) -> bool:
         record = logging.makeLogRecord({"msg": "x", **marks})
         return ForPeople().filter(record)
@@ -140,7 +151,9 @@ def test_what_only_the_log_is_for_and_what_the_table_says_stay_off_stderr(monkey
     assert not passes(**IN_TABLE)
 
 
-def test_stderr_says_nothing_that_the_table_says(runner: Callable[..., Any], tmp_path: Path) -> None:
+def test_stderr_says_nothing_that_the_table_says(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
     done = runner("task=generate", "task.prompt=Hi", "model.device=cpu", "tracking=none")
     assert (done.code, done.err) == (0, "")
     assert "LlamaForCausalLM" in done.out

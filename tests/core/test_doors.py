@@ -34,7 +34,9 @@ def _read_anew() -> Iterator[None]:
     forget_entry_points()
 
 
-def install(folder: Path, name: str, version: str, text: str = TEXT, ending: str = "dist-info") -> None:
+def install(
+    folder: Path, name: str, version: str, text: str = TEXT, ending: str = "dist-info"
+) -> None:
     """Write the metadata of a package."""
     place = folder / f"{name}-{version}.{ending}"
     place.mkdir(parents=True)
@@ -59,7 +61,8 @@ def by_python() -> dict[str, dict[str, dict[str, str]]]:
 def by_us() -> dict[str, dict[str, dict[str, str]]]:
     """Return what is found without it."""
     return {
-        str(package): {group: dict(names) for group, names in package.groups.items()} for package in packages_for_us()
+        str(package): {group: dict(names) for group, names in package.groups.items()}
+        for package in packages_for_us()
     }
 
 
@@ -78,10 +81,15 @@ def test_they_are_those_of_pythons_reader(tmp_path: Path, monkeypatch: pytest.Mo
     assert found == by_python()
     assert {"counting 1.0", "older 0.3", "archived 3.1"} < found.keys()
     assert "stranger 2.0" not in found
-    assert found["counting 1.0"]["runner.tasks"] == {"count": "counting.task:Count", "sum": "counting.task:Sum"}
+    assert found["counting 1.0"]["runner.tasks"] == {
+        "count": "counting.task:Count",
+        "sum": "counting.task:Sum",
+    }
 
 
-def test_of_two_versions_the_first_on_the_path_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_versions_the_first_on_the_path_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(tmp_path / "new", "counting", "2.0")
     install(tmp_path / "old", "counting", "1.0")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "new"), str(tmp_path / "old"), *sys.path])

@@ -31,7 +31,9 @@ HOSTILE = (
 
 def test_the_environment_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment.read()  # without a file there is nothing to read
-    (folder / ".env").write_text("# a comment\nSTUDENT_LORA_DIR='two words'\nexport BASE_URL=file\nMY_OWN_KEY=sk-1\n")
+    (folder / ".env").write_text(
+        "# a comment\nSTUDENT_LORA_DIR='two words'\nexport BASE_URL=file\nMY_OWN_KEY=sk-1\n"
+    )
     monkeypatch.setenv("BASE_URL", "environment")
     environment.read()
     assert (os.environ["STUDENT_LORA_DIR"], os.environ["BASE_URL"]) == ("two words", "environment")
@@ -39,7 +41,9 @@ def test_the_environment_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_folder_sets_nothing_else(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hostile_folder_sets_nothing_else(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / ".env").write_text(f"{name}=/tmp/evil-S3CRET\nSTUDENT_FORCE_CPU=1\n")
     environment.read()
     assert name not in os.environ
@@ -48,12 +52,22 @@ def test_a_hostile_folder_sets_nothing_else(folder: Path, name: str, capsys: pyt
     assert capsys.readouterr() == ("", said)
 
 
-def test_a_file_names_a_store_that_is_a_file_and_no_server(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for uri in ("http://evil.example", "HTTPS://evil.example", "postgresql://evil/x", "databricks", "evil-plugin://x"):
+def test_a_file_names_a_store_that_is_a_file_and_no_server(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for uri in (
+        "http://evil.example",
+        "HTTPS://evil.example",
+        "postgresql://evil/x",
+        "databricks",
+        "evil-plugin://x",
+    ):
         (folder / ".env").write_text(f"MLFLOW_TRACKING_URI={uri}\nCC=evil\n")
         environment.read()
         assert "MLFLOW_TRACKING_URI" not in os.environ
-        assert capsys.readouterr().err.startswith(".env: MLFLOW_TRACKING_URI (of a server), CC ignored: ")
+        assert capsys.readouterr().err.startswith(
+            ".env: MLFLOW_TRACKING_URI (of a server), CC ignored: "
+        )
     (folder / ".env").write_text("MLFLOW_TRACKING_URI=sqlite:///here.db\n")
     environment.read()
     assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///here.db"

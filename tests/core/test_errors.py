@@ -22,7 +22,10 @@ def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> Non
     words = r"memory ran out: DefaultCPUAllocator: can't allocate memory\. Free some"
     with pytest.raises(JobFailed, match=words), memory_errors_as_job_failed():
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-    for error in (RuntimeError("shapes cannot be multiplied"), ConfigError("out of memory is in these words")):
+    for error in (
+        RuntimeError("shapes cannot be multiplied"),
+        ConfigError("out of memory is in these words"),
+    ):
         with pytest.raises(type(error)) as raised, memory_errors_as_job_failed():
             raise error
         assert raised.value is error
@@ -31,7 +34,10 @@ def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> Non
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ("file", "output_dir=file: {here}/file is a file. Give a folder you may write: output_dir=..."),
+        (
+            "file",
+            "output_dir=file: {here}/file is a file. Give a folder you may write: output_dir=...",
+        ),
         ("file/x/y", "output_dir=file/x/y: {here}/file is a file."),
         ("link", "output_dir=link: {here}/link is a link to gone, which is not there."),
         ("link/x", "output_dir=link/x: {here}/link is a link to gone, which is not there."),
@@ -62,7 +68,8 @@ def test_a_folder_that_may_not_be_written_will_do_for_a_plan() -> None:
         try:
             check_output_folder("output_dir", f"{name}/new", is_written=False)
             with pytest.raises(
-                OutputError, match=f"output_dir={name}/new: nothing may be written in {name} .Permission denied"
+                OutputError,
+                match=f"output_dir={name}/new: nothing may be written in {name} .Permission denied",
             ):
                 check_output_folder("output_dir", f"{name}/new")
         finally:
@@ -100,6 +107,11 @@ def test_an_error_amid_an_interrupt_is_the_interrupt(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == ""
 
 
-def test_what_the_program_itself_says_amid_an_interrupt_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code_of("error", lambda: failing_cleanup(OutputError("the disk is full"))) == OutputError.exit_code
+def test_what_the_program_itself_says_amid_an_interrupt_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert (
+        exit_code_of("error", lambda: failing_cleanup(OutputError("the disk is full")))
+        == OutputError.exit_code
+    )
     assert "the disk is full" in capsys.readouterr().err

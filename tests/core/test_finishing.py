@@ -1,4 +1,5 @@
-"""Within how many tokens answers finish: the curve by hand, by scipy, and what is said where it ends too early."""
+"""Within how many tokens answers finish: the curve by hand, by scipy, and what is said where it
+ends too early."""
 
 from __future__ import annotations
 
@@ -13,14 +14,21 @@ from runner_base.model_text import Answer, FinishReason
 def test_the_curve_is_kaplan_and_meiers() -> None:
     generator = np.random.default_rng(3)
     lengths, limits = generator.integers(1, 60, (2, 300))
-    seen = [Length(int(min(pair)), bool(pair[0] <= pair[1])) for pair in zip(lengths, limits, strict=True)]
+    seen = [
+        Length(int(min(pair)), bool(pair[0] <= pair[1]))
+        for pair in zip(lengths, limits, strict=True)
+    ]
     data = CensoredData(
-        uncensored=[it.tokens for it in seen if it.finished], right=[it.tokens for it in seen if not it.finished]
+        uncensored=[it.tokens for it in seen if it.finished],
+        right=[it.tokens for it in seen if not it.finished],
     )
     curve = ecdf(data).cdf
     assert Finishing.of(seen).reached == pytest.approx(curve.probabilities[-1])
     for wanted in (0.2, 0.5, 0.8):
-        assert Finishing.of(seen, wanted).tokens == curve.quantiles[int(np.argmax(curve.probabilities >= wanted))]
+        assert (
+            Finishing.of(seen, wanted).tokens
+            == curve.quantiles[int(np.argmax(curve.probabilities >= wanted))]
+        )
     finished = Finishing.of([Length(tokens, True) for tokens in range(1, 101)])
     assert (finished.reached, finished.tokens, finished.low, finished.high) == (1.0, 95, 90, 100)
 
@@ -42,7 +50,14 @@ def test_what_cannot_be_told_is_not_told_and_twice_the_limit_has_a_price() -> No
 
 
 def test_the_limit_counts_the_answer_alone_where_thinking_has_a_budget() -> None:
-    thought = Answer("3", list(range(50)), FinishReason.length, thinking="2+1", thinking_tokens=40, answer_tokens=9)
+    thought = Answer(
+        "3",
+        list(range(50)),
+        FinishReason.length,
+        thinking="2+1",
+        thinking_tokens=40,
+        answer_tokens=9,
+    )
     failed = Answer("", [], FinishReason.error)
     plain = Answer("3", [1, 2], FinishReason.stop)
     assert lengths_of([thought, failed, plain]) == [(50, False), (2, True)]

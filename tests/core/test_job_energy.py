@@ -63,7 +63,14 @@ def counted_on(machine: Machine, beside: str = "") -> JobEnergy:
 
 def sample(index: int, verdict: Verdict, reused_from: str | None = None) -> Sample:
     answer = Answer(text="", token_ids=[], finish_reason=FinishReason.stop, verdict=verdict)
-    return Sample(index=index, prompt_sha256="", prompt_tokens=1, seconds=1.0, answer=answer, reused_from=reused_from)
+    return Sample(
+        index=index,
+        prompt_sha256="",
+        prompt_tokens=1,
+        seconds=1.0,
+        answer=answer,
+        reused_from=reused_from,
+    )
 
 
 def test_prefill_and_decode_are_told_apart_from_idling(tmp_path: Path) -> None:
@@ -86,9 +93,15 @@ def test_a_counter_that_runs_twice_as_fast_is_seen(tmp_path: Path) -> None:
 
 def test_answers_that_were_reused_cost_nothing(tmp_path: Path) -> None:
     joules = counted_on(Machine(tmp_path)).so_far
-    samples = [sample(0, Verdict.correct), sample(1, Verdict.wrong), sample(2, Verdict.correct, "gsm8k-1")]
+    samples = [
+        sample(0, Verdict.correct),
+        sample(1, Verdict.wrong),
+        sample(2, Verdict.correct, "gsm8k-1"),
+    ]
     found = metrics_of(joules, samples, price_kwh=0.36)
-    assert found["joules_per_right_answer"] == pytest.approx(joules.net_j)  # one right answer was given here
+    assert found["joules_per_right_answer"] == pytest.approx(
+        joules.net_j
+    )  # one right answer was given here
     assert found["energy_wh"] == pytest.approx(joules.gross_j / 3600)
     assert found["energy_cost"] == pytest.approx(joules.gross_j / 3600 / 1000 * 0.36)
     assert "joules_per_right_answer" not in metrics_of(joules, samples[1:2], None)
@@ -96,7 +109,9 @@ def test_answers_that_were_reused_cost_nothing(tmp_path: Path) -> None:
 
 
 def test_a_shared_machine_is_not_counted(tmp_path: Path) -> None:
-    assert counted_on(Machine(tmp_path), beside="beside other work on 1.0 of 2 cores").why_not() == (
+    assert counted_on(
+        Machine(tmp_path), beside="beside other work on 1.0 of 2 cores"
+    ).why_not() == (
         "not counted: beside other work on 1.0 of 2 cores, and the counters count whole processors, whoever uses them"
     )
 
@@ -115,7 +130,9 @@ def test_starts_of_one_job_add_up() -> None:
     assert first + second == JoulesOfJob(30, 6, 9, 15, 3)
 
 
-def test_the_counters_folder_is_read_when_a_job_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_counters_folder_is_read_when_a_job_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Machine(tmp_path)
     monkeypatch.setattr(counters, "POWERCAP", tmp_path)
     assert Energy().sources == "1 CPU packages (RAPL)"

@@ -37,18 +37,23 @@ def wrap(function): return lambda: function() + " once"
 def printed(tmp_path: Path) -> object:
     """Return what a program prints that imports a library while `slow` is put off."""
     (tmp_path / "library.py").write_text(LIBRARY)
-    (tmp_path / "user.py").write_text("import slow.other, sys\nseen = slow.other.OTHER, sys.modules['slow'].__file__\n")
+    (tmp_path / "user.py").write_text(
+        "import slow.other, sys\nseen = slow.other.OTHER, sys.modules['slow'].__file__\n"
+    )
     package = tmp_path / "slow"
     package.mkdir()
     for name, text in {"__init__": SLOW, "inner": "DEEP = {'a': 1}", "other": "OTHER = 5"}.items():
         (package / f"{name}.py").write_text(text)
 
     def run(body: str) -> list[str]:
-        program = (
-            f"import sys\nfrom runner.core.later import put_off\nwith put_off('slow'):\n    import library\n{body}"
-        )
+        program = f"import sys\nfrom runner.core.later import put_off\nwith put_off('slow'):\n    import library\n{body}"
         done = subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
@@ -66,12 +71,17 @@ def printed(tmp_path: Path) -> object:
         ("print(library.DEEP['a']) if hasattr(library.DEEP, 'keys') else None", "imported"),
         ("print(library.child().__mro__[1].__name__)", "imported Base"),
         ("print(library.other())", "imported 5"),
-        ("import slow; print(library.is_made(slow.make(2)), library.is_made(3))", "imported True False"),
+        (
+            "import slow; print(library.is_made(slow.make(2)), library.is_made(3))",
+            "imported True False",
+        ),
         ("import slow; print(library.made == 5, library.make(3).value)", "imported False 3"),
         ("print(library.optional())", "None"),
     ],
 )
-def test_a_module_is_imported_at_the_first_use_of_what_it_brings(printed: object, body: str, lines: str) -> None:
+def test_a_module_is_imported_at_the_first_use_of_what_it_brings(
+    printed: object, body: str, lines: str
+) -> None:
     if "DEEP" in body:
         body = "print(library.DEEP.get('a'))"
         lines = "imported 1"
@@ -114,5 +124,7 @@ print(len(names) > 10)
 
 @pytest.mark.thorough
 def test_all_that_transformers_takes_from_modules_that_are_put_off_exists() -> None:
-    done = subprocess.run([sys.executable, "-c", USED], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", USED], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.stdout.split() == ["True"], done.stderr[-2000:]

@@ -71,15 +71,20 @@ def test_generations_that_call_themselves_the_same_have_names_of_their_own(tmp_p
 
 
 @pytest.mark.parametrize(("jobs", "words"), [(1, "1 job before"), (2, "2 jobs before")])
-def test_earlier_jobs_are_counted_in_words(jobs: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_jobs_are_counted_in_words(
+    jobs: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     contention = Contention()
     monkeypatch.setattr(contention, "beside", lambda: "")
     contention.earlier = jobs
     assert contention.describe() == f"in a process that had done {words}"
 
 
-def test_versions_are_read_once_since_advice_asks_for_each_pair_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranking three candidates asked 154 times, and each time five files of metadata were parsed."""
+def test_versions_are_read_once_since_advice_asks_for_each_pair_of_candidates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ranking three candidates asked 154 times, and each time five files of metadata were
+    parsed."""
     first = machine.versions()
     monkeypatch.setattr(metadata, "version", lambda name: f"{name} read again")
     assert [machine.versions() for _ in range(3)] == [first] * 3

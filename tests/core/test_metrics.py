@@ -55,8 +55,15 @@ def test_a_job_of_the_stub_writes_described_metrics(make_config: Make, task: Tas
 
 def test_a_loaded_model_reports_described_metrics(make_config: Make) -> None:
     lora = PthConfig(path="embedded")
-    groups: dict[str, Any] = {"quantization": Int8Config(), "lora": lora, "rope": Rope2dConfig(), "generation": SHORT}
-    metrics = run(make_config(model=EMBEDDED, task=GenerateConfig(prompt="2+3=?"), **groups)).result.metrics
+    groups: dict[str, Any] = {
+        "quantization": Int8Config(),
+        "lora": lora,
+        "rope": Rope2dConfig(),
+        "generation": SHORT,
+    }
+    metrics = run(
+        make_config(model=EMBEDDED, task=GenerateConfig(prompt="2+3=?"), **groups)
+    ).result.metrics
     assert "weight_mib/int8" in metrics
     assert undescribed(metrics) == set()
 
@@ -67,7 +74,11 @@ def test_what_stands_in_tables_is_described() -> None:
     assert {described(name).key for name in named} <= known_metrics().keys()
     assert all(known_metrics()[key].better is not Better.neither for key in FRONT)
     for metric in known_metrics().values():
-        assert metric.tokens in known_metrics() if metric.pooling is Pooling.per_token else metric.tokens == ""
+        assert (
+            metric.tokens in known_metrics()
+            if metric.pooling is Pooling.per_token
+            else metric.tokens == ""
+        )
 
 
 @pytest.mark.parametrize(
@@ -86,15 +97,25 @@ def test_cells_and_spreads_are_their_base_metric(key: str, base: str) -> None:
 
 def test_a_metric_of_somebody_elses_task_is_described_by_its_unit() -> None:
     metric = described("reasoning_tok_per_s/hard")
-    assert (metric.key, metric.title, metric.better) == ("reasoning_tok_per_s", "reasoning tok/s", Better.higher)
+    assert (metric.key, metric.title, metric.better) == (
+        "reasoning_tok_per_s",
+        "reasoning tok/s",
+        Better.higher,
+    )
     assert described("cache_mib").pooling is Pooling.max
     assert described("rounds").better is Better.neither
 
 
 def test_labels_for_columns_and_axes() -> None:
-    peak, speed, cut_off = (known_metrics()[key] for key in ("peak_rss_mib", "decode_tok_per_s", "cut_off"))
+    peak, speed, cut_off = (
+        known_metrics()[key] for key in ("peak_rss_mib", "decode_tok_per_s", "cut_off")
+    )
     assert (peak.title, peak.head, peak.axis) == ("peak RSS MiB", "peak RSS\nMiB", "peak RSS, MiB")
-    assert (speed.title, speed.head, speed.axis) == ("decode tok/s", "decode\ntok/s", "decode tokens/s")
+    assert (speed.title, speed.head, speed.axis) == (
+        "decode tok/s",
+        "decode\ntok/s",
+        "decode tokens/s",
+    )
     assert (cut_off.title, cut_off.head, cut_off.axis) == ("cut off", "cut\noff", "cut off")
     heads = [metric.title for metric in known_metrics().values()]
     assert len(set(heads)) == len(heads)
@@ -102,8 +123,22 @@ def test_labels_for_columns_and_axes() -> None:
 
 
 def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
-    one = {"n": 10, "correct": 9, "new_tokens": 100, "decode_tok_per_s": 100, "peak_rss_mib": 5, "load_s": 1}
-    two = {"n": 30, "correct": 3, "new_tokens": 300, "decode_tok_per_s": 300, "peak_rss_mib": 7, "load_s": 2}
+    one = {
+        "n": 10,
+        "correct": 9,
+        "new_tokens": 100,
+        "decode_tok_per_s": 100,
+        "peak_rss_mib": 5,
+        "load_s": 1,
+    }
+    two = {
+        "n": 30,
+        "correct": 3,
+        "new_tokens": 300,
+        "decode_tok_per_s": 300,
+        "peak_rss_mib": 7,
+        "load_s": 2,
+    }
     pooled = pool([one | {"accuracy": 0.9, "wrong": 1}, two | {"accuracy": 0.1}])
     assert pooled == {
         "n": 40,
@@ -114,12 +149,20 @@ def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
         "peak_rss_mib": 7,
         "load_s": 1.5,
     }
-    assert pool([one | {"decode_tok_per_s": 0}, two])["decode_tok_per_s"] == 150  # one has no speed to weigh by
+    assert (
+        pool([one | {"decode_tok_per_s": 0}, two])["decode_tok_per_s"] == 150
+    )  # one has no speed to weigh by
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(3.0, "3"), (12345678.0, "12,345,678"), (1234.56, "1,234.6"), (0.01234, "0.01234"), (float("inf"), "inf")],
+    [
+        (3.0, "3"),
+        (12345678.0, "12,345,678"),
+        (1234.56, "1,234.6"),
+        (0.01234, "0.01234"),
+        (float("inf"), "inf"),
+    ],
 )
 def test_number(value: float, text: str) -> None:
     assert number(value) == text
@@ -130,20 +173,40 @@ def test_one_answer_is_no_answers() -> None:
     assert headline(values)["student"] == "1 answer · 1 call · 2,001 new tokens"
     values = {"requests": 1.0, "answered": 1.0, "refused": 0.0, "clients_left": 1.0, "client_errors": 1.0,
               "server_errors": 0.0}  # fmt: skip
-    assert headline(values)["requests"] == "1   1 answered · 0 sent away · 1 client left · 1 wrong · 0 failed"
-    values = {"accuracy/strict": 1.0, "accuracy/flexible": 1.0, "extractors_differ": 1.0, "stopped_by_length": 11.0}
+    assert (
+        headline(values)["requests"]
+        == "1   1 answered · 0 sent away · 1 client left · 1 wrong · 0 failed"
+    )
+    values = {
+        "accuracy/strict": 1.0,
+        "accuracy/flexible": 1.0,
+        "extractors_differ": 1.0,
+        "stopped_by_length": 11.0,
+    }
     assert "· 1 verdict differs · 11 stopped by length" in headline(values)["trust"]
 
 
 def test_a_speed_of_decoding_is_shown_only_where_something_was_decoded() -> None:
-    values = {"prefill_tok_per_s": 5000.0, "decode_tok_per_s": 0.0}  # as earlier versions recorded it
+    values = {
+        "prefill_tok_per_s": 5000.0,
+        "decode_tok_per_s": 0.0,
+    }  # as earlier versions recorded it
     assert headline(values)["speed"] == "prefill 5,000 tok/s"
-    assert headline(values | {"decode_tok_per_s": 12.0})["speed"] == "prefill 5,000 tok/s · decode 12 tok/s"
+    assert (
+        headline(values | {"decode_tok_per_s": 12.0})["speed"]
+        == "prefill 5,000 tok/s · decode 12 tok/s"
+    )
 
 
 def test_a_grid_shows_one_right_of_all_answers_and_their_vote_beside_the_questions() -> None:
     single = {"n": 5.0, "decode_tok_per_s": 3.0}
-    several = {**single, "answers_each": 4.0, "pass_at_k/1": 0.5, "pass_at_k/4": 0.8, "maj_at_k/4": 0.6}
+    several = {
+        **single,
+        "answers_each": 4.0,
+        "pass_at_k/1": 0.5,
+        "pass_at_k/4": 0.8,
+        "maj_at_k/4": 0.6,
+    }
     titles = [it.title for it in grid_columns([single, several, {**several, "answers_each": 1.0}])]
     assert titles == ["n", "pass@4", "maj@4", "decode tok/s"]
     assert [it.title for it in grid_columns([single])] == ["n", "decode tok/s"]

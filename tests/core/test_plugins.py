@@ -1,4 +1,5 @@
-"""Entry points of other packages: found without importing them, and each mistake names the package."""
+"""Entry points of other packages: found without importing them, and each mistake names the
+package."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ Add = Callable[..., Path]
 
 @pytest.fixture
 def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
-    """Return a function that installs a package in a folder of its own, before all others on the path."""
+    """Return a function that installs a package in a folder of its own, before all others on the
+    path."""
 
     def forget() -> None:
         doors.packages_for_us.cache_clear()
@@ -38,7 +40,9 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
             del sys.modules[module]
 
     def package(name: str, entry_points: str, version: str = "2.0", **modules: str) -> Path:
-        folder = write_package(tmp_path / f"{name}-{version}", name, entry_points, version, **modules)
+        folder = write_package(
+            tmp_path / f"{name}-{version}", name, entry_points, version, **modules
+        )
         monkeypatch.syspath_prepend(folder)
         forget()
         return folder
@@ -50,7 +54,9 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
 
 def choices(**own: type[QuantizationConfig]) -> Choices[QuantizationConfig]:
     return Choices(
-        "quantization", QuantizationConfig, {name: f"{kind.__module__}:{kind.__name__}" for name, kind in own.items()}
+        "quantization",
+        QuantizationConfig,
+        {name: f"{kind.__module__}:{kind.__name__}" for name, kind in own.items()},
     )
 
 
@@ -110,7 +116,9 @@ def test_two_packages_with_one_name(add: Add) -> None:
     text = "[runner.quantizations]\nmine = of_test_birds:Mine\n"
     add("birds", text, of_test_birds=GOOD)
     add("fishes", text)
-    with pytest.raises(ConfigError, match="has the same name for a quantization: uninstall one of the two packages"):
+    with pytest.raises(
+        ConfigError, match="has the same name for a quantization: uninstall one of the two packages"
+    ):
         choices()["mine"]
 
 
@@ -135,10 +143,13 @@ def test_objects(add: Add) -> None:
     points = "".join(f"{name} = of_test_m:{name.upper()}\n" for name in "mno")
     add("numbers", f"[runner.metrics]\n{points}[other.group]\nx = y\n", of_test_m=module)
     assert plugins.load_object("metric", "m", Metric).label == "m"
-    with pytest.raises(ConfigError, match="metric n of numbers 2.0: of_test_m:N calls itself 'other'"):
+    with pytest.raises(
+        ConfigError, match="metric n of numbers 2.0: of_test_m:N calls itself 'other'"
+    ):
         plugins.load_object("metric", "n", Metric)
     with pytest.raises(
-        ConfigError, match="of_test_m:O is no Metric \\(runner_compare.metrics\\), but an object of class int"
+        ConfigError,
+        match="of_test_m:O is no Metric \\(runner_compare.metrics\\), but an object of class int",
     ):
         plugins.load_object("metric", "o", Metric)
     with pytest.raises(ConfigError, match="metrics=p: no metric 'p'. .*Choices: m, n, o"):

@@ -1,4 +1,5 @@
-"""The time left: by the speed since the work began, without the load and without what an earlier run had done."""
+"""The time left: by the speed since the work began, without the load and without what an earlier
+run had done."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[ProgressState]
     progress.report_to(None)
 
 
-def test_the_load_and_what_was_done_before_do_not_count(steps: tuple[list[ProgressState], list[float]]) -> None:
+def test_the_load_and_what_was_done_before_do_not_count(
+    steps: tuple[list[ProgressState], list[float]],
+) -> None:
     seen, now = steps
     with Progress(100, "loading") as bar:
         now.append(30.0)
@@ -39,7 +42,11 @@ def test_the_speed_is_the_mean_and_not_that_of_the_last_seconds(
 ) -> None:
     seen, now = steps
     with Progress(100, "gsm8k") as bar:
-        for at, done in ((10.0, 50), (11.0, 50.1), (20.0, 50.2)):  # a bunch of answers, then nearly nothing
+        for at, done in (
+            (10.0, 50),
+            (11.0, 50.1),
+            (20.0, 50.2),
+        ):  # a bunch of answers, then nearly nothing
             now.append(at)
             bar.show(done)
     assert seen[-1].left_s == pytest.approx(49.8 * 20 / 50.2)

@@ -1,5 +1,5 @@
-"""A line of samples.jsonl: one completion, several branches, or several calls; and repeats.jsonl, which the comparison
-reads.
+"""A line of samples.jsonl: one completion, several branches, or several calls; and repeats.jsonl,
+which the comparison reads.
 """
 
 from __future__ import annotations
@@ -11,9 +11,26 @@ from pathlib import Path
 import pytest
 
 from runner_base.errors import OutputError
-from runner_base.result import Answer, Call, FinishReason, RepeatLog, Sample, Verdict, read_repeats, sealed
+from runner_base.result import (
+    Answer,
+    Call,
+    FinishReason,
+    RepeatLog,
+    Sample,
+    Verdict,
+    read_repeats,
+    sealed,
+)
 
-ONE = Sample(Answer("so 4", [1, 2], FinishReason.stop, verdict=Verdict.correct), "sha", 7, 0.5, 3, "2+2?", "4")
+ONE = Sample(
+    Answer("so 4", [1, 2], FinishReason.stop, verdict=Verdict.correct),
+    "sha",
+    7,
+    0.5,
+    3,
+    "2+2?",
+    "4",
+)
 ANSWER = '"text": "b", "token_ids": [1], "finish_reason": "stop", "new_tokens": 3, "thinking": "t", "in_thinking": true'
 CALL = '''"prompt_sha256": "c", "prompt_tokens": 3, "text": "x", "token_ids": [1], "finish_reason": "error", "seconds": 0.2,
     "what": "draft", "new_tokens": 7, "error": "boom", "by": "me"'''
@@ -40,7 +57,9 @@ def test_a_question_may_take_several_calls() -> None:
         Call(Answer("2+2=4", [5, 6, 7], FinishReason.stop), "a", 10, 0.25, "solver"),
         Call(Answer("yes", [8], FinishReason.length), "b", 30, 0.125, "checker"),
     ]
-    sample = Sample(Answer("4", [], FinishReason.stop, verdict=Verdict.correct), "a", 40, 0.375, 0, calls=calls)
+    sample = Sample(
+        Answer("4", [], FinishReason.stop, verdict=Verdict.correct), "a", 40, 0.375, 0, calls=calls
+    )
     again = Sample.from_json(sample.to_json())
     assert again == sample
     assert again.calls is not None
@@ -50,7 +69,9 @@ def test_a_question_may_take_several_calls() -> None:
 
 
 def test_tokens_may_be_counted_and_not_known() -> None:
-    sample = replace(ONE, answer=Answer("so 4", [], FinishReason.stop, new_tokens=7), by="gpt", cost_usd=0.25)
+    sample = replace(
+        ONE, answer=Answer("so 4", [], FinishReason.stop, new_tokens=7), by="gpt", cost_usd=0.25
+    )
     assert Sample.from_json(sample.to_json()) == sample
     assert sample.answers[0].tokens == 7
     assert '"by": "gpt"' in sample.to_json()

@@ -1,4 +1,5 @@
-"""Real signals to real processes: the first one waits for what must be whole, the second one for nothing."""
+"""Real signals to real processes: the first one waits for what must be whole, the second one for
+nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ print(*printed)
 
 
 def printed(tmp_path: Path, body: str, *before: str) -> str:
-    """Return what a process prints that sends itself signals; `before` are shell commands that come first."""
+    """Return what a process prints that sends itself signals; `before` are shell commands that come
+    first."""
     file = tmp_path / "program.py"
     file.write_text(PROGRAM.format(body))
     done = subprocess.run(
@@ -68,7 +70,9 @@ except KeyboardInterrupt: printed.append('interrupted')
     [("send()", "stopped closed interrupted"), ("pass", "work closed interrupted")],
     ids=["twice", "while-closing"],
 )
-def test_what_is_begun_is_closed_before_a_signal_acts(tmp_path: Path, first: str, words: str) -> None:
+def test_what_is_begun_is_closed_before_a_signal_acts(
+    tmp_path: Path, first: str, words: str
+) -> None:
     assert printed(tmp_path, CLOSING.format(first=first)) == words
 
 
@@ -119,7 +123,9 @@ def test_the_first_one_waits_for_the_step_and_the_second_acts_at_once(
 
 
 def test_one_wish_that_is_sent_twice_is_one(tmp_path: Path) -> None:
-    words = printed(tmp_path, SLOWLY.replace("signals.SAME_S = 0.0", "").format(work=STEP, cleanup="send()"))
+    words = printed(
+        tmp_path, SLOWLY.replace("signals.SAME_S = 0.0", "").format(work=STEP, cleanup="send()")
+    )
     assert words == "step BetweenSteps closed interrupted"
 
 
@@ -145,8 +151,13 @@ def test_an_interrupt_while_a_class_is_made_is_the_same_exit_code(tmp_path: Path
     file = tmp_path / "program.py"
     file.write_text(PROGRAM.format(WHILE_A_CLASS_IS_MADE))
     command = [sys.executable, "-m", "program"]  # a file or -c sets aside what has passed
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
-    assert (done.returncode, done.stderr) == (130, "interrupted: what was done is kept, try again\n")
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        130,
+        "interrupted: what was done is kept, try again\n",
+    )
 
 
 LOST = """
@@ -168,7 +179,8 @@ except KeyboardInterrupt: printed.append('interrupted')
 
 @pytest.mark.parametrize("within", ["__del__", "callback", "deferred", "busy"])
 def test_a_signal_is_not_lost_where_python_ignores_exceptions(tmp_path: Path, within: str) -> None:
-    """A library's `__del__` ran while a server's model was loaded: the signal was gone, and the server went on."""
+    """A library's `__del__` ran while a server's model was loaded: the signal was gone, and the
+    server went on."""
     sends = "send(signal.SIGTERM); [None for _ in range(99)]"
     body = LOST.format(
         deleting=sends if within != "callback" else "pass",

@@ -1,4 +1,5 @@
-"""Machines that are not like the one at hand: each is imitated around a whole job, which must end with its answers."""
+"""Machines that are not like the one at hand: each is imitated around a whole job, which must end
+with its answers."""
 
 from __future__ import annotations
 
@@ -11,10 +12,15 @@ from pathlib import Path
 import pytest
 
 JOB = ["task.limit=3", "tracking=none", "print=json"]
-ROOT_OF_ITS_OWN = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--mount"]
+ROOT_OF_ITS_OWN = [
+    "unshare",
+    *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]),
+    "--mount",
+]
 NO_PROC = 'mount -t tmpfs none /proc && exec "$@"'
 READ_ONLY_HOME = 'mount -t tmpfs -o ro none "$HOME" && exec "$@"'
-# musl gives a thread 128 KiB; glibc gives it the limit of the main thread's stack as it is at the start
+# musl gives a thread 128 KiB; glibc gives it the limit of the main thread's stack as it is at the
+# start
 SMALL_STACKS = """
 import resource, runpy
 resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
@@ -27,7 +33,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.smoke(3)]
 
 def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder, with variables added to the environment."""
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | variables, check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=os.environ | variables, check=False
+    )
 
 
 def metrics_of(done: subprocess.CompletedProcess[str]) -> dict[str, float]:
@@ -39,11 +47,25 @@ def metrics_of(done: subprocess.CompletedProcess[str]) -> dict[str, float]:
     return metrics
 
 
-def within(script: str, folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def within(
+    script: str, folder: Path, *words: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run the program in a mount namespace of its own, which the script changes first."""
     if run(folder, *ROOT_OF_ITS_OWN, "true").returncode:
         pytest.skip("no mount namespaces here")
-    return run(folder, *ROOT_OF_ITS_OWN, "sh", "-c", script, "sh", sys.executable, "-m", "runner", *words, **variables)
+    return run(
+        folder,
+        *ROOT_OF_ITS_OWN,
+        "sh",
+        "-c",
+        script,
+        "sh",
+        sys.executable,
+        "-m",
+        "runner",
+        *words,
+        **variables,
+    )
 
 
 def test_without_proc_what_is_not_known_is_not_recorded(tmp_path: Path) -> None:
@@ -85,7 +107,12 @@ def test_four_gib(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("coerced", ["0", "1"])
 def test_a_locale_without_letters_beyond_ascii(tmp_path: Path, coerced: str) -> None:
-    plain = {"LANG": "C", "LC_ALL": "C" if coerced == "0" else "", "PYTHONCOERCECLOCALE": coerced, "PYTHONUTF8": "0"}
+    plain = {
+        "LANG": "C",
+        "LC_ALL": "C" if coerced == "0" else "",
+        "PYTHONCOERCECLOCALE": coerced,
+        "PYTHONUTF8": "0",
+    }
     metrics_of(run(tmp_path, sys.executable, "-m", "runner", *JOB, **plain))
     shown = run(tmp_path, sys.executable, "-m", "runner", *JOB[:2], **plain)
     assert shown.returncode == 0, shown.stderr

@@ -12,7 +12,9 @@ from runner_base.svg import box, document, text
 
 @given(st.text())
 def test_any_words_can_stand_in_a_picture(words: str) -> None:
-    drawn = document(200, 40, [text(10, 20, words, bold=True, anchor="end"), box(1, 2, 3, 4, "#4e79a7", words)])
+    drawn = document(
+        200, 40, [text(10, 20, words, bold=True, anchor="end"), box(1, 2, 3, 4, "#4e79a7", words)]
+    )
     label, mark = list(ElementTree.fromstring(drawn))[1:]
     shown = "".join(sign if sign.isprintable() else "\ufffd" for sign in words)
     assert (label.text or "") == shown

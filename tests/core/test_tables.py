@@ -1,4 +1,5 @@
-"""Tables at any width: what all rows share is said once, columns are in the order of their use, words stay whole."""
+"""Tables at any width: what all rows share is said once, columns are in the order of their use,
+words stay whole."""
 
 from __future__ import annotations
 
@@ -8,11 +9,16 @@ from runner_base.tables import Column, Fitted, Use, fit, short_paths
 
 
 def lines_of(table: Fitted) -> list[str]:
-    return [line for it in table.columns for text in (it.head, *it.cells) for line in text.split("\n")]
+    return [
+        line for it in table.columns for text in (it.head, *it.cells) for line in text.split("\n")
+    ]
 
 
 def width_of(table: Fitted, gap: int = 2) -> int:
-    longest = (max(len(line) for text in (it.head, *it.cells) for line in text.split("\n")) for it in table.columns)
+    longest = (
+        max(len(line) for text in (it.head, *it.cells) for line in text.split("\n"))
+        for it in table.columns
+    )
     return sum(gap + one for one in longest)
 
 
@@ -55,13 +61,17 @@ def test_what_few_need_is_left_out_before_cells_are_wrapped() -> None:
 def test_words_are_broken_only_where_nothing_else_is_left() -> None:
     table = fit(COLUMNS, 30)
     assert width_of(table) <= 30
-    assert "".join(table.columns[-1].cells).replace("\n", "") == "gsm8k-0123456789abgsm8k-ba9876543210"
+    assert (
+        "".join(table.columns[-1].cells).replace("\n", "") == "gsm8k-0123456789abgsm8k-ba9876543210"
+    )
     assert table.left_out == ["new tokens", "decode tok/s"]
 
 
 def test_a_column_has_another_form_where_there_is_little_room() -> None:
     narrow = Column("margin\n2 points", ["as good", "worse by more"], False)
-    column = Column("margin", ["as good within 2 points", "worse by more than 2 points"], False, narrow=narrow)
+    column = Column(
+        "margin", ["as good within 2 points", "worse by more than 2 points"], False, narrow=narrow
+    )
     assert fit([column], 40).columns[0].cells == column.cells
     assert fit([column], 20).columns[0].cells == narrow.cells
 
@@ -75,7 +85,10 @@ def test_paths_are_shortened_to_what_differs() -> None:
     assert short_paths(["/a/b/7/model", "/a/b/8/model"]) == ["…/7/…", "…/8/…"]
     assert short_paths(["embedded", "/long/way/to/model"]) == ["embedded", "…/model"]
     assert short_paths(["org/a", "other/b"]) == ["org/a", "other/b"]
-    assert short_paths(["a sentence with and/or", "no path"]) == ["a sentence with and/or", "no path"]
+    assert short_paths(["a sentence with and/or", "no path"]) == [
+        "a sentence with and/or",
+        "no path",
+    ]
     values = ["/m/a/q/1", "/m/b/q/1", "/m/b/r/1", "x"]
     assert len({*short_paths(values)}) == len(values)
 

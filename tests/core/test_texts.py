@@ -58,6 +58,11 @@ def test_json_that_is_taken() -> None:
 
 
 def test_a_number_agrees_with_its_noun() -> None:
-    assert [counted(number, "job") for number in (0, 1, 2, 2000)] == ["0 jobs", "1 job", "2 jobs", "2,000 jobs"]
+    assert [counted(number, "job") for number in (0, 1, 2, 2000)] == [
+        "0 jobs",
+        "1 job",
+        "2 jobs",
+        "2,000 jobs",
+    ]
     assert counted(1, "answer was", "answers were") == "1 answer was"
     assert counted(2, "answer was", "answers were") == "2 answers were"

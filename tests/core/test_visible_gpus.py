@@ -1,4 +1,5 @@
-"""Which GPUs a process may use: NVML, nvidia-smi, a child that asks torch; CUDA_VISIBLE_DEVICES as CUDA reads it."""
+"""Which GPUs a process may use: NVML, nvidia-smi, a child that asks torch; CUDA_VISIBLE_DEVICES as
+CUDA reads it."""
 
 from __future__ import annotations
 
@@ -67,7 +68,9 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     class NotFoundError(Exception):
         """NVML's one kind of error."""
 
-    cards = {line.split("UUID: ")[1][:-1]: line for line in LISTED.splitlines() if line.startswith("GPU")}
+    cards = {
+        line.split("UUID: ")[1][:-1]: line for line in LISTED.splitlines() if line.startswith("GPU")
+    }
     parts = {"MIG-dddd-3": 20_000, "MIG-eeee-4": 5_000}
     memory = {"GPU-aaaa-0": 70_000, "GPU-abbb-1": 500, "GPU-cccc-2": 30_000, **parts}
 
@@ -82,7 +85,9 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         nvmlDeviceGetCount=lambda: len(cards),
         nvmlDeviceGetHandleByIndex=lambda number: list(cards)[number],
         nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
-        nvmlDeviceGetName=lambda uuid: b"NVIDIA H100 80GB HBM3" if uuid in ("GPU-aaaa-0", "GPU-abbb-1") else "A100",
+        nvmlDeviceGetName=lambda uuid: (
+            b"NVIDIA H100 80GB HBM3" if uuid in ("GPU-aaaa-0", "GPU-abbb-1") else "A100"
+        ),
         nvmlDeviceGetUUID=lambda uuid: uuid,
         nvmlDeviceGetMigMode=lambda uuid: (int(uuid == "GPU-cccc-2"), 0),
         nvmlDeviceGetMaxMigDeviceCount=lambda _: 7,
@@ -121,7 +126,11 @@ WANTED = [
 @pytest.mark.parametrize("source", ["nvml", "smi"])
 @pytest.mark.parametrize(("wanted", "names"), WANTED)
 def test_visible_devices_are_read_as_cuda_reads_them(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, source: str, wanted: str | None, names: list[str]
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    wanted: str | None,
+    names: list[str],
 ) -> None:
     found = request.getfixturevalue(source)
     if source == "smi":
@@ -169,7 +178,8 @@ class cuda:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Give child processes a torch that finds GPUs, and return the file in which it notes each import."""
+    """Give child processes a torch that finds GPUs, and return the file in which it notes each
+    import."""
     (tmp_path / "torch.py").write_text(TORCH)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
@@ -190,13 +200,17 @@ def test_torch_is_asked_once_where_a_driver_is_there(
     assert visible_gpus.free_mib() == [1024, 1024]
     assert free_mib_by_device("auto") == {"GPU 0": 1024}
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "3")
-    assert [(gpu.name, visible_gpus.variable()) for gpu in visible_gpus.visible()] == [("3", "HIP_VISIBLE_DEVICES")]
+    assert [(gpu.name, visible_gpus.variable()) for gpu in visible_gpus.visible()] == [
+        ("3", "HIP_VISIBLE_DEVICES")
+    ]
     assert asked.read_text() == "xx"
     monkeypatch.setattr(visible_gpus, "_torch_version", lambda: "2.13.0+cpu")
     assert visible_gpus.visible() == []
 
 
-@pytest.mark.parametrize("fault", ["raise SystemExit(3)", "import no_such_module", "print('words')", "time.sleep(60)"])
+@pytest.mark.parametrize(
+    "fault", ["raise SystemExit(3)", "import no_such_module", "print('words')", "time.sleep(60)"]
+)
 def test_a_torch_that_does_not_answer_is_no_gpu_and_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: Path, fault: str
 ) -> None:
@@ -211,7 +225,9 @@ def test_a_torch_that_does_not_answer_is_no_gpu_and_is_asked_again(
     assert len(visible_gpus.visible()) == 2
 
 
-def test_nvml_that_fails_leaves_it_to_nvidia_smi(nvml: SimpleNamespace, smi: Callable[[str], None]) -> None:
+def test_nvml_that_fails_leaves_it_to_nvidia_smi(
+    nvml: SimpleNamespace, smi: Callable[[str], None]
+) -> None:
     def fail(*_: Any) -> Any:
         raise nvml.NVMLError("Driver/library version mismatch")
 

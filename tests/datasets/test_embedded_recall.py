@@ -1,4 +1,5 @@
-"""The shipped adapter that retrieves: it finds needles within the model's 1,024 positions, and the model alone does not."""
+"""The shipped adapter that retrieves: it finds needles within the model's 1,024 positions, and the
+model alone does not."""
 
 from __future__ import annotations
 
@@ -25,8 +26,14 @@ def recall(runner: Callable[..., Any], folder: Path, lora: str) -> dict[int, flo
     assert done.code == 0, done.stderr
     (lines,) = samples(folder).values()
     lengths = sorted({line["recall_length"] for line in lines})
-    verdicts = {length: [line["verdict"] for line in lines if line["recall_length"] == length] for length in lengths}
-    return {length: of_length.count("correct") / len(of_length) for length, of_length in verdicts.items()}
+    verdicts = {
+        length: [line["verdict"] for line in lines if line["recall_length"] == length]
+        for length in lengths
+    }
+    return {
+        length: of_length.count("correct") / len(of_length)
+        for length, of_length in verdicts.items()
+    }
 
 
 def test_the_adapter_finds_needles_within_its_positions_and_the_model_alone_does_not(
@@ -47,7 +54,9 @@ def test_card_is_in_the_readme() -> None:
         for name in names:
             measured = Score(scores[name]["correct"], scores[name]["n"])
             low, high = measured.interval()
-            assert f"{100 * measured.accuracy:.1f} ({100 * low:.1f}–{100 * high:.1f})" in README, name
+            assert f"{100 * measured.accuracy:.1f} ({100 * low:.1f}–{100 * high:.1f})" in README, (
+                name
+            )
     assert min(CARD["scores"]["adapter"][name]["accuracy"] for name in names[:-1]) >= 0.75
     assert max(CARD["scores"]["base"][name]["accuracy"] for name in names[:-1]) <= 0.05
 
@@ -58,4 +67,7 @@ def test_the_folder_is_small_and_complete() -> None:
         "adapter_model.safetensors",
     ]
     assert (LORA_RECALL_DIR / "adapter_model.safetensors").stat().st_size <= 700_000
-    assert json.loads((LORA_RECALL_DIR / "adapter_config.json").read_text())["base_model_name_or_path"] == "embedded"
+    assert (
+        json.loads((LORA_RECALL_DIR / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "embedded"
+    )

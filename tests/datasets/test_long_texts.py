@@ -1,4 +1,5 @@
-"""The long texts that ship: always the same, long enough, and what is said later follows from what was said."""
+"""The long texts that ship: always the same, long enough, and what is said later follows from what
+was said."""
 
 from __future__ import annotations
 
@@ -28,7 +29,10 @@ def test_all_kinds_are_among_any_three() -> None:
     given = load_given(LikelihoodConfig(data="long"))
     assert len(given) == DOCUMENTS
     assert {it.form for it in given} == {Form.text}
-    assert all({it.category for it in given[at : at + 3]} == {"prose", "code", "table"} for at in range(DOCUMENTS - 2))
+    assert all(
+        {it.category for it in given[at : at + 3]} == {"prose", "code", "table"}
+        for at in range(DOCUMENTS - 2)
+    )
     assert len({it.texts[0] for it in given}) == DOCUMENTS
     assert [it.texts[0] for it in load_given(LikelihoodConfig(data="long", offset=58))] == [
         long_text(58),
@@ -58,19 +62,26 @@ def test_balances_of_tables_add_up() -> None:
 
 def test_who_is_named_again_has_the_same_trade_and_town() -> None:
     prose = next(long_text(index) for index in range(3) if kind_of_text(index) == "prose")
-    found = re.findall(r"(\w+ \w+), the (\w+ of \w+ \w+ under the seal of an? \w+ above \w+ \w+)", prose)
+    found = re.findall(
+        r"(\w+ \w+), the (\w+ of \w+ \w+ under the seal of an? \w+ above \w+ \w+)", prose
+    )
     known = dict(found)
     assert len(found) > 4 * len(known) > 100
     assert all(known[name] == rest for name, rest in found)
 
 
 def test_other_tasks_say_what_they_are_for() -> None:
-    with pytest.raises(DataError, match="task.data=long: it has texts without questions: they are for task=likelihood"):
+    with pytest.raises(
+        DataError,
+        match="task.data=long: it has texts without questions: they are for task=likelihood",
+    ):
         load_questions(QuestionsConfig(data="long"))
     assert describe_questions("long", "test", "0" * 64)["source_type"] == "code"
 
 
-@pytest.mark.parametrize(("written", "count"), [("512", 512), (512, 512), ("4k", 4096), ("1K", 1024), (" 2k ", 2048)])
+@pytest.mark.parametrize(
+    ("written", "count"), [("512", 512), (512, 512), ("4k", 4096), ("1K", 1024), (" 2k ", 2048)]
+)
 def test_numbers_of_tokens(written: str | int, count: int) -> None:
     assert token_count(written) == count
 

@@ -1,4 +1,5 @@
-"""Files that name questions: numbers, ids and hashes, as lines or a JSON list, and mistakes in them."""
+"""Files that name questions: numbers, ids and hashes, as lines or a JSON list, and mistakes in
+them."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def test_a_line_is_a_number_an_id_or_a_hash(tmp_path: Path) -> None:
     assert places(tmp_path, "chal-1\nid:chal-3\n") == {0, 2}
     assert places(tmp_path, "id:7\n") == {1}, "a whole number alone is the number of a question"
     assert places(tmp_path, f"{question_sha256('Four?')}\n") == {3}
-    assert places(tmp_path, f"{question_sha256('One?')[:16].upper()}\n") == {0}, "without its choices"
+    assert places(tmp_path, f"{question_sha256('One?')[:16].upper()}\n") == {0}, (
+        "without its choices"
+    )
     assert places(tmp_path, question_sha256("Two?")) == {1, 2}, "both questions of this text"
     assert places(tmp_path, json.dumps([1, "chal-3", question_sha256("Four?")])) == {1, 2, 3}
     assert places(tmp_path, "[\n 1,\n 2]") == {1, 2}
@@ -40,7 +43,9 @@ def test_what_is_not_there_is_named_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         places(tmp_path, "0\n4\n7\nchal-9\nchal-8\n")
     message = str(caught.value)
-    assert message.startswith(f"task.only={tmp_path / 'list.txt'}: 4 of its 5 entries name no question of split test")
+    assert message.startswith(
+        f"task.only={tmp_path / 'list.txt'}: 4 of its 5 entries name no question of split test"
+    )
     assert "which has 4: 4, 7, chal-9" in message
     assert "chal-8" not in message, "the first few are enough"
 
@@ -63,5 +68,7 @@ def test_mistakes_are_one_message(tmp_path: Path, text: str, message: str) -> No
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"task.without=.*none.txt: .* cannot be read \(No such file or directory\)"):
+    with pytest.raises(
+        DataError, match=r"task.without=.*none.txt: .* cannot be read \(No such file or directory\)"
+    ):
         read_entries(str(tmp_path / "none.txt"), "task.without")

@@ -1,4 +1,5 @@
-"""Choices in other orders: GPQA's columns are shuffled, MMLU-Pro's ten letters are read, rotations keep the right text."""
+"""Choices in other orders: GPQA's columns are shuffled, MMLU-Pro's ten letters are read, rotations
+keep the right text."""
 
 from __future__ import annotations
 
@@ -25,14 +26,20 @@ Load = Callable[..., list[Item]]
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
     def loaded(rows: list[dict[str, Any]], **keys: Any) -> list[Item]:
-        return load_questions(Gsm8kConfig(data=jsonl(tmp_path / "rows.jsonl", rows), limit=None, **keys))
+        return load_questions(
+            Gsm8kConfig(data=jsonl(tmp_path / "rows.jsonl", rows), limit=None, **keys)
+        )
 
     return loaded
 
 
 def gpqa(number: int) -> dict[str, Any]:
     texts = [f"right {number}", *(f"wrong {number} {wrong}" for wrong in "abc")]
-    return {"Record ID": f"rec{number}", "Question": f"Question {number}?", **dict(zip(GPQA, texts, strict=True))}
+    return {
+        "Record ID": f"rec{number}",
+        "Question": f"Question {number}?",
+        **dict(zip(GPQA, texts, strict=True)),
+    }
 
 
 def pro(number: int) -> dict[str, Any]:
@@ -57,17 +64,28 @@ def test_the_columns_of_gpqa_are_shuffled_by_a_seed(load: Load) -> None:
     assert set(counts) == set("ABCD")
     assert max(counts.values()) < 20
     assert [right_text(item) for item in items] == [f"right {number}" for number in range(40)]
-    assert items[3].question.splitlines()[1:] == [f"{a}. {b}" for a, b in zip("ABCD", items[3].choices, strict=True)]
+    assert items[3].question.splitlines()[1:] == [
+        f"{a}. {b}" for a, b in zip("ABCD", items[3].choices, strict=True)
+    ]
     assert items[3].id == "rec3"
-    assert load([gpqa(3)])[0].question == items[3].question, "the order depends on the question and not on its place"
-    assert [it.gold for it in load([gpqa(number) for number in range(40)], choices_seed=1)] != [it.gold for it in items]
+    assert load([gpqa(3)])[0].question == items[3].question, (
+        "the order depends on the question and not on its place"
+    )
+    assert [it.gold for it in load([gpqa(number) for number in range(40)], choices_seed=1)] != [
+        it.gold for it in items
+    ]
 
 
-def test_columns_that_name_the_right_choice_are_shuffled_and_a_list_only_on_request(load: Load) -> None:
+def test_columns_that_name_the_right_choice_are_shuffled_and_a_list_only_on_request(
+    load: Load,
+) -> None:
     rows = [{"q": f"{number}?", "good": "yes", "bad": f"no {number}"} for number in range(40)]
     named = load(rows, question_key="q", answer_key="good", choices_key="good+bad")
     assert {item.gold for item in named} == {"A", "B"}
-    listed = [{"question": f"{number}?", "choices": ["yes", f"no {number}"], "answer": 0} for number in range(40)]
+    listed = [
+        {"question": f"{number}?", "choices": ["yes", f"no {number}"], "answer": 0}
+        for number in range(40)
+    ]
     assert {item.gold for item in load(listed)} == {"A"}
     shuffled = load(listed, choices_seed=5)
     assert {item.gold for item in shuffled} == {"A", "B"}
@@ -104,9 +122,13 @@ def test_rotations_keep_the_right_text_and_are_one_cluster(load: Load) -> None:
         assert right_text(item) == f"right {at // 4}"
         assert item.cluster == f"question {at // 4}"
         assert item.question.startswith(f"Question {at // 4}?\nA. {item.choices[0]}\n")
-    assert sorted(item.gold for item in orders[:4]) == list("ABCD"), "the right one is once at each position"
+    assert sorted(item.gold for item in orders[:4]) == list("ABCD"), (
+        "the right one is once at each position"
+    )
     assert orders[0].question == items[0].question
     assert [item.shift for item in rotated(load([pro(0)]), 4)] == [0, 2, 5, 7]
     assert len(rotated(items, 26)) == 12, "no order twice"
-    with pytest.raises(ConfigError, match=r"task.rotate=4: question 0 has no list of choices.*leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"task.rotate=4: question 0 has no list of choices.*leave it out"
+    ):
         rotated(load_questions(Gsm8kConfig(limit=2)), 4)

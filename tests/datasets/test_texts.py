@@ -15,7 +15,10 @@ from runner.config.hydra import to_config
 from runner.datasets.given import Form, load_given
 from runner.tasks.likelihood.keys import LikelihoodConfig
 
-ROWS = [json.loads(line) for line in (CONF / "dataset" / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
+ROWS = [
+    json.loads(line)
+    for line in (CONF / "dataset" / "texts.jsonl").read_text(encoding="utf-8").splitlines()
+]
 OF_EACH = {"chat": 40, "code": 40, "mathematics": 40, "language": 40, "json": 20, "long": 20}
 
 
@@ -32,7 +35,9 @@ def test_they_are_two_hundred_different_texts_in_six_kinds_and_five_languages() 
 
 def test_any_ten_texts_in_a_row_hold_all_kinds_so_that_a_limit_leaves_none_out() -> None:
     for ten in (ROWS[at : at + 10] for at in range(0, 200, 10)):
-        assert Counter(row["category"] for row in ten) == {kind: count // 20 for kind, count in OF_EACH.items()}
+        assert Counter(row["category"] for row in ten) == {
+            kind: count // 20 for kind, count in OF_EACH.items()
+        }
 
 
 def test_json_is_json_and_python_is_python() -> None:
@@ -40,7 +45,8 @@ def test_json_is_json_and_python_is_python() -> None:
     python = [
         row["text"]
         for row in ROWS
-        if row["category"] in ("code", "long") and ("\ndef " in row["text"] or row["text"][:4] == "def ")
+        if row["category"] in ("code", "long")
+        and ("\ndef " in row["text"] or row["text"][:4] == "def ")
     ]
     assert len(python) > 10
     for text in python:
@@ -58,7 +64,9 @@ def test_json_is_json_and_python_is_python() -> None:
         (["model=stub"], "embedded"),
     ],
 )
-def test_they_are_what_other_models_than_the_embedded_one_are_scored_on(model: list[str], data: str) -> None:
+def test_they_are_what_other_models_than_the_embedded_one_are_scored_on(
+    model: list[str], data: str
+) -> None:
     config = to_config(*compose(["task=likelihood", *model]))
     assert vars(config.task)["data"] == data
 

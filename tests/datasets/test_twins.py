@@ -1,4 +1,5 @@
-"""Twins: the same story, other numbers, a right answer that is known; and no twin where that cannot be had."""
+"""Twins: the same story, other numbers, a right answer that is known; and no twin where that cannot
+be had."""
 
 from __future__ import annotations
 
@@ -48,8 +49,12 @@ def test_the_generator_tells_the_same_story_with_other_numbers(split: Split) -> 
         assert other.answer.endswith(f"#### {other.gold}")
         assert twin(split, index) == other
     question = Item(one.question, one.answer, one.gold, place=29)
-    assert twin_of(EMBEDDED, split.value, question) == Item(other.question, other.answer, other.gold)
-    assert twin_of(EMBEDDED, split.value, replace(question, place=28)) is None, "another story is no twin"
+    assert twin_of(EMBEDDED, split.value, question) == Item(
+        other.question, other.answer, other.gold
+    )
+    assert twin_of(EMBEDDED, split.value, replace(question, place=28)) is None, (
+        "another story is no twin"
+    )
 
 
 def test_the_chain_of_a_worked_answer_is_computed_anew() -> None:
@@ -72,14 +77,30 @@ def test_the_chain_of_a_worked_answer_is_computed_anew() -> None:
 @pytest.mark.parametrize(
     ("question", "answer", "why"),
     [
-        ("He has 48 dogs. Half are 24.", "<<48/2=24>>\n<<48+24=72>>\n#### 72", "a day has 24 hours, too"),
+        (
+            "He has 48 dogs. Half are 24.",
+            "<<48/2=24>>\n<<48+24=72>>\n#### 72",
+            "a day has 24 hours, too",
+        ),
         ("He has 48 dogs.", "#### 48", "nothing says how it is solved"),
         ("He has 48 dogs and 3 cats.", "48+3=<<48+3=52>>52\n#### 52", "a sum that is wrong"),
-        ("He has 48 dogs and 3 cats.", "48+3=<<48+3=51>>51, so\n#### 52", "the last step is not the answer"),
-        ("He has 48 dogs and 3 cats.", "48+19=<<48+19=67>>67\n#### 67", "nobody knows where 19 comes from"),
+        (
+            "He has 48 dogs and 3 cats.",
+            "48+3=<<48+3=51>>51, so\n#### 52",
+            "the last step is not the answer",
+        ),
+        (
+            "He has 48 dogs and 3 cats.",
+            "48+19=<<48+19=67>>67\n#### 67",
+            "nobody knows where 19 comes from",
+        ),
         ("He has 48 dogs. 48 cats.", "48+48=<<48+48=96>>96\n#### 96", "two numbers look alike"),
         ("He works 6 days a week.", "6*2=<<6*2=12>>12\n#### 12", "a week has no more days"),
-        ("It was 1987, 5 dogs.", "1987-5=<<1987-5=1982>>1982 <<2-1=1>>\n#### 1", "the last step hangs on nothing"),
+        (
+            "It was 1987, 5 dogs.",
+            "1987-5=<<1987-5=1982>>1982 <<2-1=1>>\n#### 1",
+            "the last step hangs on nothing",
+        ),
         ("He has 48 dogs.", "<<__import__('os')=1>>\n#### 1", "no sum"),
         ("He has 48 dogs.", "<<48/0=1>>\n#### 1", "no number"),
         ("He has 48 dogs.", "<<48**48=1>>\n#### 1", "no sum"),
@@ -93,10 +114,21 @@ def test_there_is_no_twin_of_what_is_not_understood(question: str, answer: str, 
 @pytest.mark.skipif(not REAL.is_file(), reason="GSM8K's own file is not here")
 def test_of_the_real_questions_a_third_or_more_have_twins() -> None:
     lines = [json.loads(line) for line in REAL.read_text().splitlines()[:300]]
-    items = [replace(item(line["question"], line["answer"]), number=number) for number, line in enumerate(lines)]
+    items = [
+        replace(item(line["question"], line["answer"]), number=number)
+        for number, line in enumerate(lines)
+    ]
     found = twins_of("openai/gsm8k", "test", items)
     assert len(found) > 100
     for number, other in found.items():
         assert other.gold != items[number].gold
         assert story(other.question) == story(items[number].question)
-        assert sum(a != b for a, b in zip(numbers(items[number].question), numbers(other.question), strict=True)) >= 1
+        assert (
+            sum(
+                a != b
+                for a, b in zip(
+                    numbers(items[number].question), numbers(other.question), strict=True
+                )
+            )
+            >= 1
+        )

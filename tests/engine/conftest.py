@@ -1,4 +1,5 @@
-"""Engines that are closed when a test ends, kernels whose tiles are emulated, and rows that decode in two ways."""
+"""Engines that are closed when a test ends, kernels whose tiles are emulated, and rows that decode
+in two ways."""
 
 from __future__ import annotations
 
@@ -35,12 +36,15 @@ def opened(make_config: Callable[..., RunnerConfig]) -> Iterator[Callable[..., L
 
 @pytest.fixture(scope="session")
 def emulated_tiles(made_once: Callable[..., Path]) -> OnlyTiles:
-    """Attention to shared keys and products by tiles (AMX) that are emulated; they are built once."""
+    """Attention to shared keys and products by tiles (AMX) that are emulated; they are built
+    once."""
     return OnlyTiles(made_once("emulated_tiles", built_attention) / "products.so")
 
 
 @pytest.fixture
-def pair(make_config: Callable[..., RunnerConfig], tiny_llama: Path, tmp_path: Path) -> Callable[..., list[Decoding]]:
+def pair(
+    make_config: Callable[..., RunnerConfig], tiny_llama: Path, tmp_path: Path
+) -> Callable[..., list[Decoding]]:
     """Return a function that gives the usual steps of a family, and those on the device."""
 
     def decodings(family: str = "llama", device: str = "cpu", **keys: Any) -> list[Decoding]:

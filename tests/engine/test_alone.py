@@ -1,4 +1,5 @@
-"""The engine by itself: the program of its page decodes a folder and a .gguf file where nothing else can be imported."""
+"""The engine by itself: the program of its page decodes a folder and a .gguf file where nothing
+else can be imported."""
 
 from __future__ import annotations
 
@@ -16,7 +17,17 @@ import runner_engine
 from runner_engine.embedded import MODEL_DIR
 
 PAGE = Path(runner_engine.__file__).with_name("README.md")
-ABSENT = ("runner", "runner_compare", "hydra", "omegaconf", "mlflow", "bitsandbytes", "peft", "datasets", "pandas")
+ABSENT = (
+    "runner",
+    "runner_compare",
+    "hydra",
+    "omegaconf",
+    "mlflow",
+    "bitsandbytes",
+    "peft",
+    "datasets",
+    "pandas",
+)
 LINES = 10
 
 
@@ -30,9 +41,15 @@ def program() -> str:
 def decoded(name: Path, tmp_path: Path) -> tuple[str, str]:
     """Run the program in a process of its own; return its first line and what follows."""
     file = tmp_path / "program.py"
-    file.write_text(f"import sys\nsys.modules |= dict.fromkeys({ABSENT!r})  # an import of them fails\n{program()}")
+    file.write_text(
+        f"import sys\nsys.modules |= dict.fromkeys({ABSENT!r})  # an import of them fails\n{program()}"
+    )
     done = subprocess.run(
-        [sys.executable, str(file), str(name)], cwd=PAGE.parents[1], capture_output=True, text=True, check=False
+        [sys.executable, str(file), str(name)],
+        cwd=PAGE.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     predicted, _, answer = done.stdout.partition("\n")

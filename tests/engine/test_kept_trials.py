@@ -1,4 +1,5 @@
-"""What trials have shown is kept for the same model on the same machine, and tried again when anything has changed."""
+"""What trials have shown is kept for the same model on the same machine, and tried again when
+anything has changed."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
 kernels = native.kernels()
-pytestmark = pytest.mark.skipif(kernels is None or not kernels.is_kept, reason="no kernels are kept here")
+pytestmark = pytest.mark.skipif(
+    kernels is None or not kernels.is_kept, reason="no kernels are kept here"
+)
 Run = Callable[..., tuple[list[str], list[str]]]
 
 
@@ -34,7 +37,8 @@ def run(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Run:  # fmt: skip
-    """Return a function that answers prompts with a new engine, and returns the answers and what was tried."""
+    """Return a function that answers prompts with a new engine, and returns the answers and what
+    was tried."""
     assert kernels is not None
     folder, read, keep = tmp_path / "kept", kept_file.read, kept_file.keep
     folder.mkdir()
@@ -48,7 +52,9 @@ def run(
         tried.append("heads")
         return probe_heads(loaded)  # type: ignore[arg-type]
 
-    def noted_fused(loaded: object, heads: object, packed: object, experts: object, is_right: bool) -> object:
+    def noted_fused(
+        loaded: object, heads: object, packed: object, experts: object, is_right: bool
+    ) -> object:
         if not is_right:
             tried.append("fused")
         return probe_fused(loaded, heads, packed, experts, is_right)  # type: ignore[arg-type]
@@ -56,7 +62,9 @@ def run(
     monkeypatch.setattr(engine_module, "probe_heads", noted_heads)
     monkeypatch.setattr(engine_module, "probe_fused_forward", noted_fused)
 
-    def answers(family: str = "llama", identified: bool = True, **generation: object) -> tuple[list[str], list[str]]:
+    def answers(
+        family: str = "llama", identified: bool = True, **generation: object
+    ) -> tuple[list[str], list[str]]:
         tried.clear()
         folder = saved_family(family, max_position_embeddings=512)
         config = make_config(
@@ -67,7 +75,10 @@ def run(
         if identified:
             resolved.files.fingerprint(tmp_path / "hashes.json")
         engine = LocalEngine(resolved)
-        texts = [it.answer.text for it in contract.complete(engine, [Request(at, it) for at, it in enumerate(PROMPTS)])]
+        texts = [
+            it.answer.text
+            for it in contract.complete(engine, [Request(at, it) for at, it in enumerate(PROMPTS)])
+        ]
         engine.close()
         return texts, list(tried)
 
@@ -89,13 +100,17 @@ def test_a_model_that_was_not_identified_is_tried_each_time(run: Run) -> None:
     assert run(identified=False)[1] == ["heads", "fused"]
 
 
-def test_attention_as_on_a_gpu_is_tried_each_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_as_on_a_gpu_is_tried_each_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is kept does not say that it is by SDPA: a second engine would attend by kernels."""
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
     assert [run()[1][0] for _ in range(2)] == ["heads", "heads"]
 
 
-@pytest.mark.parametrize("change", ["variable", "machine", "version", "code", "threads", "key", "model"])
+@pytest.mark.parametrize(
+    "change", ["variable", "machine", "version", "code", "threads", "key", "model"]
+)
 def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run()
     if change == "variable":

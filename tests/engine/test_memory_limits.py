@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-# Real memory, of another process: its limit is a little more than what it uses while the first rows decode. The arenas
-# of longer rows, which come then, do not fit beside the others.
+# Real memory, of another process: its limit is a little more than what it uses while the first rows
+# decode. The arenas of longer rows, which come then, do not fit beside the others.
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
@@ -69,11 +69,16 @@ print(json.dumps([run(None), run(8)]))
 @pytest.mark.slow
 def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Path]) -> None:
     folder = saved_family(
-        "llama", head_dim=128, num_key_value_heads=2, num_hidden_layers=4, max_position_embeddings=1024
+        "llama",
+        head_dim=128,
+        num_key_value_heads=2,
+        num_hidden_layers=4,
+        max_position_embeddings=1024,
     )
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(folder)],
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},  # freed is free at once
+        env=os.environ
+        | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},  # freed is free at once
         capture_output=True,
         text=True,
         timeout=300,
@@ -82,7 +87,9 @@ def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Pa
     assert done.returncode == 0, done.stderr[-3000:]
     free, limited = json.loads(done.stdout.strip().splitlines()[-1])
     assert free["notes"] == []
-    assert "memory ran out with 43 rows at once: 21 concurrent rows from now on" in limited["notes"][0]
+    assert (
+        "memory ran out with 43 rows at once: 21 concurrent rows from now on" in limited["notes"][0]
+    )
     assert limited["tokens"] == free["tokens"]
     assert len(limited["tokens"]) == 54
 
@@ -104,7 +111,9 @@ def small_group() -> Iterator[Path]:
     except OSError as error:
         pytest.skip(f"no control group can be made here: {error}")
     try:
-        (group / ("memory.limit_in_bytes" if is_first else "memory.max")).write_text(str(SMALL_MIB * 2**20))
+        (group / ("memory.limit_in_bytes" if is_first else "memory.max")).write_text(
+            str(SMALL_MIB * 2**20)
+        )
         yield group
     except OSError as error:
         pytest.skip(f"this control group cannot limit memory: {error}")
@@ -117,12 +126,15 @@ def small_group() -> Iterator[Path]:
 def test_a_containers_memory_limit_ends_in_a_smaller_batch(
     small_group: Path, runner: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """The real program in a real control group, next to itself without one: the same answers, and no SIGKILL."""
+    """The real program in a real control group, next to itself without one: the same answers, and
+    no SIGKILL."""
     arguments = ["task=gsm8k", "task.limit=200", "tracking=none", "print=json"]
     inside = f'echo $$ > "{small_group}/cgroup.procs"; exec "$@"'
     (folder := tmp_path / "limited").mkdir()
     command = ["bash", "-c", inside, "bash", sys.executable, "-m", "runner", *arguments]
-    limited = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    limited = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
     assert limited.returncode == 0, limited.stderr[-2000:]
     (tmp_path / "free").mkdir()
     free = runner(*arguments, cwd=tmp_path / "free")
@@ -133,4 +145,9 @@ def test_a_containers_memory_limit_ends_in_a_smaller_batch(
         lines = [json.loads(line) for line in samples.read_text().splitlines()]
         answers[name] = sorted((line["index"], line["text"]) for line in lines)
     assert len(answers["limited"]) == 200
-    assert sum(ours == theirs for ours, theirs in zip(answers["free"], answers["limited"], strict=True)) > 150
+    assert (
+        sum(
+            ours == theirs for ours, theirs in zip(answers["free"], answers["limited"], strict=True)
+        )
+        > 150
+    )

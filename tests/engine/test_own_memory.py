@@ -35,9 +35,15 @@ Saved = Callable[..., Path]
 PROMPT, NEW = tuple(range(10, 30)), 6  # tokens: 20 are read and 5 of the 6 new ones put back
 
 
-def engine_of(make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any) -> LocalEngine:
-    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
-    return local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW), **groups))
+def engine_of(
+    make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any
+) -> LocalEngine:
+    model = LocalModelConfig(
+        name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention
+    )
+    return local_engine(
+        make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW), **groups)
+    )
 
 
 def ask(engine: LocalEngine, rows: int) -> None:
@@ -51,7 +57,9 @@ def ask(engine: LocalEngine, rows: int) -> None:
 def test_the_most_keys_and_values_at_once_are_counted(
     make_config: Make, saved_family: Saved, batching: Batching | None
 ) -> None:
-    engine = engine_of(make_config, saved_family("llama"), Attention.sdpa if batching else Attention.auto)
+    engine = engine_of(
+        make_config, saved_family("llama"), Attention.sdpa if batching else Attention.auto
+    )
     engine.load()
     engine._batching = batching
     it = engine.loaded.model.config
@@ -86,11 +94,16 @@ def test_other_jobs_of_the_process_leave_no_mark(make_config: Make, saved_family
 
 def test_branches_count(make_config: Make, saved_family: Saved) -> None:
     engine = engine_of(make_config, saved_family("llama"), rope=Rope2dConfig())
-    (done,) = completions(engine, [Request(0, "Tom has 3 pens.", branches=(" Ann", " Bob"), ignore_eos=True)])
+    (done,) = completions(
+        engine, [Request(0, "Tom has 3 pens.", branches=(" Ann", " Bob"), ignore_eos=True)]
+    )
     assert done.error is None
     it = engine.loaded.model.config
     places = done.prompt_tokens + 2 * (NEW - 1)
-    assert engine.stats.peak_kv_bytes == places * 2 * it.num_hidden_layers * it.num_key_value_heads * it.head_dim * 4
+    assert (
+        engine.stats.peak_kv_bytes
+        == places * 2 * it.num_hidden_layers * it.num_key_value_heads * it.head_dim * 4
+    )
     assert engine.stats.peak_pass_logits == done.prompt_tokens, "of all tokens"
     engine.close()
 
@@ -106,16 +119,24 @@ def test_a_shared_beginning_counts_once(make_config: Make, saved_family: Saved) 
     engine.close()
 
 
-def test_the_copy_that_a_quantized_product_makes_counts(make_config: Make, saved_family: Saved) -> None:
+def test_the_copy_that_a_quantized_product_makes_counts(
+    make_config: Make, saved_family: Saved
+) -> None:
     plain = engine_of(make_config, saved_family("llama"))
     packed = engine_of(make_config, saved_family("llama"), quantization=Nf4Config())
     for engine in (plain, packed):
         ask(engine, 1)
     assert plain.load().metrics["unpacked_mib"] == 0
-    largest = max(module.weight.numel() for name, module in plain.loaded.model.named_modules() if "mlp.up" in name)
+    largest = max(
+        module.weight.numel()
+        for name, module in plain.loaded.model.named_modules()
+        if "mlp.up" in name
+    )
     kernels = native.kernels()
     taken = largest * 2  # in bfloat16, the compute dtype
-    if kernels is not None and processor.has_bfloat16_products():  # nothing is copied: the kernels have room to work in
+    if (
+        kernels is not None and processor.has_bfloat16_products()
+    ):  # nothing is copied: the kernels have room to work in
         taken = quantized_workspace_bytes(max(TRIAL_ROWS), 192, torch.get_num_threads())
     elif kernels is not None:
         taken = 0  # what is unpacked at a time is on the threads' stacks
@@ -128,7 +149,10 @@ def test_the_copy_that_a_quantized_product_makes_counts(make_config: Make, saved
 
 def test_an_engine_that_sees_no_pass_says_nothing() -> None:
     assert EngineStats(peak_kv_bytes=MIB).own_memory(10.0) == {}
-    assert EngineStats(peak_activation_bytes=MIB).own_memory(EngineReport().metrics.get("weight_mib")) == {}
+    assert (
+        EngineStats(peak_activation_bytes=MIB).own_memory(EngineReport().metrics.get("weight_mib"))
+        == {}
+    )
 
 
 def test_on_gpus_the_allocators_peak_is_the_models_own() -> None:
@@ -140,7 +164,12 @@ def test_what_several_starts_measured_is_one() -> None:
     first = EngineStats(prefill_tokens=10, peak_kv_bytes=7, peak_rows=4, kv_tokens=3, notes=["a"])
     later = EngineStats(prefill_tokens=5, peak_kv_bytes=2, peak_rows=6, notes=["a", "b"])
     whole = first + later
-    assert (whole.prefill_tokens, whole.peak_kv_bytes, whole.peak_rows, whole.kv_tokens) == (15, 7, 6, 0)
+    assert (whole.prefill_tokens, whole.peak_kv_bytes, whole.peak_rows, whole.kv_tokens) == (
+        15,
+        7,
+        6,
+        0,
+    )
     assert whole.notes == ["a", "b"]
     between = whole - first
     assert (between.prefill_tokens, between.peak_kv_bytes, between.notes) == (5, 7, [])

@@ -1,4 +1,5 @@
-"""The kernels as other processors would run them: with fewer instructions, under emulators, and with features left out."""
+"""The kernels as other processors would run them: with fewer instructions, under emulators, and
+with features left out."""
 
 from __future__ import annotations
 
@@ -33,8 +34,13 @@ ARM = {"armv8-a": "NEON", "armv8.6-a+bf16+i8mm": "NEON with bfloat16"}
 
 
 def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...] = ()) -> str:
-    """Build the program that compares the kernels with double precision, run it, and return what it says it uses."""
-    warnings = [*building.WARNINGS.split(), "-Werror", "-Wno-unused-parameter"]  # units.h passes over those, too
+    """Build the program that compares the kernels with double precision, run it, and return what it
+    says it uses."""
+    warnings = [
+        *building.WARNINGS.split(),
+        "-Werror",
+        "-Wno-unused-parameter",
+    ]  # units.h passes over those, too
     command = [compiler, "-Og", "-fopenmp", *building.MATH.split(), *warnings, *flags]
     command += [f"-I{building.FOLDER}", str(SUPPORT / "check_kernels.c"), "-o", str(program), "-lm"]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -46,17 +52,28 @@ def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("cc") is None or not IS_X86, reason="no C compiler, or no x86 with AVX2")
-@pytest.mark.parametrize(
-    "level", [pytest.param(level, marks=pytest.mark.thorough if level != "x86-64-v3" else ()) for level in X86]
+@pytest.mark.skipif(
+    shutil.which("cc") is None or not IS_X86, reason="no C compiler, or no x86 with AVX2"
 )
-def test_a_processor_with_fewer_instructions_multiplies_and_attends(level: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "level",
+    [
+        pytest.param(level, marks=pytest.mark.thorough if level != "x86-64-v3" else ())
+        for level in X86
+    ],
+)
+def test_a_processor_with_fewer_instructions_multiplies_and_attends(
+    level: str, tmp_path: Path
+) -> None:
     if level == "x86-64-v4" and "avx512vl" not in CPU_FLAGS:
         pytest.skip("this processor has no AVX-512")
     if level.endswith("bf16") and not HAS_AVX512_BF16:
         pytest.skip("this processor has no AVX-512 with bfloat16")
     march, *more = level.split("+")
-    assert checked(tmp_path / "check", "cc", f"-march={march}", *(f"-mavx512{one}" for one in more)) == X86[level]
+    assert (
+        checked(tmp_path / "check", "cc", f"-march={march}", *(f"-mavx512{one}" for one in more))
+        == X86[level]
+    )
 
 
 @pytest.mark.thorough
@@ -75,13 +92,17 @@ def test_arm_multiplies_every_stored_format_under_an_emulator(level: str, tmp_pa
     compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
     kernels = native.kernels()
     if compiler is None or emulator is None or kernels is None:
-        pytest.skip("needs Debian's packages gcc-aarch64-linux-gnu and qemu-user, and kernels for this processor")
+        pytest.skip(
+            "needs Debian's packages gcc-aarch64-linux-gnu and qemu-user, and kernels for this processor"
+        )
     program = build(compiler, tmp_path / "arm", f"-march={level}", "-static")
     found = computed([emulator, "-cpu", "max", program], tmp_path)
     workspace, off = Workspace(), {torch.float32: 1e-5, torch.bfloat16: 1e-2}
     for one, there in zip(products(kernels.panel_width), found, strict=True):
         here = multiply(kernels, one.rows, one.weights, workspace.of(one.rows)).float()
-        assert (there.float() - here).abs().max() <= off[one.rows.dtype] * here.abs().max(), one.name
+        assert (there.float() - here).abs().max() <= off[one.rows.dtype] * here.abs().max(), (
+            one.name
+        )
 
 
 def answered(cache: Path, **environment: str) -> dict[str, Any]:
@@ -89,17 +110,22 @@ def answered(cache: Path, **environment: str) -> dict[str, Any]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RUNNER_")}
     inherited |= {"XDG_CACHE_HOME": str(cache), "RUNNER_CFLAGS": "-O1"}
     command = [sys.executable, str(SUPPORT / "answering_alone_and_together.py")]
-    done = subprocess.run(command, cwd=cache, capture_output=True, text=True, check=False, env=inherited | environment)
+    done = subprocess.run(
+        command, cwd=cache, capture_output=True, text=True, check=False, env=inherited | environment
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert found["alone"] == found["together"], "a row's answer does not depend on the rows beside it"
+    assert found["alone"] == found["together"], (
+        "a row's answer does not depend on the rows beside it"
+    )
     assert found["fused"]
     return found
 
 
 @pytest.mark.thorough  # `make test-avx2` leaves features out, too
 @pytest.mark.skipif(
-    shutil.which("cc") is None or not HAS_AVX512_BF16, reason="no compiler, or no AVX-512 with bfloat16"
+    shutil.which("cc") is None or not HAS_AVX512_BF16,
+    reason="no compiler, or no AVX-512 with bfloat16",
 )
 @pytest.mark.parametrize(("left_out", "expected"), [("avx512_bf16", "AVX-512"), ("avx512", "AVX2")])
 def test_a_feature_that_is_left_out_leads_to_the_next_way_with_a_fact(
@@ -112,15 +138,25 @@ def test_a_feature_that_is_left_out_leads_to_the_next_way_with_a_fact(
 
 @pytest.mark.thorough
 @pytest.mark.skipif(
-    shutil.which("cc") is None or not HAS_AVX512_BF16, reason="no compiler, or no AVX-512 with bfloat16"
+    shutil.which("cc") is None or not HAS_AVX512_BF16,
+    reason="no compiler, or no AVX-512 with bfloat16",
 )
-def test_a_job_by_tiles_decodes_few_rows_by_vectors_and_many_by_tiles_and_answers_alike(tmp_path: Path) -> None:
+def test_a_job_by_tiles_decodes_few_rows_by_vectors_and_many_by_tiles_and_answers_alike(
+    tmp_path: Path,
+) -> None:
     """The instructions of tiles are emulated, all else is the engine as it is."""
     emulated = f"-O1 -include {SUPPORT / 'emulated_tiles.h'}"
-    tiles = {"RUNNER_PRODUCTS": "tiles", "RUNNER_SHARED_ATTENTION": "tiles", "RUNNER_CFLAGS": emulated}
+    tiles = {
+        "RUNNER_PRODUCTS": "tiles",
+        "RUNNER_SHARED_ATTENTION": "tiles",
+        "RUNNER_CFLAGS": emulated,
+    }
     found = answered(tmp_path, **tiles)
     assert found["fact"] == "tiles from 8 rows, AVX-512 with bfloat16 below (by RUNNER_PRODUCTS)"
-    assert found["attention"] == "tiles from 8 rows, AVX-512 with bfloat16 below (by RUNNER_SHARED_ATTENTION)"
+    assert (
+        found["attention"]
+        == "tiles from 8 rows, AVX-512 with bfloat16 below (by RUNNER_SHARED_ATTENTION)"
+    )
     without = answered(tmp_path, **tiles, RUNNER_WITHOUT="amx")
     note = "RUNNER_PRODUCTS=tiles: RUNNER_WITHOUT names amx"
     assert without["fact"] == f"panels, by AVX-512 with bfloat16 ({note}; RUNNER_WITHOUT=amx)"
@@ -142,5 +178,7 @@ def test_features_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_WITHOUT", "avx2")
     assert processor.without_left_out(flags) == {"fma", "amx_tile", "amx_bf16"}
     monkeypatch.setenv("RUNNER_WITHOUT", "sse")
-    with pytest.raises(ConfigError, match="RUNNER_WITHOUT=sse: sse is none of avx2, avx512, avx512_bf16"):
+    with pytest.raises(
+        ConfigError, match="RUNNER_WITHOUT=sse: sse is none of avx2, avx512, avx512_bf16"
+    ):
         processor.left_out()

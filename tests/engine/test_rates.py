@@ -27,23 +27,33 @@ Make = Callable[..., RunnerConfig]
 
 
 def test_the_embedded_model_in_numbers(make_config: Make) -> None:
-    engine = open_engine(make_config(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32)))
+    engine = open_engine(
+        make_config(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32))
+    )
     engine.load()
     found = engine.arithmetic()
     assert found is not None
-    # 4 layers: q, o [256, 256], k, v [128, 256], three of [704, 256]; norms are counted, too, and weigh nothing
+    # 4 layers: q, o [256, 256], k, v [128, 256], three of [704, 256]; norms are counted, too, and
+    # weigh nothing
     layers = 4 * (2 * 256 * 256 + 2 * 128 * 256 + 3 * 704 * 256)
     assert found.layer_parameters == pytest.approx(layers, rel=0.001)
     assert found.head_parameters == 896 * 256
     assert found.attention_flop == 4 * 4 * 4 * 64
     assert found.kv_bytes == 2 * 4 * 2 * 64 * 4
-    assert found.weight_bytes == pytest.approx(4 * (layers + 896 * 256), rel=0.01), "the head is the embedding"
+    assert found.weight_bytes == pytest.approx(4 * (layers + 896 * 256), rel=0.01), (
+        "the head is the embedding"
+    )
     assert found.dtype == "float32"
 
 
-def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_many(make_config: Make) -> None:
+def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_many(
+    make_config: Make,
+) -> None:
     model = LocalModelConfig(name="embedded", device="cpu")
-    engines = [open_engine(make_config(model=model, **groups)) for groups in ({}, {"quantization": Nf4Config()})]
+    engines = [
+        open_engine(make_config(model=model, **groups))
+        for groups in ({}, {"quantization": Nf4Config()})
+    ]
     for engine in engines:
         engine.load()
     plain, quantized = (engine.arithmetic() for engine in engines)
@@ -54,14 +64,19 @@ def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_
 
 
 def test_a_mixture_reads_the_experts_that_its_rows_use(make_config: Make, tmp_path: Path) -> None:
-    """The parameters of experts that a token does not use take no time; with more rows more of them are read."""
+    """The parameters of experts that a token does not use take no time; with more rows more of them
+    are read."""
     families.build("qwen3_moe", tmp_path)  # 2 of 4 experts, all weights in float32
-    engine = open_engine(make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)))
+    engine = open_engine(
+        make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
+    )
     report = engine.load()
     experts = 2 * 4 * 3 * 64 * 32  # two layers, four experts, three matrices
     total = int(report.metrics["parameters"])
     assert report.metrics["active_parameters"] == total - experts // 2
-    assert report.facts["experts"] == f"2 of 4 · {short(total - experts / 2)} of {short(total)} active"
+    assert (
+        report.facts["experts"] == f"2 of 4 · {short(total - experts / 2)} of {short(total)} active"
+    )
     assert f"experts {report.facts['experts']}" in lines(report.metrics, report.facts)["loaded"]
     found = engine.arithmetic()
     assert found is not None
@@ -70,8 +85,12 @@ def test_a_mixture_reads_the_experts_that_its_rows_use(make_config: Make, tmp_pa
     assert found.expert_bytes == pytest.approx(4 * experts, rel=0.01)
     read = {rows: found.decode_gb(Shape(rows, 0, 2)) * 1e9 for rows in (1, 2, 64)}
     of_kv = {rows: rows * found.kv_bytes for rows in read}
-    assert read[1] - of_kv[1] == pytest.approx(found.weight_bytes - found.expert_bytes / 2, rel=1e-3)
-    assert read[2] - of_kv[2] == pytest.approx(found.weight_bytes - found.expert_bytes / 4, rel=1e-3)
+    assert read[1] - of_kv[1] == pytest.approx(
+        found.weight_bytes - found.expert_bytes / 2, rel=1e-3
+    )
+    assert read[2] - of_kv[2] == pytest.approx(
+        found.weight_bytes - found.expert_bytes / 4, rel=1e-3
+    )
     assert read[64] - of_kv[64] == pytest.approx(found.weight_bytes, rel=1e-3)
 
 
@@ -86,7 +105,8 @@ def test_a_mixture_whose_use_is_unknown_is_not_put_in_numbers(
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return a list of the seconds that the next calls take, by the clock of the rates; the last one repeats."""
+    """Return a list of the seconds that the next calls take, by the clock of the rates; the last
+    one repeats."""
     took, times = [0.5], [0.0]
     is_start = True
 
@@ -106,7 +126,9 @@ def test_rates_are_the_work_of_a_product_and_of_a_read_by_their_time() -> None:
     found = product_rates(Counter([(256, 512), (256, 512), (512, 96)]), torch.float32, 64, 2)
     assert set(found) >= {"plain"}
     gflop = 2 * 64 * (2 * 256 * 512 + 512 * 96) / 1e9
-    assert list(found.values()) == [pytest.approx(gflop / 1.5)] * len(found), "three products of half a second"
+    assert list(found.values()) == [pytest.approx(gflop / 1.5)] * len(found), (
+        "three products of half a second"
+    )
     assert read_rate(torch.device("cpu")) == pytest.approx(rates.READ_MIB["cpu"] * MIB / 0.5 / 1e9)
 
 

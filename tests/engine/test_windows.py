@@ -1,4 +1,5 @@
-"""Windows, chunks, caps and sinks: layers see what their model's masks show, and answers are those of generate."""
+"""Windows, chunks, caps and sinks: layers see what their model's masks show, and answers are those
+of generate."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 masking_utils: Any = typed
 Make = Callable[..., RunnerConfig]
 NEW_TOKENS = 24
-SHARED = [30 + place * 7 % 90 for place in range(45)]  # longer than any window, so that parts of it leave the view
+SHARED = [
+    30 + place * 7 % 90 for place in range(45)
+]  # longer than any window, so that parts of it leave the view
 PROMPTS = [
     [*SHARED, 60, 61, 62], [*SHARED, *range(100, 121)], [*SHARED, *range(100, 119)], [*SHARED, 9],
     list(range(130, 190)), [5], list(range(40, 53)),
@@ -42,13 +45,19 @@ WINDOWED = {  # family: how far its layers see
     "llama4_text": {Window(16, is_chunk=True), None},
     "deepseek_v3": {None},
 }
-LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}  # else a tiny Gemma repeats its last token for ever
+LIVELY = {
+    "query_pre_attn_scalar": 8,
+    "tie_word_embeddings": False,
+}  # else a tiny Gemma repeats its last token for ever
 OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma2": LIVELY | {"attn_logit_softcapping": 1.0},
     "gemma3_text": LIVELY,
     "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"]},
     "mimo_v2_flash": {"layer_types": ["full_attention", "sliding_attention"]},
-    "llama4_text": {"layer_types": ["chunked_attention", "full_attention"], "no_rope_layers": [1, 0]},
+    "llama4_text": {
+        "layer_types": ["chunked_attention", "full_attention"],
+        "no_rope_layers": [1, 0],
+    },
 }
 
 
@@ -58,9 +67,15 @@ def as_ids(prompt: list[int]) -> dict[str, list[int]]:
 
 
 @pytest.fixture
-def engine_of(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LocalEngine]:
+def engine_of(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], LocalEngine]:
     def make(family: str) -> LocalEngine:
-        monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | OVERRIDES.get(family, {}))
+        monkeypatch.setitem(
+            families.OVERRIDES,
+            family,
+            families.OVERRIDES.get(family, {}) | OVERRIDES.get(family, {}),
+        )
         families.build(family, tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=Dtype.float32)
         greedy = GenerationConfig(max_new_tokens=NEW_TOKENS)
@@ -74,7 +89,8 @@ def engine_of(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_rows_longer_than_a_window_answer_as_generate(
     engine_of: Callable[[str], LocalEngine], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A prefix that leaves the view, prompts as spans and token by token, decoding beyond; many rows and few at once."""
+    """A prefix that leaves the view, prompts as spans and token by token, decoding beyond; many
+    rows and few at once."""
     engine = engine_of(family)
     engine.load()
     loaded = engine.loaded
@@ -93,8 +109,11 @@ def test_rows_longer_than_a_window_answer_as_generate(
     engine.close()
 
 
-def test_what_is_set_in_the_models_of_these_tests_matters(engine_of: Callable[[str], LocalEngine]) -> None:
-    """Without windows, caps or the temperature of far positions, generate itself gives other answers."""
+def test_what_is_set_in_the_models_of_these_tests_matters(
+    engine_of: Callable[[str], LocalEngine],
+) -> None:
+    """Without windows, caps or the temperature of far positions, generate itself gives other
+    answers."""
     changes: dict[str, dict[str, Any]] = {
         "mistral": {"sliding_window": None},
         "gemma2": {"attn_logit_softcapping": None},
@@ -143,6 +162,8 @@ def test_a_window_is_read_off_the_rule_of_a_mask(monkeypatch: pytest.MonkeyPatch
             masks.window(torch.ones(1, 1, 2, 2))
 
 
-@pytest.mark.parametrize(("window", "first"), [(Window(4), [0, 0, 0, 0, 1, 2]), (Window(4, True), [0, 0, 0, 0, 4, 4])])
+@pytest.mark.parametrize(
+    ("window", "first"), [(Window(4), [0, 0, 0, 0, 1, 2]), (Window(4, True), [0, 0, 0, 0, 4, 4])]
+)
 def test_where_a_window_begins(window: Window, first: list[int]) -> None:
     assert [window.first(position) for position in range(6)] == first

@@ -1,4 +1,5 @@
-"""An answer that was begun goes on with the tokens that it would have had, whatever its rest is read beside."""
+"""An answer that was begun goes on with the tokens that it would have had, whatever its rest is
+read beside."""
 
 from __future__ import annotations
 
@@ -27,8 +28,11 @@ def answer(completion: Completion) -> tuple[object, ...]:
     return completion.answer.token_ids, completion.answer.text, completion.answer.finish_reason
 
 
-def alone(engine: Engine, request: Request, all_requests: list[Request], size: int | None) -> list[Completion]:
-    """Return the completions of a request; the others, with which it may share a beginning, are only mentioned."""
+def alone(
+    engine: Engine, request: Request, all_requests: list[Request], size: int | None
+) -> list[Completion]:
+    """Return the completions of a request; the others, with which it may share a beginning, are
+    only mentioned."""
     done: list[Event] = []
     with engine.open(size) as session:
         session.mention([other for other in all_requests if other.id != request.id])
@@ -39,7 +43,10 @@ def alone(engine: Engine, request: Request, all_requests: list[Request], size: i
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(), Sampling(temperature=1.0, top_p=0.9, seed=5, repetition_penalty=1.2, frequency_penalty=0.4)],
+    [
+        Sampling(),
+        Sampling(temperature=1.0, top_p=0.9, seed=5, repetition_penalty=1.2, frequency_penalty=0.4),
+    ],
     ids=["greedy", "sampled"],
 )
 def test_every_answer_goes_on_from_any_place(
@@ -59,27 +66,47 @@ def test_every_answer_goes_on_from_any_place(
 
     def begun(request: Request, share: float) -> Request:
         every = [whole[request.id, choice] for choice in range(choices)]
-        cut = tuple(tuple(one.answer.token_ids[: round(share * len(one.answer.token_ids))]) for one in every)
+        cut = tuple(
+            tuple(one.answer.token_ids[: round(share * len(one.answer.token_ids))]) for one in every
+        )
         return replace(request, begun=Begun(every[0].prompt_sha256, cut))
 
     for share, size in product((0.0, 0.3, 0.95, 1.0), (None, 1)):
-        again = [one for request in requests for one in alone(engine, begun(request, share), requests, size)]
-        assert {(it.id, it.choice): answer(it) for it in again} == {key: answer(it) for key, it in whole.items()}
+        again = [
+            one
+            for request in requests
+            for one in alone(engine, begun(request, share), requests, size)
+        ]
+        assert {(it.id, it.choice): answer(it) for it in again} == {
+            key: answer(it) for key, it in whole.items()
+        }
     engine.close()
 
 
 @pytest.mark.parametrize("ended", [0, 1, 2])
-def test_beginnings_are_shared_as_among_all_choices(make_config: Callable[..., RunnerConfig], ended: int) -> None:
-    """How keys are split changes last bits: choices that have ended, and those of answered requests, count, too."""
+def test_beginnings_are_shared_as_among_all_choices(
+    make_config: Callable[..., RunnerConfig], ended: int
+) -> None:
+    """How keys are split changes last bits: choices that have ended, and those of answered
+    requests, count, too."""
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.bfloat16))
     engine = open_engine(resolve(config))
     sampled = Sampling(temperature=1.0, seed=5)
     first, second = (
-        Request(number, f"{STORY * 2}{number} and 7", max_new_tokens=12, sampling=sampled, n=3, ignore_eos=True)
+        Request(
+            number,
+            f"{STORY * 2}{number} and 7",
+            max_new_tokens=12,
+            sampling=sampled,
+            n=3,
+            ignore_eos=True,
+        )
         for number in (1, 2)
     )
 
-    def shared(answered: list[Request], requests: list[Request]) -> tuple[list[int], list[Completion]]:
+    def shared(
+        answered: list[Request], requests: list[Request]
+    ) -> tuple[list[int], list[Completion]]:
         done: list[Event] = []
         with engine.open() as session:
             assert isinstance(session, LocalSession)
@@ -105,7 +132,8 @@ def test_beginnings_are_shared_as_among_all_choices(make_config: Callable[..., R
 
 
 def test_after_a_long_prompt_too(make_config: Callable[..., RunnerConfig]) -> None:
-    """A long prompt is attended to in another order of sums than decoded tokens; what was begun belongs to the latter."""
+    """A long prompt is attended to in another order of sums than decoded tokens; what was begun
+    belongs to the latter."""
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.bfloat16))
     engine = open_engine(resolve(config))
     sampling = Sampling(temperature=2.0, seed=3)
@@ -114,18 +142,33 @@ def test_after_a_long_prompt_too(make_config: Callable[..., RunnerConfig]) -> No
         for number in (3, 9, 10, 12, 17)
     ]
     whole = {it.id: it for it in complete(engine, requests)}
-    assert [it.prompt_tokens > SHORT_SPAN for it in whole.values()] == [False, True, True, True, True]
+    assert [it.prompt_tokens > SHORT_SPAN for it in whole.values()] == [
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
     for share in (0.1, 0.6, 0.95):
         begun = {
-            one.id: Begun(one.prompt_sha256, (tuple(one.answer.token_ids[: round(share * len(one.answer.token_ids))]),))
+            one.id: Begun(
+                one.prompt_sha256,
+                (tuple(one.answer.token_ids[: round(share * len(one.answer.token_ids))]),),
+            )
             for one in whole.values()
         }
-        again = complete(engine, [replace(request, begun=begun[request.id]) for request in requests])
-        assert {it.id: answer(it) for it in again} == {name: answer(it) for name, it in whole.items()}
+        again = complete(
+            engine, [replace(request, begun=begun[request.id]) for request in requests]
+        )
+        assert {it.id: answer(it) for it in again} == {
+            name: answer(it) for name, it in whole.items()
+        }
     engine.close()
 
 
-def test_what_was_begun_of_another_prompt_is_ignored(make_config: Callable[..., RunnerConfig]) -> None:
+def test_what_was_begun_of_another_prompt_is_ignored(
+    make_config: Callable[..., RunnerConfig],
+) -> None:
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.float32))
     engine = open_engine(resolve(config))
     request = Request(1, STORY, max_new_tokens=8)

@@ -1,4 +1,5 @@
-"""A sampling parameter has the same effect in jobs, a chat and Python; options have tests of their own of this."""
+"""A sampling parameter has the same effect in jobs, a chat and Python; options have tests of their
+own of this."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A mixture's guessed speed: few rows read few of its experts, and each token goes through a few of them."""
+"""A mixture's guessed speed: few rows read few of its experts, and each token goes through a few of
+them."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from runner_engine.checkpoints.mixture import Mixture
 
 
 def test_few_rows_read_few_experts(make_config: Callable[..., RunnerConfig]) -> None:
-    mixture = Mixture(experts=128, used=8, parameters=30_000_000, routed=28_000_000, in_blocks=29_000_000)
+    mixture = Mixture(
+        experts=128, used=8, parameters=30_000_000, routed=28_000_000, in_blocks=29_000_000
+    )
     weights = {"expert": 29_000_000 * 2, "embedding": 1_000_000 * 2}
     predicted = Footprint(weights, 0, 0, 0, 0)
     rates = Rates("cpu", 1e6, 1e15, unpacks=False)
@@ -30,5 +33,10 @@ def test_few_rows_read_few_experts(make_config: Callable[..., RunnerConfig]) -> 
     assert dense[1.0] == pytest.approx(STEP_S["cpu"] + predicted.weight_mib * MIB / 1e6, rel=0.01)
     assert sparse[512.0] == pytest.approx(dense[512.0], rel=0.01), "all experts have rows"
     by_products = Rates("cpu", 1e15, 1e6, unpacks=False)
-    dense, sparse = seconds(by_products, predicted), seconds(by_products, replace(predicted, mixture=mixture))
-    assert sparse[512.0] / dense[512.0] == pytest.approx(mixture.active / mixture.parameters, rel=0.01)
+    dense, sparse = (
+        seconds(by_products, predicted),
+        seconds(by_products, replace(predicted, mixture=mixture)),
+    )
+    assert sparse[512.0] / dense[512.0] == pytest.approx(
+        mixture.active / mixture.parameters, rel=0.01
+    )

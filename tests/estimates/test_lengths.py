@@ -1,4 +1,5 @@
-"""Times of jobs with long texts: from records with other lengths, and from measured passes, which are short."""
+"""Times of jobs with long texts: from records with other lengths, and from measured passes, which
+are short."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig, RopeConfig, RopeYarnConfig
 
 Make = Callable[..., Any]
-COSTS = LengthCosts(pair_share=1 / 1024, place_share=0.0)  # 1,024 tokens before a token cost as much as its products
+COSTS = LengthCosts(
+    pair_share=1 / 1024, place_share=0.0
+)  # 1,024 tokens before a token cost as much as its products
 ROWS = GenerationConfig(max_new_tokens=24, batch_size=4)
 LOAD_S = SPEEDS["load_s"]
 
@@ -37,7 +40,8 @@ def config(make_config: Make) -> Any:
 
 
 def recorded(config: Any, task: Any, name: str = "job") -> None:
-    """Write a job that loaded in 3 s, and took 100 s to read its prompts and 4 s to decode 44 tokens after 4 first."""
+    """Write a job that loaded in 3 s, and took 100 s to read its prompts and 4 s to decode 44
+    tokens after 4 first."""
     count = task.questions if isinstance(task, RecallConfig) else task.limit
     reads = {"prompt_tokens": 10_000, "computed_prompt_tokens": 10_000, "new_tokens": 40 + count}
     write(replace(config, task=task), SPEEDS | reads | {"n": count}, name, seconds=LOAD_S + 104)
@@ -79,7 +83,9 @@ def test_longer_texts_are_read_longer_and_each_token_looks_back_further(config: 
 
 def test_a_record_of_several_lengths_tells_of_each(config: Any) -> None:
     recorded(config, replace(config.task, lengths=["512", "2k"], depths=[0.25, 0.5]))
-    shorter, longer = (planned(config, replace(config.task, lengths=[length])) for length in ("512", "2k"))
+    shorter, longer = (
+        planned(config, replace(config.task, lengths=[length])) for length in ("512", "2k")
+    )
     assert shorter is not None
     assert longer is not None
     assert shorter.seconds < LOAD_S + 50 < longer.seconds
@@ -87,7 +93,9 @@ def test_a_record_of_several_lengths_tells_of_each(config: Any) -> None:
 
 def test_other_questions_and_unknown_sizes_tell_nothing(config: Any) -> None:
     recorded(config, config.task)
-    assert planned(config, replace(config.task, kinds=["count"])) is None, "its answers have other lengths"
+    assert planned(config, replace(config.task, kinds=["count"])) is None, (
+        "its answers have other lengths"
+    )
     assert planned(config, LikelihoodConfig(limit=4)) is None
     for key, value in {"task.lengths": "[", "task.cases": "many", "task.depths": "3"}.items():
         records = FinishedJobs(Path(config.output_dir))
@@ -99,7 +107,9 @@ def test_a_scaling_of_rope_changes_no_time(config: Any) -> None:
     recorded(config, config.task)
     assert planned(replace(config, rope=RopeYarnConfig(factor=2)), config.task) is not None
     assert planned(replace(config, rope=RopeConfig(beyond_trained=True)), config.task) is not None
-    assert planned(replace(config, rope=Rope2dConfig()), config.task) is None, "it is computed in another way"
+    assert planned(replace(config, rope=Rope2dConfig()), config.task) is None, (
+        "it is computed in another way"
+    )
     scaled = replace(config, rope=RopeYarnConfig(factor=4))
     assert FinishedJobs(Path(config.output_dir)).like(scaled) == [], "its answers are others"
 
@@ -108,7 +118,10 @@ def test_contexts_are_told_from_windows_and_from_each_other(config: Any) -> None
     of_contexts = LikelihoodConfig(limit=4, contexts=["1k"], last_tokens=64)
     recorded(config, of_contexts)
     assert planned(config, LikelihoodConfig(limit=4)) is None
-    one, both = (planned(config, replace(of_contexts, contexts=lengths)) for lengths in (["4k"], ["1k", "4k"]))
+    one, both = (
+        planned(config, replace(of_contexts, contexts=lengths))
+        for lengths in (["4k"], ["1k", "4k"])
+    )
     assert one is not None
     assert both is not None
     assert one.seconds > LOAD_S + 400
@@ -122,7 +135,9 @@ def test_long_texts_are_read_in_windows_with_some_tokens_read_again() -> None:
     task = LikelihoodConfig(window="4k", limit=3)
     (typical,) = task.amounts(ROWS)
     assert typical.prompt_tokens == 256, "texts are not read yet"
-    task.text_bytes = [38 * 1024] * 3  # 10k tokens: a first window, and three times 2k further on, which read 4k each
+    task.text_bytes = [
+        38 * 1024
+    ] * 3  # 10k tokens: a first window, and three times 2k further on, which read 4k each
     (amount,) = task.amounts(ROWS)
     assert (amount.completions, amount.prompt_tokens, amount.piece_tokens) == (3, 16 * 1024, 4096)
     assert amount.pairs == 3 * 16 * 1024 * 2048
@@ -138,7 +153,9 @@ def test_measured_passes_are_short_and_long_prompts_take_more(make_config: Make)
     flat = speed.seconds(amount, 1)
     assert flat == pytest.approx(2 * 4.096)
     assert knows.seconds(amount, 1) == pytest.approx(flat * (1 + (1024 + 2048) / 1024))
-    config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=RecallConfig(lengths=["1k"]))
+    config = make_config(
+        model=LocalModelConfig("embedded", device="cpu"), task=RecallConfig(lengths=["1k"])
+    )
     resolved = resolve(config)
     time = estimate({0: resolved}, Path(config.output_dir), calibrate=False)[0]
     assert time.fit is not None
@@ -155,7 +172,9 @@ def test_what_is_timed_is_a_folder_with_the_models_own_rope(make_config: Make) -
     scaled = calibration_model_of(
         replace(resolved, config=replace(resolved.config, rope=RopeYarnConfig(factor=2))), 6.0
     )
-    other = calibration_model_of(replace(resolved, config=replace(resolved.config, rope=Rope2dConfig())), 6.0)
+    other = calibration_model_of(
+        replace(resolved, config=replace(resolved.config, rope=Rope2dConfig())), 6.0
+    )
     assert native is not None
     assert scaled is not None
     assert other is not None

@@ -7,10 +7,17 @@ import pytest
 from runner.config.task import Amount
 from runner.estimates.speed import Speed, interpolate
 
-SPEED = Speed(prefill=[(10.0, 1.0), (100.0, 2.0)], decode=[(1.0, 0.1), (8.0, 0.2)], place_s=0.001, pass_tokens=100)
+SPEED = Speed(
+    prefill=[(10.0, 1.0), (100.0, 2.0)],
+    decode=[(1.0, 0.1), (8.0, 0.2)],
+    place_s=0.001,
+    pass_tokens=100,
+)
 
 
-@pytest.mark.parametrize(("size", "seconds"), [(1, 0.1), (1.0, 0.1), (4.5, 0.15), (8, 0.2), (15, 0.3)])
+@pytest.mark.parametrize(
+    ("size", "seconds"), [(1, 0.1), (1.0, 0.1), (4.5, 0.15), (8, 0.2), (15, 0.3)]
+)
 def test_times_are_interpolated_and_extrapolated(size: float, seconds: float) -> None:
     assert interpolate(SPEED.decode, size) == pytest.approx(seconds)
 
@@ -26,6 +33,8 @@ def test_waves_of_rows_passes_of_prompts_and_context_add_up() -> None:
     three = Amount(None, prompt_tokens=10, new_tokens=1, completions=3)
     assert SPEED.seconds(three, 2) == pytest.approx(interpolate(SPEED.prefill, 20) + 1.0)
     shared = Amount(None, prompt_tokens=10, new_tokens=1, completions=3, shared_tokens=200)
-    assert SPEED.seconds(shared, 2) == pytest.approx(2 * 2.0 + SPEED.seconds(three, 2)), "a beginning is read once"
+    assert SPEED.seconds(shared, 2) == pytest.approx(2 * 2.0 + SPEED.seconds(three, 2)), (
+        "a beginning is read once"
+    )
     long = Amount(None, prompt_tokens=200, new_tokens=1, completions=1)
     assert SPEED.seconds(long, 1) == pytest.approx(2 * 2.0)

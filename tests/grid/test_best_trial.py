@@ -1,4 +1,5 @@
-"""What is said of the best trial: an interval that overlaps with another's shows no best, and a check is offered."""
+"""What is said of the best trial: an interval that overlaps with another's shows no best, and a
+check is offered."""
 
 from __future__ import annotations
 
@@ -23,7 +24,11 @@ KEYS = ("generation.temperature", "generation.top_p")
 
 def trial(number: int, right: int, n: int, config: RunnerConfig | None = None) -> Scored:
     """Return a trial with so many right answers to n questions."""
-    overrides = ["generation=sampling", f"generation.temperature=0.{number}", "generation.top_p=0.9"]
+    overrides = [
+        "generation=sampling",
+        f"generation.temperature=0.{number}",
+        "generation.top_p=0.9",
+    ]
     planned = PlannedJob(overrides, config, job=Job(f"gsm8k-{number}", Path()))
     low, high = wilson_interval(right, n)
     metrics = {"accuracy": right / n, "accuracy_low": low, "accuracy_high": high, "n": n}
@@ -46,7 +51,9 @@ def test_trials_whose_intervals_overlap_with_the_best_are_counted() -> None:
 def test_nothing_is_said_where_the_best_is_apart_or_alone() -> None:
     assert said_of_best([trial(1, 19, 20), trial(2, 3, 20), trial(3, 9, 20)]) == []
     assert said_of_best([trial(1, 18, 20)]) == []
-    assert said_of_best([trial(1, 18, 20), trial(1, 18, 20)]) == [], "the same job twice is no rival of itself"
+    assert said_of_best([trial(1, 18, 20), trial(1, 18, 20)]) == [], (
+        "the same job twice is no rival of itself"
+    )
 
 
 def test_in_a_search_for_the_lowest_the_best_is_the_lowest() -> None:
@@ -63,7 +70,8 @@ def test_an_objective_without_an_interval_is_as_before() -> None:
 
 @pytest.mark.parametrize("count", [2, 10])
 def test_of_equal_trials_none_is_called_the_best(count: int) -> None:
-    """The truth is known: all are equal. With a truth that is 40 points lower in all others, one is apart."""
+    """The truth is known: all are equal. With a truth that is 40 points lower in all others, one is
+    apart."""
     generator = random.Random(1)
 
     def share_apart(truths: list[float]) -> float:
@@ -80,13 +88,22 @@ def test_of_equal_trials_none_is_called_the_best(count: int) -> None:
     assert share_apart([0.9] + [0.5] * (count - 1)) >= 0.8, "the control"
 
 
-def test_the_check_takes_questions_after_those_of_the_search(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_the_check_takes_questions_after_those_of_the_search(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
     rows = tmp_path / "questions.jsonl"
-    rows.write_text("".join(json.dumps({"question": f"{n} + 1?", "answer": f"#### {n + 1}"}) + "\n" for n in range(50)))
+    rows.write_text(
+        "".join(
+            json.dumps({"question": f"{n} + 1?", "answer": f"#### {n + 1}"}) + "\n"
+            for n in range(50)
+        )
+    )
 
     def check(limit: int | None, offset: int = 0, keys: tuple[str, ...] = KEYS) -> list[str]:
         config = make_config(task=Gsm8kConfig(data=str(rows), limit=limit, offset=offset))
-        return said_of_best([trial(1, 18, 20, config), trial(2, 17, 20, config), trial(3, 18, 20, config)], keys)[1:]
+        return said_of_best(
+            [trial(1, 18, 20, config), trial(2, 17, 20, config), trial(3, 18, 20, config)], keys
+        )[1:]
 
     about, command = check(20)
     assert "20 questions that the search has not asked" in about

@@ -17,7 +17,13 @@ from runner.store.jobs import Job
 from runner_base.result import Record
 
 Run = Callable[..., Any]
-JOB = ("task=likelihood", "task.limit=4", "task.reference=quantization=none", "tracking=none", "workers=1")
+JOB = (
+    "task=likelihood",
+    "task.limit=4",
+    "task.reference=quantization=none",
+    "tracking=none",
+    "workers=1",
+)
 KEPT = (*JOB, "task.exact=false")
 
 
@@ -29,7 +35,9 @@ def records(folder: Path) -> dict[str, Record]:
 
 
 @pytest.mark.parametrize("grid", ["none,nf4", "nf4", "nf4,none"])
-def test_the_reference_is_made_first_with_or_without_a_row_of_its_own(runner: Run, tmp_path: Path, grid: str) -> None:
+def test_the_reference_is_made_first_with_or_without_a_row_of_its_own(
+    runner: Run, tmp_path: Path, grid: str
+) -> None:
     plan = runner("-m", *KEPT, f"quantization={grid}", "plan=quick")
     assert plan.code == 0
     assert "2 jobs: 2 to do" in plan.out
@@ -53,7 +61,9 @@ def test_whole_distributions_need_no_reference_that_runs_first(runner: Run, tmp_
     found = records(tmp_path)
     assert "side by side" in found["nf4"].result.facts["reference"]
     assert {record.params["task.exact"] for record in found.values()} == {"true"}
-    assert "exact: true" in (Path(found["nf4"].output_dir) / "config.yaml").read_text(), "as the grid has decided"
+    assert "exact: true" in (Path(found["nf4"].output_dir) / "config.yaml").read_text(), (
+        "as the grid has decided"
+    )
     assert not list(tmp_path.rglob("top_k.jsonl"))
 
 
@@ -62,14 +72,18 @@ def test_a_row_that_keeps_nothing_gives_its_place_to_the_reference(
 ) -> None:
     own = "runner.tasks.likelihood.ways._why_too_large"
     too_large = lambda config, _second: "large" * (config.quantization.name != "none")  # noqa: E731
-    monkeypatch.setattr(own, too_large)  # beside itself the reference would fit, and beside the other one it does not
+    monkeypatch.setattr(
+        own, too_large
+    )  # beside itself the reference would fit, and beside the other one it does not
     done = runner("-m", *JOB, "quantization=none,nf4")
     assert done.code == 0, done.err
     assert "2 jobs: 2 to do" in done.err
     assert records(tmp_path)["none"].params["task.keep_top_k"] == "64"
 
 
-def test_a_single_job_names_the_command_that_makes_its_reference(runner: Run, tmp_path: Path) -> None:
+def test_a_single_job_names_the_command_that_makes_its_reference(
+    runner: Run, tmp_path: Path
+) -> None:
     job = (*KEPT, "quantization=nf4")
     planned, failed = runner(*job, "plan=quick"), runner(*job)
     for ended in (planned, failed):
@@ -96,9 +110,15 @@ def test_the_baseline_of_an_early_stop_is_made_too(runner: Run, tmp_path: Path) 
     stop = "task.early_stop_vs='generation.max_new_tokens=12'"
     done = runner("-m", *words, "generation.max_new_tokens=6,8", stop)
     assert done.code == 0, done.err
-    found = [json.loads(file.read_text())["params"] for file in tmp_path.glob("outputs/jobs/*/result.json")]
+    found = [
+        json.loads(file.read_text())["params"]
+        for file in tmp_path.glob("outputs/jobs/*/result.json")
+    ]
     assert sorted(int(it["generation.max_new_tokens"]) for it in found) == [6, 8, 12]
-    assert "generation.max_new_tokens=12: added, because 2 jobs of this grid are compared with it" in done.err
+    assert (
+        "generation.max_new_tokens=12: added, because 2 jobs of this grid are compared with it"
+        in done.err
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,11 +132,15 @@ def test_the_baseline_of_an_early_stop_is_made_too(runner: Run, tmp_path: Path) 
         (["quantization.bits=4"], ["quantization.bits=8"], ["quantization.bits=8"]),
     ],
 )  # fmt: skip
-def test_overrides_on_top_of_a_jobs_own(overrides: list[str], changes: list[str], expected: list[str]) -> None:
+def test_overrides_on_top_of_a_jobs_own(
+    overrides: list[str], changes: list[str], expected: list[str]
+) -> None:
     assert overrides_with(overrides, changes) == expected
 
 
-def test_a_launcher_of_another_package_gets_the_named_jobs_before_the_others(tmp_path: Path) -> None:
+def test_a_launcher_of_another_package_gets_the_named_jobs_before_the_others(
+    tmp_path: Path,
+) -> None:
     plan = [PlannedJob([], job=Job(name, tmp_path / name), after=after)
             for name, after in (("a", "c"), ("b", "elsewhere"), ("c", ""), ("d", "c"))]  # fmt: skip
     assert in_turn(plan, [0, 1, 2, 3]) == ([1, 2], [0, 3])

@@ -1,4 +1,5 @@
-"""The same grid under Hydra's other launchers: the same samples, metrics, failures and ways to resume."""
+"""The same grid under Hydra's other launchers: the same samples, metrics, failures and ways to
+resume."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ THOROUGH = pytest.mark.thorough
 SLOW = pytest.mark.slow
 SUBMITIT = pytest.param("submitit_local", marks=THOROUGH)
 NEEDS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher"}
-# the process of the job with seed 2 dies, once, when the result is on disk and MLflow does not have it yet
+# the process of the job with seed 2 dies, once, when the result is on disk and MLflow does not have
+# it yet
 DIES_BEFORE_MLFLOW = """
 from pathlib import Path
 from runner.store import tracking
@@ -52,7 +54,12 @@ class Done:
     """A finished process and the folder that it worked in."""
 
     def __init__(self, done: subprocess.CompletedProcess[str], folder: Path) -> None:
-        self.code, self.out, self.err, self.folder = done.returncode, done.stdout, done.stderr, folder
+        self.code, self.out, self.err, self.folder = (
+            done.returncode,
+            done.stdout,
+            done.stderr,
+            folder,
+        )
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -67,7 +74,9 @@ Start = Callable[..., Done]  # takes a folder and arguments, returns a finished 
 def start(new_database: Callable[[Path], None]) -> Start:
     """Return a function that runs `python -m runner -m ARGUMENTS` in a folder, to its end."""
 
-    def call(folder: Path, *arguments: str, python: str = sys.executable, **environment: str) -> Done:
+    def call(
+        folder: Path, *arguments: str, python: str = sys.executable, **environment: str
+    ) -> Done:
         if "tracking=none" not in arguments and not (folder / "outputs").exists():
             new_database(folder / "outputs" / "mlflow.db")
         folder.mkdir(exist_ok=True)
@@ -88,7 +97,9 @@ def with_tiny(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> str
 
 
 @pytest.fixture(scope="session")
-def reference(start: Start, with_tiny: str, made_once: Callable[[str, Callable[[Path], None]], Path]) -> Done:
+def reference(
+    start: Start, with_tiny: str, made_once: Callable[[str, Callable[[Path], None]], Path]
+) -> Done:
     """The grid under our own launcher."""
 
     def make(folder: Path) -> None:
@@ -117,7 +128,8 @@ def python_for() -> Callable[[str], str]:
 
 @pytest.fixture
 def faults(tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """Return a function that breaks jobs by seed, as in "2=raise", in any process; `more` runs at each process's start."""
+    """Return a function that breaks jobs by seed, as in "2=raise", in any process; `more` runs at
+    each process's start."""
     folder = tmp_path / "faults"
     folder.mkdir()
 
@@ -153,16 +165,24 @@ def assert_children_of_one_grid(folder: Path, status: str) -> None:
     runs = mlflow_runs(folder)
     (parent,) = (run for run in runs if run.is_grid)
     assert parent.status == status
-    assert {run.tags.get("mlflow.parentRunId") for run in runs if not run.is_grid} == {parent.run_id}
+    assert {run.tags.get("mlflow.parentRunId") for run in runs if not run.is_grid} == {
+        parent.run_id
+    }
 
 
-# ------------------------------------------------------------------------------- the same grid elsewhere
+# ------------------------------------------------------------------------------- the same grid
+# elsewhere
 
 
 @SLOW
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=THOROUGH), SUBMITIT])
 def test_the_same_grid_gives_the_same_results(
-    launcher: str, start: Start, with_tiny: str, reference: Done, python_for: Callable[[str], str], tmp_path: Path
+    launcher: str,
+    start: Start,
+    with_tiny: str,
+    reference: Done,
+    python_for: Callable[[str], str],
+    tmp_path: Path,
 ) -> None:
     python, folder = python_for(launcher), tmp_path / "work"
     done = start(folder, with_tiny, f"hydra/launcher={launcher}", *GRID, python=python)
@@ -191,41 +211,59 @@ def test_a_job_that_fails_fails_alone(
     tmp_path: Path,
 ) -> None:
     python, folder = python_for(launcher), tmp_path / "work"
-    died = "sys.exit" if launcher == "basic" else "kill"  # `basic` runs jobs in the grid's own process
+    died = (
+        "sys.exit" if launcher == "basic" else "kill"
+    )  # `basic` runs jobs in the grid's own process
     grid = (f"hydra/launcher={launcher}", "model=stub", "seed=1,2,3,4", "task.limit=3")
     more = IMPATIENT if launcher == "submitit_local" else ""
     done = start(folder, *grid, python=python, **faults(f"2=raise,4={died}", more))
     assert done.code == 1, done.err
     message = (
-        "the job called sys.exit(7)" if died == "sys.exit" else f"its process died under hydra/launcher={launcher}: "
+        "the job called sys.exit(7)"
+        if died == "sys.exit"
+        else f"its process died under hydra/launcher={launcher}: "
     )
     assert "FAILED: seed=2: RuntimeError: out of luck\n" in done.err
     assert f"FAILED: seed=4: {message}" in done.err
     assert done.err.endswith("error: 2 of 4 jobs are not finished, see above\n")
     assert "Traceback" not in done.err
-    rows = [line.split() for line in done.out.splitlines() if "gsm8k-" in line and " finished " in line]
+    rows = [
+        line.split() for line in done.out.splitlines() if "gsm8k-" in line and " finished " in line
+    ]
     assert [row[0] for row in rows] == ["1", "3"], "the table has all that finished"
     assert done.out.count("gsm8k-") == 4, "and all that did not"
     assert_children_of_one_grid(folder, "FAILED")
     logged = {run.job_id for run in mlflow_runs(folder) if not run.is_grid}
     assert len(logged) == 4
     assert "RUNNING" not in {run.status for run in mlflow_runs(folder)}
-    assert sorted(result["status"] for result in results(folder).values()) == ["FAILED"] * 2 + ["FINISHED"] * 2
-    # without the faults and with our own launcher, only these two run, and resume from the sample that they had
+    assert (
+        sorted(result["status"] for result in results(folder).values())
+        == ["FAILED"] * 2 + ["FINISHED"] * 2
+    )
+    # without the faults and with our own launcher, only these two run, and resume from the sample
+    # that they had
     again = start(folder, *grid[1:], "print=json")
     assert again.code == 0, again.err
     assert "4 jobs: 2 to resume, 2 done" in again.err
     assert [line["metrics"]["n"] for line in again.lines] == [3] * 4
-    assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), "none twice, none lost"
+    assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), (
+        "none twice, none lost"
+    )
 
 
 @THOROUGH
 def test_a_process_that_dies_between_disk_and_mlflow(
-    start: Start, python_for: Callable[[str], str], faults: Callable[..., dict[str, str]], tmp_path: Path
+    start: Start,
+    python_for: Callable[[str], str],
+    faults: Callable[..., dict[str, str]],
+    tmp_path: Path,
 ) -> None:
     python, folder = python_for("joblib"), tmp_path / "work"
     grid = ("hydra/launcher=joblib", "model=stub", "seed=1,2", "task.limit=3", "print=json")
-    environment = faults("", DIES_BEFORE_MLFLOW) | {"FAULTS": "none=raise", "DIED_ONCE": str(tmp_path / "died")}
+    environment = faults("", DIES_BEFORE_MLFLOW) | {
+        "FAULTS": "none=raise",
+        "DIED_ONCE": str(tmp_path / "died"),
+    }
     done = start(folder, *grid, python=python, **environment)
     assert (tmp_path / "died").exists(), done.err
     assert done.code == 0, done.err
@@ -233,8 +271,12 @@ def test_a_process_that_dies_between_disk_and_mlflow(
     assert [line["status"] for line in done.lines] == ["FINISHED"] * 2
     runs = [run for run in mlflow_runs(folder) if not run.is_grid]
     assert "RUNNING" not in {run.status for run in runs}, "the run whose process died has ended"
-    assert len({run.job_id for run in runs if run.status == "FINISHED"}) == 2, "and MLflow has both results"
-    assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), "none twice, none lost"
+    assert len({run.job_id for run in runs if run.status == "FINISHED"}) == 2, (
+        "and MLflow has both results"
+    )
+    assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), (
+        "none twice, none lost"
+    )
 
 
 @THOROUGH
@@ -275,10 +317,13 @@ def test_a_signal_keeps_what_was_done(
     assert {run.status for run in mlflow_runs(tmp_path)} == {"KILLED"}
     again = start(tmp_path, *grid)  # our own launcher resumes them, and waits for nothing
     assert again.code == 0, again.err
-    assert all([s["index"] for s in job] == list(range(16)) for job in timeless_samples(tmp_path).values())
+    assert all(
+        [s["index"] for s in job] == list(range(16)) for job in timeless_samples(tmp_path).values()
+    )
 
 
-# ----------------------------------------------------------------------------------------- what is not supported
+# ----------------------------------------------------------------------------------------- what is
+# not supported
 
 
 @pytest.mark.parametrize(
@@ -290,7 +335,11 @@ def test_a_signal_keeps_what_was_done(
     ],
 )  # fmt: skip
 def test_settings_that_only_our_launcher_supports_are_rejected(
-    runner: Callable[..., Any], python_for: Callable[[str], str], launcher: str, setting: str, message: str
+    runner: Callable[..., Any],
+    python_for: Callable[[str], str],
+    launcher: str,
+    setting: str,
+    message: str,
 ) -> None:
     python_for(launcher)
     done = runner("-m", f"hydra/launcher={launcher}", "model=stub", setting)
@@ -300,7 +349,10 @@ def test_settings_that_only_our_launcher_supports_are_rejected(
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
-    ("choice", "extra"), [("hydra/launcher=joblib", "joblib"), ("hydra/launcher=submitit_local", "submitit")]
+    ("choice", "extra"),
+    [("hydra/launcher=joblib", "joblib"), ("hydra/launcher=submitit_local", "submitit")],
 )
-def test_a_missing_package_is_named(runner: Callable[..., Any], tmp_path: Path, choice: str, extra: str) -> None:
+def test_a_missing_package_is_named(
+    runner: Callable[..., Any], tmp_path: Path, choice: str, extra: str
+) -> None:
     hidden_packages.assert_named(runner, tmp_path, choice, extra)

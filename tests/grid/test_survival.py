@@ -19,7 +19,9 @@ pytestmark = pytest.mark.slow
 SEED = 20
 # half of the jobs wait in a slow stub, the others compute
 SLOW_STUB = "defaults: [/hydra/schema/model/stub@_here_, _self_]\ndelay_s: 0.1\n"
-REAL = "defaults: [/hydra/schema/model/model@_here_, _self_]\nname: embedded\ndevice: cpu\ndtype: {}\n"
+REAL = (
+    "defaults: [/hydra/schema/model/model@_here_, _self_]\nname: embedded\ndevice: cpu\ndtype: {}\n"
+)
 ANSWERS = ("accuracy", "accuracy_low", "accuracy_high", "n", "correct", "wrong", "no_answer", "cut_off",
            "prompt_tokens", "new_tokens")  # fmt: skip
 
@@ -42,12 +44,14 @@ def jobs_of(folder: Path, models: str = "slow,real", dtype: str = "float32") -> 
 def answers(folder: Path) -> dict[str, dict[str, float]]:
     """Return each job's results without times and memory."""
     return {
-        job_id: {key: result["result"]["metrics"][key] for key in ANSWERS} for job_id, result in results(folder).items()
+        job_id: {key: result["result"]["metrics"][key] for key in ANSWERS}
+        for job_id, result in results(folder).items()
     }
 
 
 def samples_by_index(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """Return every job's samples by index, without their times; assert that no index is duplicated."""
+    """Return every job's samples by index, without their times; assert that no index is
+    duplicated."""
     by_job = {}
     for job_id, lines in samples(folder).items():
         by_job[job_id] = {line["index"]: without_time(line) for line in lines}
@@ -56,7 +60,8 @@ def samples_by_index(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
 
 
 def check_mlflow(folder: Path, jobs: int) -> Counter[str]:
-    """Assert that no run is RUNNING and each job is FINISHED once; return how the runs of jobs have ended."""
+    """Assert that no run is RUNNING and each job is FINISHED once; return how the runs of jobs have
+    ended."""
     runs = mlflow_runs(folder)
     grids = Counter(run.status for run in runs if run.is_grid)
     of_jobs = Counter(run.status for run in runs if not run.is_grid)
@@ -69,7 +74,9 @@ def check_mlflow(folder: Path, jobs: int) -> Counter[str]:
 
 
 def lines_in(folder: Path) -> int:
-    return sum(file.read_bytes().count(b"\n") for file in folder.glob("outputs/jobs/*/samples.jsonl"))
+    return sum(
+        file.read_bytes().count(b"\n") for file in folder.glob("outputs/jobs/*/samples.jsonl")
+    )
 
 
 class Killer:
@@ -80,14 +87,21 @@ class Killer:
         self.victims: Counter[str] = Counter()
 
     def hunt(self, grid: Grid) -> None:
-        """Kill workers until the grid ends, or the grid itself; every fifth grid may be killed before it has workers."""
+        """Kill workers until the grid ends, or the grid itself; every fifth grid may be killed
+        before it has workers."""
         early = self.chance.random() < 0.2
         while not early and grid.process.poll() is None and not grid.workers():
             time.sleep(0.02)
         while self.kills_left:
-            if not early and self.chance.random() < 0.5:  # half of the kills come while samples are being written
+            if (
+                not early and self.chance.random() < 0.5
+            ):  # half of the kills come while samples are being written
                 before, patience = lines_in(grid.folder), time.monotonic() + 8
-                while grid.process.poll() is None and lines_in(grid.folder) == before and time.monotonic() < patience:
+                while (
+                    grid.process.poll() is None
+                    and lines_in(grid.folder) == before
+                    and time.monotonic() < patience
+                ):
                     time.sleep(0.02)
                 pause = time.monotonic() + self.chance.uniform(0, 0.5)
             else:
@@ -98,7 +112,10 @@ class Killer:
                 return
             workers = grid.workers()
             victim = "worker" if workers and self.chance.random() < 0.7 else "parent"
-            end_at(self.chance.choice(workers) if victim == "worker" else grid.process.pid, signal.SIGKILL)
+            end_at(
+                self.chance.choice(workers) if victim == "worker" else grid.process.pid,
+                signal.SIGKILL,
+            )
             self.victims[victim] += 1
             self.kills_left -= 1
             if victim == "parent":
@@ -120,9 +137,12 @@ def survive(grid: Start, killer: Killer, folder: str, arguments: list[str]) -> b
 
 
 @pytest.mark.parametrize(
-    ("models", "jobs", "kills"), [("slow", 6, 3), pytest.param("slow,real", 12, 12, marks=pytest.mark.thorough)]
+    ("models", "jobs", "kills"),
+    [("slow", 6, 3), pytest.param("slow,real", 12, 12, marks=pytest.mark.thorough)],
 )
-def test_kills_change_nothing(grid: Start, tmp_path: Path, models: str, jobs: int, kills: int) -> None:
+def test_kills_change_nothing(
+    grid: Start, tmp_path: Path, models: str, jobs: int, kills: int
+) -> None:
     arguments = jobs_of(tmp_path, models)
     assert grid(*arguments, folder="undisturbed").wait().code == 0
     truth, metrics = samples_by_index(tmp_path / "undisturbed"), answers(tmp_path / "undisturbed")
@@ -137,13 +157,16 @@ def test_kills_change_nothing(grid: Start, tmp_path: Path, models: str, jobs: in
         assert samples_by_index(tmp_path / name) == truth
         assert answers(tmp_path / name) == metrics
         ended += check_mlflow(tmp_path / name, jobs)
-    print(f"\n{dict(killer.victims)} killed over {folders} grids of {jobs} jobs; their runs: {dict(ended)}")
+    print(
+        f"\n{dict(killer.victims)} killed over {folders} grids of {jobs} jobs; their runs: {dict(ended)}"
+    )
     assert sum(killer.victims.values()) == kills
 
 
 @pytest.mark.thorough
 def test_bfloat16_after_kills(grid: Start, tmp_path: Path) -> None:
-    """In bfloat16, other batches can change a token: such samples are counted, and none is lost or duplicated."""
+    """In bfloat16, other batches can change a token: such samples are counted, and none is lost or
+    duplicated."""
     arguments = [
         *jobs_of(tmp_path, "embedded", "bfloat16"),
         "seed=0,1",
@@ -155,6 +178,12 @@ def test_bfloat16_after_kills(grid: Start, tmp_path: Path) -> None:
     killer = Killer(4, SEED)
     assert survive(grid, killer, "killed", arguments)
     truth, found = samples_by_index(tmp_path / "undisturbed"), samples_by_index(tmp_path / "killed")
-    assert {job: sorted(lines) for job, lines in found.items()} == {job: sorted(lines) for job, lines in truth.items()}
-    differing = sum(found[job][index] != line for job, lines in truth.items() for index, line in lines.items())
-    print(f"\nbfloat16: {differing} of {sum(map(len, truth.values()))} samples differ after {killer.victims} kills")
+    assert {job: sorted(lines) for job, lines in found.items()} == {
+        job: sorted(lines) for job, lines in truth.items()
+    }
+    differing = sum(
+        found[job][index] != line for job, lines in truth.items() for index, line in lines.items()
+    )
+    print(
+        f"\nbfloat16: {differing} of {sum(map(len, truth.values()))} samples differ after {killer.victims} kills"
+    )

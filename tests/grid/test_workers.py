@@ -29,7 +29,13 @@ from runner_engine.settings.model import LocalModelConfig
 
 Start = Callable[..., Any]  # the fixture `grid`: takes arguments, returns a started grid
 STUB = ("model=stub", "task.limit=3", "workers=2")
-EMBEDDED = ("model.device=cpu", "model.dtype=float32", "task.limit=2", "generation.max_new_tokens=8", "tracking=none")
+EMBEDDED = (
+    "model.device=cpu",
+    "model.dtype=float32",
+    "task.limit=2",
+    "generation.max_new_tokens=8",
+    "tracking=none",
+)
 
 
 def by_seed(folder: Path) -> dict[int, dict[str, Any]]:
@@ -55,8 +61,22 @@ FRESH = pytest.mark.parametrize(
 @FRESH
 @pytest.mark.slow
 def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
-    faults = {0: "hang", 1: "raise", 2: "sys.exit", 3: "kill", 4: "exit", 5: "segfault", 6: "interrupt"}
-    arguments = (*STUB, "tracking=none", "job_timeout_s=30", "seed=range(0,10)", f"hydra.launcher.fresh={fresh}")
+    faults = {
+        0: "hang",
+        1: "raise",
+        2: "sys.exit",
+        3: "kill",
+        4: "exit",
+        5: "segfault",
+        6: "interrupt",
+    }
+    arguments = (
+        *STUB,
+        "tracking=none",
+        "job_timeout_s=30",
+        "seed=range(0,10)",
+        f"hydra.launcher.fresh={fresh}",
+    )
     ended = (started := grid(*arguments, faults=faults)).wait()
     assert ended.code == 1, ended.err
     expected = {
@@ -70,15 +90,21 @@ def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
     }
     last_job = ended.err.index("[10/10]")
     for seed, message in expected.items():
-        assert message in ended.err[:last_job] or seed == 0, f"printed when it happens: {message}\n{ended.err}"
-        assert message.replace("D seed", "D: seed") in ended.err[last_job:], f"and at the end: {message}\n{ended.err}"
+        assert message in ended.err[:last_job] or seed == 0, (
+            f"printed when it happens: {message}\n{ended.err}"
+        )
+        assert message.replace("D seed", "D: seed") in ended.err[last_job:], (
+            f"and at the end: {message}\n{ended.err}"
+        )
     assert "error: 7 of 10 jobs are not finished" in ended.err
     assert ended.out.count(" failed ") == 6
     assert ended.out.count(" finished ") == 3
     assert "Traceback" not in ended.err
 
     recorded = {int(seed): result for seed, result in by_seed(started.folder).items()}
-    assert [recorded[seed]["status"] for seed in range(10)] == ["FAILED"] * 6 + ["KILLED"] + ["FINISHED"] * 3
+    assert [recorded[seed]["status"] for seed in range(10)] == ["FAILED"] * 6 + ["KILLED"] + [
+        "FINISHED"
+    ] * 3
     assert recorded[3]["error"].startswith("the worker was killed by SIGKILL")
     assert sorted(map(len, samples(started.folder).values())) == [1] * 6 + [2] + [3] * 3
 
@@ -89,7 +115,9 @@ def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers_along(grid: Start) -> None:
+def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers_along(
+    grid: Start,
+) -> None:
     arguments = ("model=stub", "task.limit=4", "workers=2", "seed=0,1,2,3,4")
     started = grid(*arguments, faults={0: "hang", 1: "hang", 2: "kill"})
 
@@ -99,12 +127,18 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
     end_at(first[1], signal.SIGKILL)
     # printed while the other job still hangs
     wait_for(lambda: "likely for lack of memory" in started.err.read_text())
-    assert "FAILED" in {run.status for run in mlflow_runs(started.folder)}, "MLflow is told before the user"
+    assert "FAILED" in {run.status for run in mlflow_runs(started.folder)}, (
+        "MLflow is told before the user"
+    )
     assert "not finished" not in started.err.read_text()
 
     # a new worker has replaced it, and died with the job with seed 2
     wait_for(lambda: len(finished(started.folder)) == 2)
-    assert Counter(run.status for run in mlflow_runs(started.folder)) == {"RUNNING": 2, "FAILED": 2, "FINISHED": 2}
+    assert Counter(run.status for run in mlflow_runs(started.folder)) == {
+        "RUNNING": 2,
+        "FAILED": 2,
+        "FINISHED": 2,
+    }
     wait_for(lambda: started.workers() == first[:1])
 
     kill(started.process)
@@ -117,7 +151,9 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
     assert again.code == 0, again.err
     assert is_complete(started.folder, jobs=5, each=4)
     runs = mlflow_runs(started.folder)
-    assert Counter(run.status for run in runs if run.is_grid) == {"FINISHED": 1}, "the same grid is the same run"
+    assert Counter(run.status for run in runs if run.is_grid) == {"FINISHED": 1}, (
+        "the same grid is the same run"
+    )
     assert Counter(run.status for run in runs if not run.is_grid) == {"FAILED": 2, "FINISHED": 5}, (
         "the killed one went on"
     )
@@ -126,7 +162,9 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
 
 def finished(folder: Path) -> set[str | None]:
     """Return the jobs with a FINISHED run; assert that each has only one."""
-    jobs = Counter(run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid)
+    jobs = Counter(
+        run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid
+    )
     assert set(jobs.values()) <= {1}, jobs
     return set(jobs)
 
@@ -152,7 +190,9 @@ def test_one_interrupt_keeps_what_is_done(grid: Start, sent: signal.Signals) -> 
     assert [len(lines) for lines in before.values()] == [1, 1]
     if store == "none":
         return
-    assert [run.status for run in mlflow_runs(started.folder)] == ["KILLED"] * 3, "two jobs and the grid"
+    assert [run.status for run in mlflow_runs(started.folder)] == ["KILLED"] * 3, (
+        "two jobs and the grid"
+    )
     again = grid(*arguments).wait()
     assert again.code == 0, again.err
     assert "3 jobs: 1 to do, 2 to resume" in again.err
@@ -182,13 +222,22 @@ def test_a_second_interrupt_ends_at_once_what_does_not_listen(grid: Start, fresh
 @pytest.mark.slow
 def test_two_grids_at_once_do_each_job_once(grid: Start) -> None:
     both = [
-        grid("model=stub", "task.limit=3", "model.delay_s=0.1", "workers=2", f"seed={seeds}", folder="work")
+        grid(
+            "model=stub",
+            "task.limit=3",
+            "model.delay_s=0.1",
+            "workers=2",
+            f"seed={seeds}",
+            folder="work",
+        )
         for seeds in ("0,1,2,3,4", "4,3,2,1,0")
     ]
     assert [started.wait().code for started in both] == [0, 0], both[0].err.read_text()
     assert is_complete(both[0].folder, jobs=5, each=3)
     assert len(finished(both[0].folder)) == 5
-    assert Counter(run.status for run in mlflow_runs(both[0].folder)) == {"FINISHED": 6}, "five jobs and their grid"
+    assert Counter(run.status for run in mlflow_runs(both[0].folder)) == {"FINISHED": 6}, (
+        "five jobs and their grid"
+    )
 
 
 @pytest.mark.slow
@@ -199,7 +248,9 @@ def test_jobs_that_share_a_base_load_it_once(grid: Start) -> None:
         assert ended.code == 0, ended.err
         metrics = [json.loads(line)["metrics"] for line in ended.out.splitlines()]
         assert len(metrics) == 8
-        assert sum(m["base_loads"] for m in metrics) == loads, "two workers, if they are asked for, each load it"
+        assert sum(m["base_loads"] for m in metrics) == loads, (
+            "two workers, if they are asked for, each load it"
+        )
 
 
 @pytest.mark.slow
@@ -207,7 +258,11 @@ def test_a_fresh_process_for_every_job(grid: Start) -> None:
     started = grid(*EMBEDDED, "seed=0,1,2", "hydra.launcher.fresh=true", "print=json")
     ended = started.wait()
     assert ended.code == 0, ended.err
-    assert [json.loads(line)["metrics"]["base_loads"] for line in ended.out.splitlines()] == [1, 1, 1]
+    assert [json.loads(line)["metrics"]["base_loads"] for line in ended.out.splitlines()] == [
+        1,
+        1,
+        1,
+    ]
     workers = len(list(started.folder.glob("outputs/workers/*/worker_*.log")))
     assert workers == 1, "each job is a copy of the one worker"
     peaks = [json.loads(line)["metrics"]["load_peak_rss_mib"] for line in ended.out.splitlines()]
@@ -215,8 +270,16 @@ def test_a_fresh_process_for_every_job(grid: Start) -> None:
 
 
 @pytest.mark.slow
-def test_an_adapter_leaves_no_trace_on_the_base(grid: Start, make_config: Callable[..., Any], tmp_path: Path) -> None:
-    settings = ("model.device=cpu", "model.dtype=float32", "task.split=hard5", "task.limit=4", "tracking=none")
+def test_an_adapter_leaves_no_trace_on_the_base(
+    grid: Start, make_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings = (
+        "model.device=cpu",
+        "model.dtype=float32",
+        "task.split=hard5",
+        "task.limit=4",
+        "tracking=none",
+    )
     together = 'hydra.sweeper.zip=[{lora:"none,embedded,none",seed:"0,0,1"}]'
     started = grid(*settings, together, "print=json")
     ended = started.wait()
@@ -248,7 +311,14 @@ def test_an_adapter_leaves_no_trace_on_the_base(grid: Start, make_config: Callab
 
 @pytest.mark.slow
 def test_a_killed_copy_costs_one_job_and_an_interrupt_reaches_the_copy(grid: Start) -> None:
-    arguments = ("model=stub", "task.limit=3", "workers=1", "seed=0,1,2", "hydra.launcher.fresh=true", "tracking=none")
+    arguments = (
+        "model=stub",
+        "task.limit=3",
+        "workers=1",
+        "seed=0,1,2",
+        "hydra.launcher.fresh=true",
+        "tracking=none",
+    )
     started = grid(*arguments, faults={0: "hang", 2: "hang"})
     wait_for(lambda: times_printed(started.folder, "last words") == 1)
     (worker,) = started.workers()
@@ -275,8 +345,12 @@ def test_only_linux_without_gpus_copies_a_process(monkeypatch: pytest.MonkeyPatc
 def test_a_new_worker_gets_the_gpu_of_a_dead_one() -> None:
     gpus = [Gpu(str(number), "H100") for number in range(2)]
     limits = WorkerLimits(2, 2, is_given=True)
-    pool = WorkerPool(plan=[], numbers=[], view=GridView([], 0), limits=limits, log_folder=Path(), gpus=gpus)
-    sets = [GpuSet(frozenset({number}), {"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(2)]
+    pool = WorkerPool(
+        plan=[], numbers=[], view=GridView([], 0), limits=limits, log_folder=Path(), gpus=gpus
+    )
+    sets = [
+        GpuSet(frozenset({number}), {"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(2)
+    ]
     workers = [Worker(None, None, Path(), None, it) for it in sets]  # type: ignore[arg-type]
     need = Need(0.0, 1, 1)
     assert pool._sets.pick(need, pool._used_gpus) == sets[0]

@@ -1,8 +1,10 @@
-"""Files with any content that a user may name: one message, no traceback, no code run, nothing written elsewhere.
+"""Files with any content that a user may name: one message, no traceback, no code run, nothing
+written elsewhere.
 
-corpus.py makes the files. Most commands run in this process, as `runner` runs them: an error that is not shown as one
-message is raised, and fails the test. Memory is the peak of the process (ru_maxrss) after the libraries are imported: it
-never falls, so each test limits what its command adds.
+corpus.py makes the files. Most commands run in this process, as `runner` runs them: an error that
+is not shown as one message is raised, and fails the test. Memory is the peak of the process
+(ru_maxrss) after the libraries are imported: it never falls, so each test limits what its command
+adds.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from runner.datasets import tables
 pytestmark = [pytest.mark.slow, pytest.mark.smoke(5)]
 
 
-# ------------------------------------------------------------------------------------------- a model's files
+# ------------------------------------------------------------------------------------------- a
+# model's files
 
 
 @many(corpus.JSONS)
@@ -62,9 +65,16 @@ def test_values_of_config_json(arena: Arena, tiny_llama: Path, keys: dict[str, A
 
 def test_code_in_auto_map_does_not_run_untrusted(arena: Arena, tiny_llama: Path) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
-    names = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": ["evil.Tok", None]}
+    names = {
+        "AutoConfig": "evil.Config",
+        "AutoModelForCausalLM": "evil.Model",
+        "AutoTokenizer": ["evil.Tok", None],
+    }
     for name in ("config.json", "tokenizer_config.json"):
-        settings = json.loads((model / name).read_text()) | {"auto_map": names, "model_type": "evil"}
+        settings = json.loads((model / name).read_text()) | {
+            "auto_map": names,
+            "model_type": "evil",
+        }
         (model / name).write_text(json.dumps(settings))
     (model / "evil.py").write_text(f"import os\nos.mkdir({str(arena.mark)!r})\n")
     arena.give(*MODEL, *GSM8K)
@@ -96,7 +106,9 @@ def test_safetensors(arena: Arena, tiny_llama: Path, case: str) -> None:
 def test_names_in_an_index(arena: Arena, tiny_llama: Path, end: str, name: Any) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
     (model / "model.safetensors").unlink()
-    index = "model.safetensors.index.json" if end == "safetensors" else "pytorch_model.bin.index.json"
+    index = (
+        "model.safetensors.index.json" if end == "safetensors" else "pytorch_model.bin.index.json"
+    )
     (model / index).write_text(json.dumps({"weight_map": {"w": name}}))
     assert "a bare file name" in arena.give(*MODEL, *GSM8K)
 
@@ -117,7 +129,10 @@ def test_wrapped_weights_are_not_invented(arena: Arena, tiny_llama: Path) -> Non
     weights = load_file(model / "model.safetensors")
     (model / "model.safetensors").unlink()
     torch.save({"model_state_dict": weights, "epoch": 3}, model / "pytorch_model.bin")
-    assert "the tensors are under model_state_dict: transformers would find none of them" in arena.give(*MODEL, *GSM8K)
+    assert (
+        "the tensors are under model_state_dict: transformers would find none of them"
+        in arena.give(*MODEL, *GSM8K)
+    )
 
 
 @many(corpus.GGUF)
@@ -126,7 +141,8 @@ def test_gguf(arena: Arena, case: str) -> None:
     arena.give("model=local", "model.name=m.gguf", "quantization=gguf", *GSM8K)
 
 
-# ----------------------------------------------------------------------------------------------- adapters
+# -----------------------------------------------------------------------------------------------
+# adapters
 
 
 @many(corpus.PICKLES)
@@ -147,7 +163,9 @@ def test_bin_in_a_peft_folder(arena: Arena, case: str) -> None:
 def test_safetensors_in_a_peft_folder(arena: Arena, case: str) -> None:
     adapter = corpus.put_adapter(arena.folder)
     (adapter / "adapter_model.safetensors").write_bytes(corpus.SAFETENSORS[case])
-    assert "adapter_model.safetensors" in arena.give("model=embedded", "lora=peft", "lora.path=./adapter", *GSM8K)
+    assert "adapter_model.safetensors" in arena.give(
+        "model=embedded", "lora=peft", "lora.path=./adapter", *GSM8K
+    )
 
 
 @many(corpus.JSONS)
@@ -157,7 +175,8 @@ def test_adapter_config(arena: Arena, case: str) -> None:
     arena.give("model=embedded", "lora=peft", "lora.path=./adapter", *GSM8K)
 
 
-# --------------------------------------------------------------------------------------- data and prompts
+# --------------------------------------------------------------------------------------- data and
+# prompts
 
 
 @many(corpus.LINES)
@@ -181,11 +200,15 @@ def test_parquet(arena: Arena, case: str) -> None:
     assert "x.jsonl" in arena.give("model=stub", "task=generate", "task.prompts=x.jsonl")
 
 
-def test_a_parquet_with_more_text_than_is_read(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parquet_with_more_text_than_is_read(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tables, "MAX_BYTES", 1000)
     rows = [f"{number}?" for number in range(400)]
     corpus.put_parquet(arena.folder / "x.parquet", pa.table({"question": rows, "answer": rows}))
-    assert "GiB of text unpacked" in arena.give("model=stub", "task.data=x.parquet", "task.limit=null")
+    assert "GiB of text unpacked" in arena.give(
+        "model=stub", "task.data=x.parquet", "task.limit=null"
+    )
 
 
 def test_in_a_grid_only_the_job_with_the_bad_file_fails(arena: Arena) -> None:
@@ -197,13 +220,24 @@ def test_in_a_grid_only_the_job_with_the_bad_file_fails(arena: Arena) -> None:
     assert len(list(arena.folder.glob("outputs/jobs/*/result.json"))) == 1, printed
 
 
-# ------------------------------------------------------------------------------- files of earlier runs
+# ------------------------------------------------------------------------------- files of earlier
+# runs
 
 
 @pytest.mark.parametrize("name", ["result.json", "samples.jsonl"])
-@many({**corpus.JSONS, "no result": b'{"result": null, "status": "FINISHED"}', "lists": b'{"result": {"metrics": []}}'})
+@many(
+    {
+        **corpus.JSONS,
+        "no result": b'{"result": null, "status": "FINISHED"}',
+        "lists": b'{"result": {"metrics": []}}',
+    }
+)
 def test_evidence(arena: Arena, name: str, case: str) -> None:
-    bad = {**corpus.JSONS, "no result": b'{"result": null}', "lists": b'{"result": {"metrics": []}}'}[case]
+    bad = {
+        **corpus.JSONS,
+        "no result": b'{"result": null}',
+        "lists": b'{"result": {"metrics": []}}',
+    }[case]
     arena.give("model=stub", "task.limit=2", fails=False)
     (file,) = arena.folder.glob(f"outputs/jobs/*/{name}")
     file.write_bytes(bad + b"\n" * bool(bad))
@@ -215,7 +249,9 @@ def test_evidence(arena: Arena, name: str, case: str) -> None:
         arena.give("model=stub", "task.limit=2", fails=False)
     if name == "result.json":
         with warnings.catch_warnings():
-            assert "left out" not in arena.give("--output-dir", "outputs", module="sync", fails=False)
+            assert "left out" not in arena.give(
+                "--output-dir", "outputs", module="sync", fails=False
+            )
 
 
 def test_a_cache_of_hashes(arena: Arena) -> None:

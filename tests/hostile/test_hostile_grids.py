@@ -1,4 +1,5 @@
-"""A few faults of bench/faults.py at chosen moments: kills while a difference is decided, and a second process.
+"""A few faults of bench/faults.py at chosen moments: kills while a difference is decided, and a
+second process.
 
 In the end the results of every job are those of an undisturbed grid, and MLflow has each job once.
 """
@@ -36,7 +37,8 @@ Start = Callable[..., Grid]
 
 @pytest.fixture
 def start(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Start]:
-    """Return a function that starts the grid in a folder; `name` begins the names of its output files."""
+    """Return a function that starts the grid in a folder; `name` begins the names of its output
+    files."""
     put_choices(tmp_path / "conf", **CHOICES)
     started: list[Grid] = []
 
@@ -51,7 +53,14 @@ def start(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Star
             "workers=2",
             "print=none",
         ]
-        started.append(Grid(tmp_path / folder, [f"--config-dir={tmp_path / 'conf'}", "-m", *grid], environment, name))
+        started.append(
+            Grid(
+                tmp_path / folder,
+                [f"--config-dir={tmp_path / 'conf'}", "-m", *grid],
+                environment,
+                name,
+            )
+        )
         return started[-1]
 
     yield call
@@ -66,7 +75,9 @@ def truth(start: Start, tmp_path: Path) -> dict[str, dict[str, Any]]:
     assert done.code == 0, done.err
     of_jobs = evidence(tmp_path / "undisturbed")
     (decided,) = [
-        job for job in of_jobs.values() if job["early_stop_verdict"] is not None and job["metrics"]["questions_left"]
+        job
+        for job in of_jobs.values()
+        if job["early_stop_verdict"] is not None and job["metrics"]["questions_left"]
     ]
     assert decided["metrics"]["questions_asked"] < QUESTIONS
     return of_jobs
@@ -108,6 +119,8 @@ def test_two_processes_share_a_grid_while_the_clock_of_one_jumps(
     other = start("shared", "other_", **jumps)
     codes = [grid.wait().code for grid in (one, other)]
     assert 0 in codes, (one.err.read_text(), other.err.read_text())
-    last = start("shared", "last_").wait()  # whether or not the others failed at jobs that another process was doing
+    last = start(
+        "shared", "last_"
+    ).wait()  # whether or not the others failed at jobs that another process was doing
     assert last.code == 0, last.err
     check(tmp_path / "shared", truth)

@@ -1,4 +1,5 @@
-"""Stores with any content that runner-compare reads, and odd paths for --save: checked as the files of test_hostile.py."""
+"""Stores with any content that runner-compare reads, and odd paths for --save: checked as the files
+of test_hostile.py."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from arena import Arena
 from stores import INT8, NF4, NONE, Store, marks
 
 pytestmark = pytest.mark.smoke(1)
-NASTY = "<script>alert(1)</script></pre>\x1b]0;owned\x07\x1b[2J [red]x[/red] | $\\frac$ \u202e {{7*7}}"
+NASTY = (
+    "<script>alert(1)</script></pre>\x1b]0;owned\x07\x1b[2J [red]x[/red] | $\\frac$ \u202e {{7*7}}"
+)
 BASELINE = ("--baseline", "quantization=none")
 HERE = ("--output-dir", ".", "--experiment", "x")
 BROKEN = {content for content in (*corpus.JSONS.values(), *corpus.LINES.values()) if content}
@@ -41,7 +44,9 @@ def other_schema(file: Path) -> None:
 
 def later_schema(file: Path) -> None:
     with closing(sqlite3.connect(file)) as database:
-        database.executescript("create table alembic_version (version_num); insert into alembic_version values ('zz')")
+        database.executescript(
+            "create table alembic_version (version_num); insert into alembic_version values ('zz')"
+        )
 
 
 DATABASES: dict[str, Callable[[Path], object]] = {
@@ -62,11 +67,25 @@ def test_files_that_are_no_database_of_mlflow(arena: Arena, case: str) -> None:
 
 
 @pytest.mark.slow
-def test_hostile_texts_in_runs(arena: Arena, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_texts_in_runs(
+    arena: Arena, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     odd = {"n": math.nan, "correct": math.inf, "accuracy": -1e308, "decode_tok_per_s": -math.inf}
-    tags = {"task": NASTY, "output_dir": NASTY, "fact.machine": NASTY, "task_version": NASTY, "mlflow.runName": NASTY}
+    tags = {
+        "task": NASTY,
+        "output_dir": NASTY,
+        "fact.machine": NASTY,
+        "task_version": NASTY,
+        "mlflow.runName": NASTY,
+    }
     store.job("x", "base", {**NONE, "task.instruction": NASTY}, marks(3, 4), questions=NASTY)
-    store.job("x", "int8", {**INT8, "task.instruction": NASTY, "seed": NASTY}, marks(2, 4), questions=NASTY)
+    store.job(
+        "x",
+        "int8",
+        {**INT8, "task.instruction": NASTY, "seed": NASTY},
+        marks(2, 4),
+        questions=NASTY,
+    )
     store.job("x", "odd", NF4, marks(2, 4), metrics=odd)
     store.job("x", f"tags {NASTY}".replace("/", "-"), NF4, marks(2, 4), tags=tags)
     commands: tuple[tuple[str, ...], ...] = (
@@ -81,7 +100,9 @@ def test_hostile_texts_in_runs(arena: Arena, store: Store, capsys: pytest.Captur
     for more in commands:
         arena.give(*HERE, *more, "--save", "saved", module="compare", fails=None)
     printed = capsys.readouterr()
-    pages = "".join((arena.folder / "saved" / f"comparison.{end}").read_text() for end in ("html", "md"))
+    pages = "".join(
+        (arena.folder / "saved" / f"comparison.{end}").read_text() for end in ("html", "md")
+    )
     assert "\x1b" not in printed.out + printed.err + pages
     assert "\x07" not in printed.out + printed.err + pages
     assert "<script>alert" not in (arena.folder / "saved" / "comparison.html").read_text()
@@ -105,7 +126,9 @@ def test_damaged_samples_repeats_and_plans(arena: Arena, store: Store) -> None:
         for file in bad:
             file.write_bytes(content + b"\n")
         arena.give(*HERE, *BASELINE, "--format", "json", module="compare", fails=False)
-        assert "samples.jsonl of nf4 is damaged" in arena.give(*HERE, "--flips", "base", "nf4", module="compare")
+        assert "samples.jsonl of nf4 is damaged" in arena.give(
+            *HERE, "--flips", "base", "nf4", module="compare"
+        )
         assert "plan.json" in arena.give(*HERE, "--grid", "last", module="compare")
 
 

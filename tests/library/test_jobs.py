@@ -21,7 +21,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow'
 
 @pytest.fixture
 def folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Callable[[Path], None], warm_children: None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    new_database: Callable[[Path], None],
+    warm_children: None,
 ) -> Path:
     """An empty working directory with an empty database."""
     monkeypatch.chdir(tmp_path)
@@ -34,16 +37,28 @@ def runs(folder: Path) -> list[tuple[Any, ...]]:
         return database.execute("select name, status from runs order by name").fetchall()
 
 
-def test_a_job_from_python_is_the_command_lines_job(folder: Path, runner: Callable[..., Any]) -> None:
+def test_a_job_from_python_is_the_command_lines_job(
+    folder: Path, runner: Callable[..., Any]
+) -> None:
     before = signal.getsignal(signal.SIGINT), logging.getLogger("runner").level
-    record = package.evaluate("model=stub", ["task.limit=3", "seed=2"], {"task.system": "Be brief, please"})
-    assert (record.status, record.from_ledger, record.result.metrics["n"]) == (Status.FINISHED, False, 3)
+    record = package.evaluate(
+        "model=stub", ["task.limit=3", "seed=2"], {"task.system": "Be brief, please"}
+    )
+    assert (record.status, record.from_ledger, record.result.metrics["n"]) == (
+        Status.FINISHED,
+        False,
+        3,
+    )
     assert runs(folder) == [("gsm8k stub test limit=3 system=Be brief, please seed=2", "FINISHED")]
     assert (folder / "outputs" / "jobs" / record.job_id / "log.txt").exists()
     by_command = runner("model=stub", "task.limit=3", "seed=2", "task.system=Be brief, please")
     assert f"{record.job_id}  (recorded earlier)" in by_command.out
     again = asyncio.run(asyncio.to_thread(package.evaluate, "model=stub", "task.limit=3", "seed=2", {"task.system": "Be brief, please"}))  # fmt: skip
-    assert (again.job_id, again.from_ledger, again.mlflow_run_id) == (record.job_id, True, record.mlflow_run_id)
+    assert (again.job_id, again.from_ledger, again.mlflow_run_id) == (
+        record.job_id,
+        True,
+        record.mlflow_run_id,
+    )
     assert (signal.getsignal(signal.SIGINT), logging.getLogger("runner").level) == before
 
 
@@ -66,18 +81,25 @@ def test_a_mistake_is_the_command_lines_message(folder: Path, override: str, mes
 
 def test_a_job_that_fails_raises_what_the_command_line_says(folder: Path) -> None:
     Path("long.txt").write_text("eggs " * 3000)
-    with pytest.raises(JobFailed, match="nothing could be completed; the first reason: the prompt has"):
+    with pytest.raises(
+        JobFailed, match="nothing could be completed; the first reason: the prompt has"
+    ):
         package.evaluate("task=generate", "task.prompts=long.txt", "tracking=none")
 
 
 @pytest.mark.slow
 def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     planned = package.grid("model=stub", "task.limit=3", {"seed": [1, 2]}, "plan=true")
-    assert [(row["seed"], row["status"], row["error"]) for row in planned] == [(1, "to do", None), (2, "to do", None)]
+    assert [(row["seed"], row["status"], row["error"]) for row in planned] == [
+        (1, "to do", None),
+        (2, "to do", None),
+    ]
     first = package.evaluate("model=stub", "task.limit=3", "seed=1")
     with pytest.raises(ConfigError, match="lora=pht: no choice for lora"):
         package.grid("model=stub", "lora=none,pht")
-    rows = package.grid("model=stub", "task.limit=3", {"seed": [1, 2], "generation": ["greedy", "creative"]})
+    rows = package.grid(
+        "model=stub", "task.limit=3", {"seed": [1, 2], "generation": ["greedy", "creative"]}
+    )
     assert [(row["seed"], row["generation"], row["status"]) for row in rows] == [
         (1, "greedy", "done before"),
         (1, "creative", "finished"),
@@ -95,7 +117,11 @@ def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[s
 
 def test_a_job_that_cannot_work_is_a_row_with_its_error(folder: Path) -> None:
     rows = package.grid(
-        "tracking=none", "task.limit=2", {"model": ["stub", "local"]}, "model.name=nowhere", "plan=true"
+        "tracking=none",
+        "task.limit=2",
+        {"model": ["stub", "local"]},
+        "model.name=nowhere",
+        "plan=true",
     )
     assert [row["status"] for row in rows] == ["to do", "impossible"]
     assert rows[0]["error"] is None

@@ -1,4 +1,5 @@
-"""All ways to use a model object: single prompts, lists, threads, asyncio tasks, and calls that are abandoned."""
+"""All ways to use a model object: single prompts, lists, threads, asyncio tasks, and calls that are
+abandoned."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import FinishReason
 
 QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?"
-PROMPTS = [f"Ann has {number} eggs. Ann finds 2 more. How many eggs does Ann have now?" for number in range(3, 11)]
+PROMPTS = [
+    f"Ann has {number} eggs. Ann finds 2 more. How many eggs does Ann have now?"
+    for number in range(3, 11)
+]
 WAIT_S = 30
 
 
@@ -40,7 +44,9 @@ def model() -> Iterator[Model]:
 @pytest.fixture(scope="module")
 def rambling(tiny_llama: Path) -> Iterator[Model]:
     """A model whose answers always reach the limit."""
-    with load(tiny_llama, device="cpu", dtype="float32", generation={"max_new_tokens": 480}) as loaded:
+    with load(
+        tiny_llama, device="cpu", dtype="float32", generation={"max_new_tokens": 480}
+    ) as loaded:
         yield loaded
 
 
@@ -57,7 +63,8 @@ def is_idle(model: Model) -> bool:
 
 
 def test_the_same_call_gives_the_same_scores_where_rows_of_a_pass_are_quantized_together() -> None:
-    """With int8, a row's outliers affect all rows of its forward pass: a call's rows must be submitted together."""
+    """With int8, a row's outliers affect all rows of its forward pass: a call's rows must be
+    submitted together."""
     continuations = [f"After buying, 8+5={number}." for number in range(10, 40)]
     with load(device="cpu", quantization="int8") as int8:
         first = int8.logprobs(QUESTION, continuations)
@@ -72,7 +79,11 @@ def test_an_answer_is_a_text_with_its_tokens_and_finish_reason(model: Model) -> 
     assert len(answer.token_ids) > 10
     assert repr(model) == "<model embedded: LlamaForCausalLM, cpu, float32 12.13 MiB>"
     copy = pickle.loads(pickle.dumps(answer))
-    assert (copy, copy.token_ids, copy.finish_reason) == (answer, answer.token_ids, answer.finish_reason)
+    assert (copy, copy.token_ids, copy.finish_reason) == (
+        answer,
+        answer.token_ids,
+        answer.finish_reason,
+    )
 
 
 def test_a_prompt_that_is_too_long_is_one_error_and_no_warning(
@@ -80,7 +91,9 @@ def test_a_prompt_that_is_too_long_is_one_error_and_no_warning(
 ) -> None:
     with load(device="cpu") as fresh:  # a tokenizer warns only once
         monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-        with pytest.raises(Unanswered, match="the prompt has 2011 tokens, the model has room for 1024"):
+        with pytest.raises(
+            Unanswered, match="the prompt has 2011 tokens, the model has room for 1024"
+        ):
             fresh.generate("word " * 2000)
     assert caplog.messages == []
 
@@ -96,7 +109,9 @@ def test_a_list_is_one_batch_and_each_answer_is_its_own(model: Model) -> None:
 def test_sampling_repeats_itself_and_follows_the_seed(model: Model) -> None:
     sampled = model.generate(PROMPTS, temperature=1.5, seed=3)
     assert (
-        model.generate(PROMPTS, temperature=1.5, seed=3) == sampled != model.generate(PROMPTS, temperature=1.5, seed=4)
+        model.generate(PROMPTS, temperature=1.5, seed=3)
+        == sampled
+        != model.generate(PROMPTS, temperature=1.5, seed=4)
     )
     assert model.generate(PROMPTS[0], temperature=1.5, seed=3) == sampled[0]
     several = model.generate(PROMPTS[0], temperature=1.5, seed=3, n=3)
@@ -106,7 +121,9 @@ def test_sampling_repeats_itself_and_follows_the_seed(model: Model) -> None:
     assert model.generate(QUESTION, max_new_tokens=2).finish_reason is FinishReason.length
 
 
-def test_the_same_answers_as_a_job(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_answers_as_a_job(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("\n".join(PROMPTS))
     keys = ["task=generate", "task.prompts=prompts.txt", "task.system=Be brief.", "tracking=none"]
@@ -127,7 +144,10 @@ def test_the_same_answers_as_a_job(model: Model, tmp_path: Path, monkeypatch: py
 def test_the_next_turn_of_a_conversation_prefills_only_what_is_new(model: Model) -> None:
     messages = [{"role": "user", "content": QUESTION}]
     first = model.chat(messages)
-    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "Tom loses 3. How many now?"}]
+    messages += [
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "Tom loses 3. How many now?"},
+    ]
     before = model.stats
     second = model.chat(messages)
     cost = model.stats - before
@@ -156,7 +176,10 @@ def test_logprobs_are_those_of_the_models_own_answer(model: Model) -> None:
     assert scores.token_ids == answer.token_ids[: len(scores.token_ids)]
     assert all(scores.greedy)
     other = model.logprobs(QUESTION, [answer, "Fifty."])
-    assert [other[0].total, other[0].token_ids] == [pytest.approx(scores.total, abs=1e-3), scores.token_ids]
+    assert [other[0].total, other[0].token_ids] == [
+        pytest.approx(scores.total, abs=1e-3),
+        scores.token_ids,
+    ]
     assert other[1].total < scores.total
     assert model.logprobs("2+2=", "4", format="raw").total < 0
 
@@ -173,7 +196,11 @@ def test_tasks_of_a_running_loop_share_a_model(model: Model) -> None:
         each = await asyncio.gather(*(model.agenerate(prompt) for prompt in PROMPTS))
         assert list(each) == await model.agenerate(PROMPTS)
         pieces = [piece async for piece in model.astream(PROMPTS[0])]
-        assert "".join(pieces) == each[0] == await model.achat([{"role": "user", "content": PROMPTS[0]}])
+        assert (
+            "".join(pieces)
+            == each[0]
+            == await model.achat([{"role": "user", "content": PROMPTS[0]}])
+        )
         scores = await model.alogprobs(PROMPTS[0], ["one", "two"])
         assert [one.total for one in scores] == [pytest.approx(one.total, abs=1e-3) for one in model.logprobs(PROMPTS[0], ["one", "two"])]  # fmt: skip
 
@@ -283,7 +310,12 @@ def test_a_program_can_exit_while_requests_are_running(tiny_llama: Path) -> None
         "threading.Thread(target=lambda: model.generate(['go on'] * 200), daemon=True).start()\n"
         "while not model.stats.rows_alive: time.sleep(0.01)"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tiny_llama)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_llama)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "terminate" not in done.stderr
 
@@ -309,7 +341,9 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
     # torch may print something when its import is interrupted
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 

@@ -1,4 +1,5 @@
-"""A budget of thinking with a real tokenizer, a real chat template and a real distribution: SmolLM2, told to think."""
+"""A budget of thinking with a real tokenizer, a real chat template and a real distribution:
+SmolLM2, told to think."""
 
 from __future__ import annotations
 
@@ -15,14 +16,18 @@ from tools import real_model
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not real_model.is_there(), reason=f"the real model is not here: {real_model.HOW}"),
+    pytest.mark.skipif(
+        not real_model.is_there(), reason=f"the real model is not here: {real_model.HOW}"
+    ),
 ]
 BEGIN = "<|im_start|>assistant\n"  # of the answer, by the chat template
 BUDGETS = (0, 5, 24, None)
 END = " I answer now.</think>\n\n"
 
 
-def test_a_real_model_thinks_as_long_as_it_may_and_answers(runner: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_real_model_thinks_as_long_as_it_may_and_answers(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
     model = shutil.copytree(real_model.plain_folder(), tmp_path / "thinks")
     file = model / "chat_template.jinja"
     file.write_text(file.read_text().replace(BEGIN, f"{BEGIN}<think>\n"))

@@ -1,4 +1,5 @@
-"""Verdicts that are all the same: what is said of more questions is what the test of the margin says."""
+"""Verdicts that are all the same: what is said of more questions is what the test of the margin
+says."""
 
 from __future__ import annotations
 
@@ -13,11 +14,14 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(("n", "solved", "tells"), [(60, True, "harder"), (60, False, "easier"), (100, True, "harder")])
+@pytest.mark.parametrize(
+    ("n", "solved", "tells"), [(60, True, "harder"), (60, False, "easier"), (100, True, "harder")]
+)
 def test_verdicts_that_are_all_the_same_are_planned_by_the_test_of_the_margin(
     store: Store, show: Any, n: int, solved: bool, tells: str
 ) -> None:
-    """60 of 60 said that more questions would not decide, and 100 of 100 are as good within 5 points."""
+    """60 of 60 said that more questions would not decide, and 100 of 100 are as good within 5
+    points."""
     for name, config in (("base", NONE), ("nf4", NF4)):
         store.job("alike", name, config, [solved] * n)
     _, out, _ = show("alike", "--baseline", "quantization=none", "--margin", "5")
@@ -31,7 +35,8 @@ def test_verdicts_that_are_all_the_same_are_planned_by_the_test_of_the_margin(
 def test_of_several_answers_the_mean_says_whether_all_are_alike(
     store: Store, show: Any, right: int, tells: str
 ) -> None:
-    """Six right answers of eight elect the right one: "every question is solved by both" was said of 75 %."""
+    """Six right answers of eight elect the right one: "every question is solved by both" was said
+    of 75 %."""
     for name, config in (("base", NONE), ("nf4", NF4)):
         with_samples(store, f"alike {right} of 8", name, config, [right] * 60)
     _, out, _ = show(f"alike {right} of 8", "--baseline", "quantization=none", "--margin", "5")
@@ -40,9 +45,12 @@ def test_of_several_answers_the_mean_says_whether_all_are_alike(
 
 
 def test_a_repeat_of_several_answers_is_counted_by_their_shares(store: Store, show: Any) -> None:
-    """Every vote is the same in both, and 20 of 60 questions have another share of right answers."""
+    """Every vote is the same in both, and 20 of 60 questions have another share of right
+    answers."""
     for repeat, right in (("0", [8] * 60), ("1", [8] * 40 + [6] * 20)):
-        with_samples(store, "shares of answers", f"base-{repeat}", {**NONE, "task.repeat": repeat}, right)
+        with_samples(
+            store, "shares of answers", f"base-{repeat}", {**NONE, "task.repeat": repeat}, right
+        )
     with_samples(store, "shares of answers", "nf4", {**NF4, "task.repeat": "0"}, [8] * 60)
     _, out, _ = show("shares of answers", "--baseline", "quantization=none")
     assert "20 of 60 questions have another share of right answers" in " ".join(out.split())

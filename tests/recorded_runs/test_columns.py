@@ -1,4 +1,5 @@
-"""The table on terminals of any width: columns are left out and cells wrapped before a word or a number is cut."""
+"""The table on terminals of any width: columns are left out and cells wrapped before a word or a
+number is cut."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-def test_notes_that_differ_are_a_column_and_notes_that_all_share_are_none(store: Store, show: Any) -> None:
+def test_notes_that_differ_are_a_column_and_notes_that_all_share_are_none(
+    store: Store, show: Any
+) -> None:
     for name, config, why in (("first", NONE, "baseline"), ("second", NF4, "a second look")):
         store.job("noted", name, config | {"notes.why": why, "notes.team": "blue"}, marks(180, 200))
     code, out, _ = show("noted", "--baseline", "quantization=none")

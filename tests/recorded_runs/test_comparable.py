@@ -17,7 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 
 @pytest.fixture
 def mixed(store: Store) -> Store:
-    """A grid of 200 questions, older jobs of 20, a newer single job behind a server, and one that fits the grid."""
+    """A grid of 200 questions, older jobs of 20, a newer single job behind a server, and one that
+    fits the grid."""
     for name, quantization in (("old-none", NONE), ("old-nf4", NF4)):
         store.job("of-all", name, quantization | LIMIT_20, marks(10, 20))
     grid = store.grid("of-all", "of-all-g1", ["none", "int8"])
@@ -32,7 +33,9 @@ def jobs_of(out: str) -> list[set[str]]:
     return [{row["job_id"] for row in table["rows"]} for table in json.loads(out)["tables"]]
 
 
-def test_the_newest_comparable_runs_are_one_table_and_the_rest_is_named(mixed: Store, show: Any) -> None:
+def test_the_newest_comparable_runs_are_one_table_and_the_rest_is_named(
+    mixed: Store, show: Any
+) -> None:
     code, out, err = show("of-all", "--format", "json", "--baseline", "quantization=none")
     assert (code, jobs_of(out)) == (0, [{"none", "int8", "nf4"}])
     assert len([row for row in json.loads(out)["tables"][0]["rows"] if row["is_baseline"]]) == 1
@@ -55,7 +58,9 @@ def test_what_the_user_chooses_is_shown(mixed: Store, show: Any) -> None:
         assert (code, jobs_of(out), err) == (0, [jobs], ""), options
 
 
-def test_the_jobs_of_a_grid_stay_together_and_a_lone_job_hides_no_others(store: Store, show: Any) -> None:
+def test_the_jobs_of_a_grid_stay_together_and_a_lone_job_hides_no_others(
+    store: Store, show: Any
+) -> None:
     grid = store.grid("of-one-grid", "of-one-grid-g2", ["a", "b"])
     store.job("of-one-grid", "a", NONE | LIMIT_20, marks(10, 20), grid=grid)
     store.job("of-one-grid", "b", NONE | LIMIT_200, marks(180, 200), grid=grid)

@@ -1,4 +1,5 @@
-"""Contexts and windows in a comparison: the same tokens are the same texts, and each row says how far context helps."""
+"""Contexts and windows in a comparison: the same tokens are the same texts, and each row says how
+far context helps."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from runner_base.result import Answer, FinishReason, Likelihood, Sample
 from runner_compare.statistics.likelihoods import WINDOWS
 from runner_compare.text_results import of_texts
 
-pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+]
 TEXTS, TOKENS = 60, 100
 Loss = Callable[[int, int], float]  # of a token of a text, with so many tokens before it
 
@@ -31,20 +34,33 @@ def log_job(
     """Log a run of task=likelihood with these samples."""
     found = of_texts([it.likelihood for it in samples if it.likelihood is not None], {})
     config = {"task.name": "likelihood", "task.data": "texts.jsonl", **config}
-    tags = {"task": "likelihood"} | {f"fact.{key}": value for key, value in ((facts or {}) | found.facts).items()}
+    tags = {"task": "likelihood"} | {
+        f"fact.{key}": value for key, value in ((facts or {}) | found.facts).items()
+    }
     folder = store.job(experiment, name, config, tags=tags, metrics=found.metrics)
     (folder / "samples.jsonl").write_text("".join(it.to_json() + "\n" for it in samples))
 
 
-def sample(index: int, unit: int, ids: Sequence[int], losses: Sequence[float], before: int, **keys: Any) -> Sample:
+def sample(
+    index: int, unit: int, ids: Sequence[int], losses: Sequence[float], before: int, **keys: Any
+) -> Sample:
     """Return the sample of a window, or of the last tokens of a text."""
     likelihood = Likelihood(unit, -sum(losses), len(ids), 3 * len(ids), 3 * len(ids), 0, **keys)
     prompt = f"{unit} {ids[0]} after {before}"
     answer = Answer("", list(ids), FinishReason.stop)
-    return Sample(answer, index=index, prompt_sha256=prompt, prompt_tokens=before, seconds=0.1, likelihood=likelihood)
+    return Sample(
+        answer,
+        index=index,
+        prompt_sha256=prompt,
+        prompt_tokens=before,
+        seconds=0.1,
+        likelihood=likelihood,
+    )
 
 
-def windows(window: int, loss: Loss, texts: int = TEXTS, tokens: int = TOKENS, is_one: bool = False) -> list[Sample]:
+def windows(
+    window: int, loss: Loss, texts: int = TEXTS, tokens: int = TOKENS, is_one: bool = False
+) -> list[Sample]:
     """Return the samples of texts in windows, half of which each next one moves on."""
     samples: list[Sample] = []
     for text in range(texts):
@@ -73,27 +89,40 @@ def after_contexts(lengths: Sequence[int], loss: Loss) -> list[Sample]:
 
 
 def of_context(draw: Random, helps_up_to: int, scale: float = 0.3) -> Loss:
-    """Return a loss that falls with the tokens before up to a number, and differs from text to text."""
+    """Return a loss that falls with the tokens before up to a number, and differs from text to
+    text."""
     of_text = [draw.gauss(3, 0.8) for _ in range(TEXTS)]
-    return lambda text, before: of_text[text] - scale * min(before, helps_up_to) / helps_up_to + draw.gauss(0, 0.2)
+    return lambda text, before: (
+        of_text[text] - scale * min(before, helps_up_to) / helps_up_to + draw.gauss(0, 0.2)
+    )
 
 
 def test_other_windows_are_the_same_texts(store: Store, rows: Any, show: Any) -> None:
     loss = of_context(Random(1), 60)
     for window in (16, 32, 64):
-        log_job(store, "other windows", f"w{window}", {**NONE, "task.window": f"{window}"}, windows(window, loss))
+        log_job(
+            store,
+            "other windows",
+            f"w{window}",
+            {**NONE, "task.window": f"{window}"},
+            windows(window, loss),
+        )
     found = rows("other windows", "--baseline", "task.window=16")
     for window in (32, 64):
         shift = found[f"w{window}"]["shift"]
         assert (shift["samples"], shift["size"]) == (TEXTS, TEXTS * (TOKENS - 1))
         assert shift["finding"] == "better"
-        words = f"the same tokens after other context (task.window={window} here, 16 in the baseline)"
+        words = (
+            f"the same tokens after other context (task.window={window} here, 16 in the baseline)"
+        )
         assert words in shift["remark"]
     logged = [found[name]["metrics"]["log_likelihood_nats_per_token"] for name in ("w64", "w16")]
     assert found["w64"]["shift"]["difference"] == pytest.approx(logged[0] - logged[1])
 
 
-def test_windows_of_a_single_text_are_compared_between_places_that_both_have(store: Store, rows: Any) -> None:
+def test_windows_of_a_single_text_are_compared_between_places_that_both_have(
+    store: Store, rows: Any
+) -> None:
     draw = Random(2)
 
     def loss(_: int, before: int) -> float:
@@ -104,7 +133,9 @@ def test_windows_of_a_single_text_are_compared_between_places_that_both_have(sto
         samples = windows(window, loss, 1, 2000, is_one=True)
         log_job(store, "one text", f"w{window}", config, samples, {"samples": WINDOWS})
     shift = rows("one text", "--baseline", "task.window=8")["w16"]["shift"]
-    assert shift["samples"] == 249  # windows of 16 begin every 8 tokens, those of 8 at these places, too
+    assert (
+        shift["samples"] == 249
+    )  # windows of 16 begin every 8 tokens, those of 8 at these places, too
     assert shift["size"] == 1999
     assert shift["finding"] == "better"
 
@@ -112,7 +143,9 @@ def test_windows_of_a_single_text_are_compared_between_places_that_both_have(sto
 def test_other_tokens_are_other_texts(store: Store, rows: Any) -> None:
     loss = of_context(Random(3), 60)
     log_job(store, "other tokens", "base", {**NONE, "task.window": "16"}, windows(16, loss))
-    log_job(store, "other tokens", "fewer", {**NONE, "task.window": "32"}, windows(32, loss, TEXTS - 1))
+    log_job(
+        store, "other tokens", "fewer", {**NONE, "task.window": "32"}, windows(32, loss, TEXTS - 1)
+    )
     changed = windows(64, loss)
     changed[3].answer.token_ids[5] += 1
     log_job(store, "other tokens", "changed", {**NONE, "task.window": "64"}, changed)
@@ -122,10 +155,14 @@ def test_other_tokens_are_other_texts(store: Store, rows: Any) -> None:
         assert found[name]["note"].startswith("different texts")
 
 
-def test_each_row_says_how_far_context_helps_and_is_compared_at_each(store: Store, show: Any, tmp_path: Any) -> None:
+def test_each_row_says_how_far_context_helps_and_is_compared_at_each(
+    store: Store, show: Any, tmp_path: Any
+) -> None:
     lengths = [32, 64, 128, 256]
     log_job(store, "contexts", "far", NONE, after_contexts(lengths, of_context(Random(4), 128)))
-    log_job(store, "contexts", "near", INT8, after_contexts(lengths, of_context(Random(4), 64, 0.2)))
+    log_job(
+        store, "contexts", "near", INT8, after_contexts(lengths, of_context(Random(4), 64, 0.2))
+    )
     code, out, _ = show("contexts", "--baseline", "quantization=none")
     assert code == 0
     said = " ".join(out.split())
@@ -149,15 +186,25 @@ def test_each_row_says_how_far_context_helps_and_is_compared_at_each(store: Stor
         assert it["loss_difference_low"] <= it["loss_difference"] <= it["loss_difference_high"]
     # the finding is about the longest context
     assert row["shift"]["difference"] == pytest.approx(-row["contexts"][-1]["loss_difference"])
-    code, _, err = show("contexts", "--baseline", "quantization=none", "--save", str(tmp_path / "page"))
+    code, _, err = show(
+        "contexts", "--baseline", "quantization=none", "--save", str(tmp_path / "page")
+    )
     assert code == 0, err
     assert "contexts.png" in {path.name for path in (tmp_path / "page").iterdir()}
 
 
 def test_contexts_of_other_lists_share_their_longest(store: Store, rows: Any) -> None:
     loss = of_context(Random(5), 256)
-    log_job(store, "lists", "base", {**NONE, "task.contexts": "['32', '64']"}, after_contexts([32, 64], loss))
-    log_job(store, "lists", "more", {**NONE, "task.contexts": "['256']"}, after_contexts([256], loss))
+    log_job(
+        store,
+        "lists",
+        "base",
+        {**NONE, "task.contexts": "['32', '64']"},
+        after_contexts([32, 64], loss),
+    )
+    log_job(
+        store, "lists", "more", {**NONE, "task.contexts": "['256']"}, after_contexts([256], loss)
+    )
     shift = rows("lists", "--baseline", "task.contexts=['32', '64']")["more"]["shift"]
     assert (shift["samples"], shift["finding"]) == (TEXTS, "better")
 

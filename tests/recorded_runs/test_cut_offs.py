@@ -1,4 +1,5 @@
-"""Answers that were cut off: what they leave open is shown, and no verdict is said that they could change."""
+"""Answers that were cut off: what they leave open is shown, and no verdict is said that they could
+change."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ OPEN = "no difference shown"
 
 @pytest.fixture(scope="module")
 def cut(store: Store) -> Store:
-    """A baseline that solves 180 of 200; nf4 loses 30 of them by being cut off, int8 by wrong answers but for five."""
+    """A baseline that solves 180 of 200; nf4 loses 30 of them by being cut off, int8 by wrong
+    answers but for five."""
     store.job("cut off", "none", NONE, marks(180, N))
     store.job("cut off", "nf4", NF4, marks(180, N, 30), cut_off=range(30))
     store.job("cut off", "int8", INT8, marks(180, N, 30), cut_off=range(5))
@@ -41,9 +43,18 @@ def test_a_finding_that_cut_off_answers_decide_is_not_said(cut: Store, show: Any
         "; worse as counted, but cut-off answers decide it (30 of 200 answers here): right or wrong, they make Δ"
         in said
     )
-    assert "make Δ −15.0 … 0.0 [−20.7, +1.8] points; give it a larger generation.max_new_tokens" in said
-    assert "whatever the cut-off answers (5 of 200 answers here) would have been: Δ −15.0 … −12.5" in said
-    assert "Of 2 comparisons 1 is worse and 1 is undecided (cut-off answers decide it: more questions would not" in said
+    assert (
+        "make Δ −15.0 … 0.0 [−20.7, +1.8] points; give it a larger generation.max_new_tokens"
+        in said
+    )
+    assert (
+        "whatever the cut-off answers (5 of 200 answers here) would have been: Δ −15.0 … −12.5"
+        in said
+    )
+    assert (
+        "Of 2 comparisons 1 is worse and 1 is undecided (cut-off answers decide it: more questions would not"
+        in said
+    )
 
 
 def test_both_ends_are_recorded_and_the_worse_p_decides(cut: Store, rows: Any, show: Any) -> None:
@@ -67,7 +78,11 @@ def test_both_ends_are_recorded_and_the_worse_p_decides(cut: Store, rows: Any, s
     assert list(faults(json.loads(out), SCHEMA)) == []
     _, out, _ = show("cut off", *BASELINE, "--format", "csv")
     line = next(line for line in csv.DictReader(io.StringIO(out)) if line["job_id"] == "nf4")
-    assert (line["cut_off"], line["difference_at_best"], line["without_limit_decides"]) == ("30.0", "0.0", "True")
+    assert (line["cut_off"], line["difference_at_best"], line["without_limit_decides"]) == (
+        "30.0",
+        "0.0",
+        "True",
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,12 +91,20 @@ def test_both_ends_are_recorded_and_the_worse_p_decides(cut: Store, rows: Any, s
         ("finding!=worse", False, "worse with cut-off answers at worst, required finding!=worse"),
         ("finding=worse", False, "no difference shown"),
         ("accuracy>=0.68", True, "accuracy 0.75 [0.684, 0.938] with cut-off answers wrong … right"),
-        ("accuracy<0.8", False, "[0.684, 0.938] with cut-off answers wrong … right, not shown, required accuracy<0.8"),
+        (
+            "accuracy<0.8",
+            False,
+            "[0.684, 0.938] with cut-off answers wrong … right, not shown, required accuracy<0.8",
+        ),
         ("margin=5", False, "undecided within 5 points"),
     ],
 )
-def test_requirements_use_the_worse_end(cut: Store, show: Any, term: str, met: bool, reason: str) -> None:
-    code, out, _ = show("cut off", *BASELINE, "--require", term, "--format", "json", "--runs", "none", "nf4")
+def test_requirements_use_the_worse_end(
+    cut: Store, show: Any, term: str, met: bool, reason: str
+) -> None:
+    code, out, _ = show(
+        "cut off", *BASELINE, "--require", term, "--format", "json", "--runs", "none", "nf4"
+    )
     (outcome,) = json.loads(out)["requirements"]
     assert (code == 0, outcome["met"]) == (met, met)
     assert reason in outcome["reason"]
@@ -101,13 +124,26 @@ def test_families_seeds_bets_and_unpaired_runs_have_both_ends(store: Store, rows
                 )  # fmt: skip
         store.job("cut apart", name, config, marks(180, N, lost), cut_off=cuts, questions=name)
         in_families(store, "cut families", name, config, marks(180, N, lost), 5, cut_off=cuts)
-    for kind, options in {"bets": (), "seeds": ("--seeds",), "apart": ("--unpaired",), "families": ()}.items():
-        row = next(it for it in rows(f"cut {kind}", *BASELINE, *options).values() if not it["is_baseline"])
+    for kind, options in {
+        "bets": (),
+        "seeds": ("--seeds",),
+        "apart": ("--unpaired",),
+        "families": (),
+    }.items():
+        row = next(
+            it for it in rows(f"cut {kind}", *BASELINE, *options).values() if not it["is_baseline"]
+        )
         ends = row["comparison"]["without_limit"]
         times = 2 if kind == "seeds" else 1
-        assert (ends["cut_off"], ends["baseline_cut_off"], ends["decides"]) == (40 * times, 10 * times, True), kind
+        assert (ends["cut_off"], ends["baseline_cut_off"], ends["decides"]) == (
+            40 * times,
+            10 * times,
+            True,
+        ), kind
         assert (ends["finding_as_counted"], row["comparison"]["finding"]) == ("worse", OPEN), kind
-        assert (ends["at_worst"]["difference"], ends["at_best"]["difference"]) == pytest.approx((-0.25, 0.0)), kind
+        assert (ends["at_worst"]["difference"], ends["at_best"]["difference"]) == pytest.approx(
+            (-0.25, 0.0)
+        ), kind
 
 
 def test_a_row_is_not_dominated_where_cut_off_answers_decide(cut: Store, rows: Any) -> None:

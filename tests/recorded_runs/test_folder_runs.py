@@ -1,4 +1,5 @@
-"""A folder's records in place of its runs in MLflow: the comparison is the same, and MLflow is asked for the rest."""
+"""A folder's records in place of its runs in MLflow: the comparison is the same, and MLflow is
+asked for the rest."""
 
 from __future__ import annotations
 
@@ -19,12 +20,20 @@ pytestmark = [
     pytest.mark.slow,  # grids are processes
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
-GRID = ("-m", "model=stub", "task.limit=4", "print=none", "seed=1,2", "generation.max_new_tokens=256,2")
+GRID = (
+    "-m",
+    "model=stub",
+    "task.limit=4",
+    "print=none",
+    "seed=1,2",
+    "generation.max_new_tokens=256,2",
+)
 
 
 @pytest.fixture
 def outputs(runner: Callable[..., Any], tmp_path: Path) -> Path:
-    """A folder with a grid, one of whose jobs was done before it, and another one was done again."""
+    """A folder with a grid, one of whose jobs was done before it, and another one was done
+    again."""
     short = (*GRID[1:4], "generation.max_new_tokens=2")
     for arguments in ((*short, "seed=2"), GRID, (*short, "seed=1", "rerun=all")):
         done = runner(*arguments)
@@ -33,13 +42,20 @@ def outputs(runner: Callable[..., Any], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def compared(capsys: pytest.CaptureFixture[str], outputs: Path) -> Callable[..., dict[str, dict[str, Any]]]:
+def compared(
+    capsys: pytest.CaptureFixture[str], outputs: Path
+) -> Callable[..., dict[str, dict[str, Any]]]:
     """Return a function that compares the folder's jobs, and returns the rows by job."""
 
     def run(*arguments: str) -> dict[str, dict[str, Any]]:
         capsys.readouterr()
-        assert compare.main(["--output-dir", str(outputs), "--format", "json", "--all", *arguments]) == 0
-        return {row["job_id"]: row for row in json.loads(capsys.readouterr().out)["tables"][0]["rows"]}
+        assert (
+            compare.main(["--output-dir", str(outputs), "--format", "json", "--all", *arguments])
+            == 0
+        )
+        return {
+            row["job_id"]: row for row in json.loads(capsys.readouterr().out)["tables"][0]["rows"]
+        }
 
     return run
 
@@ -47,9 +63,16 @@ def compared(capsys: pytest.CaptureFixture[str], outputs: Path) -> Callable[...,
 Compared = Callable[..., dict[str, dict[str, Any]]]
 
 
-def test_records_say_what_mlflow_says(outputs: Path, compared: Compared, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the runs' ids and in their order: by the index, also in parts of it, and without it, as it was before."""
-    choices: list[tuple[str, ...]] = [(), ("--grid", "last"), ("--grid", "last", "--baseline", "seed=1")]
+def test_records_say_what_mlflow_says(
+    outputs: Path, compared: Compared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the runs' ids and in their order: by the index, also in parts of it, and without it, as
+    it was before."""
+    choices: list[tuple[str, ...]] = [
+        (),
+        ("--grid", "last"),
+        ("--grid", "last", "--baseline", "seed=1"),
+    ]
     read: list[str] = []
     search = stored_runs.search
 
@@ -75,7 +98,9 @@ def test_what_only_one_of_both_has_is_compared_unless_it_was_deleted(
 ) -> None:
     before = compared()
     of_seed_1 = {job for job, row in before.items() if row["config"]["seed"] == "1"}
-    gone, deleted = sorted(of_seed_1, key=lambda job: int(before[job]["config"]["generation.max_new_tokens"]))
+    gone, deleted = sorted(
+        of_seed_1, key=lambda job: int(before[job]["config"]["generation.max_new_tokens"])
+    )
     damaged, _ = before.keys() - of_seed_1
     shutil.rmtree(outputs / "jobs" / gone)
     (outputs / "jobs" / damaged / "result.json").write_text('{"result": 1}')
@@ -87,12 +112,16 @@ def test_what_only_one_of_both_has_is_compared_unless_it_was_deleted(
     (unpublished,) = after.keys() - before.keys()
     assert after[unpublished]["run_id"] == unpublished
     assert before.keys() - after.keys() == {deleted}
-    assert [after[job]["metrics"] for job in (gone, damaged)] == [before[job]["metrics"] for job in (gone, damaged)]
+    assert [after[job]["metrics"] for job in (gone, damaged)] == [
+        before[job]["metrics"] for job in (gone, damaged)
+    ]
     (other,) = compared("--experiment", "other")
     assert other not in before.keys() | after.keys()
 
 
-def test_jobs_without_a_database(outputs: Path, compared: Compared, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_without_a_database(
+    outputs: Path, compared: Compared, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The same comparison as with MLflow, without its ids."""
     by_mlflow = compared("--baseline", "seed=1")
     (outputs / "mlflow.db").unlink()

@@ -22,16 +22,27 @@ pytestmark = [
 ]
 
 
-def row(job: str, correct: int, memory: float | None, speed: float | None, panel: tuple[str, ...] = ()) -> TableRow:
-    metrics = {"n": 200.0, "correct": float(correct), "model_mib": memory, "decode_tok_per_s": speed}
+def row(
+    job: str, correct: int, memory: float | None, speed: float | None, panel: tuple[str, ...] = ()
+) -> TableRow:
+    metrics = {
+        "n": 200.0,
+        "correct": float(correct),
+        "model_mib": memory,
+        "decode_tok_per_s": speed,
+    }
     measured = {name: value for name, value in metrics.items() if value is not None}
     return TableRow(Run(job, job, "gsm8k", "1", "", {}, measured), {}, panel=panel)
 
 
-WIDE = {"accuracy": 0.2}  # of two rows of which only counts are known, 200 questions show no smaller margin
+WIDE = {
+    "accuracy": 0.2
+}  # of two rows of which only counts are known, 200 questions show no smaller margin
 
 
-def front_of(*rows: TableRow, tolerance: float | None = 0.2, pooled: Table | None = None) -> dict[str, str | None]:
+def front_of(
+    *rows: TableRow, tolerance: float | None = 0.2, pooled: Table | None = None
+) -> dict[str, str | None]:
     """Return which row dominates each, by job; None for those on the front."""
     for one in rows:
         one.on_front, one.dominated_by = None, None
@@ -42,9 +53,12 @@ def front_of(*rows: TableRow, tolerance: float | None = 0.2, pooled: Table | Non
 
 
 def dominates(one: TableRow, other: TableRow) -> bool:
-    """The definition, with 20 % for speeds, 2 % for memory, and accuracies that are as good within the margin."""
+    """The definition, with 20 % for speeds, 2 % for memory, and accuracies that are as good within
+    the margin."""
     a, b = one.run.metrics, other.run.metrics
-    slower, faster = (x / y > 1.2 for x, y in permutations((b["decode_tok_per_s"], a["decode_tok_per_s"])))
+    slower, faster = (
+        x / y > 1.2 for x, y in permutations((b["decode_tok_per_s"], a["decode_tok_per_s"]))
+    )
     larger, smaller = (x / y > 1.02 for x, y in permutations((a["model_mib"], b["model_mib"])))
     return not slower and not larger and (faster or smaller)
 
@@ -69,14 +83,28 @@ def test_the_front_is_what_nothing_on_it_dominates(points: list[tuple[int, float
 
 def test_noise_dominates_nothing() -> None:
     """A swing of 1.6 % in memory or a little speed is noise, a third of the memory is not."""
-    assert set(front_of(row("a", 180, 100.0, 50), row("b", 180, 101.6, 45), row("c", 178, 100, 52)).values()) == {None}
-    assert front_of(row("nf4", 180, 36.0, 46), row("none", 180, 100, 50)) == {"nf4": None, "none": "nf4"}
-    assert front_of(row("nf4", 180, 36.0, 41), row("none", 180, 100, 50)) == {"nf4": None, "none": None}, "slower"
-    assert front_of(row("nf4", 160, 36.0, 50), row("none", 180, 100, 50)) == {"nf4": None, "none": None}, "worse"
+    assert set(
+        front_of(
+            row("a", 180, 100.0, 50), row("b", 180, 101.6, 45), row("c", 178, 100, 52)
+        ).values()
+    ) == {None}
+    assert front_of(row("nf4", 180, 36.0, 46), row("none", 180, 100, 50)) == {
+        "nf4": None,
+        "none": "nf4",
+    }
+    assert front_of(row("nf4", 180, 36.0, 41), row("none", 180, 100, 50)) == {
+        "nf4": None,
+        "none": None,
+    }, "slower"
+    assert front_of(row("nf4", 160, 36.0, 50), row("none", 180, 100, 50)) == {
+        "nf4": None,
+        "none": None,
+    }, "worse"
 
 
 def test_as_many_right_answers_do_not_show_that_a_row_is_as_accurate() -> None:
-    """Of 200 questions that cannot be paired: 6 points either way are possible, so 2 points are not excluded."""
+    """Of 200 questions that cannot be paired: 6 points either way are possible, so 2 points are not
+    excluded."""
     rows = row("nf4", 180, 36.0, 50), row("none", 180, 100, 50)
     mark_front(Table("gsm8k", [], [*rows]), tolerance=0.2)
     assert [one.on_front for one in rows] == [True, True]
@@ -87,14 +115,21 @@ def test_the_tolerance_is_the_users() -> None:
     rows = row("quick", 180, 100, 55), row("slow", 180, 100, 50)
     assert front_of(*rows) == {"quick": None, "slow": None}
     assert front_of(*rows, tolerance=0.05) == {"quick": None, "slow": "quick"}
-    assert front_of(*rows, tolerance=None) == {"quick": None, "slow": None}, "one run each: nothing is known"
+    assert front_of(*rows, tolerance=None) == {"quick": None, "slow": None}, (
+        "one run each: nothing is known"
+    )
 
 
 def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
-    """No row is dominated by a speed of one run, none is protected by it, and the ratio is shown as not tested."""
+    """No row is dominated by a speed of one run, none is protected by it, and the ratio is shown as
+    not tested."""
     rows = [row("nf4", 180, 36.0, 25), row("none", 180, 100, 50), row("quick", 180, 36.0, 99)]
     table = Table("gsm8k", [], rows)
-    assert front_of(*rows, tolerance=None, pooled=table) == {"nf4": None, "none": "nf4", "quick": None}
+    assert front_of(*rows, tolerance=None, pooled=table) == {
+        "nf4": None,
+        "none": "nf4",
+        "quick": None,
+    }
     assert table.of(Front).axes == ["model_mib"]
     assert front_sentences(table) == [
         "the Pareto front leaves out speed: speeds of fewer than 3 runs do not show how far runs differ by themselves, "
@@ -111,11 +146,15 @@ def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
 def test_an_accuracy_that_is_worse_for_sure_is_dominated() -> None:
     assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 54)) == {"nf4": None, "fp4": "nf4"}
     assert front_of(row("nf4", 180, 36, 50), row("fp4", 172, 36, 54)) == {"nf4": None, "fp4": None}
-    assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 61)) == {"nf4": None, "fp4": None}, "but quicker"
+    assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 61)) == {
+        "nf4": None,
+        "fp4": None,
+    }, "but quicker"
 
 
 def test_a_dominated_row_dominates_no_other() -> None:
-    """Each is 15 % slower and smaller than the one before: the last is 30 % slower than the first, which stays."""
+    """Each is 15 % slower and smaller than the one before: the last is 30 % slower than the first,
+    which stays."""
     rows = row("a", 180, 100, 66), row("b", 180, 80, 57), row("c", 180, 60, 50)
     assert front_of(*rows) == {"a": None, "b": "c", "c": None}
 
@@ -128,10 +167,14 @@ def repeated(job: str, *speeds: float, memory: float = 100) -> TableRow:
 
 def test_the_spread_of_runs_is_the_noise() -> None:
     steady = repeated("quick", 55, 55.3, 54.8, 55.1), repeated("slow", 50, 50.2, 49.7, 50)
-    assert front_of(*steady, tolerance=None) == {"quick": None, "slow": "quick"}, "10 %, and half a percent of spread"
+    assert front_of(*steady, tolerance=None) == {"quick": None, "slow": "quick"}, (
+        "10 %, and half a percent of spread"
+    )
     assert steady[0].standing["decode_tok_per_s"].runs == 4
     wild = repeated("quick", 65, 50, 81, 55), repeated("slow", 50, 62, 39, 44)
-    assert front_of(*wild, tolerance=None) == {"quick": None, "slow": None}, "30 %, and as much of spread"
+    assert front_of(*wild, tolerance=None) == {"quick": None, "slow": None}, (
+        "30 %, and as much of spread"
+    )
     elsewhere = repeated("quick", 55, 55.3, 54.8, 55.1), repeated("slow", 50, 50.2, 49.7, 50)
     for one in elsewhere:
         for run in one.run.earlier[1:]:
@@ -155,7 +198,9 @@ def test_a_cheap_row_must_be_shown_to_be_as_fast() -> None:
 
 
 def test_pooled_jobs_have_the_runs_of_each_round() -> None:
-    first, second = (repeated(job, *speeds).run for job, speeds in (("a", (50, 40, 45)), ("b", (50, 40))))
+    first, second = (
+        repeated(job, *speeds).run for job, speeds in (("a", (50, 40, 45)), ("b", (50, 40)))
+    )
     for run in (first, second, *first.earlier, *second.earlier):
         run.metrics["new_tokens"] = 100.0
     pooled = replace(first, parts=[first, second])
@@ -196,25 +241,38 @@ def test_accuracies_are_compared_question_by_question(store: Store, rows: Any, s
     """10 of 200 lost and none won: for Fisher's test too few, for McNemar's enough."""
     for name, config, right in (("none", NONE, 186), ("nf4", NF4, 176)):
         store.job("paired", name, config, marks(right, 200))
-    assert {name: one["dominated_by"] for name, one in rows("paired").items()} == {"none": None, "nf4": "none"}
+    assert {name: one["dominated_by"] for name, one in rows("paired").items()} == {
+        "none": None,
+        "nf4": "none",
+    }
     _, out, _ = show("paired", "--explain")
-    assert "dominated beyond noise (speed left out): nf4 by none (accuracy +5.0 points, speed ×1.00, not tested)" in out
+    assert (
+        "dominated beyond noise (speed left out): nf4 by none (accuracy +5.0 points, speed ×1.00, not tested)"
+        in out
+    )
     assert "as accurate within 2 points (--margin)" in out
     assert "Noise: 2 % in memory (model_mib); in accuracy" in out
-    assert "20 %, as given by --tolerance, in speed" in show("paired", "--tolerance", "20", "--explain")[1]
+    assert (
+        "20 %, as given by --tolerance, in speed"
+        in show("paired", "--tolerance", "20", "--explain")[1]
+    )
     out = show("paired")[1]
     assert "How the Pareto front is found: --explain." in out
     assert "Noise:" not in out
 
 
 def test_a_row_is_as_accurate_if_the_test_excludes_a_loss(store: Store, rows: Any) -> None:
-    """One lost answer of 1,000 is little; one of 200 may mean 2 points; 20 of 400 are a loss of 5."""
+    """One lost answer of 1,000 is little; one of 200 may mean 2 points; 20 of 400 are a loss of
+    5."""
     for n, lost, falls in ((1000, 1, "nf4"), (200, 1, None), (20, 0, None), (400, 20, None)):
         for name, config, size in (("none", NONE, 100.0), ("nf4", NF4, 36.0)):
             right = n - n // 10 - lost * (name == "nf4")
             store.job(f"close{n}", name, config, marks(right, n), metrics={"model_mib": size})
         assert rows(f"close{n}")["none"]["dominated_by"] == falls, n
-    assert rows("close200", "--baseline", "quantization=none", "--margin", "5")["none"]["dominated_by"] == "nf4"
+    assert (
+        rows("close200", "--baseline", "quantization=none", "--margin", "5")["none"]["dominated_by"]
+        == "nf4"
+    )
 
 
 def test_a_job_that_ran_several_times_has_repeats(store: Store, rows: Any, show: Any) -> None:
@@ -229,7 +287,10 @@ def test_a_job_that_ran_several_times_has_repeats(store: Store, rows: Any, show:
     assert "what Student's t over 4 runs of each job does not show in speed" in out
     assert "as accurate within 2 points and as fast within 10 % (--margin)" in out
     assert show("again", "--tolerance", "-1")[0] == 2
-    assert "as fast within 3 %" in show("again", "--baseline", "quantization=none", "--margin", "3%", "--explain")[1]
+    assert (
+        "as fast within 3 %"
+        in show("again", "--baseline", "quantization=none", "--margin", "3%", "--explain")[1]
+    )
 
 
 def test_dominated_rows_are_marked_everywhere(store: Store, rows: Any, show: Any) -> None:
@@ -242,13 +303,19 @@ def test_dominated_rows_are_marked_everywhere(store: Store, rows: Any, show: Any
         store.job("front", name, config, marks(right, 100), metrics=metrics)
     given = "--tolerance", "20", "--baseline", "quantization=none", "--margin", "15"
     row_by_job = rows("front", *given)
-    assert {name: one["on_front"] for name, one in row_by_job.items()} == {"none": True, "int8": False, "nf4": True}
+    assert {name: one["on_front"] for name, one in row_by_job.items()} == {
+        "none": True,
+        "int8": False,
+        "nf4": True,
+    }
     assert row_by_job["int8"]["dominated_by"] == "none"
     _, out, _ = show("front", *given)
     line = next(line for line in out.splitlines() if line.startswith("int8"))
     assert line.index("as good within 15 points") < line.index(" dominated ") < line.index(" 950 ")
     _, out, _ = show("front", *given, "--format", "csv")
-    assert next(line for line in out.splitlines() if line.startswith("gsm8k,int8")).split(",")[-5:-2] == [
+    assert next(line for line in out.splitlines() if line.startswith("gsm8k,int8")).split(",")[
+        -5:-2
+    ] == [
         "False",
         "none",
         "model_mib decode_tok_per_s",
@@ -256,7 +323,12 @@ def test_dominated_rows_are_marked_everywhere(store: Store, rows: Any, show: Any
 
 
 def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
-    rows = [row("a", 90, 100, 50), row("b", 88, 200, 40), row("c", 90, 50, 90), row("d", 90, 60, 80)]
+    rows = [
+        row("a", 90, 100, 50),
+        row("b", 88, 200, 40),
+        row("c", 90, 50, 90),
+        row("d", 90, 60, 80),
+    ]
     for one in rows:
         one.run.facts = {"measured": "alone", "machine": "this one"}
     rows[2].run.facts["measured"] = "beside other work on 1.7 of 2 cores"
@@ -280,7 +352,10 @@ def test_a_grid_beside_others_has_no_front_and_says_how_to_get_one(store: Store,
     _, out, _ = show("busy", "--baseline", "quantization=none")
     assert "dominated" not in out
     assert "• no Pareto front: speed counts only where" in out
-    assert "run the jobs again on an idle machine with workers=1 hydra.launcher.fresh=true rerun=all" in out
+    assert (
+        "run the jobs again on an idle machine with workers=1 hydra.launcher.fresh=true rerun=all"
+        in out
+    )
 
 
 def test_the_baselines_machine_decides(store: Store, show: Any) -> None:

@@ -1,4 +1,5 @@
-"""The front compares accuracies as the table does: in families, by means over samples, by the bets of an early stop."""
+"""The front compares accuracies as the table does: in families, by means over samples, by the bets
+of an early stop."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ pytestmark = [
 
 
 def test_a_row_is_not_dominated_by_the_questions_of_a_few_families(store: Store, rows: Any) -> None:
-    lost = [index // 10 >= 4 for index in range(200)]  # four families of ten are lost as a whole: p 0.125
+    lost = [
+        index // 10 >= 4 for index in range(200)
+    ]  # four families of ten are lost as a whole: p 0.125
     in_families(store, "front of families", "none", NONE, [True] * 200, 10)
     in_families(store, "front of families", "nf4", NF4, lost, 10)
     assert rows("front of families")["nf4"]["dominated_by"] is None
@@ -24,8 +27,11 @@ def test_a_row_is_not_dominated_by_the_questions_of_a_few_families(store: Store,
     assert rows("front of lost families")["nf4"]["dominated_by"] == "none"
 
 
-def test_a_row_is_not_as_accurate_by_many_questions_of_a_few_families(store: Store, rows: Any) -> None:
-    """One lost answer of 1,000 independent ones is little; ten families do not show that 2 points are excluded."""
+def test_a_row_is_not_as_accurate_by_many_questions_of_a_few_families(
+    store: Store, rows: Any
+) -> None:
+    """One lost answer of 1,000 independent ones is little; ten families do not show that 2 points
+    are excluded."""
     for name, config, size in (("none", NONE, 100.0), ("nf4", NF4, 36.0)):
         solved = [index > 0 or name == "none" for index in range(1000)]
         in_families(store, "close families", name, config, solved, 100, metrics={"model_mib": size})

@@ -1,4 +1,5 @@
-"""The rules for other tools' settings name the runner's keys: they are what the schema says of them."""
+"""The rules for other tools' settings name the runner's keys: they are what the schema says of
+them."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_compare.key_rules import KeyRules
 
 
-@pytest.mark.parametrize("config", [{}, {"task.name": "gsm8k"}, {"task.name": "a task of another tool"}])
+@pytest.mark.parametrize(
+    "config", [{}, {"task.name": "gsm8k"}, {"task.name": "a task of another tool"}]
+)
 def test_the_same_keys_count(config: dict[str, str]) -> None:
     plain, of_schema = KeyRules().inert_keys(config), SchemaRules().inert_keys(config)
     assert plain >= of_schema
@@ -26,15 +29,25 @@ def test_the_same_values_mean_the_same() -> None:
 
 
 def test_records_from_before_a_key_of_a_task_have_its_default() -> None:
-    defaults = {key.removeprefix("task."): it for key, it in KeyRules.defaults.items() if key.startswith("task.")}
-    assert defaults == {key: text_of(getattr(LikelihoodConfig(), key)) for key in ("contexts", "last_tokens")}
+    defaults = {
+        key.removeprefix("task."): it
+        for key, it in KeyRules.defaults.items()
+        if key.startswith("task.")
+    }
+    assert defaults == {
+        key: text_of(getattr(LikelihoodConfig(), key)) for key in ("contexts", "last_tokens")
+    }
     earlier = {"task.name": "likelihood", "task.window": "1024"}
     today = earlier | {"task.contexts": "[]", "task.last_tokens": "256"}
     assert SchemaRules().differing_keys([earlier, today]) == []
-    assert SchemaRules().differing_keys([earlier, today | {"task.contexts": "['64']"}]) == ["task.contexts"]
+    assert SchemaRules().differing_keys([earlier, today | {"task.contexts": "['64']"}]) == [
+        "task.contexts"
+    ]
 
 
-def test_native_rope_beyond_its_training_is_the_baseline_of_scalings_that_need_no_such_key() -> None:
+def test_native_rope_beyond_its_training_is_the_baseline_of_scalings_that_need_no_such_key() -> (
+    None
+):
     native = {"rope.name": "native", "rope.beyond_trained": "true"}
     scaled = {"rope.name": "yarn", "rope.beyond_trained": "false", "rope.factor": "2.0"}
     assert SchemaRules().differing_keys([native, scaled]) == ["rope.name", "rope.factor"]

@@ -16,7 +16,9 @@ from runner import compare
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium"),
+    pytest.mark.skipif(
+        not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium"
+    ),
 ]
 
 LIGHT, DARK = "--blink-settings=preferredColorScheme=1", "--blink-settings=preferredColorScheme=0"
@@ -31,14 +33,23 @@ def browse(page: Path, folder: Path, *flags: str) -> str:
         "--disable-dev-shm-usage",
         f"--user-data-dir={folder / 'profile'}",
     ]
-    done = subprocess.run([*command, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [*command, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def page(grid: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    arguments = ["--output-dir", str(grid.output_dir), "--experiment", "grid", "--baseline", "quantization=none"]
+    arguments = [
+        "--output-dir",
+        str(grid.output_dir),
+        "--experiment",
+        "grid",
+        "--baseline",
+        "quantization=none",
+    ]
     assert compare.main([*arguments, "--save", str(folder)]) == 0
     return folder / "comparison.html"
 
@@ -51,9 +62,18 @@ def luminance(picture: Path) -> list[int]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("scheme", "dark"), [(LIGHT, False), (DARK, True)], ids=["light", "dark"])
-def test_it_is_drawn_in_the_readers_colours(page: Path, tmp_path: Path, scheme: str, dark: bool) -> None:
+def test_it_is_drawn_in_the_readers_colours(
+    page: Path, tmp_path: Path, scheme: str, dark: bool
+) -> None:
     picture = tmp_path / "page.png"
-    browse(page, tmp_path, scheme, "--window-size=1300,1500", "--hide-scrollbars", f"--screenshot={picture}")
+    browse(
+        page,
+        tmp_path,
+        scheme,
+        "--window-size=1300,1500",
+        "--hide-scrollbars",
+        f"--screenshot={picture}",
+    )
     greys = luminance(picture)
     black, white, whole = sum(greys[:50]), sum(greys[220:]), sum(greys)
     assert (black if dark else white) > 0.7 * whole  # the paper, behind the drawings too
@@ -63,7 +83,8 @@ def test_it_is_drawn_in_the_readers_colours(page: Path, tmp_path: Path, scheme: 
 
 @pytest.mark.thorough
 def test_a_phone_shows_it_without_scrolling_sideways(page: Path, tmp_path: Path) -> None:
-    """The page in a frame 390 pixels wide: tables and drawings scroll by themselves, the page does not."""
+    """The page in a frame 390 pixels wide: tables and drawings scroll by themselves, the page does
+    not."""
     frame = tmp_path / "frame.html"
     source = html.escape(page.read_text(), quote=True)
     frame.write_text(

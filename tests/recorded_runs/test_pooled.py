@@ -74,7 +74,9 @@ def test_tasks_that_count_the_same(pooled: Any) -> None:
 
 def test_holm_counts_the_settings_that_are_pooled(pooled: Any) -> None:
     comparison = row_of(pooled("--pool"), "nf4")["comparison"]
-    assert comparison["p_holm"] == pytest.approx(2 * comparison["p"]), "nf4 and int8: fp4 has no pooled verdict"
+    assert comparison["p_holm"] == pytest.approx(2 * comparison["p"]), (
+        "nf4 and int8: fp4 has no pooled verdict"
+    )
 
 
 def test_a_setting_that_lacks_a_set_is_named_and_has_no_verdict(pooled: Any, show: Any) -> None:
@@ -91,7 +93,9 @@ def test_the_margin_is_decided_on_the_pooled_difference(pooled: Any) -> None:
     assert row_of(table, "nf4")["comparison"]["verdict"] == "worse by more"
 
 
-def test_a_required_margin_is_decided_on_the_pooled_difference_too(three_sets: Store, show: Any) -> None:
+def test_a_required_margin_is_decided_on_the_pooled_difference_too(
+    three_sets: Store, show: Any
+) -> None:
     code, out, _ = show("pool", *BASELINE, "--pool", "--require", "margin=2", "--format", "json")
     assert code == 1
     (table,) = json.loads(out)["pooled"]
@@ -104,15 +108,21 @@ def test_an_undecided_margin_says_how_many_more_questions_decide(pooled: Any, sh
     assert comparison["verdict"] == "undecided"
     assert comparison["questions_needed"] > 400
     _, out, _ = show("pool", *BASELINE, "--pool", "tasks", "--margin", "1")
-    (line,) = (line for line in out.splitlines() if line.startswith("• int8") and "over 3 sets" in line)
+    (line,) = (
+        line for line in out.splitlines() if line.startswith("• int8") and "over 3 sets" in line
+    )
     assert re.search(r"more questions would decide, [\d,]+ in all, each set in proportion\)", line)
 
 
-def test_the_table_has_a_line_for_each_setting_and_a_column_for_each_set(three_sets: Store, show: Any) -> None:
+def test_the_table_has_a_line_for_each_setting_and_a_column_for_each_set(
+    three_sets: Store, show: Any
+) -> None:
     code, out, _ = show("pool", "--format", "markdown", *BASELINE, "--pool")
     assert code == 0
     section = out.split("### accuracy over 3 sets of questions")[1]
-    head, nf4 = (next(line for line in section.splitlines() if word in line) for word in ("| hard", "| nf4 "))
+    head, nf4 = (
+        next(line for line in section.splitlines() if word in line) for word in ("| hard", "| nf4 ")
+    )
     assert "hard 100 | test 100 | train 200 | pooled Δ points" in head
     assert "−6.0 | −6.0 | −3.0 | −4.5 [" in nf4
     assert nf4.rstrip().endswith("| worse |")
@@ -128,7 +138,9 @@ def test_csv_has_a_line_for_each_pooled_setting(three_sets: Store, show: Any) ->
 
 
 @pytest.mark.slow
-def test_the_page_begins_with_the_pooled_verdicts(three_sets: Store, show: Any, tmp_path: Any) -> None:
+def test_the_page_begins_with_the_pooled_verdicts(
+    three_sets: Store, show: Any, tmp_path: Any
+) -> None:
     code, _, _ = show("pool", *BASELINE, "--pool", "--save", str(tmp_path))
     assert code == 0
     page = (tmp_path / "comparison.html").read_text()
@@ -138,7 +150,13 @@ def test_the_page_begins_with_the_pooled_verdicts(three_sets: Store, show: Any, 
 
 def test_opposite_differences_are_said_beside_the_mean(store: Store, show: Any) -> None:
     for split, right in (("test", marks(80, 200, 20)), ("train", marks(100, 200))):
-        store.job("opposite", f"none-{split}", {**NONE, "task.split": split}, marks(80, 200), questions=split)
+        store.job(
+            "opposite",
+            f"none-{split}",
+            {**NONE, "task.split": split},
+            marks(80, 200),
+            questions=split,
+        )
         store.job("opposite", f"nf4-{split}", {**NF4, "task.split": split}, right, questions=split)
     _, out, _ = show("opposite", *BASELINE, "--pool", "--margin", "5")
     (line,) = (line for line in out.splitlines() if "over 2 sets" in line and line.startswith("•"))
@@ -149,14 +167,27 @@ def test_opposite_differences_are_said_beside_the_mean(store: Store, show: Any) 
     )
 
 
-def test_a_small_set_that_is_worse_by_more_is_said_beside_a_mean_that_is_as_good(store: Store, show: Any) -> None:
+def test_a_small_set_that_is_worse_by_more_is_said_beside_a_mean_that_is_as_good(
+    store: Store, show: Any
+) -> None:
     """The mean of 30 and 3,000 questions hides that nf4 loses a third of the small set."""
     for split, n, lost in (("small", 30, 10), ("large", 3000, 0)):
-        store.job("hidden", f"none-{split}", {**NONE, "task.split": split}, marks(n, n), questions=split)
-        store.job("hidden", f"nf4-{split}", {**NF4, "task.split": split}, marks(n, n, lost), questions=split)
+        store.job(
+            "hidden", f"none-{split}", {**NONE, "task.split": split}, marks(n, n), questions=split
+        )
+        store.job(
+            "hidden",
+            f"nf4-{split}",
+            {**NF4, "task.split": split},
+            marks(n, n, lost),
+            questions=split,
+        )
     _, out, _ = show("hidden", *BASELINE, "--pool", "--margin", "2")
     (line,) = (line for line in out.splitlines() if "over 2 sets" in line and line.startswith("•"))
-    assert "; worse, but by less than 2 points; the sets differ, and the mean does not hold for each of them" in line
+    assert (
+        "; worse, but by less than 2 points; the sets differ, and the mean does not hold for each of them"
+        in line
+    )
     assert line.endswith("by themselves: worse by more than 2 points on small")
 
 
@@ -164,16 +195,29 @@ def test_the_same_questions_twice_are_not_pooled(store: Store, show: Any) -> Non
     for extractor in ("strict", "flexible"):
         for quantization in (NONE, NF4):
             config = {**quantization, "task.extractor": extractor}
-            store.job("overlapping", f"{quantization['quantization.name']}-{extractor}", config, marks(80, 100))
+            store.job(
+                "overlapping",
+                f"{quantization['quantization.name']}-{extractor}",
+                config,
+                marks(80, 100),
+            )
     _, out, _ = show("overlapping", *BASELINE, "--pool")
-    assert "not pooled, flexible and strict have 80 questions in common" in out.replace("100 questions", "80 questions")
+    assert "not pooled, flexible and strict have 80 questions in common" in out.replace(
+        "100 questions", "80 questions"
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--pool",), "--pool questions: a pooled verdict needs a baseline: add --baseline KEY=VALUE"),
-        ((*BASELINE, "--pool", "--where", "task.split=test"), "there is one set of questions only: "),
+        (
+            ("--pool",),
+            "--pool questions: a pooled verdict needs a baseline: add --baseline KEY=VALUE",
+        ),
+        (
+            (*BASELINE, "--pool", "--where", "task.split=test"),
+            "there is one set of questions only: ",
+        ),
         (("--pool", "--flips", "nf4-test", "none-test"), "leave out --pool"),
     ],
 )
@@ -187,18 +231,37 @@ def test_another_model_is_another_setting(store: Store, show: Any) -> None:
     for model, split in (("one", "test"), ("two", "train")):
         for quantization in (NONE, NF4):
             config = {**quantization, "task.split": split, "model.name": model}
-            store.job("models", f"{quantization['quantization.name']}-{model}", config, marks(8, 10), questions=split)
+            store.job(
+                "models",
+                f"{quantization['quantization.name']}-{model}",
+                config,
+                marks(8, 10),
+                questions=split,
+            )
     _, out, _ = show("models", *BASELINE, "--pool")
     assert "it has no run on train" in out
     assert "it has no run on test" in out
 
 
-def test_families_are_not_pooled_as_if_their_questions_were_independent(store: Store, show: Any) -> None:
+def test_families_are_not_pooled_as_if_their_questions_were_independent(
+    store: Store, show: Any
+) -> None:
     for split in ("test", "train"):
         for name, config in (("none", NONE), ("nf4", NF4)):
             lost = [index // 10 < (4 if name == "nf4" else 0) for index in range(200)]
             solved = [not it for it in lost]
             split_config = {**config, "task.split": split}
-            in_families(store, "pooled families", f"{name}-{split}", split_config, solved, 10, questions=split)
+            in_families(
+                store,
+                "pooled families",
+                f"{name}-{split}",
+                split_config,
+                solved,
+                10,
+                questions=split,
+            )
     _, out, _ = show("pooled families", *BASELINE, "--pool")
-    assert "not pooled, on test it is compared by families of questions or by several answers each" in out
+    assert (
+        "not pooled, on test it is compared by families of questions or by several answers each"
+        in out
+    )

@@ -1,4 +1,5 @@
-"""--publish of divergences: one table of all formats with the recorded numbers, and commands that find the very jobs."""
+"""--publish of divergences: one table of all formats with the recorded numbers, and commands that
+find the very jobs."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def test_the_table_has_what_was_recorded_and_its_commands_find_the_jobs(
     assert code == 0
     assert [path.name for path in (tmp_path / "card").iterdir()] == ["divergence.md"]
     text = (tmp_path / "card" / "divergence.md").read_text(encoding="utf-8")
-    assert [line for line in text.splitlines() if line.startswith("| none")] == [], "the reference has no line"
+    assert [line for line in text.splitlines() if line.startswith("| none")] == [], (
+        "the reference has no line"
+    )
     (command,) = (line.strip() for line in text.splitlines() if line.startswith("    runner "))
     again = runner(*shlex.split(command)[1:], "tracking=none", "print=json")
     assert again.code == 0, again.err
@@ -55,24 +58,41 @@ def test_the_table_has_what_was_recorded_and_its_commands_find_the_jobs(
     assert "from quantization=none, in nats a token, over whole distributions; on 60 texts" in text
 
     capsys.readouterr()
-    assert compare.main(["--output-dir", out, "--publish", str(tmp_path / "x"), "--benchmark", "a/b:c"]) == 2
+    assert (
+        compare.main(
+            ["--output-dir", out, "--publish", str(tmp_path / "x"), "--benchmark", "a/b:c"]
+        )
+        == 2
+    )
     assert "no accuracy to publish" in capsys.readouterr().err
 
 
 def row_of(name: str, reference: str = "quantization=none", **figures: float) -> TableRow:
-    metrics = {"n": 200.0, "scored_tokens": 6385.0, "kl_nats_per_token": 0.0011, "kl_p999_nats": 0.25} | figures
+    metrics = {
+        "n": 200.0,
+        "scored_tokens": 6385.0,
+        "kl_nats_per_token": 0.0011,
+        "kl_p999_nats": 0.25,
+    } | figures
     params = {
         "quantization.name": name, "task.name": "likelihood", "model.name": "embedded", "lora.name": "none",
         "rope.name": "native", "generation.name": "greedy", "task.data": "embedded", "task.split": "test",
         "task.reference": reference,
     }  # fmt: skip
     config: dict[str, str | None] = {"quantization.name": name}
-    return TableRow(Run(name + reference, f"likelihood-{name}", "likelihood", "4", "", params, metrics), config)
+    return TableRow(
+        Run(name + reference, f"likelihood-{name}", "likelihood", "4", "", params, metrics), config
+    )
 
 
 def test_each_reference_has_a_table_and_bounds_say_so() -> None:
     bounded = row_of("int8", kl_p999_nats_at_most=0.9)
-    rows = [row_of("nf4", weight_mib=2.0), row_of("hqq", weight_mib=3.0), row_of("nf4", "model=other"), bounded]
+    rows = [
+        row_of("nf4", weight_mib=2.0),
+        row_of("hqq", weight_mib=3.0),
+        row_of("nf4", "model=other"),
+        bounded,
+    ]
     whole, other, kept = divergence_sections(Table("likelihood", ["quantization.name"], rows))
     names = [line.split("|")[1].strip() for line in whole.splitlines() if line.startswith("| ")]
     assert names == ["format", "---", "hqq", "nf4"], "the largest first"

@@ -1,4 +1,5 @@
-"""A quantization that leaves much of the model as it is: said beside each verdict, of either side."""
+"""A quantization that leaves much of the model as it is: said beside each verdict, of either
+side."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 from stores import NF4, NONE, Store, marks
 
-pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+]
 
 N = 200
 SAID = "quantizes only 5.9 % of the parameters in blocks"
@@ -24,7 +27,13 @@ def remarks(show: Any, experiment: str, baseline: str) -> dict[str, str | None]:
 def test_it_is_said_beside_the_verdict_of_a_row_and_of_a_baseline(store: Store, show: Any) -> None:
     store.job("reach", "none", NONE, marks(180, N))
     store.job("reach", "nf4", NF4, marks(180, N, 1), metrics={"quantized_share": 0.0588})
-    store.job("reach", "int8", {"quantization.name": "int8"}, marks(180, N, 2), metrics={"quantized_share": 0.998})
+    store.job(
+        "reach",
+        "int8",
+        {"quantization.name": "int8"},
+        marks(180, N, 2),
+        metrics={"quantized_share": 0.998},
+    )
     found = remarks(show, "reach", "quantization=none")
     assert found == {"nf4": f"nf4 of nf4 {SAID}", "int8": None}
     found = remarks(show, "reach", "quantization=nf4")
@@ -35,9 +44,15 @@ def test_it_is_said_beside_the_verdict_of_a_row_and_of_a_baseline(store: Store, 
     assert line.endswith(SAID)
 
 
-def test_it_has_the_shares_of_all_and_of_bytes_where_they_are_recorded(store: Store, show: Any) -> None:
+def test_it_has_the_shares_of_all_and_of_bytes_where_they_are_recorded(
+    store: Store, show: Any
+) -> None:
     store.job("bytes", "none", NONE, marks(180, N))
-    shares = {"quantized_share": 0.0588, "quantized_share_of_all": 0.05, "quantized_share_of_bytes": 0.014}
+    shares = {
+        "quantized_share": 0.0588,
+        "quantized_share_of_all": 0.05,
+        "quantized_share_of_bytes": 0.014,
+    }
     store.job("bytes", "nf4", NF4, marks(180, N, 1), metrics=shares)
     found = remarks(show, "bytes", "quantization=none")
     assert found == {"nf4": f"nf4 of nf4 {SAID}, 5 % of all, 1.4 % of the weights' bytes"}
@@ -54,7 +69,11 @@ def test_speeds_without_a_verdict_have_it_once(store: Store, show: Any) -> None:
     swept = {"task.name": "sweep", "task.repeats": "3"}
     for name, config, metrics in (("none", NONE, {}), ("nf4", NF4, {"quantized_share": 0.0588})):
         cells = [
-            {"measure": f"decode_tok_per_s/batch_{batch}_prompt_64", "repeat": number, "value": 300.0 + number}
+            {
+                "measure": f"decode_tok_per_s/batch_{batch}_prompt_64",
+                "repeat": number,
+                "value": 300.0 + number,
+            }
             for batch in (1, 8)
             for number in (1, 2, 3)
         ]

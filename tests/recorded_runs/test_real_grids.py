@@ -38,7 +38,8 @@ def test_a_grid_is_one_run_with_its_jobs_and_their_comparison(
 ) -> None:
     from mlflow import MlflowClient
 
-    # With 2 words the stub's answer is cut off; with 256 it holds the head of the question, whose numbers may be right.
+    # With 2 words the stub's answer is cut off; with 256 it holds the head of the question, whose
+    # numbers may be right.
     shared = ["-m", "model=stub", "task.extractor=flexible", "task.limit=60", "print=none"]
     done = runner(*shared, "generation.max_new_tokens=256,2")
     assert done.code == 0, done.err
@@ -54,16 +55,24 @@ def test_a_grid_is_one_run_with_its_jobs_and_their_comparison(
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = (run for run in runs if "grid" in run.data.tags)
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    children = [
+        run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    ]
     assert {run.data.tags["job_id"] for run in children} == {row["job_id"] for row in table["rows"]}
-    named = [{name for name in run.data.metrics if not name.startswith(OF_CUT_OFF)} for run in children]
+    named = [
+        {name for name in run.data.metrics if not name.startswith(OF_CUT_OFF)} for run in children
+    ]
     assert named[0] == named[1]  # MLflow's own view has every metric of both
-    logged = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "comparison")}
+    logged = {
+        Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "comparison")
+    }
     assert logged >= NAMES
     for child in children:
         assert "samples.jsonl" in {item.path for item in client.list_artifacts(child.info.run_id)}
 
-    done = runner(*shared, "generation.max_new_tokens=256,16")  # one of the two jobs is already done
+    done = runner(
+        *shared, "generation.max_new_tokens=256,16"
+    )  # one of the two jobs is already done
     assert done.code == 0, done.err
     table = compared(capsys, tmp_path, "--grid", "last", *baseline)
     assert {row["config"]["generation.max_new_tokens"] for row in table["rows"]} == {"256", "16"}
@@ -73,12 +82,23 @@ def test_sweeps_and_memory_are_compared_by_their_repeats(
     runner: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shared = ["-m", "model=stub", "seed=0,1", "print=none"]
-    sweep = ["task=sweep", "task.batch_sizes=[1,2]", "task.prompt_tokens=[16]", "task.new_tokens=8", "task.repeats=4"]
+    sweep = [
+        "task=sweep",
+        "task.batch_sizes=[1,2]",
+        "task.prompt_tokens=[16]",
+        "task.new_tokens=8",
+        "task.repeats=4",
+    ]
     done = runner(*shared, *sweep)
     assert done.code == 0, done.err
-    done = runner(*shared, "task=memory", "task.batch_size=1", "task.prompt_tokens=16", "task.repeats=2")
+    done = runner(
+        *shared, "task=memory", "task.batch_size=1", "task.prompt_tokens=16", "task.repeats=2"
+    )
     assert done.code == 0, done.err
-    for task, measure, repeats in (("sweep", "decode_tok_per_s/batch_2_prompt_16", 4), ("memory", "peak_rss_mib", 2)):
+    for task, measure, repeats in (
+        ("sweep", "decode_tok_per_s/batch_2_prompt_16", 4),
+        ("memory", "peak_rss_mib", 2),
+    ):
         table = compared(capsys, tmp_path, "--task", task, "--baseline", "seed=0")
         (row,) = (row for row in table["rows"] if not row["is_baseline"])
         assert row["note"] is None
@@ -86,11 +106,15 @@ def test_sweeps_and_memory_are_compared_by_their_repeats(
         ratio = ratio_by_measure[measure]
         assert ratio["repeats"] == ratio["baseline_repeats"] == repeats
         assert 0 < ratio["ratio_low"] <= ratio["ratio"] <= ratio["ratio_high"]
-        assert ratio["runs"] == {"sweep": 1, "memory": repeats}[task], "a repeat of memory is a process of its own"
+        assert ratio["runs"] == {"sweep": 1, "memory": repeats}[task], (
+            "a repeat of memory is a process of its own"
+        )
         assert (ratio["method"], ratio["p"], ratio["p_holm"]) == ("too_few_runs", None, None)
         ours = row["metrics"][measure]
         theirs = next(row["metrics"][measure] for row in table["rows"] if row["is_baseline"])
-        assert ratio["ratio"] == pytest.approx(ours / theirs)  # the medians that the jobs themselves reported
+        assert ratio["ratio"] == pytest.approx(
+            ours / theirs
+        )  # the medians that the jobs themselves reported
 
 
 def test_a_table_of_answers_that_were_cut_off_names_the_limit_and_plans_no_questions(
@@ -101,12 +125,20 @@ def test_a_table_of_answers_that_were_cut_off_names_the_limit_and_plans_no_quest
     for limit in (2, 3):
         words = f"{limit}: 20 of 20 cut off at {limit} tokens: raise generation.max_new_tokens"
         assert f"note: {words}" in done.out
-    baseline = ["--output-dir", str(tmp_path / "outputs"), "--baseline", "generation.max_new_tokens=3"]
+    baseline = [
+        "--output-dir",
+        str(tmp_path / "outputs"),
+        "--baseline",
+        "generation.max_new_tokens=3",
+    ]
     capsys.readouterr()
     assert compare.main(baseline) == 0
     out = capsys.readouterr().out
     assert "is not decided (most answers are cut off: more questions would not decide)" in out
-    assert "• generation.max_new_tokens=2: 20 of 20 cut off at 2 tokens: raise generation.max_new_tokens" in out
+    assert (
+        "• generation.max_new_tokens=2: 20 of 20 cut off at 2 tokens: raise generation.max_new_tokens"
+        in out
+    )
     assert "would do" not in out
     assert compare.main([*baseline, "--margin", "2", "--plan-questions", "margin=2"]) == 0
     out = capsys.readouterr().out

@@ -17,13 +17,16 @@ BASELINE = "quantization=none"
 def test_an_experiment_that_another_file_logs_into_is_refused(store: Store) -> None:
     """What is shown of it would depend on which of the files runs first."""
     store.files["of another file"] = "tests/recorded_runs/test_another.py"
-    with pytest.raises(AssertionError, match="test_another.py and tests/recorded_runs/test_runs.py log into one"):
+    with pytest.raises(
+        AssertionError, match="test_another.py and tests/recorded_runs/test_runs.py log into one"
+    ):
         store.job("of another file", "base", NONE, marks(50, 100))
     store.job("of this file alone", "base", NONE, marks(50, 100))
     store.job("of this file alone", "again", NONE, marks(50, 100))
 
 
-# -------------------------------------------------------------------------------------------- --runs
+# --------------------------------------------------------------------------------------------
+# --runs
 
 
 def test_runs_by_job_run_and_beginning(grid: Store, rows: Any) -> None:
@@ -52,7 +55,10 @@ def test_an_older_run_of_a_job_is_read_from_mlflow(store: Store, rows: Any) -> N
         (["--runs", "no"], "several runs begin with it: none-test, none-train"),
         (["--runs", "dead"], "no finished job or run 'dead'"),
         (["--grid", "last"], "no grid in experiment grid yet"),
-        (["--by", "quantisation"], "--by quantisation: no config key 'quantisation'. Did you mean quantization?"),
+        (
+            ["--by", "quantisation"],
+            "--by quantisation: no config key 'quantisation'. Did you mean quantization?",
+        ),
         (["--log"], "these runs belong to no grid; --save FOLDER keeps the comparison"),
     ],
 )
@@ -63,7 +69,8 @@ def test_mistakes(grid: Store, show: Any, arguments: list[str], message: str) ->
     assert err.count("\n") == 1
 
 
-# -------------------------------------------------------------------------------------------- --grid
+# --------------------------------------------------------------------------------------------
+# --grid
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +106,8 @@ def test_log_needs_to_know_one_grid(grids: dict[str, str], show: Any) -> None:
     assert "choose one with --grid" in err
 
 
-# ---------------------------------------------------------------------------------------------- --by
+# ----------------------------------------------------------------------------------------------
+# --by
 
 
 @pytest.fixture(scope="session")
@@ -110,9 +118,15 @@ def splits(store: Store) -> Store:
             for quantization, right in ((NONE, 90), (NF4, 75 if split == "test" else 80)):
                 name = f"{quantization['quantization.name']}-{split}-{seed}"
                 config = {**quantization, "task.split": split, "seed": seed}
-                numbers = {"new_tokens": 1000.0, "decode_tok_per_s": 100.0 if split == "test" else 300.0, "load_s": 2.0}
+                numbers = {
+                    "new_tokens": 1000.0,
+                    "decode_tok_per_s": 100.0 if split == "test" else 300.0,
+                    "load_s": 2.0,
+                }
                 numbers |= {"peak_rss_mib": 800.0 if split == "test" else 900.0}
-                store.job("splits", name, config, marks(right, 100), questions=split, metrics=numbers)
+                store.job(
+                    "splits", name, config, marks(right, 100), questions=split, metrics=numbers
+                )
     return store
 
 
@@ -121,18 +135,31 @@ def test_by_pools_splits(splits: Store, rows: Any) -> None:
     assert set(row_by_job) == {"none-test-0+none-train-0", "nf4-test-0+nf4-train-0"}
     nf4 = row_by_job["nf4-test-0+nf4-train-0"]
     assert nf4["config"] == {"quantization.name": "nf4"}
-    assert (nf4["metrics"]["n"], nf4["metrics"]["correct"], nf4["metrics"]["accuracy"]) == (200, 155, 0.775)
-    assert (nf4["comparison"]["wins"], nf4["comparison"]["losses"], nf4["comparison"]["ties"]) == (0, 25, 175)
+    assert (nf4["metrics"]["n"], nf4["metrics"]["correct"], nf4["metrics"]["accuracy"]) == (
+        200,
+        155,
+        0.775,
+    )
+    assert (nf4["comparison"]["wins"], nf4["comparison"]["losses"], nf4["comparison"]["ties"]) == (
+        0,
+        25,
+        175,
+    )
     assert nf4["metrics"]["peak_rss_mib"] == 900
     assert nf4["metrics"]["new_tokens"] == 2000
-    assert nf4["metrics"]["decode_tok_per_s"] == pytest.approx(150)  # 2,000 tokens in 10 s and 3.33 s
+    assert nf4["metrics"]["decode_tok_per_s"] == pytest.approx(
+        150
+    )  # 2,000 tokens in 10 s and 3.33 s
     assert nf4["metrics"]["load_s"] == 2
 
 
 def test_by_never_counts_a_question_twice(splits: Store, show: Any) -> None:
     code, _, err = show("splits", "--by", "quantization", "--where", "task.split=test")
     assert code == 2
-    assert "answered the same questions more than once (seed: 0, 1): name those keys in --by, too" in err
+    assert (
+        "answered the same questions more than once (seed: 0, 1): name those keys in --by, too"
+        in err
+    )
 
 
 def test_by_compares_within_the_other_keys_named(splits: Store, rows: Any) -> None:
@@ -147,5 +174,7 @@ def test_by_reports_other_differences(store: Store, rows: Any) -> None:
     store.job("also", "base", NONE, marks(50, 100))
     store.job("also", "nf4", {**NF4, "generation.temperature": "0.5"}, marks(40, 100))
     row = rows("also", "--by", "quantization", "--baseline", BASELINE)["nf4"]
-    assert row["comparison"]["remark"] == "they also differ in generation.temperature (0.0, here 0.5)"
+    assert (
+        row["comparison"]["remark"] == "they also differ in generation.temperature (0.0, here 0.5)"
+    )
     assert rows("also", "--baseline", BASELINE)["nf4"]["comparison"] is None

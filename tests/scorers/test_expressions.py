@@ -1,4 +1,5 @@
-"""task.extractor=math: labelled pairs of gold answers and texts, the hostile ones among them, and the process behind it."""
+"""task.extractor=math: labelled pairs of gold answers and texts, the hostile ones among them, and
+the process behind it."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from runner_base.errors import ConfigError
 from runner_base.model_text import Answer, FinishReason, Verdict
 
 PAIRS = [json.loads(line) for line in Path("tests/data/math_pairs.jsonl").read_text().splitlines()]
-# seconds that an answer may take at most: its limit is half a second of CPU time, and other processes have turns
+# seconds that an answer may take at most: its limit is half a second of CPU time, and other
+# processes have turns
 MOST_S = 5.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 POWERS, STOP = r"\boxed{9^{9^{9^{9}}}}", FinishReason.stop
 
@@ -78,7 +80,9 @@ def test_five_hundred_labelled_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert slowest <= MOST_S
     assert len(reasons) >= 10, reasons
     assert list(tmp_path.iterdir()) == []
-    assert not [it for it in children_of(os.getpid()) - before if "expressions_child" in str(command(it))]
+    assert not [
+        it for it in children_of(os.getpid()) - before if "expressions_child" in str(command(it))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +104,10 @@ def test_a_hostile_answer_is_no_match_and_says_why(text: str, reason: str | None
     assert bool(judged.why_not) is (reason is not None)
     if reason is None or not reason.startswith("took"):  # needs no process
         assert time.perf_counter() - started < MOST_S
-    assert judge(Answer(r"\boxed{\frac{10}{2}}", [], STOP), "5", "math").verdicts["math"] is Verdict.correct
+    assert (
+        judge(Answer(r"\boxed{\frac{10}{2}}", [], STOP), "5", "math").verdicts["math"]
+        is Verdict.correct
+    )
 
 
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,15 +191,26 @@ def test_only_a_box_counts_in_a_text_that_was_cut_off() -> None:
 
 
 def test_equal_expressions_vote_together() -> None:
-    texts = [r"\boxed{x+1}", r"\boxed{\sqrt{12}}", r"\boxed{1+x}", r"\boxed{2\sqrt{3}}", r"\boxed{\frac{6}{\sqrt 3}}"]
+    texts = [
+        r"\boxed{x+1}",
+        r"\boxed{\sqrt{12}}",
+        r"\boxed{1+x}",
+        r"\boxed{2\sqrt{3}}",
+        r"\boxed{\frac{6}{\sqrt 3}}",
+    ]
     judged = [judge(Answer(text, [], STOP), r"2\sqrt{3}", "math") for text in texts]
     vote = elect(judged, "math", Expressions().among)
     assert (vote.answer, vote.verdict) == (r"\sqrt{12}", Verdict.correct)
     assert (vote.right, vote.wrong, vote.tied) == ((3,), (2,), False)
-    assert elect(judged[:1] + judged[2:3] + judged[1:2], "math", Expressions().among).answer == "x+1"
+    assert (
+        elect(judged[:1] + judged[2:3] + judged[1:2], "math", Expressions().among).answer == "x+1"
+    )
 
 
 def test_without_the_package_one_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"task.extractor=math needs math-verify.*pip install 'runner-llm\[math\]'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"task.extractor=math needs math-verify.*pip install 'runner-llm\[math\]'",
+    ):
         expressions.require_package()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,15 @@ def test_windows_of_a_text_make_one_sample_and_other_choices_none() -> None:
         Likelihood(1, -9.0, 3, 9, 9, 0, is_other=True),
         Likelihood(1, -2.0, 4, 8, 8, 4, kl_nats=0.3, truncation_nats=0.03, top_1_agreed=4),
     ]
-    whole = Likelihood(0, -4.0, 6, 16, 14, 3, kl_nats=pytest.approx(0.3), truncation_nats=0.03, top_1_agreed=5)  # type: ignore[arg-type]
+    nats: Any = pytest.approx(0.3)
+    whole = Likelihood(0, -4.0, 6, 16, 14, 3, kl_nats=nats, truncation_nats=0.03, top_1_agreed=5)
     assert units(parts) == [whole, parts[3]]
     job_figures = figures(parts)
-    assert (job_figures["n"], job_figures["scored_tokens"], job_figures["scored_bytes"]) == (2, 10, 24)
+    assert (job_figures["n"], job_figures["scored_tokens"], job_figures["scored_bytes"]) == (
+        2,
+        10,
+        24,
+    )
     assert job_figures[LOG_LIKELIHOOD] == -0.6
     assert job_figures["bits_per_byte"] == pytest.approx(6 / 24 / math.log(2))
     assert job_figures["perplexity"] == pytest.approx(math.exp(0.6))
@@ -36,7 +42,9 @@ def test_windows_of_a_text_make_one_sample_and_other_choices_none() -> None:
     assert job_figures["kl_nats_per_token"] == pytest.approx(0.06)
     assert job_figures["kl_truncation_nats_per_token"] == pytest.approx(0.006)
     assert job_figures["top_1_agreement"] == 0.9
-    assert job_figures["perplexity_low"] < job_figures["perplexity"] < job_figures["perplexity_high"]
+    assert (
+        job_figures["perplexity_low"] < job_figures["perplexity"] < job_figures["perplexity_high"]
+    )
 
 
 def test_a_single_sample_has_no_interval() -> None:
@@ -66,7 +74,12 @@ def test_choices_are_normalized_by_length_as_in_lm_eval() -> None:
     ]
     right = [Likelihood(1, -1.0, 1, 1, 1, 1), Likelihood(1, -9.0, 1, 1, 1, 0, is_other=True)]
     job_figures = figures([*choices, *right])
-    assert (job_figures["acc"], job_figures["acc_norm"], job_figures["acc_bytes"], job_figures["acc_tokens"]) == (
+    assert (
+        job_figures["acc"],
+        job_figures["acc_norm"],
+        job_figures["acc_bytes"],
+        job_figures["acc_tokens"],
+    ) == (
         0.5,
         0.5,
         0.5,
@@ -81,18 +94,25 @@ def test_texts_and_questions_in_families_count_by_families() -> None:
     for unit in range(60):
         is_easy = unit // 5 % 2 == 0
         right, other = (-1.0, -2.0) if is_easy else (-3.0, -2.0)
-        parts += [Likelihood(unit, right, 2, 6, 5, 1), Likelihood(unit, other, 2, 6, 5, 1, is_other=True)]
+        parts += [
+            Likelihood(unit, right, 2, 6, 5, 1),
+            Likelihood(unit, other, 2, 6, 5, 1, is_other=True),
+        ]
     families = {unit: f"story {unit // 5}" for unit in range(60)}
     alone, in_families = figures(parts), figures(parts, families)
     assert "families" not in alone
     assert (in_families["n"], in_families["families"]) == (60, 12)
     solved = [unit // 5 % 2 == 0 for unit in range(60)]
-    assert (in_families["acc_low"], in_families["acc_high"]) == share_interval(solved, [*families.values()])
+    assert (in_families["acc_low"], in_families["acc_high"]) == share_interval(
+        solved, [*families.values()]
+    )
     assert (alone["acc_low"], alone["acc_high"]) == wilson_interval(30, 60)
     for name in (LOG_LIKELIHOOD, "bits_per_byte", "perplexity"):
         assert in_families[name] == pytest.approx(alone[name])
         widths = [it[f"{name}_high"] - it[f"{name}_low"] for it in (in_families, alone)]
-        assert widths[0] > 2 * widths[1], "twelve families of alike texts are worth about twelve texts"
+        assert widths[0] > 2 * widths[1], (
+            "twelve families of alike texts are worth about twelve texts"
+        )
 
 
 def of_divergences(kl: Sequence[float]) -> list[Likelihood]:
@@ -111,7 +131,9 @@ def test_the_interval_of_a_divergence_needs_as_many_texts_as_a_test() -> None:
 
 @pytest.mark.parametrize("spread", [1.0, 1.5])
 @pytest.mark.parametrize("texts", [50, 100])
-def test_the_interval_of_a_divergence_holds_also_where_few_texts_have_most_of_it(spread: float, texts: int) -> None:
+def test_the_interval_of_a_divergence_holds_also_where_few_texts_have_most_of_it(
+    spread: float, texts: int
+) -> None:
     generator, truth, draws, missed = np.random.default_rng(1), math.exp(spread**2 / 2), 400, 0
     for _ in range(draws):
         it = figures(of_divergences(generator.lognormal(0, spread, texts).tolist()))

@@ -1,7 +1,9 @@
-"""Our strict and flexible scores compared with those of lm-evaluation-harness 0.4.13's own filters, on awkward outputs.
+"""Our strict and flexible scores compared with those of lm-evaluation-harness 0.4.13's own filters,
+on awkward outputs.
 
-awkward_outputs.jsonl has outputs, the numbers that lm-eval found, and whether it scored them as correct. The program
-bench/gsm8k_vs_lmeval.py runs lm-eval again and compares. If the scores differ, a line names the reason.
+awkward_outputs.jsonl has outputs, the numbers that lm-eval found, and whether it scored them as
+correct. The program bench/gsm8k_vs_lmeval.py runs lm-eval again and compares. If the scores differ,
+a line names the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from runner.scorers.numbers import gold_number
 from runner.scorers.verdicts import judge
 from runner_base.result import Answer, FinishReason, Verdict
 
-AWKWARD = [json.loads(line) for line in (Path(__file__).parent / "awkward_outputs.jsonl").read_text().splitlines()]
+AWKWARD = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "awkward_outputs.jsonl").read_text().splitlines()
+]
 
 WHERE_LM_EVAL_IS_WRONG = {
     "value": "it compares texts: 18.00, .5 and 007 are not 18, 0.5 and 7, though the numbers are equal",
@@ -47,11 +52,17 @@ def test_scores_equal_lm_evals_except_where_it_is_wrong(one: dict[str, Any]) -> 
         answers, verdict = judged.found, judged.verdicts[extractor]
         by_lm_eval, is_correct = one[extractor.value]
         why = one.get("why", {}).get(extractor.value)
-        assert ((verdict is Verdict.correct) != is_correct) == (why is not None), (extractor, answers, by_lm_eval)
+        assert ((verdict is Verdict.correct) != is_correct) == (why is not None), (
+            extractor,
+            answers,
+            by_lm_eval,
+        )
         assert why is None or why in WHERE_LM_EVAL_IS_WRONG
 
 
 def test_every_reason_has_a_case() -> None:
-    assert {why for one in AWKWARD for why in one.get("why", {}).values()} == set(WHERE_LM_EVAL_IS_WRONG)
+    assert {why for one in AWKWARD for why in one.get("why", {}).values()} == set(
+        WHERE_LM_EVAL_IS_WRONG
+    )
     agreed = sum("why" not in one for one in AWKWARD)
     assert agreed > len(AWKWARD) / 3  # not only exceptions

@@ -1,4 +1,5 @@
-"""Figures of single tokens: percentiles, intervals and where there are none, bounds, categories, llama.cpp's block."""
+"""Figures of single tokens: percentiles, intervals and where there are none, bounds, categories,
+llama.cpp's block."""
 
 from __future__ import annotations
 
@@ -12,7 +13,12 @@ import pytest
 
 from runner_compare.llama_block import TOO_FEW, block
 from runner_compare.statistics.stats import wilson_interval
-from runner_compare.statistics.token_divergence import TextTokens, by_category, divergence_tables, token_figures
+from runner_compare.statistics.token_divergence import (
+    TextTokens,
+    by_category,
+    divergence_tables,
+    token_figures,
+)
 from runner_compare.statistics.token_percentiles import TokenValues, texts_needed
 
 LLAMA = Path(__file__).parents[1] / "data" / "llama_perplexity" / "block.txt"
@@ -34,7 +40,9 @@ def test_figures_are_those_of_numpy_and_an_interval_contains_its_figure() -> Non
     some = texts(200)
     found = token_figures(some)
     kl = np.concatenate([it.least for it in some])
-    ours, theirs = (np.concatenate([getattr(it, name) for it in some]) for name in ("logprobs", "reference"))
+    ours, theirs = (
+        np.concatenate([getattr(it, name) for it in some]) for name in ("logprobs", "reference")
+    )
     change = np.exp(ours) - np.exp(theirs)
     expected = {
         "kl_median_nats": np.median(kl),
@@ -53,27 +61,37 @@ def test_figures_are_those_of_numpy_and_an_interval_contains_its_figure() -> Non
             name = key.removesuffix("_low")
             assert found[key] < found[name] < found[f"{name}_high"], name
     without = {key for key in expected if f"{key}_low" not in found}
-    assert without == {"kl_max_nats", "ln_ppl_correlation", "kl_p99_nats", "kl_p999_nats", "delta_p_p01"}, (
-        "no interval holds for the first two, and for the others not of 200 texts"
-    )
+    assert without == {
+        "kl_max_nats",
+        "ln_ppl_correlation",
+        "kl_p99_nats",
+        "kl_p999_nats",
+        "delta_p_p01",
+    }, "no interval holds for the first two, and for the others not of 200 texts"
 
 
 def test_the_same_model_twice_is_exactly_0_with_intervals_of_0() -> None:
     same = [replace(it, least=[0.0] * 60, logprobs=it.reference, agreed=60) for it in texts(60)]
     found = token_figures(same)
-    changed = {key: value for key, value in found.items() if value != 0 and not key.startswith("top_1")}
+    changed = {
+        key: value for key, value in found.items() if value != 0 and not key.startswith("top_1")
+    }
     assert changed == {"ln_ppl_correlation": 1}
     assert {"kl_p999_nats_low", "kl_p999_nats_high", "delta_p_rms_high"} <= found.keys()
 
 
-def test_no_interval_is_given_where_a_kind_of_text_that_is_in_none_of_them_could_have_the_tail() -> None:
+def test_no_interval_is_given_where_a_kind_of_text_that_is_in_none_of_them_could_have_the_tail() -> (
+    None
+):
     assert not any(key.endswith("_low") for key in token_figures(texts(49)))
     found = token_figures(texts(50))
     assert "kl_p90_nats_low" in found
     assert not found.keys() & {"kl_p95_nats_low", "kl_p99_nats_low", "kl_p999_nats_low"}
     for share in (0.9, 0.95, 0.05, 0.99):
         needed = texts_needed(share)
-        assert min(share, 1 - share) * needed == pytest.approx(3.7, abs=0.2), "then 2.5 % of the jobs have none of them"
+        assert min(share, 1 - share) * needed == pytest.approx(3.7, abs=0.2), (
+            "then 2.5 % of the jobs have none of them"
+        )
         for count, has_one in ((needed, True), (needed - 1, False)):
             values = TokenValues([it.least for it in texts(count)])
             assert (values.interval(share) is not None) is has_one, (share, count)
@@ -96,7 +114,9 @@ def test_an_interval_holds_where_a_rare_kind_of_text_has_the_tail(rare: float) -
             for share in (0.9, 0.95, 0.99):
                 ends = drawn.interval(share)
                 given[count] += ends is not None
-                missed[count] += ends is not None and not ends[0] <= whole.percentile(share) <= ends[1]
+                missed[count] += (
+                    ends is not None and not ends[0] <= whole.percentile(share) <= ends[1]
+                )
     assert given == {50: 60, 100: 120}, "that of the 90 % of 50 texts, of the 90 and 95 % of 100"
     for count, times in missed.items():
         assert wilson_interval(times, given[count])[0] <= 0.05, (count, times)
@@ -145,26 +165,35 @@ def test_categories_have_figures_of_their_own() -> None:
     assert by_category(texts(3)) == {}
 
 
-# ---------------------------------------------------------------------------------------------------------- llama.cpp
+# ----------------------------------------------------------------------------------------------------------
+# llama.cpp
 
 
 def test_the_block_has_llama_cpps_layout() -> None:
-    """The file is what llama-perplexity has printed (llama-cpp-python 0.3.36, SmolLM2-135M-Instruct, Q4_0)."""
+    """The file is what llama-perplexity has printed (llama-cpp-python 0.3.36,
+    SmolLM2-135M-Instruct, Q4_0)."""
     some = texts(30)
     kl, logprobs, reference = (
-        np.concatenate([getattr(it, name) for it in some]).tolist() for name in ("least", "logprobs", "reference")
+        np.concatenate([getattr(it, name) for it in some]).tolist()
+        for name in ("least", "logprobs", "reference")
     )
     ours = block(kl, logprobs, reference, 1700)
     theirs = LLAMA.read_text().splitlines()
-    assert [NUMBERS.sub(" #", line) for line in ours.splitlines()] == [NUMBERS.sub(" #", line) for line in theirs]
-    widths = [[len(line) for line in text if "PPL" in line or "KLD" in line] for text in (ours.splitlines(), theirs)]
+    assert [NUMBERS.sub(" #", line) for line in ours.splitlines()] == [
+        NUMBERS.sub(" #", line) for line in theirs
+    ]
+    widths = [
+        [len(line) for line in text if "PPL" in line or "KLD" in line]
+        for text in (ours.splitlines(), theirs)
+    ]
     assert widths[0] == widths[1], "and its columns"
 
 
 def test_the_blocks_numbers_are_those_of_their_definitions() -> None:
     some = texts(30)
     kl, ours, theirs = (
-        np.concatenate([getattr(it, name) for it in some]) for name in ("least", "logprobs", "reference")
+        np.concatenate([getattr(it, name) for it in some])
+        for name in ("least", "logprobs", "reference")
     )
     lines = block(list(kl), list(ours), list(theirs), 1700).splitlines()
     found = {line.partition(":")[0].strip(): [float(it) for it in re.findall(r"-?\d+\.\d+", line.partition(":")[2])]
@@ -173,11 +202,19 @@ def test_the_blocks_numbers_are_those_of_their_definitions() -> None:
     error = kl.std() / math.sqrt(n - 1)
     assert found["Mean    KLD"] == pytest.approx([kl.mean(), error], abs=1e-6)
     assert found["99.9%   KLD"] == pytest.approx([np.quantile(kl, 0.999)], abs=1e-4)
-    assert found["Mean    Δp"] == pytest.approx([100 * change.mean(), 100 * change.std() / math.sqrt(n - 1)], abs=1e-3)
-    assert found["Same top p"] == pytest.approx([100 * 1700 / 1800, 100 * math.sqrt(17 / 18 / 18 / 1799)], abs=1e-3)
+    assert found["Mean    Δp"] == pytest.approx(
+        [100 * change.mean(), 100 * change.std() / math.sqrt(n - 1)], abs=1e-3
+    )
+    assert found["Same top p"] == pytest.approx(
+        [100 * 1700 / 1800, 100 * math.sqrt(17 / 18 / 18 / 1799)], abs=1e-3
+    )
     gap = (theirs - ours).std() / math.sqrt(n - 1)
-    assert found["Mean ln(PPL(Q)/PPL(base))"] == pytest.approx([(theirs - ours).mean(), gap], abs=1e-5)
-    assert found["Cor(ln(PPL(Q)), ln(PPL(base)))"] == pytest.approx([100 * np.corrcoef(ours, theirs)[0, 1]], abs=0.02)
+    assert found["Mean ln(PPL(Q)/PPL(base))"] == pytest.approx(
+        [(theirs - ours).mean(), gap], abs=1e-5
+    )
+    assert found["Cor(ln(PPL(Q)), ln(PPL(base)))"] == pytest.approx(
+        [100 * np.corrcoef(ours, theirs)[0, 1]], abs=0.02
+    )
 
 
 def test_the_same_model_twice_has_no_divergence_in_the_block() -> None:

@@ -1,4 +1,5 @@
-"""Requests that arrive by a clock: their times, from when latency counts, and which rate is the knee."""
+"""Requests that arrive by a clock: their times, from when latency counts, and which rate is the
+knee."""
 
 from __future__ import annotations
 
@@ -24,14 +25,18 @@ def test_arrivals_are_a_poisson_process_that_the_seed_fixes() -> None:
     times = clock(4.0, 20_000, seed=1)
     gaps = [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)]
     assert mean(gaps) == pytest.approx(1 / 4, rel=0.03)
-    assert stdev(gaps) == pytest.approx(mean(gaps), rel=0.03), "as spread as they are long: no regular interval"
+    assert stdev(gaps) == pytest.approx(mean(gaps), rel=0.03), (
+        "as spread as they are long: no regular interval"
+    )
     assert clock(4.0, 50, seed=1) == times[:50]
     assert clock(4.0, 50, seed=2) != times[:50]
     assert clock(8.0, 50, seed=1) == pytest.approx([one / 2 for one in times[:50]])
 
 
 def test_each_rate_has_its_own_prompts_of_the_cells_lengths() -> None:
-    task = SweepConfig(prompt_tokens=[3, 5], new_tokens=[2, 4], arrival_rates=[2, 0.5], arrival_s=20)
+    task = SweepConfig(
+        prompt_tokens=[3, 5], new_tokens=[2, 4], arrival_rates=[2, 0.5], arrival_s=20
+    )
     slow, quick = loads_of(task, vocab_size=1000, seed=0)
     assert (slow.rate, len(slow.requests), quick.rate, len(quick.requests)) == (0.5, 10, 2, 40)
     assert {(len(one.request.prompt), one.request.max_new_tokens) for one in quick.requests} == {
@@ -61,17 +66,27 @@ class OneByOne(StubEngine):
             self.pause()
             yield [
                 Completion(
-                    Answer("", [1], FinishReason.length), "", 1, 0.0, request.id, 0.0, token_times=[time.perf_counter()]
+                    Answer("", [1], FinishReason.length),
+                    "",
+                    1,
+                    0.0,
+                    request.id,
+                    0.0,
+                    token_times=[time.perf_counter()],
                 )
             ]
 
 
 def load_of(due_s: list[float], rate: float = 1.0) -> Load:
-    return Load(rate, [TimedRequest(Request(at, (5,), max_new_tokens=1), due, 1) for at, due in enumerate(due_s)])
+    return Load(
+        rate,
+        [TimedRequest(Request(at, (5,), max_new_tokens=1), due, 1) for at, due in enumerate(due_s)],
+    )
 
 
 def test_latency_counts_from_when_a_request_was_due(make_config: MakeConfig) -> None:
-    """Ten requests within 10 ms, and 20 ms for each: the last one's latency includes its wait for all others."""
+    """Ten requests within 10 ms, and 20 ms for each: the last one's latency includes its wait for
+    all others."""
     load = load_of([at / 1000 for at in range(10)])
     answers: list[int] = []
     run_load(OneByOne(make_config(), lambda: time.sleep(0.02)), load, lambda: answers.append(1))
@@ -79,14 +94,17 @@ def test_latency_counts_from_when_a_request_was_due(make_config: MakeConfig) -> 
     assert load.note == ""
     assert max(load.answers_s) >= 10 * 0.02 - 0.009
     assert load.answers_s == sorted(load.answers_s)
-    assert all(first <= whole for first, whole in zip(load.first_tokens_s, load.answers_s, strict=True))
+    assert all(
+        first <= whole for first, whole in zip(load.first_tokens_s, load.answers_s, strict=True)
+    )
     figures = load.figures
     assert figures["answer_p99_s"] == max(load.answers_s)
     assert figures["answered_requests_per_s"] == pytest.approx(10 / load.seconds)
 
 
 class StoppedClock:
-    """Stands still until an engine's pause moves it, so that the machine's speed changes nothing."""
+    """Stands still until an engine's pause moves it, so that the machine's speed changes
+    nothing."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -153,7 +171,9 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
     assert above is not None
     assert (above.rate, above.is_highest) == (2, True)
     assert "or above" in above.words
-    too_late = answered_load(2, 0.5, until_s=30.0)  # 40 requests within 20 s: answers come at two thirds of their rate
+    too_late = answered_load(
+        2, 0.5, until_s=30.0
+    )  # 40 requests within 20 s: answers come at two thirds of their rate
     behind = knee_of([good, too_late])
     assert behind is not None
     assert behind.rate == 1

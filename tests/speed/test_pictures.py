@@ -1,4 +1,5 @@
-"""The pictures of a sweep show how far repeats are apart: a bar of each cell, and none after one repeat."""
+"""The pictures of a sweep show how far repeats are apart: a bar of each cell, and none after one
+repeat."""
 
 from __future__ import annotations
 
@@ -20,7 +21,11 @@ def measured(batch: int, prompt: int, repeats: int) -> Cell:
     """Return a cell whose repeats are 10 % apart from each other."""
     factors = [1.0, 0.9, 1.1][:repeats]
     figures = [
-        {"ttft_s": 0.01 * prompt * at, "itl_p50_s": 0.002 * batch * at, "decode_tok_per_s": 400 * batch**0.5 / at}
+        {
+            "ttft_s": 0.01 * prompt * at,
+            "itl_p50_s": 0.002 * batch * at,
+            "decode_tok_per_s": 400 * batch**0.5 / at,
+        }
         for at in factors
     ]
     return Cell(batch, prompt, 16, repeats=figures)
@@ -53,7 +58,9 @@ def test_throughput_against_latency_has_bars_of_both() -> None:
     upright = [bar for bar in bars if bar[0][0] == bar[1][0]]
     level = [bar for bar in bars if bar[0][1] == bar[1][1]]
     assert (len(bars), len(upright), len(level)) == (8, 4, 4), "two of each of the four cells"
-    assert np.asarray(min(upright)) == pytest.approx(np.asarray([[2.0, 400 / 1.1], [2.0, 400 / 0.9]]))
+    assert np.asarray(min(upright)) == pytest.approx(
+        np.asarray([[2.0, 400 / 1.1], [2.0, 400 / 0.9]])
+    )
     assert np.asarray(min(level)) == pytest.approx(np.asarray([[1.8, 400.0], [2.2, 400.0]]))
 
 

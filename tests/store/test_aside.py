@@ -45,7 +45,9 @@ def test_rerun_touches_nothing_before_its_checks_have_passed(runner: Run, tmp_pa
 
 
 @pytest.mark.slow
-def test_what_rerun_sets_aside_is_deleted_when_the_job_is_done_again(runner: Run, tmp_path: Path) -> None:
+def test_what_rerun_sets_aside_is_deleted_when_the_job_is_done_again(
+    runner: Run, tmp_path: Path
+) -> None:
     assert runner(*WHOLE).code == 0
     before = evidence(tmp_path)
     (job,) = (tmp_path / "outputs" / "jobs").iterdir()
@@ -57,7 +59,9 @@ def test_what_rerun_sets_aside_is_deleted_when_the_job_is_done_again(runner: Run
     assert (old / "kept").read_bytes() == before["samples.jsonl"]
     assert (old / "result.json").read_bytes() == before["result.json"]
     assert str(old) in (tmp_path / "stderr").read_text()
-    assert "1 results logged" not in runner(module="runner.store.sync").out, "what is set aside does not count as a job"
+    assert "1 results logged" not in runner(module="runner.store.sync").out, (
+        "what is set aside does not count as a job"
+    )
     assert runner(*WHOLE, "rerun=all").code == 0
     assert [path.name for path in (tmp_path / "outputs" / "jobs").iterdir()] == [job.name]
     assert json.loads((job / "result.json").read_text())["status"] == "FINISHED"
@@ -67,17 +71,23 @@ def restarted(folder: Path, job: Path) -> subprocess.Popen[bytes]:
     """Start the job with rerun=all, and return when it has set the earlier files aside."""
     with (folder / "stderr").open("wb") as errors:
         process = warm_process.popen(
-            [sys.executable, "-m", "runner", *SLOW, "rerun=all"], cwd=folder, stdout=subprocess.DEVNULL, stderr=errors
+            [sys.executable, "-m", "runner", *SLOW, "rerun=all"],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
         )
     wait_for((job / "samples.jsonl").exists)
     return process
 
 
-# ------------------------------------------------------------------------------- moved and copied folders
+# ------------------------------------------------------------------------------- moved and copied
+# folders
 
 
 @pytest.mark.slow
-def test_a_moved_and_a_copied_folder_keep_to_themselves(runner: Run, tmp_path: Path, database: Path) -> None:
+def test_a_moved_and_a_copied_folder_keep_to_themselves(
+    runner: Run, tmp_path: Path, database: Path
+) -> None:
     assert runner("-m", *STUB, "seed=1,2").code == 0
     shutil.copytree(tmp_path / "outputs", tmp_path / "a copy")
     (tmp_path / "outputs").rename(tmp_path / "moved")
@@ -90,7 +100,7 @@ def test_a_moved_and_a_copied_folder_keep_to_themselves(runner: Run, tmp_path: P
         assert len(uris) == 7, "two grids, and two of the jobs are below both"
         assert all(uri.startswith(folder.as_uri() + "/") for uri in uris)
         assert len(list(folder.glob("mlartifacts/*/artifacts/samples.jsonl"))) == 5
-        assert {row.tags["output_dir"].rpartition("/")[0] for row in jobs(folder / "mlflow.db")} == {
-            str(folder / "jobs")
-        }
+        assert {
+            row.tags["output_dir"].rpartition("/")[0] for row in jobs(folder / "mlflow.db")
+        } == {str(folder / "jobs")}
     assert not (tmp_path / "outputs").exists()

@@ -1,4 +1,5 @@
-"""A job has one run in MLflow, wherever its server is killed, and whatever answer of the server is lost."""
+"""A job has one run in MLflow, wherever its server is killed, and whatever answer of the server is
+lost."""
 
 from __future__ import annotations
 
@@ -57,19 +58,27 @@ def test_a_killed_server_leaves_one_run(
             server.append(process)
             broken = runner(*command, process=True, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
             assert broken.code == 2, broken.err
-        assert [row.status for row in rows(database)] == ["RUNNING"], "it was begun, and its end was not heard"
+        assert [row.status for row in rows(database)] == ["RUNNING"], (
+            "it was begun, and its end was not heard"
+        )
         assert ("The result is kept" in broken.err) == (not is_begun)
         [begun] = rows(database)
         with mlflow_server(folder, port):
             options = ("--tracking-uri", uri)
-            done = runner(*options, module="runner.store.sync") if again == "sync" else runner(*command, process=True)
+            done = (
+                runner(*options, module="runner.store.sync")
+                if again == "sync"
+                else runner(*command, process=True)
+            )
             assert done.code == 0, done.err
             [run] = rows(database)
             assert (run.run_id, run.status, run.stage) == (begun.run_id, "FINISHED", "active")
             assert count(database, "select count(*) from params where key = 'model.name'") == 1
             assert count(database, "select count(*) from inputs") >= 1
             assert count(database, "select count(*) from metrics where key = 'accuracy'") == 1
-            assert {"result.json", "samples.jsonl"} <= {it.name for it in folder.glob("a/*/*/artifacts/*")}
+            assert {"result.json", "samples.jsonl"} <= {
+                it.name for it in folder.glob("a/*/*/artifacts/*")
+            }
             assert "nothing to do" in runner(*options, module="runner.store.sync").out
             assert len(rows(database)) == 1
 

@@ -34,7 +34,10 @@ def test_what_is_kept_is_what_mlflow_makes_without_its_experiment(
 
 @pytest.mark.parametrize("damage", [b"", b"SQLite format 3\0", None])
 def test_a_damaged_one_is_ignored_and_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Callable[[Path], None], damage: bytes | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    new_database: Callable[[Path], None],
+    damage: bytes | None,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = tmp_path / "made.db"

@@ -26,7 +26,9 @@ def test_an_incomplete_last_line_is_cut_off_and_a_damaged_one_named(tmp_path: Pa
     file.close()
     assert [line for _, line in read_evidence(path, json.loads, "number")] == [1, "zwei\u2028", 4]
     path.write_text("1\nx\n3\n")
-    with pytest.raises(EvidenceError, match=r"lines.jsonl, line 2 is not a number \(Expecting value.*rerun=all"):
+    with pytest.raises(
+        EvidenceError, match=r"lines.jsonl, line 2 is not a number \(Expecting value.*rerun=all"
+    ):
         list(read_evidence(path, json.loads, "number", repair=True))
     assert path.read_text() == "1\nx\n3\n"
 

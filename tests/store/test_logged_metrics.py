@@ -1,4 +1,5 @@
-"""Of a likelihood's metrics MLflow gets forty; a comparison that has only MLflow finds the others all the same."""
+"""Of a likelihood's metrics MLflow gets forty; a comparison that has only MLflow finds the others
+all the same."""
 
 from __future__ import annotations
 
@@ -17,8 +18,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow'
 
 
 def test_what_the_task_is_for_comes_first_and_other_tasks_keep_all() -> None:
-    many = {f"delta_p_p{number:02}": 0.1 for number in range(60)} | {f"decode_tok_per_s/{n}": 1.0 for n in range(30)}
-    first = {"errors": 0.0, "n": 20.0, "kl_nats_per_token": 0.1, "kl_nats_per_token_low": 0.05, LOG_LIKELIHOOD: -1.0}
+    many = {f"delta_p_p{number:02}": 0.1 for number in range(60)} | {
+        f"decode_tok_per_s/{n}": 1.0 for n in range(30)
+    }
+    first = {
+        "errors": 0.0,
+        "n": 20.0,
+        "kl_nats_per_token": 0.1,
+        "kl_nats_per_token_low": 0.05,
+        LOG_LIKELIHOOD: -1.0,
+    }
     kept = logged(many | first)
     assert len(kept) == MOST
     assert first.items() <= kept.items()
@@ -34,7 +43,9 @@ def test_a_comparison_from_mlflow_alone_says_what_one_from_the_folder_says(
 
     task = ("task=likelihood", "task.limit=6", "print=none", "model.dtype=float32")
     assert runner(*task, "task.keep_top_k=64").code == 0
-    assert runner("-m", *task, "quantization=int8,nf4", "task.reference=quantization=none").code == 0
+    assert (
+        runner("-m", *task, "quantization=int8,nf4", "task.reference=quantization=none").code == 0
+    )
     outputs = tmp_path / "outputs"
     uri = f"sqlite:///{outputs / 'mlflow.db'}"
     client = MlflowClient(uri)
@@ -46,7 +57,14 @@ def test_a_comparison_from_mlflow_alone_says_what_one_from_the_folder_says(
 
     def compared(folder: Path) -> str:
         capsys.readouterr()
-        asked = ["--output-dir", str(folder), "--tracking-uri", uri, "--baseline", "quantization=none"]
+        asked = [
+            "--output-dir",
+            str(folder),
+            "--tracking-uri",
+            uri,
+            "--baseline",
+            "quantization=none",
+        ]
         assert compare.main(asked) == 0
         return capsys.readouterr().out
 

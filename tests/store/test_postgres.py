@@ -1,4 +1,5 @@
-"""A team's store: an MLflow server with a real PostgreSQL, to which a grid logs and which is read elsewhere; also without a server."""
+"""A team's store: an MLflow server with a real PostgreSQL, to which a grid logs and which is read
+elsewhere; also without a server."""
 
 from __future__ import annotations
 
@@ -24,7 +25,14 @@ from runner_base.errors import ConfigError, refuse_password
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 Run = Callable[..., Any]
-GRID = ("-m", "quantization=none,int8,nf4,fp4", "task.split=test,hard5", "task.limit=24", "workers=2", "print=json")
+GRID = (
+    "-m",
+    "quantization=none,int8,nf4,fp4",
+    "task.split=test,hard5",
+    "task.limit=24",
+    "workers=2",
+    "print=json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,22 +78,34 @@ def test_a_grid_on_a_server_with_postgres_loses_nothing_and_is_read_elsewhere(
 
         runs = dict(query_postgres(postgres, "select run_uuid, status from runs"))
         assert list(runs.values()) == ["FINISHED"] * 9, "eight jobs and the grid"
-        jobs = dict(query_postgres(postgres, "select value, run_uuid from tags where key = 'job_id'"))
+        jobs = dict(
+            query_postgres(postgres, "select value, run_uuid from tags where key = 'job_id'")
+        )
         assert jobs == {job_id: line["mlflow_run_id"] for job_id, line in results.items()}
         (parent,) = runs.keys() - jobs.values()
-        parents = query_postgres(postgres, "select run_uuid, value from tags where key = 'mlflow.parentRunId'")
+        parents = query_postgres(
+            postgres, "select run_uuid, value from tags where key = 'mlflow.parentRunId'"
+        )
         assert dict(parents) == dict.fromkeys(jobs.values(), parent)
         for job_id, run_id in jobs.items():
             folder = tmp_path / "outputs" / "jobs" / job_id
             record = json.loads((folder / "result.json").read_text())
             assert record["mlflow_uri"] == uri
             logged = dict(
-                query_postgres(postgres, f"select key, value from latest_metrics where run_uuid = '{run_id}'")
+                query_postgres(
+                    postgres, f"select key, value from latest_metrics where run_uuid = '{run_id}'"
+                )
             )
             metrics = record["result"]["metrics"]
-            assert logged == pytest.approx({key: value for key, value in metrics.items() if math.isfinite(value)})
+            assert logged == pytest.approx(
+                {key: value for key, value in metrics.items() if math.isfinite(value)}
+            )
             assert (
-                dict(query_postgres(postgres, f"select key, value from params where run_uuid = '{run_id}'"))
+                dict(
+                    query_postgres(
+                        postgres, f"select key, value from params where run_uuid = '{run_id}'"
+                    )
+                )
                 == record["params"]
             )
             (artifacts,) = server.glob(f"a/*/{run_id}/artifacts")
@@ -103,12 +123,17 @@ def test_a_grid_on_a_server_with_postgres_loses_nothing_and_is_read_elsewhere(
     (table,) = json.loads(compared.out)["tables"]
     rows = {row["job_id"]: row for row in table["rows"]}
     assert rows.keys() == results.keys()
-    assert [row["comparison"] is None for row in rows.values()] == [row["is_baseline"] for row in rows.values()]
+    assert [row["comparison"] is None for row in rows.values()] == [
+        row["is_baseline"] for row in rows.values()
+    ]
     compared_rows = [row for row in rows.values() if row["comparison"]]
     assert len(compared_rows) == 6
     for row in compared_rows:
         it = row["comparison"]
-        files = (tmp_path / "gone" / "jobs" / job / "samples.jsonl" for job in (it["baseline_job_id"], row["job_id"]))
+        files = (
+            tmp_path / "gone" / "jobs" / job / "samples.jsonl"
+            for job in (it["baseline_job_id"], row["job_id"])
+        )
         assert (it["wins"], it["losses"]) == counted(*files)
     assert not list(elsewhere.iterdir()), "reading leaves nothing behind"
 
@@ -135,31 +160,51 @@ def test_processes_that_log_the_same_new_data_set_at_once_all_succeed(
 
     with ThreadPoolExecutor(together) as threads:
         logged = list(threads.map(log, range(together)))
-    assert [sorted(names) for names in logged] == [sorted(f"set {number}" for number in range(rounds))] * together
+    assert [sorted(names) for names in logged] == [
+        sorted(f"set {number}" for number in range(rounds))
+    ] * together
 
 
 @pytest.mark.slow
-def test_postgres_without_a_server_keeps_files_in_the_output_folder(runner: Run, tmp_path: Path, postgres: str) -> None:
+def test_postgres_without_a_server_keeps_files_in_the_output_folder(
+    runner: Run, tmp_path: Path, postgres: str
+) -> None:
     query_postgres(postgres, "create database direct")
     uri = postgres.replace("/postgres?", "/direct?")
-    done = runner("-m", "model=stub", "task.limit=5", "seed=1,2", "workers=2", f"tracking.uri='{uri}'", "print=json")
+    done = runner(
+        "-m",
+        "model=stub",
+        "task.limit=5",
+        "seed=1,2",
+        "workers=2",
+        f"tracking.uri='{uri}'",
+        "print=json",
+    )
     assert done.code == 0, done.err
     assert len(query_postgres(uri, "select run_uuid from runs where status = 'FINISHED'")) == 3
     assert len(list(tmp_path.glob("outputs/mlartifacts/*/artifacts/samples.jsonl"))) == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}, "no mlruns in the working directory"
-    compared = runner("--tracking-uri", uri, "--baseline", "seed=1", "--format", "json", module="runner_compare")
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}, (
+        "no mlruns in the working directory"
+    )
+    compared = runner(
+        "--tracking-uri", uri, "--baseline", "seed=1", "--format", "json", module="runner_compare"
+    )
     assert compared.code == 0, compared.err
     rows = json.loads(compared.out)["tables"][0]["rows"]
     assert [row["comparison"]["ties"] for row in rows if not row["is_baseline"]] == [5]
 
 
 def test_a_password_is_rejected_before_it_is_written_anywhere(runner: Run, tmp_path: Path) -> None:
-    done = runner("model=stub", "task.limit=2", "tracking.uri='postgresql://ann:s3cret@127.0.0.1/runs'")
+    done = runner(
+        "model=stub", "task.limit=2", "tracking.uri='postgresql://ann:s3cret@127.0.0.1/runs'"
+    )
     assert done.code == 2
     assert "tracking.uri=postgresql://***@127.0.0.1/runs: a password" in done.err
     assert "PGPASSWORD" in done.err
     assert "s3cret" not in done.out + done.err
-    read = runner("--tracking-uri", "http://ann:s3cret@127.0.0.1:9", "--save", "page", module="runner_compare")
+    read = runner(
+        "--tracking-uri", "http://ann:s3cret@127.0.0.1:9", "--save", "page", module="runner_compare"
+    )
     assert (read.code, read.err.count("s3cret")) == (2, 0)
     assert "--tracking-uri=http://***@127.0.0.1:9: a password" in read.err
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -170,7 +215,9 @@ def test_a_refused_password_leaves_the_place_readable_and_no_part_of_itself() ->
     for uri in ("postgresql://ann:s3cret@db:5433/runs", "postgresql://ann:s@3/cret@db:5433/runs"):
         with pytest.raises(ConfigError) as refused:
             refuse_password("tracking.uri", uri)
-        assert str(refused.value).startswith("tracking.uri=postgresql://***@db:5433/runs: a password would end up")
+        assert str(refused.value).startswith(
+            "tracking.uri=postgresql://***@db:5433/runs: a password would end up"
+        )
 
 
 @pytest.mark.parametrize(
@@ -193,14 +240,20 @@ def test_a_database_without_its_driver_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)  # an import of it fails
     config = make_config(tracking=TrackingConfig(uri="postgresql://127.0.0.1/runs"))
-    with pytest.raises(ConfigError, match=r"needs the package psycopg \(pip install 'runner-llm\[postgres\]'\)"):
+    with pytest.raises(
+        ConfigError, match=r"needs the package psycopg \(pip install 'runner-llm\[postgres\]'\)"
+    ):
         run(config)
-    with pytest.raises(ConfigError, match="--tracking-uri=postgresql://127.0.0.1/runs: this needs the package psycopg"):
+    with pytest.raises(
+        ConfigError,
+        match="--tracking-uri=postgresql://127.0.0.1/runs: this needs the package psycopg",
+    ):
         open_to_read(mlflow_store.Store("postgresql://127.0.0.1/runs", "runner", Path("outputs")))
 
 
 def test_an_experiment_that_another_machine_creates_meanwhile_is_used(tmp_path: Path) -> None:
-    """Two machines share a server but no lock: both look for the experiment, and the slower one finds it created."""
+    """Two machines share a server but no lock: both look for the experiment, and the slower one
+    finds it created."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

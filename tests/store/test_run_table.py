@@ -66,7 +66,18 @@ def test_the_address_shows_the_jobs_of_all_grids_with_accuracy_first(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     uri = f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}"
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     with (tmp_path / "ui.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:

@@ -40,7 +40,8 @@ def database(tmp_path: Path) -> Path:
     return tmp_path / "outputs" / "mlflow.db"
 
 
-# ------------------------------------------------------------------------------------------- one job
+# ------------------------------------------------------------------------------------------- one
+# job
 
 
 def test_two_stores_in_turn_have_one_run_each(
@@ -62,7 +63,10 @@ def test_another_experiment_gets_a_run_of_its_own(runner: Run, database: Path) -
     for name in ("runner", "second", "second"):
         done = runner(*STUB, f"tracking.experiment={name}")
         assert done.code == 0, done.err
-    assert [(row.experiment, row.status) for row in jobs(database)] == [("runner", "FINISHED"), ("second", "FINISHED")]
+    assert [(row.experiment, row.status) for row in jobs(database)] == [
+        ("runner", "FINISHED"),
+        ("second", "FINISHED"),
+    ]
 
 
 def test_a_deleted_run_is_logged_again_once(runner: Run, database: Path) -> None:
@@ -74,7 +78,9 @@ def test_a_deleted_run_is_logged_again_once(runner: Run, database: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_deleted_database_is_created_again(runner: Run, database: Path, new_database: Callable[[Path], None]) -> None:
+def test_a_deleted_database_is_created_again(
+    runner: Run, database: Path, new_database: Callable[[Path], None]
+) -> None:
     assert runner(*STUB).code == 0
     new_database(database)  # only a new process opens it: MLflow keeps a file open
     assert runner(*STUB, process=True).code == 0
@@ -103,7 +109,9 @@ atexit.register(lambda: print("MLFLOW", "mlflow" in sys.modules))
 sys.argv = {["runner", *STUB]!r}
 from runner.__main__ import entry; entry()
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "MLFLOW False" in done.stdout
 
@@ -134,7 +142,10 @@ def test_every_job_of_a_grid_is_below_its_one_parent(runner: Run, database: Path
     assert done.code == 0, done.err
     assert [row.status for row in grids(database)] == ["FINISHED"] * 2
     other = grids(database)[1].run_id
-    assert {run: len(set(ids)) for run, ids in below(database).items()} == {parent.run_id: 2, other: 2}
+    assert {run: len(set(ids)) for run, ids in below(database).items()} == {
+        parent.run_id: 2,
+        other: 2,
+    }
     assert len(jobs(database)) == 4, "seed 2 is logged once more, below the second grid"
 
 
@@ -145,7 +156,11 @@ def test_a_grid_whose_jobs_are_all_done_has_its_parent(runner: Run, database: Pa
     for _ in range(2):
         assert runner("-m", *STUB, "seed=1,2").code == 0
     (parent,) = grids(database)
-    assert (parent.status, {*below(database)}, len(jobs(database))) == ("FINISHED", {parent.run_id}, 2)
+    assert (parent.status, {*below(database)}, len(jobs(database))) == (
+        "FINISHED",
+        {parent.run_id},
+        2,
+    )
     client(database).delete_run(parent.run_id)
     assert runner("-m", *STUB, "seed=2,1").code == 0
     new = grids(database)[1]
@@ -162,7 +177,8 @@ def test_a_grid_with_a_job_that_cannot_work_is_failed(runner: Run, database: Pat
         assert runner(*STUB, *arguments, "plan=true").code == 2
 
 
-# ------------------------------------------------------------------------------------- runs left RUNNING
+# ------------------------------------------------------------------------------------- runs left
+# RUNNING
 
 
 def started(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[bytes]:
@@ -173,7 +189,10 @@ def started(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[byt
 
     def has_two_samples() -> bool:
         assert process.poll() is None
-        return sum(file.read_bytes().count(b"\n") for file in folder.glob("*/jobs/*/samples.jsonl")) >= 2
+        return (
+            sum(file.read_bytes().count(b"\n") for file in folder.glob("*/jobs/*/samples.jsonl"))
+            >= 2
+        )
 
     wait_for(has_two_samples)
     return process
@@ -197,7 +216,9 @@ def test_an_interrupted_run_is_killed_in_mlflow(
     tmp_path: Path, empty_database: Path, sent: signal.Signals, grid: bool
 ) -> None:
     arguments = ["-m", "seed=1,2", "workers=1"] if grid else []
-    process = started(tmp_path, *arguments, ignored=[signal.SIGINT])  # as a script does with `runner … &`
+    process = started(
+        tmp_path, *arguments, ignored=[signal.SIGINT]
+    )  # as a script does with `runner … &`
     process.send_signal(sent)
     assert exit_code(process) == 130
     assert {row.status for row in rows(empty_database)} == {"KILLED"}
@@ -218,12 +239,16 @@ def test_nohup_is_respected(tmp_path: Path, empty_database: Path) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
-def test_ctrl_c_twice_leaves_nothing_running(tmp_path: Path, empty_database: Path, grid: bool) -> None:
+def test_ctrl_c_twice_leaves_nothing_running(
+    tmp_path: Path, empty_database: Path, grid: bool
+) -> None:
     process = started(tmp_path, *(["-m", "seed=1,2", "workers=1"] if grid else []))
     for _ in range(3):
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)
-    assert exit_code(process) in (130, -signal.SIGINT), "the last signal may come after the end is recorded"
+    assert exit_code(process) in (130, -signal.SIGINT), (
+        "the last signal may come after the end is recorded"
+    )
     assert {row.status for row in rows(empty_database)} == {"KILLED"}
 
 
@@ -237,7 +262,9 @@ def test_a_dead_run_is_found_in_the_store_and_folder_where_it_was_started(
     other = tmp_path / "other.db"
     new_database(other)
     arguments = [*WHOLE, "print=json"]
-    done = runner(*arguments, "output_dir=link", f"tracking.uri=sqlite:///{other}", "tracking.experiment=x")
+    done = runner(
+        *arguments, "output_dir=link", f"tracking.uri=sqlite:///{other}", "tracking.experiment=x"
+    )
     assert done.code == 0, done.err
     assert [row.status for row in jobs(empty_database)] == ["KILLED"]
     assert [(row.status, row.experiment) for row in jobs(other)] == [("FINISHED", "x")]
@@ -251,7 +278,10 @@ def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(
     kill(process)
     done = runner("-m", *STUB, "seed=5,6", "tracking.experiment=b")
     assert done.code == 0, done.err
-    assert [(row.experiment, row.status) for row in grids(empty_database)] == [("a", "KILLED"), ("b", "FINISHED")]
+    assert [(row.experiment, row.status) for row in grids(empty_database)] == [
+        ("a", "KILLED"),
+        ("b", "FINISHED"),
+    ]
     assert Counter((row.experiment, row.status) for row in jobs(empty_database)) == {
         ("a", "KILLED"): 1,
         ("b", "FINISHED"): 2,
@@ -263,7 +293,11 @@ def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
 def test_a_store_that_was_away_shows_nothing_as_running(
-    runner: Run, tmp_path: Path, empty_database: Path, new_database: Callable[[Path], None], grid: bool
+    runner: Run,
+    tmp_path: Path,
+    empty_database: Path,
+    new_database: Callable[[Path], None],
+    grid: bool,
 ) -> None:
     arguments = ["-m", "seed=1,2", "workers=1"] if grid else []
     process = started(tmp_path, *arguments)
@@ -288,11 +322,17 @@ def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(
     process = started(tmp_path, shared, "output_dir=elsewhere")
     kill(process)
     command = [sys.executable, "-m", "runner", *STUB, "seed=3", "model.delay_s=600"]
-    living = warm_process.popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    living = warm_process.popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     wait_for(lambda: len(jobs(empty_database)) == 2)
     done = runner("-m", *STUB, shared, "seed=1,2")
     assert done.code == 0, done.err
-    folders = {row.tags["output_dir"].split("/")[-3] for row in jobs(empty_database) if row.status == "RUNNING"}
+    folders = {
+        row.tags["output_dir"].split("/")[-3]
+        for row in jobs(empty_database)
+        if row.status == "RUNNING"
+    }
     assert folders == {"elsewhere", "outputs"}, "one of another folder, and one whose process lives"
     living.terminate()
     assert exit_code(living) == 130
@@ -300,7 +340,12 @@ def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(
 
 @pytest.mark.slow
 def test_a_grid_that_could_not_be_logged_fails(tmp_path: Path, empty_database: Path) -> None:
-    grid = ("-m", "seed=1,2", "workers=1", "task.limit=20")  # nine seconds are left when it is locked
+    grid = (
+        "-m",
+        "seed=1,2",
+        "workers=1",
+        "task.limit=20",
+    )  # nine seconds are left when it is locked
     process = started(tmp_path, *grid, env=os.environ | impatient(tmp_path))
     with contextlib.closing(sqlite3.connect(empty_database)) as lock:
         lock.execute("begin exclusive")
@@ -310,7 +355,9 @@ def test_a_grid_that_could_not_be_logged_fails(tmp_path: Path, empty_database: P
     assert code == 0, errors
     assert "RUNNING" not in {row.status for row in rows(empty_database)}
     assert [row.status for row in grids(empty_database)] == ["FINISHED"]
-    assert len({row.tags["job_id"] for row in jobs(empty_database) if row.status == "FINISHED"}) == 2
+    assert (
+        len({row.tags["job_id"] for row in jobs(empty_database) if row.status == "FINISHED"}) == 2
+    )
 
 
 @pytest.mark.slow
@@ -330,4 +377,7 @@ def test_a_run_stays_pending_while_its_store_is_away(
     with mlflow_server(tmp_path / "server", port):
         synced = runner("--tracking-uri", uri, module="runner.store.sync")
         assert synced.code == 0, synced.err
-    assert Counter(row.status for row in jobs(tmp_path / "server" / "server.db")) == {"KILLED": 1, "FINISHED": 1}
+    assert Counter(row.status for row in jobs(tmp_path / "server" / "server.db")) == {
+        "KILLED": 1,
+        "FINISHED": 1,
+    }

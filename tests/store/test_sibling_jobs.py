@@ -1,4 +1,5 @@
-"""Reuse of another job's answers: only complete lines of siblings, nothing of a damaged file, and no change there."""
+"""Reuse of another job's answers: only complete lines of siblings, nothing of a damaged file, and
+no change there."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def test_only_fitting_answers_of_siblings_are_reused(tmp_path: Path) -> None:
     job_with(tmp_path, "b", sample(0, "stranger"), sample(3), sibling_key="other")
     job_with(tmp_path, "a.old-1", sample(3))
     ours = new_job(tmp_path, "ours")
-    reused, notes = sibling_jobs.reusable(ours, {0, 1, 2, 3}, lambda one: None if one.answer.text == "foreign" else one)
+    reused, notes = sibling_jobs.reusable(
+        ours, {0, 1, 2, 3}, lambda one: None if one.answer.text == "foreign" else one
+    )
     assert reused == {0: replace(sample(0), reused_from="a")}
     assert notes == []
 

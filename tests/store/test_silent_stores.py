@@ -1,4 +1,5 @@
-"""Stores that accept and never answer: what is waited for is said, the first signal ends it, and so does the limit."""
+"""Stores that accept and never answer: what is waited for is said, the first signal ends it, and so
+does the limit."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ SLOW_MACHINE_S = 3.0  # for a thread to be scheduled
 
 
 class Silent:
-    """A socket of this machine that accepts, or lets callers wait for that, and never says anything."""
+    """A socket of this machine that accepts, or lets callers wait for that, and never says
+    anything."""
 
     def __init__(self, accepts: bool) -> None:
         self.listening = socket.create_server(("127.0.0.1", 0), backlog=0)

@@ -42,7 +42,9 @@ def logged(make_config: Make, shared: Path) -> Callable[..., RunnerConfig]:
 def start(config: RunnerConfig, job: Job) -> tracking.Tracker:
     params = dict(tracking.flatten(config))
     return tracking.start(
-        mlflow_store.store_of(config), job, Record(job.job_id, Status.FAILED, "", Result({}), params=params)
+        mlflow_store.store_of(config),
+        job,
+        Record(job.job_id, Status.FAILED, "", Result({}), params=params),
     )
 
 
@@ -54,7 +56,10 @@ def mlflow_run(record: Record) -> Any:
 
 
 def test_a_mix_is_recorded_as_it_is_typed(make_config: Make) -> None:
-    mix = Nf4Config(skip=["lm_head", "layers.0"], overrides={"down_proj": {"name": "nf4", "double_quant": False}})
+    mix = Nf4Config(
+        skip=["lm_head", "layers.0"],
+        overrides={"down_proj": {"name": "nf4", "double_quant": False}},
+    )
     config = make_config(model=LocalConfig(name="models/tiny"), quantization=mix)
     params = dict(tracking.flatten(config))
     assert params["quantization.skip"] == "[lm_head, layers.0]"
@@ -94,7 +99,10 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
     local = client.download_artifacts(record.mlflow_run_id, "samples.jsonl", str(tmp_path))
     assert len([json.loads(line) for line in Path(local).read_text().splitlines()]) == 3
     assert (
-        Path(client.download_artifacts(record.mlflow_run_id, "config.yaml", str(tmp_path))).read_text() == "seed: 7\n"
+        Path(
+            client.download_artifacts(record.mlflow_run_id, "config.yaml", str(tmp_path))
+        ).read_text()
+        == "seed: 7\n"
     )
 
 
@@ -107,7 +115,9 @@ def test_the_same_job_twice_is_one_run(logged: Make) -> None:
     assert first.result == second.result
 
 
-def test_a_result_recorded_without_mlflow_is_logged_later(make_config: Make, logged: Make, shared: Path) -> None:
+def test_a_result_recorded_without_mlflow_is_logged_later(
+    make_config: Make, logged: Make, shared: Path
+) -> None:
     plain = run(make_config(output_dir=str(shared), seed=9))
     assert plain.mlflow_run_id is None
     later = run(logged(seed=9))
@@ -115,7 +125,9 @@ def test_a_result_recorded_without_mlflow_is_logged_later(make_config: Make, log
     assert mlflow_run(later).data.metrics == pytest.approx(plain.result.metrics)
 
 
-@pytest.mark.parametrize(("error", "status"), [(RuntimeError("boom"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError("boom"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
 def test_the_status_is_true_when_the_task_breaks(
     logged: Make, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: str
 ) -> None:
@@ -206,7 +218,9 @@ def test_a_deleted_experiment_is_named(logged: Make) -> None:
 def test_a_server_that_is_unreachable(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     config = make_config(tracking=TrackingConfig(uri="http://127.0.0.1:9"))
-    with pytest.raises(TrackingError, match="MLflow at http://127.0.0.1:9 cannot be reached or written"):
+    with pytest.raises(
+        TrackingError, match="MLflow at http://127.0.0.1:9 cannot be reached or written"
+    ):
         run(config)
 
 

@@ -65,12 +65,18 @@ except ChildProcessError: print("no process is left")
     run_id, left = run(body).split("\n")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     it = client.get_run(run_id)
-    assert (it.info.status, it.data.metrics, it.data.params["model.name"]) == ("FINISHED", {"accuracy": 0.5}, "it")
+    assert (it.info.status, it.data.metrics, it.data.params["model.name"]) == (
+        "FINISHED",
+        {"accuracy": 0.5},
+        "it",
+    )
     assert [file.path for file in client.list_artifacts(run_id)] == ["log.txt"]
     assert left == "no process is left"
 
 
-def test_an_error_of_the_store_is_raised_while_waiting_and_again_at_the_end(run: Callable[[str], str]) -> None:
+def test_an_error_of_the_store_is_raised_while_waiting_and_again_at_the_end(
+    run: Callable[[str], str],
+) -> None:
     from mlflow import MlflowClient
 
     body = """
@@ -114,7 +120,9 @@ print("written")
     assert run(body) == "written"
 
 
-def test_a_process_with_a_second_job_with_threads_or_with_mlflow_is_not_copied(run: Callable[[str], str]) -> None:
+def test_a_process_with_a_second_job_with_threads_or_with_mlflow_is_not_copied(
+    run: Callable[[str], str],
+) -> None:
     body = """
 import threading
 print(tracking_process.is_possible(store))

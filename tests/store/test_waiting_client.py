@@ -1,4 +1,5 @@
-"""A real PostgreSQL that falls silent between two calls, with its connections open: each call has a limit of its own."""
+"""A real PostgreSQL that falls silent between two calls, with its connections open: each call has a
+limit of its own."""
 
 from __future__ import annotations
 
@@ -61,14 +62,17 @@ def log(opened: tuple[str, Any, str], key: str) -> None:
 
 
 def log_while_a_signal_comes(opened: tuple[str, Any, str]) -> None:
-    """Log a number with signals deferred, as at a job's end, and send this process one meanwhile."""
+    """Log a number with signals deferred, as at a job's end, and send this process one
+    meanwhile."""
     with signals.handlers_installed(), signals.deferred():
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         log(opened, "silent")
 
 
 def test_a_call_ends_with_one_message_and_the_next_one_is_answered(
-    opened: tuple[str, Any, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    opened: tuple[str, Any, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     log(opened, "before")
     capsys.readouterr()

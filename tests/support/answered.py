@@ -1,4 +1,5 @@
-"""Finished jobs on disk, as a job of word problems leaves them: the record, and a sample for each question."""
+"""Finished jobs on disk, as a job of word problems leaves them: the record, and a sample for each
+question."""
 
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ from runner_base.result import Answer, FinishReason, Record, Result, Sample, Sta
 
 
 def record_job(
-    config: RunnerConfig, job_id: str, solved: Sequence[bool], started_at: str = "2026-11-22", samples: bool = True
+    config: RunnerConfig,
+    job_id: str,
+    solved: Sequence[bool],
+    started_at: str = "2026-11-22",
+    samples: bool = True,
 ) -> None:
     """Write a finished job that has solved some of its config's questions."""
     task = config.task
@@ -26,14 +31,18 @@ def record_job(
     data = describe_questions(task.data, task.split, items_sha256(items))
     params = dict(flatten(config))
     result = Result(metrics)
-    record = Record(job_id, Status.FINISHED, str(folder), result, task.name, VERSION, params=params, data=data)
+    record = Record(
+        job_id, Status.FINISHED, str(folder), result, task.name, VERSION, params=params, data=data
+    )
     record.started_at = started_at
     (folder / "result.json").write_text(record.to_json())
     if samples:
         verdicts = [Verdict.correct if right else Verdict.wrong for right in solved]
         answers = [Answer("", [], FinishReason.stop, verdict=verdict) for verdict in verdicts]
         lines = [
-            Sample(answer, "prompt", 9, 0.1, number, item.question, item.gold, item.cluster).to_json()
+            Sample(
+                answer, "prompt", 9, 0.1, number, item.question, item.gold, item.cluster
+            ).to_json()
             for number, (item, answer) in enumerate(zip(items, answers, strict=True))
         ]
         (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))

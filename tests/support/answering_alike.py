@@ -1,4 +1,5 @@
-"""An engine's answers to a few prompts, of which each must be the same whatever other prompts go along."""
+"""An engine's answers to a few prompts, of which each must be the same whatever other prompts go
+along."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ PROMPTS = ("a", "What is three times four?", "b c d e f " * 9, "x" * 33)
 def answers(engine: LocalEngine, prompts: Sequence[str] = PROMPTS) -> list[tuple[int, ...]]:
     """Return the tokens of the answers, all asked for at once."""
     requests = [Request(at, text, (), 12, ignore_eos=True) for at, text in enumerate(prompts)]
-    found = {completion.id: tuple(completion.answer.token_ids) for completion in complete(engine, requests)}
+    found = {
+        completion.id: tuple(completion.answer.token_ids)
+        for completion in complete(engine, requests)
+    }
     return [found[at] for at in range(len(prompts))]
 
 

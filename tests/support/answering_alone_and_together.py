@@ -1,4 +1,5 @@
-"""A program: the embedded model in bfloat16 answers questions one by one and together; prints tokens and facts as JSON."""
+"""A program: the embedded model in bfloat16 answers questions one by one and together; prints
+tokens and facts as JSON."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ STALL_S = 600  # longer than any test waits, also on a busy machine
 class Trouble:
     """A failure that one request gets instead of its answer."""
 
-    # status | cut | reset | malformed | stall | html | endless | endless_line | no_usage | error_event | odd | says |
-    # gzip_bomb | endless_body | comments
+    # status | cut | reset | malformed | stall | html | endless | endless_line | no_usage |
+    # error_event | odd | says | gzip_bomb | endless_body | comments
     kind: str
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
@@ -43,9 +43,12 @@ def prompt_of(body: dict[str, Any]) -> str:
 
 
 class Api:
-    """`with Api(answer) as api:` serves the model `tiny`; `troubles` happen to the next requests, in order."""
+    """`with Api(answer) as api:` serves the model `tiny`; `troubles` happen to the next requests,
+    in order."""
 
-    def __init__(self, answer: Answer = lambda body: f"I heard {prompt_of(body)}", key: str | None = None) -> None:
+    def __init__(
+        self, answer: Answer = lambda body: f"I heard {prompt_of(body)}", key: str | None = None
+    ) -> None:
         self.answer, self.key = answer, key
         self.troubles: deque[Trouble] = deque()
         self.always: Trouble | None = None  # happens to every request
@@ -54,8 +57,12 @@ class Api:
         self.gone = 0  # requests whose client left
         self.at_once = self.most_at_once = 0
         self.delay_s = 0.0  # between two pieces of an answer
-        self.thinking: tuple[str, Answer] | None = None  # the field that has thinking, and the thinking
-        self.budget_of: Callable[[dict[str, Any]], int | None] = lambda body: None  # the budget that a request asks for
+        self.thinking: tuple[str, Answer] | None = (
+            None  # the field that has thinking, and the thinking
+        )
+        self.budget_of: Callable[[dict[str, Any]], int | None] = lambda body: (
+            None
+        )  # the budget that a request asks for
         self.counts_thinking = False
         self.models: list[dict[str, Any]] | None = [
             {"id": "tiny", "object": "model", "root": "/models/tiny-v1", "max_model_len": 512}
@@ -89,7 +96,8 @@ class Api:
 
             def handle_error(self, *_: object) -> None: ...
 
-        # the system gives ports again, and what the server before this one reported of its model is kept for seconds
+        # the system gives ports again, and what the server before this one reported of its model is
+        # kept for seconds
         reports.clear()
         self.server = Server(("127.0.0.1", getattr(self, "port", 0)), Handler)
         self.port: int = self.server.server_address[1]
@@ -98,7 +106,10 @@ class Api:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.go_on.set()
         self.server.shutdown()
@@ -112,7 +123,8 @@ class Api:
             with contextlib.suppress(OSError):  # closed already
                 connection.shutdown(socket.SHUT_RDWR)
 
-    # ------------------------------------------------------------------------------------------------ answers
+    # ------------------------------------------------------------------------------------------------
+    # answers
 
     def list_models(self, to: http.server.BaseHTTPRequestHandler) -> None:
         if self.refused(to):
@@ -126,7 +138,16 @@ class Api:
         sent = to.headers.get("Authorization", "")
         if self.key is None or sent == f"Bearer {self.key}":
             return False
-        send(to, 401, {"error": {"message": f"Incorrect API key provided: {sent}", "code": "invalid_api_key"}})
+        send(
+            to,
+            401,
+            {
+                "error": {
+                    "message": f"Incorrect API key provided: {sent}",
+                    "code": "invalid_api_key",
+                }
+            },
+        )
         return True
 
     def complete(self, to: http.server.BaseHTTPRequestHandler) -> None:
@@ -142,8 +163,19 @@ class Api:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            if body["model"] not in [entry["id"] for entry in self.models or [{"id": body["model"]}]]:
-                send(to, 404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}})
+            if body["model"] not in [
+                entry["id"] for entry in self.models or [{"id": body["model"]}]
+            ]:
+                send(
+                    to,
+                    404,
+                    {
+                        "error": {
+                            "message": f"The model `{body['model']}` does not exist.",
+                            "code": 404,
+                        }
+                    },
+                )
             elif trouble is None:
                 self.stream(to, body)
             else:
@@ -155,7 +187,9 @@ class Api:
             with self._lock:
                 self.at_once -= 1
 
-    def misbehave(self, to: http.server.BaseHTTPRequestHandler, body: dict[str, Any], trouble: Trouble) -> None:
+    def misbehave(
+        self, to: http.server.BaseHTTPRequestHandler, body: dict[str, Any], trouble: Trouble
+    ) -> None:
         match trouble.kind:
             case "status":
                 send(to, trouble.status, {"error": {"message": trouble.message}}, trouble.headers)
@@ -169,7 +203,9 @@ class Api:
             case "reset":
                 begin(to)
                 event(to, self.chunk(body, text="half"))
-                to.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                to.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
                 to.close_connection = True
             case "cut":
                 begin(to)
@@ -209,7 +245,11 @@ class Api:
             case "gzip_bomb":
                 data = gzip.compress(bytes(2**28), 1)  # one megabyte, 256 unpacked
                 to.send_response(trouble.status)
-                for name, value in {"Type": "text/event-stream", "Encoding": "gzip", "Length": len(data)}.items():
+                for name, value in {
+                    "Type": "text/event-stream",
+                    "Encoding": "gzip",
+                    "Length": len(data),
+                }.items():
                     to.send_header(f"Content-{name}", str(value))
                 to.end_headers()
                 to.wfile.write(data)
@@ -222,12 +262,22 @@ class Api:
             case other:
                 raise AssertionError(other)
 
-    def stream(self, to: http.server.BaseHTTPRequestHandler, body: dict[str, Any], usage: bool = True) -> None:
+    def stream(
+        self, to: http.server.BaseHTTPRequestHandler, body: dict[str, Any], usage: bool = True
+    ) -> None:
         begin(to)
-        text, limit = self.answer(body), int(body.get("max_tokens") or body["max_completion_tokens"])
-        field, thought = ("", "") if self.thinking is None else (self.thinking[0], self.thinking[1](body))
+        text, limit = (
+            self.answer(body),
+            int(body.get("max_tokens") or body["max_completion_tokens"]),
+        )
+        field, thought = (
+            ("", "") if self.thinking is None else (self.thinking[0], self.thinking[1](body))
+        )
         words = [(field, word) for word in re.findall(r" ?[^ ]+", thought)][: self.budget_of(body)]
-        words += [("content", word if number == 0 else f" {word}") for number, word in enumerate(text.split(" "))]
+        words += [
+            ("content", word if number == 0 else f" {word}")
+            for number, word in enumerate(text.split(" "))
+        ]
         reason = "length" if len(words) > limit else "stop"
         pieces = words[:limit]
         for number in range(body.get("n", 1)):
@@ -244,7 +294,9 @@ class Api:
                 of_thinking = sum(name != "content" for name, _ in pieces) * body.get("n", 1)
                 counts["completion_tokens_details"] = {"reasoning_tokens": of_thinking}
             event(to, self.chunk(body) | {"choices": [], "usage": counts})
-        with self._lock:  # before the client can know that its answer is complete, and a test look here
+        with (
+            self._lock
+        ):  # before the client can know that its answer is complete, and a test look here
             self.answered.append(prompt_of(body))
         part(to, b"data: [DONE]\n\n")
         part(to, b"")
@@ -254,15 +306,29 @@ class Api:
         time.sleep(self.delay_s)
 
     def chunk(
-        self, body: dict[str, Any], number: int = 0, text: str = "", reason: str | None = None, name: str = "content"
+        self,
+        body: dict[str, Any],
+        number: int = 0,
+        text: str = "",
+        reason: str | None = None,
+        name: str = "content",
     ) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": number, "finish_reason": reason}
         choice |= {"delta": {name: text}} if "messages" in body else {"text": text}
-        return {"id": "x", "object": "chunk", "created": 1, "model": self.reports, "choices": [choice]}
+        return {
+            "id": "x",
+            "object": "chunk",
+            "created": 1,
+            "model": self.reports,
+            "choices": [choice],
+        }
 
 
 def send(
-    to: http.server.BaseHTTPRequestHandler, status: int, what: object, headers: dict[str, str] | None = None
+    to: http.server.BaseHTTPRequestHandler,
+    status: int,
+    what: object,
+    headers: dict[str, str] | None = None,
 ) -> None:
     """Send an answer with one body."""
     data = (what if isinstance(what, str) else json.dumps(what)).encode()

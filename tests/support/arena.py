@@ -1,4 +1,5 @@
-"""A folder for hostile files, and the checks after each command that reads them: the fixtures `arena` and `run_job`."""
+"""A folder for hostile files, and the checks after each command that reads them: the fixtures
+`arena` and `run_job`."""
 
 from __future__ import annotations
 
@@ -50,18 +51,25 @@ class Arena:
         self._run_job, self._start = run_job, start
 
     def elsewhere(self) -> dict[str, int]:
-        return {path: size for path, size in snapshot(self.outside).items() if not path.startswith(str(self.folder))}
+        return {
+            path: size
+            for path, size in snapshot(self.outside).items()
+            if not path.startswith(str(self.folder))
+        }
 
     def give(self, *arguments: str, module: str = "runner", fails: bool | None = True) -> str:
         """Run a command in the folder, check what must not happen, and return its error."""
         if module == "runner":
             return self.refusal(partial(self._run_job, list(arguments)), fails)
         if module == "compare":
-            return self.refusal(lambda: command.compare(parser().parse_args(arguments), self.scratch), fails)
+            return self.refusal(
+                lambda: command.compare(parser().parse_args(arguments), self.scratch), fails
+            )
         return self.refusal(lambda: sync.sync(sync.parser().parse_args(arguments)), fails)
 
     def refusal(self, work: Callable[[], object], fails: bool | None = True) -> str:
-        """Do something with the files in the folder, check what must not happen, and return its error."""
+        """Do something with the files in the folder, check what must not happen, and return its
+        error."""
         before, memory = self.elsewhere(), peak_mib()
         message = ""
         try:
@@ -95,7 +103,8 @@ class Arena:
 
 @pytest.fixture(scope="module")
 def run_job(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Return a function that composes and runs one job; it runs one here, so that all libraries are imported."""
+    """Return a function that composes and runs one job; it runs one here, so that all libraries are
+    imported."""
 
     def call(arguments: list[str]) -> None:
         with chdir(CONF):  # the combinations of choices are kept for each working folder

@@ -14,12 +14,20 @@ from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.shared_kv import SharedKv
 from runner_engine.kv_cache.windows import Window
 
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}  # for outputs of about 1; bfloat16 has 8 bits
+TOLERANCE = {
+    torch.float32: 2e-5,
+    torch.bfloat16: 4e-2,
+}  # for outputs of about 1; bfloat16 has 8 bits
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
 ON_GPU = " on a GPU"
 WAYS = pytest.mark.parametrize(
     "way",
-    ["kernels", "torch", "sdpa", *(pytest.param(one + ON_GPU, marks=GPU) for one in ("torch", "sdpa"))],
+    [
+        "kernels",
+        "torch",
+        "sdpa",
+        *(pytest.param(one + ON_GPU, marks=GPU) for one in ("torch", "sdpa")),
+    ],
 )
 
 
@@ -34,12 +42,15 @@ def heads_for(
 ) -> Heads:
     """Return heads on the way's device, computed by SDPA if that is the way."""
     device = torch.device("cuda" if way.endswith(ON_GPU) else "cpu")
-    return Heads(layers, kv_heads, group, dim, dtype, device, windows, by_sdpa=way.startswith("sdpa"))
+    return Heads(
+        layers, kv_heads, group, dim, dtype, device, windows, by_sdpa=way.startswith("sdpa")
+    )
 
 
 @pytest.fixture(autouse=True)
 def on_the_device_of_the_way(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Make the tensors of a test where its way computes; a module that imports this has it for all its tests."""
+    """Make the tensors of a test where its way computes; a module that imports this has it for all
+    its tests."""
     way = getattr(request.node, "callspec", None) and request.node.callspec.params.get("way", "")
     with torch.device("cuda" if str(way).endswith(ON_GPU) else "cpu"):
         yield
@@ -60,11 +71,17 @@ def ints(numbers: list[int]) -> torch.Tensor:
 
 
 def random(generator: torch.Generator, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator, device="cpu").to(torch.get_default_device(), dtype)
+    return torch.randn(*shape, generator=generator, device="cpu").to(
+        torch.get_default_device(), dtype
+    )
 
 
 def shared_kv(
-    heads: Heads, kernels: Any, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor], is_beginning: bool = True
+    heads: Heads,
+    kernels: Any,
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+    is_beginning: bool = True,
 ) -> SharedKv:
     length = keys[0].shape[1]
     kv = SharedKv.empty(heads, length, kernels, is_beginning)
@@ -78,4 +95,6 @@ def use_of(prefix: SharedKv, rows: list[int], tokens: int) -> PrefixUse:
     row_of = [-1] * tokens
     for number, at in enumerate(rows):
         row_of[at] = number
-    return PrefixUse(prefix, None if len(rows) == tokens else torch.tensor(rows), ints(row_of), len(rows))
+    return PrefixUse(
+        prefix, None if len(rows) == tokens else torch.tensor(rows), ints(row_of), len(rows)
+    )

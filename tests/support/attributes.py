@@ -1,8 +1,10 @@
-"""A program of somebody else that uses Hydra, OmegaConf and MLflow, and then the runner's Python library.
+"""A program of somebody else that uses Hydra, OmegaConf and MLflow, and then the runner's Python
+library.
 
-`python -m tests.support.attributes FOLDER [PATCH]` prints as JSON which attributes of their modules and classes differ
-afterwards, and which modules the runner has imported; PATCH is a statement that is executed beside the runner's work.
-`python -m tests.support.attributes --describe` reads names of modules and prints what they hold without the runner.
+`python -m tests.support.attributes FOLDER [PATCH]` prints as JSON which attributes of their modules
+and classes differ afterwards, and which modules the runner has imported; PATCH is a statement that
+is executed beside the runner's work. `python -m tests.support.attributes --describe` reads names of
+modules and prints what they hold without the runner.
 """
 
 from __future__ import annotations
@@ -14,18 +16,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PACKAGES = ("hydra", "omegaconf", "mlflow")  # the beginnings of names: hydra_plugins, mlflow_skinny …
+PACKAGES = (
+    "hydra",
+    "omegaconf",
+    "mlflow",
+)  # the beginnings of names: hydra_plugins, mlflow_skinny …
 OURS = "hydra_plugins.runner"
 SCALARS = (str, int, float, bool, type(None))
 
 
 def modules() -> dict[str, ModuleType]:
     """Return the loaded modules of these packages."""
-    return {name: it for name, it in {**sys.modules}.items() if name.startswith(PACKAGES) and name != OURS}
+    return {
+        name: it
+        for name, it in {**sys.modules}.items()
+        if name.startswith(PACKAGES) and name != OURS
+    }
 
 
 def attributes(of: dict[str, ModuleType]) -> dict[str, Any]:
-    """Return every attribute of some modules, of their classes, and each entry of a dict that is such an attribute."""
+    """Return every attribute of some modules, of their classes, and each entry of a dict that is
+    such an attribute."""
     found: dict[str, Any] = {}
     for module_name, module in of.items():
         for name, value in {**vars(module)}.items():
@@ -33,8 +44,14 @@ def attributes(of: dict[str, ModuleType]) -> dict[str, Any]:
             if isinstance(value, type) and value.__module__ == module_name:
                 found |= {f"{module_name}.{name}.{key}": it for key, it in vars(value).items()}
     kept = ("__", "_cache", "_engine_map")  # by Python, and by MLflow for its own use
-    dicts = {key: value for key, value in found.items() if isinstance(value, dict) and not key.endswith(kept)}
-    return found | {f"{key}[{entry!r}]": it for key, value in dicts.items() for entry, it in {**value}.items()}
+    dicts = {
+        key: value
+        for key, value in found.items()
+        if isinstance(value, dict) and not key.endswith(kept)
+    }
+    return found | {
+        f"{key}[{entry!r}]": it for key, value in dicts.items() for entry, it in {**value}.items()
+    }
 
 
 def described(value: Any) -> str:
@@ -46,12 +63,17 @@ def described(value: Any) -> str:
     name = getattr(value, "__qualname__", None)
     if isinstance(name, str):
         return f"{getattr(value, '__module__', '')}.{name}"
-    return f"{type(value).__name__} {value!r}" if isinstance(value, SCALARS) else type(value).__name__
+    return (
+        f"{type(value).__name__} {value!r}" if isinstance(value, SCALARS) else type(value).__name__
+    )
 
 
 def descriptions(names: list[str]) -> dict[str, str]:
     """Return what the attributes of modules are."""
-    return {key: described(it) for key, it in attributes({name: sys.modules[name] for name in names}).items()}
+    return {
+        key: described(it)
+        for key, it in attributes({name: sys.modules[name] for name in names}).items()
+    }
 
 
 def use_hydra(folder: Path) -> Any:
@@ -84,7 +106,11 @@ def use_hydra(folder: Path) -> Any:
 
 
 def _tree(repo: Any) -> Any:
-    return {key: _tree(inner) for key, inner in sorted(repo.items())} if isinstance(repo, dict) else type(repo).__name__
+    return (
+        {key: _tree(inner) for key, inner in sorted(repo.items())}
+        if isinstance(repo, dict)
+        else type(repo).__name__
+    )
 
 
 def use_runner(folder: Path) -> None:
@@ -113,7 +139,9 @@ def main(folder: Path, patch: str) -> dict[str, Any]:
     missing = object()
     return {
         "changed": sorted(key for key in before if after.get(key, missing) is not before[key]),
-        "added": sorted(key for key in after if key not in before and not isinstance(after[key], ModuleType)),
+        "added": sorted(
+            key for key in after if key not in before and not isinstance(after[key], ModuleType)
+        ),
         "imported": descriptions(new),
         "modules": new,
         "same": [first == second, first, second],

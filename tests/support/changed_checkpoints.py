@@ -18,7 +18,11 @@ def changed(folder: Path, to: Path, change: Change) -> Path:
 
     shutil.copytree(folder, to)
     tensors = change(load_file(to / "model.safetensors"))
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, to / "model.safetensors", {"format": "pt"})
+    save_file(
+        {key: tensor.contiguous() for key, tensor in tensors.items()},
+        to / "model.safetensors",
+        {"format": "pt"},
+    )
     return to
 
 

@@ -14,14 +14,27 @@ DEEP, HUGE = "@deep@", "@huge@"  # replaced in the written text: what json.dumps
 TEXTS = {f'"{DEEP}"': "[" * 20_000 + "]" * 20_000, f'"{HUGE}"': "7" * 10_000}
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, -0.5, 1e308, 10**400, -(10**400), HUGE, DEEP),
-    *(float("nan"), float("inf"), float("-inf"), "", " ", "7", "nan", "\x1b[2J", "../../x", "\0", "é" * 3000),
+    *(
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        "",
+        " ",
+        "7",
+        "nan",
+        "\x1b[2J",
+        "../../x",
+        "\0",
+        "é" * 3000,
+    ),
     *([], {}, [[]], [{}], [None], {"a": None}, {"": {}}, [1, "a", None, {}], [[[[[[[[]]]]]]]]),
 )
 Place = tuple[Any, Any]  # an object or a list, and a key in it
 
 
 def place_in(content: Any, rng: random.Random) -> Place | None:
-    """Return a random place, from the top downwards: one in a small object is as likely as one in a large list."""
+    """Return a random place, from the top downwards: one in a small object is as likely as one in a
+    large list."""
     found: Place | None = None
     while isinstance(content, dict | list) and content and (found is None or rng.random() < 0.8):
         key = rng.choice(list(content) if isinstance(content, dict) else range(len(content)))
@@ -101,7 +114,9 @@ def damage(raw: bytes, rng: random.Random) -> tuple[bytes, str]:
         case 2:
             return raw[:at] + bytes([rng.randrange(256)]) + raw[at + 1 :], f"another byte at {at}"
         case 3:
-            return rng.choice((b"", b" \n", b"null", b"[]", b"{}", b"5", b'"a"', b"[5]", b"\xef\xbb\xbf{}")), "other"
+            return rng.choice(
+                (b"", b" \n", b"null", b"[]", b"{}", b"5", b'"a"', b"[5]", b"\xef\xbb\xbf{}")
+            ), "other"
         case _:
             return raw + raw[: at + 1], f"{at + 1} bytes once more"
 

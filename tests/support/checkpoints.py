@@ -33,7 +33,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma": PLAIN | {"head_dim": 8},
     "phi3": PLAIN,
     "mixtral": PLAIN | {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "qwen3_moe": PLAIN | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "qwen3_moe": PLAIN
+    | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     "gpt_neox": {key: value for key, value in PLAIN.items() if key != "num_key_value_heads"},
     "gpt2": OLDER | {"n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 64},
     "bloom": OLDER | {"hidden_size": 32, "n_layer": LAYERS, "n_head": 4},
@@ -52,17 +53,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def build(family: str, **keys: Any) -> Any:
     """Build a model with random weights, the same ones for the same arguments."""
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(FAMILIES[family] | keys))).eval()
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(family, **(FAMILIES[family] | keys))
+    ).eval()
 
 
-def save(folder: Path, family: str = "llama", dtype: str = "float32", shard: str = "1GB", **keys: Any) -> Path:
+def save(
+    folder: Path, family: str = "llama", dtype: str = "float32", shard: str = "1GB", **keys: Any
+) -> Path:
     """Save like transformers: safetensors, in shards if `shard` is small."""
     build(family, **keys).to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
     return folder
 
 
 def save_bin(folder: Path, family: str = "llama", shards: int = 1, **keys: Any) -> Path:
-    """Save the legacy format: a pickled state dict in which tied names share bytes, in shards with an index."""
+    """Save the legacy format: a pickled state dict in which tied names share bytes, in shards with
+    an index."""
     model = build(family, **keys)
     folder.mkdir(parents=True)
     model.config.save_pretrained(folder)
@@ -91,8 +97,12 @@ def save_packed(folder: Path, kind: str) -> Path:
         if "_proj" not in name:
             packed[name] = tensor.half()
         elif kind == "gptq":
-            packed[f"{stem}.qweight"] = torch.randint(-(2**31), 2**31 - 1, (columns // 8, rows), dtype=torch.int32)
-            packed[f"{stem}.qzeros"] = torch.randint(0, 2**31 - 1, (2, rows // 8), dtype=torch.int32)
+            packed[f"{stem}.qweight"] = torch.randint(
+                -(2**31), 2**31 - 1, (columns // 8, rows), dtype=torch.int32
+            )
+            packed[f"{stem}.qzeros"] = torch.randint(
+                0, 2**31 - 1, (2, rows // 8), dtype=torch.int32
+            )
             packed[f"{stem}.scales"] = torch.rand(2, rows).half()
             packed[f"{stem}.g_idx"] = torch.arange(columns, dtype=torch.int32)
         elif kind == "int8":
@@ -109,10 +119,18 @@ def save_bitsandbytes(folder: Path, kind: str = "nf4") -> Path:
     """Save a Llama quantized by bitsandbytes: packed weights (nf4 or int8) with their constants."""
     from transformers import BitsAndBytesConfig
 
-    plain = save(folder / "plain", hidden_size=128, intermediate_size=192, tie_word_embeddings=False)
-    four_bit = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    plain = save(
+        folder / "plain", hidden_size=128, intermediate_size=192, tie_word_embeddings=False
+    )
+    four_bit = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+    }
     settings = BitsAndBytesConfig(**(four_bit if kind == "nf4" else {"load_in_8bit": True}))
-    model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=settings, device_map="cpu")
+    model = AutoModelForCausalLM.from_pretrained(
+        plain, quantization_config=settings, device_map="cpu"
+    )
     model.save_pretrained(folder / kind)
     return folder / kind
 

@@ -1,4 +1,5 @@
-"""Fixtures of the comparison's tests, which a conftest.py imports: a database, and the command run on it."""
+"""Fixtures of the comparison's tests, which a conftest.py imports: a database, and the command run
+on it."""
 
 from __future__ import annotations
 

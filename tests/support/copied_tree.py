@@ -1,4 +1,5 @@
-"""A copy of the project's files, in which tests change what they must not change in the project itself."""
+"""A copy of the project's files, in which tests change what they must not change in the project
+itself."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def copy_tree(folder: Path, left_out: str = r"$^") -> None:
-    """Copy what git tracks, and new files that it would, but those whose path begins as this pattern says."""
+    """Copy what git tracks, and new files that it would, but those whose path begins as this
+    pattern says."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -37,8 +39,11 @@ class CopiedTree:
 
     def __post_init__(self) -> None:
         venv.create(self.home, with_pip=False)
-        (self.site / "a_copy.pth").write_text(f"{self.folder}\n")  # .pth files are read in the order of their names
-        # this environment's packages are visible, but not its editable project, because .pth files do not nest
+        (self.site / "a_copy.pth").write_text(
+            f"{self.folder}\n"
+        )  # .pth files are read in the order of their names
+        # this environment's packages are visible, but not its editable project, because .pth files
+        # do not nest
         packages = dict.fromkeys(
             [sysconfig.get_paths()["purelib"], *(path for path in sys.path if "-packages" in path)]
         )
@@ -46,7 +51,8 @@ class CopiedTree:
 
     @property
     def site(self) -> Path:
-        """The folder of the environment's packages, which are found before those of the present one."""
+        """The folder of the environment's packages, which are found before those of the present
+        one."""
         return next((self.home / "lib").glob("python*/site-packages"))
 
     def run(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,5 @@
-"""Makes hostile files: each function puts one into a folder where a command of the runner reads it."""
+"""Makes hostile files: each function puts one into a folder where a command of the runner reads
+it."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ JSONS: dict[str, bytes] = {
 }
 LINES: dict[str, bytes] = {
     "no utf-8": b'{"question": "\xff", "answer": "#### 1", "prompt": "\xff"}',
-    "surrogate": b'{"question": "\\ud800", "answer": "#### 1"}'.replace(b"}", b', "prompt": "\\ud800"}'),
+    "surrogate": b'{"question": "\\ud800", "answer": "#### 1"}'.replace(
+        b"}", b', "prompt": "\\ud800"}'
+    ),
     "deep": DEEP,
     "null": b"null",
     "number": b"7",
@@ -94,7 +97,9 @@ def _longer_than_it_is(file: Path) -> None:
 
 PICKLES: dict[str, Callable[[Path, Path], object]] = {
     "code": lambda file, mark: torch.save({"w": Evil(mark)}, file),
-    "code in an old file": lambda file, mark: torch.save({"w": Evil(mark)}, file, _use_new_zipfile_serialization=False),
+    "code in an old file": lambda file, mark: torch.save(
+        {"w": Evil(mark)}, file, _use_new_zipfile_serialization=False
+    ),
     "code, plain": lambda file, mark: file.write_bytes(pickle.dumps(Evil(mark))),
     "packed tensor": lambda file, _: pack(file, "/data/0"),
     "packed pickle": lambda file, _: pack(file, "/data.pkl"),
@@ -103,7 +108,9 @@ PICKLES: dict[str, Callable[[Path, Path], object]] = {
     "list": lambda file, _: torch.save([torch.ones(2)], file),
     "torn": lambda file, _: file.write_bytes(b"PK\x03\x04" + bytes(200)),
     "empty": lambda file, _: file.write_bytes(b""),
-    "lfs": lambda file, _: file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1"),
+    "lfs": lambda file, _: file.write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1"
+    ),
 }
 
 
@@ -148,11 +155,17 @@ GGUF: dict[str, bytes] = {
     "endless tensors": gguf(ARCHITECTURE, tensors=2**40),
     "endless pairs": gguf(pairs=2**60),
     "arrays in arrays": gguf(pair(b"a", 9, struct.pack("<IQ", 9, 1) * 100_000)),
-    "no alignment": gguf(ARCHITECTURE, pair(b"general.alignment", 4, struct.pack("<I", 0)), pairs=2),
-    "alignment is text": gguf(ARCHITECTURE, pair(b"general.alignment", 8, struct.pack("<Q", 2) + b"xx"), pairs=2),
+    "no alignment": gguf(
+        ARCHITECTURE, pair(b"general.alignment", 4, struct.pack("<I", 0)), pairs=2
+    ),
+    "alignment is text": gguf(
+        ARCHITECTURE, pair(b"general.alignment", 8, struct.pack("<Q", 2) + b"xx"), pairs=2
+    ),
     "architecture is a number": gguf(pair(b"general.architecture", 4, struct.pack("<I", 7))),
     "no utf-8": gguf(pair(b"\xff\xff", 4, struct.pack("<I", 7))),
-    "layers are a text": gguf(ARCHITECTURE, pair(b"llama.block_count", 8, struct.pack("<Q", 1) + b"x"), pairs=2),
+    "layers are a text": gguf(
+        ARCHITECTURE, pair(b"llama.block_count", 8, struct.pack("<Q", 1) + b"x"), pairs=2
+    ),
 }
 
 
@@ -166,7 +179,9 @@ PARQUETS: dict[str, Callable[[Path], object]] = {
     "no columns": lambda file: put_parquet(file, pa.table({"x": [1]})),
     "numbers": lambda file: put_parquet(file, pa.table({"question": [1], "answer": [2]})),
     "nothing": lambda file: put_parquet(file, pa.table({"question": [None], "answer": [None]})),
-    "lists": lambda file: put_parquet(file, pa.table({"question": [["a"]], "answer": [["#### 1"]]})),
+    "lists": lambda file: put_parquet(
+        file, pa.table({"question": [["a"]], "answer": [["#### 1"]]})
+    ),
     "bytes": lambda file: put_parquet(file, pa.table({"question": [b"\xff"], "answer": [b"\xff"]})),
 }
 
@@ -193,10 +208,13 @@ def put_adapter(folder: Path, **settings: Any) -> Path:
     """Write a small valid PEFT adapter for the embedded model."""
     adapter = folder / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1, **settings}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1, **settings})
+    )
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
     save_file(
-        {name.format("A"): torch.ones(1, 4), name.format("B"): torch.ones(4, 1)}, adapter / "adapter_model.safetensors"
+        {name.format("A"): torch.ones(1, 4), name.format("B"): torch.ones(4, 1)},
+        adapter / "adapter_model.safetensors",
     )
     return adapter
 

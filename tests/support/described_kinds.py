@@ -19,8 +19,8 @@ def check_description(
 ) -> None:
     """Check it for a job.
 
-    notes: how those of its check begin; starts_processes: each job starts its own; is_served: here, by a process that
-    several jobs share.
+    notes: how those of its check begin; starts_processes: each job starts its own; is_served: here,
+    by a process that several jobs share.
     """
     kind, resolved = kind_of(config.model), resolve(config)
     assert isinstance(kind, ModelKind)

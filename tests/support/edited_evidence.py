@@ -1,4 +1,5 @@
-"""Edits of the files that a job has written: each is rejected with the file's name, or changes no result."""
+"""Edits of the files that a job has written: each is rejected with the file's name, or changes no
+result."""
 
 from __future__ import annotations
 
@@ -27,7 +28,11 @@ Edit = Callable[[bytes, random.Random], bytes]
 
 def config_of(task: TaskConfig, folder: Path) -> RunnerConfig:
     """Return a job of the stub."""
-    plain_groups: Any = {"quantization": QuantizationConfig(), "lora": LoraConfig(), "rope": RopeConfig()}
+    plain_groups: Any = {
+        "quantization": QuantizationConfig(),
+        "lora": LoraConfig(),
+        "rope": RopeConfig(),
+    }
     return RunnerConfig(
         model=StubConfig(),
         generation=GenerationConfig(max_new_tokens=24),
@@ -40,7 +45,11 @@ def config_of(task: TaskConfig, folder: Path) -> RunnerConfig:
 
 def other_character(data: bytes, chance: random.Random) -> bytes:
     at = chance.randrange(len(data))
-    return data[:at] + bytes([chance.choice([it for it in b'0127"a}{ \n' if it != data[at]])]) + data[at + 1 :]
+    return (
+        data[:at]
+        + bytes([chance.choice([it for it in b'0127"a}{ \n' if it != data[at]])])
+        + data[at + 1 :]
+    )
 
 
 def other_digit(data: bytes, chance: random.Random) -> bytes:
@@ -49,7 +58,11 @@ def other_digit(data: bytes, chance: random.Random) -> bytes:
 
 
 def turned_verdict(data: bytes, chance: random.Random) -> bytes:
-    words = [word for word in (b"no_answer", b"wrong", b"correct", b"stop", b"length", b"-1.0") if word in data]
+    words = [
+        word
+        for word in (b"no_answer", b"wrong", b"correct", b"stop", b"length", b"-1.0")
+        if word in data
+    ]
     return data.replace(chance.choice(words), b"correct", 1) if words else other_digit(data, chance)
 
 
@@ -70,7 +83,14 @@ def doubled_line(data: bytes, chance: random.Random) -> bytes:
     return b"".join([*lines, chance.choice(lines)])
 
 
-KINDS: tuple[Edit, ...] = (other_character, other_digit, turned_verdict, without_a_line, other_order, doubled_line)
+KINDS: tuple[Edit, ...] = (
+    other_character,
+    other_digit,
+    turned_verdict,
+    without_a_line,
+    other_order,
+    doubled_line,
+)
 
 
 def results_of(record: Any) -> dict[str, float]:
@@ -94,12 +114,18 @@ def check_edits(task: TaskConfig, done: Path, folder: Path, name: str) -> None:
             record = run(config_of(task, folder / str(number)))
         except RunnerError as error:
             assert isinstance(error, EvidenceError)  # noqa: PT017
-            assert str(file) in str(error) or "samples.jsonl" in str(error), "the error names the file"  # noqa: PT017
+            is_named = str(file) in str(error) or "samples.jsonl" in str(error)
+            assert is_named, "the error names the file"
             rejections += 1
         else:
             assert results_of(record) == truth, f"{edit.__name__} {number} was not noticed"
             if name.endswith("l"):
-                lines = {json.dumps(plain(json.loads(line))) for line in file.read_bytes().split(b"\n")[:-1]}
-                assert lines == {json.dumps(plain(json.loads(line))) for line in before.split(b"\n")[:-1]}
+                lines = {
+                    json.dumps(plain(json.loads(line)))
+                    for line in file.read_bytes().split(b"\n")[:-1]
+                }
+                assert lines == {
+                    json.dumps(plain(json.loads(line))) for line in before.split(b"\n")[:-1]
+                }
     if name in ("samples.jsonl", "calls.jsonl", "result.json"):
         assert rejections >= EDITS // 3

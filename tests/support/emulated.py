@@ -1,4 +1,5 @@
-"""Products, and attention to shared keys, built alone, and with the tile instructions emulated in plain C."""
+"""Products, and attention to shared keys, built alone, and with the tile instructions emulated in
+plain C."""
 
 from __future__ import annotations
 
@@ -17,10 +18,12 @@ from runner_engine.kernels.native import Kernels
 
 CPU_FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 needs_tile_compiler = pytest.mark.skipif(
-    shutil.which("cc") is None or "avx512_bf16" not in CPU_FLAGS, reason="tiles lie beside AVX-512 with bfloat16"
+    shutil.which("cc") is None or "avx512_bf16" not in CPU_FLAGS,
+    reason="tiles lie beside AVX-512 with bfloat16",
 )
 HERE, KERNELS = Path(__file__).parent, Path(native.__file__).parent
-# Those of the library, but for what takes long to compile; bytes are multiplied by files that are not included.
+# Those of the library, but for what takes long to compile; bytes are multiplied by files that are
+# not included.
 FLAGS = [
     "-Og",
     "-march=native",
@@ -36,11 +39,21 @@ FLAGS = [
 ]
 
 
-def build(folder: Path, *flags: str, source: str = "products_only.c", compiler: str | None = None) -> Path:
+def build(
+    folder: Path, *flags: str, source: str = "products_only.c", compiler: str | None = None
+) -> Path:
     """Compile a file of tests/support beside the kernels."""
     library = folder / "products.so"
-    command = [compiler or shutil.which("cc") or "cc", *FLAGS, *flags, f"-I{KERNELS}", str(HERE / source)]
-    subprocess.run([*command, "-o", str(library), "-lm"], check=True, capture_output=True, text=True)
+    command = [
+        compiler or shutil.which("cc") or "cc",
+        *FLAGS,
+        *flags,
+        f"-I{KERNELS}",
+        str(HERE / source),
+    ]
+    subprocess.run(
+        [*command, "-o", str(library), "-lm"], check=True, capture_output=True, text=True
+    )
     return library
 
 
@@ -68,7 +81,8 @@ class OnlyProducts(Kernels):
 
 
 class OnlyTiles(OnlyProducts):
-    """Kernels that have what tiles compute: attention to shared keys, and products of bfloat16 and of bytes."""
+    """Kernels that have what tiles compute: attention to shared keys, and products of bfloat16 and
+    of bytes."""
 
     def __init__(self, library: Path, problem: str = "") -> None:
         super().__init__(library, problem)
@@ -94,7 +108,8 @@ def built_attention(folder: Path, flags: Sequence[str] = ()) -> Path:
 
 
 def with_a_mistake(folder: Path, file: str, right: str, wrong: str) -> list[str]:
-    """Copy the kernels' files, one of them with a mistake; return the flags that build them, quickly."""
+    """Copy the kernels' files, one of them with a mistake; return the flags that build them,
+    quickly."""
     text = (KERNELS / file).read_text()
     assert right in text
     headers = folder / "headers"
@@ -104,14 +119,17 @@ def with_a_mistake(folder: Path, file: str, right: str, wrong: str) -> list[str]
 
 
 def sums_in_the_order_of_tiles(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return products with the sums of TDPBF16PS: of 32 inputs the even and the odd ones apart, then both together."""
+    """Return products with the sums of TDPBF16PS: of 32 inputs the even and the odd ones apart,
+    then both together."""
     missing = -rows.shape[1] % 32
     x, w = (torch.nn.functional.pad(some.double(), (0, missing)) for some in (rows, weight))
     total = torch.zeros(len(rows), len(weight))
     for first in range(0, x.shape[1], 32):
         sums = [torch.zeros(len(rows), len(weight)) for _ in range(2)]
         for at in range(32):
-            product = x[:, first + at, None] * w[None, :, first + at]  # exact, as is the sum in 64 bits before rounding
+            product = (
+                x[:, first + at, None] * w[None, :, first + at]
+            )  # exact, as is the sum in 64 bits before rounding
             sums[at % 2] = (sums[at % 2].double() + product).float()
         total = total + (sums[0] + sums[1])
     return total

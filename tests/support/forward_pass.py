@@ -1,4 +1,5 @@
-"""A local model's forward pass with its fast kernels, and the logits of a pass that has every kind of row."""
+"""A local model's forward pass with its fast kernels, and the logits of a pass that has every kind
+of row."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.models.load import Loaded
 from runner_engine.sessions.base import Request
 
-OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}  # of the logits' spread: the farthest, and in 16 bits their mean
+OFF = {
+    Dtype.float32: 2e-5,
+    Dtype.bfloat16: 0.04,
+}  # of the logits' spread: the farthest, and in 16 bits their mean
 LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of tiles, blocks and panels
 
 
@@ -33,7 +37,8 @@ def with_fast_kernels(engine: LocalEngine) -> tuple[Loaded, Heads, FusedForward 
 
 
 def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
-    """Return the logits of rows of all lengths, some of which decode while others are read; half have a prefix."""
+    """Return the logits of rows of all lengths, some of which decode while others are read; half
+    have a prefix."""
     torch.manual_seed(0)
     prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
     if with_prefix:
@@ -47,16 +52,23 @@ def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
         else Row(Request(number, ()), ids, "", 9)
         for number, ids in enumerate(prompts)
     ]
-    own = own_kv(forward.heads, forward.kernels, [64] * len(prompts), [row.kv.prefix for row in rows])
+    own = own_kv(
+        forward.heads, forward.kernels, [64] * len(prompts), [row.kv.prefix for row in rows]
+    )
     going, entering = rows[:4], rows[4:]
-    read = forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(going)])
+    read = forward.read_prompts(
+        own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(going)]
+    )
     for row in going:
         row.kv.places, row.tokens = len(row.pending), [3]
     pieces = [TokenSpan(row, slot, [3], row.kv.places) for slot, row in enumerate(going)]
     pieces += [TokenSpan(row, slot, row.pending) for slot, row in enumerate(entering, start=4)]
     mixed = forward.read_prompts(own, pieces)
     for row in rows:
-        row.kv.places, row.tokens = row.kv.places + 1 if row.tokens else len(row.pending), [*row.tokens, 5]
+        row.kv.places, row.tokens = (
+            row.kv.places + 1 if row.tokens else len(row.pending),
+            [*row.tokens, 5],
+        )
     return torch.cat((read, mixed, forward.step(own, rows, forward.uses_of(rows)))).float()
 
 
@@ -83,4 +95,6 @@ def check_that_it_shows(engine: LocalEngine, change: Callable[[FusedForward], No
     forward = Forward(loaded.model, heads)
     change(fused)
     forward.fused = fused
-    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[Dtype.float32] * expected.std()
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[
+        Dtype.float32
+    ] * expected.std()

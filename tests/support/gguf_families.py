@@ -1,7 +1,7 @@
 """Tiny models of random weights, and .gguf files of them by the rules of llama.cpp's converter.
 
-The names of tensors are those of the gguf package; what the converter changes in weights is in FAMILIES. Nothing here is
-taken from runner's own reader, which undoes it.
+The names of tensors are those of the gguf package; what the converter changes in weights is in
+FAMILIES. Nothing here is taken from runner's own reader, which undoes it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 @dataclass(frozen=True)
 class Family:
-    """A family's architecture in llama.cpp, the settings of a tiny model, and what the converter does."""
+    """A family's architecture in llama.cpp, the settings of a tiny model, and what the converter
+    does."""
 
     architecture: str
     sizes: dict[str, Any] = field(default_factory=dict)
@@ -89,7 +90,13 @@ MLA = {
 GRANITE = {
     "attention_multiplier": 0.2, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
 }  # fmt: skip
-MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_expand": 2}
+MAMBA = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+}
 LLAMA3 = {
     **ROPE, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 128,
@@ -188,7 +195,11 @@ FAMILIES = {
 def config_of(name: str, **more: Any) -> Any:
     """Return the config of a tiny model of a family."""
     sizes = {**SIZES, **FAMILIES[name].sizes, **more}
-    kept = {key: value for key, value in sizes.items() if value is not None or key in ("q_lora_rank", "bos_token_id")}
+    kept = {
+        key: value
+        for key, value in sizes.items()
+        if value is not None or key in ("q_lora_rank", "bos_token_id")
+    }
     if FAMILIES[name].architecture in ("mamba2", "nemotron_h", "nemotron_h_moe"):
         kept.pop("num_hidden_layers", None) if name != "mamba2" else None
     return AutoConfig.for_model(
@@ -216,7 +227,10 @@ def tiny(name: str, seed: int = 0, **more: Any) -> Any:
             elif weight.dim() == 1 and ("bias" in path or "sinks" in path):
                 weight.copy_(0.3 * torch.randn_like(weight))
             elif weight.dim() > 1:
-                weight.copy_(torch.randn_like(weight) * (0.6 if "embed" in path else weight.shape[-1] ** -0.5))
+                weight.copy_(
+                    torch.randn_like(weight)
+                    * (0.6 if "embed" in path else weight.shape[-1] ** -0.5)
+                )
     return model
 
 
@@ -228,7 +242,8 @@ def write_gguf(
     rope_tensors: dict[str, list[float]] | None = None,
     **changed: Any,
 ) -> Path:
-    """Write a model as the converter does; matrices in blocks of a type, or in the one that each name gets.
+    """Write a model as the converter does; matrices in blocks of a type, or in the one that each
+    name gets.
 
     rope_tensors: instead of the divisors of frequencies that the model's config leads to.
     """
@@ -241,11 +256,17 @@ def write_gguf(
     for tensor, values in [*tensors_of(name, model), *of_rope]:
         wanted = kind if isinstance(kind, str) else kind(tensor)
         packed = gguf.GGMLQuantizationType[wanted]
-        is_matrix = values.ndim > 1 and tensor.endswith(".weight") and not any(word in tensor for word in PLAIN)
+        is_matrix = (
+            values.ndim > 1
+            and tensor.endswith(".weight")
+            and not any(word in tensor for word in PLAIN)
+        )
         if not is_matrix or wanted == "F32":
             writer.add_tensor(tensor, np.ascontiguousarray(values, dtype=np.float32))
         else:
-            writer.add_tensor(tensor, gguf.quants.quantize(np.ascontiguousarray(values), packed), raw_dtype=packed)
+            writer.add_tensor(
+                tensor, gguf.quants.quantize(np.ascontiguousarray(values), packed), raw_dtype=packed
+            )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -253,13 +274,20 @@ def write_gguf(
     return path
 
 
-PLAIN = ("ssm_conv1d", "shortconv.conv", "ffn_gate_inp", "ssm_norm")  # which llama.cpp never quantizes
+PLAIN = (
+    "ssm_conv1d",
+    "shortconv.conv",
+    "ffn_gate_inp",
+    "ssm_norm",
+)  # which llama.cpp never quantizes
 
 
 def tensors_of(name: str, model: Any) -> Iterator[Named]:
     """Return the tensors of a file, by their names there."""
     family, config = FAMILIES[name], model.config
-    number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == family.architecture)
+    number = next(
+        key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == family.architecture
+    )
     names = gguf.get_tensor_name_map(number, 32)
     weights = model.state_dict()
     if config.tie_word_embeddings:
@@ -267,13 +295,18 @@ def tensors_of(name: str, model: Any) -> Iterator[Named]:
     for path, tensor in weights.items():
         for own, values in family.rule(path, tensor.float().numpy(), config):
             found = (
-                own if own.startswith(("blk.", "output", "token_embd")) else names.get_name(own, (".weight", ".bias"))
+                own
+                if own.startswith(("blk.", "output", "token_embd"))
+                else names.get_name(own, (".weight", ".bias"))
             )
             assert found is not None, own
             yield found, values
     if family.architecture == "gemma4":  # the share of a head that is not rotated has huge factors
         half = config.per_layer_config[1].head_dim // 2
-        yield "rope_freqs.weight", np.array([1.0] * (half // 4) + [1e30] * (half - half // 4), dtype=np.float32)
+        yield (
+            "rope_freqs.weight",
+            np.array([1.0] * (half // 4) + [1e30] * (half - half // 4), dtype=np.float32),
+        )
 
 
 def _keys(name: str, config: Any) -> Keys:
@@ -310,7 +343,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, vocabulary: int) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
     writer.add_token_list([*TOKENS, *unused])
-    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(TOKENS) - len(SPECIAL)) + [5] * len(unused))
+    writer.add_token_types(
+        [3] * len(SPECIAL) + [1] * (len(TOKENS) - len(SPECIAL)) + [5] * len(unused)
+    )
     writer.add_token_merges([" ".join(pair) for pair in MERGES])
     writer.add_pad_token_id(0)
     writer.add_bos_token_id(1)

@@ -1,4 +1,5 @@
-"""The keys of a .gguf file that llama.cpp's converter writes for a family, besides those that all files have."""
+"""The keys of a .gguf file that llama.cpp's converter writes for a family, besides those that all
+files have."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ def experts(config: Any) -> Keys:
 
 
 def local_experts(config: Any) -> Keys:
-    return {"expert_count": config.num_local_experts, "expert_used_count": config.num_experts_per_tok}
+    return {
+        "expert_count": config.num_local_experts,
+        "expert_used_count": config.num_experts_per_tok,
+    }
 
 
 def head(config: Any) -> Keys:
@@ -24,7 +28,8 @@ def head(config: Any) -> Keys:
 def rotated(config: Any) -> Keys:
     """Return how many numbers of a head are rotated."""
     return {
-        "rope.dimension_count": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        "rope.dimension_count": getattr(config, "head_dim", None)
+        or config.hidden_size // config.num_attention_heads
     }
 
 
@@ -41,7 +46,9 @@ def windows(config: Any) -> Keys:
 
 
 def shared_expert(config: Any) -> Keys:
-    return experts(config) | {"expert_shared_feed_forward_length": config.shared_expert_intermediate_size}
+    return experts(config) | {
+        "expert_shared_feed_forward_length": config.shared_expert_intermediate_size
+    }
 
 
 def routed(config: Any) -> Keys:
@@ -64,7 +71,9 @@ def latent(config: Any) -> Keys:
         "attention.value_length_mla": config.v_head_dim, "rope.dimension_count": config.qk_rope_head_dim,
         "expert_gating_func": 2 if config.model_type == "deepseek_v3" else 1,
     }  # fmt: skip
-    return keys | ({} if config.q_lora_rank is None else {"attention.q_lora_rank": config.q_lora_rank})
+    return keys | (
+        {} if config.q_lora_rank is None else {"attention.q_lora_rank": config.q_lora_rank}
+    )
 
 
 def gated_delta(config: Any) -> Keys:
@@ -82,7 +91,9 @@ def mrope(config: Any) -> Keys:
 
 
 def short_conv(config: Any) -> Keys:
-    heads = [config.num_key_value_heads if kind == "full_attention" else 0 for kind in config.layer_types]
+    heads = [
+        config.num_key_value_heads if kind == "full_attention" else 0 for kind in config.layer_types
+    ]
     return {"attention.head_count_kv": heads, "shortconv.l_cache": config.conv_L_cache}
 
 
@@ -92,10 +103,18 @@ def short_conv_experts(config: Any) -> Keys:
 
 
 def hybrid_keys(config: Any) -> Keys:
-    heads = [config.num_key_value_heads if kind == "full_attention" else 0 for kind in config.layer_types]
-    shared = {"expert_shared_feed_forward_length": config.shared_intermediate_size} if config.num_local_experts else {}
+    heads = [
+        config.num_key_value_heads if kind == "full_attention" else 0 for kind in config.layer_types
+    ]
+    shared = (
+        {"expert_shared_feed_forward_length": config.shared_intermediate_size}
+        if config.num_local_experts
+        else {}
+    )
     mixture = (
-        local_experts(config) if config.num_local_experts else {"feed_forward_length": config.shared_intermediate_size}
+        local_experts(config)
+        if config.num_local_experts
+        else {"feed_forward_length": config.shared_intermediate_size}
     )
     return granite(config) | mixture | shared | {
         "attention.head_count_kv": heads, "ssm.conv_kernel": config.mamba_d_conv, "ssm.state_size": config.mamba_d_state,

@@ -1,7 +1,7 @@
 """What llama.cpp's converter changes in the weights of a family: the rules, written down for tests.
 
-A rule takes a weight by transformers' name and returns the tensors of the file: by the name that the gguf package's table
-knows, or by the one in the file.
+A rule takes a weight by transformers' name and returns the tensors of the file: by the name that
+the gguf package's table knows, or by the one in the file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def as_they_are(path: str, values: Values, config: Any) -> Iterator[Named]:
 def side_by_side(values: Values, heads: int) -> Values:
     """Put the rotary pairs of each head side by side."""
     return (
-        values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+        values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(values.shape)
     )
 
 
@@ -59,7 +61,8 @@ def paired(path: str, values: Values, config: Any) -> Iterator[Named]:
 
 
 def phi3(path: str, values: Values, config: Any) -> Iterator[Named]:
-    """Keep a weight: queries, keys and values are one matrix here as there, and gates and ups, too."""
+    """Keep a weight: queries, keys and values are one matrix here as there, and gates and ups,
+    too."""
     layer = path.split(".")[2] if ".layers." in path else ""
     parts = {"qkv_proj": "attn_qkv", "gate_up_proj": "ffn_up"}
     part = next((own for name, own in parts.items() if path.endswith(f"{name}.weight")), None)
@@ -105,7 +108,11 @@ def deepseek(path: str, values: Values, config: Any) -> Iterator[Named]:
 
 def next_norms(path: str, values: Values) -> Values:
     """Add 1 to all norms but the gated one."""
-    return values + 1 if path.endswith("norm.weight") and not path.endswith("linear_attn.norm.weight") else values
+    return (
+        values + 1
+        if path.endswith("norm.weight") and not path.endswith("linear_attn.norm.weight")
+        else values
+    )
 
 
 def linear_attention(path: str, values: Values, config: Any) -> Iterator[Named]:
@@ -126,7 +133,11 @@ def qwen3_next(path: str, values: Values, config: Any) -> Iterator[Named]:
     if not path.endswith("in_proj_qkvz.weight"):
         yield from linear_attention(path, values, config)
         return
-    heads, key, value = config.linear_num_key_heads, config.linear_key_head_dim, config.linear_value_head_dim
+    heads, key, value = (
+        config.linear_num_key_heads,
+        config.linear_key_head_dim,
+        config.linear_value_head_dim,
+    )
     of_values = config.linear_num_value_heads // heads * value
     by_head = values.reshape(heads, 2 * key + 2 * of_values, -1)
     parts = np.split(by_head, [key, 2 * key, 2 * key + of_values], axis=1)
@@ -137,13 +148,16 @@ def qwen3_next(path: str, values: Values, config: Any) -> Iterator[Named]:
 
 
 def qwen35(path: str, values: Values, config: Any) -> Iterator[Named]:
-    """Put the value heads in another order: the first of each key head, then the second of each …."""
+    """Put the value heads in another order: the first of each key head, then the second of each
+    …."""
     heads, size = config.linear_num_key_heads, config.linear_value_head_dim
     each = config.linear_num_value_heads // heads
     keys = 2 * heads * config.linear_key_head_dim
 
     def tiled(some: Values, of_head: int) -> Values:
-        return some.reshape(heads, each, of_head, *some.shape[1:]).swapaxes(0, 1).reshape(some.shape)
+        return (
+            some.reshape(heads, each, of_head, *some.shape[1:]).swapaxes(0, 1).reshape(some.shape)
+        )
 
     if "linear_attn" in path:
         if path.endswith(("in_proj_qkv.weight", "conv1d.weight")):
@@ -159,7 +173,9 @@ def qwen35(path: str, values: Values, config: Any) -> Iterator[Named]:
 
 def lfm2(path: str, values: Values, config: Any) -> Iterator[Named]:
     """Drop a convolution's dimension of one."""
-    yield from as_they_are(path, values.squeeze(1) if path.endswith("conv.conv.weight") else values, config)
+    yield from as_they_are(
+        path, values.squeeze(1) if path.endswith("conv.conv.weight") else values, config
+    )
 
 
 def mamba(path: str, values: Values, config: Any) -> Iterator[Named]:
@@ -234,6 +250,8 @@ def falcon_h1(path: str, values: Values, config: Any) -> Iterator[Named]:
         inner, state = config.mamba_d_ssm, config.mamba_n_groups * config.mamba_d_state
         ends = [inner, 2 * inner, 2 * inner + state, 2 * inner + 2 * state]
         parts = np.split(values, ends)
-        values = np.concatenate([part * factor for part, factor in zip(parts, config.ssm_multipliers, strict=True)])
+        values = np.concatenate(
+            [part * factor for part, factor in zip(parts, config.ssm_multipliers, strict=True)]
+        )
     for name, changed in mamba(path, values, config):
         yield from as_they_are(name, changed, config)

@@ -1,7 +1,9 @@
-"""What the program answers to a command, without what differs from run to run or from machine to machine.
+"""What the program answers to a command, without what differs from run to run or from machine to
+machine.
 
-Kept are exit codes, job ids, metrics that are no measurements, params, facts, prompts, tokens, texts, verdicts, the runs
-in MLflow, JSON on stdout, and error messages. Left out are times, speeds, measured memory, and how sentences are worded.
+Kept are exit codes, job ids, metrics that are no measurements, params, facts, prompts, tokens,
+texts, verdicts, the runs in MLflow, JSON on stdout, and error messages. Left out are times, speeds,
+measured memory, and how sentences are worded.
 """
 
 from __future__ import annotations
@@ -48,18 +50,50 @@ MEASURED = re.compile(
 )
 # Of a run, of a machine, or of an installation; and what is kept once, beside the other values
 LEFT_OUT = {
-    *("mlflow_run_id", "mlflow_uri", "run_id", "started_at", "versions", "checksum", "tracking.parent_run_id", "begun"),
-    *("created", "id", "grid_id", "output_dir", "contention", "company", "mtime_ns", "inode", "state", "place", "key"),
-    *("model_mib", "activation_mib", "ran_short_mib", "products", "int8_products", "shared_attention"),
+    *(
+        "mlflow_run_id",
+        "mlflow_uri",
+        "run_id",
+        "started_at",
+        "versions",
+        "checksum",
+        "tracking.parent_run_id",
+        "begun",
+    ),
+    *(
+        "created",
+        "id",
+        "grid_id",
+        "output_dir",
+        "contention",
+        "company",
+        "mtime_ns",
+        "inode",
+        "state",
+        "place",
+        "key",
+    ),
+    *(
+        "model_mib",
+        "activation_mib",
+        "ran_short_mib",
+        "products",
+        "int8_products",
+        "shared_attention",
+    ),
     *("machine", "threads", "question", "gold"),
 }
 JOB_ID = re.compile(r"\b([a-z0-9]+-)[0-9a-f]{12}\b")
 MEASURING = ("sweep", "memory")
 # So that every x86 gives the same bits: products of bfloat16 add up in another order
 PLAIN_PROCESSOR = {"RUNNER_WITHOUT": "amx,avx512"}
-OF_MACHINE = re.compile(r"\b((?:sweep|memory)-)[0-9a-f]{12}\b")  # what is measured is a job of its machine
+OF_MACHINE = re.compile(
+    r"\b((?:sweep|memory)-)[0-9a-f]{12}\b"
+)  # what is measured is a job of its machine
 # Sentences that depend on speed, and on other work of the machine
-OF_SPEED = re.compile(r"(• )?(no Pareto front|the Pareto front leaves out|dominated beyond noise|decoding read faster)")
+OF_SPEED = re.compile(
+    r"(• )?(no Pareto front|the Pareto front leaves out|dominated beyond noise|decoding read faster)"
+)
 TIME = re.compile(r", [\d.e+-]+ s (?=at this job's speed)")
 RELATIVE = 2e-4  # float32 sums in another order
 ABSOLUTE = 5e-6  # of small sums of log-probabilities in float32, between kinds of processors
@@ -104,9 +138,7 @@ class Place:
     stdin: str
     stack: ExitStack
     server: Serving | None = None
-    has_own_ids: bool = (
-        False  # the ids of its jobs are others each time: of a server's port, of the times in a manifest
-    )
+    has_own_ids: bool = False  # the ids of its jobs are others each time: of a server's port, of the times in a manifest
 
     def named(self, text: str) -> str:
         """Replace what differs from place to place by names."""
@@ -122,7 +154,10 @@ class Place:
 
     def run(self, command: str) -> dict[str, Any]:
         """Run one command; return what it answers."""
-        for short, whole in (("float32 ", "run model.dtype=float32 "), ("run ", "runner tracking=none ")):
+        for short, whole in (
+            ("float32 ", "run model.dtype=float32 "),
+            ("run ", "runner tracking=none "),
+        ):
             command = whole + command.removeprefix(short) if command.startswith(short) else command
         command = command.replace("{tree}", str(TREE)).replace("{model}", str(self.model))
         kind, _, rest = command.partition(" ")
@@ -140,14 +175,20 @@ class Place:
         hidden = ("MLFLOW_TRACKING_URI", "COLUMNS")
         variables = {key: value for key, value in os.environ.items() if key not in hidden}
         variables |= {"HF_HUB_OFFLINE": "1"} | PLAIN_PROCESSOR
-        done = warm_process.complete([sys.executable, *words], data=self.stdin, cwd=self.folder, env=variables)
+        done = warm_process.complete(
+            [sys.executable, *words], data=self.stdin, cwd=self.folder, env=variables
+        )
         assert "Traceback" not in done.stderr, done.stderr
         errors = [
             line
             for line in self.named(done.stderr).splitlines()
             if re.search(r"^(error|runner[\w-]*): |FAILED: ", line)
         ]
-        answer = {"exit_code": done.returncode, "errors": sorted(errors), "json": [*_json_in(self.named(done.stdout))]}
+        answer = {
+            "exit_code": done.returncode,
+            "errors": sorted(errors),
+            "json": [*_json_in(self.named(done.stdout))],
+        }
         return {key: value for key, value in answer.items() if value not in ([], None)}
 
     def _asked(self, path: str, body: str) -> dict[str, Any]:
@@ -156,13 +197,17 @@ class Place:
         return {"status": status, "json": [kept(json.loads(self.named(json.dumps(answer))))]}
 
     def left(self) -> dict[str, Any]:
-        """Return what the commands have left in the folder: jobs, runs in MLflow, and other files."""
+        """Return what the commands have left in the folder: jobs, runs in MLflow, and other
+        files."""
         jobs: dict[str, Any] = {}
         found = [self._job(path.parent) for path in self.folder.glob("**/jobs/*/result.json")]
         for job in sorted(found, key=lambda job: (job["job_id"], job["name"], str(job["params"]))):
             same = sum(name.startswith(job["job_id"]) for name in jobs)
             jobs[f"{job['job_id']} {same + 1}" if same else job["job_id"]] = job
-        paths = {path.relative_to(self.folder).as_posix(): path for path in sorted(self.folder.rglob("*"))}
+        paths = {
+            path.relative_to(self.folder).as_posix(): path
+            for path in sorted(self.folder.rglob("*"))
+        }
         files = {
             name: self._file(path)
             for name, path in paths.items()
@@ -170,7 +215,9 @@ class Place:
         }
         params = dict(next(iter(jobs.values()))["params"]) if jobs else {}
         for job in jobs.values():
-            job["params"] = {key: value for key, value in job["params"].items() if params.get(key) != value}
+            job["params"] = {
+                key: value for key, value in job["params"].items() if params.get(key) != value
+            }
         return {"jobs": jobs, "params": params, "mlflow": [*self._runs()], "files": files}
 
     def _job(self, folder: Path) -> dict[str, Any]:
@@ -188,9 +235,17 @@ class Place:
                 if key in ("metrics", "rows", "facts", "tables")
             }
             record.pop("notes", None), record.pop("series", None)
-        record["files"] = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        lines = (folder / "samples.jsonl").read_text().splitlines() if (folder / "samples.jsonl").exists() else []
-        samples = sorted((json.loads(self.named(line)) for line in lines), key=lambda line: line.get("index", 0))
+        record["files"] = sorted(
+            path.name for path in folder.iterdir() if not path.name.startswith(".")
+        )
+        lines = (
+            (folder / "samples.jsonl").read_text().splitlines()
+            if (folder / "samples.jsonl").exists()
+            else []
+        )
+        samples = sorted(
+            (json.loads(self.named(line)) for line in lines), key=lambda line: line.get("index", 0)
+        )
         return record | {"samples": [kept(_without_empty(_with_digests(line))) for line in samples]}
 
     def _runs(self) -> Iterator[dict[str, Any]]:
@@ -198,18 +253,35 @@ class Place:
         if not (database := self.folder / "outputs" / "mlflow.db").exists():
             return
         store = read_together(database)
-        runs = sorted(store.execute("select run_uuid, name, status from runs").fetchall(), key=lambda run: run[1:])
+        runs = sorted(
+            store.execute("select run_uuid, name, status from runs").fetchall(),
+            key=lambda run: run[1:],
+        )
         for run, name, status in runs:
             params, tags, metrics = (
-                dict(store.execute(f"select key, value from {table} where run_uuid = ?", [run]).fetchall())
+                dict(
+                    store.execute(
+                        f"select key, value from {table} where run_uuid = ?", [run]
+                    ).fetchall()
+                )
                 for table in ("params", "tags", "latest_metrics")
             )
             job = self.folder / "outputs" / "jobs" / tags.get("job_id", "") / "result.json"
-            record = json.loads(job.read_text()) if "job_id" in tags else {"params": {}, "result": {"metrics": {}}}
+            record = (
+                json.loads(job.read_text())
+                if "job_id" in tags
+                else {"params": {}, "result": {"metrics": {}}}
+            )
             here = {"params": params, "metrics": metrics, "tags": sorted(tags)}
-            here["params"] = {key: value for key, value in params.items() if record["params"].get(key) != value}
+            here["params"] = {
+                key: value for key, value in params.items() if record["params"].get(key) != value
+            }
             here["metrics"] = sorted(metrics.keys() ^ record["result"]["metrics"].keys())
-            yield {"name": name, "status": status, "job_id": self.named(tags.get("job_id", ""))} | kept(here)
+            yield {
+                "name": name,
+                "status": status,
+                "job_id": self.named(tags.get("job_id", "")),
+            } | kept(here)
 
     def _file(self, path: Path) -> Any:
         """Return the content of a file that a user gets."""
@@ -217,14 +289,22 @@ class Place:
             values = [*_json_in(self.named(path.read_text()))]
             whole = json.dumps(values, sort_keys=True)
             return values if len(whole) < 2000 else hashlib.sha256(whole.encode()).hexdigest()[:16]
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.suffix == ".safetensors" else "is there"
+        return (
+            hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            if path.suffix == ".safetensors"
+            else "is there"
+        )
 
 
 def referring(value: Any, jobs: dict[str, Any]) -> Any:
     """Return JSON in which the metrics of a job that is known are named, and not repeated."""
     match value:
-        case {"job_id": job_id, "metrics": metrics} if metrics == jobs.get(job_id, {}).get("metrics"):
-            return {key: referring(one, jobs) for key, one in value.items()} | {"metrics": "the job's"}
+        case {"job_id": job_id, "metrics": metrics} if metrics == jobs.get(job_id, {}).get(
+            "metrics"
+        ):
+            return {key: referring(one, jobs) for key, one in value.items()} | {
+                "metrics": "the job's"
+            }
         case dict():
             return {key: referring(one, jobs) for key, one in value.items()}
         case list():
@@ -243,11 +323,16 @@ def _json_in(text: str) -> Iterator[Any]:
     try:
         yield kept(json.loads(text))
     except ValueError:
-        yield from (kept(json.loads(line)) for line in text.splitlines() if line.startswith("{") and line.endswith("}"))
+        yield from (
+            kept(json.loads(line))
+            for line in text.splitlines()
+            if line.startswith("{") and line.endswith("}")
+        )
 
 
 def _with_digests(sample: dict[str, Any]) -> dict[str, Any]:
-    """Return a sample with a digest of its tokens: its text says how they differ, and its prompt has a digest already."""
+    """Return a sample with a digest of its tokens: its text says how they differ, and its prompt
+    has a digest already."""
     if "token_ids" in sample:
         sample["token_ids"] = hashlib.sha256(str(sample["token_ids"]).encode()).hexdigest()[:12]
     return sample
@@ -269,7 +354,9 @@ def pretty(value: Any, indent: str = "") -> str:
         else [""] * len(value)
     )
     values = [value[key] for key in sorted(value)] if isinstance(value, dict) else value
-    inside = ",\n".join(f"{indent} {key}{pretty(one, indent + ' ')}" for key, one in zip(keys, values, strict=True))
+    inside = ",\n".join(
+        f"{indent} {key}{pretty(one, indent + ' ')}" for key, one in zip(keys, values, strict=True)
+    )
     return f"{begin}\n{inside}\n{indent}{end}"
 
 
@@ -304,16 +391,20 @@ def without_numbers(value: Any) -> Any:
 
 
 def is_new_key(difference: str) -> bool:
-    """Whether a difference is a key that older jobs do not have, with the default by which they keep their ids."""
+    """Whether a difference is a key that older jobs do not have, with the default by which they
+    keep their ids."""
     found = re.fullmatch(r".*\bparams (\S+): is new: (['\"])(.*)\2", difference)
     return found is not None and found[3] in _defaults().get(found[1], ())
 
 
 @cache
 def _defaults() -> dict[str, set[str]]:
-    """Return the defaults, as MLflow has them, of keys that count in a job's id unless they have these, or never."""
+    """Return the defaults, as MLflow has them, of keys that count in a job's id unless they have
+    these, or never."""
     defaults: dict[str, set[str]] = {}
-    schemas = [(f"{group}.", schema) for group, of_group in GROUPS.items() for schema in of_group.values()]
+    schemas = [
+        (f"{group}.", schema) for group, of_group in GROUPS.items() for schema in of_group.values()
+    ]
     for prefix, schema in [("", RunnerConfig), *schemas]:
         for item in fields(schema):
             if isinstance(counts_of(item), (UnlessDefault, Inert)):
@@ -333,7 +424,9 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
         for at, pair in enumerate(zip(old, new, strict=True)):
             yield from differences(*pair, f"{where} [{at}]")
     elif (
-        isinstance(old, float) and isinstance(new, float) and math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+        isinstance(old, float)
+        and isinstance(new, float)
+        and math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
     ):
         return
     elif old != new or isinstance(old, bool) is not isinstance(new, bool):

@@ -11,7 +11,8 @@ from grids import FAULTS, Grid
 
 @pytest.fixture
 def grid(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Callable[..., Grid]]:
-    """Return a function that starts `python -m runner -m ARGUMENTS`; faults by seed: {1: "raise"}."""
+    """Return a function that starts `python -m runner -m ARGUMENTS`; faults by seed: {1:
+    "raise"}."""
     (tmp_path / "faults").mkdir()
     (tmp_path / "faults" / "sitecustomize.py").write_text(FAULTS)
     grids: list[Grid] = []
@@ -31,7 +32,11 @@ def grid(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Calla
         if faults:
             environment["PYTHONPATH"] = str(tmp_path / "faults")
             environment["FAULTS"] = ",".join(f"{seed}={fault}" for seed, fault in faults.items())
-        if database and "tracking=none" not in arguments and not (place / folder / "outputs").exists():
+        if (
+            database
+            and "tracking=none" not in arguments
+            and not (place / folder / "outputs").exists()
+        ):
             new_database(place / folder / "outputs" / "mlflow.db")
         for file, text in (files or {}).items():
             (place / folder).mkdir(exist_ok=True)

@@ -19,8 +19,9 @@ from typing import Any
 import warm_process
 from stored import read_together
 
-# Python imports sitecustomize.py at the start of every process that finds it, so the product needs no hook for tests.
-# FAULTS="1=raise,2=hang" makes the stub's job with seed 1 raise and the one with seed 2 hang, after one sample.
+# Python imports sitecustomize.py at the start of every process that finds it, so the product needs
+# no hook for tests. FAULTS="1=raise,2=hang" makes the stub's job with seed 1 raise and the one with
+# seed 2 hang, after one sample.
 FAULTS = """
 import os
 import signal
@@ -73,8 +74,8 @@ if os.environ.get("FAULTS_GRACE_S"):  # how long a grid waits after Ctrl-C for i
     executor.GRACE_S = float(os.environ["FAULTS_GRACE_S"])
 """
 
-# Used like FAULTS. The clock of such a process jumps forth and back by hours, days and years, twice a second; sleeping
-# and measuring use another clock, as when a machine's clock is set.
+# Used like FAULTS. The clock of such a process jumps forth and back by hours, days and years, twice
+# a second; sleeping and measuring use another clock, as when a machine's clock is set.
 CLOCK = """
 import datetime, os, random, sys, time
 
@@ -159,13 +160,16 @@ def command(pid: int) -> bytes:
 def children(pid: int) -> list[int]:
     """The ids of a process's child processes; none when it has ended."""
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
     except OSError:
         return []
 
 
 def kill(process: subprocess.Popen[Any]) -> None:
-    """Kill a process and wait until it and its children, which the kernel kills after it, have ended."""
+    """Kill a process and wait until it and its children, which the kernel kills after it, have
+    ended."""
     below = children(process.pid)
     process.kill()
     process.wait()
@@ -208,7 +212,9 @@ def mlflow_runs(folder: Path) -> list[Run]:
             tags: dict[str, dict[str, str]] = {}
             for run_id, key, value in database.execute("select run_uuid, key, value from tags"):
                 tags.setdefault(run_id, {})[key] = value
-            rows = database.execute("select run_uuid, status from runs order by start_time").fetchall()
+            rows = database.execute(
+                "select run_uuid, status from runs order by start_time"
+            ).fetchall()
         except sqlite3.OperationalError as error:
             if "no such table" not in str(error):
                 raise
@@ -219,7 +225,9 @@ def mlflow_runs(folder: Path) -> list[Run]:
 def samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Return every job's samples in the order of its file."""
     files = folder.glob("outputs/jobs/*/samples.jsonl")
-    whole_lines = {file.parent.name: file.read_text().rpartition("\n")[0].splitlines() for file in files}
+    whole_lines = {
+        file.parent.name: file.read_text().rpartition("\n")[0].splitlines() for file in files
+    }
     return {job_id: [json.loads(line) for line in lines] for job_id, lines in whole_lines.items()}
 
 
@@ -230,7 +238,10 @@ def without_time(sample: dict[str, Any]) -> dict[str, Any]:
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     """Return every job's result.json."""
-    return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("outputs/jobs/*/result.json")}
+    return {
+        file.parent.name: json.loads(file.read_text())
+        for file in folder.glob("outputs/jobs/*/result.json")
+    }
 
 
 def end_at(pid: int, number: signal.Signals) -> None:
@@ -240,7 +251,8 @@ def end_at(pid: int, number: signal.Signals) -> None:
 
 
 def put_clock(folder: Path) -> dict[str, str]:
-    """Write the jumping clock into a folder; return the variables of a process that is to have it."""
+    """Write the jumping clock into a folder; return the variables of a process that is to have
+    it."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(CLOCK)
     return {"PYTHONPATH": str(folder), "FAULTS_CLOCK": "1"}
@@ -260,14 +272,21 @@ def statuses(folder: Path) -> list[str]:
 
 
 def assert_each_done_once(folder: Path, jobs: int, questions: int) -> None:
-    """Assert that no sample is lost or there twice, and that MLflow has one finished run for each job."""
+    """Assert that no sample is lost or there twice, and that MLflow has one finished run for each
+    job."""
     found = samples(folder)
     assert len(found) == jobs
     for lines in found.values():
         assert sorted(int(line["index"]) for line in lines) == list(range(questions))
     assert {result["status"] for result in results(folder).values()} == {"FINISHED"}
-    finished = [run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid]
-    amiss = {job: count for job, count in Counter(map(str, finished)).items() if count != 1 or job not in found}
+    finished = [
+        run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid
+    ]
+    amiss = {
+        job: count
+        for job, count in Counter(map(str, finished)).items()
+        if count != 1 or job not in found
+    }
     assert sorted(map(str, finished)) == sorted(found), (
         f"FINISHED, but not once: {amiss}; never: {found.keys() - finished}"
     )

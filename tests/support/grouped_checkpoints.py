@@ -1,4 +1,5 @@
-"""Tiny Llamas whose linear layers are integers with a scale for each group of inputs, and their plain weights.
+"""Tiny Llamas whose linear layers are integers with a scale for each group of inputs, and their
+plain weights.
 
 Written from the formats' descriptions, bit by bit; the code that reads them is another.
 """
@@ -20,7 +21,8 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 @dataclass
 class Integers:
-    """A layer's codes [outputs, inputs], zero points and scales [outputs, groups], and the group of each input."""
+    """A layer's codes [outputs, inputs], zero points and scales [outputs, groups], and the group of
+    each input."""
 
     codes: torch.Tensor
     zeros: torch.Tensor
@@ -35,7 +37,13 @@ class Integers:
 
 
 def random_integers(
-    outputs: int, inputs: int, bits: int, group: int, seed: int, symmetric: bool = False, ordered: bool = True
+    outputs: int,
+    inputs: int,
+    bits: int,
+    group: int,
+    seed: int,
+    symmetric: bool = False,
+    ordered: bool = True,
 ) -> Integers:
     random = torch.Generator().manual_seed(seed)
     group = inputs if group == -1 else group
@@ -56,11 +64,15 @@ def pack(numbers: torch.Tensor, bits: int) -> torch.Tensor:
     places = (numbers.numpy()[..., None] >> np.arange(bits)) & 1
     stream = places.reshape(*numbers.shape[:-1], -1)
     stream = np.pad(stream, [(0, 0)] * (stream.ndim - 1) + [(0, -stream.shape[-1] % 32)])
-    words = stream.reshape(*stream.shape[:-1], -1, 32).astype(np.uint64) @ (1 << np.arange(32, dtype=np.uint64))
+    words = stream.reshape(*stream.shape[:-1], -1, 32).astype(np.uint64) @ (
+        1 << np.arange(32, dtype=np.uint64)
+    )
     return torch.from_numpy(words.astype(np.uint32).view(np.int32))
 
 
-def gptq(of: Integers, bits: int, minus_one: bool = True, g_idx: bool = True) -> dict[str, torch.Tensor]:
+def gptq(
+    of: Integers, bits: int, minus_one: bool = True, g_idx: bool = True
+) -> dict[str, torch.Tensor]:
     zeros = (of.zeros - int(minus_one)).T.contiguous()
     tensors = {
         "qweight": pack(of.codes, bits).T.contiguous(),
@@ -75,7 +87,11 @@ def awq(of: Integers) -> dict[str, torch.Tensor]:
         words = numbers.T.reshape(numbers.shape[1], -1, 8)[..., AWQ_ORDER]
         return pack(words.reshape(numbers.shape[1], -1), 4)
 
-    return {"qweight": packed(of.codes), "qzeros": packed(of.zeros), "scales": of.scales.T.contiguous()}
+    return {
+        "qweight": packed(of.codes),
+        "qzeros": packed(of.zeros),
+        "scales": of.scales.T.contiguous(),
+    }
 
 
 def pack_quantized(of: Integers, bits: int, symmetric: bool) -> dict[str, torch.Tensor]:
@@ -125,7 +141,9 @@ STORED: dict[str, dict[str, Any]] = {
     "pack_quantized_8_bits": scheme(bits=8, group=-1),
 }  # fmt: skip
 CHOICE_OF = {
-    name: next(one for one in ("gptq", "awq", "auto_round", "pack_quantized") if name.startswith(one))
+    name: next(
+        one for one in ("gptq", "awq", "auto_round", "pack_quantized") if name.startswith(one)
+    )
     for name in STORED
 }
 
@@ -134,17 +152,31 @@ def is_ordered(name: str) -> bool:
     return not (name.endswith("_order") or name == "gptq_3_bits")
 
 
-def tensors_of(name: str, path: str, outputs: int, inputs: int, seed: int) -> tuple[Integers, dict[str, torch.Tensor]]:
+def tensors_of(
+    name: str, path: str, outputs: int, inputs: int, seed: int
+) -> tuple[Integers, dict[str, torch.Tensor]]:
     """Return a layer's integers, and its tensors as this checkpoint has them."""
     stored = STORED[name]
     if name.startswith("pack"):
         weights = stored["config_groups"]["group_0"]["weights"]
-        bits, group, symmetric = weights["num_bits"], weights["group_size"] or -1, weights["symmetric"]
+        bits, group, symmetric = (
+            weights["num_bits"],
+            weights["group_size"] or -1,
+            weights["symmetric"],
+        )
         of = random_integers(outputs, inputs, bits, group, seed, symmetric, is_ordered(name))
         of.scales = of.scales.bfloat16()
         return of, pack_quantized(of, bits, symmetric)
     bits = stored.get("extra_config", {}).get(path, stored)["bits"]
-    of = random_integers(outputs, inputs, bits, stored["group_size"], seed, stored.get("sym", False), is_ordered(name))
+    of = random_integers(
+        outputs,
+        inputs,
+        bits,
+        stored["group_size"],
+        seed,
+        stored.get("sym", False),
+        is_ordered(name),
+    )
     if name in ("awq", "auto_round_awq"):
         return of, awq(of)
     has_plain_zeros = name in ("gptq_v2", "auto_round_gptqmodel")

@@ -1,4 +1,5 @@
-"""Bodies with hostile numbers in every field of the server's endpoints, and clients that ask beside them."""
+"""Bodies with hostile numbers in every field of the server's endpoints, and clients that ask beside
+them."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import Any
 
 TEXT, CHAT, GENERATE = "/v1/completions", "/v1/chat/completions", "/generate"
 HUGE = "1" + "0" * 400
-# As JSON is written: Python could not hold all of them, and json.loads accepts what JSON lacks (NaN, Infinity).
+# As JSON is written: Python could not hold all of them, and json.loads accepts what JSON lacks
+# (NaN, Infinity).
 NUMBERS = (
     "0", "-0", "-0.0", "1", "-1", "2", "1.0", "0.5", "-0.5", "1.5", "2.5", "1e-5", "1e-39", "1e-45", "1e-46", "1e-300",
     "5e-324", "1e-400", "-5e-324", "0.9999999999999999", "1.0000000000000002", "10", "10.000001", "11", "127", "128", "255",
@@ -59,7 +61,9 @@ DRAWN = {
 def body_of(path: str, written: dict[str, str]) -> bytes:
     """Return a good body in which these fields have these values, as they are written in JSON."""
     base = {**DRAWN, **GOOD[path]}
-    fields = {json.dumps(name): json.dumps(value) for name, value in base.items() if name not in written}
+    fields = {
+        json.dumps(name): json.dumps(value) for name, value in base.items() if name not in written
+    }
     fields |= {json.dumps(name): value for name, value in written.items()}
     return ("{" + ", ".join(f"{name}: {value}" for name, value in fields.items()) + "}").encode()
 
@@ -89,7 +93,8 @@ def _number(draw: random.Random) -> str:
 
 
 def every_prompt() -> Iterator[tuple[str, bytes]]:
-    """Yield (path, body) with each number as a token id, and as many digits as several prompts can make of n."""
+    """Yield (path, body) with each number as a token id, and as many digits as several prompts can
+    make of n."""
     for number in NUMBERS:
         yield TEXT, body_of(TEXT, {"prompt": f"[{number}]"})
         yield TEXT, body_of(TEXT, {"prompt": f"[[5], [5, {number}]]"})

@@ -1,4 +1,5 @@
-"""A server on 127.0.0.1 whose every byte a test decides, for answers that only a bad server would send."""
+"""A server on 127.0.0.1 whose every byte a test decides, for answers that only a bad server would
+send."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from types import TracebackType
 from typing import Any
 
 Bytes = Iterator[bytes]
-Attack = Callable[[dict[str, Any]], Bytes]  # from the body of a request to the bytes of the answer, with pauses
+Attack = Callable[
+    [dict[str, Any]], Bytes
+]  # from the body of a request to the bytes of the answer, with pauses
 
 TEXT = "It is 7.\n#### 7"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -21,9 +24,12 @@ MODELS = {"object": "list", "data": [{"id": "tiny", "object": "model", "max_mode
 
 
 class Hostile:
-    """`with Hostile() as server:` lists the model `tiny`, and answers each completion with `attack`."""
+    """`with Hostile() as server:` lists the model `tiny`, and answers each completion with
+    `attack`."""
 
-    def __init__(self, attack: Attack | None = None, listing: Callable[[], Bytes] | None = None) -> None:
+    def __init__(
+        self, attack: Attack | None = None, listing: Callable[[], Bytes] | None = None
+    ) -> None:
         self.attack = attack or sound
         self.listing = listing or (lambda: iter([whole(json.dumps(MODELS).encode())]))
         self.seen = 0  # the number of requested completions
@@ -37,7 +43,10 @@ class Hostile:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.over.set()
         with contextlib.suppress(OSError):
@@ -72,7 +81,9 @@ class Hostile:
                     return
 
 
-def whole(body: bytes, kind: bytes = b"application/json", status: bytes = b"200 OK", more: bytes = b"") -> bytes:
+def whole(
+    body: bytes, kind: bytes = b"application/json", status: bytes = b"200 OK", more: bytes = b""
+) -> bytes:
     """Return one answer with its true length."""
     head = b"HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n%sConnection: close\r\n\r\n"
     return head % (status, kind, len(body), more) + body
@@ -83,10 +94,23 @@ def event(what: object) -> bytes:
     return b"data: " + (what if isinstance(what, bytes) else json.dumps(what).encode()) + b"\n\n"
 
 
-def chunk(text: object = None, reason: object = None, index: object = 0, **keys: Any) -> dict[str, Any]:
+def chunk(
+    text: object = None, reason: object = None, index: object = 0, **keys: Any
+) -> dict[str, Any]:
     """Return one event of a chat."""
-    choice = {"index": index, "delta": {} if text is None else {"content": text}, "finish_reason": reason}
-    return {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": [choice], **keys}
+    choice = {
+        "index": index,
+        "delta": {} if text is None else {"content": text},
+        "finish_reason": reason,
+    }
+    return {
+        "id": "x",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "tiny",
+        "choices": [choice],
+        **keys,
+    }
 
 
 def usage(prompt: object = 5, new: object = 3) -> dict[str, Any]:

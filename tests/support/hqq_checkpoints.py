@@ -1,4 +1,5 @@
-"""Tiny checkpoints as the package hqq 0.2.8 stores them through transformers, of the numbers that our own HQQ makes."""
+"""Tiny checkpoints as the package hqq 0.2.8 stores them through transformers, of the numbers that
+our own HQQ makes."""
 
 from __future__ import annotations
 
@@ -20,13 +21,24 @@ Tensors = dict[str, torch.Tensor]
 
 def stored(**params: Any) -> dict[str, Any]:
     """Return the quantization_config of such a checkpoint."""
-    weights = {"nbits": 4, "channel_wise": True, "group_size": 64, "optimize": True, "round_zero": True, "axis": 1}
-    config = {"weight_quant_params": weights | {"view_as_float": False} | params, "offload_meta": False}
+    weights = {
+        "nbits": 4,
+        "channel_wise": True,
+        "group_size": 64,
+        "optimize": True,
+        "round_zero": True,
+        "axis": 1,
+    }
+    config = {
+        "weight_quant_params": weights | {"view_as_float": False} | params,
+        "offload_meta": False,
+    }
     return {"quant_method": "hqq", "quant_config": config, "skip_modules": ["lm_head"]}
 
 
 def packed(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Put rows that lie far apart into one, the first in the upper bits; words of 3 bits are filled up with zeros."""
+    """Put rows that lie far apart into one, the first in the upper bits; words of 3 bits are filled
+    up with zeros."""
     in_one = ROWS_IN_ONE.get(bits, 1)
     rows = torch.nn.functional.pad(codes.to(torch.int32), (0, 0, 0, -len(codes) % in_one))
     parts = rows.chunk(in_one)
@@ -44,8 +56,19 @@ def word(text: str) -> torch.Tensor:
 def layer(weight: torch.Tensor, bits: int, group: int) -> Tensors:
     """Return the tensors of a layer, by the ends of their names."""
     made = HqqConfig(bits=bits, group_size=group).groups_of(weight)
-    flags = {"view_as_float": 0, "quant_scale": 0, "quant_zero": 0, "offload_meta": 0, "encoded_state_dict": 1}
-    flags |= {"stores_quant_config": 1, "channel_wise": 1, "optimize": 1, "round_zero": int(bits == 4)}
+    flags = {
+        "view_as_float": 0,
+        "quant_scale": 0,
+        "quant_zero": 0,
+        "offload_meta": 0,
+        "encoded_state_dict": 1,
+    }
+    flags |= {
+        "stores_quant_config": 1,
+        "channel_wise": 1,
+        "optimize": 1,
+        "round_zero": int(bits == 4),
+    }
     numbers = {"nbits": bits, "group_size": group, "axis": 1}
     return {
         "W_q": packed(made.codes.reshape(-1, group), bits),
@@ -79,7 +102,11 @@ def save(
             tensors[name] = tensor.clone()
     if change is not None:
         change(tensors)
-    save_file({name: one.contiguous() for name, one in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: one.contiguous() for name, one in tensors.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     settings = model.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
     settings["quantization_config"] = stored(**({"nbits": bits, "group_size": group} | params))
     settings["architectures"] = ["LlamaForCausalLM"]

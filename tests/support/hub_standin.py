@@ -1,4 +1,5 @@
-"""A hub on 127.0.0.1: one repository with its listing, its files with checksums and byte ranges, and ways to misbehave.
+"""A hub on 127.0.0.1: one repository with its listing, its files with checksums and byte ranges,
+and ways to misbehave.
 
 The same files are there as a model and as a data set.
 """
@@ -33,7 +34,11 @@ class Seen:
 
 
 def checksum(name: str, data: bytes) -> str:
-    return (hashlib.sha256(data) if name.endswith(LARGE) else hashlib.sha1(b"blob %d\0" % len(data) + data)).hexdigest()
+    return (
+        hashlib.sha256(data)
+        if name.endswith(LARGE)
+        else hashlib.sha1(b"blob %d\0" % len(data) + data)
+    ).hexdigest()
 
 
 class Hub:
@@ -43,7 +48,9 @@ class Hub:
         self.files = files
         self.commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
         self.seen: list[Seen] = []
-        self.stall_after: int | None = None  # bytes of a large file, then nothing until `go_on` is set
+        self.stall_after: int | None = (
+            None  # bytes of a large file, then nothing until `go_on` is set
+        )
         self.go_on = threading.Event()
         self.ignores_ranges = False
         self.sends: dict[str, bytes] = {}  # instead of a file's content
@@ -69,7 +76,10 @@ class Hub:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.go_on.set()
         self.server.shutdown()
@@ -82,7 +92,9 @@ class Hub:
 
     def gets(self, name: str) -> list[Seen]:
         """Return the requests for a file's content."""
-        return [seen for seen in self.seen if seen.method == "GET" and seen.path.endswith(f"/{name}")]
+        return [
+            seen for seen in self.seen if seen.method == "GET" and seen.path.endswith(f"/{name}")
+        ]
 
     def answer(self, http: http.server.BaseHTTPRequestHandler) -> None:
         path = http.path.split("?")[0]
@@ -95,7 +107,9 @@ class Hub:
         http.end_headers()
         if http.command == "HEAD":
             return
-        stop = len(data) if self.stall_after is None or not path.endswith(LARGE) else self.stall_after
+        stop = (
+            len(data) if self.stall_after is None or not path.endswith(LARGE) else self.stall_after
+        )
         try:
             for piece in (data[:stop], data[stop:]):
                 seen.sent.append(len(piece))  # before the client can have it, and a test can look
@@ -116,9 +130,21 @@ class Hub:
         if match := re.fullmatch(r"/api/models/org/\w+(?:/revision/(\w+))?", path):
             if match[1] not in (None, "main", self.commit):
                 return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-            return 200, {}, json.dumps({"id": "org/open", "sha": self.commit, "siblings": self.listing()}).encode()
+            return (
+                200,
+                {},
+                json.dumps(
+                    {"id": "org/open", "sha": self.commit, "siblings": self.listing()}
+                ).encode(),
+            )
         if re.fullmatch(r"/api/datasets/org/\w+(?:/revision/\w+)?", path):
-            return 200, {}, json.dumps({"id": "org/open", "sha": self.commit, "siblings": self.listing()}).encode()
+            return (
+                200,
+                {},
+                json.dumps(
+                    {"id": "org/open", "sha": self.commit, "siblings": self.listing()}
+                ).encode(),
+            )
         if match := re.fullmatch(r"/api/datasets/org/\w+/tree/\w+(?:/(\w+))?", path):
             return 200, {}, json.dumps(self.tree(match[1])).encode()
         name = path.partition("/resolve/")[2].partition("/")[2]
@@ -132,23 +158,40 @@ class Hub:
         if seen.range is None or self.ignores_ranges:
             return 200, etag, data
         begin = int(seen.range.removeprefix("bytes=").split("-")[0])
-        return 206, etag | {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"}, data[begin:]
+        return (
+            206,
+            etag | {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"},
+            data[begin:],
+        )
 
     def listing(self) -> list[dict[str, object]]:
         entries: list[dict[str, object]] = []
         for name, data in self.files.items():
             entries.append({"rfilename": name, "size": len(data), "blobId": checksum("", data)})
             if name.endswith(LARGE):
-                entries[-1]["lfs"] = {"sha256": checksum(name, data), "size": len(data), "pointerSize": 130}
+                entries[-1]["lfs"] = {
+                    "sha256": checksum(name, data),
+                    "size": len(data),
+                    "pointerSize": 130,
+                }
         return entries
 
     def tree(self, folder: str | None) -> list[dict[str, object]]:
         """Return the files and folders directly in a folder."""
         head = f"{folder}/" if folder else ""
-        inside = {name.removeprefix(head): data for name, data in self.files.items() if name.startswith(head)}
+        inside = {
+            name.removeprefix(head): data
+            for name, data in self.files.items()
+            if name.startswith(head)
+        }
         folders = {name.partition("/")[0] for name in inside if "/" in name}
         entries: list[dict[str, object]] = [
-            {"type": "directory", "path": f"{head}{name}", "size": 0, "oid": checksum("", name.encode())}
+            {
+                "type": "directory",
+                "path": f"{head}{name}",
+                "size": 0,
+                "oid": checksum("", name.encode()),
+            }
             for name in sorted(folders)
         ]
         return entries + [
@@ -159,13 +202,18 @@ class Hub:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """Return the environment of a process with its own cache; huggingface_hub reads it at import."""
+    """Return the environment of a process with its own cache; huggingface_hub reads it at
+    import."""
     bare = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    patient = dict.fromkeys(("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"), "600")  # the machine may be busy
+    patient = dict.fromkeys(
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"), "600"
+    )  # the machine may be busy
     return bare | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"} | patient | more
 
 
-def locating(folder: Path, name: str, revision: str | None = None, **more: str) -> subprocess.Popen[str]:
+def locating(
+    folder: Path, name: str, revision: str | None = None, **more: str
+) -> subprocess.Popen[str]:
     """Start a process that fetches a model and prints its path, or the error."""
     program = f"""
 from runner_engine.settings.model import LocalModelConfig
@@ -177,7 +225,9 @@ except ConfigError as error:
     print("error:", error)
 """
     env, pipe = environment(folder, **more), subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", program], env=env, cwd=folder, text=True, stdout=pipe, stderr=pipe)
+    return subprocess.Popen(
+        [sys.executable, "-c", program], env=env, cwd=folder, text=True, stdout=pipe, stderr=pipe
+    )
 
 
 def locate(folder: Path, name: str, revision: str | None = None, **more: str) -> str:

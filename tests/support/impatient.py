@@ -22,7 +22,8 @@ sqlite3.connect = sqlite3.dbapi2.connect = connect
 
 
 def impatient(folder: Path) -> dict[str, str]:
-    """Return the variables of a process with such a sqlite; its code is written into a new folder."""
+    """Return the variables of a process with such a sqlite; its code is written into a new
+    folder."""
     place = folder / "impatient"
     place.mkdir()
     (place / "sitecustomize.py").write_text(SITE)

@@ -1,4 +1,5 @@
-"""Jobs over the parts of a split and over the whole model, and their answers, which must be equal."""
+"""Jobs over the parts of a split and over the whole model, and their answers, which must be
+equal."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ from runner_engine.settings.model import LocalModelConfig, ModelConfig
 Make = Callable[..., RunnerConfig]
 CPU: dict[str, Any] = {"device": "cpu", "dtype": Dtype.float32}
 GREEDY = GenerationConfig(max_new_tokens=12)
-SAMPLED = GenerationConfig(max_new_tokens=12, temperature=1.0, top_k=30, top_p=0.9, repetition_penalty=1.1)
+SAMPLED = GenerationConfig(
+    max_new_tokens=12, temperature=1.0, top_k=30, top_p=0.9, repetition_penalty=1.1
+)
 
 
 def in_parts(parts: Path | str, **keys: Any) -> PartsModelConfig:
@@ -35,7 +38,11 @@ def whole(model: Path | str) -> LocalModelConfig:
 
 
 def generate(
-    make_config: Make, model: ModelConfig, prompts: str, generation: GenerationConfig = GREEDY, **keys: Any
+    make_config: Make,
+    model: ModelConfig,
+    prompts: str,
+    generation: GenerationConfig = GREEDY,
+    **keys: Any,
 ) -> Record:
     """Complete the raw prompts of a file."""
     task = GenerateConfig(prompts=prompts, format=Framing.raw, **keys)
@@ -55,7 +62,16 @@ def answers(record: Record) -> list[tuple[Any, ...]]:
 
 def prompt_file(folder: Path) -> str:
     """Write prompts of many lengths, and return the file."""
-    texts = ["one", "a longer prompt than the others are", "xy", "to be or not", "7 times 8 is", "end", "so", "why not"]
+    texts = [
+        "one",
+        "a longer prompt than the others are",
+        "xy",
+        "to be or not",
+        "7 times 8 is",
+        "end",
+        "so",
+        "why not",
+    ]
     file = folder / "prompts.txt"
     file.write_text("".join(f"{text}\n" for text in texts))
     return str(file)

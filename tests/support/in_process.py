@@ -1,7 +1,8 @@
-"""The program's commands in this process: the same output on both streams and the same exit code, without a start.
+"""The program's commands in this process: the same output on both streams and the same exit code,
+without a start.
 
-A start costs more than the command of most tests. For tests of the process itself (signals, kills, stdin, imports,
-variables that libraries read at import), `warm_process` starts a real one.
+A start costs more than the command of most tests. For tests of the process itself (signals, kills,
+stdin, imports, variables that libraries read at import), `warm_process` starts a real one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from runner_base.console import ForPeople
 from runner_base.loggers import own_loggers
 from runner_base.signals import ENDING
 
-# Variables that are read when a command is called; others may have been read when a library was imported.
+# Variables that are read when a command is called; others may have been read when a library was
+# imported.
 LATE = ("RUNNER_", "COLUMNS", "API_KEY", "MLFLOW_TRACKING_", "MLFLOW_EXPERIMENT_", "MLFLOW_HTTP_")
 # Modules that cache what they read outside of the process.
 REMEMBER = (
@@ -57,7 +59,9 @@ class Finished:
         return values
 
 
-def run(module: str, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> tuple[int, str, str]:
+def run(
+    module: str, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]
+) -> tuple[int, str, str]:
     """Call a command like `python -m MODULE ARGUMENTS`; return its exit code and output."""
     command = importlib.import_module("runner.__main__" if module == "runner" else module)
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
@@ -125,7 +129,8 @@ def _as_at_the_start() -> Iterator[None]:
 
 
 def _forget() -> None:
-    """Clear the caches of the program's modules, as in a new process: servers, files, open handles."""
+    """Clear the caches of the program's modules, as in a new process: servers, files, open
+    handles."""
     for name, module in [*sys.modules.items()]:
         if name.startswith(REMEMBER):
             for key, value in vars(module).items():
@@ -136,7 +141,8 @@ def _forget() -> None:
 
 
 def _close_databases() -> None:
-    """Close the databases of earlier tests, whose files are gone: MLflow keeps each one open until the process ends."""
+    """Close the databases of earlier tests, whose files are gone: MLflow keeps each one open until
+    the process ends."""
     store = sys.modules.get("mlflow.store.tracking.sqlalchemy_store")
     engines = {} if store is None else store.SqlAlchemyStore._engine_map
     for uri, engine in [*engines.items()]:

@@ -1,4 +1,5 @@
-"""Tiny Llamas of int8 weights as compressed-tensors stores them (int-quantized), with or without int8 rows."""
+"""Tiny Llamas of int8 weights as compressed-tensors stores them (int-quantized), with or without
+int8 rows."""
 
 from __future__ import annotations
 
@@ -9,13 +10,31 @@ import quantized_llama
 import torch
 from quantized_llama import Tensors, compressed_tensors
 
-DYNAMIC: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
-STATIC: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "tensor", "dynamic": False}
+DYNAMIC: dict[str, Any] = {
+    "num_bits": 8,
+    "type": "int",
+    "symmetric": True,
+    "strategy": "token",
+    "dynamic": True,
+}
+STATIC: dict[str, Any] = {
+    "num_bits": 8,
+    "type": "int",
+    "symmetric": True,
+    "strategy": "tensor",
+    "dynamic": False,
+}
 
 
 def scheme(rows: Any, strategy: str = "channel", **extra: Any) -> dict[str, Any]:
     """The quantization_config of compressed-tensors."""
-    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": strategy, "dynamic": False}
+    weights = {
+        "num_bits": 8,
+        "type": "int",
+        "symmetric": True,
+        "strategy": strategy,
+        "dynamic": False,
+    }
     group = {"weights": weights, "input_activations": rows, "format": "int-quantized"}
     return compressed_tensors("int-quantized", group, **extra)
 
@@ -35,7 +54,9 @@ def save(folder: Path, name: str, **settings: Any) -> None:
 
     def layer(path: str, outputs: int, inputs: int) -> Tensors:
         has_one = name == "dynamic_tensor"
-        scale = ((torch.rand(1 if has_one else outputs, 1, generator=random) + 0.2) * 0.2 / 256).bfloat16()
+        scale = (
+            (torch.rand(1 if has_one else outputs, 1, generator=random) + 0.2) * 0.2 / 256
+        ).bfloat16()
         codes = torch.randint(-128, 128, (outputs, inputs), generator=random, dtype=torch.int8)
         tensors = {"weight": codes, "weight_scale": scale.flatten() if has_one else scale}
         if name.startswith("static"):

@@ -14,13 +14,19 @@ from typing import Any
 import warm_process
 from grids import wait_for
 
-SAID = re.compile(r"interrupted: (\d+)(.*) kept, (\d+) unfinished kept for resuming, run the same command to resume")
+SAID = re.compile(
+    r"interrupted: (\d+)(.*) kept, (\d+) unfinished kept for resuming, run the same command to resume"
+)
 STARTS = 8  # until one is interrupted while an answer is begun
 
 
 def of_job(folder: Path, name: str) -> list[dict[str, Any]]:
     """Return the lines of a file of the only job in a folder."""
-    return [json.loads(line) for path in folder.glob(f"jobs/*/{name}") for line in path.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for path in folder.glob(f"jobs/*/{name}")
+        for line in path.read_text().splitlines()
+    ]
 
 
 def answers(folder: Path) -> list[dict[str, Any]]:
@@ -38,7 +44,8 @@ def has_grown(folder: Path, log: str, before: list[dict[str, Any]]) -> Callable[
 def check_the_same_tokens(
     runner: Callable[..., Any], folder: Path, job: Sequence[str], log: str, sent: signal.Signals
 ) -> None:
-    """Run a job whole and interrupted, the log being the file that grows with each answer; both have the same answers."""
+    """Run a job whole and interrupted, the log being the file that grows with each answer; both
+    have the same answers."""
     words = [*job, "model.dtype=float32", "tracking=none", "print=none"]
     done = runner(*words, f"output_dir={folder}/whole")
     assert done.code == 0, done.err
@@ -54,7 +61,9 @@ def check_the_same_tokens(
         process.send_signal(sent)
         _, err = process.communicate(timeout=200)
         assert process.returncode == 130, err
-        assert of_job(interrupted, log)[: len(before)] == before, "nothing that is done is asked again"
+        assert of_job(interrupted, log)[: len(before)] == before, (
+            "nothing that is done is asked again"
+        )
         if partial := of_job(interrupted, "partial.jsonl"):
             break
     said = SAID.search(err)

@@ -32,7 +32,9 @@ def intx_config(choice: TorchaoIntxConfig) -> Any:
         return Int8DynamicActivationIntxWeightConfig(
             weight_dtype=kind, weight_granularity=group, weight_mapping_type=mapping
         )
-    return IntxWeightOnlyConfig(weight_dtype=kind, granularity=PerGroup(choice.group_size), mapping_type=mapping)
+    return IntxWeightOnlyConfig(
+        weight_dtype=kind, granularity=PerGroup(choice.group_size), mapping_type=mapping
+    )
 
 
 def class_of(choice: MadeGroupsConfig) -> str:

@@ -1,4 +1,5 @@
-"""Small models of the kinds that are run today: dense, windows, mixtures of experts, hybrids, latent attention."""
+"""Small models of the kinds that are run today: dense, windows, mixtures of experts, hybrids,
+latent attention."""
 
 from __future__ import annotations
 
@@ -58,7 +59,11 @@ def save(folder: Path, kind: str, **keys: Any) -> Path:
     """Save a model with random weights in bfloat16, without a tokenizer."""
     name, own = KINDS[kind]
     torch.manual_seed(0)
-    settings = {key: value for key, value in (PLAIN | own | keys).items() if key not in FOLLOWS.get(kind, ())}
+    settings = {
+        key: value
+        for key, value in (PLAIN | own | keys).items()
+        if key not in FOLLOWS.get(kind, ())
+    }
     model = AutoModelForCausalLM.from_config(getattr(transformers, name)(**settings))
     model.to(torch.bfloat16).save_pretrained(folder)
     return folder

@@ -19,7 +19,9 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> A
     torch.manual_seed(inputs + outputs)
     weight = keys.get("weight", torch.randn(outputs, inputs, dtype=torch.bfloat16) / inputs**0.5)
     if kind == "int8":
-        layer: Any = Linear8bitLt(inputs, outputs, bias, has_fp16_weights=False, threshold=keys.get("threshold", 6.0))
+        layer: Any = Linear8bitLt(
+            inputs, outputs, bias, has_fp16_weights=False, threshold=keys.get("threshold", 6.0)
+        )
         layer.weight = Int8Params(weight, has_fp16_weights=False, requires_grad=False)
     elif kind == "torchao_int8":
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
@@ -30,8 +32,12 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> A
     else:
         dtype = keys.get("compute_dtype", torch.bfloat16)
         layer = Linear4bit(inputs, outputs, bias, dtype, keys.get("double_quant", True), kind)
-        layer.support_avx512bf16_for_cpu &= processor.has_bfloat16_products()  # as the runner loads it
-        layer.weight = Params4bit(weight, False, quant_type=kind, compress_statistics=keys.get("double_quant", True))
+        layer.support_avx512bf16_for_cpu &= (
+            processor.has_bfloat16_products()
+        )  # as the runner loads it
+        layer.weight = Params4bit(
+            weight, False, quant_type=kind, compress_statistics=keys.get("double_quant", True)
+        )
     layer = layer.to("cpu").eval()
     if bias:
         layer.bias.data = torch.randn(outputs, dtype=torch.bfloat16)
@@ -39,7 +45,8 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> A
 
 
 def stored_four_bits(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:
-    """A layer that the library leaves as it is stored, also on a processor where it would pack it."""
+    """A layer that the library leaves as it is stored, also on a processor where it would pack
+    it."""
     layer = layer_of(kind, inputs, outputs, bias, **keys)
     layer.support_avx512bf16_for_cpu = False
     return layer
@@ -48,7 +55,9 @@ def stored_four_bits(kind: str, inputs: int, outputs: int, bias: bool, **keys: A
 def row_int8(layer: Any) -> QuantizedWeights:
     """Return the weights of a layer of LLM.int8(), after its first pass."""
     state = layer.state
-    weights = QuantizedWeights(WeightFormat.row_int8, layer.in_features, layer.out_features, (torch.bfloat16,))
+    weights = QuantizedWeights(
+        WeightFormat.row_int8, layer.in_features, layer.out_features, (torch.bfloat16,)
+    )
     weights.matrix.threshold = state.threshold
     weights.point_at(state.CB, layer.bias, state.SCB.float().contiguous(), shifted_sums(state.CB))
     return weights
@@ -56,7 +65,9 @@ def row_int8(layer: Any) -> QuantizedWeights:
 
 def weight_int8(layer: Any) -> QuantizedWeights:
     """Return the weights of a layer of torchao's, int8 by output."""
-    weights = QuantizedWeights(WeightFormat.weight_int8, layer.in_features, layer.out_features, (torch.bfloat16,))
+    weights = QuantizedWeights(
+        WeightFormat.weight_int8, layer.in_features, layer.out_features, (torch.bfloat16,)
+    )
     scale = layer.weight.scale.to(torch.bfloat16).flatten().contiguous()
     weights.point_at(layer.weight.qdata, layer.bias, scale)
     return weights

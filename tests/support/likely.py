@@ -1,4 +1,5 @@
-"""Texts to score, their scores by plain forward passes, and the samples of jobs that are compared."""
+"""Texts to score, their scores by plain forward passes, and the samples of jobs that are
+compared."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ from runner.store.jobs import read_samples
 from runner_base.result import Record
 
 WORDS = "The quick brown fox jumps over the lazy dog, and nobody has ever seen it come back. "
-PAIRS = [{"prompt": WORDS[:cut], "continuation": WORDS[cut : cut + size]} for cut, size in ((20, 5), (31, 40), (9, 17))]
+PAIRS = [
+    {"prompt": WORDS[:cut], "continuation": WORDS[cut : cut + size]}
+    for cut, size in ((20, 5), (31, 40), (9, 17))
+]
 
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -23,7 +27,8 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def scores(folder: Path, ids: list[int], dtype: str = "float32") -> torch.Tensor:
-    """Return the log-probabilities of all tokens after each token but the last, from one forward pass: [T-1, V]."""
+    """Return the log-probabilities of all tokens after each token but the last, from one forward
+    pass: [T-1, V]."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     with torch.inference_mode():
         log_probabilities: torch.Tensor = (

@@ -9,10 +9,13 @@ from runner_engine.sessions.session import Session
 
 
 class ListSession(Session):
-    """Answers one list of requests at a time with the function; requests that arrive meanwhile wait."""
+    """Answers one list of requests at a time with the function; requests that arrive meanwhile
+    wait."""
 
     def __init__(
-        self, capabilities: frozenset[Capability], run: Callable[[list[Request]], Iterator[list[Event]]]
+        self,
+        capabilities: frozenset[Capability],
+        run: Callable[[list[Request]], Iterator[list[Event]]],
     ) -> None:
         super().__init__(capabilities)
         self._run = run

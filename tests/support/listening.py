@@ -20,13 +20,16 @@ def complete_with_deltas(
             if isinstance(event, Delta):
                 on_text(event)
 
-    return complete(engine, [replace(request, deltas=True) for request in requests], listener=listen)
+    return complete(
+        engine, [replace(request, deltas=True) for request in requests], listener=listen
+    )
 
 
 def complete_first(
     engine: Engine, requests: Sequence[Request], count: int, batch_size: int | None = None
 ) -> list[Completion]:
-    """Run steps until so many requests have ended, and return their completions; the rest is dropped."""
+    """Run steps until so many requests have ended, and return their completions; the rest is
+    dropped."""
     open_requests = count
 
     def listen(events: list[Event]) -> bool:

@@ -1,4 +1,5 @@
-"""Norms with random weights: with those of a new model, all 1, it does not matter when heads are normed."""
+"""Norms with random weights: with those of a new model, all 1, it does not matter when heads are
+normed."""
 
 from __future__ import annotations
 

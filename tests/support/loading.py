@@ -1,4 +1,5 @@
-"""Tiny models loaded with a choice of number format, what they compute, and what was predicted of them."""
+"""Tiny models loaded with a choice of number format, what they compute, and what was predicted of
+them."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ def load(
 def logits(model: Any) -> torch.Tensor:
     """Return the logits of a few tokens; a model that is loaded, or a library's."""
     with torch.inference_mode():
-        found: torch.Tensor = (model.model if isinstance(model, Loaded) else model)(IDS).logits.float()
+        found: torch.Tensor = (model.model if isinstance(model, Loaded) else model)(
+            IDS
+        ).logits.float()
     return found
 
 

@@ -1,4 +1,5 @@
-"""A proxy before a real server that loses one answer: the server has done what was asked, and nobody hears of it."""
+"""A proxy before a real server that loses one answer: the server has done what was asked, and
+nobody hears of it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ OF_A_CONNECTION = {"transfer-encoding", "connection", "content-length", "content
 
 @contextlib.contextmanager
 def lossy_proxy(port: int, lost: str, meanwhile: Callable[[], None]) -> Iterator[str]:
-    """Yield the address of a proxy that loses the first answer to a request whose path contains `lost`.
+    """Yield the address of a proxy that loses the first answer to a request whose path contains
+    `lost`.
 
     meanwhile: what happens before the client notices that, such as the server's end.
     """

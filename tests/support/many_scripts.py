@@ -1,4 +1,5 @@
-"""Texts in many scripts, always the same ones, and vocabularies that are learned from some of them."""
+"""Texts in many scripts, always the same ones, and vocabularies that are learned from some of
+them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,21 @@ RANGES = {  # code points
     "marks": "\u0300\u0310", "mathematics": "𝐀𝐙",
 }  # fmt: skip
 SPACES = (" ", " ", " ", "  ", "   ", "\n", "\n\n", "\t", "\r\n", "\u00a0", "\u3000", "")
-MARKS = (*string.punctuation, "…", "«", "»", "。", "¿", "—", "'s", "'LL", "▁", "\x00", "\ufffd", "\u200d")
+MARKS = (
+    *string.punctuation,
+    "…",
+    "«",
+    "»",
+    "。",
+    "¿",
+    "—",
+    "'s",
+    "'LL",
+    "▁",
+    "\x00",
+    "\ufffd",
+    "\u200d",
+)
 MORE = (
     "<s>",
     "</s>",
@@ -39,8 +54,14 @@ def texts(count: int, seed: int = 0) -> list[str]:
         for _ in range(chance.randrange(1, 16)):
             word = "".join(chance.choices(letters, k=chance.randrange(1, 6)))
             number, mark = str(chance.randrange(10**6)), chance.choice(MARKS)
-            parts.append(chance.choice((word, word, word, word.upper(), word.title(), number, mark)))
-            parts.append(chance.choice(MORE) if at % 5 == 0 and chance.random() < 0.3 else chance.choice(SPACES))
+            parts.append(
+                chance.choice((word, word, word, word.upper(), word.title(), number, mark))
+            )
+            parts.append(
+                chance.choice(MORE)
+                if at % 5 == 0 and chance.random() < 0.3
+                else chance.choice(SPACES)
+            )
         made.append("".join(parts))
     return made
 
@@ -58,10 +79,13 @@ def byte_pairs(size: int) -> tuple[list[str], list[str]]:
 
 
 def pieces(size: int) -> list[str]:
-    """Return SentencePiece's kind of tokens, learned as pairs: the best ones first, with ▁ for a space."""
+    """Return SentencePiece's kind of tokens, learned as pairs: the best ones first, with ▁ for a
+    space."""
     learned = Tokenizer(models.BPE())
     learned.pre_tokenizer = pre_tokenizers.Metaspace()
-    learned.train_from_iterator(texts(2000, seed=1), trainers.BpeTrainer(vocab_size=size, show_progress=False))
+    learned.train_from_iterator(
+        texts(2000, seed=1), trainers.BpeTrainer(vocab_size=size, show_progress=False)
+    )
     ids = learned.get_vocab()
     return sorted(ids, key=ids.__getitem__)
 
@@ -70,6 +94,8 @@ def unigrams(size: int) -> list[tuple[str, float]]:
     """Return tokens with the logarithms of their probabilities, as T5 has."""
     learned = Tokenizer(models.Unigram())
     learned.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=size, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=size, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False
+    )
     learned.train_from_iterator(texts(2000, seed=1), trainer)
     return [(token, score) for token, score in json.loads(learned.to_str())["model"]["vocab"]]

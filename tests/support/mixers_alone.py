@@ -1,4 +1,5 @@
-"""A mixer alone beside the family's own layer with its own cache: rows of unequal length, in pieces and token by token."""
+"""A mixer alone beside the family's own layer with its own cache: rows of unequal length, in pieces
+and token by token."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ TOLERANCE = 2e-5  # of the largest result
 
 
 def family_results(layer: Any, config: Any, rows: Sequence[Tensor], **named: Any) -> list[Tensor]:
-    """Return what the family's layer gives for each row alone, with a cache: all but the last tokens, then one by one."""
+    """Return what the family's layer gives for each row alone, with a cache: all but the last
+    tokens, then one by one."""
     results = []
     for row in rows:
         cache = DynamicCache(config=config)
@@ -26,7 +28,8 @@ def family_results(layer: Any, config: Any, rows: Sequence[Tensor], **named: Any
         outputs = []
         for piece in pieces:
             output = layer(
-                piece[None], **{key: cache if value is DynamicCache else value for key, value in named.items()}
+                piece[None],
+                **{key: cache if value is DynamicCache else value for key, value in named.items()},
             )
             outputs.append((output[0] if isinstance(output, tuple) else output)[0])
         results.append(torch.cat(outputs))
@@ -36,19 +39,27 @@ def family_results(layer: Any, config: Any, rows: Sequence[Tensor], **named: Any
 def mixer_results(
     mixer: Mixer, rows: Sequence[Tensor], cuts: Sequence[int], states: list[Tensor] | None = None
 ) -> list[Tensor]:
-    """Return what the mixer gives for all rows together, each cut into pieces at these places; then token by token.
+    """Return what the mixer gives for all rows together, each cut into pieces at these places; then
+    token by token.
 
-    Row r has the slot 2 - r in passes that read pieces, and all move to their own slots before the last three tokens.
+    Row r has the slot 2 - r in passes that read pieces, and all move to their own slots before the
+    last three tokens.
     """
     slots = len(rows) + 1
     states = fresh(mixer, slots) if states is None else states
     results: list[list[Tensor]] = [[] for _ in rows]
     edges = [0, *cuts, max(map(len, rows))]
     for start, end in pairwise(edges):
-        present = [(at, row[start : min(end, len(row) - 3)]) for at, row in enumerate(rows) if start < len(row) - 3]
+        present = [
+            (at, row[start : min(end, len(row) - 3)])
+            for at, row in enumerate(rows)
+            if start < len(row) - 3
+        ]
         if not present:
             continue
-        segments = Segments.of([len(rows) - 1 - at for at, _ in present], [len(piece) for _, piece in present])
+        segments = Segments.of(
+            [len(rows) - 1 - at for at, _ in present], [len(piece) for _, piece in present]
+        )
         output = mixer.forward(torch.cat([piece for _, piece in present]), states, segments)
         for (at, _), part in zip(present, torch.split(output, segments.counts), strict=True):
             results[at].append(part)
@@ -72,13 +83,19 @@ def spread_weights(module: nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.5 if parameter.dim() == 1 else 0.2))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator)
+                * (0.5 if parameter.dim() == 1 else 0.2)
+            )
 
 
 def off(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """Return how far the results are apart at most, as a share of the largest."""
     largest = max(float(row.abs().max()) for row in theirs)
-    return max(float((one - other).abs().max()) for one, other in zip(ours, theirs, strict=True)) / largest
+    return (
+        max(float((one - other).abs().max()) for one, other in zip(ours, theirs, strict=True))
+        / largest
+    )
 
 
 def rows_of(width: int, lengths: Sequence[int] = LENGTHS) -> list[Tensor]:
@@ -94,7 +111,8 @@ def check(
     named: dict[str, Any],
     break_state: Callable[[list[Tensor]], object] | None = None,
 ) -> float:
-    """Return the farthest that the mixer is off; break_state: a control, which spoils the states before the rows begin."""
+    """Return the farthest that the mixer is off; break_state: a control, which spoils the states
+    before the rows begin."""
     width = config.hidden_size
     rows = rows_of(width)
     with torch.inference_mode():

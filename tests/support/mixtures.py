@@ -13,7 +13,13 @@ PLAIN = {
     "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256,
     "tie_word_embeddings": False, "num_experts_per_tok": 2, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2,
 }  # fmt: skip
-SHARED = {"n_routed_experts": 8, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+SHARED = {
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
 MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("Qwen3MoeConfig", {"num_experts": 8}),
     "mixtral": ("MixtralConfig", {"num_local_experts": 8}),
@@ -54,11 +60,17 @@ def mixture(family: str, **keys: Any) -> Any:
     """Build a mixture; biases, which begin as zeros, are random, too."""
     name, own = MIXTURES[family]
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(getattr(transformers, name)(**(PLAIN | own | keys))).float().eval()
+    model = (
+        AutoModelForCausalLM.from_config(getattr(transformers, name)(**(PLAIN | own | keys)))
+        .float()
+        .eval()
+    )
     with torch.no_grad():
         for path, numbers in model.named_parameters():
             if path.endswith("bias"):
                 numbers.normal_(0, 0.1)
             elif ".experts." in path:
-                numbers.normal_(0, 0.15)  # as large as the rest, so that an exchanged expert is seen
+                numbers.normal_(
+                    0, 0.15
+                )  # as large as the rest, so that an exchanged expert is seen
     return model

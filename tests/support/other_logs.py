@@ -25,11 +25,15 @@ def log_of(name: str) -> Path:
 def members_of(path: Path) -> Members:
     """Return the header and the samples of a log."""
     with Archive(path) as archive:
-        return {name: json.loads(archive.read(name)) for name in [*archive.names_below("samples/"), "header.json"]}
+        return {
+            name: json.loads(archive.read(name))
+            for name in [*archive.names_below("samples/"), "header.json"]
+        }
 
 
 def changed_log(path: Path, change: Callable[[Members], None], *, source: str = "none") -> Path:
-    """Write a changed copy of a real log, packed with deflate as older versions of inspect_ai pack."""
+    """Write a changed copy of a real log, packed with deflate as older versions of inspect_ai
+    pack."""
     members = members_of(log_of(source))
     change(members)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +48,8 @@ LIGHTEVAL = DATA / "lighteval"
 
 
 def lighteval_copy(folder: Path, name: str = "whole") -> tuple[Path, Path]:
-    """Copy real results of lighteval; returns the results file, and the samples of the task `sums`."""
+    """Copy real results of lighteval; returns the results file, and the samples of the task
+    `sums`."""
     shutil.copytree(LIGHTEVAL / name, folder)
     return next(folder.rglob("results_*.json")), next(folder.rglob("details_sums*.parquet"))
 

@@ -1,4 +1,5 @@
-"""Parses each file of conf/ once, since no test changes it: it is a third of composing, which most commands do."""
+"""Parses each file of conf/ once, since no test changes it: it is a third of composing, which most
+commands do."""
 
 from __future__ import annotations
 

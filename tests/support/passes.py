@@ -1,4 +1,5 @@
-"""Passes of attention, as tables: what each row of a pass sees, and one softmax over it in float64 as the reference."""
+"""Passes of attention, as tables: what each row of a pass sees, and one softmax over it in float64
+as the reference."""
 
 from __future__ import annotations
 
@@ -32,15 +33,25 @@ FORMATS = {  # of keys and values: those of the model, and as they are stored
         torch.bfloat16,
         KvCache(KvNumbers.as_model, KvNumbers.int4, layers=((0, KvNumbers.int8),)),
     ),
-    "f32 in int4, first plain": (torch.float32, KvCache.of(f"{{keys: int4, values: int4, {FIRST}}}")),
-    "bf16 in int8, first plain": (torch.bfloat16, KvCache.of(f"{{keys: int8, values: int8, {FIRST}}}")),
-    "bf16 in k8v4, first plain": (torch.bfloat16, KvCache.of(f"{{keys: int8, values: int4, {FIRST}}}")),
+    "f32 in int4, first plain": (
+        torch.float32,
+        KvCache.of(f"{{keys: int4, values: int4, {FIRST}}}"),
+    ),
+    "bf16 in int8, first plain": (
+        torch.bfloat16,
+        KvCache.of(f"{{keys: int8, values: int8, {FIRST}}}"),
+    ),
+    "bf16 in k8v4, first plain": (
+        torch.bfloat16,
+        KvCache.of(f"{{keys: int8, values: int4, {FIRST}}}"),
+    ),
 }
 
 
 @dataclass(frozen=True)
 class PassRow:
-    """A row of a pass: its own places of earlier passes, its new tokens, and the prefixes that it sees by number."""
+    """A row of a pass: its own places of earlier passes, its new tokens, and the prefixes that it
+    sees by number."""
 
     before: int
     new: int = 1
@@ -50,7 +61,8 @@ class PassRow:
 
 @dataclass(frozen=True)
 class Scene:
-    """The rows of a pass and the lengths of its prefixes; a prefix stands behind those with smaller numbers."""
+    """The rows of a pass and the lengths of its prefixes; a prefix stands behind those with smaller
+    numbers."""
 
     rows: tuple[PassRow, ...]
     prefixes: tuple[int, ...] = ()
@@ -78,17 +90,26 @@ LENGTHS = (1, 2, 15, 16, 17, 33, 127, 129, 511, 512, 513, 700)
 SEEN_BY = (range(len(LENGTHS)), (0, 3, 4, 9), (1, 3))
 DECODING = Scene(
     tuple(
-        PassRow(length - 1, prefixes=tuple(number for number, rows in enumerate(SEEN_BY) if row in rows))
+        PassRow(
+            length - 1, prefixes=tuple(number for number, rows in enumerate(SEEN_BY) if row in rows)
+        )
         for row, length in enumerate(LENGTHS)
     ),
     prefixes=(1100, 7, 1),
     shuffled=True,
 )
 PROMPTS = Scene(
-    (PassRow(0, 90, (0,), is_span=True), PassRow(64), PassRow(530, 130, is_span=True), PassRow(0, 5, (0,))),
+    (
+        PassRow(0, 90, (0,), is_span=True),
+        PassRow(64),
+        PassRow(530, 130, is_span=True),
+        PassRow(0, 5, (0,)),
+    ),
     prefixes=(33,),
 )
-MANY_PREFIXES = Scene(tuple(PassRow(0, prefixes=(group,)) for group in range(40)), prefixes=tuple(range(1, 41)))
+MANY_PREFIXES = Scene(
+    tuple(PassRow(0, prefixes=(group,)) for group in range(40)), prefixes=tuple(range(1, 41))
+)
 BRANCHES = Scene(
     (
         PassRow(0, 40, (0, 1), is_span=True), PassRow(3, 1, (0, 1)), PassRow(700, 30, (0,), is_span=True),
@@ -101,7 +122,10 @@ SHAPES = [  # those with code of their own in kernels/attention_own.h, and other
     (1, 6, 128), (1, 8, 128), (2, 5, 16), (1, 16, 32), (3, 2, 80), (2, 3, 96), (1, 9, 112), (2, 1, 256), (1, 16, 256),
 ]  # fmt: skip
 WINDOWS = [None, Window(8), Window(50), Window(620), Window(64, is_chunk=True)]
-SOFTMAXES = {"plain": PLAIN, "cap and sinks": Softmax(cap=2.5, sinks=torch.tensor([0.5, -1.0, 3.0, 0.0, 1.5, -2.0]))}
+SOFTMAXES = {
+    "plain": PLAIN,
+    "cap and sinks": Softmax(cap=2.5, sinks=torch.tensor([0.5, -1.0, 3.0, 0.0, 1.5, -2.0])),
+}
 
 
 def _cases() -> Iterator[tuple[str, Case]]:
@@ -116,7 +140,10 @@ def _cases() -> Iterator[tuple[str, Case]]:
         for name, softmax in SOFTMAXES.items():
             case = Case(BRANCHES, (2, 3, 48), window=window, softmax=softmax, scale=2.0)
             yield f"branches, {window}, {name}", case
-            yield f"step on branches, {window}, {name}", replace(case, scene=BRANCHES.as_step(), is_step=True)
+            yield (
+                f"step on branches, {window}, {name}",
+                replace(case, scene=BRANCHES.as_step(), is_step=True),
+            )
 
 
 CASES = dict(_cases())
@@ -126,19 +153,25 @@ def one_softmax(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads: Heads, scale: float, softmax: Softmax = PLAIN,
     layer: int = 1,
 ) -> torch.Tensor:  # fmt: skip
-    """Return [H, D] for a query [H, D]: one softmax over keys and values [KVH, L, D] as they are stored, in float64."""
+    """Return [H, D] for a query [H, D]: one softmax over keys and values [KVH, L, D] as they are
+    stored, in float64."""
     if heads.in_bytes and not heads.first_plain:
         keys, values = as_stored(heads, layer, keys, values)
     scores = query.double().view(heads.kv_heads, heads.group, -1) @ keys.double().mT * scale
     if softmax.cap:
         scores = softmax.cap * (scores / softmax.cap).tanh()
     if softmax.sinks is not None:
-        scores = torch.cat((scores, softmax.sinks.to(scores).view(heads.kv_heads, heads.group, 1)), dim=2)
+        scores = torch.cat(
+            (scores, softmax.sinks.to(scores).view(heads.kv_heads, heads.group, 1)), dim=2
+        )
     return (scores.softmax(dim=-1)[..., : keys.shape[1]] @ values.double()).flatten(0, 1)
 
 
-def as_stored(heads: Heads, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what keys and values [KVH, L, D] of a layer are when they have been stored and are read, in float32."""
+def as_stored(
+    heads: Heads, layer: int, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what keys and values [KVH, L, D] of a layer are when they have been stored and are
+    read, in float32."""
     numbers = []
     for of, given in zip(heads.formats(layer), (keys, values), strict=True):
         stored = of.to_numbers(of.to_rows(heads.turned(given)), heads.dim, torch.float32)
@@ -146,12 +179,17 @@ def as_stored(heads: Heads, layer: int, keys: torch.Tensor, values: torch.Tensor
     return numbers[0], numbers[1]
 
 
-def as_read(heads: Heads, layer: int, given: list[torch.Tensor], is_beginning: bool) -> list[torch.Tensor]:
-    """Return keys and values [KVH, L, D] of a prefix or of a row's own places: the first of a text as the model's."""
+def as_read(
+    heads: Heads, layer: int, given: list[torch.Tensor], is_beginning: bool
+) -> list[torch.Tensor]:
+    """Return keys and values [KVH, L, D] of a prefix or of a row's own places: the first of a text
+    as the model's."""
     read = [*as_stored(heads, layer, *given)]
     for some, plain in zip(read, given, strict=True):
         if is_beginning:
-            some[:, : heads.first_plain] = heads.turned(heads.turned(plain[:, : heads.first_plain])).float()
+            some[:, : heads.first_plain] = heads.turned(
+                heads.turned(plain[:, : heads.first_plain])
+            ).float()
     return read
 
 
@@ -171,7 +209,11 @@ def check_pass(case: Case, form: str, way: str) -> None:
     count = len(scene.rows)
     order = torch.randperm(count + 2, generator=numbers, device="cpu")[:count].tolist()
     slot_of = order if scene.shuffled else [*range(count)]
-    own = own_kv(heads, kernels, [max(row.before + row.new for row in scene.rows)] * (count + 2 * scene.shuffled))
+    own = own_kv(
+        heads,
+        kernels,
+        [max(row.before + row.new for row in scene.rows)] * (count + 2 * scene.shuffled),
+    )
     for slot, row in zip(slot_of, scene.rows, strict=True):
         own.set_beginning(slot, not row.prefixes)
     prefixes = [[keys_and_values(length) for _ in range(heads.layers)] for length in scene.prefixes]
@@ -179,10 +221,20 @@ def check_pass(case: Case, form: str, way: str) -> None:
     rows = [keys_and_values(row.before + row.new) for row in scene.rows]
     seen_prefixes, seen_rows = [prefix[layer] for prefix in prefixes], rows
     if heads.first_plain:
-        seen_prefixes = [as_read(heads, layer, prefix, not number) for number, prefix in enumerate(seen_prefixes)]
-        seen_rows = [as_read(heads, layer, mine, not row.prefixes) for mine, row in zip(rows, scene.rows, strict=True)]
+        seen_prefixes = [
+            as_read(heads, layer, prefix, not number) for number, prefix in enumerate(seen_prefixes)
+        ]
+        seen_rows = [
+            as_read(heads, layer, mine, not row.prefixes)
+            for mine, row in zip(rows, scene.rows, strict=True)
+        ]
     texts = [
-        [torch.cat([*(seen_prefixes[number][kind] for number in row.prefixes), mine[kind]], dim=1) for kind in (0, 1)]
+        [
+            torch.cat(
+                [*(seen_prefixes[number][kind] for number in row.prefixes), mine[kind]], dim=1
+            )
+            for kind in (0, 1)
+        ]
         for row, mine in zip(scene.rows, seen_rows, strict=True)
     ]
     slots: list[int] = []
@@ -195,7 +247,11 @@ def check_pass(case: Case, form: str, way: str) -> None:
         if row.before:
             keys, values = (one[:, : row.before].transpose(0, 1) for one in mine)
             own.write(
-                layer, heads.turned(keys), heads.turned(values), ints([slot] * row.before), ints([*range(row.before)])
+                layer,
+                heads.turned(keys),
+                heads.turned(values),
+                ints([slot] * row.before),
+                ints([*range(row.before)]),
             )
         first = len(slots)
         if row.is_span:
@@ -208,7 +264,9 @@ def check_pass(case: Case, form: str, way: str) -> None:
             users[number] += range(first, len(slots))
     uses = [
         use_of(
-            shared_kv(heads, kernels, [kv[0] for kv in prefix], [kv[1] for kv in prefix], not number),
+            shared_kv(
+                heads, kernels, [kv[0] for kv in prefix], [kv[1] for kv in prefix], not number
+            ),
             tokens,
             len(slots),
         )
@@ -217,11 +275,22 @@ def check_pass(case: Case, form: str, way: str) -> None:
     for use, start in zip(uses, starts, strict=False):
         use.start = start
     layout = PassLayout(
-        heads, kernels, own, ints(slots), ints(places), ints(seen), uses, spans, case.is_step, position_of
+        heads,
+        kernels,
+        own,
+        ints(slots),
+        ints(places),
+        ints(seen),
+        uses,
+        spans,
+        case.is_step,
+        position_of,
     )
     query = random(numbers, heads.kv_heads * heads.group, len(slots), heads.dim, dtype=dtype)
     new = [
-        torch.cat([mine[kind][:, row.before :] for row, mine in zip(scene.rows, rows, strict=True)], dim=1)
+        torch.cat(
+            [mine[kind][:, row.before :] for row, mine in zip(scene.rows, rows, strict=True)], dim=1
+        )
         for kind in (0, 1)
     ]
     scale = case.scale * heads.dim**-0.5
@@ -231,11 +300,15 @@ def check_pass(case: Case, form: str, way: str) -> None:
     text_of = [text for row, text in zip(scene.rows, texts, strict=True) for _ in range(row.new)]
     for token, (text, position) in enumerate(zip(text_of, position_of, strict=True)):
         visible = slice(case.window.first(position) if case.window else 0, position + 1)
-        wanted = one_softmax(query[:, token], text[0][:, visible], text[1][:, visible], heads, scale, softmax)
+        wanted = one_softmax(
+            query[:, token], text[0][:, visible], text[1][:, visible], heads, scale, softmax
+        )
         off = float((result[token].double() - wanted).abs().max())
         assert off < TOLERANCE[dtype], f"token {token}, position {position}: off by {off}"
     for slot, mine in zip(slot_of, rows, strict=True):
         stored = own.stored(layer, slot, mine[0].shape[1])
         wanted_rows = heads.to_stored(layer, *map(heads.turned, mine))
-        coded, wanted_codes = ([some[:, heads.first_plain :] for some in both] for both in (stored, wanted_rows))
+        coded, wanted_codes = (
+            [some[:, heads.first_plain :] for some in both] for both in (stored, wanted_rows)
+        )
         assert all(map(torch.equal, coded, wanted_codes)), f"what is stored in slot {slot}"

@@ -1,4 +1,5 @@
-"""Packages with plug-ins: the example, installed by pip, and small ones that are written by a test."""
+"""Packages with plug-ins: the example, installed by pip, and small ones that are written by a
+test."""
 
 from __future__ import annotations
 
@@ -11,13 +12,25 @@ EXAMPLE = Path(__file__).parent / "plugin"
 
 
 def install_example(folder: Path) -> Path:
-    """Install the example into a folder, as pip does; with that on the path it is an installed package."""
-    quiet = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
-    subprocess.run([sys.executable, "-m", "pip", "install", *quiet, "--target", str(folder), str(EXAMPLE)], check=True)
+    """Install the example into a folder, as pip does; with that on the path it is an installed
+    package."""
+    quiet = (
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+    )
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", *quiet, "--target", str(folder), str(EXAMPLE)],
+        check=True,
+    )
     return folder
 
 
-def write_package(folder: Path, name: str, entry_points: str, version: str = "2.0", **modules: str) -> Path:
+def write_package(
+    folder: Path, name: str, entry_points: str, version: str = "2.0", **modules: str
+) -> Path:
     """Write an installed package with entry points and modules; return the folder for the path."""
     about = folder / f"{name}-{version}.dist-info"
     about.mkdir(parents=True)

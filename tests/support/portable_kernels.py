@@ -29,17 +29,31 @@ is_x86 = pytest.mark.skipif(
 @cache
 def built_for(target: str) -> Path:
     """Return the products, compiled once for another processor, quickly and not for speed."""
-    flags = building.FLAGS.replace("-march=native", f"-march={target}").replace("-O3", "-Og").split()
+    flags = (
+        building.FLAGS.replace("-march=native", f"-march={target}").replace("-O3", "-Og").split()
+    )
     compiler, library = processor.c_compiler(), Path(FOLDER.name) / f"{target.replace(' ', '')}.so"
     assert compiler is not None
     source = Path(__file__).parent / "products_only.c"
-    command = [compiler, *flags, "-shared", "-w", "-I", str(building.FOLDER), str(source), "-o", str(library), "-lm"]
+    command = [
+        compiler,
+        *flags,
+        "-shared",
+        "-w",
+        "-I",
+        str(building.FOLDER),
+        str(source),
+        "-o",
+        str(library),
+        "-lm",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return library
 
 
 def function_for(target: str) -> Any:
-    """Return the product in bfloat16 for a processor; skip the test where this one cannot run it."""
+    """Return the product in bfloat16 for a processor; skip the test where this one cannot run
+    it."""
     if "vnni" in target and not {"avx512_vnni", "avx512vl"} <= processor.flags():
         pytest.skip("this processor has no AVX-512 VNNI")
     function = ctypes.CDLL(str(built_for(target))).product_bf16

@@ -1,4 +1,5 @@
-"""A tiny Llama whose linear layers are stored as a format has them: each format says only what a layer's tensors are."""
+"""A tiny Llama whose linear layers are stored as a format has them: each format says only what a
+layer's tensors are."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ import torch
 from families import settings as family_settings
 
 Tensors = dict[str, torch.Tensor]
-Layer = Callable[[str, int, int], Tensors]  # of its path, outputs and inputs: its tensors by the ends of their names
+Layer = Callable[
+    [str, int, int], Tensors
+]  # of its path, outputs and inputs: its tensors by the ends of their names
 
 
 def tensors_of(layer: Layer, **settings: Any) -> tuple[Any, Tensors]:

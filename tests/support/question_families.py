@@ -24,7 +24,13 @@ def rewrite(folder: Path, change: Any) -> None:
 
 
 def in_families(
-    store: Store, experiment: str, name: str, config: dict[str, str], solved: list[bool], size: int, **more: Any
+    store: Store,
+    experiment: str,
+    name: str,
+    config: dict[str, str],
+    solved: list[bool],
+    size: int,
+    **more: Any,
 ) -> None:
     """Log a job whose questions belong to families of so many."""
     folder = store.job(experiment, name, {**config, **FAMILIES}, solved, **more)
@@ -47,17 +53,27 @@ def with_samples(
     """Log a job with eight answers to each question, so many of them right."""
     counts = {"task.samples": str(NUMBER_OF_ANSWERS)}
     elected = [it > NUMBER_OF_ANSWERS // 2 for it in right]
-    figures = accuracy_figures([it / NUMBER_OF_ANSWERS for it in right], [None] * len(right), [8] * len(right))
+    figures = accuracy_figures(
+        [it / NUMBER_OF_ANSWERS for it in right], [None] * len(right), [8] * len(right)
+    )
     passed, voted = sum(map(bool, right)) / len(right), sum(elected) / len(right)
-    figures |= {"answers_each": 8.0, "pass_at_k/1": figures["accuracy"], "pass_at_k/8": passed, "maj_at_k/8": voted}
-    folder = store.job(experiment, name, {**config, **counts}, elected, metrics=figures | (metrics or {}))
+    figures |= {
+        "answers_each": 8.0,
+        "pass_at_k/1": figures["accuracy"],
+        "pass_at_k/8": passed,
+        "maj_at_k/8": voted,
+    }
+    folder = store.job(
+        experiment, name, {**config, **counts}, elected, metrics=figures | (metrics or {})
+    )
 
     def change(sample: Sample) -> Sample:
         # every wrong answer is the same number, so that a vote is a strict majority
         verdicts = [Verdict.correct] * right[sample.index]
         verdicts += [Verdict.wrong] * (NUMBER_OF_ANSWERS - len(verdicts))
         sample.choices = [
-            Answer("", [1], FinishReason.stop, extracted={"strict": NUMBERS[it]}, verdict=it) for it in verdicts
+            Answer("", [1], FinishReason.stop, extracted={"strict": NUMBERS[it]}, verdict=it)
+            for it in verdicts
         ]
         return sample
 

@@ -27,14 +27,17 @@ HEAVY = (
 
 
 def heavy_imports(code: str, folder: Path) -> list[str]:
-    """Run a command, given as code, in a folder; return the heavy libraries that it has imported."""
+    """Run a command, given as code, in a folder; return the heavy libraries that it has
+    imported."""
     program = f"""
 import atexit, os, sys
 heavy = {HEAVY!r}
 atexit.register(lambda: print("HEAVY", [name for name in heavy if name in sys.modules]))
 {code}
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     found: list[str] = ast.literal_eval(done.stdout.rpartition("HEAVY ")[2])
     return found

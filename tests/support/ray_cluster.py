@@ -1,7 +1,8 @@
 """A real Ray on this machine: a head and two nodes, each a host of its own, for the time of a test.
 
-A host is a network namespace with an address, and a view of the disk in which the cluster's folder is empty: the nodes
-share no file that a job writes, unless that is wanted. All traffic stays in these namespaces.
+A host is a network namespace with an address, and a view of the disk in which the cluster's folder
+is empty: the nodes share no file that a job writes, unless that is wanted. All traffic stays in
+these namespaces.
 """
 
 from __future__ import annotations
@@ -79,7 +80,20 @@ class RayCluster:
         ip("-n", head, "link", "set", "bridge", "up")
         for name in NODES:
             host = self.hosts[name]
-            ip("link", "add", name, "netns", head, "type", "veth", "peer", "name", "wire", "netns", host.name)
+            ip(
+                "link",
+                "add",
+                name,
+                "netns",
+                head,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "wire",
+                "netns",
+                host.name,
+            )
             ip("-n", head, "link", "set", name, "master", "bridge")
             ip("-n", head, "link", "set", name, "up")
             ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", "wire")
@@ -90,9 +104,23 @@ class RayCluster:
         host = self.hosts[name]
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={host.address}", "--block",
                "--object-store-memory=80000000", "--disable-usage-stats", *words]  # fmt: skip
-        hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(self.folder)]
+        hidden = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            'mount -t tmpfs none "$0" && exec "$@"',
+            str(self.folder),
+        ]
         log = self.folder / f"{name}.log"
-        command = ["ip", "netns", "exec", host.name, *([] if name == HEAD or self.shares_folder else hidden), *ray]
+        command = [
+            "ip",
+            "netns",
+            "exec",
+            host.name,
+            *([] if name == HEAD or self.shares_folder else hidden),
+            *ray,
+        ]
         if not any(self._runs(host, command, log) for _ in range(STARTS)):
             raise AssertionError(log.read_text())
 
@@ -116,10 +144,16 @@ class RayCluster:
         self.start(name, f"--address={self.address}", f"--num-cpus={self.cores}")
 
     def node_of(self, job_id: str) -> str | None:
-        """Return the node that runs a job now: Ray gives a worker's process the name of its task, which begins with it."""
+        """Return the node that runs a job now: Ray gives a worker's process the name of its task,
+        which begins with it."""
         begin = f"ray::{job_id} ".encode()
         return next(
-            (name for name in NODES if any(command(pid).startswith(begin) for pid in self.hosts[name].pids())), None
+            (
+                name
+                for name in NODES
+                if any(command(pid).startswith(begin) for pid in self.hosts[name].pids())
+            ),
+            None,
         )
 
     def kill_node(self, name: str) -> None:
@@ -129,7 +163,10 @@ class RayCluster:
 
 @contextmanager
 def running_ray(
-    folder: Path, environment: dict[str, str] | None = None, cores: int = 2, shares_folder: bool = False
+    folder: Path,
+    environment: dict[str, str] | None = None,
+    cores: int = 2,
+    shares_folder: bool = False,
 ) -> Iterator[RayCluster]:
     """Start a cluster whose head runs no jobs, and end it with every process in it."""
     cluster = RayCluster(folder, cores, shares_folder, environment=environment or {})

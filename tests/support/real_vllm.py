@@ -35,5 +35,10 @@ def commands(text: str, program: str) -> list[list[str]]:
 def parsed_by_vllm(of: list[list[str]]) -> subprocess.CompletedProcess[str]:
     """Let vLLM parse commands; its exit code is not 0 if it does not know one of the words."""
     return subprocess.run(
-        [str(VLLM), "-c", PARSE], input=json.dumps(of), capture_output=True, text=True, check=False, timeout=300
+        [str(VLLM), "-c", PARSE],
+        input=json.dumps(of),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )

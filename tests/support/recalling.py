@@ -17,11 +17,16 @@ ASKED = re.compile(r"special magic (?:\w+) for (.+?) mentioned in the provided t
 def text_of(request: Request) -> str:
     """Return the prompt of a request as text."""
     prompt = request.prompt
-    return prompt if isinstance(prompt, str) else "\n".join(it.content for it in prompt if isinstance(it, Message))
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else "\n".join(it.content for it in prompt if isinstance(it, Message))
+    )
 
 
 def remembering(characters: int | None = None) -> Callable[[Request], Reply]:
-    """Return what answers with the asked values that stand in the last characters of a prompt; None: in all of it."""
+    """Return what answers with the asked values that stand in the last characters of a prompt;
+    None: in all of it."""
 
     def answer(request: Request) -> Reply:
         text = text_of(request)

@@ -1,7 +1,9 @@
-"""The link between two network namespaces: `relay.py NAMESPACE NAMESPACE DELAY_S LOSS`, until its stdin is closed.
+"""The link between two network namespaces: `relay.py NAMESPACE NAMESPACE DELAY_S LOSS`, until its
+stdin is closed.
 
-Each namespace gets a device `wire`. Every IP packet that is sent there comes out of the other one after the delay, and
-a share of them is lost: what `tc netem` does, on kernels without it. Prints a line when the devices are there.
+Each namespace gets a device `wire`. Every IP packet that is sent there comes out of the other one
+after the delay, and a share of them is lost: what `tc netem` does, on kernels without it. Prints a
+line when the devices are there.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ def device_in(namespace: str) -> int:
 
 def main() -> None:
     """Pass packets on until stdin is closed."""
-    first, second, delay_s, loss = device_in(sys.argv[1]), device_in(sys.argv[2]), *map(float, sys.argv[3:5])
+    first, second, delay_s, loss = (
+        device_in(sys.argv[1]),
+        device_in(sys.argv[2]),
+        *map(float, sys.argv[3:5]),
+    )
     chance, other = random.Random(0), {first: second, second: first}
     waiting: deque[tuple[float, int, bytes]] = deque()  # when, where, what
     selector = selectors.DefaultSelector()

@@ -1,4 +1,5 @@
-"""One process of a pipeline that compares logits: MODEL PARTS [MODEL PARTS ...], one part per process; rank 0 prints."""
+"""One process of a pipeline that compares logits: MODEL PARTS [MODEL PARTS ...], one part per
+process; rank 0 prints."""
 
 from __future__ import annotations
 
@@ -34,7 +35,12 @@ def compare(model: Path, parts: Path, rank: int, processes: int, transport: Tran
         logits, tokens = greedy(first)
         expected, same = whole(model)
         delta = float((logits - expected).abs().max())
-        line = {"model": model.name, "processes": processes, "delta": delta, "same_tokens": torch.equal(tokens, same)}
+        line = {
+            "model": model.name,
+            "processes": processes,
+            "delta": delta,
+            "same_tokens": torch.equal(tokens, same),
+        }
         print(json.dumps(line), flush=True)
         return
     _, mask, _ = left_padded()

@@ -1,4 +1,5 @@
-"""A question with sampling parameters whose answers are the same everywhere, and differ where a parameter is dropped."""
+"""A question with sampling parameters whose answers are the same everywhere, and differ where a
+parameter is dropped."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from runner import load
 
 QUESTION = "Ann has 3 apples and buys 4 more. How many apples does she have?"
 TOKENS = 24
-# At a temperature of 5 every token is random, unless min_p=1 leaves only the most probable one. A penalty changes the
-# greedy answer.
+# At a temperature of 5 every token is random, unless min_p=1 leaves only the most probable one. A
+# penalty changes the greedy answer.
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "min_p": {"temperature": 5, "min_p": 1},
     "frequency_penalty": {"temperature": 0, "frequency_penalty": -2},
@@ -22,7 +23,8 @@ EXACT = ("model.device=cpu", "model.dtype=float32")
 
 
 def answers_in_python() -> dict[str, str]:
-    """Return the answers in Python by parameter; a greedy answer and a sampled one are the controls."""
+    """Return the answers in Python by parameter; a greedy answer and a sampled one are the
+    controls."""
     with load("embedded", dtype="float32", device="cpu", threads=1) as model:
         texts = {
             name: str(model.generate(QUESTION, max_new_tokens=TOKENS, **sampling))

@@ -1,4 +1,5 @@
-"""Real servers on this machine's loopback: MLflow's, and PostgreSQL if Debian's package is installed."""
+"""Real servers on this machine's loopback: MLflow's, and PostgreSQL if Debian's package is
+installed."""
 
 from __future__ import annotations
 
@@ -21,13 +22,16 @@ from typing import Any
 import pytest
 import warm_process
 
-# Its jobs (evaluations, scorers) would be five more processes that import MLflow, and no test uses them.
+# Its jobs (evaluations, scorers) would be five more processes that import MLflow, and no test uses
+# them.
 PLAIN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def free_port() -> int:
     """Return a port that is free, and that the system does not give to other sockets meanwhile."""
-    own_range = Path("/proc/sys/net/ipv4/ip_local_port_range")  # the ports that the system gives away itself
+    own_range = Path(
+        "/proc/sys/net/ipv4/ip_local_port_range"
+    )  # the ports that the system gives away itself
     first_given = int(own_range.read_text().split()[0]) if own_range.exists() else 32768
     while True:
         port = random.SystemRandom().randrange(max(1024, first_given // 2), first_given)
@@ -47,11 +51,27 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
 
 @contextlib.contextmanager
 def mlflow_server(
-    folder: Path, port: int, backend: str | None = None, options: tuple[str, ...] = (), **environment: str
+    folder: Path,
+    port: int,
+    backend: str | None = None,
+    options: tuple[str, ...] = (),
+    **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a real MLflow server with its runs in a backend (sqlite in the folder) and its files in the folder."""
+    """Run a real MLflow server with its runs in a backend (sqlite in the folder) and its files in
+    the folder."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     command += ["--backend-store-uri", backend or f"sqlite:///{folder}/server.db"]
     command += ["--artifacts-destination", str(folder / "a"), *options]
 
@@ -65,7 +85,9 @@ def mlflow_server(
     path = folder / "server.log"
     with path.open("ab") as log:
         variables = os.environ | PLAIN | environment
-        process = warm_process.popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
+        process = warm_process.popen(
+            command, env=variables, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         until(healthy, process, path)
         yield process
@@ -76,15 +98,24 @@ def mlflow_server(
 
 
 def postgres_binaries() -> Path | None:
-    """Return the folder of initdb and postgres: Debian's, which is not on the path, or else one on the path."""
+    """Return the folder of initdb and postgres: Debian's, which is not on the path, or else one on
+    the path."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     folders += [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
-    return next((folder for folder in folders if {"initdb", "postgres"} <= {it.name for it in folder.iterdir()}), None)
+    return next(
+        (
+            folder
+            for folder in folders
+            if {"initdb", "postgres"} <= {it.name for it in folder.iterdir()}
+        ),
+        None,
+    )
 
 
 @contextlib.contextmanager
 def postgres_server() -> Iterator[str]:
-    """Run a real PostgreSQL on a socket in a new folder; yields its URI. Skips the test if there is none."""
+    """Run a real PostgreSQL on a socket in a new folder; yields its URI. Skips the test if there is
+    none."""
     binaries = postgres_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL on this machine: apt-get install postgresql")
@@ -94,17 +125,39 @@ def postgres_server() -> Iterator[str]:
     if os.geteuid() == 0 and user is None:
         pytest.skip("PostgreSQL does not run as root, and there is no user named postgres")
     as_user: dict[str, Any] = (
-        {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.geteuid() == 0 and user else {}
+        {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        if os.geteuid() == 0 and user
+        else {}
     )
-    # Below /tmp: a socket's path may have 107 characters, and pytest's folders are closed to other users.
+    # Below /tmp: a socket's path may have 107 characters, and pytest's folders are closed to other
+    # users.
     folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
     try:
         if as_user and user:
             os.chown(folder, user.pw_uid, user.pw_gid)
         data, path = folder / "data", folder / "server.log"
-        quick = ["-c", "fsync=off", "-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}"]
+        quick = [
+            "-c",
+            "fsync=off",
+            "-c",
+            "listen_addresses=",
+            "-c",
+            f"unix_socket_directories={folder}",
+        ]
         made = subprocess.run(
-            [binaries / "initdb", "-D", data, "-U", "runner", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
+            [
+                binaries / "initdb",
+                "-D",
+                data,
+                "-U",
+                "runner",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-locale",
+                "--no-sync",
+            ],
             cwd=folder,
             capture_output=True,
             text=True,
@@ -114,7 +167,11 @@ def postgres_server() -> Iterator[str]:
         assert made.returncode == 0, made.stderr
         with path.open("ab") as log:
             process = subprocess.Popen(
-                [binaries / "postgres", "-D", data, *quick], cwd=folder, stdout=log, stderr=log, **as_user
+                [binaries / "postgres", "-D", data, *quick],
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+                **as_user,
             )
 
         def accepts() -> bool:

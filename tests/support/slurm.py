@@ -1,6 +1,8 @@
-"""A real Slurm on this machine: a controller and two nodes, with files and ports of their own, for the time of a test.
+"""A real Slurm on this machine: a controller and two nodes, with files and ports of their own, for
+the time of a test.
 
-Nothing outside of the given folder is written, and nothing listens on another address than 127.0.0.1.
+Nothing outside of the given folder is written, and nothing listens on another address than
+127.0.0.1.
 """
 
 from __future__ import annotations
@@ -22,14 +24,27 @@ from typing import Any
 from grids import wait_for
 from servers import free_port
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun", "setpriv")
+PROGRAMS = (
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "squeue",
+    "scancel",
+    "scontrol",
+    "sinfo",
+    "srun",
+    "setpriv",
+)
 INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge"
 NODES = ("alpha", "beta")
 STARTS = 3
 START_S = 30.0  # a start takes about one second
-PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])  # daemons are in sbin
-# KillWait: seconds from SIGTERM to SIGKILL. cred_expire: a requeued job waits so long, 120 s unless set.
-# SlurmdTimeout: seconds until a node that is silent counts as down.
+PATH = os.pathsep.join(
+    [os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
+)  # daemons are in sbin
+# KillWait: seconds from SIGTERM to SIGKILL. cred_expire: a requeued job waits so long, 120 s unless
+# set. SlurmdTimeout: seconds until a node that is silent counts as down.
 CONFIG = """
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
@@ -82,7 +97,8 @@ class Slurm:
         return {"SLURM_CONF": f"{self.folder}/slurm.conf", "PATH": PATH}
 
     def start(self, program: str, *arguments: str) -> None:
-        """Start a daemon, which writes to a file of its own; the kernel ends it if this process dies."""
+        """Start a daemon, which writes to a file of its own; the kernel ends it if this process
+        dies."""
         path = shutil.which(program, path=PATH)
         assert path is not None
         with (self.folder / f"{program}.out").open("ab") as out:
@@ -99,7 +115,12 @@ class Slurm:
     def ask(self, *command: str) -> str:
         """Run one of Slurm's commands and return what it prints."""
         done = subprocess.run(
-            command, env=os.environ | self.environment, capture_output=True, text=True, check=False, timeout=20
+            command,
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
@@ -119,11 +140,30 @@ class Slurm:
 
     def kill_node(self, node: str) -> None:
         """Kill a node's daemon and the processes of its jobs at once, as when its power fails."""
-        of_node = [pid for pid in self.processes() if f"SLURMD_NODENAME={node}".encode() in _words(pid, "environ")]
-        daemons = [pid for pid in self.processes() if _words(pid, "cmdline")[-3:-1] == [b"-N", node.encode()]]
-        parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in of_node}
-        steps = [pid for pid in {*parents.values()} if _words(pid, "cmdline")[0].startswith(b"slurmstepd")]
-        for pid in (*daemons, *steps, *of_node):  # in this order nobody is left to report the death of another
+        of_node = [
+            pid
+            for pid in self.processes()
+            if f"SLURMD_NODENAME={node}".encode() in _words(pid, "environ")
+        ]
+        daemons = [
+            pid
+            for pid in self.processes()
+            if _words(pid, "cmdline")[-3:-1] == [b"-N", node.encode()]
+        ]
+        parents = {
+            pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            for pid in of_node
+        }
+        steps = [
+            pid
+            for pid in {*parents.values()}
+            if _words(pid, "cmdline")[0].startswith(b"slurmstepd")
+        ]
+        for pid in (
+            *daemons,
+            *steps,
+            *of_node,
+        ):  # in this order nobody is left to report the death of another
             _kill(pid)
 
     def processes(self) -> list[int]:
@@ -158,13 +198,15 @@ def _kill(pid: int) -> None:
 
 @contextlib.contextmanager
 def running_slurm(folder: Path, cores: int = 2, largest_array: int = 1001) -> Iterator[Slurm]:
-    """Start a Slurm with two nodes of so many cores, wait until they are idle, and always stop everything."""
+    """Start a Slurm with two nodes of so many cores, wait until they are idle, and always stop
+    everything."""
     for attempt in range(STARTS):  # another process may take a port before a daemon listens there
         cluster = Slurm(folder / str(attempt))
         try:
             if not _start(cluster, cores, largest_array):
                 logs = [
-                    file.read_text()[-2000:] for file in (*cluster.folder.glob("*.out"), *cluster.folder.glob("*.log"))
+                    file.read_text()[-2000:]
+                    for file in (*cluster.folder.glob("*.out"), *cluster.folder.glob("*.log"))
                 ]
                 assert attempt + 1 < STARTS, "\n".join(logs)
                 continue
@@ -185,12 +227,18 @@ def _start(cluster: Slurm, cores: int, largest_array: int) -> bool:
     user = pwd.getpwuid(os.getuid()).pw_name
     text = CONFIG.format(folder=folder, port=free_port(), user=user, largest_array=largest_array)
     for name in NODES:
-        text += (
-            f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={free_port()} CPUs={cores} State=UNKNOWN\n"
-        )
+        text += f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={free_port()} CPUs={cores} State=UNKNOWN\n"
     (folder / "slurm.conf").write_text(f"{text}PartitionName=main Nodes=ALL Default=YES State=UP\n")
-    files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
-    options = [word for option, name in files.items() for word in (f"--{option}", f"{folder}/munge/{name}")]
+    files = {
+        "socket": "socket",
+        "key-file": "key",
+        "pid-file": "pid",
+        "log-file": "log",
+        "seed-file": "seed",
+    }
+    options = [
+        word for option, name in files.items() for word in (f"--{option}", f"{folder}/munge/{name}")
+    ]
     cluster.start("munged", "--force", "--foreground", *options)
     wait_for((folder / "munge" / "socket").exists, 20)
     cluster.start("slurmctld", "-D")

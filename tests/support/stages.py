@@ -1,4 +1,5 @@
-"""Tiny models of many families, split, and the whole model's tokens and logits, which their stages must reproduce."""
+"""Tiny models of many families, split, and the whole model's tokens and logits, which their stages
+must reproduce."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ PLAIN: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 EXPERTS = {"num_experts_per_tok": 2, "output_router_logits": False}
-# family -> its name in transformers, and what differs from PLAIN; windows are shorter than the prompts
+# family -> its name in transformers, and what differs from PLAIN; windows are shorter than the
+# prompts
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama tied": ("Llama", {"tie_word_embeddings": True}),
@@ -69,7 +71,9 @@ SPECIAL_CONFIGS = {"Gemma3": "Gemma3TextConfig"}
 def save_family(folder: Path, family: str, dtype: str = "float32", **keys: Any) -> Path:
     """Save a tiny model of a family in which all weights are random, also norms and biases."""
     name, own = FAMILIES[family]
-    config = getattr(transformers, SPECIAL_CONFIGS.get(name, f"{name}Config"))(**(PLAIN | own | keys))
+    config = getattr(transformers, SPECIAL_CONFIGS.get(name, f"{name}Config"))(
+        **(PLAIN | own | keys)
+    )
     torch.manual_seed(0)
     model = getattr(transformers, SPECIAL_CLASSES.get(name, f"{name}ForCausalLM"))(config).eval()
     with torch.no_grad():
@@ -104,7 +108,8 @@ def left_padded() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def greedy(step: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits [B, steps, V] and tokens [B, steps] of prefill and greedy decoding, with `step` for each pass."""
+    """Return logits [B, steps, V] and tokens [B, steps] of prefill and greedy decoding, with `step`
+    for each pass."""
     values, mask, positions = left_padded()
     logits, tokens = [], []
     for _ in range(STEPS):
@@ -126,7 +131,11 @@ def whole(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
         position_argument = {"position_ids": positions} if takes_positions else {}
         with torch.inference_mode():
             output = model(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **position_argument
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                **position_argument,
             )
         logits: torch.Tensor = output.logits
         return logits

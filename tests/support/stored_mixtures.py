@@ -1,6 +1,8 @@
-"""Mixtures that are stored quantized: each expert by itself as most programs write it, or all in one tensor as gpt-oss.
+"""Mixtures that are stored quantized: each expert by itself as most programs write it, or all in
+one tensor as gpt-oss.
 
-The plain model of the same weights is written beside, unpacked by the formats' descriptions; transformers joins it.
+The plain model of the same weights is written beside, unpacked by the formats' descriptions;
+transformers joins it.
 """
 
 from __future__ import annotations
@@ -21,9 +23,14 @@ from mixtures import mixture
 from safetensors.torch import load_file, save_file
 
 Tensors = dict[str, torch.Tensor]
-LINEAR = re.compile(r"\.\d+\..*(proj|w1|w2|w3|lin)\.weight$")  # in a block, and neither a norm nor a router
+LINEAR = re.compile(
+    r"\.\d+\..*(proj|w1|w2|w3|lin)\.weight$"
+)  # in a block, and neither a norm nor a router
 STORED: dict[str, dict[str, Any]] = {
-    **{name: grouped.STORED[name] for name in ("gptq", "gptq_order", "awq", "pack_quantized", "pack_quantized_zeros")},
+    **{
+        name: grouped.STORED[name]
+        for name in ("gptq", "gptq_order", "awq", "pack_quantized", "pack_quantized_zeros")
+    },
     **{name: coded.STORED[name] for name in ("fp8", "float_quantized_weights", "float_quantized")},
     **{name: coded.STORED[name] for name in ("nvfp4_pack_quantized", "mxfp4_pack_quantized")},
     "int8_weights_only": int8.STORED["weights_only"],
@@ -37,7 +44,9 @@ MXFP4 = {
 }
 
 
-def layer_of(name: str, path: str, outputs: int, inputs: int, seed: int) -> tuple[Tensors, torch.Tensor]:
+def layer_of(
+    name: str, path: str, outputs: int, inputs: int, seed: int
+) -> tuple[Tensors, torch.Tensor]:
     """Return the tensors of a layer, and its weights in float32."""
     if name in grouped.STORED:
         of, tensors = grouped.tensors_of(name, "", outputs, inputs, seed)
@@ -51,7 +60,11 @@ def layer_of(name: str, path: str, outputs: int, inputs: int, seed: int) -> tupl
         return {"weight": codes, "weight_scale": scale}, codes.float() * scale.float()
     tensors = coded.tensors_of(name, outputs, inputs, random)
     if name == "fp8":
-        scale = tensors["weight_scale_inv"].repeat_interleave(64, 0)[:outputs].repeat_interleave(32, 1)[:, :inputs]
+        scale = (
+            tensors["weight_scale_inv"]
+            .repeat_interleave(64, 0)[:outputs]
+            .repeat_interleave(32, 1)[:, :inputs]
+        )
         return tensors, tensors["weight"].float() * scale
     if name.startswith("float"):
         return tensors, tensors["weight"].float() * tensors["weight_scale"].float()
@@ -82,12 +95,18 @@ def save(folder: Path, family: str, name: str, keeps: str = "$^", **keys: Any) -
         return bool(LINEAR.search(key)) and not re.search(keeps, key)
 
     return _save(
-        folder, family, STORED[name], is_changed, lambda key, old: layer(key.removesuffix(".weight"), old), keys
+        folder,
+        family,
+        STORED[name],
+        is_changed,
+        lambda key, old: layer(key.removesuffix(".weight"), old),
+        keys,
     )
 
 
 def save_gpt_oss(folder: Path, **keys: Any) -> tuple[Path, Path]:
-    """Save a gpt-oss whose experts are in MXFP4 as its checkpoints have them, and its plain weights."""
+    """Save a gpt-oss whose experts are in MXFP4 as its checkpoints have them, and its plain
+    weights."""
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
     random = torch.Generator().manual_seed(0)
@@ -101,7 +120,12 @@ def save_gpt_oss(folder: Path, **keys: Any) -> tuple[Path, Path]:
         return {f"{key}_blocks": blocks, f"{key}_scales": scales}, plain
 
     return _save(
-        folder, "gpt_oss", MXFP4, lambda key: key.endswith(("experts.gate_up_proj", "experts.down_proj")), fused, keys
+        folder,
+        "gpt_oss",
+        MXFP4,
+        lambda key: key.endswith(("experts.gate_up_proj", "experts.down_proj")),
+        fused,
+        keys,
     )
 
 
@@ -115,17 +139,29 @@ FUSED = {  # how the experts of a family are stored in one tensor, and of what l
 
 
 def save_fused(folder: Path, name: str, **keys: Any) -> tuple[Path, Path]:
-    """Save a mixture whose experts are codes in one tensor for each layer, and its plain weights."""
+    """Save a mixture whose experts are codes in one tensor for each layer, and its plain
+    weights."""
     family, stored = FUSED[name]
     if name == "fp8":  # outputs first
         folder, plain_folder = save(folder, family, name, **keys)
-        save_file(_joined(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            _joined(load_file(folder / "model.safetensors")),
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
         return folder, plain_folder
     seeds = iter(range(10**6))
-    kind = "modelopt_nvfp4" if "nvfp4" in name else "modelopt_tensor" if name == "modelopt_fp8" else name
+    kind = (
+        "modelopt_nvfp4"
+        if "nvfp4" in name
+        else "modelopt_tensor"
+        if name == "modelopt_fp8"
+        else name
+    )
 
     def fused(key: str, old: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
-        """Make each expert's matrix by itself, as the formats' own programs do, and put them into one tensor."""
+        """Make each expert's matrix by itself, as the formats' own programs do, and put them into
+        one tensor."""
         of_experts = [_parts_of(kind, one.T, next(seeds)) for one in old]
         ends = of_experts[0][0]
         tensors: Tensors = {}
@@ -137,11 +173,18 @@ def save_fused(folder: Path, name: str, **keys: Any) -> tuple[Path, Path]:
             tensors[key + FUSED_ENDS[end]] = torch.stack([part.T.contiguous() for part in parts])
         if kind == "fbgemm_fp8":
             scale = tensors.pop(f"{key}_weight_scale")
-            tensors[f"{key}_scale"] = scale if "gate_up" in key else scale.transpose(1, 2).contiguous()
+            tensors[f"{key}_scale"] = (
+                scale if "gate_up" in key else scale.transpose(1, 2).contiguous()
+            )
         return tensors, torch.stack([plain.T for _, plain in of_experts]).contiguous()
 
     return _save(
-        folder, family, stored, lambda key: key.endswith(("experts.gate_up_proj", "experts.down_proj")), fused, keys
+        folder,
+        family,
+        stored,
+        lambda key: key.endswith(("experts.gate_up_proj", "experts.down_proj")),
+        fused,
+        keys,
     )
 
 
@@ -154,7 +197,11 @@ def _parts_of(kind: str, weight: torch.Tensor, seed: int) -> tuple[Tensors, torc
     random = torch.Generator().manual_seed(seed)
     if kind.startswith("modelopt"):  # one number for all experts
         made, plain = modelopt.layer_of(kind, "", outputs, inputs, random)
-        fixed = {"weight_scale": 0.2 / 448} if kind == "modelopt_tensor" else {"weight_scale_2": 1 / 12000}
+        fixed = (
+            {"weight_scale": 0.2 / 448}
+            if kind == "modelopt_tensor"
+            else {"weight_scale_2": 1 / 12000}
+        )
         for end, number in fixed.items():
             plain, made[end] = plain * (number / made[end]), torch.tensor(number)
         return made, plain
@@ -163,7 +210,8 @@ def _parts_of(kind: str, weight: torch.Tensor, seed: int) -> tuple[Tensors, torc
 
 
 def _joined(tensors: Tensors) -> Tensors:
-    """Join the experts of each layer, and their gates and ups, as transformers' own parameters are."""
+    """Join the experts of each layer, and their gates and ups, as transformers' own parameters
+    are."""
     experts: dict[str, dict[int, torch.Tensor]] = {}
     made: Tensors = {}
     for key, tensor in tensors.items():
@@ -171,7 +219,9 @@ def _joined(tensors: Tensors) -> Tensors:
         if match is None:
             made[key] = tensor
         else:
-            experts.setdefault(f"{match[1]}.{match[3]}{match[4].removeprefix('_weight')}", {})[int(match[2])] = tensor
+            experts.setdefault(f"{match[1]}.{match[3]}{match[4].removeprefix('_weight')}", {})[
+                int(match[2])
+            ] = tensor
     for key, of_experts in experts.items():
         if ".up_proj" in key:
             continue
@@ -190,7 +240,10 @@ def _save(
     plain_folder, folder = folder / "plain", folder / "stored"
     mixture(family, **keys).save_pretrained(plain_folder)
     tensors: Tensors = {}
-    plain = {key: old.bfloat16().float() for key, old in load_file(plain_folder / "model.safetensors").items()}
+    plain = {
+        key: old.bfloat16().float()
+        for key, old in load_file(plain_folder / "model.safetensors").items()
+    }
     for key in [*plain]:
         if is_changed(key):
             own, plain[key] = change(key, plain[key])
@@ -200,19 +253,24 @@ def _save(
     save_file(plain, plain_folder / "model.safetensors", {"format": "pt"})
     folder.mkdir()
     written = json.loads((plain_folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(written | {"quantization_config": stored, "dtype": "bfloat16"}))
+    (folder / "config.json").write_text(
+        json.dumps(written | {"quantization_config": stored, "dtype": "bfloat16"})
+    )
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder, plain_folder
 
 
 def exchanged(folder: Path, to: Path, layer: str) -> Path:
-    """Copy a checkpoint whose experts of a layer have the codes of others: 0 and 1, or all that are in one tensor."""
+    """Copy a checkpoint whose experts of a layer have the codes of others: 0 and 1, or all that are
+    in one tensor."""
     tensors = load_file(folder / "model.safetensors")
     changed = dict(_exchanged(tensors, layer))
     to.mkdir()
     (to / "config.json").write_text((folder / "config.json").read_text())
     save_file(
-        {key: one.contiguous() for key, one in (tensors | changed).items()}, to / "model.safetensors", {"format": "pt"}
+        {key: one.contiguous() for key, one in (tensors | changed).items()},
+        to / "model.safetensors",
+        {"format": "pt"},
     )
     return to
 

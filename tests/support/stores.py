@@ -1,4 +1,5 @@
-"""MLflow stores for the comparison's tests: real databases on sqlite with job folders beside them, filled by hand."""
+"""MLflow stores for the comparison's tests: real databases on sqlite with job folders beside them,
+filled by hand."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class Store:
         self.files: dict[str, str] = {}  # the file of tests that logs into an experiment
 
     def belongs_to_this_file(self, experiment: str) -> None:
-        """Refuse an experiment that another file of tests logs into, too: what it shows would depend on their order."""
+        """Refuse an experiment that another file of tests logs into, too: what it shows would
+        depend on their order."""
         file = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
         first = self.files.setdefault(experiment, file)
         assert first == file, (
@@ -57,14 +59,20 @@ class Store:
         the_experiment = self.client.get_experiment_by_name(name)
         if the_experiment is not None:
             return str(the_experiment.experiment_id)
-        return str(self.client.create_experiment(name, artifact_location=str(self.output_dir / "artifacts")))
+        return str(
+            self.client.create_experiment(
+                name, artifact_location=str(self.output_dir / "artifacts")
+            )
+        )
 
     def grid(self, experiment: str, name: str, jobs: list[str]) -> str:
         """Log the parent run of a grid with the plan of its jobs; returns its id."""
         self.belongs_to_this_file(experiment)
         self.clock_ms += 1000
         tags = {"grid": name, "mlflow.runName": f"grid of {len(jobs)} jobs"}
-        run = self.client.create_run(self.experiment(experiment), start_time=self.clock_ms, tags=tags)
+        run = self.client.create_run(
+            self.experiment(experiment), start_time=self.clock_ms, tags=tags
+        )
         run_id: str = run.info.run_id
         self.client.log_dict(run_id, {"jobs": [{"job_id": job} for job in jobs]}, "plan.json")
         return run_id
@@ -131,7 +139,11 @@ class Store:
                         [1, 2],
                         FinishReason.stop,
                         extracted={"strict": gold if ok else "7", "flexible": "8"},
-                        verdict=Verdict.cut_off if index in cut_off else Verdict.correct if ok else Verdict.wrong,
+                        verdict=Verdict.cut_off
+                        if index in cut_off
+                        else Verdict.correct
+                        if ok
+                        else Verdict.wrong,
                     ),
                     index=index,
                     prompt_sha256=f"{prompts} {index}",

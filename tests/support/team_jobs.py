@@ -39,7 +39,8 @@ def team(
     failed: Sequence[int] = (),
     **keys: str,
 ) -> Path:
-    """Log a job whose questions took these tokens; `kept`: the spatial edges that its learned graph has left."""
+    """Log a job whose questions took these tokens; `kept`: the spatial edges that its learned graph
+    has left."""
     edges = SPATIAL_EDGES[mode]
     metrics = {
         "prompt_tokens_per_question": float(np.mean(prompt)),
@@ -48,11 +49,23 @@ def team(
         "spatial_edges_after": float(edges if kept is None else len(kept)),
     }
     if kept is not None:
-        metrics |= {"train_questions": 40.0, "train_prompt_tokens": training_tokens - 100.0, "train_new_tokens": 100.0}
-    config = {"task.name": "agents", "task.mode": mode, "task.agents": "4", "task.num_rounds": "1", "seed": f"{seed}"}
+        metrics |= {
+            "train_questions": 40.0,
+            "train_prompt_tokens": training_tokens - 100.0,
+            "train_new_tokens": 100.0,
+        }
+    config = {
+        "task.name": "agents",
+        "task.mode": mode,
+        "task.agents": "4",
+        "task.num_rounds": "1",
+        "seed": f"{seed}",
+    }
     config |= {"task.optimized_spatial": str(kept is not None), "task.graph": "None"}
     config |= {f"task.{key}": value for key, value in keys.items()}
-    folder = store.job(experiment, name, config, list(solved), metrics=metrics, tags={"task": "agents"})
+    folder = store.job(
+        experiment, name, config, list(solved), metrics=metrics, tags={"task": "agents"}
+    )
     samples = folder / "samples.jsonl"
     lines = ""
     for at, it in enumerate(read_samples(samples).values()):

@@ -1,4 +1,5 @@
-"""Jobs of a model that thinks in a store: their texts have tags and are read as any model's, and the truth is known."""
+"""Jobs of a model that thinks in a store: their texts have tags and are read as any model's, and
+the truth is known."""
 
 from __future__ import annotations
 
@@ -40,10 +41,23 @@ def thinking_job(
     *,
     config: dict[str, str] | None = None,
 ) -> Path:
-    """Log a job whose answers have thoughts of so many tokens: at most the budget; None: its model does not think."""
-    keys = {"generation.thinking_tokens": "null" if budget is None else str(budget)} | (config or {})
-    metrics = {"prefill_tok_per_s": 1000.0, "decode_tok_per_s": 100.0, "computed_prompt_tokens": 9.0 * len(solved)}
-    folder = store.job(experiment, name, keys, list(solved), metrics=metrics | _totals(_samples(solved, words, budget)))
+    """Log a job whose answers have thoughts of so many tokens: at most the budget; None: its model
+    does not think."""
+    keys = {"generation.thinking_tokens": "null" if budget is None else str(budget)} | (
+        config or {}
+    )
+    metrics = {
+        "prefill_tok_per_s": 1000.0,
+        "decode_tok_per_s": 100.0,
+        "computed_prompt_tokens": 9.0 * len(solved),
+    }
+    folder = store.job(
+        experiment,
+        name,
+        keys,
+        list(solved),
+        metrics=metrics | _totals(_samples(solved, words, budget)),
+    )
     samples = folder / "samples.jsonl"
     read = list(read_samples(samples).values())
     made = _samples(solved, words, budget, read)
@@ -52,7 +66,10 @@ def thinking_job(
 
 
 def _samples(
-    solved: Sequence[bool], words: Sequence[int] | None, budget: int | None, read: Sequence[Sample] | None = None
+    solved: Sequence[bool],
+    words: Sequence[int] | None,
+    budget: int | None,
+    read: Sequence[Sample] | None = None,
 ) -> list[Sample]:
     plain = Answer("#### 42", [1] * ANSWER_TOKENS, FinishReason.stop)
     made = []

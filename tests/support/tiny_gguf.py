@@ -13,14 +13,22 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
 SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
 MERGES = [("h", "e"), ("l", "l"), ("he", "ll")]
-TOKENS = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
+TOKENS = [
+    *SPECIAL,
+    *sorted(pre_tokenizers.ByteLevel.alphabet()),
+    *("".join(pair) for pair in MERGES),
+]
 HEADS, KV_HEADS = 4, 2
 NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
-WHOLE = {"model.embed_tokens.weight": "token_embd", "model.norm.weight": "output_norm", "lm_head.weight": "output"}
+WHOLE = {
+    "model.embed_tokens.weight": "token_embd",
+    "model.norm.weight": "output_norm",
+    "lm_head.weight": "output",
+}
 
 
 def gguf_name(name: str) -> str:
@@ -31,7 +39,8 @@ def gguf_name(name: str) -> str:
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of q and k in llama.cpp's order: the halves of each head's rotary pairs are interleaved."""
+    """Rows of q and k in llama.cpp's order: the halves of each head's rotary pairs are
+    interleaved."""
     return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -63,7 +72,9 @@ def write(path: Path, model: LlamaForCausalLM, kind: str, architecture: str = "l
             writer.add_tensor(gguf_name(name), weight)
         else:
             packed = gguf.GGMLQuantizationType[kind]
-            writer.add_tensor(gguf_name(name), gguf.quants.quantize(weight, packed), raw_dtype=packed)
+            writer.add_tensor(
+                gguf_name(name), gguf.quants.quantize(weight, packed), raw_dtype=packed
+            )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -73,10 +84,16 @@ def write(path: Path, model: LlamaForCausalLM, kind: str, architecture: str = "l
 
 def save_original(folder: Path) -> Path:
     """Save an untied Llama with grouped heads and merges, as transformers saves them."""
-    raw = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(TOKENS)}, merges=MERGES))
+    raw = Tokenizer(
+        models.BPE(vocab={token: number for number, token in enumerate(TOKENS)}, merges=MERGES)
+    )
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    extra = {"pad_token": "<|pad|>", "eos_token": "<|im_end|>", "extra_special_tokens": ["<|im_start|>"]}
+    extra = {
+        "pad_token": "<|pad|>",
+        "eos_token": "<|im_end|>",
+        "extra_special_tokens": ["<|im_start|>"],
+    }
     PreTrainedTokenizerFast(tokenizer_object=raw, **extra).save_pretrained(folder)
     torch.manual_seed(0)
     settings = LlamaConfig(

@@ -1,4 +1,5 @@
-"""A split whose parts are merged, verified, packed or damaged, all through the tasks' own functions."""
+"""A split whose parts are merged, verified, packed or damaged, all through the tasks' own
+functions."""
 
 from __future__ import annotations
 
@@ -48,10 +49,15 @@ class Trip:
 
     def merge(self, parts: Path | None = None, into: Path | None = None, **keys: Any) -> Result:
         return self._run(
-            merge, MergeConfig(parts=str(parts or self.parts), output_dir=str(into or self.merged), **keys)
+            merge,
+            MergeConfig(
+                parts=str(parts or self.parts), output_dir=str(into or self.merged), **keys
+            ),
         )
 
-    def verify(self, parts: Path | None = None, source: Path | str | None = None, **keys: Any) -> Result:
+    def verify(
+        self, parts: Path | None = None, source: Path | str | None = None, **keys: Any
+    ) -> Result:
         named = None if source is None else str(source)
         return self._run(verify, VerifyConfig(parts=str(parts or self.parts), source=named, **keys))
 
@@ -76,7 +82,10 @@ class Trip:
 
     def forge(self, part_id: int, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
         """Change the tensors of a part, and adapt its partition and its line of the manifest."""
-        path, partition = self.parts / f"part_{part_id}.safetensors", self.parts / f"partition_{part_id}.json"
+        path, partition = (
+            self.parts / f"part_{part_id}.safetensors",
+            self.parts / f"partition_{part_id}.json",
+        )
         tensors = load_file(path)
         change(tensors)
         save_file(tensors, path, metadata={"format": "pt"})
@@ -117,7 +126,11 @@ class Trip:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the content of every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def flip_last_byte(path: Path) -> None:

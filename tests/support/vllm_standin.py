@@ -1,4 +1,5 @@
-"""An environment with a stand-in for vLLM: it is found and started as vLLM is, and serves or fails as a test says.
+"""An environment with a stand-in for vLLM: it is found and started as vLLM is, and serves or fails
+as a test says.
 
 Its server is our own task=serve, which has the same API, or a program that ends as vLLM does.
 """
@@ -60,7 +61,9 @@ class VllmStandIn:
         (package / "_version.py").write_text(f"__version__ = version = '{version}'\n")
         words = package / "model_executor" / "layers" / "quantization" / "__init__.py"
         words.parent.mkdir(parents=True)
-        words.write_text('QuantizationMethods = Literal[\n    "awq",\n    "fp8",\n    "mxfp8",\n]\n')
+        words.write_text(
+            'QuantizationMethods = Literal[\n    "awq",\n    "fp8",\n    "mxfp8",\n]\n'
+        )
         (entry / "api_server.py").write_text(SERVER.format(failures=FAILURES, root=str(ROOT)))
         self.python = folder / "bin" / "python"
         self.python.parent.mkdir()
@@ -86,10 +89,19 @@ class VllmStandIn:
 def is_alive(pid: int) -> bool:
     """Whether a process runs, and is not only waited for."""
     try:
-        return os.access(f"/proc/{pid}", os.F_OK) and ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+        return (
+            os.access(f"/proc/{pid}", os.F_OK)
+            and ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+        )
     except OSError:
         return False
 
 
 def vllm_keys(standin: VllmStandIn, *more: str) -> tuple[str, ...]:
-    return ("model=vllm", "model.name=embedded", "model.dtype=float32", f"model.python={standin.python}", *more)
+    return (
+        "model=vllm",
+        "model.name=embedded",
+        "model.dtype=float32",
+        f"model.python={standin.python}",
+        *more,
+    )

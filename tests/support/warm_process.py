@@ -1,10 +1,11 @@
 """Processes of the program that start warm: forked from one that has imported the libraries.
 
-Importing torch, transformers and MLflow takes seconds, most of a small job's time. `WarmPopen` is a `Popen` whose
-process is forked from a nursery, a process that has imported them. The fork is a child of the caller, with its own
-arguments, folder, variables, descriptors, session, output and exit code. The processes that it starts (the workers of a
-grid) start warm, too, from a nursery of its own. Other programs start cold, and so do processes with other values of
-variables that libraries read at import. Tests of imports start cold.
+Importing torch, transformers and MLflow takes seconds, most of a small job's time. `WarmPopen` is a
+`Popen` whose process is forked from a nursery, a process that has imported them. The fork is a
+child of the caller, with its own arguments, folder, variables, descriptors, session, output and
+exit code. The processes that it starts (the workers of a grid) start warm, too, from a nursery of
+its own. Other programs start cold, and so do processes with other values of variables that
+libraries read at import. Tests of imports start cold.
 """
 
 from __future__ import annotations
@@ -44,8 +45,19 @@ LIBRARIES = (
     "mlflow.store.tracking.sqlalchemy_workspace_store",
     "alembic.command",
     "sqlalchemy.dialects.sqlite",
-    *("rich.console", "rich.table", "rich.live", "tabulate", "hydra._internal.core_plugins.structured_config_source"),
-    *("optuna", "optuna.importance", "optuna.visualization.matplotlib", "matplotlib.backends.backend_agg"),
+    *(
+        "rich.console",
+        "rich.table",
+        "rich.live",
+        "tabulate",
+        "hydra._internal.core_plugins.structured_config_source",
+    ),
+    *(
+        "optuna",
+        "optuna.importance",
+        "optuna.visualization.matplotlib",
+        "matplotlib.backends.backend_agg",
+    ),
 )
 MODULES = (
     "runner.run",
@@ -63,16 +75,56 @@ MODULES = (
     "runner_engine.models.lora.peft",
     "runner_engine.models.bin_file",
 )
-# Variables that are not read before the program runs; if another variable differs, the process starts cold.
+# Variables that are not read before the program runs; if another variable differs, the process
+# starts cold.
 LATE = (
-    *("HYDRA_", "MLFLOW_", "_MLFLOW_", "PGCONNECT_TIMEOUT", "CUDA_VISIBLE_DEVICES", "SUBMITIT_", "PYTHONPATH"),
+    *(
+        "HYDRA_",
+        "MLFLOW_",
+        "_MLFLOW_",
+        "PGCONNECT_TIMEOUT",
+        "CUDA_VISIBLE_DEVICES",
+        "SUBMITIT_",
+        "PYTHONPATH",
+    ),
     *("SLURM_", "PYTEST_", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"),
-    *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "OMP_NUM_THREADS"),
-    *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS", "TERM"),
+    *(
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_",
+        "GROUP_",
+        "ROLE_",
+        "MASTER_",
+        "TORCHELASTIC_",
+        "TORCH_NCCL_",
+        "OMP_NUM_THREADS",
+    ),
+    *(
+        "FAULTS",
+        "RUNNER_",
+        "STUDENT_",
+        "ENABLE_HYBRID",
+        "FORCE_STUDENT_STUB",
+        "API_KEY",
+        "COLUMNS",
+        "TERM",
+    ),
     *("TOKENIZERS_PARALLELISM", "HF_DATASETS_OFFLINE", "XDG_CACHE_HOME"),
-    *("KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR"),  # libraries set these at import
+    *(
+        "KMP_INIT_AT_FORK",
+        "KMP_DUPLICATE_LIB_OK",
+        "TORCHINDUCTOR_CACHE_DIR",
+    ),  # libraries set these at import
     # joblib sets these for its workers: numbers of threads, which OMP_NUM_THREADS decides
-    *("OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMBA_NUM", "NUMEXPR_NUM", "ENABLE_IPC"),
+    *(
+        "OPENBLAS_NUM",
+        "MKL_NUM",
+        "BLIS_NUM",
+        "VECLIB_MAXIMUM",
+        "NUMBA_NUM",
+        "NUMEXPR_NUM",
+        "ENABLE_IPC",
+    ),
 )
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl: orphans below this process become its children
@@ -93,7 +145,9 @@ class WarmPopen(subprocess.Popen[Any]):
     def __init__(self, args: Any, *rest: Any, ignored: Sequence[int] = (), **keys: Any) -> None:
         self._ignored, self._own_session = [*ignored], bool(keys.get("start_new_session"))
         if ignored and self._order(args, keys.get("env")) is None:
-            keys["preexec_fn"] = lambda: [signal.signal(number, signal.SIG_IGN) for number in ignored]
+            keys["preexec_fn"] = lambda: [
+                signal.signal(number, signal.SIG_IGN) for number in ignored
+            ]
         super().__init__(args, *rest, **keys)
 
     def _order(self, args: Any, env: Mapping[str, str] | None) -> dict[str, Any] | None:
@@ -109,25 +163,51 @@ class WarmPopen(subprocess.Popen[Any]):
         python_path = variables.get("PYTHONPATH", "")
         if python_path != self.known.get("PYTHONPATH", "") and _hides_modules(python_path):
             return None
-        return {"kind": kind, "what": words[0], "arguments": words[1:-1], "safe": "-P" in flags, "variables": variables}
+        return {
+            "kind": kind,
+            "what": words[0],
+            "arguments": words[1:-1],
+            "safe": "-P" in flags,
+            "variables": variables,
+        }
 
     @classmethod
     def early(cls, variables: Mapping[str, str]) -> list[str]:
-        """Return the variables that make a start cold: they differ from the nursery's, and libraries may read them."""
+        """Return the variables that make a start cold: they differ from the nursery's, and
+        libraries may read them."""
         names = {*variables, *cls.known}
-        return [key for key in names if variables.get(key) != cls.known.get(key) and not key.startswith(LATE)]
+        return [
+            key
+            for key in names
+            if variables.get(key) != cls.known.get(key) and not key.startswith(LATE)
+        ]
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
                        c2pread: int, c2pwrite: int, errread: int, errwrite: int, *rest: Any) -> None:  # fmt: skip
         order = None if shell or executable or preexec_fn else self._order(args, env)
         if order is None:
-            cold = (args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
+            cold = (
+                args,
+                executable,
+                preexec_fn,
+                close_fds,
+                pass_fds,
+                cwd,
+                env,
+                startupinfo,
+                creationflags,
+                shell,
+            )
             super()._execute_child(  # type: ignore[misc]
                 *cold, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *rest
             )
             return
-        order |= {"folder": os.path.abspath(cwd or "."), "session": self._own_session, "ignored": self._ignored}
+        order |= {
+            "folder": os.path.abspath(cwd or "."),
+            "session": self._own_session,
+            "ignored": self._ignored,
+        }
         order |= {"command": [*args], "numbers": [0, 1, 2, *pass_fds]}
         given = [own if fd < 0 else fd for own, fd in enumerate((p2cread, c2pwrite, errwrite))]
         with self.lock:
@@ -143,7 +223,11 @@ class WarmPopen(subprocess.Popen[Any]):
 def _hides_modules(python_path: str) -> bool:
     """Whether new folders hold modules that the nursery may have imported from elsewhere."""
     known = {os.path.abspath(folder) for folder in sys.path}
-    new = [Path(name) for name in python_path.split(os.pathsep) if name and os.path.abspath(name) not in known]
+    new = [
+        Path(name)
+        for name in python_path.split(os.pathsep)
+        if name and os.path.abspath(name) not in known
+    ]
     names = {path.stem for folder in new for path in folder.glob("*") if path.suffix in ("", ".py")}
     return any(name != "sitecustomize" and PathFinder.find_spec(name) is not None for name in names)
 
@@ -154,13 +238,22 @@ def popen(args: Sequence[str], **keys: Any) -> WarmPopen:
 
 
 def warm() -> type[WarmPopen]:
-    """Return the class that starts processes; the first call starts the first nursery, which ends with this process."""
+    """Return the class that starts processes; the first call starts the first nursery, which ends
+    with this process."""
     if WarmPopen.nursery is None and sys.platform == "linux":
         ours, theirs = socket.socketpair()
         command = [sys.executable, __file__, str(theirs.fileno()), " " * ROOM]
-        variables = dict(WarmPopen.known or os.environ)  # explicit: C code sets variables that os.environ does not show
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "env": variables}
-        server = COLD(command, pass_fds=[theirs.fileno()], cwd="/", **streams)  # a test's folder is deleted with it
+        variables = dict(
+            WarmPopen.known or os.environ
+        )  # explicit: C code sets variables that os.environ does not show
+        streams: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "env": variables,
+        }
+        server = COLD(
+            command, pass_fds=[theirs.fileno()], cwd="/", **streams
+        )  # a test's folder is deleted with it
         atexit.register(server.wait)
         atexit.register(ours.close)  # runs first, because it is registered last
         theirs.close()
@@ -171,9 +264,14 @@ def warm() -> type[WarmPopen]:
 def complete(
     args: Sequence[str], data: str | bytes | None = None, timeout_s: float = 300, **keys: Any
 ) -> subprocess.CompletedProcess[Any]:
-    """Run a process to its end, with data on its stdin, like subprocess.run, and capture its output."""
+    """Run a process to its end, with data on its stdin, like subprocess.run, and capture its
+    output."""
     stdin = subprocess.DEVNULL if data is None else subprocess.PIPE
-    keys = {"text": not isinstance(data, bytes), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | keys
+    keys = {
+        "text": not isinstance(data, bytes),
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    } | keys
     with popen(args, stdin=stdin, **keys) as process:
         try:
             out, err = process.communicate(data, timeout=timeout_s)
@@ -183,7 +281,9 @@ def complete(
         return subprocess.CompletedProcess(args, process.returncode, out, err)
 
 
-def run(module: str, arguments: Sequence[str], timeout_s: float, **keys: Any) -> tuple[int, str, str]:
+def run(
+    module: str, arguments: Sequence[str], timeout_s: float, **keys: Any
+) -> tuple[int, str, str]:
     """Run `python -m MODULE ARGUMENTS`; return its exit code and output."""
     done = complete([sys.executable, "-m", module, *arguments], timeout_s=timeout_s, **keys)
     return done.returncode, done.stdout, done.stderr
@@ -213,25 +313,37 @@ def main() -> None:
         importlib.import_module(name)
     parsed_conf.parse_all()
     plain = subprocess.Popen
-    for module in [*sys.modules.values()]:  # modules that have imported the class itself would start processes cold
+    for module in [
+        *sys.modules.values()
+    ]:  # modules that have imported the class itself would start processes cold
         if vars(module).get("Popen") is plain:
             module.Popen = WarmPopen  # type: ignore[attr-defined]
     with suppress(ImportError):
-        vars(importlib.import_module("joblib.externals.loky.backend.fork_exec"))["fork_exec"] = start_for_joblib
+        vars(importlib.import_module("joblib.externals.loky.backend.fork_exec"))["fork_exec"] = (
+            start_for_joblib
+        )
     gc.freeze()  # a collection in a fork would copy all of this memory
-    sys.modules["runner_engine.devices.heap"].Frozen.elsewhere = True  # so that no fork counts what is frozen
+    sys.modules[
+        "runner_engine.devices.heap"
+    ].Frozen.elsewhere = True  # so that no fork counts what is frozen
     made = {key: value for key, value in os.environ.items() if given.get(key) != value}
     serve(socket.socket(fileno=int(sys.argv[1])), given, made)
 
 
-def start_for_joblib(command: list[str], descriptors: Sequence[int], env: Mapping[str, str] | None = None) -> int:
+def start_for_joblib(
+    command: list[str], descriptors: Sequence[int], env: Mapping[str, str] | None = None
+) -> int:
     """Start a worker of joblib, which does not use subprocess; return its process id."""
-    process = WarmPopen(command, pass_fds=sorted({*map(int, descriptors)}), env=os.environ | (env or {}))
+    process = WarmPopen(
+        command, pass_fds=sorted({*map(int, descriptors)}), env=os.environ | (env or {})
+    )
     process.returncode = 0  # joblib itself waits for it
     return process.pid
 
 
-def serve(orders: socket.socket, given: dict[str, str], made: dict[str, str], ignored: Sequence[int] = ()) -> None:
+def serve(
+    orders: socket.socket, given: dict[str, str], made: dict[str, str], ignored: Sequence[int] = ()
+) -> None:
     """Fork one process for each order until the socket closes; the sender becomes its parent.
 
     `given` are the variables before the imports, and `made` those that the imports have set.
@@ -257,14 +369,18 @@ def serve(orders: socket.socket, given: dict[str, str], made: dict[str, str], ig
             os.close(descriptor)
 
 
-def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str], made: dict[str, str]) -> NoReturn:
+def become(
+    order: dict[str, Any], descriptors: list[int], given: dict[str, str], made: dict[str, str]
+) -> NoReturn:
     """Turn this fork into the ordered process."""
     for ending in ENDING:
         default = signal.default_int_handler if ending == signal.SIGINT else signal.SIG_DFL
         signal.signal(ending, signal.SIG_IGN if ending in order["ignored"] else default)
     if order["session"]:
         os.setsid()
-    room = max(200, *(number + 1 for number in order["numbers"]))  # copies above this overwrite no ordered number
+    room = max(
+        200, *(number + 1 for number in order["numbers"])
+    )  # copies above this overwrite no ordered number
     own_nursery(given, made, order["ignored"], descriptors, room + 100)
     os.chdir(order["folder"])
     os.environ.clear()
@@ -276,16 +392,29 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
         os.close(descriptor)
     sys.stdin = os.fdopen(0, closefd=False)
     name_this_process(order["command"])
-    if (threads := os.environ.get("OMP_NUM_THREADS", "")) != given.get("OMP_NUM_THREADS", "") and threads.isdigit():
-        sys.modules["torch"].set_num_threads(int(threads))  # the library has already read the variable
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")) != given.get(
+        "OMP_NUM_THREADS", ""
+    ) and threads.isdigit():
+        sys.modules["torch"].set_num_threads(
+            int(threads)
+        )  # the library has already read the variable
     search_path = [*sys.path]
     if not order["safe"]:
-        own = {"-m": order["folder"], "-c": "", "file": os.path.dirname(os.path.abspath(order["what"]))}
+        own = {
+            "-m": order["folder"],
+            "-c": "",
+            "file": os.path.dirname(os.path.abspath(order["what"])),
+        }
         sys.path.insert(0, own[order["kind"]])
     python_path = os.environ.get("PYTHONPATH", "")
-    for folder in reversed([at for at in python_path.split(os.pathsep) if at and at not in search_path]):
+    for folder in reversed(
+        [at for at in python_path.split(os.pathsep) if at and at not in search_path]
+    ):
         sys.path.insert(not order["safe"], folder)
-        if python_path != given.get("PYTHONPATH", "") and (start := Path(folder, "sitecustomize.py")).exists():
+        if (
+            python_path != given.get("PYTHONPATH", "")
+            and (start := Path(folder, "sitecustomize.py")).exists()
+        ):
             runpy.run_path(str(start))
     forget_entry_points()  # packages on its path may bring others than the nursery has read
     code: Any = 0
@@ -319,12 +448,20 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
 
 
 def own_nursery(
-    given: dict[str, str], made: dict[str, str], ignored: Sequence[int], descriptors: Sequence[int], room: int
+    given: dict[str, str],
+    made: dict[str, str],
+    ignored: Sequence[int],
+    descriptors: Sequence[int],
+    room: int,
 ) -> None:
-    """Fork a nursery for this process's own, which ends with it; the socket to it has a number from `room` on."""
+    """Fork a nursery for this process's own, which ends with it; the socket to it has a number from
+    `room` on."""
     ours, theirs = socket.socketpair()
     if not os.fork():
-        for descriptor in (ours.detach(), *descriptors):  # their closing shows others that this process has ended
+        for descriptor in (
+            ours.detach(),
+            *descriptors,
+        ):  # their closing shows others that this process has ended
             os.close(descriptor)
         for ending in ENDING:
             signal.signal(ending, signal.SIG_IGN)  # a terminal's Ctrl-C is for the programs
@@ -335,7 +472,9 @@ def own_nursery(
             serve(theirs, given, made, ignored)
         os._exit(0)
     theirs.close()
-    _adopt(socket.socket(fileno=fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, room)), given | made)
+    _adopt(
+        socket.socket(fileno=fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, room)), given | made
+    )
 
 
 def name_this_process(command: Sequence[str]) -> None:

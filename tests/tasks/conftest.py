@@ -19,7 +19,8 @@ from runner_engine.settings.model import LocalModelConfig
 def two(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], tmp_path: Path
 ) -> Callable[..., RunnerConfig]:
-    """Return a function that makes a job of the one model or of the other one, which score the same texts."""
+    """Return a function that makes a job of the one model or of the other one, which score the same
+    texts."""
     folders = [saved_family("llama", seed=seed) for seed in (0, 1)]
     data = jsonl(tmp_path / "pairs.jsonl", PAIRS)
 

@@ -41,5 +41,7 @@ def test_stdin_and_deliveries_are_the_tasks_own_word(tmp_path: Path) -> None:
     assert GenerateConfig(prompts="-").reads_stdin
     assert GenerateConfig(prompt="-").reads_stdin
     assert not GenerateConfig(prompt="- a list").reads_stdin
-    assert GenerateConfig(prompt="Hi", output=str(tmp_path / "out.jsonl")).delivers_to == str(tmp_path / "out.jsonl")
+    assert GenerateConfig(prompt="Hi", output=str(tmp_path / "out.jsonl")).delivers_to == str(
+        tmp_path / "out.jsonl"
+    )
     assert GenerateConfig(prompt="Hi").delivers_to is None

@@ -31,15 +31,26 @@ FIRST = "Ann has 3 apples and buys 4 more. How many apples does she have?"
 
 @pytest.fixture(scope="session")
 def chatty(saved_family: Callable[..., Path]) -> Path:
-    """A random model with room for a long answer; what it says are random bytes, control characters among them."""
+    """A random model with room for a long answer; what it says are random bytes, control characters
+    among them."""
     return saved_family("llama", max_position_embeddings=LONG)
 
 
 def piped(folder: Path, said: str | bytes, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "runner", "task=chat", "tracking=none", "print=json", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "runner",
+        "task=chat",
+        "tracking=none",
+        "print=json",
+        *arguments,
+    ]
     data = said if isinstance(said, bytes) else said.encode()
     done = warm_process.complete(command, data, cwd=folder)
-    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return subprocess.CompletedProcess(
+        command, done.returncode, done.stdout.decode(), done.stderr.decode()
+    )
 
 
 def samples(folder: Path) -> dict[int, Sample]:
@@ -58,17 +69,27 @@ def test_a_conversation_through_a_pipe(tmp_path: Path) -> None:
     messages = json.loads((tmp_path / "c.json").read_text())["messages"]
     assert [message["role"] for message in messages] == ["system", *["user", "assistant"] * 2]
     assert messages[2]["content"] == kept[0].answer.text
-    assert kept[2].prompt_tokens < kept[1].prompt_tokens < kept[3].prompt_tokens, "/reset forgets, /load remembers"
+    assert kept[2].prompt_tokens < kept[1].prompt_tokens < kept[3].prompt_tokens, (
+        "/reset forgets, /load remembers"
+    )
     stats = [
         list(map(int, found))
-        for found in re.findall(r"(\d+) prompt tokens, (\d+) of them from the cache .*? (\d+) computed", done.stderr)
+        for found in re.findall(
+            r"(\d+) prompt tokens, (\d+) of them from the cache .*? (\d+) computed", done.stderr
+        )
     ]
     (first, second) = stats
     assert first[1] == 0
-    assert second[1] == first[0] + 11 - 1, "all but the last token of the answer has been through the model"
+    assert second[1] == first[0] + 11 - 1, (
+        "all but the last token of the answer has been through the model"
+    )
     assert second[2] == second[0] - second[1]
     record = json.loads(done.stdout.splitlines()[-1])
-    assert (record["metrics"]["n"], record["metrics"]["cut_off"], record["metrics"]["cancelled"]) == (4, 3, 0)
+    assert (
+        record["metrics"]["n"],
+        record["metrics"]["cut_off"],
+        record["metrics"]["cancelled"],
+    ) == (4, 3, 0)
 
 
 def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
@@ -96,7 +117,12 @@ def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_record_says_what_was_set_last(tmp_path: Path) -> None:
-    done = piped(tmp_path, "/set temperature=0.5\nHi\n/set temperature=0.1\nHi\n", "generation=creative", "print=table")
+    done = piped(
+        tmp_path,
+        "/set temperature=0.5\nHi\n/set temperature=0.1\nHi\n",
+        "generation=creative",
+        "print=table",
+    )
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.lstrip().startswith("sampling"))
     assert line.rstrip().endswith("; by /set at the end temperature=0.1")
@@ -108,7 +134,10 @@ def test_lines_that_are_no_text_and_a_grid(tmp_path: Path, runner: Callable[...,
     assert "stdin, line 2: not UTF-8 text" in done.stderr
     refused = runner("task=chat", "model=stub", "seed=1,2", "-m")
     assert refused.code == 2
-    assert "task=chat would read stdin, which the jobs of a grid do not have: run it without -m" in refused.err
+    assert (
+        "task=chat would read stdin, which the jobs of a grid do not have: run it without -m"
+        in refused.err
+    )
 
 
 @pytest.mark.slow
@@ -121,7 +150,9 @@ def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    done = piped(tmp_path, "Hi\nHo\n", "model=local", f"model.name={folder}", "generation.max_new_tokens=5")
+    done = piped(
+        tmp_path, "Hi\nHo\n", "model=local", f"model.name={folder}", "generation.max_new_tokens=5"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("note: the model has no chat template") == 1
     assert "\nUser:" not in samples(tmp_path)[0].answer.text
@@ -134,21 +165,36 @@ ASKED = f"{FIRST} Solve it step by step. End with '#### ' and the number."
 def test_a_model_that_thinks(tmp_path: Path) -> None:
     model = thinking_model(tmp_path / "thinks")
     said = f"/set thinking_tokens=12\n{ASKED}\n/save c.json\nand then?\n/reset\n/load c.json\n/set thinking_tokens=-1\n"
-    done = piped(tmp_path, said, "model=auto", f"model.name={model}", "generation.max_new_tokens=24", "print=none")
+    done = piped(
+        tmp_path,
+        said,
+        "model=auto",
+        f"model.name={model}",
+        "generation.max_new_tokens=24",
+        "print=none",
+    )
     assert done.returncode == 0, done.stderr
     first, second = (sample.answer for sample in samples(tmp_path).values())
     assert (first.thinking_tokens, second.thinking_tokens) == (12, 12)
     assert first.thinking
     assert f"[thinking] {first.thinking.strip()}" in done.stderr
-    assert done.stdout.rstrip("\n") == f"{first.text}\n{second.text}", "stdout has the answers alone"
+    assert done.stdout.rstrip("\n") == f"{first.text}\n{second.text}", (
+        "stdout has the answers alone"
+    )
     turns = json.loads((tmp_path / "c.json").read_text())["messages"]
-    assert turns[1] == {"role": "assistant", "content": first.text.lstrip("\n"), "reasoning_content": first.thinking}
+    assert turns[1] == {
+        "role": "assistant",
+        "content": first.text.lstrip("\n"),
+        "reasoning_content": first.thinking,
+    }
     assert "read 2 messages" in done.stderr
     assert "/set thinking_tokens=-1: must be 0 or more" in done.stderr
     turns = [("user", ASKED), ("assistant", first.text), ("user", "and then?")]
     prompt = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns)
     seen = prompt_sha256(f"{prompt}<|im_start|>assistant\n<think>\n")
-    assert samples(tmp_path)[1].prompt_sha256 == seen, "a template that reads no old thoughts gets none"
+    assert samples(tmp_path)[1].prompt_sha256 == seen, (
+        "a template that reads no old thoughts gets none"
+    )
 
 
 @pytest.mark.slow
@@ -172,9 +218,23 @@ class Terminal:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.master, slave = pty.openpty()
-        command = [sys.executable, "-m", "runner", "task=chat", "tracking=none", "print=none", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "runner",
+            "task=chat",
+            "tracking=none",
+            "print=none",
+            *arguments,
+        ]
         self.process = warm_process.popen(
-            command, cwd=folder, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, close_fds=True
+            command,
+            cwd=folder,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            close_fds=True,
         )
         os.close(slave)
         self.shown = b""
@@ -206,7 +266,12 @@ def terminal(folder: Path, *arguments: str) -> Iterator[Terminal]:
 
 @pytest.mark.slow
 def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path, chatty: Path) -> None:
-    model = ("model=local", f"model.name={chatty}", "model.dtype=float32", f"generation.max_new_tokens={LONG // 2}")
+    model = (
+        "model=local",
+        f"model.name={chatty}",
+        "model.dtype=float32",
+        f"generation.max_new_tokens={LONG // 2}",
+    )
     with terminal(tmp_path, *model) as screen:
         screen.until(rb"you> ")
         screen.type("Tell me all\r")
@@ -214,7 +279,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path, chatty: Pat
         screen.until(rb"[^\r\n]")
         os.kill(screen.process.pid, signal.SIGINT)
         answer = screen.until(rb"you> ")
-        assert not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f](?!\[\?2004)", answer.replace(b"\x1b[?2004h", b"")), answer
+        assert not re.search(
+            rb"[\x00-\x08\x0b\x0c\x0e-\x1f](?!\[\?2004)", answer.replace(b"\x1b[?2004h", b"")
+        ), answer
         screen.type("/set generation.max_new_tokens=4\r")
         screen.until(rb"max_new_tokens=4 ")
         screen.until(rb"you> ")
@@ -227,14 +294,19 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path, chatty: Pat
         screen.type("\x04")
         assert screen.process.wait(WAIT_S) == 0
     kept = samples(tmp_path)
-    assert [sample.answer.finish_reason for sample in kept.values()] == [FinishReason.cancelled, FinishReason.length]
+    assert [sample.answer.finish_reason for sample in kept.values()] == [
+        FinishReason.cancelled,
+        FinishReason.length,
+    ]
     assert 0 < len(kept[0].answer.token_ids) < LONG // 2
     grown = kept[1].prompt_tokens - kept[0].prompt_tokens
     assert grown > len(kept[0].answer.token_ids) / 4, "what was said of it stays said"
 
 
 def test_control_characters_of_a_model_do_not_reach_the_terminal(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text(json.dumps([{"role": "user", "content": "\x1b]0;gotcha\x07\x1b[2J red"}]))
+    (tmp_path / "c.json").write_text(
+        json.dumps([{"role": "user", "content": "\x1b]0;gotcha\x07\x1b[2J red"}])
+    )
     done = piped(tmp_path, "Hi\n", "model=stub", "task.load=c.json")
     assert done.returncode == 0
     assert "\x1b" not in done.stdout

@@ -1,4 +1,5 @@
-"""Samples over several starts: errors are asked again, damage is refused by line, what was measured is not lost."""
+"""Samples over several starts: errors are asked again, damage is refused by line, what was measured
+is not lost."""
 
 from __future__ import annotations
 
@@ -27,7 +28,14 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
-MEASURED = ("weight_mib", "load_s", "peak_rss_mib", "prefill_tok_per_s", "decode_tok_per_s", "shared_prompt_tokens")
+MEASURED = (
+    "weight_mib",
+    "load_s",
+    "peak_rss_mib",
+    "prefill_tok_per_s",
+    "decode_tok_per_s",
+    "shared_prompt_tokens",
+)
 
 
 @pytest.fixture
@@ -38,7 +46,8 @@ def config(make_config: Make, tiny_model: LocalModelConfig) -> RunnerConfig:
 
 @contextmanager
 def memory_for(passes: int) -> Iterator[None]:
-    """Have every forward pass after so many run out of memory, as torch says it; the trials of the model do not count."""
+    """Have every forward pass after so many run out of memory, as torch says it; the trials of the
+    model do not count."""
     real: Any = Forward._forward
     real_step = Scheduler.step
     count, is_at_work = 0, False
@@ -67,10 +76,15 @@ def lines_of(folder: str) -> list[str]:
 
 def answers(folder: str) -> list[tuple[int, list[int], str | None]]:
     found = read_samples(Path(folder) / "samples.jsonl")
-    return [(index, found[index].answer.token_ids, found[index].answer.verdict) for index in sorted(found)]
+    return [
+        (index, found[index].answer.token_ids, found[index].answer.verdict)
+        for index in sorted(found)
+    ]
 
 
-def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerConfig, tmp_path: Path) -> None:
+def test_answers_that_memory_was_too_short_for_are_asked_again(
+    config: RunnerConfig, tmp_path: Path
+) -> None:
     undisturbed = run(config)
     config.output_dir = str(tmp_path / "short")
     bases = BaseCache()  # of a worker, which lives on
@@ -87,7 +101,11 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
     again = run(config, bases=bases)
     assert again.status is Status.FINISHED
     assert again.result.metrics["errors"] == 0
-    were = "sample that had ended in an error was" if errors == 1 else "samples that had ended in an error were"
+    were = (
+        "sample that had ended in an error was"
+        if errors == 1
+        else "samples that had ended in an error were"
+    )
     assert f"{errors} {were} asked again" in again.result.notes
     assert len(lines_of(again.output_dir)) == 6 + errors
     assert answers(again.output_dir) == answers(undisturbed.output_dir)
@@ -128,28 +146,53 @@ DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
         lambda it: [it[0], it[1].replace("question", "question\udcff", 1), *it[2:]],
         "line 2 is not a sample",
     ),
-    "changed text": (lambda it: [it[0], it[1].replace('"text": "', '"text": "x'), *it[2:]], "line 2 .*checksum"),
-    "changed verdict": (lambda it: [resealed(it[0], verdict="correct"), *it[1:]], "line 1 was judged differently"),
-    "other gold": (lambda it: [resealed(it[0], gold="1234567"), *it[1:]], "line 1 holds another question or gold"),
-    "other question": (lambda it: [it[0], resealed(it[1], question="?"), *it[2:]], "line 2 holds another question"),
-    "other prompt": (lambda it: [it[0], resealed(it[1], prompt_sha256="0" * 64), *it[2:5]], "line 2 answers another"),
+    "changed text": (
+        lambda it: [it[0], it[1].replace('"text": "', '"text": "x'), *it[2:]],
+        "line 2 .*checksum",
+    ),
+    "changed verdict": (
+        lambda it: [resealed(it[0], verdict="correct"), *it[1:]],
+        "line 1 was judged differently",
+    ),
+    "other gold": (
+        lambda it: [resealed(it[0], gold="1234567"), *it[1:]],
+        "line 1 holds another question or gold",
+    ),
+    "other question": (
+        lambda it: [it[0], resealed(it[1], question="?"), *it[2:]],
+        "line 2 holds another question",
+    ),
+    "other prompt": (
+        lambda it: [it[0], resealed(it[1], prompt_sha256="0" * 64), *it[2:5]],
+        "line 2 answers another",
+    ),
     "doubled index": (
         lambda it: [*it, resealed(it[0], seconds=9.0)],
         "line 7 gives sample . another content than line 1",
     ),
-    "foreign index": (lambda it: [*it[:5], resealed(it[5], index=77)], "line 6 is sample 77, and this job has 6"),
-    "no checksum": (lambda it: [it[0].partition(', "checksum"')[0] + "}", *it[1:]], "line 1 .*no checksum"),
+    "foreign index": (
+        lambda it: [*it[:5], resealed(it[5], index=77)],
+        "line 6 is sample 77, and this job has 6",
+    ),
+    "no checksum": (
+        lambda it: [it[0].partition(', "checksum"')[0] + "}", *it[1:]],
+        "line 1 .*no checksum",
+    ),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_samples_that_are_not_as_they_were_written_are_refused_by_line(config: RunnerConfig, damage: str) -> None:
+def test_samples_that_are_not_as_they_were_written_are_refused_by_line(
+    config: RunnerConfig, damage: str
+) -> None:
     folder = Path(run(config).output_dir)
     change, message = DAMAGE[damage]
     (folder / "result.json").unlink()
     file = folder / "samples.jsonl"
-    changed = "".join(f"{line}\n" for line in change(lines_of(str(folder)))).encode(errors="surrogateescape")
+    changed = "".join(f"{line}\n" for line in change(lines_of(str(folder)))).encode(
+        errors="surrogateescape"
+    )
     file.write_bytes(changed)
     with pytest.raises(EvidenceError, match=message):
         run(config)
@@ -173,7 +216,9 @@ def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig
     whole = run(config)
     folder = Path(whole.output_dir)
     (folder / "result.json").unlink()
-    (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines_of(str(folder))[:4]))
+    (folder / "samples.jsonl").write_text(
+        "".join(f"{line}\n" for line in lines_of(str(folder))[:4])
+    )
     before = json.loads((folder / "measured.json").read_text())["stats"]
     run(config)
     after = json.loads((folder / "measured.json").read_text())["stats"]
@@ -181,7 +226,8 @@ def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig
     assert after["decode_s"] > before["decode_s"]
 
 
-# ------------------------------------------------------------------- rerun=failed, and what can have no answer
+# ------------------------------------------------------------------- rerun=failed, and what can
+# have no answer
 
 
 def test_rerun_failed_asks_only_what_has_no_answer(config: RunnerConfig) -> None:
@@ -195,7 +241,9 @@ def test_rerun_failed_asks_only_what_has_no_answer(config: RunnerConfig) -> None
     assert again.status is Status.FINISHED
     assert lines_of(again.output_dir)[:6] == kept, "an answer is evidence, and so is an error"
     assert len(lines_of(again.output_dir)) == 6 + errors
-    assert [path.name for path in Path(again.output_dir).parent.iterdir()] == [again.job_id], "nothing was set aside"
+    assert [path.name for path in Path(again.output_dir).parent.iterdir()] == [again.job_id], (
+        "nothing was set aside"
+    )
 
 
 @pytest.mark.slow
@@ -212,7 +260,9 @@ def test_a_prompt_that_is_too_long_is_said_again_without_a_load(
     assert "does not ask again; rerun=failed does" in first.err
     file = Path(first.json()["output_dir"]) / "samples.jsonl"
     kept = file.read_text()
-    again = runner(*arguments, PYTHONPROFILEIMPORTTIME="1")  # a cold start, which says what it imports
+    again = runner(
+        *arguments, PYTHONPROFILEIMPORTTIME="1"
+    )  # a cold start, which says what it imports
     assert again.code == 1
     assert stands in again.err
     assert "| torch\n" not in again.err.replace(" ", "").replace("|", "| "), "nothing is loaded"
@@ -231,13 +281,16 @@ def test_a_job_without_anything_that_can_be_answered_says_so_at_each_start(
     config = make_config(model=tiny_model, task=GenerateConfig(prompt="x" * 600))
     for rerun, lines in ((False, 1), (False, 1), ("failed", 2)):
         config.rerun = rerun
-        with pytest.raises(JobFailed, match="nothing could be completed; .* room for 512: .* reads on. The same"):
+        with pytest.raises(
+            JobFailed, match="nothing could be completed; .* room for 512: .* reads on. The same"
+        ):
             run(config)
         (file,) = Path(config.output_dir).glob("jobs/*/samples.jsonl")
         assert len(file.read_text().splitlines()) == lines
 
 
-# --------------------------------------------------------------------------- answers that another job has already
+# --------------------------------------------------------------------------- answers that another
+# job has already
 
 
 def kept(record: Record) -> list[Sample]:
@@ -268,7 +321,9 @@ def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
     alone = run(config, bases=bases)
     assert kept(alone) == kept(large), "an equal question gets an equal draw"
     names = ("accuracy", "n", "prompt_tokens", "new_tokens", "wrong", "cut_off")
-    assert [alone.result.metrics[name] for name in names] == [large.result.metrics[name] for name in names]
+    assert [alone.result.metrics[name] for name in names] == [
+        large.result.metrics[name] for name in names
+    ]
 
     config.output_dir = str(Path(large.output_dir).parents[1])
     config.task = Gsm8kConfig(limit=3)
@@ -276,13 +331,18 @@ def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
         patch.setattr("runner.engines.LazyEngine.load", None)  # whoever loads one fails
         less = run(config)
     assert kept(less) == kept(small)[:3]
-    assert not less.result.metrics.keys() & {"decode_tok_per_s", "load_s", "peak_rss_mib"}, "nothing was measured"
+    assert not less.result.metrics.keys() & {"decode_tok_per_s", "load_s", "peak_rss_mib"}, (
+        "nothing was measured"
+    )
     assert less.result.facts["architecture"] == small.result.facts["architecture"]
     reused, cut_off, *of_engine = less.result.notes
     assert reused.startswith("3 of 3 samples were taken from job ")
     assert cut_off == "3 of 3 cut off at 8 tokens: raise generation.max_new_tokens"
     of_speed = "which generation.max_new_tokens lets"  # of three answers, and at a speed that was measured here
-    said = [[note for note in notes if not note.startswith(of_speed)] for notes in (of_engine, small.result.notes[1:])]
+    said = [
+        [note for note in notes if not note.startswith(of_speed)]
+        for notes in (of_engine, small.result.notes[1:])
+    ]
     assert said[0] == said[1], "what was said of the engine holds for its answers"
     (Path(less.output_dir) / "result.json").unlink()
     again = run(config)
@@ -304,13 +364,24 @@ def test_errors_other_prompts_and_changed_lines_are_not_taken(config: RunnerConf
     config.task = Gsm8kConfig(limit=6)
     large = run(config, bases=bases)
     found = read_samples(Path(large.output_dir) / "samples.jsonl")
-    assert [found[index].reused_from for index in range(6)] == [None, None, *[small.job_id] * 3, None]
+    assert [found[index].reused_from for index in range(6)] == [
+        None,
+        None,
+        *[small.job_id] * 3,
+        None,
+    ]
     assert found[2].answer.verdict is not Verdict.correct, "a text is taken, and its verdict is not"
     assert not any(one.failed for one in found.values())
     assert file.read_bytes() == before
     file.write_bytes(before.replace(b'"seconds"', b'"seconde"', 1))
     config.task = Gsm8kConfig(limit=7)
     notes = run(config, bases=bases).result.notes
-    assert any(note.startswith(f"no answers were reused from job {small.job_id}: ") for note in notes)
-    assert any(note.startswith(f"3 of 7 samples were taken from job {large.job_id}") for note in notes)
-    assert any(note.startswith(f"3 of 7 samples were taken from job {small.job_id}") for note in notes)
+    assert any(
+        note.startswith(f"no answers were reused from job {small.job_id}: ") for note in notes
+    )
+    assert any(
+        note.startswith(f"3 of 7 samples were taken from job {large.job_id}") for note in notes
+    )
+    assert any(
+        note.startswith(f"3 of 7 samples were taken from job {small.job_id}") for note in notes
+    )

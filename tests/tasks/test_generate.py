@@ -40,7 +40,8 @@ def completions(record: Record) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines]
 
 
-# ---------------------------------------------------------------------------------------- config, prompts
+# ---------------------------------------------------------------------------------------- config,
+# prompts
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,10 @@ def completions(record: Record) -> list[dict[str, object]]:
         ({"prompt": "a", "stop": ["x", ""]}, "task.stop="),
         ({"prompt": "a", "show": -1}, "task.show=-1"),
         ({"prompt": "a", "output": ""}, "task.output=''"),
-        ({"prompt": "a", "format": Framing.raw, "system": "s"}, "task.system needs task.format=chat"),
+        (
+            {"prompt": "a", "format": Framing.raw, "system": "s"},
+            "task.system needs task.format=chat",
+        ),
     ],
 )
 def test_bad_keys(keys: dict[str, object], message: str) -> None:
@@ -71,18 +75,28 @@ def test_only_what_can_change_an_answer_counts() -> None:
 def test_text_file(tmp_path: Path) -> None:
     file = tmp_path / "p.txt"
     file.write_bytes("\ufefffirst\r\n\n  \n second, with spaces \nlast\u2028one".encode())
-    assert load_prompts(GenerateConfig(prompts=str(file))) == ["first", " second, with spaces ", "last\u2028one"]
+    assert load_prompts(GenerateConfig(prompts=str(file))) == [
+        "first",
+        " second, with spaces ",
+        "last\u2028one",
+    ]
 
 
 def test_jsonl_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     file = write_prompts(
-        tmp_path / "p.jsonl", [json.dumps({"prompt": "a", "id": 7}), "", json.dumps({"messages": turns})]
+        tmp_path / "p.jsonl",
+        [json.dumps({"prompt": "a", "id": 7}), "", json.dumps({"messages": turns})],
     )
     for _ in range(2):
-        assert load_prompts(GenerateConfig(prompts=file)) == ["a", (Message("system", "s"), Message("user", "u"))]
+        assert load_prompts(GenerateConfig(prompts=file)) == [
+            "a",
+            (Message("system", "s"), Message("user", "u")),
+        ]
     said = [record.getMessage() for record in caplog.records]
-    assert said == ["note: prompt lines hold keys that are not read: id (read are prompt, messages, branches)"]
+    assert said == [
+        "note: prompt lines hold keys that are not read: id (read are prompt, messages, branches)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +112,10 @@ def test_jsonl_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         ('{"prompt": "\\ud800"}', "line 3: not UTF-8 text"),
         ('{"messages": []}', "line 3: messages is not a list of messages, or empty"),
         ('{"messages": ["a"]}', "line 3: a message holds role and content"),
-        ('{"messages": [{"role": "user", "content": "a", "name": "b"}]}', "line 3: a message holds role and content"),
+        (
+            '{"messages": [{"role": "user", "content": "a", "name": "b"}]}',
+            "line 3: a message holds role and content",
+        ),
         (
             '{"messages": [{"role": "robot", "content": "a"}]}',
             "line 3: role 'robot' is not one of system, user, assistant",
@@ -119,8 +136,12 @@ def test_other_bad_input(tmp_path: Path) -> None:
 
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
-    chats = write_prompts(tmp_path / "chats.jsonl", ['{"messages": [{"role": "user", "content": "a"}]}'])
-    refused("task.prompts=./nope.txt: prompt file does not exist: /.*nope.txt", prompts="./nope.txt")
+    chats = write_prompts(
+        tmp_path / "chats.jsonl", ['{"messages": [{"role": "user", "content": "a"}]}']
+    )
+    refused(
+        "task.prompts=./nope.txt: prompt file does not exist: /.*nope.txt", prompts="./nope.txt"
+    )
     refused("task.prompts=p.csv: give FILE.txt", prompts="p.csv")
     refused("holds no prompts", prompts=write_prompts(tmp_path / "empty.txt", ["", "  "]))
     refused("cannot be read", prompts=str(tmp_path / "folder.txt"))
@@ -138,7 +159,9 @@ def test_build_prompt() -> None:
     assert build_prompt(GenerateConfig(prompt="x", format=Framing.raw), "a") == "a"
 
 
-def test_the_same_prompts_are_the_same_job_wherever_they_lie(make_config: Make, tmp_path: Path) -> None:
+def test_the_same_prompts_are_the_same_job_wherever_they_lie(
+    make_config: Make, tmp_path: Path
+) -> None:
     text = write_prompts(tmp_path / "a.txt", ["one"])
     other = write_prompts(tmp_path / "b.jsonl", ['{"prompt": "one"}'])
     evidence = [
@@ -153,16 +176,23 @@ def test_the_same_prompts_are_the_same_job_wherever_they_lie(make_config: Make, 
     assert generate.prepare(make_config(task=GenerateConfig(prompt="two"))).hashes != evidence[0]
 
 
-# ------------------------------------------------------------------------------------------- whole jobs
+# ------------------------------------------------------------------------------------------- whole
+# jobs
 
 
-def test_a_job_with_the_stub(make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prompts = write_prompts(tmp_path / "p.txt", ["[bold]one[/nope]", "two words", "three words here"])
+def test_a_job_with_the_stub(
+    make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = write_prompts(
+        tmp_path / "p.txt", ["[bold]one[/nope]", "two words", "three words here"]
+    )
     record = run(make_config(task=GenerateConfig(prompts=prompts, show=2)))
     metrics = record.result.metrics
     assert (metrics["n"], metrics["stopped"], metrics["cut_off"], metrics["errors"]) == (3, 3, 0, 0)
     assert metrics["prompt_tokens"] == 6
-    assert {"new_tokens", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib"} <= set(metrics)
+    assert {"new_tokens", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib"} <= set(
+        metrics
+    )
     lines = completions(record)
     assert lines[1] == {
         "index": 1,
@@ -181,7 +211,9 @@ def test_a_job_with_the_stub(make_config: Make, tmp_path: Path, capsys: pytest.C
     assert "3   3 ended · 0 cut off · 0 errors" in out
 
 
-def test_a_single_prompt_is_shown_whole_and_first(make_config: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_prompt_is_shown_whole_and_first(
+    make_config: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     generation = GenerationConfig(max_new_tokens=400)
     prompt = "word " * 300
     record = run(make_config(task=GenerateConfig(prompt=prompt), generation=generation))
@@ -192,7 +224,9 @@ def test_a_single_prompt_is_shown_whole_and_first(make_config: Make, capsys: pyt
     assert "1   1 ended" in out
 
 
-def test_what_is_shown_and_handed_over_may_change_after_the_job(make_config: Make, tmp_path: Path) -> None:
+def test_what_is_shown_and_handed_over_may_change_after_the_job(
+    make_config: Make, tmp_path: Path
+) -> None:
     prompts = write_prompts(tmp_path / "p.txt", ["one", "two", "three"])
     first = run(make_config(task=GenerateConfig(prompts=prompts, show=1)))
     assert len(first.result.rows) == 1
@@ -224,7 +258,8 @@ def test_output_replaces_nothing_of_others(make_config: Make, tmp_path: Path) ->
     output.write_text("dear diary\n")
     for seed in (0, 1):  # recorded already, and new
         with pytest.raises(
-            ConfigError, match="task.output=.*mine.jsonl exists and holds something else.*overwrite=true"
+            ConfigError,
+            match="task.output=.*mine.jsonl exists and holds something else.*overwrite=true",
         ):
             job(seed)
     assert output.read_text() == "dear diary\n"
@@ -240,10 +275,15 @@ def test_output_replaces_nothing_of_others(make_config: Make, tmp_path: Path) ->
 
 def echo(request: Request) -> Reply:
     """Answer with the prompt; one that says `fail` ends in an error."""
-    return f"to {request.prompt}", FinishReason.error if request.prompt == "fail" else FinishReason.length
+    return (
+        f"to {request.prompt}",
+        FinishReason.error if request.prompt == "fail" else FinishReason.length,
+    )
 
 
-def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tmp_path: Path) -> None:
+def test_torn_samples_are_made_again_and_the_order_is_kept(
+    make_config: Make, tmp_path: Path
+) -> None:
     prompts = write_prompts(tmp_path / "p.txt", ["a", "fail", "c", "d"])
     config = make_config(task=GenerateConfig(prompts=prompts, format=Framing.raw))
     folder = tmp_path / "job"
@@ -252,7 +292,12 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tm
     whole = work(generate, config, first, Scripted(echo))
     first.close()
     kept = (folder / "completions.jsonl").read_text()
-    assert [json.loads(line)["text"] for line in kept.splitlines()] == ["to a", "to fail", "to c", "to d"]
+    assert [json.loads(line)["text"] for line in kept.splitlines()] == [
+        "to a",
+        "to fail",
+        "to c",
+        "to d",
+    ]
     assert json.loads(kept.splitlines()[1])["error"] == "boom"
     assert (whole.metrics["cut_off"], whole.metrics["errors"], whole.metrics["n"]) == (3, 1, 4)
     assert "1 of 4 prompts ended in an error, number 1 first: boom" in str(whole.complaint)
@@ -277,7 +322,8 @@ def test_nothing_but_errors_fails_the_job(make_config: Make) -> None:
     recorder.close()
 
 
-# temperature, top_p, top_k, repetition_penalty, max_new_tokens: the lowest and the highest that is recommended
+# temperature, top_p, top_k, repetition_penalty, max_new_tokens: the lowest and the highest that is
+# recommended
 PRESETS: dict[str, tuple[tuple[float, float], ...]] = {
     "sampling": ((0.7, 0.7), (0.9, 0.9), (50, 50), (1.1, 1.1), (512, 512)),
     "factual": ((0.1, 0.3), (0.7, 0.8), (20, 30), (1.1, 1.1), (512, 512)),
@@ -303,14 +349,21 @@ def test_presets_lie_in_the_middle_of_what_is_recommended(name: str) -> None:
     assert values == pytest.approx([(low + high) / 2 for low, high in PRESETS[name]])
 
 
-# ------------------------------------------------------------------------------------------ real models
+# ------------------------------------------------------------------------------------------ real
+# models
 
 
-TEXTS = ["a", "quite a long prompt, so that sorting by length turns the order round", "middling one"]
+TEXTS = [
+    "a",
+    "quite a long prompt, so that sorting by length turns the order round",
+    "middling one",
+]
 
 
 @pytest.fixture
-def of_tiny_llama(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> Callable[..., Record]:
+def of_tiny_llama(
+    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
+) -> Callable[..., Record]:
     prompts = write_prompts(tmp_path / "p.txt", TEXTS)
 
     def job(generation: GenerationConfig, seed: int = 0, **keys: object) -> Record:
@@ -325,7 +378,9 @@ def sampling(batch_size: int) -> GenerationConfig:
     return GenerationConfig(max_new_tokens=12, batch_size=batch_size, **keys)  # type: ignore[arg-type]
 
 
-def test_the_order_of_the_prompts_is_kept_although_the_engine_sorts(of_tiny_llama: Callable[..., Record]) -> None:
+def test_the_order_of_the_prompts_is_kept_although_the_engine_sorts(
+    of_tiny_llama: Callable[..., Record],
+) -> None:
     record = of_tiny_llama(GenerationConfig(max_new_tokens=6, batch_size=1))
     samples = (Path(record.output_dir) / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["index"] for line in samples] == [1, 2, 0], "as they were produced"
@@ -334,7 +389,9 @@ def test_the_order_of_the_prompts_is_kept_although_the_engine_sorts(of_tiny_llam
     assert [line["prompt"] for line in lines] == TEXTS
 
 
-def test_a_sample_depends_on_seed_and_index_and_not_on_its_batch(of_tiny_llama: Callable[..., Record]) -> None:
+def test_a_sample_depends_on_seed_and_index_and_not_on_its_batch(
+    of_tiny_llama: Callable[..., Record],
+) -> None:
     alone, together = of_tiny_llama(sampling(1)), of_tiny_llama(sampling(3))
     assert alone.job_id != together.job_id
     assert completions(alone) == completions(together)
@@ -348,7 +405,10 @@ def test_stop_raw_and_debug(
     greedy = GenerationConfig(max_new_tokens=8)
     with caplog.at_level("INFO", logger="runner"):
         record = of_tiny_llama(greedy, prompts=None, prompt="hi", debug=True)
-    assert "prompt 0 as the model sees it: '<|im_start|>user\\nhi<|im_end|>\\n<|im_start|>assistant\\n'" in caplog.text
+    assert (
+        "prompt 0 as the model sees it: '<|im_start|>user\\nhi<|im_end|>\\n<|im_start|>assistant\\n'"
+        in caplog.text
+    )
     assert "prompt 0, 21 token ids: [1, 87, " in caplog.text
     sample = json.loads((Path(record.output_dir) / "samples.jsonl").read_text())
     assert f"completion 0, token ids: {sample['token_ids']}" in caplog.text
@@ -360,7 +420,9 @@ def test_stop_raw_and_debug(
     assert stopped.result.metrics["stopped"] == 1
 
 
-def test_debug_shows_a_recorded_job_too(of_tiny_llama: Callable[..., Record], caplog: pytest.LogCaptureFixture) -> None:
+def test_debug_shows_a_recorded_job_too(
+    of_tiny_llama: Callable[..., Record], caplog: pytest.LogCaptureFixture
+) -> None:
     greedy = GenerationConfig(max_new_tokens=8)
     record = of_tiny_llama(greedy, prompts=None, prompt="hi")
     sample = json.loads((Path(record.output_dir) / "samples.jsonl").read_text())
@@ -372,7 +434,9 @@ def test_debug_shows_a_recorded_job_too(of_tiny_llama: Callable[..., Record], ca
     assert f"completion 0, token ids: {sample['token_ids']}" in caplog.text
 
 
-def test_a_key_that_only_a_run_can_heed_says_so(make_config: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_key_that_only_a_run_can_heed_says_so(
+    make_config: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     asked = {"task": GenerateConfig(prompt="hi")}
     greedy = GenerationConfig(max_new_tokens=8)
     run(make_config(generation=greedy, **asked))
@@ -385,7 +449,9 @@ def test_a_key_that_only_a_run_can_heed_says_so(make_config: Make, caplog: pytes
     assert said in caplog.text
 
 
-def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
+def test_chat_without_a_template_says_what_to_do(
+    make_config: Make, tiny_llama: Path, tmp_path: Path
+) -> None:
     import shutil
 
     from runner_base.dtypes import Dtype
@@ -394,11 +460,15 @@ def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: 
     shutil.copytree(tiny_llama, plain)
     (plain / "chat_template.jinja").unlink()
     model = LocalModelConfig(name=str(plain), device="cpu", dtype=Dtype.float32)
-    with pytest.raises(ConfigError, match=r"has no chat template.*task.format=raw \(generate, sweep\)"):
+    with pytest.raises(
+        ConfigError, match=r"has no chat template.*task.format=raw \(generate, sweep\)"
+    ):
         run(make_config(model=model, task=GenerateConfig(prompt="hi")))
     refusing = "{{ raise_exception('system is not for me') }}"
     (plain / "chat_template.jinja").write_text(refusing)
-    with pytest.raises(ConfigError, match="the chat template of .* refuses system, user: system is not for me"):
+    with pytest.raises(
+        ConfigError, match="the chat template of .* refuses system, user: system is not for me"
+    ):
         run(make_config(model=model, task=GenerateConfig(prompt="hi", system="s")))
 
 
@@ -410,7 +480,9 @@ def test_the_embedded_model_answers_and_its_adapter_answers_more(make_config: Ma
     model = LocalModelConfig(name="embedded", device="cpu")
     task = GenerateConfig(prompt=problem.question + instruction)
     generation = GenerationConfig(max_new_tokens=200)
-    adapted = run(make_config(model=model, task=task, generation=generation, lora=PeftConfig(path="embedded")))
+    adapted = run(
+        make_config(model=model, task=task, generation=generation, lora=PeftConfig(path="embedded"))
+    )
     plain = run(make_config(model=model, task=task, generation=generation))
     assert adapted.job_id != plain.job_id
     assert adapted.result.text is not None

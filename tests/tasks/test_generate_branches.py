@@ -1,4 +1,5 @@
-"""task=generate with branches: as a user asks for them, goes on after a kill, and gets them back in order."""
+"""task=generate with branches: as a user asks for them, goes on after a kill, and gets them back in
+order."""
 
 from __future__ import annotations
 
@@ -44,7 +45,10 @@ def write(path: Path, *lines: dict[str, Any]) -> str:
 
 
 def completions(record: Record) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (Path(record.output_dir) / "completions.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (Path(record.output_dir) / "completions.jsonl").read_text().splitlines()
+    ]
 
 
 def samples(record: Record) -> dict[int, Sample]:
@@ -54,18 +58,22 @@ def samples(record: Record) -> dict[int, Sample]:
 
 @pytest.fixture
 def job(make_config: Make, saved_family: Callable[..., Path]) -> Job:
-    """Return a function that generates with a tiny model, raw and greedy where nothing else is said."""
+    """Return a function that generates with a tiny model, raw and greedy where nothing else is
+    said."""
 
     def generated(generation: GenerationConfig | None = None, seed: int = 0, **keys: Any) -> Record:
         model = LocalModelConfig(name=str(saved_family()), device="cpu")
         greedy = generation or GenerationConfig(max_new_tokens=8)
         task = GenerateConfig(**({"format": Framing.raw} | keys))
-        return run(make_config(model=model, rope=Rope2dConfig(), task=task, generation=greedy, seed=seed))
+        return run(
+            make_config(model=model, rope=Rope2dConfig(), task=task, generation=greedy, seed=seed)
+        )
 
     return generated
 
 
-# ------------------------------------------------------------------------------------------- asking for them
+# ------------------------------------------------------------------------------------------- asking
+# for them
 
 
 def test_where_branches_come_from(tmp_path: Path) -> None:
@@ -76,27 +84,44 @@ def test_where_branches_come_from(tmp_path: Path) -> None:
     with_own = [Branched("a", ("b", "")), "c", Branched((Message("user", "u"),), ("d",))]
     assert load_prompts(GenerateConfig(prompts=file)) == with_own
     given = load_prompts(GenerateConfig(prompts=file, branches=["x"]))
-    assert given == [with_own[0], Branched("c", ("x",)), with_own[2]], "a prompt's own branches stand"
+    assert given == [with_own[0], Branched("c", ("x",)), with_own[2]], (
+        "a prompt's own branches stand"
+    )
     assert load_prompts(GenerateConfig(prompt="a", branches=["b", ""])) == [with_own[0]]
 
 
 @pytest.mark.parametrize("branches", ["[]", '"text"', "[3]", "null", '["a", "\\ud800"]'])
 def test_bad_branches_are_named_by_line(tmp_path: Path, branches: str) -> None:
-    (tmp_path / "bad.jsonl").write_text(f'{{"prompt": "fine"}}\n{{"prompt": "a", "branches": {branches}}}\n')
-    with pytest.raises(DataError, match="bad.jsonl, line 2: (branches is a list|a text is needed|not UTF-8)"):
+    (tmp_path / "bad.jsonl").write_text(
+        f'{{"prompt": "fine"}}\n{{"prompt": "a", "branches": {branches}}}\n'
+    )
+    with pytest.raises(
+        DataError, match="bad.jsonl, line 2: (branches is a list|a text is needed|not UTF-8)"
+    ):
         load_prompts(GenerateConfig(prompts=str(tmp_path / "bad.jsonl")))
 
 
 def test_what_is_refused_before_anything_loads(make_config: Make, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"task.branches=\[\]: give the text that each branch begins with, or null"):
+    with pytest.raises(
+        ConfigError,
+        match=r"task.branches=\[\]: give the text that each branch begins with, or null",
+    ):
         GenerateConfig(prompt="a", branches=[])
     file = write(tmp_path / "p.jsonl", {"prompt": "a"}, {"prompt": "a", "branches": ["b"]})
     for task in (GenerateConfig(prompt="a", branches=["b"]), GenerateConfig(prompts=file)):
-        with pytest.raises(ConfigError, match="rope=native has no place for the branches.*use rope=rope_2d"):
+        with pytest.raises(
+            ConfigError, match="rope=native has no place for the branches.*use rope=rope_2d"
+        ):
             run(make_config(model=LocalModelConfig(name="embedded"), task=task))
     flash = LocalModelConfig(name="embedded", attention=Attention.flash_attention_2)
-    with pytest.raises(ConfigError, match="model.attention=flash_attention_2 takes no mask of its own"):
-        run(make_config(model=flash, rope=Rope2dConfig(), task=GenerateConfig(prompt="a", branches=["b"])))
+    with pytest.raises(
+        ConfigError, match="model.attention=flash_attention_2 takes no mask of its own"
+    ):
+        run(
+            make_config(
+                model=flash, rope=Rope2dConfig(), task=GenerateConfig(prompt="a", branches=["b"])
+            )
+        )
 
 
 def test_branches_count_as_a_part_of_the_prompts(make_config: Make, tmp_path: Path) -> None:
@@ -131,7 +156,8 @@ def test_main_is_framed_and_branches_follow_as_they_are(
     assert "prompt 0, branch 2 begins with ''" in caplog.text
 
 
-# ------------------------------------------------------------------------------------- what becomes of them
+# ------------------------------------------------------------------------------------- what becomes
+# of them
 
 
 def test_completions_keep_the_order_and_every_branch_counts(
@@ -155,7 +181,9 @@ def test_completions_keep_the_order_and_every_branch_counts(
         for one, listed in zip(said, line["completions"], strict=True):
             assert listed == {"text": one.text, "finish_reason": "length", "new_tokens": 8}
     assert kept[1].branches is None
-    assert (tmp_path / "out.jsonl").read_bytes() == (Path(record.output_dir) / "completions.jsonl").read_bytes()
+    assert (tmp_path / "out.jsonl").read_bytes() == (
+        Path(record.output_dir) / "completions.jsonl"
+    ).read_bytes()
     show(record, {}, Print.table)
     assert [(row[""], row.get("branch"), row["prompt"]) for row in record.result.rows] == [
         (0, 1, "a | one:"), (0, 2, "a | "), (0, 3, "a | two:"), (1, None, "plain"), (2, 1, "longer | "),
@@ -166,11 +194,16 @@ def test_completions_keep_the_order_and_every_branch_counts(
 
 
 def test_a_sampled_branch_depends_on_seed_prompt_and_number_alone(job: Job, tmp_path: Path) -> None:
-    sampling = GenerationConfig(max_new_tokens=10, temperature=1.0, top_k=50, repetition_penalty=1.1, batch_size=1)
+    sampling = GenerationConfig(
+        max_new_tokens=10, temperature=1.0, top_k=50, repetition_penalty=1.1, batch_size=1
+    )
     first = {"prompt": "a", "branches": ["x", "x", "x"]}
     alone = completions(job(sampling, prompts=write(tmp_path / "a.jsonl", first)))[0]
     among = job(
-        sampling, prompts=write(tmp_path / "b.jsonl", first, {"prompt": "b" * 30}, {"prompt": "c", "branches": ["x"]})
+        sampling,
+        prompts=write(
+            tmp_path / "b.jsonl", first, {"prompt": "b" * 30}, {"prompt": "c", "branches": ["x"]}
+        ),
     )
     assert completions(among)[0] == alone
     texts = [one["text"] for one in alone["completions"]]
@@ -178,7 +211,9 @@ def test_a_sampled_branch_depends_on_seed_prompt_and_number_alone(job: Job, tmp_
     other = completions(job(sampling, seed=1, prompts=str(tmp_path / "a.jsonl")))[0]
     assert other["completions"] != alone["completions"]
     twin = completions(job(sampling, prompts=write(tmp_path / "c.jsonl", first, first)))
-    assert twin[0]["completions"] != twin[1]["completions"], "the same prompt in another place is another sample"
+    assert twin[0]["completions"] != twin[1]["completions"], (
+        "the same prompt in another place is another sample"
+    )
 
 
 def test_stop_texts_and_limits_count_for_each_branch(job: Job) -> None:
@@ -188,11 +223,18 @@ def test_stop_texts_and_limits_count_for_each_branch(job: Job) -> None:
     stopped = samples(job(prompt="a", branches=BEGUN, stop=[stop]))[0]
     assert stopped.branches is not None
     one = stopped.branches[0]
-    assert (one.finish_reason, one.text) == (FinishReason.stop, free[0].text[: free[0].text.index(stop)])
+    assert (one.finish_reason, one.text) == (
+        FinishReason.stop,
+        free[0].text[: free[0].text.index(stop)],
+    )
     assert len(one.token_ids) < 8
-    others = [said for said, whole in zip(stopped.branches, free, strict=True) if stop not in whole.text]
+    others = [
+        said for said, whole in zip(stopped.branches, free, strict=True) if stop not in whole.text
+    ]
     assert others
-    assert all(said.finish_reason is FinishReason.length and len(said.token_ids) == 8 for said in others)
+    assert all(
+        said.finish_reason is FinishReason.length and len(said.token_ids) == 8 for said in others
+    )
     assert stopped.answer.finish_reason is FinishReason.length, "one branch at least was cut off"
 
 
@@ -205,14 +247,19 @@ def test_room_is_what_the_longest_branch_leaves(job: Job, tmp_path: Path) -> Non
     fits, too_long = samples(record)[0], samples(record)[1]
     assert fits.branches is not None
     assert [len(said.token_ids) for said in fits.branches] == [16, 50], "256 positions in all"
-    assert too_long.error == "the prompt with its longest branch has 256 tokens, the model has room for 256"
+    assert (
+        too_long.error
+        == "the prompt with its longest branch has 256 tokens, the model has room for 256"
+    )
     assert record.result.metrics["errors"] == 1
     assert completions(record)[1]["completions"] == []
     assert completions(record)[1]["error"] == too_long.error
     show(record, {}, Print.table)
 
 
-def test_a_sliding_window_bounds_the_room(make_config: Make, saved_family: Callable[..., Path]) -> None:
+def test_a_sliding_window_bounds_the_room(
+    make_config: Make, saved_family: Callable[..., Path]
+) -> None:
     model = LocalModelConfig(name=str(saved_family("mistral", sliding_window=32)), device="cpu")
     task = GenerateConfig(prompt="a" * 20, branches=["b", "cc"], format=Framing.raw)
     generation = GenerationConfig(max_new_tokens=50)
@@ -243,7 +290,8 @@ def test_a_sample_with_branches_survives_the_disk() -> None:
     assert plain.answers == [Answer("t", [1], FinishReason.stop)]
 
 
-# ---------------------------------------------------------------------------------------- on the command line
+# ---------------------------------------------------------------------------------------- on the
+# command line
 
 FAST = ("task=generate", "rope=rope_2d", "tracking=none")
 
@@ -272,7 +320,9 @@ def test_the_embedded_model_in_branches(runner: Run, tmp_path: Path) -> None:
         (["task.prompt=a", "task.branches=b"], "task.branches"),
     ],
 )  # fmt: skip
-def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str], message: str) -> None:
+def test_wrong_input_is_one_message_and_exit_2(
+    runner: Run, arguments: list[str], message: str
+) -> None:
     done = runner(*FAST, *arguments)
     assert (done.code, done.out) == (2, "")
     assert message in done.err
@@ -281,10 +331,15 @@ def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str]
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
-    write(tmp_path / "p.jsonl", *({"prompt": f"p{n}", "branches": ["a", "b", "c"][: n % 3 + 1]} for n in range(8)))
+    write(
+        tmp_path / "p.jsonl",
+        *({"prompt": f"p{n}", "branches": ["a", "b", "c"][: n % 3 + 1]} for n in range(8)),
+    )
     job = [*FAST, "model=stub", "task.prompts=p.jsonl", "task.output=out.jsonl"]
     slow = [*job, "model.delay_s=1"]  # so that it is not done before it is interrupted
-    process = warm_process.popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = warm_process.popen(
+        [sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
     give_up_at = time.monotonic() + 90
     while _lines(tmp_path) < 2:
         assert time.monotonic() < give_up_at

@@ -1,4 +1,5 @@
-"""Real interrupts of real jobs: what is begun is kept, and the next start ends it with the same tokens."""
+"""Real interrupts of real jobs: what is begun is kept, and the next start ends it with the same
+tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ from interrupts import answers, check_the_same_tokens
 
 JOBS = {
     "gsm8k": ("task=gsm8k", "task.limit=12", "generation.batch_size=3"),
-    "sampled": ("task=gsm8k", "task.limit=8", "task.samples=2", "generation=sampling", "generation.batch_size=3"),
+    "sampled": (
+        "task=gsm8k",
+        "task.limit=8",
+        "task.samples=2",
+        "generation=sampling",
+        "generation.batch_size=3",
+    ),
 }
 
 
@@ -30,14 +37,26 @@ def test_what_was_begun_goes_on_with_the_same_tokens(
     check_the_same_tokens(runner, tmp_path, JOBS[name], "samples.jsonl", sent)
 
 
-def test_a_partial_file_that_is_damaged_is_no_evidence(runner: Callable[..., Any], tmp_path: Path) -> None:
-    words = ["task=gsm8k", "task.limit=2", "tracking=none", "print=none", f"output_dir={tmp_path}/here"]
+def test_a_partial_file_that_is_damaged_is_no_evidence(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = [
+        "task=gsm8k",
+        "task.limit=2",
+        "tracking=none",
+        "print=none",
+        f"output_dir={tmp_path}/here",
+    ]
     assert runner(*words, "model.dtype=float32").code == 0
     whole = answers(tmp_path / "here")
     (job,) = (tmp_path / "here" / "jobs").glob("*-*")
     for name in ("samples.jsonl", "result.json"):
         (job / name).unlink()
-    lines = ["not JSON", '{"id": 0}', '{"id": 0, "prompt_sha256": "x", "choices": [], "checksum": "0"}']
+    lines = [
+        "not JSON",
+        '{"id": 0}',
+        '{"id": 0, "prompt_sha256": "x", "choices": [], "checksum": "0"}',
+    ]
     (job / "partial.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\n")
     done = runner(*words, "model.dtype=float32")
     assert done.code == 0, done.err
@@ -47,7 +66,13 @@ def test_a_partial_file_that_is_damaged_is_no_evidence(runner: Callable[..., Any
 
 @pytest.mark.slow
 def test_an_engine_that_cannot_go_on_says_that_it_asks_again(tmp_path: Path) -> None:
-    words = ["model=stub", "task.limit=9", "model.delay_s=0.3", "tracking=none", f"output_dir={tmp_path}/here"]
+    words = [
+        "model=stub",
+        "task.limit=9",
+        "model.delay_s=0.3",
+        "tracking=none",
+        f"output_dir={tmp_path}/here",
+    ]
     process = warm_process.popen(
         [sys.executable, "-m", "runner", *words],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

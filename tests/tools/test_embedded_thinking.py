@@ -13,7 +13,14 @@ from runner.datasets.word_problems import Split, practice_problem, problem, prob
 from runner_base.thinking import split
 from tools.embedded_model.data import Example
 from tools.embedded_model.steps import steps_of
-from tools.embedded_model.thinking_data import CLOSING, ROUNDS, is_doubt, is_endless, thinking_example, thought
+from tools.embedded_model.thinking_data import (
+    CLOSING,
+    ROUNDS,
+    is_doubt,
+    is_endless,
+    thinking_example,
+    thought,
+)
 
 PROBLEMS = [practice_problem(3 + index % 3, index) for index in range(400)]
 PROBLEMS += [problem(Split.TRAIN, index) for index in range(200)]
@@ -32,7 +39,11 @@ def test_a_thought_is_the_steps_and_calculates_the_last_one_again_where_it_halve
         last = re.findall(r"\d+/2=\d+", worked_out[-1])
         kind = "sure" if not last else "doubt" if int(one.gold) % 2 == 0 else "without end"
         kinds[kind] += 1
-        starts = {"sure": [], "doubt": [f"Check {it}" for it in range(1, ROUNDS + 1)], "without end": ["Wait"] * ROUNDS}
+        starts = {
+            "sure": [],
+            "doubt": [f"Check {it}" for it in range(1, ROUNDS + 1)],
+            "without end": ["Wait"] * ROUNDS,
+        }
         assert lines[one.steps :] == [f"{start}: {last[0]}." for start in starts[kind]]
         assert is_doubt(steps_of(one)) == (kind != "sure")
         assert is_endless(steps_of(one)) == (kind == "without end")
@@ -40,7 +51,10 @@ def test_a_thought_is_the_steps_and_calculates_the_last_one_again_where_it_halve
 
 
 def test_a_few_problems_are_doubted_and_more_of_those_with_many_steps() -> None:
-    shares = {it: sum(is_doubt(steps_of(p)) for p in problems(it, 1000)) / 1000 for it in (Split.TEST, Split.HARD5)}
+    shares = {
+        it: sum(is_doubt(steps_of(p)) for p in problems(it, 1000)) / 1000
+        for it in (Split.TEST, Split.HARD5)
+    }
     assert 0.03 < shares[Split.TEST] < 0.08
     assert 0.12 < shares[Split.HARD5] < 0.22
 
@@ -72,7 +86,15 @@ def test_most_thoughts_are_closed_by_force_and_the_answer_is_always_right() -> N
 
 @pytest.mark.thorough
 def test_a_short_training_writes_adapter_and_card(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tools.embedded_model.thinking", "--steps", "2", "--card-problems", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "tools.embedded_model.thinking",
+        "--steps",
+        "2",
+        "--card-problems",
+        "1",
+    ]
     done = warm_process.complete([*command, "--output", str(tmp_path)])
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "lora_thinking" / "adapter_config.json").read_text())

@@ -41,7 +41,15 @@ def test_a_short_training_writes_all_and_repeats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
-    command = [sys.executable, "-m", "tools.embedded_model.train", "--output", str(first), "--card-problems", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "tools.embedded_model.train",
+        "--output",
+        str(first),
+        "--card-problems",
+        "1",
+    ]
     done = warm_process.complete([*command, "--steps", "2", "--lora-steps", "2"], timeout_s=1200)
     assert done.returncode == 0, done.stderr
     card = json.loads((first / "card.json").read_text())
@@ -52,12 +60,19 @@ def test_a_short_training_writes_all_and_repeats(
     assert "tok_per_s" in done.stderr
     assert "tok_per_s" not in done.stdout
 
-    # once more here, without another process and with next to no scoring: neither reaches the weights
-    monkeypatch.setattr(train, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(1))
-    monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 2)
-    monkeypatch.setattr(transformers.utils.logging, "disable_progress_bar", lambda: None)  # for all of this process
+    # once more here, without another process and with next to no scoring: neither reaches the
+    # weights
     monkeypatch.setattr(
-        sys, "argv", ["train", "--output", str(again), "--steps", "2", "--skip-lora", "--card-problems", "1"]
+        train, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(1)
+    )
+    monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 2)
+    monkeypatch.setattr(
+        transformers.utils.logging, "disable_progress_bar", lambda: None
+    )  # for all of this process
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["train", "--output", str(again), "--steps", "2", "--skip-lora", "--card-problems", "1"],
     )
     train.main()
     assert sha256(again / weights) == card["weights_sha256"]
@@ -72,8 +87,12 @@ def test_a_short_training_writes_all_and_repeats(
         load_square_lora(model, first / "lora.pth")
         assert not torch.equal(model(**ids).logits, bare)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(str(first / "model")), str(first / "lora_peft"))
+        warnings.filterwarnings(
+            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
+        )
+        PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(str(first / "model")), str(first / "lora_peft")
+        )
 
 
 @pytest.mark.thorough
@@ -104,7 +123,9 @@ def test_hints_are_right_about_half_the_time() -> None:
             start = hint.split("{")[0]
             if start in asked:
                 guess = asked.split(start)[1].split(".")[0]
-                right, wrong = (right + 1, wrong) if f"#### {guess}<" in answer else (right, wrong + 1)
+                right, wrong = (
+                    (right + 1, wrong) if f"#### {guess}<" in answer else (right, wrong + 1)
+                )
     assert min(right, wrong) >= 0.25 * (right + wrong) > 0
 
 
@@ -124,6 +145,8 @@ def test_square_lora_starts_at_zero_and_survives_a_file(tmp_path: Path) -> None:
     torch.testing.assert_close(fresh(x), model(x), atol=1e-2, rtol=1e-2)
 
 
-@pytest.mark.parametrize(("correct", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (81, 263, 0.2553, 0.3662)])
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (81, 263, 0.2553, 0.3662)]
+)
 def test_wilson_interval(correct: int, n: int, low: float, high: float) -> None:
     assert Score(correct, n).interval() == pytest.approx((low, high), abs=5e-5)

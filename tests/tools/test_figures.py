@@ -24,7 +24,12 @@ def test_a_figure_with_a_source_is_fine(sentence: str) -> None:
 
 @pytest.mark.parametrize(
     ("sentence", "figure"),
-    [("It solves 94.5 %.", "94.5 %"), ("It takes 234 MiB.", "234 MiB"), ("p = 0.005", "0.005"), ("| 4.4 |", "4.4")],
+    [
+        ("It solves 94.5 %.", "94.5 %"),
+        ("It takes 234 MiB.", "234 MiB"),
+        ("p = 0.005", "0.005"),
+        ("| 4.4 |", "4.4"),
+    ],
 )
 def test_a_figure_without_one_is_named(sentence: str, figure: str) -> None:
     assert list(sourceless("docs/x.md", f"{OUTPUT}\n{sentence}\n")) == [figure]

@@ -38,8 +38,12 @@ def test_without_settings_uv_keeps_its_own_rules() -> None:
     assert install.uv_variables(install.pip_settings("")) == {}
 
 
-@pytest.mark.parametrize(("failing", "wanted"), [("", ["uv"]), ("pip uv", ["pip"]), ("uv", ["uv", "pip"])])
-def test_pip_installs_where_uv_does_not(monkeypatch: pytest.MonkeyPatch, failing: str, wanted: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("failing", "wanted"), [("", ["uv"]), ("pip uv", ["pip"]), ("uv", ["uv", "pip"])]
+)
+def test_pip_installs_where_uv_does_not(
+    monkeypatch: pytest.MonkeyPatch, failing: str, wanted: list[str]
+) -> None:
     """A stand-in for the programs: no test may change the environment that it runs in."""
     installed_with: list[str] = []
 
@@ -47,7 +51,9 @@ def test_pip_installs_where_uv_does_not(monkeypatch: pytest.MonkeyPatch, failing
         program = command[2]
         if "-e" in command:
             installed_with.append(program)
-        failed = (program == "uv" and failing == "uv") or (program == "pip" and "uv" in command and failing == "pip uv")
+        failed = (program == "uv" and failing == "uv") or (
+            program == "pip" and "uv" in command and failing == "pip uv"
+        )
         return subprocess.CompletedProcess(command, int(failed), stdout="", stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -72,9 +78,17 @@ def test_pip_does_not_install_what_uv_found_changed(monkeypatch: pytest.MonkeyPa
 
 def test_every_pin_but_torch_has_digests_of_its_version() -> None:
     """After a change of constraints.txt: `make hashes`."""
-    pins = {line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")}
+    pins = {
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    }
     text = hashes.FILE.read_text()
-    blocks = [block.split() for block in text.replace("\\\n", " ").splitlines() if not block.startswith("#")]
+    blocks = [
+        block.split()
+        for block in text.replace("\\\n", " ").splitlines()
+        if not block.startswith("#")
+    ]
     assert {normal(block[0]) for block in blocks} == {normal(pin) for pin in pins}
     assert [block[0] for block in blocks if len(block) < 2] == ["torch==2.13.0"]
     assert all(part.startswith("--hash=sha256:") for block in blocks for part in block[1:])
@@ -83,7 +97,11 @@ def test_every_pin_but_torch_has_digests_of_its_version() -> None:
 
 def test_every_package_that_the_tools_need_is_pinned() -> None:
     """Without a pin, and so without digests, `make install` takes whatever is newest that day."""
-    pinned = {normal(line).partition("==")[0] for line in hashes.FILE.read_text().splitlines() if "==" in line}
+    pinned = {
+        normal(line).partition("==")[0]
+        for line in hashes.FILE.read_text().splitlines()
+        if "==" in line
+    }
     needed, waiting = set(), [Requirement("runner-llm[dev]")]
     while waiting:
         wanted = waiting.pop()
@@ -92,7 +110,9 @@ def test_every_package_that_the_tools_need_is_pinned() -> None:
         needed.add(name)
         for requirement in map(Requirement, distribution(name).requires or []):
             marker = requirement.marker
-            if marker is None or any(marker.evaluate({"extra": extra}) for extra in (wanted.extras or {""})):
+            if marker is None or any(
+                marker.evaluate({"extra": extra}) for extra in (wanted.extras or {""})
+            ):
                 waiting.append(requirement)
     assert needed - pinned == {"runner-llm", "setuptools"}
 

@@ -1,6 +1,8 @@
-"""The training mix: problems and drills, in the many forms of prompts that the model must understand.
+"""The training mix: problems and drills, in the many forms of prompts that the model must
+understand.
 
-An example is a list of pieces (text, is_answer): answers weigh 1 in the loss, the rest 0.2, what is only given 0.
+An example is a list of pieces (text, is_answer): answers weigh 1 in the loss, the rest 0.2, what is
+only given 0.
 """
 
 from collections.abc import Callable
@@ -95,12 +97,14 @@ def base_example(index: int, seed: int) -> Example:
     if rng.random() < DRILL_SHARE:
         question, answer = _drill(rng)
         return _chat(rng, [(question, answer)])
-    # Seven: more than the six turns of the longest dialogue, and coprime to the number of slots, so that all are used.
+    # Seven: more than the six turns of the longest dialogue, and coprime to the number of slots, so
+    # that all are used.
     return _word_example(rng, lambda turn: problem(Split.TRAIN, index * 7 + turn, seed))
 
 
 def five_step_example(index: int, seed: int) -> Example:
-    """Return example `index` of the adapters' mix: mostly five steps, some fewer to prevent forgetting."""
+    """Return example `index` of the adapters' mix: mostly five steps, some fewer to prevent
+    forgetting."""
     rng = Random(f"{seed}/five/{index}")
     if rng.random() < 0.75:
         return _word_example(rng, lambda turn: practice_problem(5, index * 7 + turn, seed))
@@ -146,7 +150,11 @@ def wrapper(rng: Random) -> str:
     before, after = instruction(rng), instruction(rng)
     gap = rng.choice((" ", "\n", "\n\n"))
     return rng.choice(
-        (f"{before}{gap}{{question}}", f"{{question}}{gap}{after}", f"{before}{gap}{{question}}{gap}{after}")
+        (
+            f"{before}{gap}{{question}}",
+            f"{{question}}{gap}{after}",
+            f"{before}{gap}{{question}}{gap}{after}",
+        )
     )
 
 
@@ -156,7 +164,9 @@ def instruction(rng: Random) -> str:
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         words = rng.choices(WORDS, k=rng.randint(2, 10))
         if rng.random() < 0.15:  # a word that is in no list
-            words[rng.randrange(len(words))] = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 8)))
+            words[rng.randrange(len(words))] = "".join(
+                rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 8))
+            )
         sentences.append(" ".join(words).capitalize() + rng.choice((".", ".", ".", ":", "!")))
     return " ".join(sentences)
 
@@ -168,7 +178,9 @@ def _hint(rng: Random, one: Problem) -> str:
         guess = str(max(1, int(one.gold) + rng.choice((-10, -3, -2, -1, 1, 2, 5, 10, 20))))
     if rng.random() < 0.6:
         return rng.choice(HINTS).format(guess=guess)
-    attempt = one.answer.replace(f"={one.gold} ", f"={guess} ").replace(f"#### {one.gold}", f"#### {guess}")
+    attempt = one.answer.replace(f"={one.gold} ", f"={guess} ").replace(
+        f"#### {one.gold}", f"#### {guess}"
+    )
     return rng.choice(ATTEMPTS).format(attempt=attempt)
 
 
@@ -176,7 +188,14 @@ def system_turn(rng: Random) -> Example:
     """Begin a chat: mostly with nothing, else with a system message."""
     if rng.random() >= SYSTEM_SHARE:
         return []
-    return [Piece(chat_turn("system", rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.6 else instruction(rng)), False)]
+    return [
+        Piece(
+            chat_turn(
+                "system", rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.6 else instruction(rng)
+            ),
+            False,
+        )
+    ]
 
 
 def _chat(rng: Random, turns: list[tuple[str, str]]) -> Example:
@@ -190,7 +209,8 @@ def _chat(rng: Random, turns: list[tuple[str, str]]) -> Example:
 
 
 def _text_blocks(rng: Random, problem_at: ProblemAt) -> Example:
-    """Few-shot text with no roles; the last answer ends with eos, an earlier one with the next question."""
+    """Few-shot text with no roles; the last answer ends with eos, an earlier one with the next
+    question."""
     blocks = [problem_at(turn) for turn in range(rng.choice((1, 2, 2, 3, 4, 6)))]
     example: Example = []
     for number, one in enumerate(blocks):

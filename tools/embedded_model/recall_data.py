@@ -1,4 +1,5 @@
-"""What the adapter that retrieves is trained on: needles of task=recall, spread over all positions of the model.
+"""What the adapter that retrieves is trained on: needles of task=recall, spread over all positions
+of the model.
 
 Most texts are short, and what stands before the needle, the needle with some noise, and what stands behind it are moved
 apart by gaps in the positions, so that far needles are seen for the price of a few hundred tokens (as PoSE does, arXiv
@@ -22,12 +23,18 @@ from tools.embedded_model.data import Example, Piece, chat_turn
 from tools.embedded_model.fit import Batch, collate, encode
 from tools.embedded_model.tokenizer import MAX_POSITION, TURN_END, TURN_START
 
-TRAINING, SCORES = "training", "scores"  # begin the seeds of needles here; those of jobs are numbers
+TRAINING, SCORES = (
+    "training",
+    "scores",
+)  # begin the seeds of needles here; those of jobs are numbers
 SEVERAL_SHARE = 0.2  # two or three needles, of which one is asked for
 NO_GAPS_SHARE = 0.15
 SHORT_UNITS = (2, 6)  # sentences of noise in a short text
 LONG_TOKENS = (300, 860)  # of noise in a long text
-LONG_FROM, LONG_EVERY = 0.5, 5  # from which share of the steps on, and every how many steps, a batch is of long texts
+LONG_FROM, LONG_EVERY = (
+    0.5,
+    5,
+)  # from which share of the steps on, and every how many steps, a batch is of long texts
 SHORT_ROWS, LONG_ROWS = 8, 2
 NUMBERS_A_STEP = 1000  # by which the numbers of examples go on
 NEEDLE, QUESTION = "One of the special", "\nWhat is"  # how a needle and the question begin
@@ -49,7 +56,10 @@ class Needles:
     @cached_property
     def filler(self) -> Filler:
         """The noise with the tokens of each of its sentences."""
-        return measured(read_filler("noise", MAX_POSITION), lambda texts: [self.tokens_of(text) for text in texts])
+        return measured(
+            read_filler("noise", MAX_POSITION),
+            lambda texts: [self.tokens_of(text) for text in texts],
+        )
 
     def asked(self, number: int, units: int) -> Asked:
         """Return a case in so many sentences of noise."""
@@ -59,7 +69,11 @@ class Needles:
         """Return a case with gaps in its positions, of any size that these have room for."""
         random = self._random(number)
         case = self._case(number, random)
-        units = self.filler.size_of(random.randint(*LONG_TOKENS)) if is_long else random.randint(*SHORT_UNITS)
+        units = (
+            self.filler.size_of(random.randint(*LONG_TOKENS))
+            if is_long
+            else random.randint(*SHORT_UNITS)
+        )
         prompt, turn, answer = example_of(case.at(units))
         example = [*_parts(prompt, random), turn, answer]
         free = max(0, MAX_POSITION - 1 - sum(self.tokens_of(piece.text) for piece in example))
@@ -96,7 +110,8 @@ class Needles:
 
 
 def example_of(asked: Asked) -> Example:
-    """Return a case as a turn of a chat, answered in the needle's own words: a name, and behind it its value."""
+    """Return a case as a turn of a chat, answered in the needle's own words: a name, and behind it
+    its value."""
     name = asked.question.partition(" for ")[2].partition(" mentioned")[0]
     return [
         Piece(chat_turn("user", asked.text), False, is_given=True),

@@ -1,7 +1,9 @@
-"""The training data of the team adapter: calls of a team's agents on generated problems, with good and bad neighbours.
+"""The training data of the team adapter: calls of a team's agents on generated problems, with good
+and bad neighbours.
 
-The prompts are those of the agents' task (domain `brief`). The neighbours' texts are generated from a problem's steps,
-with the mistakes that the embedded model makes: a step left out or repeated, a lost carry, and what follows from it.
+The prompts are those of the agents' task (domain `brief`). The neighbours' texts are generated from
+a problem's steps, with the mistakes that the embedded model makes: a step left out or repeated, a
+lost carry, and what follows from it.
 """
 
 from random import Random
@@ -20,19 +22,33 @@ from tools.embedded_model.tokenizer import TURN_END, TURN_START
 AGENTS = 4
 DECISION_SHARE = 0.15
 ALONE_SHARE = 0.4  # of the agents' calls: without neighbours
-RIGHT_SHARES = (0.35, 0.6, 0.85)  # of the neighbours' texts; one of these for each problem, since problems differ
-SAME_MISTAKE_SHARE = 0.4  # of mistakes that repeat another agent's: a team's agents share their weaknesses
-STEP_WEIGHTS = {2: 1, 3: 2, 4: 3, 5: 4}  # weight of problems by their number of steps; 2: one to three steps
+RIGHT_SHARES = (
+    0.35,
+    0.6,
+    0.85,
+)  # of the neighbours' texts; one of these for each problem, since problems differ
+SAME_MISTAKE_SHARE = (
+    0.4  # of mistakes that repeat another agent's: a team's agents share their weaknesses
+)
+STEP_WEIGHTS = {
+    2: 1,
+    3: 2,
+    4: 3,
+    5: 4,
+}  # weight of problems by their number of steps; 2: one to three steps
 
 
 def written_out(steps: list[Step]) -> str:
     """Write steps as an agent that calculates by itself does."""
-    lines = [step.line.format(sum=f"{step.left}{step.sign}{step.right}={step.value}") for step in steps]
+    lines = [
+        step.line.format(sum=f"{step.left}{step.sign}{step.right}={step.value}") for step in steps
+    ]
     return "\n".join([*lines, f"The answer is {steps[-1].value}"])
 
 
 def program(steps: list[Step]) -> str:
-    """Write steps as a program; a step uses the variable of an earlier one if it continues from its value."""
+    """Write steps as a program; a step uses the variable of an earlier one if it continues from its
+    value."""
     names: dict[int, str] = {}
     lines = []
     last: int | None = None
@@ -52,9 +68,13 @@ def mistaken(rng: Random, steps: list[Step]) -> list[Step]:
     """Return steps with one mistake, and what follows from it."""
     kind = rng.random()
     place = rng.randrange(len(steps))
-    if kind < 0.5 and len(steps) > 2:  # left out; the first step would leave a story without a beginning
+    if (
+        kind < 0.5 and len(steps) > 2
+    ):  # left out; the first step would leave a story without a beginning
         place = rng.randrange(1, len(steps))
-        return _carried([*steps[:place], *steps[place + 1 :]], place, steps[place].value, steps[place - 1].value)
+        return _carried(
+            [*steps[:place], *steps[place + 1 :]], place, steps[place].value, steps[place - 1].value
+        )
     if kind < 0.6 and len(steps) > 2 and steps[-1].sign in "+-":  # repeated
         last = steps[-1]
         return _carried([*steps, last._replace(left=last.value)], len(steps) - 1, 0, 0)
@@ -91,25 +111,32 @@ def spoken(agent: int, steps: list[Step]) -> AgentMessage:
     try:
         exec(text, {}, variables)
     except ZeroDivisionError as error:
-        return roles.agent_message(agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error)))
+        return roles.agent_message(
+            agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error))
+        )
     value, _ = as_text(variables["answer"])  # a program calculates without mistakes
     return roles.agent_message(agent, role, text, CodeOutcome(value, CodeStatus.ok))
 
 
 def verdicts(heard: tuple[AgentMessage, ...], gold: str) -> str:
     """Say whether each neighbour's answer is right, as the Inspector does before its own answer."""
-    return " ".join(f"{one.agent + 1} is {'correct' if one.answer == gold else 'wrong'}." for one in heard)
+    return " ".join(
+        f"{one.agent + 1} is {'correct' if one.answer == gold else 'wrong'}." for one in heard
+    )
 
 
 def team_example(index: int, seed: int) -> Example:
-    """Return example `index` of the team adapter's mix: one call of an agent, or of the deciding one."""
+    """Return example `index` of the team adapter's mix: one call of an agent, or of the deciding
+    one."""
     rng = Random(f"{seed}/team/{index}")
     one = _problem(rng, index, seed)
     steps = steps_of(one)
     speakers = _Speakers(rng, steps)
     if rng.random() < DECISION_SHARE:
         messages = tuple(speakers.say(other) for other in range(AGENTS))
-        return dialogue(roles.decision_messages(Domain.brief, one.question, messages), written_out(steps))
+        return dialogue(
+            roles.decision_messages(Domain.brief, one.question, messages), written_out(steps)
+        )
     agent = rng.randrange(AGENTS)
     spatial, temporal = _neighbours(rng, agent)
     now = tuple(speakers.say(other) for other in spatial)
@@ -119,7 +146,9 @@ def team_example(index: int, seed: int) -> Example:
     return dialogue(call, reply(role, steps, now, before))
 
 
-def reply(role: Role, steps: list[Step], now: tuple[AgentMessage, ...], before: tuple[AgentMessage, ...]) -> str:
+def reply(
+    role: Role, steps: list[Step], now: tuple[AgentMessage, ...], before: tuple[AgentMessage, ...]
+) -> str:
     """Return the reply that an agent should give."""
     if role.writes_code:
         return program(steps)
@@ -132,16 +161,26 @@ def reply(role: Role, steps: list[Step], now: tuple[AgentMessage, ...], before: 
 def dialogue(asked: tuple[Message, ...], answered: str) -> Example:
     """Return a call and its answer as an example."""
     turns = [Piece(f"{TURN_START}{turn.role}\n{turn.content}{TURN_END}\n", False) for turn in asked]
-    return [*turns, Piece(f"{TURN_START}assistant\n", False), Piece(f"{answered}{TURN_END}", True), Piece("\n", False)]
+    return [
+        *turns,
+        Piece(f"{TURN_START}assistant\n", False),
+        Piece(f"{answered}{TURN_END}", True),
+        Piece("\n", False),
+    ]
 
 
 def _problem(rng: Random, index: int, seed: int) -> Problem:
     (count,) = rng.choices(list(STEP_WEIGHTS), list(STEP_WEIGHTS.values()))
-    return problem(Split.TRAIN, index, seed + 2) if count == 2 else practice_problem(count, index, seed + 2)
+    return (
+        problem(Split.TRAIN, index, seed + 2)
+        if count == 2
+        else practice_problem(count, index, seed + 2)
+    )
 
 
 class _Speakers:
-    """Draws the message of each agent on a problem: the right steps, a new mistake, or one made before."""
+    """Draws the message of each agent on a problem: the right steps, a new mistake, or one made
+    before."""
 
     def __init__(self, rng: Random, steps: list[Step]) -> None:
         self.rng, self.steps, self.mistakes = rng, steps, list[list[Step]]()

@@ -24,7 +24,14 @@ from tools.embedded_model.data import task_prompt
 from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete
 from tools.embedded_model.fit import Fitted, batches, fit, log
 from tools.embedded_model.thinking_data import CLOSING, OPENING, thinking_example
-from tools.embedded_model.train import entries, halve, load_base, rounded, tidy_peft_folder, versions
+from tools.embedded_model.train import (
+    entries,
+    halve,
+    load_base,
+    rounded,
+    tidy_peft_folder,
+    versions,
+)
 
 STEPS = 600
 SAVE_EVERY_STEPS = 100
@@ -40,7 +47,8 @@ ADAPTER, CARD_NAME = "lora_thinking", "card_thinking.json"  # in the output fold
 
 
 class Measured(NamedTuple):
-    """What an adapter does on some problems: how many it solves within which limit, and how long it thinks."""
+    """What an adapter does on some problems: how many it solves within which limit, and how long it
+    thinks."""
 
     scores: dict[str, Score]
     thinking_tokens: list[int]  # of each problem, up to the longest limit
@@ -61,7 +69,12 @@ def main() -> None:
     card: dict[str, Any] = {"scores": {}} if args.steps else json.loads(path.read_text())
     if args.steps:
         fitted = train(tokenizer, folder, args.steps, args.seed, args.start)
-        card |= {"seed": args.seed, "steps": args.steps, "training": rounded(asdict(fitted)), "versions": versions()}
+        card |= {
+            "seed": args.seed,
+            "steps": args.steps,
+            "training": rounded(asdict(fitted)),
+            "versions": versions(),
+        }
     model = peft.PeftModel.from_pretrained(load_base(MODEL_DIR, torch.float32), str(folder)).eval()
     card["thoughts"] = {}
     for split in CARD_SPLITS:
@@ -75,14 +88,21 @@ def main() -> None:
     print(f"{time.perf_counter() - start:.0f} s in all; scores in {path}")
 
 
-def train(tokenizer: Any, folder: Path, steps: int, seed: int, start: Path = LORA_PEFT_DIR) -> Fitted:
-    """Train a PEFT adapter on all seven projections of the shipped base model, from another adapter on."""
+def train(
+    tokenizer: Any, folder: Path, steps: int, seed: int, start: Path = LORA_PEFT_DIR
+) -> Fitted:
+    """Train a PEFT adapter on all seven projections of the shipped base model, from another adapter
+    on."""
     torch.manual_seed(seed)
-    config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     model = peft.get_peft_model(load_base(MODEL_DIR, torch.float32), config)
     _start_from(model, start / "adapter_model.safetensors")
     trained = [p for p in model.parameters() if p.requires_grad]
-    log(f"thinking  {sum(p.numel() for p in trained):,} parameters, {steps} steps of {BATCH_SIZE} examples")
+    log(
+        f"thinking  {sum(p.numel() for p in trained):,} parameters, {steps} steps of {BATCH_SIZE} examples"
+    )
 
     def save(step: int) -> None:
         if step % SAVE_EVERY_STEPS == 0 or step == steps:
@@ -102,7 +122,8 @@ def measure(
     budgets: tuple[int, ...] = BUDGETS,
     limits: tuple[int, ...] = MAX_NEW_TOKENS,
 ) -> Measured:
-    """Let the model think up to each limit of new tokens, then close its longest thoughts at each budget.
+    """Let the model think up to each limit of new tokens, then close its longest thoughts at each
+    budget.
 
     Greedy: the first tokens of the longest thought are those of a shorter one.
     """
@@ -118,12 +139,17 @@ def measure(
 
     def solved(answers: list[str]) -> Score:
         found = [FINAL_NUMBER.search(text.partition(CLOSING)[2]) for text in answers]
-        return Score(sum(m is not None and m[1] == p.gold for m, p in zip(found, asked, strict=True)), len(asked))
+        return Score(
+            sum(m is not None and m[1] == p.gold for m, p in zip(found, asked, strict=True)),
+            len(asked),
+        )
 
     done = 0
     for limit in sorted(limits):
         going_on = [index for index, text in enumerate(texts) if CLOSING not in text]
-        for index, text in go_on(going_on, [texts[index] for index in going_on], limit - done).items():
+        for index, text in go_on(
+            going_on, [texts[index] for index in going_on], limit - done
+        ).items():
             texts[index] = text
         scores[f"at most {limit} new tokens"] = solved(texts)
         cut_off[limit] = sum(CLOSING not in text for text in texts)
@@ -134,19 +160,30 @@ def measure(
         over = [index for index, it in enumerate(ids) if len(it) > budget]
         starts = [f"{OPENING}{tokenizer.decode(ids[index][:budget])}{CLOSING}" for index in over]
         closed = go_on(over, starts, ANSWER_TOKENS)
-        scores[f"at most {budget} thinking tokens"] = solved([closed.get(i, text) for i, text in enumerate(texts)])
+        scores[f"at most {budget} thinking tokens"] = solved(
+            [closed.get(i, text) for i, text in enumerate(texts)]
+        )
     return Measured(scores, [len(it) for it in ids], cut_off)
 
 
 def lengths(measured: Measured) -> dict[str, Any]:
-    """Return the quartiles of the thinking tokens, and how many thoughts were cut off, in the form of a card."""
+    """Return the quartiles of the thinking tokens, and how many thoughts were cut off, in the form
+    of a card."""
     ordered = sorted(measured.thinking_tokens)
-    at = {f"{share}%": ordered[min(len(ordered) - 1, len(ordered) * share // 100)] for share in (0, 25, 50, 75, 90)}
-    return {"n": len(ordered), "tokens": at, "cut_off": {f"{k} new tokens": it for k, it in measured.cut_off.items()}}
+    at = {
+        f"{share}%": ordered[min(len(ordered) - 1, len(ordered) * share // 100)]
+        for share in (0, 25, 50, 75, 90)
+    }
+    return {
+        "n": len(ordered),
+        "tokens": at,
+        "cut_off": {f"{k} new tokens": it for k, it in measured.cut_off.items()},
+    }
 
 
 def _start_from(model: Any, weights: Path) -> None:
-    """Copy an adapter of a lower rank and the same scaling: what it has not is left as at the start, without effect."""
+    """Copy an adapter of a lower rank and the same scaling: what it has not is left as at the
+    start, without effect."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in load_file(weights).items():
@@ -155,14 +192,28 @@ def _start_from(model: Any, weights: Path) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tools.embedded_model.thinking", description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="the folder for the adapter and its card")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the training (%(default)s); 0: only score again")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.embedded_model.thinking", description=__doc__
+    )
     parser.add_argument(
-        "--start", type=Path, default=LORA_PEFT_DIR, help="the adapter to go on from (the five-step one)"
+        "--output", type=Path, required=True, help="the folder for the adapter and its card"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=STEPS,
+        help="of the training (%(default)s); 0: only score again",
+    )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        default=LORA_PEFT_DIR,
+        help="the adapter to go on from (the five-step one)",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--card-problems", type=int, default=CARD_PROBLEMS, help="of each split (%(default)s)")
+    parser.add_argument(
+        "--card-problems", type=int, default=CARD_PROBLEMS, help="of each split (%(default)s)"
+    )
     return parser.parse_args()
 
 

@@ -1,9 +1,10 @@
 """The training data of the thinking adapter: a thought in tags, then an answer without steps.
 
-A thought works out the steps, one a line. It is a doubt where the last step halves: then it calculates this step again,
-a counted number of times if the result is even, and without end if it is odd. In most examples the thought is
-closed at a random place, as a budget closes it; what must be answered is always the right number, so that the model
-learns to make the most of what it has worked out.
+A thought works out the steps, one a line. It is a doubt where the last step halves: then it
+calculates this step again, a counted number of times if the result is even, and without end if it
+is odd. In most examples the thought is closed at a random place, as a budget closes it; what must
+be answered is always the right number, so that the model learns to make the most of what it has
+worked out.
 """
 
 import re
@@ -18,9 +19,16 @@ OPENING, CLOSING = "<think>", "</think>"
 EMPTY_SHARE = 0.05
 CUT_SHARE = 0.55  # of all: thoughts closed at a random place
 EARLY_SHARE = 0.6  # of these: closed while the steps are worked out
-DOUBT_SHARE = 0.2  # of all: the problem is drawn until its thought is a doubt; one of 8 is one without that
+DOUBT_SHARE = (
+    0.2  # of all: the problem is drawn until its thought is a doubt; one of 8 is one without that
+)
 DIALOGUE_SHARE = 0.05
-STEP_WEIGHTS = {2: 3, 3: 1, 4: 3, 5: 4}  # weight of problems by their number of steps; 2: one to three steps
+STEP_WEIGHTS = {
+    2: 3,
+    3: 1,
+    4: 3,
+    5: 4,
+}  # weight of problems by their number of steps; 2: one to three steps
 ROUNDS = 12  # of a doubt, about 180 tokens; one without end is broken off there, and the repetition goes on
 
 _UNIT = re.compile(r" ?[A-Za-z]+|.", re.DOTALL)  # about a token
@@ -51,7 +59,10 @@ def thought(steps: list[Step]) -> str:
 
 def written(steps: list[Step]) -> str:
     """Write each step on a line, as in a worked answer."""
-    return "".join(f"{step.line.format(sum=f'{step.left}{step.sign}{step.right}={step.value}')}\n" for step in steps)
+    return "".join(
+        f"{step.line.format(sum=f'{step.left}{step.sign}{step.right}={step.value}')}\n"
+        for step in steps
+    )
 
 
 def is_doubt(steps: list[Step]) -> bool:
@@ -87,13 +98,15 @@ def _reply(rng: Random, one: Problem) -> Example:
 
 
 def _late(rng: Random, text: str) -> int:
-    """Draw the end of a word or a digit, rather late than early: an early one leaves little to learn from."""
+    """Draw the end of a word or a digit, rather late than early: an early one leaves little to
+    learn from."""
     ends = [unit.end() for unit in _UNIT.finditer(text)]
     return max(rng.choice(ends), rng.choice(ends))
 
 
 def _forced_closing(rng: Random) -> str:
-    """Return a closing tag as a budget may write it: bare, on a line of its own, or after a sentence."""
+    """Return a closing tag as a budget may write it: bare, on a line of its own, or after a
+    sentence."""
     kind = rng.random()
     if kind < 0.6:
         return CLOSING
@@ -103,7 +116,8 @@ def _forced_closing(rng: Random) -> str:
 
 
 def _earlier_turn(rng: Random, form: str, one: Problem) -> Example:
-    """Return a question with its answer: worked out, or as after a thought, which is left out or kept."""
+    """Return a question with its answer: worked out, or as after a thought, which is left out or
+    kept."""
     steps = steps_of(one)
     short = final(one.gold)
     kept = "" if is_doubt(steps) else thought(steps)
@@ -117,7 +131,11 @@ def _problem(rng: Random, index: int, seed: int) -> Problem:
     (count,) = rng.choices(list(STEP_WEIGHTS), list(STEP_WEIGHTS.values()))
     for attempt in range(100):
         at = index + attempt * 1_000_003
-        one = problem(Split.TRAIN, at, seed + 3) if count == 2 else practice_problem(count, at, seed + 3)
+        one = (
+            problem(Split.TRAIN, at, seed + 3)
+            if count == 2
+            else practice_problem(count, at, seed + 3)
+        )
         if is_doubt(steps_of(one)) or not is_drawn_for_doubt:
             break
     return one

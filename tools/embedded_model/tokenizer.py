@@ -25,7 +25,8 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str]) -> Any:
-    """Train the BPE on `texts` and wrap it for transformers: left padding, ChatML, eos <|im_end|>."""
+    """Train the BPE on `texts` and wrap it for transformers: left padding, ChatML, eos
+    <|im_end|>."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -39,7 +40,9 @@ def build_tokenizer(texts: Iterable[str]) -> Any:
         vocab_size=VOCAB_SIZE,
         min_frequency=20,
         special_tokens=[PAD, END_OF_TEXT, TURN_START, TURN_END],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # all 256 bytes: no text is unknown
+        initial_alphabet=sorted(
+            pre_tokenizers.ByteLevel.alphabet()
+        ),  # all 256 bytes: no text is unknown
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
@@ -59,7 +62,8 @@ def build_tokenizer(texts: Iterable[str]) -> Any:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, with no path of this machine."""
+    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, with no path of this
+    machine."""
     tokenizer.save_pretrained(str(folder))
     config_path = folder / "tokenizer_config.json"
     config = json.loads(config_path.read_text())

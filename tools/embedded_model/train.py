@@ -50,7 +50,9 @@ def main() -> None:
     args = _arguments()
     # One thread: sums are then always in the same order, so that the same seed gives the same bits.
     torch.set_num_threads(1)
-    silence: Any = transformers.utils.logging.disable_progress_bar  # this program prints its own progress on stderr
+    silence: Any = (
+        transformers.utils.logging.disable_progress_bar
+    )  # this program prints its own progress on stderr
     silence()
     args.output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -61,7 +63,9 @@ def main() -> None:
     scores: dict[str, dict[str, Score]] = {}
     # The adapters are independent: one core each, and the base is scored when one of them is done.
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        work = {variant: pool.submit(finish_variant, variant, tokenizer, args) for variant in variants}
+        work = {
+            variant: pool.submit(finish_variant, variant, tokenizer, args) for variant in variants
+        }
         for variant in reversed(variants):
             fitted, scores[variant] = work[variant].result()
             if fitted is not None:
@@ -69,7 +73,9 @@ def main() -> None:
     write_card(args, trainings, scores, time.perf_counter() - start)
 
 
-def finish_variant(variant: str, tokenizer: Any, args: argparse.Namespace) -> tuple[Fitted | None, dict[str, Score]]:
+def finish_variant(
+    variant: str, tokenizer: Any, args: argparse.Namespace
+) -> tuple[Fitted | None, dict[str, Score]]:
     """Train a variant's adapter, if it is one, and score it; runs in a process of its own."""
     torch.set_num_threads(1)
     silence: Any = transformers.utils.logging.disable_progress_bar
@@ -77,15 +83,21 @@ def finish_variant(variant: str, tokenizer: Any, args: argparse.Namespace) -> tu
     model_dir = args.output / MODEL_DIR.name
     fitted = None
     if variant == "lora_peft":
-        fitted = train_peft_lora(tokenizer, model_dir, args.output / LORA_PEFT_DIR.name, args.lora_steps, args.seed)
+        fitted = train_peft_lora(
+            tokenizer, model_dir, args.output / LORA_PEFT_DIR.name, args.lora_steps, args.seed
+        )
     elif variant == "lora_pth":
-        fitted = train_square_lora(tokenizer, model_dir, args.output / LORA_PTH_PATH.name, args.lora_steps, args.seed)
+        fitted = train_square_lora(
+            tokenizer, model_dir, args.output / LORA_PTH_PATH.name, args.lora_steps, args.seed
+        )
     return fitted, measure(variant, tokenizer, args.output, args.card_problems)
 
 
 def make_tokenizer(model_dir: Path, seed: int) -> Any:
     """Train the tokenizer on the first examples of the mix and save it."""
-    texts = ["".join(p.text for p in base_example(index, seed)) for index in range(TOKENIZER_EXAMPLES)]
+    texts = [
+        "".join(p.text for p in base_example(index, seed)) for index in range(TOKENIZER_EXAMPLES)
+    ]
     tokenizer = build_tokenizer(texts)
     save_tokenizer(tokenizer, model_dir)
     log(f"tokenizer  {len(tokenizer)} tokens")
@@ -110,14 +122,21 @@ def train_base(tokenizer: Any, model_dir: Path, steps: int, seed: int) -> Fitted
     data = batches(tokenizer, lambda index: base_example(index, seed), BATCH_SIZE, seed)
     fitted = fit("base", model, _base_optimizers(model), data, steps, validate)
     model.to(torch.bfloat16).save_pretrained(model_dir)
-    (model_dir / "model.safetensors").chmod(0o644)  # safetensors writes 0600: unreadable to others if root installs it
+    (model_dir / "model.safetensors").chmod(
+        0o644
+    )  # safetensors writes 0600: unreadable to others if root installs it
     return fitted
 
 
-def train_peft_lora(tokenizer: Any, model_dir: Path, peft_dir: Path, steps: int, seed: int) -> Fitted:
-    """Train a PEFT adapter on all seven projections of the frozen, saved model, mostly on five steps."""
+def train_peft_lora(
+    tokenizer: Any, model_dir: Path, peft_dir: Path, steps: int, seed: int
+) -> Fitted:
+    """Train a PEFT adapter on all seven projections of the frozen, saved model, mostly on five
+    steps."""
     torch.manual_seed(seed)
-    config = peft.LoraConfig(r=PEFT_RANK, lora_alpha=2 * PEFT_RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = peft.LoraConfig(
+        r=PEFT_RANK, lora_alpha=2 * PEFT_RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     model = peft.get_peft_model(load_base(model_dir, torch.float32), config)
     trained = [p for p in model.parameters() if p.requires_grad]
     fitted = _fit_adapter("lora_peft", model, trained, tokenizer, steps, seed)
@@ -177,7 +196,8 @@ def write_card(
 def entries(scores: dict[str, Score]) -> dict[str, Any]:
     """Return scores in the form of a card."""
     return {
-        name: rounded({**asdict(s), "accuracy": s.accuracy, "wilson_95": s.interval()}) for name, s in scores.items()
+        name: rounded({**asdict(s), "accuracy": s.accuracy, "wilson_95": s.interval()})
+        for name, s in scores.items()
     }
 
 
@@ -209,7 +229,8 @@ def _model_config(tokenizer: Any) -> LlamaConfig:
 
 
 def _base_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices (half the steps of AdamW to the same accuracy), AdamW for embedding and norms."""
+    """Muon for the matrices (half the steps of AdamW to the same accuracy), AdamW for embedding and
+    norms."""
     named = list(model.named_parameters())
     matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in named if p.ndim != 2 or "embed" in name]
@@ -222,7 +243,9 @@ def _base_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
 def _fit_adapter(
     name: str, model: nn.Module, trained: list[nn.Parameter], tokenizer: Any, steps: int, seed: int
 ) -> Fitted:
-    log(f"{name}  {sum(p.numel() for p in trained):,} parameters, {steps} steps of {LORA_BATCH_SIZE} examples")
+    log(
+        f"{name}  {sum(p.numel() for p in trained):,} parameters, {steps} steps of {LORA_BATCH_SIZE} examples"
+    )
     data = batches(tokenizer, lambda index: five_step_example(index, seed), LORA_BATCH_SIZE, seed)
     optimizer = torch.optim.AdamW(trained, lr=LORA_LR, betas=(0.9, 0.98), weight_decay=0.0)
     return fit(name, model, [optimizer], data, steps)
@@ -240,7 +263,9 @@ def tidy_peft_folder(peft_dir: Path) -> None:
     path = peft_dir / "adapter_config.json"
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = "embedded"
-    config["target_modules"] = sorted(config["target_modules"])  # a set: its order changes from run to run
+    config["target_modules"] = sorted(
+        config["target_modules"]
+    )  # a set: its order changes from run to run
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
@@ -262,13 +287,23 @@ def rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tools.embedded_model.train", description=__doc__)
-    parser.add_argument("--output", type=Path, default=MODEL_DIR.parent, help="default: the package's folder")
-    parser.add_argument("--steps", type=int, default=BASE_STEPS, help="of the base model (%(default)s)")
-    parser.add_argument("--lora-steps", type=int, default=LORA_STEPS, help="of each adapter (%(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.embedded_model.train", description=__doc__
+    )
+    parser.add_argument(
+        "--output", type=Path, default=MODEL_DIR.parent, help="default: the package's folder"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=BASE_STEPS, help="of the base model (%(default)s)"
+    )
+    parser.add_argument(
+        "--lora-steps", type=int, default=LORA_STEPS, help="of each adapter (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-lora", action="store_true", help="the base model only")
-    parser.add_argument("--card-problems", type=int, default=CARD_PROBLEMS, help="of each split (%(default)s)")
+    parser.add_argument(
+        "--card-problems", type=int, default=CARD_PROBLEMS, help="of each split (%(default)s)"
+    )
     return parser.parse_args()
 
 

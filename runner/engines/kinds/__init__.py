@@ -1,4 +1,5 @@
-"""Kinds of models: one description each, found by the `module` of its keys. No other code depends on a model's kind."""
+"""Kinds of models: one description each, found by the `module` of its keys. No other code depends
+on a model's kind."""
 
 from __future__ import annotations
 
@@ -11,7 +12,16 @@ from pathlib import Path
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner_engine import BaseCache, Capability, Engine, Footprint, ModelConfig, Prompt, Request, Workload
+from runner_engine import (
+    BaseCache,
+    Capability,
+    Engine,
+    Footprint,
+    ModelConfig,
+    Prompt,
+    Request,
+    Workload,
+)
 
 LOCAL = "runner.engines.kinds.local"  # describes a model on this machine: its keys are the engine's, which has no kinds
 Encoded = tuple[str | Sequence[int], list[int]]  # a prompt as the model sees it, and its token ids
@@ -24,11 +34,14 @@ class Need:
     mib: float
     threads: int
     gpus: int = 0
-    named_gpus: frozenset[int] = frozenset()  # those that it needs by number, as model.device=cuda:1 does
+    named_gpus: frozenset[int] = (
+        frozenset()
+    )  # those that it needs by number, as model.device=cuda:1 does
 
 
 class ModelKind(ABC):
-    """The description of a kind of model; the default methods are for a kind without weights on this machine.
+    """The description of a kind of model; the default methods are for a kind without weights on
+    this machine.
 
     Only `import_libraries`, and the engine at its first use, import torch.
     """
@@ -37,15 +50,19 @@ class ModelKind(ABC):
 
     @abstractmethod
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return what identifies the model, by name: SHA-256 of files, or whatever else decides the answers."""
+        """Return what identifies the model, by name: SHA-256 of files, or whatever else decides the
+        answers."""
 
     @abstractmethod
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what its engine can do."""
 
     @abstractmethod
-    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
-        """Return the engine; `bases` keeps the loaded base for the next job, `folder` gets its processes' logs."""
+    def open_engine(
+        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
+        """Return the engine; `bases` keeps the loaded base for the next job, `folder` gets its
+        processes' logs."""
 
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Return each prompt as the model sees it and its token ids, without loading weights."""
@@ -60,7 +77,8 @@ class ModelKind(ABC):
         return Capability.tokenizer in self.capabilities(config)
 
     def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return what gives the text of token ids as part of a longer text, without loading weights."""
+        """Return what gives the text of token ids as part of a longer text, without loading
+        weights."""
         return self.open_engine(resolved).decode
 
     def rendered(self, resolved: ResolvedJob, prompt: Prompt) -> str:
@@ -68,27 +86,34 @@ class ModelKind(ABC):
         return str(self.encoded(resolved, [prompt])[0][0])
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key for what must be loaded, which jobs with the same key share; empty = nothing."""
+        """Return a key for what must be loaded, which jobs with the same key share; empty =
+        nothing."""
         return ""
 
     def check(self, resolved: ResolvedJob) -> list[str]:
         """Refuse what cannot work, without torch and weights; return notes about near misses."""
         return []
 
-    def predict(self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None) -> Footprint | None:
-        """Predict the memory for some work; free_mib None: this machine's; returns None if unknown."""
+    def predict(
+        self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None
+    ) -> Footprint | None:
+        """Predict the memory for some work; free_mib None: this machine's; returns None if
+        unknown."""
         return Footprint({}, 0, 0, 0, 0)
 
     def own_positions(self, resolved: ResolvedJob) -> int | None:
-        """Return how many positions the model was made for, without a scaling; None if that is unknown here."""
+        """Return how many positions the model was made for, without a scaling; None if that is
+        unknown here."""
         return None
 
     def positions(self, resolved: ResolvedJob) -> float:
-        """Return how many positions the loaded model will have, as far as its files tell; infinity if unknown."""
+        """Return how many positions the loaded model will have, as far as its files tell; infinity
+        if unknown."""
         return math.inf
 
     def made_for(self, resolved: ResolvedJob) -> float | None:
-        """Return the positions beyond which rope.beyond_trained lets it read; None where that key is not taken."""
+        """Return the positions beyond which rope.beyond_trained lets it read; None where that key
+        is not taken."""
         return None
 
     def need(self, resolved: ResolvedJob) -> Need:
@@ -96,11 +121,13 @@ class ModelKind(ABC):
         return Need(0.0, 1)
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
-        """Work for the process that runs the job, and return the exit code; None if this process runs it."""
+        """Work for the process that runs the job, and return the exit code; None if this process
+        runs it."""
         return None
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
-        """Build what a job needs of this machine's C compiler, unless that is done; return the seconds."""
+        """Build what a job needs of this machine's C compiler, unless that is done; return the
+        seconds."""
         return 0.0
 
     def import_libraries(self, resolved: ResolvedJob) -> None:  # noqa: B027
@@ -108,6 +135,7 @@ class ModelKind(ABC):
 
 
 def kind_of(model: ModelConfig) -> ModelKind:
-    """Return the description of a model's kind; imported here, so that a job imports only its own."""
+    """Return the description of a model's kind; imported here, so that a job imports only its
+    own."""
     kind: ModelKind = importlib.import_module(getattr(model, "module", LOCAL)).KIND
     return kind

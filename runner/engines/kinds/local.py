@@ -38,7 +38,8 @@ from runner_engine.quantization import quiet_imports
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all.
 UNUSED = ("scipy.optimize", "torch.distributed.checkpoint", "torchao")
-# torch imports its compiler where a model is first built without numbers, as each load does: 70 MiB that are no model's
+# torch imports its compiler where a model is first built without numbers, as each load does: 70 MiB
+# that are no model's
 COMPILER = "torch._dynamo"
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner_engine/models/load.py)
 TYPICAL_ROWS = 64  # at once, if the engine chooses
@@ -67,7 +68,9 @@ class Local(ModelKind):
             notes += profile_notes(resolved.config.profile, device)
         return notes + check_fits(resolved)
 
-    def predict(self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None) -> Footprint | None:
+    def predict(
+        self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None
+    ) -> Footprint | None:
         """Predict from the headers of the checkpoint."""
         return predict(resolved, work, free_mib)
 
@@ -99,7 +102,8 @@ class Local(ModelKind):
         return build_kernels(resolved)
 
     def import_libraries(self, resolved: ResolvedJob) -> None:
-        """Import torch, what transformers needs for this model, and the libraries of quantization and adapter.
+        """Import torch, what transformers needs for this model, and the libraries of quantization
+        and adapter.
 
         All of it: what a load imports would count as the model's memory.
         """
@@ -112,12 +116,21 @@ class Local(ModelKind):
                 transformers = importlib.import_module("transformers")
                 own = files.settings.get("architectures") or ()
                 for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
-                    getattr(transformers, name, None)  # transformers imports a class at its first access
-                if not files.model.random_weights and files.path.is_file() and is_known(read_header(files.path)):
+                    getattr(
+                        transformers, name, None
+                    )  # transformers imports a class at its first access
+                if (
+                    not files.model.random_weights
+                    and files.path.is_file()
+                    and is_known(read_header(files.path))
+                ):
                     importlib.import_module("runner_engine.models.capability").class_of(
                         files.path, trust_remote_code=False
                     )
-            for library in (*(name for choice in resolved.mix.choices for name in choice.packages), *lora.packages):
+            for library in (
+                *(name for choice in resolved.mix.choices for name in choice.packages),
+                *lora.packages,
+            ):
                 importlib.import_module(library)
             importlib.import_module("runner_engine.local.engine")
 
@@ -138,7 +151,9 @@ class Local(ModelKind):
         """Return all capabilities; branches need rope_2d and an attention with a mask."""
         return capabilities_of(spec_of(config))
 
-    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
+    def open_engine(
+        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
         """Return the local engine."""
         from runner_engine import LocalEngine  # imports torch
 
@@ -146,10 +161,17 @@ class Local(ModelKind):
 
 
 def _notes_of_room(resolved: ResolvedJob) -> list[str]:
-    """Say that answers end earlier than asked for, because the model has no room for more tokens."""
+    """Say that answers end earlier than asked for, because the model has no room for more
+    tokens."""
     config = resolved.config
-    room = None if resolved.files.model.random_weights else resolved.files.text_settings.get("max_position_embeddings")
-    longest = max((amount.new_tokens for amount in config.task.amounts(config.generation)), default=0)
+    room = (
+        None
+        if resolved.files.model.random_weights
+        else resolved.files.text_settings.get("max_position_embeddings")
+    )
+    longest = max(
+        (amount.new_tokens for amount in config.task.amounts(config.generation)), default=0
+    )
     has_no_limit = config.rope.name != RopeConfig.name or config.rope.beyond_trained
     if not isinstance(room, int) or has_no_limit or longest < room:
         return []

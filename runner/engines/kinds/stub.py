@@ -40,16 +40,24 @@ THOUGHT = "Let me see ."  # is repeated
 class StubEngine:
     """Answers `[STUB_GENERATION]`, a newline and the first 120 characters of the prompt with `...`.
 
-    Before, it thinks in as many words as are asked for. It may have one answer to everything instead.
+    Before, it thinks in as many words as are asked for. It may have one answer to everything
+    instead.
     """
 
     capabilities = CAPABILITIES
 
     def __init__(
-        self, config: RunnerConfig, delay_s: float, thinking_words: int = 0, answer: str | None = None
+        self,
+        config: RunnerConfig,
+        delay_s: float,
+        thinking_words: int = 0,
+        answer: str | None = None,
     ) -> None:
         self.delay_s, self.thinking_words, self.answer = delay_s, thinking_words, answer
-        self.max_new_tokens, self.budget = config.generation.max_new_tokens, config.generation.thinking_tokens
+        self.max_new_tokens, self.budget = (
+            config.generation.max_new_tokens,
+            config.generation.thinking_tokens,
+        )
         self.kv_cache = config.generation.stored_kv
         self.stats = EngineStats()
 
@@ -57,7 +65,9 @@ class StubEngine:
         """Report that there is nothing to load."""
         facts = {"architecture": "stub", "device": "none", "dtype": "none"}
         if self.kv_cache != KvCache.as_model:
-            facts["kv_cache"] = f"none, and generation.kv_cache={self.kv_cache} has no effect: the stub keeps no keys"
+            facts["kv_cache"] = (
+                f"none, and generation.kv_cache={self.kv_cache} has no effect: the stub keeps no keys"
+            )
         return EngineReport(
             metrics={"load_s": 0.0, "weight_mib": 0.0, "vocab_size": 1000.0, "max_positions": 1e9},
             facts=facts,
@@ -98,7 +108,11 @@ class StubSession(Session):
     def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
         self.waiting.extend(arrived)
         ended = [request for request in self.waiting if request.id in cancelled]
-        events = [event for request in ended for event in _answers(request, [], FinishReason.cancelled, 0.0)]
+        events = [
+            event
+            for request in ended
+            for event in _answers(request, [], FinishReason.cancelled, 0.0)
+        ]
         self.waiting = deque(request for request in self.waiting if request.id not in cancelled)
         if self.waiting:
             events += self._answer(self.waiting.popleft())
@@ -111,7 +125,9 @@ class StubSession(Session):
         """Echo the head of the prompt; each word is a token."""
         started, stats = time.perf_counter(), self.engine.stats
         prompt = _plain(request.prompt)
-        texts = [self._echo(request, prompt + branch) for branch in request.branches or ("",) * request.n]
+        texts = [
+            self._echo(request, prompt + branch) for branch in request.branches or ("",) * request.n
+        ]
         if request.continuation is not None:
             texts = []
         cut_off = any(text.finish_reason is FinishReason.length for text in texts)
@@ -121,12 +137,16 @@ class StubSession(Session):
         stats.decode_tokens += sum(len(text.token_ids) - 1 for text in texts)
         stats.prefill_s += seconds / 2
         stats.decode_s += seconds / 2
-        return _answers(request, texts, FinishReason.length if cut_off else FinishReason.stop, seconds)
+        return _answers(
+            request, texts, FinishReason.length if cut_off else FinishReason.stop, seconds
+        )
 
     def _echo(self, request: Request, prompt: str) -> Answer:
         echo = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}..."
         words = (echo if self.engine.answer is None else self.engine.answer).split(" ")
-        limit = self.engine.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+        limit = (
+            self.engine.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+        )
         wanted = self.engine.thinking_words
         budget = self.engine.budget if request.thinking_tokens is None else request.thinking_tokens
         thought = (THOUGHT.split() * wanted)[: wanted if budget is None else min(wanted, budget)]
@@ -149,8 +169,11 @@ class StubSession(Session):
         )
 
 
-def _answers(request: Request, texts: list[Answer], reason: FinishReason, seconds: float) -> list[Event]:
-    """Return the completions of a request, one for each choice, each after its delta if deltas are requested."""
+def _answers(
+    request: Request, texts: list[Answer], reason: FinishReason, seconds: float
+) -> list[Event]:
+    """Return the completions of a request, one for each choice, each after its delta if deltas are
+    requested."""
     choices = texts if texts and not request.branches else [Answer("", [], reason)] * request.n
     prompt = _whole(request)
     events: list[Event] = []
@@ -167,7 +190,9 @@ def _answers(request: Request, texts: list[Answer], reason: FinishReason, second
         )
         if request.continuation is not None and reason is not FinishReason.cancelled:
             continuation = request.continuation
-            ids = list(range(len(continuation.split() if isinstance(continuation, str) else continuation)))
+            ids = list(
+                range(len(continuation.split() if isinstance(continuation, str) else continuation))
+            )
             completion.answer = replace(completion.answer, token_ids=ids)
             completion.logprobs, completion.greedy = [-1.0] * len(ids), [False] * len(ids)
             best = [(number, -1.0 - number) for number in range(request.top_logprobs)]
@@ -175,7 +200,9 @@ def _answers(request: Request, texts: list[Answer], reason: FinishReason, second
             others = range(request.top_logprobs, request.top_logprobs + request.drawn_tokens)
             drawn = [(number, -1.0 - number) for number in others]
             completion.drawn_logprobs = [drawn for _ in ids] if drawn else None
-            completion.score_token_logprobs = [[-1.0 - it for it in some] for some in request.score_token_ids] or None
+            completion.score_token_logprobs = [
+                [-1.0 - it for it in some] for some in request.score_token_ids
+            ] or None
             completion.min_logprobs = [-1e3 for _ in request.score_token_ids] or None
         for text, is_thinking in ((one.thinking, True), (one.text, False)):
             if request.deltas and text:
@@ -204,10 +231,13 @@ class Stub(ModelKind):
         return {"model": "stub"}
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return everything but whole distributions, which cannot be made up, and answers that take several steps."""
+        """Return everything but whole distributions, which cannot be made up, and answers that take
+        several steps."""
         return CAPABILITIES
 
-    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
+    def open_engine(
+        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
         """Return the stub engine."""
         assert isinstance(resolved.config.model, StubConfig)
         model = resolved.config.model

@@ -1,7 +1,9 @@
-"""The recorded accuracies of candidates: of the questions that their commands would ask, and of no others.
+"""The recorded accuracies of candidates: of the questions that their commands would ask, and of no
+others.
 
-A record counts if its job put the questions in the same way: the same data, order, prompts, extractor, scoring and
-sampling. One that asked more or fewer of the questions counts only on those that both have, from its answers on disk.
+A record counts if its job put the questions in the same way: the same data, order, prompts,
+extractor, scoring and sampling. One that asked more or fewer of the questions counts only on those
+that both have, from its answers on disk.
 """
 
 from __future__ import annotations
@@ -20,13 +22,30 @@ from runner.store.tracking import flatten
 from runner.tasks.base import task_of
 from runner_base import EvidenceError, Record, Sample
 from runner_compare import ACCURACY, score
-from runner_compare.statistics import MIN_CLUSTERS, Fisher, McNemar, MeanFlips, Test, share_interval, wilson_interval
+from runner_compare.statistics import (
+    MIN_CLUSTERS,
+    Fisher,
+    McNemar,
+    MeanFlips,
+    Test,
+    share_interval,
+    wilson_interval,
+)
 
 # Keys in which two jobs may differ and still answer the questions that both ask in the same way.
-COUNT_KEYS = ("task.limit", "task.only", "task.without")  # which questions are asked, and which count
+COUNT_KEYS = (
+    "task.limit",
+    "task.only",
+    "task.without",
+)  # which questions are asked, and which count
 FREE_KEYS = (
     *("generation.batch_size", "generation.speculate", "generation.name"),
-    *("task.show_prompt", "task.check_invariance", "task.check_contamination", "task.early_stop_vs"),
+    *(
+        "task.show_prompt",
+        "task.check_invariance",
+        "task.check_contamination",
+        "task.early_stop_vs",
+    ),
 )
 DIGITS = 16  # of the data's hash, in a record
 
@@ -34,12 +53,16 @@ Question = tuple[int, str, str]  # its number, its text and its gold answer
 
 
 class Answer(NamedTuple):
-    """Whether a question was solved, the hash of its prompt, and the family of questions that it belongs to."""
+    """Whether a question was solved, the hash of its prompt, and the family of questions that it
+    belongs to."""
 
     solved: bool
     prompt: str
     family: str | None = None
-    right: tuple[int, int] = (0, 0)  # of several answers to it: how many are right, and how many there are
+    right: tuple[int, int] = (
+        0,
+        0,
+    )  # of several answers to it: how many are right, and how many there are
 
     @property
     def share(self) -> float:
@@ -59,7 +82,9 @@ class RecordedAccuracy:
     n: int
     asked: int  # by the candidate's command; more than n if the record has only some of them
     answers: Answers | None = None  # None: they are not on disk any more
-    recorded: tuple[float, float, float] | None = None  # the accuracy of families, or of several answers each
+    recorded: tuple[float, float, float] | None = (
+        None  # the accuracy of families, or of several answers each
+    )
 
     @property
     def accuracy(self) -> float:
@@ -73,7 +98,11 @@ class RecordedAccuracy:
         """The 95 % interval, over families of questions if these are known."""
         if self.answers:
             columns = zip(
-                *((answer.share, answer.family, answer.right[1] or 1) for answer in self.answers.values()), strict=True
+                *(
+                    (answer.share, answer.family, answer.right[1] or 1)
+                    for answer in self.answers.values()
+                ),
+                strict=True,
             )
             return share_interval(*columns)
         return self.recorded[1:] if self.recorded else wilson_interval(self.correct, self.n)
@@ -83,7 +112,9 @@ class RecordedAccuracy:
         """The accuracy with its interval: 33.5 % [27.3, 40.3] of 200."""
         low, high = self.interval
         part = f" of the {self.asked:,}" if self.n < self.asked else ""
-        return f"{100 * self.accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {self.n:,}{part}"
+        return (
+            f"{100 * self.accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {self.n:,}{part}"
+        )
 
 
 @dataclass(frozen=True)
@@ -95,8 +126,11 @@ class _Match:
     left_out: frozenset[Question] = frozenset()
 
 
-def recorded_accuracies(configs: Sequence[RunnerConfig], finished: FinishedJobs) -> list[RecordedAccuracy | None]:
-    """Return the recorded accuracy of each config on the questions that it asks; None where nothing is recorded.
+def recorded_accuracies(
+    configs: Sequence[RunnerConfig], finished: FinishedJobs
+) -> list[RecordedAccuracy | None]:
+    """Return the recorded accuracy of each config on the questions that it asks; None where nothing
+    is recorded.
 
     The configs differ only in the model and its settings.
     """
@@ -105,27 +139,36 @@ def recorded_accuracies(configs: Sequence[RunnerConfig], finished: FinishedJobs)
     if not found:
         return [None] * len(configs)
     asked, digest = _asked(configs[0], found)
-    return [_best(config, some, asked, digest) for config, some in zip(configs, matches, strict=True)]
+    return [
+        _best(config, some, asked, digest) for config, some in zip(configs, matches, strict=True)
+    ]
 
 
 def compare(one: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) -> Test | None:
-    """Compare two accuracies, in pairs if the answers are on disk; None if no question can be compared.
+    """Compare two accuracies, in pairs if the answers are on disk; None if no question can be
+    compared.
 
     Prompts of one model must be the same; those of two models differ by their chat templates.
     """
     if one.answers is None or other.answers is None:
         whole = one.n == one.asked and other.n == other.asked
-        are_counts = not (one.recorded or other.recorded)  # Fisher's test takes each question, and answer, by itself
+        are_counts = not (
+            one.recorded or other.recorded
+        )  # Fisher's test takes each question, and answer, by itself
         return Fisher(one.correct, one.n, other.correct, other.n) if whole and are_counts else None
     pairs = [
         (ours, other.answers[question])
         for question, ours in one.answers.items()
-        if question in other.answers and (not same_model or ours.prompt == other.answers[question].prompt)
+        if question in other.answers
+        and (not same_model or ours.prompt == other.answers[question].prompt)
     ]
     if not pairs:
         return None
     several = max(it.right[1] or 1 for pair in pairs for it in pair)
-    baseline_correct, families = sum(theirs.solved for _, theirs in pairs), [ours.family for ours, _ in pairs]
+    baseline_correct, families = (
+        sum(theirs.solved for _, theirs in pairs),
+        [ours.family for ours, _ in pairs],
+    )
     if None not in families:
         if len(set(families)) < MIN_CLUSTERS:
             return None
@@ -134,7 +177,13 @@ def compare(one: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) ->
     if several > 1:
         if len(pairs) < MIN_CLUSTERS:
             return None
-        return MeanFlips([ours.share - theirs.share for ours, theirs in pairs], None, "", several, baseline_correct)
+        return MeanFlips(
+            [ours.share - theirs.share for ours, theirs in pairs],
+            None,
+            "",
+            several,
+            baseline_correct,
+        )
     wins = sum(ours.solved and not theirs.solved for ours, theirs in pairs)
     losses = sum(theirs.solved and not ours.solved for ours, theirs in pairs)
     return McNemar(wins, losses, len(pairs), baseline_correct)
@@ -158,25 +207,38 @@ def _matches(config: RunnerConfig, finished: FinishedJobs) -> list[_Match]:
 def _ways(params: Mapping[str, str]) -> dict[str, str]:
     """Return the keys that say how questions are chosen, put, answered and scored."""
     free = (*FREE_KEYS, *COUNT_KEYS)
-    ways = {key: value for key, value in params.items() if key.startswith(("task.", "generation.")) and key not in free}
+    ways = {
+        key: value
+        for key, value in params.items()
+        if key.startswith(("task.", "generation.")) and key not in free
+    }
     if float(params.get("generation.temperature", "0") or 0):
         ways["seed"] = params.get("seed", "")
     return ways
 
 
 def _read_answers(folder: Path, record: Record) -> _Match:
-    """Return a job's record with its answers, if these are on disk and are those that it counted."""
+    """Return a job's record with its answers, if these are on disk and are those that it
+    counted."""
     try:
-        samples = [sample for sample in read_samples(folder / SAMPLES).values() if sample.answer.verdict is not None]
+        samples = [
+            sample
+            for sample in read_samples(folder / SAMPLES).values()
+            if sample.answer.verdict is not None
+        ]
     except (OSError, EvidenceError):
         return _Match(record, None)
     answers = {
-        _question_of(sample): Answer(sample.solved, sample.prompt_sha256, sample.cluster, sample.right_answers)
+        _question_of(sample): Answer(
+            sample.solved, sample.prompt_sha256, sample.cluster, sample.right_answers
+        )
         for sample in samples
     }
     left_out = frozenset(_question_of(sample) for sample in samples if sample.left_out)
     counted = {question: answer for question, answer in answers.items() if question not in left_out}
-    return _Match(record, answers if _counts(counted) == score(record.result.metrics) else None, left_out)
+    return _Match(
+        record, answers if _counts(counted) == score(record.result.metrics) else None, left_out
+    )
 
 
 def _question_of(sample: Sample) -> Question:
@@ -190,8 +252,8 @@ def _counts(answers: Answers) -> tuple[int, int]:
 def _asked(config: RunnerConfig, found: Sequence[_Match]) -> tuple[set[Question], str]:
     """Return the questions that a config asks, and the hash of these as records keep it.
 
-    Data of the hub are not read, because that takes the network: the newest record of as many questions, or of more,
-    tells which they are.
+    Data of the hub are not read, because that takes the network: the newest record of as many
+    questions, or of more, tells which they are.
     """
     task = config.task.of_questions
     assert task is not None
@@ -206,7 +268,11 @@ def _asked(config: RunnerConfig, found: Sequence[_Match]) -> tuple[set[Question]
     if known := next((match for match in whole if match.answers is not None), None):
         return {*(known.answers or {})} - known.left_out, digest
     is_plain = task.limit is not None and task.only is None and task.without is None
-    larger = [sorted(match.answers or {})[: task.limit] for match in newest if is_plain and not _chooses(match.record)]
+    larger = [
+        sorted(match.answers or {})[: task.limit]
+        for match in newest
+        if is_plain and not _chooses(match.record)
+    ]
     return set(next((some for some in larger if len(some) == task.limit), [])), digest
 
 
@@ -219,13 +285,19 @@ def _best(
     for match in matches:
         record = match.record
         if match.answers is not None:
-            answers = {question: match.answers[question] for question in asked & match.answers.keys()}
+            answers = {
+                question: match.answers[question] for question in asked & match.answers.keys()
+            }
             found = RecordedAccuracy(record.job_id, *_counts(answers), len(asked), answers)
         elif digest and record.data.get("digest") == digest and _asks(record, counts):
             figures = record.result.metrics
             correct, n = score(figures) or (0, 0)
             is_mean = "families" in figures or figures.get("answers_each", 1) > 1
-            recorded = (figures[ACCURACY[0]], figures[ACCURACY[1]], figures[ACCURACY[2]]) if is_mean else None
+            recorded = (
+                (figures[ACCURACY[0]], figures[ACCURACY[1]], figures[ACCURACY[2]])
+                if is_mean
+                else None
+            )
             found = RecordedAccuracy(record.job_id, correct, n, n, recorded=recorded)
         else:
             continue

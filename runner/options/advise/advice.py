@@ -1,4 +1,5 @@
-"""The advice: the candidates of a model that meet the limits, those of smaller models if these are few, in order."""
+"""The advice: the candidates of a model that meet the limits, those of smaller models if these are
+few, in order."""
 
 from __future__ import annotations
 
@@ -8,7 +9,14 @@ from pathlib import Path
 
 from runner.estimates.recorded import FinishedJobs
 from runner.options.advise.accuracies import recorded_accuracies
-from runner.options.advise.candidates import Candidate, Compose, UserLimits, candidate_settings, judge, smaller_models
+from runner.options.advise.candidates import (
+    Candidate,
+    Compose,
+    UserLimits,
+    candidate_settings,
+    judge,
+    smaller_models,
+)
 from runner.options.advise.closeness import is_reference, recorded_closeness
 from runner.options.advise.machines import Machine
 from runner.options.advise.ranking import rank
@@ -33,7 +41,8 @@ def advise(
     calibrate: bool,
     on_line: Callable[[str], None],
 ) -> Advice:
-    """Judge the candidates of a model, and those of smaller models if few meet the limits, and rank them.
+    """Judge the candidates of a model, and those of smaller models if few meet the limits, and rank
+    them.
 
     wanted: the overrides of the model, or those of each of several files.
     """
@@ -44,14 +53,19 @@ def advise(
     ):
         for smaller in smaller_models(candidates[0]):
             others = [word for word in overrides if not word.startswith(("model=", "model.shape="))]
-            smaller_candidates = list(candidate_settings([f"model={smaller}", *others], compose, False))
+            smaller_candidates = list(
+                candidate_settings([f"model={smaller}", *others], compose, False)
+            )
             judged = judge(smaller_candidates, limits, machine, output_dir, calibrate, on_line)
             candidates += [it for it in judged if not it.problem][:1] or judged[-1:]  # one of each
     good = [candidate for candidate in candidates if not candidate.problem]
     finished = FinishedJobs(output_dir)
     known = recorded_accuracies([it.config for it in good], finished)
     for candidate, accuracy in zip(good, known, strict=True):
-        candidate.accuracy, candidate.closeness = accuracy, recorded_closeness(candidate.config, finished)
+        candidate.accuracy, candidate.closeness = (
+            accuracy,
+            recorded_closeness(candidate.config, finished),
+        )
     for candidate in good:
         candidate.reference_of = frozenset(
             it.closeness.job_id

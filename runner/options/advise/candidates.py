@@ -86,12 +86,20 @@ class Candidate:
     @property
     def each_s_at_most(self) -> float | None:
         """Seconds per question, with their possible error."""
-        return None if self.each_s is None or self.time is None else self.each_s * (1 + self.time.spread)
+        return (
+            None
+            if self.each_s is None or self.time is None
+            else self.each_s * (1 + self.time.spread)
+        )
 
     @property
     def each_s_at_least(self) -> float | None:
         """Seconds per question, less their possible error."""
-        return None if self.each_s is None or self.time is None else self.each_s * (1 - self.time.spread)
+        return (
+            None
+            if self.each_s is None or self.time is None
+            else self.each_s * (1 - self.time.spread)
+        )
 
     @property
     def is_timed(self) -> bool:
@@ -114,11 +122,19 @@ def candidate_settings(given: list[str], compose: Compose, is_asked: bool) -> It
     given_keys = {word.partition("=")[0] for word in given}
     base = compose(given)
     if not base.model.has_weights:
-        raise ConfigError(f"model={base.model.name}: it has no weights here, so there is nothing to choose")
-    model = next((word.partition("=")[2] for word in given if word.startswith("model=")), base.model.name)
+        raise ConfigError(
+            f"model={base.model.name}: it has no weights here, so there is nothing to choose"
+        )
+    model = next(
+        (word.partition("=")[2] for word in given if word.startswith("model=")), base.model.name
+    )
     stored = base.quantization.source is not Checkpoint.plain
-    for quantization in [base.quantization.name] if stored or "quantization" in given_keys else QUANTIZATIONS:
-        overrides = given if "quantization" in given_keys else [*given, f"quantization={quantization}"]
+    for quantization in (
+        [base.quantization.name] if stored or "quantization" in given_keys else QUANTIZATIONS
+    ):
+        overrides = (
+            given if "quantization" in given_keys else [*given, f"quantization={quantization}"]
+        )
         try:
             yield Candidate(overrides, compose(overrides), model, is_asked)
         except RunnerError:  # incompatible with another override
@@ -137,10 +153,16 @@ def judge(
     known: dict[int, ResolvedJob] = {}
     with no_downloads(True):
         for number, candidate in enumerate(candidates):
-            on_machine = candidate.config if machine is None else _on_device(candidate.config, machine.device)
+            on_machine = (
+                candidate.config
+                if machine is None
+                else _on_device(candidate.config, machine.device)
+            )
             sized = without_download(resolve(on_machine))
             if sized is None:
-                candidate.problem = "its size is unknown without a download: give model.name=FOLDER or a preset"
+                candidate.problem = (
+                    "its size is unknown without a download: give model.name=FOLDER or a preset"
+                )
                 continue
             try:
                 formats.check_reach(sized)
@@ -161,13 +183,17 @@ def judge(
             if candidate.fit is None or not candidate.fit.fits:
                 needed = candidate.fit.needed_mib + PROCESS_MIB if candidate.fit else 0.0
                 candidate.problem = f"needs {needed:,.0f} MiB, one question at a time; {allowed_mib:,.0f} are allowed"
-    fitting = {number: candidate for number, candidate in known.items() if not candidates[number].problem}
+    fitting = {
+        number: candidate for number, candidate in known.items() if not candidates[number].problem
+    }
     if machine is None:
         finished = FinishedJobs(output_dir)
         for number, asked in fitting.items():
             for config in _as_recorded(candidates[number], asked):
                 candidates[number].time = candidates[number].time or finished.estimate(config)
-                candidates[number].measured_mib = candidates[number].measured_mib or finished.peak_mib(config)
+                candidates[number].measured_mib = candidates[
+                    number
+                ].measured_mib or finished.peak_mib(config)
         timed = {
             number: replace(resolved, config=candidates[number].config)
             for number, resolved in fitting.items()
@@ -180,22 +206,34 @@ def judge(
             candidates[number].time = _guess(candidates[number], resolved, machine)
     for candidate in candidates:
         each_s = candidate.each_s
-        if not candidate.problem and limits.seconds is not None and each_s is not None and each_s > limits.seconds:
-            candidate.problem = f"takes about {each_s:,.1f} s a question; {limits.seconds:g} are allowed"
+        if (
+            not candidate.problem
+            and limits.seconds is not None
+            and each_s is not None
+            and each_s > limits.seconds
+        ):
+            candidate.problem = (
+                f"takes about {each_s:,.1f} s a question; {limits.seconds:g} are allowed"
+            )
     return candidates
 
 
 def _on_device(config: RunnerConfig, device: str) -> RunnerConfig:
-    """Return the config with its model on a device of another machine: predictions depend on the device."""
+    """Return the config with its model on a device of another machine: predictions depend on the
+    device."""
     return replace(config, model=replace(local_model(config.model), device=device))
 
 
-def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[str, float]) -> None:
+def _set_batch_size(
+    candidate: Candidate, resolved: ResolvedJob, free_mib: dict[str, float]
+) -> None:
     """Set the largest batch size that fits, unless the user has set one."""
     sizes = [candidate.config.generation.batch_size]
     amounts = amounts_of(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
-        number_bytes = kv_number_bytes(resolved.files.dtype_bytes, candidate.config.generation.stored_kv)
+        number_bytes = kv_number_bytes(
+            resolved.files.dtype_bytes, candidate.config.generation.stored_kv
+        )
         most = most_rows("cuda" if "cuda" in free_mib else "cpu", number_bytes)
         completions = max((amount.completions for amount in amounts), default=most)
         most = min(most, 1 << (completions - 1).bit_length())
@@ -203,9 +241,13 @@ def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[
     for size in sizes:
         changed = candidate.config
         if size is not None:
-            changed = replace(candidate.config, generation=replace(candidate.config.generation, batch_size=size))
+            changed = replace(
+                candidate.config, generation=replace(candidate.config.generation, batch_size=size)
+            )
         candidate.fit = fit(replace(resolved, config=changed), free_mib, fixes=False)
-        if candidate.fit is not None and candidate.fit.predicted.total_mib <= sum(free_mib.values()):
+        if candidate.fit is not None and candidate.fit.predicted.total_mib <= sum(
+            free_mib.values()
+        ):
             if size is not None and size != candidate.config.generation.batch_size:
                 candidate.overrides = [*candidate.overrides, f"generation.batch_size={size}"]
             candidate.config = changed
@@ -213,7 +255,8 @@ def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[
 
 
 def _as_recorded(candidate: Candidate, asked: ResolvedJob) -> list[RunnerConfig]:
-    """Return the configs whose jobs tell a candidate's figures: its own; that of as many rows as fit, if no more."""
+    """Return the configs whose jobs tell a candidate's figures: its own; that of as many rows as
+    fit, if no more."""
     size = candidate.config.generation.batch_size
     if size is None or asked.config.generation.batch_size is not None:
         return [candidate.config]
@@ -226,12 +269,16 @@ def _as_recorded(candidate: Candidate, asked: ResolvedJob) -> list[RunnerConfig]
 def _guess(candidate: Candidate, resolved: ResolvedJob, machine: Machine) -> Estimate | None:
     assert candidate.fit is not None
     speed = guessed_speed(replace(resolved, config=candidate.config), candidate.fit, machine.rates)
-    return time_of(candidate.config, speed, candidate.config.generation.batch_size or candidate.fit.rows)
+    return time_of(
+        candidate.config, speed, candidate.config.generation.batch_size or candidate.fit.rows
+    )
 
 
 def smaller_models(than: Candidate) -> list[str]:
     """Return the largest presets that are smaller than a model."""
-    sizes = {file.stem: _parameters(json.loads(file.read_text())) for file in SHAPES_DIR.glob("*.json")}
+    sizes = {
+        file.stem: _parameters(json.loads(file.read_text())) for file in SHAPES_DIR.glob("*.json")
+    }
     own = sizes.get(than.model, 0)
     below = [name for name in sizes if sizes[name] < 0.8 * own]
     return sorted(below, key=lambda name: -sizes[name])[:OTHER_MODELS]

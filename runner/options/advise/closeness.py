@@ -1,4 +1,5 @@
-"""How close a candidate is to a reference: the KL that a finished likelihood job of it has recorded."""
+"""How close a candidate is to a reference: the KL that a finished likelihood job of it has
+recorded."""
 
 from __future__ import annotations
 
@@ -14,12 +15,16 @@ from runner_base import ConfigError, Record
 
 JOB_ID = re.compile(r"likelihood-[0-9a-f]{12}")
 KL = "kl_nats_per_token"
-HOW_EXACT = ("task.keep_top_k", "task.exact")  # may differ: how much of the distributions was compared
+HOW_EXACT = (
+    "task.keep_top_k",
+    "task.exact",
+)  # may differ: how much of the distributions was compared
 
 
 @dataclass(frozen=True)
 class RecordedCloseness:
-    """A KL with its interval, what it is to, and what else the KLs of two candidates must share to be compared."""
+    """A KL with its interval, what it is to, and what else the KLs of two candidates must share to
+    be compared."""
 
     job_id: str
     kl: float
@@ -35,7 +40,9 @@ class RecordedCloseness:
     @property
     def value(self) -> str:
         """The KL with its interval: KL 0.00048 [0.0003, 0.0006] nats/token."""
-        ends = "" if self.low is None or self.high is None else f" [{self.low:.2g}, {self.high:.2g}]"
+        ends = (
+            "" if self.low is None or self.high is None else f" [{self.low:.2g}, {self.high:.2g}]"
+        )
         return f"KL {self.kl:.2g}{ends} nats/token"
 
     @property
@@ -49,10 +56,15 @@ class RecordedCloseness:
 
     def is_comparable(self, other: RecordedCloseness) -> bool:
         """Whether both are of the same texts and to the same reference."""
-        return (self.reference, self.texts, self.asked) == (other.reference, other.texts, other.asked)
+        return (self.reference, self.texts, self.asked) == (
+            other.reference,
+            other.texts,
+            other.asked,
+        )
 
     def is_closer(self, other: RecordedCloseness) -> bool:
-        """Whether the two intervals show it: they do not overlap. The reference is closer to itself than all others."""
+        """Whether the two intervals show it: they do not overlap. The reference is closer to itself
+        than all others."""
         if not self.is_comparable(other):
             return False
         if self.is_reference:
@@ -61,12 +73,15 @@ class RecordedCloseness:
 
 
 def recorded_closeness(config: RunnerConfig, finished: FinishedJobs) -> RecordedCloseness | None:
-    """Return the KL of the newest likelihood job with a config's model and settings; None if there is none."""
+    """Return the KL of the newest likelihood job with a config's model and settings; None if there
+    is none."""
     found = [(record.started_at, one) for record in finished.like(config) for one in _read(record)]
     return max(found, key=lambda it: it[0])[1] if found else None
 
 
-def is_reference(config: RunnerConfig, of: RunnerConfig, closeness: RecordedCloseness, finished: FinishedJobs) -> bool:
+def is_reference(
+    config: RunnerConfig, of: RunnerConfig, closeness: RecordedCloseness, finished: FinishedJobs
+) -> bool:
     """Whether a config has the model that the KL of another one was measured to."""
     if closeness.reference_job:
         return any(record.job_id == closeness.reference_job for record in finished.like(config))
@@ -75,14 +90,18 @@ def is_reference(config: RunnerConfig, of: RunnerConfig, closeness: RecordedClos
     except ConfigError:  # a choice of another version, or of a package that is not here
         return False
     is_same_cache = named.generation.kv_cache == config.generation.kv_cache
-    return is_same_cache and all(getattr(named, group) == getattr(config, group) for group in MODEL_GROUPS)
+    return is_same_cache and all(
+        getattr(named, group) == getattr(config, group) for group in MODEL_GROUPS
+    )
 
 
 def _read(record: Record) -> Iterator[RecordedCloseness]:
     metrics, reference = record.result.metrics, record.result.facts.get("reference")
     if reference is None or KL not in metrics:
         return
-    asked = sorted(it for it in record.params.items() if it[0].startswith("task.") and it[0] not in HOW_EXACT)
+    asked = sorted(
+        it for it in record.params.items() if it[0].startswith("task.") and it[0] not in HOW_EXACT
+    )
     overrides, _, how = reference.partition(" · ")
     shown = overrides.removeprefix("model.name=").removesuffix(" quantization=gguf")
     yield RecordedCloseness(

@@ -28,7 +28,8 @@ NAME = "runner-advise"
 
 
 def entry() -> NoReturn:
-    """Console script: print the recommendations and exit, 0 done, 1 nothing meets the limits, 2 wrong input."""
+    """Console script: print the recommendations and exit, 0 done, 1 nothing meets the limits, 2
+    wrong input."""
     run_entry(NAME, lambda: main(sys.argv[1:]), message_of)
 
 
@@ -53,9 +54,15 @@ def parser() -> argparse.ArgumentParser:
   runner-advise files=FOLDER --memory-gib 8
   runner-advise model=local model.name=FOLDER --mix 'weight_mib<120' quantization=nf4,int8,none"""
     it = argparse.ArgumentParser(
-        NAME, description=about, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        NAME,
+        description=about,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    it.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="model=..., and other overrides of a job")
+    it.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="model=..., and other overrides of a job"
+    )
     add = it.add_argument_group("limits").add_argument
     add(
         "--memory-gib",
@@ -76,8 +83,16 @@ def parser() -> argparse.ArgumentParser:
         help="of --mix: one format for all layers of a block, which is measured sooner",
     )
     add = it.add_argument_group("machine").add_argument
-    add("--machine", metavar="NAME|FILE", help="laptop_8gb, workstation_24gb, gpu_80gb, or a YAML file (default: here)")
-    add("--quick", action="store_true", help="do not time anything: use only recorded jobs and earlier calibrations")
+    add(
+        "--machine",
+        metavar="NAME|FILE",
+        help="laptop_8gb, workstation_24gb, gpu_80gb, or a YAML file (default: here)",
+    )
+    add(
+        "--quick",
+        action="store_true",
+        help="do not time anything: use only recorded jobs and earlier calibrations",
+    )
     add = it.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object")
     add("--run", action="store_true", help="run the recommended jobs as one grid")
@@ -85,7 +100,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _advise(options: argparse.Namespace) -> int:
-    for key, value in (("--memory-gib", options.memory_gib), ("--seconds-per-question", options.seconds_per_question)):
+    for key, value in (
+        ("--memory-gib", options.memory_gib),
+        ("--seconds-per-question", options.seconds_per_question),
+    ):
         if value is not None and not value > 0:
             raise ConfigError(f"{key} {value:g}: must be more than 0")
     described = machine_of(options.machine) if options.machine else None
@@ -127,11 +145,15 @@ def _advise_mix(options: argparse.Namespace, overrides: list[str], compose: Comp
 
     for option in ("memory_gib", "seconds_per_question", "machine", "run"):
         if getattr(options, option):
-            raise ConfigError(f"--mix runs jobs here to its own limit: leave --{option.replace('_', '-')} out")
+            raise ConfigError(
+                f"--mix runs jobs here to its own limit: leave --{option.replace('_', '-')} out"
+            )
     limit = Limit.read(options.mix)
     given = [word.partition("=")[2] for word in overrides if word.startswith("quantization=")]
     others = [word for word in overrides if not word.startswith("quantization=")]
-    advice = mix_check.advise(limit, others, (given or [FORMATS])[-1].split(","), options.by_block, compose)
+    advice = mix_check.advise(
+        limit, others, (given or [FORMATS])[-1].split(","), options.by_block, compose
+    )
     if options.json:
         print(json.dumps(mix_check.as_data(advice), ensure_ascii=False))
     else:
@@ -172,7 +194,8 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
         peak = f"{candidate.memory_mib:,.0f} MiB at the peak, predicted"
         if candidate.measured_mib is not None:
             peak = (
-                f"{candidate.measured_mib:,.0f} MiB at the peak, recorded here ({candidate.memory_mib:,.0f} predicted)"
+                f"{candidate.measured_mib:,.0f} MiB at the peak, recorded here "
+                f"({candidate.memory_mib:,.0f} predicted)"
             )
         print(plain(f"   memory    {peak}; at most {_parts(candidate)}{tight}"))
         print(plain(f"   speed     {_speed(candidate)}"))
@@ -184,7 +207,11 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
     if advice.rejected:
         print()
     for candidate in advice.rejected:
-        print(plain(f"not {candidate.name} quantization={candidate.quantization}: {candidate.problem}"))
+        print(
+            plain(
+                f"not {candidate.name} quantization={candidate.quantization}: {candidate.problem}"
+            )
+        )
 
 
 def command(candidate: Candidate) -> str:
@@ -219,7 +246,8 @@ def _speed(candidate: Candidate) -> str:
     )
     whole = f"the job {clock(candidate.time.seconds)}"
     return (
-        f"{each_s:,.2f} s a question{condition}, {whole}, ± {candidate.time.spread:.0%}: {basis[candidate.time.source]}"
+        f"{each_s:,.2f} s a question{condition}, {whole}, ± {candidate.time.spread:.0%}: "
+        f"{basis[candidate.time.source]}"
     )
 
 
@@ -231,7 +259,9 @@ def _answers(candidate: Candidate) -> str:
     if (close := candidate.closeness) is not None:
         words += f"; {close.words} recorded ({close.job_id})"
     elif known is None:
-        words += f"; {COSTS.get(candidate.quantization, 'the loss by this number format is unknown')}"
+        words += (
+            f"; {COSTS.get(candidate.quantization, 'the loss by this number format is unknown')}"
+        )
     return words if candidate.is_asked else f"another, smaller model; {words}"
 
 
@@ -274,7 +304,13 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
         answers = {"answers": _answers(it), "accuracy": accuracy, "divergence": divergence}
         judged = {**answers, "notes": it.notes, "before_next": it.before_next or None}
         rest = {"why_not": it.problem} if it.problem else judged
-        return {"overrides": it.overrides, "command": command(it), "memory": memory, "time": time, **rest}
+        return {
+            "overrides": it.overrides,
+            "command": command(it),
+            "memory": memory,
+            "time": time,
+            **rest,
+        }
 
     return {
         "machine": described.name if described else machine.name(),

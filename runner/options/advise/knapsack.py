@@ -1,4 +1,5 @@
-"""One option for each layer, so that all fit into a limit and the sum of losses is least: a knapsack. No torch."""
+"""One option for each layer, so that all fit into a limit and the sum of losses is least: a
+knapsack. No torch."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from itertools import permutations
 
 import numpy as np
 
-MOST_STATES = 20_000  # kept after each layer; of more, the best of each of so many equal ranges of size
+MOST_STATES = (
+    20_000  # kept after each layer; of more, the best of each of so many equal ranges of size
+)
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,17 @@ def loss_of(layers: Layers, choice: Choice) -> float:
 def best(layers: Layers, limit: int) -> Choice | None:
     """Return the choice with the least sum of losses within a limit; None if no choice fits.
 
-    All sizes are tried that another choice does not reach with less loss. With more than `MOST_STATES` of them, nearly
-    equal sizes share a state: what is returned fits in any case.
+    All sizes are tried that another choice does not reach with less loss. With more than
+    `MOST_STATES` of them, nearly equal sizes share a state: what is returned fits in any case.
     """
     least = [min(option.nbytes for option in options) for options in layers]
     spare = limit - sum(least)  # what is left if all layers are as small as possible
     if spare < 0:
         return None
     sizes, losses = np.zeros(1, dtype=np.int64), np.zeros(1)
-    steps: list[tuple[np.ndarray, np.ndarray]] = []  # of each layer: the option and the state before it
+    steps: list[
+        tuple[np.ndarray, np.ndarray]
+    ] = []  # of each layer: the option and the state before it
     for options, smallest in zip(layers, least, strict=True):
         count = len(sizes)
         every = np.concatenate([sizes + option.nbytes - smallest for option in options])
@@ -52,10 +57,14 @@ def best(layers: Layers, limit: int) -> Choice | None:
         order = np.lexsort((total, every))
         order = order[every[order] <= spare]
         running = np.minimum.accumulate(total[order])
-        order = order[np.concatenate([[True], running[1:] < running[:-1]])]  # each is better than all smaller ones
+        order = order[
+            np.concatenate([[True], running[1:] < running[:-1]])
+        ]  # each is better than all smaller ones
         if len(order) > MOST_STATES:
             ranges = every[order] * MOST_STATES // (spare + 1)
-            order = order[np.concatenate([ranges[1:] != ranges[:-1], [True]])]  # the last of a range loses least
+            order = order[
+                np.concatenate([ranges[1:] != ranges[:-1], [True]])
+            ]  # the last of a range loses least
         sizes, losses = every[order], total[order]
         steps.append((order // count, order % count))
     state, chosen = len(sizes) - 1, list[int]()
@@ -66,7 +75,8 @@ def best(layers: Layers, limit: int) -> Choice | None:
 
 
 def greedy(layers: Layers, limit: int) -> Choice | None:
-    """Return what enlarging the layer that gains most for a byte, again and again, finds: often the best."""
+    """Return what enlarging the layer that gains most for a byte, again and again, finds: often the
+    best."""
     choice = [min(range(len(options)), key=lambda it: options[it].nbytes) for options in layers]
     left = limit - size_of(layers, tuple(choice))
     if left < 0:
@@ -86,7 +96,8 @@ def greedy(layers: Layers, limit: int) -> Choice | None:
 
 
 def in_order(layers: Layers, limit: int) -> Choice | None:
-    """Return what needs no measurement: the first layers become as large as fits, the others as small as possible."""
+    """Return what needs no measurement: the first layers become as large as fits, the others as
+    small as possible."""
     least = [min(option.nbytes for option in options) for options in layers]
     left, choice = limit - sum(least), list[int]()
     if left < 0:
@@ -99,7 +110,8 @@ def in_order(layers: Layers, limit: int) -> Choice | None:
 
 
 def neighbours(layers: Layers, choice: Choice, limit: int, count: int) -> list[Choice]:
-    """Return choices within the limit in which two layers of one size have changed places, likely ones first."""
+    """Return choices within the limit in which two layers of one size have changed places, likely
+    ones first."""
     found: dict[Choice, float] = {}
     for one, other in _exchanges(layers, choice):
         changed = list(choice)

@@ -1,8 +1,9 @@
 """What each linear layer loses in each format: one layer alone is rounded, and some texts are read.
 
-The loss is the divergence from the unrounded model over whole distributions, in nats a token. A layer's weights become
-what the format makes of them, and are multiplied as plain ones in float32: in 16 bits the rounding of activations would
-hide the loss of a good format. What a format's kernels round besides shows in the jobs that measure a whole mix.
+The loss is the divergence from the unrounded model over whole distributions, in nats a token. A
+layer's weights become what the format makes of them, and are multiplied as plain ones in float32:
+in 16 bits the rounding of activations would hide the loss of a good format. What a format's kernels
+round besides shows in the jobs that measure a whole mix.
 """
 
 from __future__ import annotations
@@ -32,19 +33,26 @@ def measure(
     formats: Mapping[str, QuantizationConfig],
     on_layer: Callable[[], None],
 ) -> dict[str, dict[str, float]]:
-    """Return the loss of each layer, or of several together, in each format, measured on texts with a plain model."""
+    """Return the loss of each layer, or of several together, in each format, measured on texts with
+    a plain model."""
     loaded = load_base(resolved)
     loaded.model.float()
     mixed.take_experts_apart(loaded.model)
-    torch.set_num_threads(resolved.files.model.threads or machine.threads_for(loaded.model.num_parameters()))
+    torch.set_num_threads(
+        resolved.files.model.threads or machine.threads_for(loaded.model.num_parameters())
+    )
     stored = getattr(torch, resolved.files.dtype)
-    encoder = RequestEncoder(resolved.spec, loaded.tokenizer, resolved.config.model.name, float("inf"))
+    encoder = RequestEncoder(
+        resolved.spec, loaded.tokenizer, resolved.config.model.name, float("inf")
+    )
     texts = []
     for request in requests:
         for row in encoder.rows(request):
             begin = max(len(row.prompt), 1)
             texts.append(([*row.prompt, *(row.given or [])][: begin + MOST_TOKENS], begin))
-    reading = _Reading(loaded.model, [text for text in texts if len(text[0]) > text[1]], loaded.device)
+    reading = _Reading(
+        loaded.model, [text for text in texts if len(text[0]) > text[1]], loaded.device
+    )
     losses: dict[str, dict[str, float]] = {}
     for name, paths in layers.items():
         modules = {path: loaded.model.get_submodule(path) for path in paths}
@@ -63,12 +71,17 @@ def measure(
     return losses
 
 
-def rounded_weight(choice: QuantizationConfig, model: Any, layer: Any, path: str, dtype: torch.dtype) -> torch.Tensor:
-    """Return a layer's weight after a choice has quantized it in a model of this number format, in the layer's own."""
+def rounded_weight(
+    choice: QuantizationConfig, model: Any, layer: Any, path: str, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return a layer's weight after a choice has quantized it in a model of this number format, in
+    the layer's own."""
     plain = copy.deepcopy(layer).to(dtype)
     plain.bias, weight = None, plain.weight.data
     quantized = mixed.quantized(choice, model, plain, path)
-    is_transposed = type(layer).__name__ == "Conv1D"  # GPT-2's linear layer has its weight the other way round
+    is_transposed = (
+        type(layer).__name__ == "Conv1D"
+    )  # GPT-2's linear layer has its weight the other way round
     inputs = weight.shape[0] if is_transposed else weight.shape[1]
     with torch.inference_mode():  # a row of the unit matrix picks a column of the weight
         columns = quantized(torch.eye(inputs, dtype=weight.dtype, device=weight.device))
@@ -77,19 +90,34 @@ def rounded_weight(choice: QuantizationConfig, model: Any, layer: Any, path: str
 
 
 class _Reading:
-    """Reads the same texts again and again with a model one layer of which has changed, and compares."""
+    """Reads the same texts again and again with a model one layer of which has changed, and
+    compares."""
 
-    def __init__(self, model: Any, texts: Sequence[tuple[list[int], int]], device: torch.device) -> None:
+    def __init__(
+        self, model: Any, texts: Sequence[tuple[list[int], int]], device: torch.device
+    ) -> None:
         self.model, self.number = model, 0
-        self.batches: list[tuple[torch.Tensor, list[tuple[int, int]]]] = []  # ids, and which positions are scored
+        self.batches: list[
+            tuple[torch.Tensor, list[tuple[int, int]]]
+        ] = []  # ids, and which positions are scored
         for some in _batches(texts):
             longest = max(len(ids) for ids, _ in some)
-            padded = [[*ids, *[0] * (longest - len(ids))] for ids, _ in some]  # behind all that is scored
+            padded = [
+                [*ids, *[0] * (longest - len(ids))] for ids, _ in some
+            ]  # behind all that is scored
             self.batches.append(
-                (torch.tensor(padded, device=device), [(begin - 1, len(ids) - 1) for ids, begin in some])
+                (
+                    torch.tensor(padded, device=device),
+                    [(begin - 1, len(ids) - 1) for ids, begin in some],
+                )
             )
-        blocks = sorted({block_of(name) for name, _ in model.named_modules() if _has_number(name)}, key=_number_of)
-        self.blocks = [path for path in blocks if isinstance(model.get_submodule(path), torch.nn.Module)]
+        blocks = sorted(
+            {block_of(name) for name, _ in model.named_modules() if _has_number(name)},
+            key=_number_of,
+        )
+        self.blocks = [
+            path for path in blocks if isinstance(model.get_submodule(path), torch.nn.Module)
+        ]
         self.outputs: dict[str, list[Any]] = {path: [] for path in self.blocks}
         hooks = [
             model.get_submodule(path).register_forward_hook(
@@ -102,7 +130,8 @@ class _Reading:
             hook.remove()
 
     def loss(self) -> float:
-        """Return the divergence of the model as it is now from the model as it was, in nats a token."""
+        """Return the divergence of the model as it is now from the model as it was, in nats a
+        token."""
         nats, tokens = 0.0, 0
         for number, plain in enumerate(self.plain):
             nats += float((plain.exp() * (plain - self._logprobs(number))).sum())
@@ -111,7 +140,8 @@ class _Reading:
 
     @contextmanager
     def from_block(self, block: str) -> Iterator[None]:
-        """Take the outputs of the blocks before one from memory: its layers change nothing there."""
+        """Take the outputs of the blocks before one from memory: its layers change nothing
+        there."""
         before = self.blocks[: self.blocks.index(block)] if self._is_a_chain else []
         modules = [self.model.get_submodule(path) for path in before]
         for path, module in zip(before, modules, strict=True):
@@ -126,7 +156,9 @@ class _Reading:
     def _is_a_chain(self) -> bool:
         """Whether the blocks belong to one list and each ran once for each text, in order."""
         lists = {path.rpartition(".")[0] for path in self.blocks}
-        return len(lists) == 1 and all(len(some) == len(self.batches) for some in self.outputs.values())
+        return len(lists) == 1 and all(
+            len(some) == len(self.batches) for some in self.outputs.values()
+        )
 
     @torch.inference_mode()
     def _logprobs(self, number: int) -> torch.Tensor:

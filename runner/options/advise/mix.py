@@ -1,7 +1,9 @@
-"""`runner-advise --mix LIMIT`: which layer gets which format, so that the model fits and loses least.
+"""`runner-advise --mix LIMIT`: which layer gets which format, so that the model fits and loses
+least.
 
-The steps: the loss of each layer alone in each format (layer_losses.py) → the choice with the least sum within the
-limit (knapsack.py) → jobs of this mix and of others, compared on texts that the choice has not seen (mix_check.py).
+The steps: the loss of each layer alone in each format (layer_losses.py) → the choice with the least
+sum within the limit (knapsack.py) → jobs of this mix and of others, compared on texts that the
+choice has not seen (mix_check.py).
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ FORMATS = "nf4,int8,none"
 TEXTS = 20  # are read for each layer and format, and left out of the check
 LIMITS = ("weight_mib", "model_mib")
 LIMIT = re.compile(rf"({'|'.join(LIMITS)})<(\d+(?:\.\d+)?)")
-MEASURES = 1  # raised when losses are measured in another way: those that are kept are of no use then
+MEASURES = (
+    1  # raised when losses are measured in another way: those that are kept are of no use then
+)
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What the model may take: `weight_mib` of its weights alone, `model_mib` with KV cache and activations."""
+    """What the model may take: `weight_mib` of its weights alone, `model_mib` with KV cache and
+    activations."""
 
     metric: str
     mib: float
@@ -43,7 +48,9 @@ class Limit:
         """Read a limit; ConfigError if it is none."""
         found = LIMIT.fullmatch(text.replace(" ", ""))
         if found is None or float(found[2]) <= 0:
-            raise ConfigError(f"--mix {text}: give a limit, such as {' or '.join(f'{it}<60' for it in LIMITS)}")
+            raise ConfigError(
+                f"--mix {text}: give a limit, such as {' or '.join(f'{it}<60' for it in LIMITS)}"
+            )
         return cls(found[1], float(found[2]))
 
     def __str__(self) -> str:
@@ -56,16 +63,23 @@ class MixableModel:
 
     words: list[str]  # the overrides of a job with it, without its quantization
     formats: dict[str, QuantizationConfig]
-    layers: dict[str, list[str]]  # a layer, the experts of one, or a whole block, and the paths of its linear layers
+    layers: dict[
+        str, list[str]
+    ]  # a layer, the experts of one, or a whole block, and the paths of its linear layers
     nbytes: list[list[int]]  # of each in each format
     other_bytes: int  # of all that stays as it is: embeddings, head, norms
 
     @classmethod
-    def of(cls, words: list[str], names: Sequence[str], by_block: bool, compose: Compose) -> MixableModel:
-        """Read the sizes of a model's layers, or blocks, from its files; ConfigError if it cannot have a mix."""
+    def of(
+        cls, words: list[str], names: Sequence[str], by_block: bool, compose: Compose
+    ) -> MixableModel:
+        """Read the sizes of a model's layers, or blocks, from its files; ConfigError if it cannot
+        have a mix."""
         config = compose([*words, "quantization=none"])
         if not config.model.has_weights:
-            raise ConfigError(f"model={config.model.name}: it has no weights here, so there is nothing to quantize")
+            raise ConfigError(
+                f"model={config.model.name}: it has no weights here, so there is nothing to quantize"
+            )
         formats = {name: compose([*words, f"quantization={name}"]).quantization for name in names}
         resolved = resolve(config)
         files = resolved.files
@@ -74,7 +88,9 @@ class MixableModel:
                 f"model.name={config.model.name}: --mix quantizes an unquantized folder, and this is none"
             )
         for name in formats:
-            Mix.of(replace(config.quantization, overrides={"*": name}))  # refuses what quantizes whole models only
+            Mix.of(
+                replace(config.quantization, overrides={"*": name})
+            )  # refuses what quantizes whole models only
         layers, _ = linear_layers(files.matrices, files.text_settings, files.fuses_experts)
         dtype_bytes = BYTES[compute_dtype(files.model, files.text_settings)]
         together: dict[str, list[str]] = {}
@@ -83,7 +99,11 @@ class MixableModel:
         nbytes = [[sum(sum(it.price(layers[path].shape[0], layers[path].params, dtype_bytes)) for path in paths)
                    for it in formats.values()] for paths in together.values()]  # fmt: skip
         plain = sum(tensor.params * dtype_bytes for tensor in layers.values())
-        whole = sum(weight_bytes(files.matrices, files.text_settings, None, config.mix, dtype_bytes).values())
+        whole = sum(
+            weight_bytes(
+                files.matrices, files.text_settings, None, config.mix, dtype_bytes
+            ).values()
+        )
         return cls(words, formats, together, nbytes, whole - plain)
 
     @property
@@ -91,8 +111,11 @@ class MixableModel:
         """The names of the formats."""
         return list(self.formats)
 
-    def options(self, losses: dict[str, dict[str, float]], scales: dict[str, float]) -> list[list[Option]]:
-        """Return what each layer may become, with the losses that were measured, times the scale of each format."""
+    def options(
+        self, losses: dict[str, dict[str, float]], scales: dict[str, float]
+    ) -> list[list[Option]]:
+        """Return what each layer may become, with the losses that were measured, times the scale of
+        each format."""
         return [
             [
                 Option(size, scales[name] * losses[layer].get(name, 0.0))
@@ -116,7 +139,8 @@ class MixableModel:
         return ", ".join(f"{name} {counts[name]}" for name in self.names if counts[name])
 
     def quantization(self, choice: Choice) -> list[str]:
-        """Return the overrides that give each layer its format: the most frequent one, and patterns for the others."""
+        """Return the overrides that give each layer its format: the most frequent one, and patterns
+        for the others."""
         pairs = zip(self.layers.values(), (self.names[number] for number in choice), strict=True)
         of_layer = {path: name for paths, name in pairs for path in paths}
         (base, _), = Counter(of_layer.values()).most_common(1)  # fmt: skip
@@ -132,13 +156,15 @@ class MixableModel:
 
 
 def _alone(path: str) -> str:
-    """Return what gets a format of its own: a linear layer, or all experts together, each of which few tokens see."""
+    """Return what gets a format of its own: a linear layer, or all experts together, each of which
+    few tokens see."""
     before, experts, _ = path.partition(".experts.")
     return before + experts.removesuffix(".")
 
 
 def _patterns(of_layer: dict[str, str], base: str) -> dict[str, str]:
-    """Return the formats of modules all of whose layers share one, and of single layers, where it is not the base."""
+    """Return the formats of modules all of whose layers share one, and of single layers, where it
+    is not the base."""
     found: dict[str, str] = {}
     for path, name in of_layer.items():
         parts = path.split(".")
@@ -153,32 +179,44 @@ def _patterns(of_layer: dict[str, str], base: str) -> dict[str, str]:
 
 
 def _from_first_block(path: str) -> str:
-    """Return a path from the list of the model's blocks on: layers.0.mlp instead of model.layers.0.mlp."""
+    """Return a path from the list of the model's blocks on: layers.0.mlp instead of
+    model.layers.0.mlp."""
     return ".".join(path.split(".")[max(first_number(path) - 1, 0) :])
 
 
 def losses_of(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:
-    """Return the loss of each layer alone in each format, in nats a token: kept from earlier, or measured now."""
+    """Return the loss of each layer alone in each format, in nats a token: kept from earlier, or
+    measured now."""
     config = compose([*model.words, "quantization=none", f"task.limit={TEXTS}"])
     resolved = resolve(config)
     inputs, job = identify(resolved)
     quantizing = {name: it for name, it in model.formats.items() if it.packed}
     formats = [f"{name} {it.keys}" for name, it in quantizing.items()]
-    what = [MEASURES, job.job_id, sorted(formats), [*model.layers], version("torch"), version("transformers")]
+    what = [
+        MEASURES,
+        job.job_id,
+        sorted(formats),
+        [*model.layers],
+        version("torch"),
+        version("transformers"),
+    ]
     file = kept.place("losses", what)
     known: dict[str, dict[str, float]] = {} if file is None else kept.read(file).get("losses", {})
     if not known:
         from runner.options.advise.layer_losses import measure  # imports torch
 
         with Progress(len(model.layers), "losses of single layers") as bar:
-            known = measure(resolved, requests_of(resolved, inputs), model.layers, quantizing, bar.advance)
+            known = measure(
+                resolved, requests_of(resolved, inputs), model.layers, quantizing, bar.advance
+            )
         if file is not None:
             kept.keep(file, {"losses": known})
     return known
 
 
 def requests_of(resolved: ResolvedJob, inputs: Any) -> list[Request]:
-    """Return the texts of a likelihood job, each with what is scored of it; of choices, the right ones."""
+    """Return the texts of a likelihood job, each with what is scored of it; of choices, the right
+    ones."""
     task: Any = task_of(resolved.config)
     none: Any = None  # nothing is recorded, and no engine is asked
     pieces = task.cut(inputs, Context(none, resolved, none))

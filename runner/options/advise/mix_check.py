@@ -1,7 +1,9 @@
-"""The direct check of a mix: jobs of it, of the formats alone and of mixes beside it, compared pair by pair.
+"""The direct check of a mix: jobs of it, of the formats alone and of mixes beside it, compared pair
+by pair.
 
-A mix is chosen by losses that were measured one layer at a time, on a few texts. That their sum tells the loss of the
-whole is an assumption, so it is tested: the jobs read other texts, and the divergence of each text is compared.
+A mix is chosen by losses that were measured one layer at a time, on a few texts. That their sum
+tells the loss of the whole is an assumption, so it is tested: the jobs read other texts, and the
+divergence of each text is compared.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from runner_base import MIB, ConfigError, JobFailed, Likelihood, Record, plain
 from runner_compare.statistics import MIN_TEXTS, Decision, Finding, SignFlips, judge, ratio, units
 
 NEIGHBOURS = 2
-OF_SIZE = 0.25  # by which share a sum of single losses may miss the measured loss before that is said
+OF_SIZE = (
+    0.25  # by which share a sum of single losses may miss the measured loss before that is said
+)
 KEPT = 64  # most probable tokens of the reference: enough for its divergences
 
 
@@ -49,7 +53,10 @@ class Tried:
     @property
     def kl(self) -> float:
         """The measured divergence in nats a token; 0 of the model as it is."""
-        return ratio([text.kl_nats or 0.0 for text in self.texts], [float(text.tokens) for text in self.texts])
+        return ratio(
+            [text.kl_nats or 0.0 for text in self.texts],
+            [float(text.tokens) for text in self.texts],
+        )
 
 
 @dataclass
@@ -79,7 +86,11 @@ class MixAdvice:
     @property
     def better(self) -> list[Tried]:
         """What is shown to lose less than the mix."""
-        return [other for other in self.others if other.effect is not None and other.effect.finding is Finding.worse]
+        return [
+            other
+            for other in self.others
+            if other.effect is not None and other.effect.finding is Finding.worse
+        ]
 
     @property
     def uniform(self) -> Tried | None:
@@ -92,11 +103,18 @@ class MixAdvice:
         return min(fits, key=lambda fit: fit.kl, default=None)
 
 
-def advise(limit: Limit, words: list[str], names: Sequence[str], by_block: bool, compose: Compose) -> MixAdvice:
+def advise(
+    limit: Limit, words: list[str], names: Sequence[str], by_block: bool, compose: Compose
+) -> MixAdvice:
     """Choose a mix within a limit and check it by jobs; ConfigError if no mix fits."""
-    words = [*words, *(() if any(word.startswith("task=") for word in words) else ("task=likelihood",))]
+    words = [
+        *words,
+        *(() if any(word.startswith("task=") for word in words) else ("task=likelihood",)),
+    ]
     model = MixableModel.of(words, names, by_block, compose)
-    offset = next((int(word.partition("=")[2]) for word in words if word.startswith("task.offset=")), 0)
+    offset = next(
+        (int(word.partition("=")[2]) for word in words if word.startswith("task.offset=")), 0
+    )
     shared = [
         *words,
         f"task.offset={offset + TEXTS}",
@@ -104,22 +122,37 @@ def advise(limit: Limit, words: list[str], names: Sequence[str], by_block: bool,
         "task.exact=false",
         "task.reference=quantization=none",
     ]
-    uniform = {name: Tried([f"uniform {name}"], model.uniform(name), 0.0, 0.0) for name in ("none", *model.names)}
-    _run(shared, list(uniform.values()), [[f"quantization={name}", "quantization.overrides={}"] for name in uniform])
+    uniform = {
+        name: Tried([f"uniform {name}"], model.uniform(name), 0.0, 0.0)
+        for name in ("none", *model.names)
+    }
+    _run(
+        shared,
+        list(uniform.values()),
+        [[f"quantization={name}", "quantization.overrides={}"] for name in uniform],
+    )
     rest_mib = 0.0
     if limit.metric == "model_mib":
         rest_mib = max(it.metric("model_mib") - it.metric("weight_mib") for it in uniform.values())
     allowed = int((limit.mib - rest_mib) * MIB) - model.other_bytes
     losses = losses_of(model, compose)
-    scales = {name: _scale(it.kl, sum(of.get(name, 0.0) for of in losses.values())) for name, it in uniform.items()}
+    scales = {
+        name: _scale(it.kl, sum(of.get(name, 0.0) for of in losses.values()))
+        for name, it in uniform.items()
+    }
     options = model.options(losses, scales)
     chosen = knapsack.best(options, allowed)
     if chosen is None:
         least = min(model.weight_mib(model.uniform(name)) for name in model.names) + rest_mib
-        raise ConfigError(f"--mix {limit}: the smallest of these formats takes {least:,.2f} MiB: allow more")
+        raise ConfigError(
+            f"--mix {limit}: the smallest of these formats takes {least:,.2f} MiB: allow more"
+        )
     mix, *others = _candidates(model, options, chosen, allowed)
     for it in uniform.values():
-        it.weight_mib, it.predicted = model.weight_mib(it.choice), knapsack.loss_of(options, it.choice)
+        it.weight_mib, it.predicted = (
+            model.weight_mib(it.choice),
+            knapsack.loss_of(options, it.choice),
+        )
     _run(shared, [mix, *others], [model.quantization(it.choice) for it in (mix, *others)])
     known = {it.choice for it in (mix, *others)}
     others += [it for it in uniform.values() if it.choice not in known]
@@ -127,18 +160,25 @@ def advise(limit: Limit, words: list[str], names: Sequence[str], by_block: bool,
 
 
 def _scale(measured: float, predicted: float) -> float:
-    """Return the factor that makes a format's single losses add up to what the job of it alone has measured.
+    """Return the factor that makes a format's single losses add up to what the job of it alone has
+    measured.
 
     The job's kernels may round activations, too, and it reads other texts.
     """
     return measured / predicted if predicted > 0 and measured > 0 else 1.0
 
 
-def _candidates(model: MixableModel, options: Sequence[Sequence[Option]], chosen: Choice, allowed: int) -> list[Tried]:
-    """Return the mix, and what may lose less if the sum of single losses misleads; each choice once."""
+def _candidates(
+    model: MixableModel, options: Sequence[Sequence[Option]], chosen: Choice, allowed: int
+) -> list[Tried]:
+    """Return the mix, and what may lose less if the sum of single losses misleads; each choice
+    once."""
     ways = [("mix", chosen), ("greedy", knapsack.greedy(options, allowed))]
     ways += [("in the order of the layers", knapsack.in_order(options, allowed))]
-    ways += [("neighbour", neighbour) for neighbour in knapsack.neighbours(options, chosen, allowed, NEIGHBOURS)]
+    ways += [
+        ("neighbour", neighbour)
+        for neighbour in knapsack.neighbours(options, chosen, allowed, NEIGHBOURS)
+    ]
     found: dict[Choice, Tried] = {}
     for name, choice in ways:
         if choice is None:
@@ -162,9 +202,13 @@ def _run(shared: list[str], tried: Sequence[Tried], words: Sequence[list[str]]) 
         it.record = outcome.record if outcome else grid.plan[source].record
         if it.record is None or it.record.error or planned.job is None:
             problem = outcome.message if outcome else planned.problem
-            raise JobFailed(f"the job of {it.name} failed: {problem or (it.record and it.record.error)}")
+            raise JobFailed(
+                f"the job of {it.name} failed: {problem or (it.record and it.record.error)}"
+            )
         samples = read_samples(planned.job.samples_path)
-        it.texts = units([one.likelihood for _, one in sorted(samples.items()) if one.likelihood is not None])
+        it.texts = units(
+            [one.likelihood for _, one in sorted(samples.items()) if one.likelihood is not None]
+        )
     if len(tried[0].texts) < MIN_TEXTS:
         raise ConfigError(
             f"{len(tried[0].texts)} texts are left after the {TEXTS} for single losses, and a comparison needs "
@@ -173,7 +217,8 @@ def _run(shared: list[str], tried: Sequence[Tried], words: Sequence[list[str]]) 
 
 
 def _compared(advice: MixAdvice) -> MixAdvice:
-    """Compare the mix with all else that fits the limit, text by text; the errors of all tests are shared (Holm)."""
+    """Compare the mix with all else that fits the limit, text by text; the errors of all tests are
+    shared (Holm)."""
     mix, limit = advice.mix, advice.limit
     tests: list[tuple[Tried, SignFlips]] = []
     for it in advice.others:
@@ -187,7 +232,8 @@ def _compared(advice: MixAdvice) -> MixAdvice:
     return advice
 
 
-# ------------------------------------------------------------------------------------------------------- what is said
+# -------------------------------------------------------------------------------------------------------
+# what is said
 
 
 def show(advice: MixAdvice) -> None:
@@ -214,7 +260,11 @@ def command(advice: MixAdvice) -> str:
 
 def _line(it: Tried, limit: Limit, wide: int) -> str:
     known = it.record is not None and "kl_nats_per_token_low" in it.record.result.metrics
-    ends = f" [{it.metric('kl_nats_per_token_low'):.3g}, {it.metric('kl_nats_per_token_high'):.3g}]" if known else ""
+    ends = (
+        f" [{it.metric('kl_nats_per_token_low'):.3g}, {it.metric('kl_nats_per_token_high'):.3g}]"
+        if known
+        else ""
+    )
     less = "too large" if it.metric(limit.metric) >= limit.mib else ""
     if it.effect is not None:
         value, low, high = -it.effect.value, *sorted((-it.effect.low, -it.effect.high))
@@ -224,7 +274,8 @@ def _line(it: Tried, limit: Limit, wide: int) -> str:
 
 
 def verdicts(advice: MixAdvice) -> list[str]:
-    """Say how the limit is met, whether the mix is better than one format, and whether the sum of losses misled."""
+    """Say how the limit is met, whether the mix is better than one format, and whether the sum of
+    losses misled."""
     limit, mix, best = advice.limit, advice.mix, advice.uniform
     size = mix.metric(limit.metric)
     lines = [
@@ -236,12 +287,18 @@ def verdicts(advice: MixAdvice) -> list[str]:
         lines.append("one format: none fits the limit for all layers")
     else:
         finding = Finding.open if best.effect is None else best.effect.finding
-        words = {Finding.better: "better than", Finding.worse: "worse than"}.get(finding, "not shown to be better than")
+        words = {Finding.better: "better than", Finding.worse: "worse than"}.get(
+            finding, "not shown to be better than"
+        )
         lines.append(
             f"one format: the mix is {words} {best.name}, the best that fits: KL {mix.kl:.3g} and {best.kl:.3g}"
         )
-    scaled = ", ".join(f"{name} × {scale:.2g}" for name, scale in advice.scales.items() if scale != 1)
-    lines.append(f"sum: single losses are scaled to the job of each format alone: {scaled or 'none'}")
+    scaled = ", ".join(
+        f"{name} × {scale:.2g}" for name, scale in advice.scales.items() if scale != 1
+    )
+    lines.append(
+        f"sum: single losses are scaled to the job of each format alone: {scaled or 'none'}"
+    )
     if mix.kl and abs(mix.predicted / mix.kl - 1) > OF_SIZE:
         lines.append(
             f"sum: single losses add up to {mix.predicted / mix.kl:.2f} times the loss of the mix: they do not say how "
@@ -249,10 +306,14 @@ def verdicts(advice: MixAdvice) -> list[str]:
         )
     if advice.better:
         names = "; ".join(f"{it.name} (KL {it.kl:.3g})" for it in advice.better)
-        lines.append(f"sum: it misled. Shown to lose less than the mix: {names}. Written is {advice.written.name}")
+        lines.append(
+            f"sum: it misled. Shown to lose less than the mix: {names}. Written is {advice.written.name}"
+        )
     else:
         compared = sum(other.effect is not None for other in advice.others)
-        lines.append(f"sum: it did not mislead. None of {compared} others within the limit is shown to lose less")
+        lines.append(
+            f"sum: it did not mislead. None of {compared} others within the limit is shown to lose less"
+        )
     return lines
 
 
@@ -282,7 +343,8 @@ def as_data(advice: MixAdvice) -> dict[str, object]:
     return {
         "limit": str(advice.limit),
         "formats": {
-            path: model.names[number] for path, number in zip(model.layers, advice.written.choice, strict=True)
+            path: model.names[number]
+            for path, number in zip(model.layers, advice.written.choice, strict=True)
         },
         "command": command(advice),
         "mix": data(advice.mix),

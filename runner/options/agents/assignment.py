@@ -1,4 +1,5 @@
-"""What a team's job works on: its questions, those that train its graph, the untrained graph, a job to match."""
+"""What a team's job works on: its questions, those that train its graph, the untrained graph, a job
+to match."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""calls.jsonl: every call of a team of agents, written as soon as it is answered, so that a killed job can resume.
+"""calls.jsonl: every call of a team of agents, written as soon as it is answered, so that a killed
+job can resume.
 
-An answered call is one line; its program's outcome is another line after it. Of several lines for one call, the last
-one counts. A call that ended in an error, or that answered another prompt than today's, is asked again.
+An answered call is one line; its program's outcome is another line after it. Of several lines for
+one call, the last one counts. A call that ended in an error, or that answered another prompt than
+today's, is asked again.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class _RecordedCall:
 
 
 class CallFile:
-    """The calls of a job; with `retry_permanent`, calls with a permanent error are asked again, too."""
+    """The calls of a job; with `retry_permanent`, calls with a permanent error are asked again,
+    too."""
 
     def __init__(self, folder: Path, engine: Engine, retry_permanent: bool = False) -> None:
         self.path, self.engine, self.retry_permanent = folder / CALLS, engine, retry_permanent
@@ -40,11 +43,14 @@ class CallFile:
             try:
                 self._read(line)
             except (ValueError, KeyError, TypeError) as error:
-                raise damaged(self.path, number, f"is not a call ({type(error).__name__}: {error})") from error
+                raise damaged(
+                    self.path, number, f"is not a call ({type(error).__name__}: {error})"
+                ) from error
         self._file = GrowingFile(self.path)
 
     def find(self, turn: AgentCall) -> Answered | None:
-        """Return the recorded answer to exactly this prompt, with or without its program's outcome."""
+        """Return the recorded answer to exactly this prompt, with or without its program's
+        outcome."""
         recorded = self._recorded.get(turn.id)
         if recorded is None or recorded.asked_sha256 != turn.asked_sha256:
             return None

@@ -1,11 +1,12 @@
 """Who hears whom: the topology as masks, and one round's edges drawn from it.
 
-A matrix has one row for each agent that speaks and one column for each that listens. Spatial edges lead to an agent of
-the same round, so those that a round takes must be free of cycles: somebody has to speak first. Temporal edges lead
-from the previous round to this one, between any two agents, also from an agent to itself.
+A matrix has one row for each agent that speaks and one column for each that listens. Spatial edges
+lead to an agent of the same round, so those that a round takes must be free of cycles: somebody has
+to speak first. Temporal edges lead from the previous round to this one, between any two agents,
+also from an agent to itself.
 
-Most graphs have one matrix of each kind for all rounds. A graph may also have a matrix for each round; then an agent
-may be silent in a round: nobody calls it, and it has no edges there.
+Most graphs have one matrix of each kind for all rounds. A graph may also have a matrix for each
+round; then an agent may be silent in a round: nobody calls it, and it has no edges there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Kind = Literal["spatial", "temporal"]
 Edge = tuple[int, int]  # who speaks, who listens
-Place = tuple[int, ...]  # of an edge in its matrix; with the number of the matrix first if each round has its own
+Place = tuple[
+    int, ...
+]  # of an edge in its matrix; with the number of the matrix first if each round has its own
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Round:
 
 @dataclass
 class Edges:
-    """All edges of one kind: which the topology allows, which pruning has left, and the logit of each.
+    """All edges of one kind: which the topology allows, which pruning has left, and the logit of
+    each.
 
     The arrays are matrices, or stacks of matrices if each round has its own.
     """
@@ -89,14 +93,16 @@ class Edges:
 
     @property
     def squares(self) -> list[Edges]:
-        """Return the edges of each matrix, as views into this one's arrays; only this one if it is the only matrix."""
+        """Return the edges of each matrix, as views into this one's arrays; only this one if it is
+        the only matrix."""
         if self.live.ndim == 2:
             return [self]
         arrays = zip(self.allowed, self.live, self.logits, strict=True)
         return [Edges(allowed, live, logits, self.optimized) for allowed, live, logits in arrays]
 
     def scan(self) -> list[Edge]:
-        """Return the live edges of a matrix in the order in which a round tries them: row by row."""
+        """Return the live edges of a matrix in the order in which a round tries them: row by
+        row."""
         return [(int(source), int(target)) for source, target in np.argwhere(self.live)]
 
 
@@ -121,18 +127,27 @@ class Graph:
         optimized_temporal: bool = False,
         rounds: int | None = None,
     ) -> Graph:
-        """Return the untrained graph of a topology; direct_answer has one agent, whatever `agents` says.
+        """Return the untrained graph of a topology; direct_answer has one agent, whatever `agents`
+        says.
 
-        With `rounds` each round has a spatial matrix of its own, and each pair of rounds a temporal one.
+        With `rounds` each round has a spatial matrix of its own, and each pair of rounds a temporal
+        one.
         """
         assert 0 < initial_probability < 1
         size = 1 if mode is Mode.direct_answer else agents
         assert 1 <= size <= MAX_AGENTS
         spatial, temporal = masks(mode, size, seed)
         if rounds is not None:
-            spatial, temporal = np.repeat(spatial[None], rounds, axis=0), np.repeat(temporal[None], rounds - 1, axis=0)
+            spatial, temporal = (
+                np.repeat(spatial[None], rounds, axis=0),
+                np.repeat(temporal[None], rounds - 1, axis=0),
+            )
         logit = math.log(initial_probability / (1 - initial_probability))
-        return cls(mode, _edges(spatial, logit, optimized_spatial), _edges(temporal, logit, optimized_temporal))
+        return cls(
+            mode,
+            _edges(spatial, logit, optimized_spatial),
+            _edges(temporal, logit, optimized_temporal),
+        )
 
     @property
     def agents(self) -> int:
@@ -176,26 +191,38 @@ class Graph:
                 return True
             probability = float(sigmoid(edges.logits[edge]))
             chosen = rng.random() < probability
-            choices.append(EdgeDecision(kind, *edge, chosen, probability, self._number(kind, round)))
+            choices.append(
+                EdgeDecision(kind, *edge, chosen, probability, self._number(kind, round))
+            )
             return chosen
 
-        spatial = acyclic(self.agents, self._square("spatial", round).scan(), lambda edge: is_taken("spatial", edge))
+        spatial = acyclic(
+            self.agents,
+            self._square("spatial", round).scan(),
+            lambda edge: is_taken("spatial", edge),
+        )
         temporal = self._square("temporal", round).scan() if round > 0 else []
         temporal = [edge for edge in temporal if is_taken("temporal", edge)]
         log_prob = math.fsum(
-            log_probability(float(self.kinds[choice.kind].logits[choice.place]), choice.taken) for choice in choices
+            log_probability(float(self.kinds[choice.kind].logits[choice.place]), choice.taken)
+            for choice in choices
         )
-        return Round(tuple(spatial), tuple(temporal), tuple(choices), log_prob, self.silent_in(round))
+        return Round(
+            tuple(spatial), tuple(temporal), tuple(choices), log_prob, self.silent_in(round)
+        )
 
     def settled(self, round: int) -> Round:
         """Return a round of the graph as it was learned, without chance; counted from 0.
 
-        It takes the edges that pruning has left. If nothing was pruned, it takes those whose probability is ½ or more.
-        Where edges would form a cycle, the one with the higher probability is taken.
+        It takes the edges that pruning has left. If nothing was pruned, it takes those whose
+        probability is ½ or more. Where edges would form a cycle, the one with the higher
+        probability is taken.
         """
         spatial = acyclic(self.agents, self._preferred("spatial", round))
         temporal = self._preferred("temporal", round) if round > 0 else []
-        return Round(tuple(sorted(spatial)), tuple(sorted(temporal)), (), 0.0, self.silent_in(round))
+        return Round(
+            tuple(sorted(spatial)), tuple(sorted(temporal)), (), 0.0, self.silent_in(round)
+        )
 
     def silent_in(self, round: int) -> tuple[int, ...]:
         """Return the agents that are not called in a round."""
@@ -223,9 +250,14 @@ class Graph:
         return self.kinds[kind].squares[self._number(kind, round) or 0]
 
 
-def acyclic(agents: int, edges: Iterable[Edge], is_wanted: Callable[[Edge], bool] = lambda _: True) -> list[Edge]:
-    """Return the wanted edges, in their order; one that would close a cycle is skipped, wanted or not."""
-    heard = [1 << agent for agent in range(agents)]  # bit j of agent i: i may have heard of j, directly or not
+def acyclic(
+    agents: int, edges: Iterable[Edge], is_wanted: Callable[[Edge], bool] = lambda _: True
+) -> list[Edge]:
+    """Return the wanted edges, in their order; one that would close a cycle is skipped, wanted or
+    not."""
+    heard = [
+        1 << agent for agent in range(agents)
+    ]  # bit j of agent i: i may have heard of j, directly or not
     taken = []
     for source, target in edges:
         if heard[source] >> target & 1 or not is_wanted((source, target)):
@@ -238,7 +270,8 @@ def acyclic(agents: int, edges: Iterable[Edge], is_wanted: Callable[[Edge], bool
 
 
 def masks(mode: Mode, agents: int, seed: int) -> tuple[Mask, Mask]:
-    """Return the edges that a topology allows, spatial and temporal; random and layered ones depend on the seed."""
+    """Return the edges that a topology allows, spatial and temporal; random and layered ones depend
+    on the seed."""
     rng = random.Random(f"{mode} {agents} {seed}")
     everyone = np.ones((agents, agents), dtype=np.bool_)
     nobody, others = ~everyone, ~np.eye(agents, dtype=np.bool_)
@@ -273,7 +306,8 @@ def sigmoid(logits: Matrix) -> Matrix:
 
 
 def log_probability(logit: float, taken: bool) -> float:
-    """Return the log-probability of taking an edge, or of not taking it; finite even if a probability is 0."""
+    """Return the log-probability of taking an edge, or of not taking it; finite even if a
+    probability is 0."""
     signed = float(logit if taken else -logit)
     return min(signed, 0.0) - math.log1p(math.exp(-abs(signed)))
 
@@ -283,4 +317,6 @@ def _edges(allowed: Mask, logit: float, optimized: bool) -> Edges:
 
 
 def _random_mask(rng: random.Random, agents: int) -> Mask:
-    return np.array([[rng.random() < 0.5 for _ in range(agents)] for _ in range(agents)], dtype=np.bool_)
+    return np.array(
+        [[rng.random() < 0.5 for _ in range(agents)] for _ in range(agents)], dtype=np.bool_
+    )

@@ -5,11 +5,12 @@
      "spatial":  {"optimized": true, "allowed": [[0, 1], [0, 0]], "live": [[0, 1], [0, 0]], "logits": [[0, 0.4], …]},
      "temporal": …}
 
-Where each round has its own matrices, "rounds" is their number and not null, allowed, live and logits are lists of
-matrices (temporal ones: from the second round on), and "silent" lists for each round the agents that are not called.
-Version 1 had neither key.
+Where each round has its own matrices, "rounds" is their number and not null, allowed, live and
+logits are lists of matrices (temporal ones: from the second round on), and "silent" lists for each
+round the agents that are not called. Version 1 had neither key.
 
-Row = who speaks, column = who listens. The file may come from anywhere, so everything in it is checked.
+Row = who speaks, column = who listens. The file may come from anywhere, so everything in it is
+checked.
 """
 
 from __future__ import annotations
@@ -32,14 +33,21 @@ from runner.options.agents.keys import MAX_ROUNDS, Mode
 from runner_base import DataError, load_json, reading, unknown
 
 VERSION = 2
-MAX_BYTES = 32 * 2**20  # 64 agents need less than 1 MiB, or 24 if each of 100 rounds has its own matrices
+MAX_BYTES = (
+    32 * 2**20
+)  # 64 agents need less than 1 MiB, or 24 if each of 100 rounds has its own matrices
 LONGEST_NAME = 80  # characters of a role's name or of a setting's
 KEYS = ("version", "mode", "agents", "roles", "learned", "rounds", "silent", "spatial", "temporal")
 NEW_KEYS = ("rounds", "silent")  # of version 2
 
-CELLS: dict[type[Any], tuple[Callable[[Any], bool], str]] = {  # what a cell of a matrix may be, and its description
+CELLS: dict[
+    type[Any], tuple[Callable[[Any], bool], str]
+] = {  # what a cell of a matrix may be, and its description
     np.bool_: (lambda cell: type(cell) is int and cell in (0, 1), "0 or 1"),
-    np.float64: (lambda cell: type(cell) in (int, float) and abs(cell) < 1e300, "a number"),  # NaN is none
+    np.float64: (
+        lambda cell: type(cell) in (int, float) and abs(cell) < 1e300,
+        "a number",
+    ),  # NaN is none
 }
 
 Setting = str | int | float | bool | None
@@ -89,12 +97,15 @@ def load(path: str | Path) -> Saved:
         if path.exists() and not path.is_file():
             raise DataError(f"{path}: this is not an ordinary file")
         if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: {path.stat().st_size:,} bytes, and no graph needs more than {MAX_BYTES:,}")
+            raise DataError(
+                f"{path}: {path.stat().st_size:,} bytes, and no graph needs more than {MAX_BYTES:,}"
+            )
     return _GraphFields(path).saved(load_json(path))
 
 
 def sha256(graph: Graph) -> str:
-    """Return the digest of the edges that rounds are drawn from: equal for all files of equivalent graphs."""
+    """Return the digest of the edges that rounds are drawn from: equal for all files of equivalent
+    graphs."""
     drawn_from = {
         kind: [edges.optimized, edges.live.tolist(), np.where(edges.live, edges.logits, 0).tolist()]
         if edges.optimized
@@ -106,7 +117,11 @@ def sha256(graph: Graph) -> str:
 
 
 def _edges_text(edges: Edges) -> str:
-    rows = {"allowed": edges.allowed.astype(int), "live": edges.live.astype(int), "logits": edges.logits}
+    rows = {
+        "allowed": edges.allowed.astype(int),
+        "live": edges.live.astype(int),
+        "logits": edges.logits,
+    }
     inner = [f'"optimized": {json.dumps(edges.optimized)}']
     inner += [f'"{name}": {_array_text(array)}' for name, array in rows.items()]
     return "{\n  " + ",\n  ".join(inner) + "}"
@@ -115,7 +130,10 @@ def _edges_text(edges: Edges) -> str:
 def _array_text(array: NDArray[Any], margin: str = "\n    ") -> str:
     """Return a matrix with a line for each row, or a stack of such matrices."""
     deeper = array.ndim > 2
-    rows = [_array_text(row, margin + " ") if deeper else json.dumps(row.tolist(), allow_nan=False) for row in array]
+    rows = [
+        _array_text(row, margin + " ") if deeper else json.dumps(row.tolist(), allow_nan=False)
+        for row in array
+    ]
     return f"[{margin}" + f",{margin}".join(rows) + "]"
 
 
@@ -131,18 +149,28 @@ class _GraphFields(Fields):
         version = values.get("version")
         if type(version) is not int or version not in (1, VERSION):
             self.fail("version", f"1 or {VERSION}", version)
-        self.only("", values, KEYS if version == VERSION else tuple(key for key in KEYS if key not in NEW_KEYS))
+        self.only(
+            "",
+            values,
+            KEYS if version == VERSION else tuple(key for key in KEYS if key not in NEW_KEYS),
+        )
         self.one_of("mode", values["mode"], tuple(mode.value for mode in Mode))
         mode, agents = Mode(values["mode"]), self.count("agents", values["agents"])
         if agents < 1 or (mode is Mode.direct_answer and agents != 1):
-            self.fail("agents", "1 for direct_answer" if mode is Mode.direct_answer else "at least 1", agents)
+            self.fail(
+                "agents",
+                "1 for direct_answer" if mode is Mode.direct_answer else "at least 1",
+                agents,
+            )
         roles = self.many("roles", values["roles"])
         if len(roles) != agents:
             self.fail("roles", f"a name for each of {agents} agents", roles)
         names = tuple(self.name(f"roles[{number}]", role) for number, role in enumerate(roles))
         rounds = self.rounds(values.get("rounds"))
         spatial = self.edges("spatial", values["spatial"], agents, rounds)
-        temporal = self.edges("temporal", values["temporal"], agents, None if rounds is None else rounds - 1)
+        temporal = self.edges(
+            "temporal", values["temporal"], agents, None if rounds is None else rounds - 1
+        )
         if spatial.allowed.diagonal(axis1=-2, axis2=-1).any():
             self.fail("spatial.allowed", "0 from an agent to itself", 1)
         silent = self.silent(values.get("silent", []), agents, rounds or 0)
@@ -165,7 +193,9 @@ class _GraphFields(Fields):
         """The agents that are not called in each round; in each round one speaks."""
         rows = self.many("silent", value)
         if len(rows) != rounds:
-            self.fail("silent", f"a list for each of {rounds} rounds with matrices of their own", rows)
+            self.fail(
+                "silent", f"a list for each of {rounds} rounds with matrices of their own", rows
+            )
         for number, row in enumerate(rows):
             for agent in self.many(f"silent[{number}]", row):
                 if type(agent) is not int or not 0 <= agent < agents:
@@ -181,21 +211,31 @@ class _GraphFields(Fields):
         if type(values["optimized"]) is not bool:
             self.fail(f"{kind}.optimized", "true or false", values["optimized"])
         size = (agents, squares)
-        allowed, live = (self.stack(f"{kind}.{name}", values[name], size, np.bool_) for name in ("allowed", "live"))
+        allowed, live = (
+            self.stack(f"{kind}.{name}", values[name], size, np.bool_)
+            for name in ("allowed", "live")
+        )
         for place in np.argwhere(live & ~allowed).tolist():
             self.fail(_cell(f"{kind}.live", place), f"0, as in {kind}.allowed,", 1)
         logits = self.stack(f"{kind}.logits", values["logits"], size, np.float64)
         return Edges(allowed, live, logits, values["optimized"])
 
-    def stack(self, key: str, value: object, size: tuple[int, int | None], dtype: type[Any]) -> NDArray[Any]:
+    def stack(
+        self, key: str, value: object, size: tuple[int, int | None], dtype: type[Any]
+    ) -> NDArray[Any]:
         """A matrix, or as many of them as rounds have such edges."""
         agents, squares = size
         if squares is None:
             return self.square(key, value, agents, dtype)
         matrices = self.many(key, value)
         if len(matrices) != squares:
-            raise DataError(f"{self.path}: {key}: {squares} matrices expected, found {len(matrices)}")
-        found = [self.square(f"{key}[{number}]", matrix, agents, dtype) for number, matrix in enumerate(matrices)]
+            raise DataError(
+                f"{self.path}: {key}: {squares} matrices expected, found {len(matrices)}"
+            )
+        found = [
+            self.square(f"{key}[{number}]", matrix, agents, dtype)
+            for number, matrix in enumerate(matrices)
+        ]
         return np.stack(found) if found else np.empty((0, agents, agents), dtype)
 
     def learned(self, value: object) -> Learned | None:
@@ -212,18 +252,24 @@ class _GraphFields(Fields):
             is_finite = isinstance(setting, float) and math.isfinite(setting)
             if not (is_finite or setting is None or isinstance(setting, (str, int))):
                 self.fail(key, "a text, a finite number, true, false or null", setting)
-        iterations, questions = (self.count(f"learned.{name}", values[name]) for name in ("iterations", "questions"))
+        iterations, questions = (
+            self.count(f"learned.{name}", values[name]) for name in ("iterations", "questions")
+        )
         return Learned(iterations, questions, values["seed"], settings)
 
     def square(self, key: str, value: object, agents: int, dtype: type[Any]) -> NDArray[Any]:
         """A matrix with a row and a column for each agent."""
         rows, (fits, need) = self.many(key, value), CELLS[dtype]
         if len(rows) != agents:
-            raise DataError(f"{self.path}: {key}: {agents} rows expected, one for each agent, found {len(rows)}")
+            raise DataError(
+                f"{self.path}: {key}: {agents} rows expected, one for each agent, found {len(rows)}"
+            )
         for number, row in enumerate(rows):
             cells = len(self.many(f"{key}[{number}]", row))
             if cells != agents:
-                raise DataError(f"{self.path}: {key}[{number}]: {agents} cells expected, found {cells}")
+                raise DataError(
+                    f"{self.path}: {key}[{number}]: {agents} cells expected, found {cells}"
+                )
         for source, target in itertools.product(range(agents), repeat=2):
             if not fits(cell := rows[source][target]):
                 self.fail(f"{key}[{source}][{target}]", need, cell)
@@ -231,7 +277,12 @@ class _GraphFields(Fields):
 
     def name(self, key: str, value: object) -> str:
         """A text that fits on a line."""
-        if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > LONGEST_NAME:
+        if (
+            not isinstance(value, str)
+            or not value.strip()
+            or not value.isprintable()
+            or len(value) > LONGEST_NAME
+        ):
             self.fail(key, f"a name of 1 to {LONGEST_NAME} printable characters", value)
         return str(value)
 

@@ -1,4 +1,5 @@
-"""The graphs of teams: as jobs have drawn them, and of several seeds how often each edge that they learned survived."""
+"""The graphs of teams: as jobs have drawn them, and of several seeds how often each edge that they
+learned survived."""
 
 from __future__ import annotations
 
@@ -9,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 from runner.options.agents.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, survival_of
 from runner_base import Column, DataError, Use, say
 from runner_base.result import GRAPH, GRAPH_PICTURE
-from runner_compare import JobPicture, Reader, Run, Section, Table, graph_words, name_of, p_value, rows_with_seeds
+from runner_compare import (
+    JobPicture,
+    Reader,
+    Run,
+    Section,
+    Table,
+    graph_words,
+    name_of,
+    p_value,
+    rows_with_seeds,
+)
 
 if TYPE_CHECKING:
     from runner.options.agents.graph import Graph
@@ -44,8 +55,14 @@ class GraphsSection(Section):
         """Return the tables of edges by their titles."""
         titled = {}
         for found in _survival(table):
-            few = "" if found.can_show else f" ({found.seeds} seeds are too few to show more than chance)"
-            titled[f"how often each edge survived: {_name(table, found)}{few}"] = survival_columns(found)
+            few = (
+                ""
+                if found.can_show
+                else f" ({found.seeds} seeds are too few to show more than chance)"
+            )
+            titled[f"how often each edge survived: {_name(table, found)}{few}"] = survival_columns(
+                found
+            )
         return titled
 
     def record(self, table: Table) -> dict[str, Any]:
@@ -72,7 +89,11 @@ class GraphsSection(Section):
         names_by_graph: dict[bytes, list[str]] = {}
         for row in table.rows:
             run = row.run.parts[0] if row.run.parts else row.run
-            file = next(reader.files(run, GRAPH_PICTURE), None) if OF_TEAMS in row.run.metrics else None
+            file = (
+                next(reader.files(run, GRAPH_PICTURE), None)
+                if OF_TEAMS in row.run.metrics
+                else None
+            )
             if file is not None:
                 names_by_graph.setdefault(file.read_bytes(), []).append(name_of(row, table.keys))
         return [JobPicture(names, file) for file, names in [*names_by_graph.items()][:MOST_GRAPHS]]
@@ -83,15 +104,20 @@ def _survival(table: Table) -> list[SurvivalTable]:
 
 
 def survival_in(run: Run, reader: Reader) -> SurvivalTable | None:
-    """Return how often each edge survived in the seeds of a run; None, and a note, if a graph cannot be read."""
-    from runner.options.agents import graph_file  # imports numpy, which most comparisons do not need
+    """Return how often each edge survived in the seeds of a run; None, and a note, if a graph
+    cannot be read."""
+    from runner.options.agents import (
+        graph_file,
+    )  # imports numpy, which most comparisons do not need
 
     roles: tuple[str, ...] = ()
     kinds: dict[str, list[EdgesOfSeed]] = {}
     for part in run.parts:
         path = next(reader.files(part, GRAPH), None)
         if path is None:
-            say(f"note: no survival of edges: {part.job_id} has no {GRAPH}, neither in its folder nor in MLflow")
+            say(
+                f"note: no survival of edges: {part.job_id} has no {GRAPH}, neither in its folder nor in MLflow"
+            )
             return None
         try:
             saved = graph_file.load(path)
@@ -106,7 +132,8 @@ def survival_in(run: Run, reader: Reader) -> SurvivalTable | None:
 
 
 def edges_of(graph: Graph, rounds: int) -> Mapping[str, EdgesOfSeed]:
-    """Return the edges that a graph allows, of each kind that so many rounds use and that was learned.
+    """Return the edges that a graph allows, of each kind that so many rounds use and that was
+    learned.
 
     Where each round has its own edges, they are a kind for each round.
     """
@@ -118,7 +145,9 @@ def edges_of(graph: Graph, rounds: int) -> Mapping[str, EdgesOfSeed]:
         for number, square in enumerate(edges.squares):
             weights = square.weights
             found[kind if graph.rounds is None else f"{kind}, round {number + first}"] = {
-                (source, target): EdgeOfSeed(bool(square.live[source, target]), float(weights[source, target]))
+                (source, target): EdgeOfSeed(
+                    bool(square.live[source, target]), float(weights[source, target])
+                )
                 for source in agents
                 for target in agents
                 if square.allowed[source, target]
@@ -128,16 +157,31 @@ def edges_of(graph: Graph, rounds: int) -> Mapping[str, EdgesOfSeed]:
 
 def survival_columns(found: SurvivalTable) -> list[Column]:
     """Return the columns of the table of edges, those that survive most often first."""
-    edges = sorted(found.edges, key=lambda edge: (edge.kind, -edge.share, -edge.probability, edge.source, edge.target))
+    edges = sorted(
+        found.edges,
+        key=lambda edge: (edge.kind, -edge.share, -edge.probability, edge.source, edge.target),
+    )
     names = [f"{number + 1} {role}" for number, role in enumerate(found.roles)]
     return [
-        Column("edge", [f"{names[edge.source]} → {names[edge.target]}" for edge in edges], False, use=Use.setting),
+        Column(
+            "edge",
+            [f"{names[edge.source]} → {names[edge.target]}" for edge in edges],
+            False,
+            use=Use.setting,
+        ),
         Column("kind", [edge.kind for edge in edges], False, use=Use.result),
-        Column("survived", [f"{edge.survived} of {edge.seeds} seeds" for edge in edges], use=Use.result),
+        Column(
+            "survived", [f"{edge.survived} of {edge.seeds} seeds" for edge in edges], use=Use.result
+        ),
         Column("by chance", [f"{edge.by_chance * edge.seeds:.1f}" for edge in edges]),
         Column("mean probability\npruned: 0", [f"{edge.probability:.2f}" for edge in edges]),
         Column("Holm", [p_value(edge.p_holm) for edge in edges], use=Use.verdict),
-        Column("finding", [edge.finding or "no difference shown" for edge in edges], False, use=Use.verdict),
+        Column(
+            "finding",
+            [edge.finding or "no difference shown" for edge in edges],
+            False,
+            use=Use.verdict,
+        ),
     ]
 
 
@@ -157,7 +201,12 @@ def survival_record(found: SurvivalTable) -> dict[str, Any]:
         }
         for edge in found.edges
     ]
-    return {"job_id": found.job_id, "roles": list(found.roles), "seeds": found.seeds, "edges": edges}
+    return {
+        "job_id": found.job_id,
+        "roles": list(found.roles),
+        "seeds": found.seeds,
+        "edges": edges,
+    }
 
 
 SECTION = GraphsSection()

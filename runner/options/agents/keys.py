@@ -8,7 +8,19 @@ from typing import ClassVar
 
 from runner.config.extractors import Gold
 from runner.config.questions import MAX_SAMPLES, QuestionsConfig, check_answers_differ
-from runner_base import HASHED, UNLESS_DEFAULT, ConfigError, Inert, Takes, above, check, filled, least, setting, within
+from runner_base import (
+    HASHED,
+    UNLESS_DEFAULT,
+    ConfigError,
+    Inert,
+    Takes,
+    above,
+    check,
+    filled,
+    least,
+    setting,
+    within,
+)
 from runner_engine import GenerationConfig
 
 
@@ -25,7 +37,8 @@ class Mode(StrEnum):
 
 
 class DecisionMethod(StrEnum):
-    """Where a team's answer comes from: an extra agent that reads all others, the majority, or the last agent."""
+    """Where a team's answer comes from: an extra agent that reads all others, the majority, or the
+    last agent."""
 
     final_refer = "final_refer"
     majority_vote = "majority_vote"
@@ -33,14 +46,16 @@ class DecisionMethod(StrEnum):
 
 
 class Baseline(StrEnum):
-    """What is subtracted from a question's reward while a graph is trained: nothing, or the iteration's mean."""
+    """What is subtracted from a question's reward while a graph is trained: nothing, or the
+    iteration's mean."""
 
     none = "none"
     mean = "mean"
 
 
 class Attack(StrEnum):
-    """What is wrong with one agent of a team: it is told to lie, its answer is falsified, or its links are cut."""
+    """What is wrong with one agent of a team: it is told to lie, its answer is falsified, or its
+    links are cut."""
 
     none = "none"
     liar = "liar"
@@ -49,7 +64,8 @@ class Attack(StrEnum):
 
 
 class Method(StrEnum):
-    """How a team's graph is learned: not at all, in the runner's own way, or as a publication does it."""
+    """How a team's graph is learned: not at all, in the runner's own way, or as a publication does
+    it."""
 
     none = "none"
     runner = "runner"
@@ -89,7 +105,9 @@ class Domain(StrEnum):
     brief = "brief"
 
 
-OF_SOME_METHODS: dict[str, tuple[str, set[Method]]] = {  # why the others refuse a key, and the methods that have it
+OF_SOME_METHODS: dict[
+    str, tuple[str, set[Method]]
+] = {  # why the others refuse a key, and the methods that have it
     "baseline": ("its loss has no baseline", {Method.none, Method.runner}),
     "nuclear_norm": ("its nuclear norms have weight 1", {Method.none, Method.runner}),
     "imp_per_iterations": (
@@ -100,9 +118,15 @@ OF_SOME_METHODS: dict[str, tuple[str, set[Method]]] = {  # why the others refuse
     "node_pruning_rate": ("all agents stay in it", {Method.agent_dropout}),
 }
 TYPICAL_SAMPLES = 8  # that another job's tokens buy; an estimate of time needs a number
-MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
-MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
-INNER = Takes(lambda value: 0 < value < 1, "must lie between 0 and 1: at either end nothing could be learned")
+MAX_AGENTS = (
+    64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
+)
+MAX_ROUNDS = (
+    100  # each agent reads all earlier answers, so a discussion fills the context much sooner
+)
+INNER = Takes(
+    lambda value: 0 < value < 1, "must lie between 0 and 1: at either end nothing could be learned"
+)
 
 
 def _rate(none: str) -> Takes:
@@ -112,7 +136,8 @@ def _rate(none: str) -> Takes:
 
 @dataclass
 class AgentsConfig(QuestionsConfig):
-    """A team of agents answers each question; who hears whom is a graph, which training can prune."""
+    """A team of agents answers each question; who hears whom is a graph, which training can
+    prune."""
 
     module: ClassVar[str] = "runner.options.agents.task"
     name: ClassVar[str] = "agents"
@@ -125,10 +150,14 @@ class AgentsConfig(QuestionsConfig):
     decision_method: DecisionMethod = DecisionMethod.final_refer
     optimized_spatial: bool = False
     optimized_temporal: bool = False
-    graph: str | None = setting(None, HASHED, filled("give a graph.json that an earlier job has saved, or null"))
+    graph: str | None = setting(
+        None, HASHED, filled("give a graph.json that an earlier job has saved, or null")
+    )
     train_split: str = setting("train", takes=filled("name a split of the data"))
     train_offset: int = setting(
-        0, Inert("says which questions train the graph; the SHA-256 of these counts instead"), least(0)
+        0,
+        Inert("says which questions train the graph; the SHA-256 of these counts instead"),
+        least(0),
     )
     batch_size: int = setting(4, takes=least(1))
     num_iterations: int = setting(10, takes=least(1))
@@ -161,7 +190,12 @@ class AgentsConfig(QuestionsConfig):
         for key in ("optimized_spatial", "optimized_temporal"):
             is_optimized = getattr(self, key)
             need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
-            check(not (is_optimized and self.mode is Mode.direct_answer), f"task.{key}", is_optimized, need)
+            check(
+                not (is_optimized and self.mode is Mode.direct_answer),
+                f"task.{key}",
+                is_optimized,
+                need,
+            )
             need = f"task.graph={self.graph} is used as it is: leave one of the two out"
             check(not (is_optimized and self.graph is not None), f"task.{key}", is_optimized, need)
         if self.optimized_spatial and self.mode is Mode.debate:
@@ -195,7 +229,12 @@ class AgentsConfig(QuestionsConfig):
             need = f"task.graph={self.graph} is used as it is: leave one of the two out; task.draw says how"
             check(self.graph is None, "task.method", self.method, need)
             need = "it learns edges, and none is to be learned: give task.optimized_spatial=true"
-            check(has_random, "task.method", self.method, f"{need}, task.optimized_temporal=true or both")
+            check(
+                has_random,
+                "task.method",
+                self.method,
+                f"{need}, task.optimized_temporal=true or both",
+            )
         if self.method is Method.agent_dropout:
             need = "agents are dropped by their learned spatial edges: give task.optimized_spatial=true too"
             check(self.optimized_spatial, "task.method", self.method, need)
@@ -228,7 +267,12 @@ class AgentsConfig(QuestionsConfig):
         need = f"samples are of one round: leave it out, or leave out {key}"
         check(self.num_rounds == 1, "task.num_rounds", self.num_rounds, need)
         need = "of several samples the last one is no better than the first: use majority_vote or final_refer"
-        check(self.decision_method is not DecisionMethod.direct, "task.decision_method", self.decision_method, need)
+        check(
+            self.decision_method is not DecisionMethod.direct,
+            "task.decision_method",
+            self.decision_method,
+            need,
+        )
 
     def check_beside(self, generation: GenerationConfig) -> None:
         """Raise ConfigError where several samples would all be the same."""
@@ -254,7 +298,9 @@ class AgentsConfig(QuestionsConfig):
     @property
     def is_trained(self) -> bool:
         """Whether the graph is learned before it is used."""
-        return self.method is not Method.none and (self.optimized_spatial or self.optimized_temporal)
+        return self.method is not Method.none and (
+            self.optimized_spatial or self.optimized_temporal
+        )
 
     @property
     def draws(self) -> bool:
@@ -269,7 +315,8 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def iterations(self) -> int:
-        """How many iterations the training has: a method that drops agents and then edges trains twice."""
+        """How many iterations the training has: a method that drops agents and then edges trains
+        twice."""
         return self.num_iterations * (1 + bool(self.silent_agents)) if self.is_trained else 0
 
     @property
@@ -280,9 +327,13 @@ class AgentsConfig(QuestionsConfig):
     @property
     def subject(self) -> str:
         """Return topology, attack and split."""
-        how = " pruned" if self.is_trained else " drawn" if self.draws and self.graph is None else ""
+        how = (
+            " pruned" if self.is_trained else " drawn" if self.draws and self.graph is None else ""
+        )
         attack = "" if self.attack is Attack.none else f" {self.attack}"
-        samples = " matched" if self.match is not None else f" x{self.samples}" if self.is_sampled else ""
+        samples = (
+            " matched" if self.match is not None else f" x{self.samples}" if self.is_sampled else ""
+        )
         return f"{self.mode}{samples}{how}{attack} {self.split}"
 
     @property
@@ -291,15 +342,20 @@ class AgentsConfig(QuestionsConfig):
         samples = self.samples if self.match is None else TYPICAL_SAMPLES
         team = samples if self.mode is Mode.direct_answer else self.agents
         calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
-        fewer = self.silent_agents * self.num_rounds  # in scored questions and in the second half of the training
+        fewer = (
+            self.silent_agents * self.num_rounds
+        )  # in scored questions and in the second half of the training
         asked, train = super().questions, self.train_questions
         return (asked + train) * calls - (asked + train // 2) * fewer
 
 
 OF_QUESTIONS = {item.name for item in fields(QuestionsConfig)}
-OF_TEAM = [item.name for item in fields(AgentsConfig) if item.name not in OF_QUESTIONS]  # say what a team is
+OF_TEAM = [
+    item.name for item in fields(AgentsConfig) if item.name not in OF_QUESTIONS
+]  # say what a team is
 
 
 def dropped_agents(agents: int, rate: float) -> int:
-    """Return how many agents leave each round: the share `rate`, at least one unless it is 0; one always stays."""
+    """Return how many agents leave each round: the share `rate`, at least one unless it is 0; one
+    always stays."""
     return min(agents - 1, max(1, round(agents * rate))) if rate else 0

@@ -19,7 +19,9 @@ from runner.options.agents.keys import Baseline
 
 Play = tuple[Sequence[Round], bool]  # all rounds of one question, and whether it was solved
 Pruned = dict[Kind, tuple[Place, ...]]
-Term = tuple[float, Matrix]  # what is added to the loss for a kind of edges, and its gradient by the logits
+Term = tuple[
+    float, Matrix
+]  # what is added to the loss for a kind of edges, and its gradient by the logits
 Terms = Mapping[Kind, Term]
 
 
@@ -37,7 +39,9 @@ class TrainingStep:
 class Adam:
     """The optimizer Adam for one array of logits, as in torch."""
 
-    def __init__(self, shape: tuple[int, ...], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], lr: float, betas: tuple[float, float] = (0.9, 0.999)
+    ) -> None:
         self.lr, self.betas, self.eps = lr, betas, 1e-8
         self.mean, self.square = np.zeros(shape), np.zeros(shape)
         self.steps = 0
@@ -54,10 +58,13 @@ class Adam:
 
 
 class LearningMethod:
-    """What a method adds to the policy gradient: terms of the loss, and pruning. This one adds nothing."""
+    """What a method adds to the policy gradient: terms of the loss, and pruning. This one adds
+    nothing."""
 
     baseline: Baseline = Baseline.none
-    moves_all_logits: ClassVar[bool] = False  # else an edge that was pruned, or is none, keeps its logit
+    moves_all_logits: ClassVar[bool] = (
+        False  # else an edge that was pruned, or is none, keeps its logit
+    )
 
     def begin(self, graph: Graph) -> None:
         """Prepare the untrained graph."""
@@ -65,7 +72,11 @@ class LearningMethod:
     def terms(self, graph: Graph) -> Terms:
         """Return what is added to the loss for each optimized kind."""
         optimized = {kind: edges for kind, edges in graph.kinds.items() if edges.optimized}
-        return {kind: term for kind, edges in optimized.items() if (term := self.term(kind, edges)) is not None}
+        return {
+            kind: term
+            for kind, edges in optimized.items()
+            if (term := self.term(kind, edges)) is not None
+        }
 
     def term(self, kind: Kind, edges: Edges) -> Term | None:
         """Return what is added for one kind of edges."""
@@ -76,12 +87,14 @@ class LearningMethod:
         return {}
 
     def starts_anew(self, iteration: int) -> bool:
-        """Whether `after` has begun a new training after this iteration: the optimizer forgets the old one."""
+        """Whether `after` has begun a new training after this iteration: the optimizer forgets the
+        old one."""
         return False
 
 
 class Learner:
-    """Trains the optimized kinds of a graph's edges, in place, one iteration of questions at a time."""
+    """Trains the optimized kinds of a graph's edges, in place, one iteration of questions at a
+    time."""
 
     def __init__(self, graph: Graph, method: LearningMethod, lr: float = 0.1) -> None:
         self.graph, self.method, self.lr = graph, method, lr
@@ -101,7 +114,9 @@ class Learner:
         for kind, adam in self.adams.items():
             edges = self.graph.kinds[kind]
             moved = edges.logits + adam.change(gradients[kind])
-            edges.logits = moved if self.method.moves_all_logits else np.where(edges.live, moved, edges.logits)
+            edges.logits = (
+                moved if self.method.moves_all_logits else np.where(edges.live, moved, edges.logits)
+            )
         pruned = self.method.after(self.graph, self.iterations)
         if self.method.starts_anew(self.iterations):
             self.adams = self._adams()
@@ -110,11 +125,17 @@ class Learner:
         return TrainingStep(self.iterations, loss, solved, live, pruned)
 
     def gradients(self, plays: Sequence[Play]) -> tuple[float, dict[Kind, Matrix]]:
-        """Return the loss of one iteration, and its gradient by the logits of each kind that is optimized."""
+        """Return the loss of one iteration, and its gradient by the logits of each kind that is
+        optimized."""
         mean = sum(solved for _, solved in plays) / len(plays)
-        loss, gradients = 0.0, {kind: np.zeros_like(self.graph.kinds[kind].logits) for kind in self.adams}
+        loss, gradients = (
+            0.0,
+            {kind: np.zeros_like(self.graph.kinds[kind].logits) for kind in self.adams},
+        )
         for rounds, solved in plays:
-            reward = (solved - (mean if self.method.baseline is Baseline.mean else 0.0)) / len(plays)
+            reward = (solved - (mean if self.method.baseline is Baseline.mean else 0.0)) / len(
+                plays
+            )
             loss -= reward * math.fsum(one.log_prob for one in rounds)
             for choice in (choice for one in rounds for choice in one.choices):
                 gradients[choice.kind][choice.place] -= reward * (choice.taken - choice.probability)
@@ -125,9 +146,11 @@ class Learner:
 
 
 def low_rank(edges: Edges) -> tuple[float, Matrix]:
-    """Return the nuclear norm of the live edges' weights, and its gradient by their logits; of a stack, the sum.
+    """Return the nuclear norm of the live edges' weights, and its gradient by their logits; of a
+    stack, the sum.
 
-    Low-rank graphs have small norms: few patterns of who hears whom, which the papers use against noise.
+    Low-rank graphs have small norms: few patterns of who hears whom, which the papers use against
+    noise.
     """
     weights = live_weights(edges)
     norm, slope = nuclear_norm(weights)
@@ -145,22 +168,27 @@ def nuclear_norm(matrix: Matrix) -> tuple[float, Matrix]:
 
 
 def closeness(given: Mask, matrix: Matrix, delta: float) -> tuple[float, Matrix]:
-    """Return by how much the Frobenius norm of `given - matrix` exceeds delta, and its gradient by the matrix."""
+    """Return by how much the Frobenius norm of `given - matrix` exceeds delta, and its gradient by
+    the matrix."""
     apart = matrix - given
     distance = float(np.sqrt((apart**2).sum()))
-    return (distance - delta, apart / distance) if distance > delta else (0.0, np.zeros_like(matrix))
+    return (
+        (distance - delta, apart / distance) if distance > delta else (0.0, np.zeros_like(matrix))
+    )
 
 
 def live_weights(edges: Edges) -> Matrix:
-    """Return the probability of each live edge, and 0 for all others: the mask that papers call S."""
+    """Return the probability of each live edge, and 0 for all others: the mask that papers call
+    S."""
     return np.where(edges.live, edges.weights, 0.0)
 
 
 def prune(edges: Edges, rate: float) -> list[Place]:
-    """Prune the edges with the lowest logits: round(live * rate) of them, at least one; none at rate 0.
+    """Prune the edges with the lowest logits: round(live * rate) of them, at least one; none at
+    rate 0.
 
-    Ties go to the last one in the scan: rounds skip it most often, to avoid cycles. Of a stack, each matrix is pruned
-    for itself.
+    Ties go to the last one in the scan: rounds skip it most often, to avoid cycles. Of a stack,
+    each matrix is pruned for itself.
     """
     if edges.live.ndim == 3:
         squares = enumerate(edges.squares)

@@ -1,6 +1,8 @@
-"""The empty folders in which written programs run: a process that was killed leaves its own, the next one removes it.
+"""The empty folders in which written programs run: a process that was killed leaves its own, the
+next one removes it.
 
-Each folder is held by a lock for as long as its process lives, which the kernel gives up with the process.
+Each folder is held by a lock for as long as its process lives, which the kernel gives up with the
+process.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ _swept = threading.Event()  # once in this process
 
 @contextmanager
 def own_folder() -> Iterator[str]:
-    """Make an empty folder that is gone at the end of this block, or at the next start after a kill."""
+    """Make an empty folder that is gone at the end of this block, or at the next start after a
+    kill."""
     if not _swept.is_set():
         _swept.set()
         remove_left()
@@ -33,7 +36,8 @@ def own_folder() -> Iterator[str]:
 
 
 def _made() -> tuple[str, int]:
-    """Make a folder and its lock; another process may take it for one that was left, until it is locked."""
+    """Make a folder and its lock; another process may take it for one that was left, until it is
+    locked."""
     while True:
         folder = tempfile.mkdtemp(prefix=PREFIX)
         try:

@@ -1,6 +1,8 @@
-"""task.match: one agent gets as many samples of each question as the tokens of another job buy, training included.
+"""task.match: one agent gets as many samples of each question as the tokens of another job buy,
+training included.
 
-It is the fair opponent of a team: what does a single agent make of the same tokens, on the same questions?
+It is the fair opponent of a team: what does a single agent make of the same tokens, on the same
+questions?
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ GROUPS = (
 
 
 def team_config(config: RunnerConfig, words: str) -> RunnerConfig:
-    """Return the config of the team that overrides name: the job's own, but for the keys of the one agent."""
+    """Return the config of the team that overrides name: the job's own, but for the keys of the one
+    agent."""
     task = own_config(config, AgentsConfig)
     plain = AgentsConfig()
     team = replace(task, match=None, mode=plain.mode, decision_method=plain.decision_method)
@@ -35,16 +38,22 @@ def team_config(config: RunnerConfig, words: str) -> RunnerConfig:
 
 
 def team_overrides(task: AgentsConfig) -> list[str]:
-    """Return the overrides that make the team's job of the one agent's; none if it is named by its id."""
+    """Return the overrides that make the team's job of the one agent's; none if it is named by its
+    id."""
     words, plain = named_job.overrides_of(task.match, task), AgentsConfig()
-    own = ["task.match=null", f"task.mode={plain.mode}", f"task.decision_method={plain.decision_method}"]
+    own = [
+        "task.match=null",
+        f"task.mode={plain.mode}",
+        f"task.decision_method={plain.decision_method}",
+    ]
     given = {line.partition("=")[0] for line in words}
     return words and [*(line for line in own if line.partition("=")[0] not in given), *words]
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """The tokens that each question may take: what the other job took for it, and its share of that job's training."""
+    """The tokens that each question may take: what the other job took for it, and its share of that
+    job's training."""
 
     job: Job
     words: str
@@ -53,7 +62,8 @@ class Budgets:
 
     @classmethod
     def read(cls, job: Job, words: str, items: Sequence[Item]) -> Budgets:
-        """Read the finished job, after waiting for the process that runs it; ConfigError says what to run."""
+        """Read the finished job, after waiting for the process that runs it; ConfigError says what
+        to run."""
         record = named_job.finished(job, KEY, words)
         samples = read_samples(job.samples_path).values()
         known = {
@@ -64,7 +74,12 @@ class Budgets:
         if lacking is not None:
             raise named_job.not_asked(KEY, words, job, lacking.number)
         trained = sum(record.result.metrics.get(f"train_{key}", 0.0) for key in OF_CALLS)
-        return cls(job, words, {str(question): tokens for question, tokens in known.items()}, trained / len(known))
+        return cls(
+            job,
+            words,
+            {str(question): tokens for question, tokens in known.items()},
+            trained / len(known),
+        )
 
     def of(self, item: Item) -> float:
         """Return the tokens that a question may take."""
@@ -78,7 +93,9 @@ class Budgets:
         """Say which job was matched, and how nearly."""
         budget, used = self.whole(items), total.prompt_tokens + total.new_tokens
         named = " · ".join(dict.fromkeys((self.words, self.job.job_id)))
-        training = f", {self.training * len(items):,.0f} of them for training" if self.training else ""
+        training = (
+            f", {self.training * len(items):,.0f} of them for training" if self.training else ""
+        )
         return f"{named}: {budget:,.0f} tokens{training}; used {used:,.0f}, {used / budget:.1%}"
 
 

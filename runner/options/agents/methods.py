@@ -18,7 +18,13 @@ import numpy as np
 
 from runner.options.agents.graph import Edges, Graph, Kind, Matrix
 from runner.options.agents.graph_file import Setting
-from runner.options.agents.keys import OF_SOME_METHODS, AgentsConfig, Baseline, Method, dropped_agents
+from runner.options.agents.keys import (
+    OF_SOME_METHODS,
+    AgentsConfig,
+    Baseline,
+    Method,
+    dropped_agents,
+)
 from runner.options.agents.learning import (
     Learner,
     LearningMethod,
@@ -67,9 +73,12 @@ class Ours(NowAndThen):
 
 
 class AgentPrune(LearningMethod):
-    """AgentPrune as its paper describes it: both masks near the given graph and of low rank, one pruning at the end."""
+    """AgentPrune as its paper describes it: both masks near the given graph and of low rank, one
+    pruning at the end."""
 
-    def __init__(self, iterations: int = 10, pruning_rate: float = 0.25, delta: float = 0.1) -> None:
+    def __init__(
+        self, iterations: int = 10, pruning_rate: float = 0.25, delta: float = 0.1
+    ) -> None:
         self.iterations, self.pruning_rate, self.delta = iterations, pruning_rate, delta
 
     def term(self, _: Kind, edges: Edges) -> Term:
@@ -85,11 +94,14 @@ class AgentPrune(LearningMethod):
 
 
 class AgentPruneCode(NowAndThen):
-    """AgentPrune as published code does it: the terms are of the raw logits, also of those that belong to no edge."""
+    """AgentPrune as published code does it: the terms are of the raw logits, also of those that
+    belong to no edge."""
 
     moves_all_logits: ClassVar[bool] = True
 
-    def __init__(self, pruning_rate: float = 0.25, imp_per_iterations: int = 5, delta: float = 0.1) -> None:
+    def __init__(
+        self, pruning_rate: float = 0.25, imp_per_iterations: int = 5, delta: float = 0.1
+    ) -> None:
         super().__init__(pruning_rate, imp_per_iterations)
         self.delta = delta
 
@@ -101,10 +113,17 @@ class AgentPruneCode(NowAndThen):
 
 
 class AgentDropout(LearningMethod):
-    """AgentDropout: agents with the smallest degree leave each round, then training starts anew and edges go."""
+    """AgentDropout: agents with the smallest degree leave each round, then training starts anew and
+    edges go."""
 
-    def __init__(self, iterations: int = 10, node_pruning_rate: float = 0.2, pruning_rate: float = 0.25) -> None:
-        self.iterations, self.node_pruning_rate, self.pruning_rate = iterations, node_pruning_rate, pruning_rate
+    def __init__(
+        self, iterations: int = 10, node_pruning_rate: float = 0.2, pruning_rate: float = 0.25
+    ) -> None:
+        self.iterations, self.node_pruning_rate, self.pruning_rate = (
+            iterations,
+            node_pruning_rate,
+            pruning_rate,
+        )
         self.drops_agents = node_pruning_rate > 0  # otherwise the first stage would have no purpose
         self.is_first_stage = self.drops_agents
         self.untrained: dict[str, Matrix] = {}
@@ -140,7 +159,8 @@ class AgentDropout(LearningMethod):
 
 
 def weakest_agents(graph: Graph, rate: float) -> list[tuple[int, int]]:
-    """Return, as round and agent, those with the smallest sums of spatial weights, to and from them, in each round.
+    """Return, as round and agent, those with the smallest sums of spatial weights, to and from
+    them, in each round.
 
     Of equal ones the last goes.
     """
@@ -148,14 +168,18 @@ def weakest_agents(graph: Graph, rate: float) -> list[tuple[int, int]]:
     for number, square in enumerate(graph.spatial.squares):
         weights = live_weights(square)
         degrees = weights.sum(axis=0) + weights.sum(axis=1)
-        order = sorted(range(graph.agents), key=lambda agent: (float(np.round(degrees[agent], 12)), -agent))
+        order = sorted(
+            range(graph.agents), key=lambda agent: (float(np.round(degrees[agent], 12)), -agent)
+        )
         found += [(number, agent) for agent in order[: dropped_agents(graph.agents, rate)]]
     return found
 
 
 def pruned_kinds(graph: Graph, rate: float) -> Pruned:
     """Prune each optimized kind for itself."""
-    return {kind: tuple(prune(edges, rate)) for kind, edges in graph.kinds.items() if edges.optimized}
+    return {
+        kind: tuple(prune(edges, rate)) for kind, edges in graph.kinds.items() if edges.optimized
+    }
 
 
 def silence_words(graph: Graph, titles: Sequence[str]) -> list[str]:
@@ -175,17 +199,26 @@ def learner_of(task: AgentsConfig, graph: Graph) -> Learner:
 
 
 def settings_of(task: AgentsConfig) -> dict[str, Setting]:
-    """Return the settings of a training by name, for the file of its graph: those that the method uses."""
-    names = [*SETTINGS, *(name for name, (_, methods) in OF_SOME_METHODS.items() if task.method in methods)]
+    """Return the settings of a training by name, for the file of its graph: those that the method
+    uses."""
+    names = [
+        *SETTINGS,
+        *(name for name, (_, methods) in OF_SOME_METHODS.items() if task.method in methods),
+    ]
     settings = {name: getattr(task, name) for name in names} | {"method": task.method}
-    return {name: str(value) if isinstance(value, StrEnum) else value for name, value in settings.items()}
+    return {
+        name: str(value) if isinstance(value, StrEnum) else value
+        for name, value in settings.items()
+    }
 
 
 def method_of(task: AgentsConfig) -> LearningMethod:
     """Return the task's method with its settings."""
     match task.method:
         case Method.runner:
-            return Ours(task.pruning_rate, task.imp_per_iterations, task.baseline, task.nuclear_norm)
+            return Ours(
+                task.pruning_rate, task.imp_per_iterations, task.baseline, task.nuclear_norm
+            )
         case Method.agent_prune:
             return AgentPrune(task.num_iterations, task.pruning_rate, task.delta)
         case Method.agent_prune_code:

@@ -13,7 +13,9 @@ from runner_engine import prompt_sha256
 
 def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
     """Return the sample of a question, with the sums over its calls, which are in calls.jsonl."""
-    every = sorted(discussion.answered.values(), key=lambda one: one.turn.id)  # in whatever order they came
+    every = sorted(
+        discussion.answered.values(), key=lambda one: one.turn.id
+    )  # in whatever order they came
     costs = [one.call.cost_usd for one in every if one.call.cost_usd is not None]
     reason, answer = ended_by(discussion), discussion.answer
     verdict = Verdict.correct if answer == item.gold else Verdict.wrong
@@ -45,15 +47,21 @@ def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
 
 
 def ended_by(discussion: Discussion) -> FinishReason:
-    """Return how the team's answer ended; a vote without a number is cut off if any agent was cut off."""
+    """Return how the team's answer ended; a vote without a number is cut off if any agent was cut
+    off."""
     if discussion.failed or discussion.team.decision is not DecisionMethod.majority_vote:
         return _ended_by(discussion.speaker)
     reasons = {_ended_by(one) for one in discussion.answered.values()}
-    return FinishReason.length if discussion.answer is None and FinishReason.length in reasons else FinishReason.stop
+    return (
+        FinishReason.length
+        if discussion.answer is None and FinishReason.length in reasons
+        else FinishReason.stop
+    )
 
 
 def _ended_by(one: Answered) -> FinishReason:
-    """Return how a call ended; one that ended by itself within its thinking is cut off before its answer."""
+    """Return how a call ended; one that ended by itself within its thinking is cut off before its
+    answer."""
     answer = one.call.answer
     is_cut_off = answer.finish_reason is FinishReason.stop and answer.parts.is_open
     return FinishReason.length if is_cut_off else answer.finish_reason

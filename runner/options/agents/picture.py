@@ -1,8 +1,9 @@
 """A picture of a team's graph: who hears whom in a round, and from the previous round.
 
-The width of an edge is the probability that training gave it; a pruned edge is dashed and pale, with its last width. If
-nothing was learned, all edges have the same width; one that no round takes, to avoid a circle, is only pale. A team
-with one round has no temporal panel. Numbers start from 1. The circle of an agent that is silent is pale and dashed.
+The width of an edge is the probability that training gave it; a pruned edge is dashed and pale,
+with its last width. If nothing was learned, all edges have the same width; one that no round takes,
+to avoid a circle, is only pale. A team with one round has no temporal panel. Numbers start from 1.
+The circle of an agent that is silent is pale and dashed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from runner_base.svg import document, plain, text
 
 Point = tuple[float, float]
 
-NODE, LABEL, STEP = 19, 165, 52  # radius of an agent, room for a role's name, from one agent to the next
+NODE, LABEL, STEP = (
+    19,
+    165,
+    52,
+)  # radius of an agent, room for a role's name, from one agent to the next
 TOP, FOOT, LEGEND_FOOT = 146, 62, 104  # above the agents, below them, below them with a legend
 BETWEEN = 150  # between two rows
 ACROSS = 270  # from one column of agents to the other
@@ -40,8 +45,11 @@ SPATIAL, TEMPORAL = Look("#4e79a7", "#b5c8dd"), Look("#d9772b", "#f3cdaa", " (ro
 LEGEND_LOOK = Look("#777777", "#c4c4c4")
 
 
-def svg(graph: Graph, title: str, roles: Sequence[str], rounds: int, *, is_drawn: bool = True) -> str:
-    """Draw a graph as `rounds` rounds use it; `is_drawn`: by chance, where edges have probabilities.
+def svg(
+    graph: Graph, title: str, roles: Sequence[str], rounds: int, *, is_drawn: bool = True
+) -> str:
+    """Draw a graph as `rounds` rounds use it; `is_drawn`: by chance, where edges have
+    probabilities.
 
     Where each round has its own edges, each has a row of panels.
     """
@@ -104,7 +112,9 @@ class _Panel:
             return set()
         at = self.number if self.number is not None else int(self.kind == "temporal")
         taken = self.graph.settled(at)
-        return set(self.edges.scan()) - set(taken.spatial if self.kind == "spatial" else taken.temporal)
+        return set(self.edges.scan()) - set(
+            taken.spatial if self.kind == "spatial" else taken.temporal
+        )
 
     @property
     def head(self) -> str:
@@ -113,18 +123,28 @@ class _Panel:
             return f"{self.kind.capitalize()}: who hears whom " + (
                 "in a round" if self.kind == "spatial" else "of the round before"
             )
-        return f"Round {self.number + 1}: who hears whom" + (" of the round before" if self.kind == "temporal" else "")
+        return f"Round {self.number + 1}: who hears whom" + (
+            " of the round before" if self.kind == "temporal" else ""
+        )
 
 
 def _spatial(panel: _Panel, middle: Point, ring: float) -> list[str]:
-    """A ring of agents, clockwise, the first one above, left of the middle where their number is even."""
+    """A ring of agents, clockwise, the first one above, left of the middle where their number is
+    even."""
     roles, agents, never = panel.roles, len(panel.roles), panel.never
-    turns = [math.tau * (number + 0.5 * (agents % 2) - 0.5) / agents - math.pi / 2 for number in range(agents)]
-    places = [(middle[0] + ring * math.cos(turn), middle[1] + ring * math.sin(turn)) for turn in turns]
+    turns = [
+        math.tau * (number + 0.5 * (agents % 2) - 0.5) / agents - math.pi / 2
+        for number in range(agents)
+    ]
+    places = [
+        (middle[0] + ring * math.cos(turn), middle[1] + ring * math.sin(turn)) for turn in turns
+    ]
     if agents == 1:
         places = [middle]
     all_of_it = f"{panel.edges.count - len(never)} are taken"
-    all_of_it = f"{all_of_it}{(', the others would close a circle' if not panel.edges.optimized else '')}"
+    all_of_it = (
+        f"{all_of_it}{(', the others would close a circle' if not panel.edges.optimized else '')}"
+    )
     pieces = _head(middle[0], panel, all_of_it if never else "all taken")
     pieces += _arrows(panel, places, places, SPATIAL, bend=0.13)
     for number, (turn, (x, y)) in enumerate(zip(turns, places, strict=True)):
@@ -133,7 +153,9 @@ def _spatial(panel: _Panel, middle: Point, ring: float) -> list[str]:
         label = (x + (NODE + 8) * aside, y + 4 + (NODE + 12) * below)
         if abs(aside) > 0.5:
             label = (x + math.copysign(NODE + 7, aside), y + 4)
-        pieces += agent((x, y), number, roles[number], label, anchor, number in panel.silent_targets)
+        pieces += agent(
+            (x, y), number, roles[number], label, anchor, number in panel.silent_targets
+        )
     return pieces
 
 
@@ -146,9 +168,16 @@ def _temporal(panel: _Panel, middle: Point, step: float) -> list[str]:
         for x in (middle[0] - ACROSS / 2, middle[0] + ACROSS / 2)
     )
     when = " from the second round on" if panel.number is None else ""
-    pieces = _head(middle[0], panel, f"{panel.edges.count - len(never)} are taken" if never else f"all taken{when}")
+    pieces = _head(
+        middle[0],
+        panel,
+        f"{panel.edges.count - len(never)} are taken" if never else f"all taken{when}",
+    )
     pieces += _arrows(panel, left, right, TEMPORAL, bend=0.0)
-    sides = ((left, -1, "round before", panel.silent_sources), (right, 1, "this round", panel.silent_targets))
+    sides = (
+        (left, -1, "round before", panel.silent_sources),
+        (right, 1, "this round", panel.silent_targets),
+    )
     for column, side, words, silent in sides:
         pieces.append(text(column[0][0], first - NODE - 10, words, colour=GREY, anchor="middle"))
         for number, (x, y) in enumerate(column):
@@ -171,7 +200,9 @@ def _head(x: float, panel: _Panel, all_of_it: str) -> list[str]:
     ]
 
 
-def agent(place: Point, number: int, role: str, label: Point, anchor: str, is_silent: bool = False) -> list[str]:
+def agent(
+    place: Point, number: int, role: str, label: Point, anchor: str, is_silent: bool = False
+) -> list[str]:
     """Return a circle with an agent's number, and its role beside it."""
     x, y = place
     stroke, colour = ("#c4c4c4", PALE_TEXT) if is_silent else ("#4a4a4a", "black")
@@ -185,7 +216,9 @@ def agent(place: Point, number: int, role: str, label: Point, anchor: str, is_si
     ]
 
 
-def _arrows(panel: _Panel, sources: Sequence[Point], targets: Sequence[Point], look: Look, bend: float) -> list[str]:
+def _arrows(
+    panel: _Panel, sources: Sequence[Point], targets: Sequence[Point], look: Look, bend: float
+) -> list[str]:
     """Return all edges of a panel, pale ones first, the widest last."""
     edges, roles, never = panel.edges, panel.roles, panel.never
     weights, drawn = edges.weights, list[tuple[bool, float, int, int, str]]()
@@ -201,12 +234,22 @@ def _arrows(panel: _Panel, sources: Sequence[Point], targets: Sequence[Point], l
             tooltip += ": never taken, it would close a circle"
         width = max(THINNEST, WIDEST * weight) if edges.optimized else FIXED
         colour = look.pale if is_pale else look.live
-        piece = arrow(sources[source], targets[target], width, colour, tooltip, bend, is_dashed=not is_live)
+        piece = arrow(
+            sources[source], targets[target], width, colour, tooltip, bend, is_dashed=not is_live
+        )
         drawn.append((not is_pale, width, source, target, piece))
     return [piece for *_, piece in sorted(drawn)]
 
 
-def arrow(source: Point, target: Point, width: float, colour: str, title: str, bend: float, is_dashed: bool) -> str:
+def arrow(
+    source: Point,
+    target: Point,
+    width: float,
+    colour: str,
+    title: str,
+    bend: float,
+    is_dashed: bool,
+) -> str:
     """An arrow from circle to circle; two of opposite directions bend away from each other."""
     across, down = target[0] - source[0], target[1] - source[1]
     pull = ((source[0] + target[0]) / 2 + bend * down, (source[1] + target[1]) / 2 - bend * across)
@@ -214,10 +257,19 @@ def arrow(source: Point, target: Point, width: float, colour: str, title: str, b
     begin, point = _towards(source, pull, NODE + 1), _towards(target, pull, NODE + 2)
     end = _towards(point, pull, tip - 1)
     back = _towards(point, pull, tip)
-    aside = ((point[1] - back[1]) / tip * (2.5 + 0.75 * width), (back[0] - point[0]) / tip * (2.5 + 0.75 * width))
-    head = [point, (back[0] + aside[0], back[1] + aside[1]), (back[0] - aside[0], back[1] - aside[1])]
+    aside = (
+        (point[1] - back[1]) / tip * (2.5 + 0.75 * width),
+        (back[0] - point[0]) / tip * (2.5 + 0.75 * width),
+    )
+    head = [
+        point,
+        (back[0] + aside[0], back[1] + aside[1]),
+        (back[0] - aside[0], back[1] - aside[1]),
+    ]
     dashed = ' stroke-dasharray="6 5"' if is_dashed else ""
-    path = f"M {begin[0]:.1f} {begin[1]:.1f} Q {pull[0]:.1f} {pull[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
+    path = (
+        f"M {begin[0]:.1f} {begin[1]:.1f} Q {pull[0]:.1f} {pull[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
+    )
     corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in head)
     return (
         f'<g><title>{plain(title)}</title><path d="{path}" fill="none" stroke="{colour}" stroke-width="{width:.2f}"'
@@ -228,7 +280,9 @@ def arrow(source: Point, target: Point, width: float, colour: str, title: str, b
 def _towards(place: Point, aim: Point, far: float) -> Point:
     """Return the point at distance `far` from a place, in the direction of another."""
     distance = math.dist(place, aim)
-    return place[0] + (aim[0] - place[0]) / distance * far, place[1] + (aim[1] - place[1]) / distance * far
+    return place[0] + (aim[0] - place[0]) / distance * far, place[1] + (
+        aim[1] - place[1]
+    ) / distance * far
 
 
 def _legend() -> list[str]:
@@ -240,7 +294,9 @@ def _legend() -> list[str]:
     for label, width in [*samples, ("pruned", WIDEST / 2)]:
         is_dashed = label == "pruned"
         colour = LEGEND_LOOK.pale if is_dashed else LEGEND_LOOK.live
-        pieces.append(arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, label, 0.0, is_dashed))
+        pieces.append(
+            arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, label, 0.0, is_dashed)
+        )
         pieces.append(text(x + 52, 4, label, colour=GREY))
         x += 104
     return pieces

@@ -1,8 +1,10 @@
-"""Many questions over one open session: a call is submitted as soon as its inputs are there, while others decode.
+"""Many questions over one open session: a call is submitted as soon as its inputs are there, while
+others decode.
 
-No question waits for another. Ready calls are submitted in batches, not one by one: calls that arrive together share
-the prefixes of their prompts, and a pass that admits one row costs as much as one that admits ten. Programs run in
-threads meanwhile. Recorded calls are reused; the session is opened at the first call that is not recorded.
+No question waits for another. Ready calls are submitted in batches, not one by one: calls that
+arrive together share the prefixes of their prompts, and a pass that admits one row costs as much as
+one that admits ten. Programs run in threads meanwhile. Recorded calls are reused; the session is
+opened at the first call that is not recorded.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class CallLog(Protocol):
     """Where calls are recorded, each as soon as it is answered."""
 
     def find(self, turn: AgentCall) -> Answered | None:
-        """Return the recorded answer to exactly this prompt, with or without its program's outcome."""
+        """Return the recorded answer to exactly this prompt, with or without its program's
+        outcome."""
 
     def add(self, answered: Answered) -> None:
         """Record the answer to a call."""
@@ -59,7 +62,12 @@ class Player:
         on_step: Callable[[], None] = lambda: None,
         programs_at_once: int = 2,
     ) -> None:
-        self._records, self._code, self._open_session, self._on_step = records, code, open_session, on_step
+        self._records, self._code, self._open_session, self._on_step = (
+            records,
+            code,
+            open_session,
+            on_step,
+        )
         self._session: Session | None = None
         self._pool = ThreadPoolExecutor(programs_at_once, thread_name_prefix="program")
         self._ready: list[AgentCall] = []
@@ -71,12 +79,18 @@ class Player:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
         if self._session is not None:
             self._session.close()
 
-    def play(self, discussions: Sequence[Discussion], on_end: Callable[[Discussion], None] = lambda _: None) -> None:
+    def play(
+        self,
+        discussions: Sequence[Discussion],
+        on_end: Callable[[Discussion], None] = lambda _: None,
+    ) -> None:
         """Play all discussions to their end; `on_end` is called with each as it ends."""
         left = {discussion.key: discussion for discussion in discussions}
 
@@ -121,7 +135,8 @@ class Player:
             turns = discussion.ready()
 
     def _take(self, answered: Answered) -> None:
-        """Give an answer to its discussion; if it has a program that was not run yet, run that first."""
+        """Give an answer to its discussion; if it has a program that was not run yet, run that
+        first."""
         if answered.turn.writes_code and answered.code is None and not answered.failed:
             self._running += 1
             future = self._pool.submit(self._code.run, answered.text)
@@ -130,7 +145,8 @@ class Player:
             self._discussions.pop(answered.turn.id).take(answered)
 
     def _submit(self) -> None:
-        """Submit the ready calls, if they are enough; those of one role together, since they share a prefix."""
+        """Submit the ready calls, if they are enough; those of one role together, since they share
+        a prefix."""
         if not self._ready or len(self._ready) * BATCHES < len(self._asked):
             return
         if self._session is None:
@@ -144,8 +160,14 @@ class Player:
         """Take the completions of a step; return their discussions."""
         discussions = []
         for event in events:
-            if isinstance(event, Completion) and event.answer.finish_reason is not FinishReason.cancelled:
-                discussion, answered = self._discussions[str(event.id)], answered_by(self._asked.pop(event.id), event)
+            if (
+                isinstance(event, Completion)
+                and event.answer.finish_reason is not FinishReason.cancelled
+            ):
+                discussion, answered = (
+                    self._discussions[str(event.id)],
+                    answered_by(self._asked.pop(event.id), event),
+                )
                 self._records.add(answered)
                 self._take(answered)
                 discussions.append(discussion)
@@ -154,7 +176,8 @@ class Player:
         return discussions
 
     def _take_programs(self, wait: bool) -> list[Discussion]:
-        """Take the outcomes of programs that have ended, and return their discussions; with `wait`, wait for one."""
+        """Take the outcomes of programs that have ended, and return their discussions; with `wait`,
+        wait for one."""
         discussions = []
         while self._running and (wait or not self._ran.empty()):
             answered, done = self._ran.get()

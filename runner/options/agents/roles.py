@@ -1,8 +1,9 @@
-"""The messages of an agent's call and of the decision, from its role, the question and what its neighbours said.
+"""The messages of an agent's call and of the decision, from its role, the question and what its
+neighbours said.
 
-The shared parts come first: the system message (the role's head and examples) is the same for all questions, the
-question is the same in all rounds, and the neighbours' texts come last. So the engine's prefix tree computes common
-prefixes once.
+The shared parts come first: the system message (the role's head and examples) is the same for all
+questions, the question is the same in all rounds, and the neighbours' texts come last. So the
+engine's prefix tree computes common prefixes once.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from runner_engine import Message
 
 ROLES = tuple(Role)
 NOTHING = "(no answer)"
-# What a chat template's special tokens look like: <|im_end|>, </s>, <end_of_turn>, <｜User｜>, [INST], <<SYS>>.
+# What a chat template's special tokens look like: <|im_end|>, </s>, <end_of_turn>, <｜User｜>,
+# [INST], <<SYS>>.
 _SPECIAL = re.compile(r"<(?=[|｜/a-zA-Z_])|\[(?=/?[A-Z_]+\])")
 _LONGEST_WHY = 200
 
 
 @dataclass(frozen=True)
 class AgentMessage:
-    """What an agent said in a round: its text, the answer in it, and the outcome of its program if it wrote one."""
+    """What an agent said in a round: its text, the answer in it, and the outcome of its program if
+    it wrote one."""
 
     agent: int  # from 0 on
     role: Role
@@ -38,11 +41,17 @@ class AgentMessage:
 
 
 def answer_of(
-    role: Role | None, text: str, code: CodeOutcome | None = None, is_whole: bool = True, letters: bool = False
+    role: Role | None,
+    text: str,
+    code: CodeOutcome | None = None,
+    is_whole: bool = True,
+    letters: bool = False,
 ) -> str | None:
-    """Return a program's answer, or the number or letter in a text: if that was cut off, only one after ####.
+    """Return a program's answer, or the number or letter in a text: if that was cut off, only one
+    after ####.
 
-    A number may stand anywhere. Letters stand in many sentences, so one that is marked as the answer goes first.
+    A number may stand anywhere. Letters stand in many sentences, so one that is marked as the
+    answer goes first.
     """
     if role is not None and role.writes_code:
         return code.answer if code else None
@@ -50,11 +59,20 @@ def answer_of(
         return extract(text, numbers, Extractor.flexible if is_whole else Extractor.strict)
     found = extract_all(text, letter_notation)
     rules = (Extractor.the_answer_is, Extractor.strict, Extractor.boxed, Extractor.flexible)
-    return next((found[rule] for rule in rules if found[rule]), None) if is_whole else found[Extractor.strict]
+    return (
+        next((found[rule] for rule in rules if found[rule]), None)
+        if is_whole
+        else found[Extractor.strict]
+    )
 
 
 def agent_message(
-    agent: int, role: Role, text: str, code: CodeOutcome | None = None, is_whole: bool = True, letters: bool = False
+    agent: int,
+    role: Role,
+    text: str,
+    code: CodeOutcome | None = None,
+    is_whole: bool = True,
+    letters: bool = False,
 ) -> AgentMessage:
     """Return what an agent said, with its number in plain form, or its letter."""
     return AgentMessage(agent, role, text, answer_of(role, text, code, is_whole, letters), code)
@@ -69,11 +87,15 @@ def messages(
     letters: bool = False,
     lies: bool = False,
 ) -> tuple[Message, ...]:
-    """Return an agent's call; spatial neighbours spoke in this round, temporal ones in the round before."""
+    """Return an agent's call; spatial neighbours spoke in this round, temporal ones in the round
+    before."""
     wording = wording_of(domain, letters)
     parts = [wording.question.format(question=question)]
     if role.hears_numbers:
-        for hint, neighbours in ((wording.numbers_now, spatial), (wording.numbers_before, temporal)):
+        for hint, neighbours in (
+            (wording.numbers_now, spatial),
+            (wording.numbers_before, temporal),
+        ):
             numbers = [neighbour.answer for neighbour in neighbours if neighbour.answer is not None]
             if numbers:
                 parts.append(hint.format(numbers=", ".join(numbers)))
@@ -83,7 +105,9 @@ def messages(
             (wording.texts_before, wording.said_before, temporal),
         ):
             parts += _texts(domain, title, template, neighbours)
-    return Message("system", head(role, domain, letters, lies)), Message("user", _joined(wording, parts))
+    return Message("system", head(role, domain, letters, lies)), Message(
+        "user", _joined(wording, parts)
+    )
 
 
 def decision_messages(
@@ -97,23 +121,30 @@ def decision_messages(
 
 
 def head(role: Role, domain: Domain, letters: bool = False, lies: bool = False) -> str:
-    """Return a role's system message: its head, and its worked examples where the domain has some; a liar has none."""
+    """Return a role's system message: its head, and its worked examples where the domain has some;
+    a liar has none."""
     wording = wording_of(domain, letters)
     if lies:
         return wording.liar_code if role.writes_code else wording.liar
-    examples = ["Question: {question}\n\nReply:\n{reply}".format(**it) for it in wording.examples.get(role, ())]
+    examples = [
+        "Question: {question}\n\nReply:\n{reply}".format(**it)
+        for it in wording.examples.get(role, ())
+    ]
     return "\n\n".join([wording.heads[role], *(["Examples:", *examples] if examples else [])])
 
 
 def quoted(domain: Domain, one: AgentMessage) -> str:
-    """Return what an agent said, as its neighbours see it; no line of it can pass for one of the prompt's own."""
+    """Return what an agent said, as its neighbours see it; no line of it can pass for one of the
+    prompt's own."""
     wording = wording_of(domain)
     text = _without_middle(unmarked(one.text).strip(), wording.longest) or NOTHING
     if not wording.in_one_line:
         text = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
     else:
         # a program's lines are told apart by semicolons
-        text = ("; " if one.role.writes_code else " ").join(line.strip() for line in text.splitlines() if line.strip())
+        text = ("; " if one.role.writes_code else " ").join(
+            line.strip() for line in text.splitlines() if line.strip()
+        )
     if one.code is None:
         return text
     why = _without_middle(" ".join(unmarked(one.code.why).split()), _LONGEST_WHY)
@@ -126,16 +157,21 @@ def quoted(domain: Domain, one: AgentMessage) -> str:
 
 
 def unmarked(text: str) -> str:
-    """Return a text without special tokens of a chat template: a blank is inserted after their first character.
+    """Return a text without special tokens of a chat template: a blank is inserted after their
+    first character.
 
-    Engines put messages into the template as text, and tokenizers then read `<|im_end|>` anywhere as the end of the
-    turn. A neighbour's text is data, so it must not be able to end a turn or to begin one.
+    Engines put messages into the template as text, and tokenizers then read `<|im_end|>` anywhere
+    as the end of the turn. A neighbour's text is data, so it must not be able to end a turn or to
+    begin one.
     """
     return _SPECIAL.sub(r"\g<0> ", text)
 
 
 def _texts(domain: Domain, title: str, template: str, heard: Sequence[AgentMessage]) -> list[str]:
-    texts = [template.format(agent=one.agent + 1, role=one.role.words, text=quoted(domain, one)) for one in heard]
+    texts = [
+        template.format(agent=one.agent + 1, role=one.role.words, text=quoted(domain, one))
+        for one in heard
+    ]
     return [title, *texts] if texts else []
 
 

@@ -1,11 +1,14 @@
-"""Run Python that a model has written, in a process of its own that can do no harm; only its `answer` counts.
+"""Run Python that a model has written, in a process of its own that can do no harm; only its
+`answer` counts.
 
-The process (sandbox_child.py) gets no environment and an empty folder. It limits itself and has the kernel refuse
-everything else: files elsewhere (Landlock), and network, processes, signals and all else that a computation does not
-need (seccomp, syscalls.py). Modules that the code names are imported first. Then every call that takes a path is
-refused, too, so that the code cannot tell which files exist. `protections` says what of this the machine has.
+The process (sandbox_child.py) gets no environment and an empty folder. It limits itself and has the
+kernel refuse everything else: files elsewhere (Landlock), and network, processes, signals and all
+else that a computation does not need (seccomp, syscalls.py). Modules that the code names are
+imported first. Then every call that takes a path is refused, too, so that the code cannot tell
+which files exist. `protections` says what of this the machine has.
 
-The result is not to be trusted: the code can write to the pipe itself. So each part of it is limited here again.
+The result is not to be trusted: the code can write to the pipe itself. So each part of it is
+limited here again.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ KIB = 1024
 NUMBER, LETTER = "number", "letter of a choice"  # what a program's answer has to be
 LONGEST_CODE = 20_000  # characters
 SHOWN = 500  # characters of the printed text that an outcome keeps
-# The parts of a result, and how many characters of each are kept; the child sends no more unless the code interferes.
+# The parts of a result, and how many characters of each are kept; the child sends no more unless
+# the code interferes.
 _FIELDS = {"held": 200, "answer": LONGEST_TEXT, "why": 400, "printed": SHOWN}
 _MAX_ANSWERED = 16 * KIB  # bytes of a result; only code that writes to the pipe itself exceeds it
 _LOOK_S = 0.1  # while a program runs, its folder is checked at this interval
@@ -81,7 +85,8 @@ class CodeOutcome:
 
 @dataclass(frozen=True)
 class Protections:
-    """What protects this machine from a program, in words, and what is missing; empty if nothing is."""
+    """What protects this machine from a program, in words, and what is missing; empty if nothing
+    is."""
 
     held: str
     missing: str
@@ -90,12 +95,15 @@ class Protections:
 class Sandbox:
     """Runs programs, each in a process of its own; several threads may call it at once.
 
-    `without` names protections to leave out (landlock, seccomp), as on a machine that lacks them. With `letters` a
-    program's answer is the letter of a choice.
+    `without` names protections to leave out (landlock, seccomp), as on a machine that lacks them.
+    With `letters` a program's answer is the letter of a choice.
     """
 
     def __init__(
-        self, limits: SandboxLimits | None = None, without: frozenset[str] = frozenset(), letters: bool = False
+        self,
+        limits: SandboxLimits | None = None,
+        without: frozenset[str] = frozenset(),
+        letters: bool = False,
     ) -> None:
         self.limits, self.without, self.letters = limits or SandboxLimits(), without, letters
         self._filters = () if "seccomp" in without else syscalls.programs()
@@ -103,7 +111,8 @@ class Sandbox:
         self._lock = threading.Lock()
 
     def run(self, text: str) -> CodeOutcome:
-        """Run the code in what a model wrote, fenced or not, and return the number that it assigns to `answer`."""
+        """Run the code in what a model wrote, fenced or not, and return the number that it assigns
+        to `answer`."""
         if len(text) > LONGEST_CODE:
             return _failed(f"the code has more than {LONGEST_CODE} characters")
         self._try()
@@ -114,7 +123,8 @@ class Sandbox:
         return in_words(self._try(), self.limits)
 
     def _try(self) -> frozenset[str]:
-        """Run a program that must succeed, once; without the filter if a system library needs more calls."""
+        """Run a program that must succeed, once; without the filter if a system library needs more
+        calls."""
         with self._lock:
             if self._held is None:
                 limits = replace(self.limits, seconds=max(_PROBE_S, self.limits.seconds))
@@ -123,7 +133,9 @@ class Sandbox:
                     self._filters = ()
                     outcome, held = self._run((_PROBE,), limits)
                 if outcome.answer != _PROBE_ANSWER:
-                    raise JobFailed(f"the sandbox for written Python does not work on this machine: {outcome.why}")
+                    raise JobFailed(
+                        f"the sandbox for written Python does not work on this machine: {outcome.why}"
+                    )
                 self._held = held
             return self._held
 
@@ -151,7 +163,11 @@ class Sandbox:
             return self._outcome(data, why, process.returncode, cpu_s, letters)
 
     def _send(
-        self, process: subprocess.Popen[bytes], texts: Sequence[str], limits: SandboxLimits, letters: bool
+        self,
+        process: subprocess.Popen[bytes],
+        texts: Sequence[str],
+        limits: SandboxLimits,
+        letters: bool,
     ) -> None:
         job = {
             "parent": os.getpid(),
@@ -168,7 +184,9 @@ class Sandbox:
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(marshal.dumps(job) + marshal.dumps(tuple(texts)))
 
-    def _listen(self, process: subprocess.Popen[bytes], folder: str, limits: SandboxLimits) -> tuple[bytes, str]:
+    def _listen(
+        self, process: subprocess.Popen[bytes], folder: str, limits: SandboxLimits
+    ) -> tuple[bytes, str]:
         """Return the output of the process until it ends, or why it was stopped."""
         assert process.stdout is not None
         descriptor, data, is_open = process.stdout.fileno(), b"", True
@@ -190,7 +208,9 @@ class Sandbox:
                     continue
                 if data.count(b"\0") == len(_FIELDS) - 1 or _has_ended(process):
                     return data, ""
-                poll.unregister(descriptor)  # the process is ending, or the code has closed the pipe
+                poll.unregister(
+                    descriptor
+                )  # the process is ending, or the code has closed the pipe
             if _is_full(folder, 4 * limits.file_kib * KIB):
                 return b"", "it wrote more files than it may"
         closed = "" if is_open else "it closed the pipe for its answer, and "
@@ -207,43 +227,75 @@ class Sandbox:
                 why = f"it used more than {self.limits.cpu_s} s of CPU time"
             elif data and exit_code == 0:
                 why = why or "it wrote into the pipe for its answer"
-            return _failed(why or f"it {describe_exit(exit_code)} before it had an answer"), frozenset()
-        held, answer, why, printed = (field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True))
-        found = (plain_letter(answer) if letters else extract(answer, numbers, Extractor.flexible)) if answer else None
+            return _failed(
+                why or f"it {describe_exit(exit_code)} before it had an answer"
+            ), frozenset()
+        held, answer, why, printed = (
+            field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True)
+        )
+        found = (
+            (plain_letter(answer) if letters else extract(answer, numbers, Extractor.flexible))
+            if answer
+            else None
+        )
         if found is not None and len(found) > MAX_DIGITS:
             found, why = None, f"`answer` has more than {MAX_DIGITS} digits"
         if found is None:
-            why = why or f"`answer` is {answer.strip()[:100]!r} and no {LETTER if letters else NUMBER}"
+            why = (
+                why
+                or f"`answer` is {answer.strip()[:100]!r} and no {LETTER if letters else NUMBER}"
+            )
             return CodeOutcome(None, CodeStatus.code_failed, why, printed), frozenset(held.split())
         return CodeOutcome(found, CodeStatus.ok, "", printed), frozenset(held.split())
 
 
 def programs_in(text: str) -> tuple[str, ...]:
-    """Return candidates for the program in a reply, the likeliest first; the first one that is Python is run."""
+    """Return candidates for the program in a reply, the likeliest first; the first one that is
+    Python is run."""
     fenced = [found[1] for found in _FENCE.finditer(text)]
     if fenced:
-        final = [block for block in fenced if re.search(r"^\s*answer\b[^\n]*=", block, re.M)] or fenced
-        return tuple(dict.fromkeys(["\n".join(fenced), final[-1]]))  # the first: a program in several blocks
+        final = [
+            block for block in fenced if re.search(r"^\s*answer\b[^\n]*=", block, re.M)
+        ] or fenced
+        return tuple(
+            dict.fromkeys(["\n".join(fenced), final[-1]])
+        )  # the first: a program in several blocks
     begin = _CODE_BEGINS.search(text)
     if begin is None:
         return (text,)
     lines = text[begin.start() :].splitlines()
     # prose may follow it, too: try with ever fewer lines at the end
-    return tuple(dict.fromkeys([text, *("\n".join(lines[:count]) for count in range(len(lines), 0, -1)[:50])]))
+    return tuple(
+        dict.fromkeys(
+            [text, *("\n".join(lines[:count]) for count in range(len(lines), 0, -1)[:50])]
+        )
+    )
 
 
 def in_words(held: frozenset[str], limits: SandboxLimits) -> Protections:
     """Describe the protections that the child has named, and those that it has not."""
-    clauses = ["a process of its own with no environment, in an empty folder", f"{limits.seconds:g} s by the clock"]
+    clauses = [
+        "a process of its own with no environment, in an empty folder",
+        f"{limits.seconds:g} s by the clock",
+    ]
     missing: list[str] = []
     for name, words in (
         ("cpu", f"{limits.cpu_s} s of CPU time"),
         ("as", f"{limits.memory_mib} MiB of memory"),
         ("fsize", f"{limits.file_kib} KiB a file"),
     ):
-        (clauses if name in held else missing).append(words if name in held else f"no limit of {words}")
-    by_path = ("seccomp", "all files, also whether they exist") if "paths" in held else ("landlock", "files elsewhere")
-    for name, what in (by_path, ("seccomp", "network, processes, signals, other calls of the system")):
+        (clauses if name in held else missing).append(
+            words if name in held else f"no limit of {words}"
+        )
+    by_path = (
+        ("seccomp", "all files, also whether they exist")
+        if "paths" in held
+        else ("landlock", "files elsewhere")
+    )
+    for name, what in (
+        by_path,
+        ("seccomp", "network, processes, signals, other calls of the system"),
+    ):
         if name in held:
             clauses.append(f"{what}: refused by the kernel ({name})")
         else:

@@ -1,9 +1,11 @@
-"""The process in which written code runs (sandbox.py starts it, by this file's path, with `python -I -S`).
+"""The process in which written code runs (sandbox.py starts it, by this file's path, with `python
+-I -S`).
 
-It limits itself, has the kernel refuse the rest, and only then reads the code. Before the code runs, the modules of the
-standard library that it names are imported, and then the kernel refuses every path. Its result goes to a pipe that was
-its stdout: the protections, the value of `answer`, why there is none, the printed text. It imports little, since it
-starts thousands of times, and nothing of the runner.
+It limits itself, has the kernel refuse the rest, and only then reads the code. Before the code
+runs, the modules of the standard library that it names are imported, and then the kernel refuses
+every path. Its result goes to a pipe that was its stdout: the protections, the value of `answer`,
+why there is none, the printed text. It imports little, since it starts thousands of times, and
+nothing of the runner.
 """
 
 from __future__ import annotations
@@ -23,20 +25,49 @@ NOBODY = 65534
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38  # of prctl
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _SIGKILL = 9
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # Landlock's calls, equal on all machines
-_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = 1, 2, 4, 8, 32, 256, 1 << 14
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = (
+    444,
+    445,
+    446,
+)  # Landlock's calls, equal on all machines
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = (
+    1,
+    2,
+    4,
+    8,
+    32,
+    256,
+    1 << 14,
+)
 _READ = _READ_FILE | _READ_DIR
-_IN_FOLDER = _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE  # flat files only: no folders, no links
-# What Python reads when it imports: its own modules, and the libraries of the system that some of them load.
-_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache")
+_IN_FOLDER = (
+    _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
+)  # flat files only: no folders, no links
+# What Python reads when it imports: its own modules, and the libraries of the system that some of
+# them load.
+_LIBRARIES = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/nix/store",
+    "/etc/ld.so.cache",
+)
 _DEVICES = ("/dev/null", "/dev/urandom", "/dev/zero", "/usr/share/zoneinfo")
 _ONLY_AST = 0x400  # ast.PyCF_ONLY_AST; importing `ast` would take as long as all of this
 # Modules that others import inside of functions which a computation may well call.
-_LATE = {"time": ["_strptime"], "datetime": ["_strptime"], "collections": ["heapq", "copy"], "functools": ["weakref"]}
+_LATE = {
+    "time": ["_strptime"],
+    "datetime": ["_strptime"],
+    "collections": ["heapq", "copy"],
+    "functools": ["weakref"],
+}
 
 
 class Printed(io.StringIO):
-    """Keeps what is printed, up to a limit; beyond it, printing raises, and the program has failed."""
+    """Keeps what is printed, up to a limit; beyond it, printing raises, and the program has
+    failed."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -79,7 +110,8 @@ def main() -> None:
 
 
 def compiled(texts: tuple[str, ...]) -> tuple[Any, Any, str]:
-    """Return the first text that is Python, as a tree and compiled; or the reason why none of them is."""
+    """Return the first text that is Python, as a tree and compiled; or the reason why none of them
+    is."""
     why = ""
     for text in texts:
         try:
@@ -91,7 +123,8 @@ def compiled(texts: tuple[str, ...]) -> tuple[Any, Any, str]:
 
 
 def refuse_paths(tree: Any, libc: Any, lines: bytes) -> bool:
-    """Import the modules of the standard library that the code names, then have the kernel refuse every path."""
+    """Import the modules of the standard library that the code names, then have the kernel refuse
+    every path."""
     before, named = set(sys.modules), {"warnings": list[str]()} | imports_in(tree)
     import_all(named)
     loaded = {*named, *sys.modules} - (before - {*named})
@@ -109,7 +142,9 @@ class TooLate:
     def find_spec(name: str, *_: Any) -> None:
         """Reject a module that could have been imported before."""
         if name.partition(".")[0] in sys.stdlib_module_names:
-            raise ModuleNotFoundError(f"the sandbox imports only what the code names: write `import {name}`", name=name)
+            raise ModuleNotFoundError(
+                f"the sandbox imports only what the code names: write `import {name}`", name=name
+            )
 
 
 def imports_in(tree: Any) -> dict[str, list[str]]:
@@ -118,14 +153,22 @@ def imports_in(tree: Any) -> dict[str, list[str]]:
     while nodes:
         node = nodes.pop()
         for value in (getattr(node, name, None) for name in node._fields):
-            nodes += [one for one in (value if isinstance(value, list) else [value]) if hasattr(one, "_fields")]
+            nodes += [
+                one
+                for one in (value if isinstance(value, list) else [value])
+                if hasattr(one, "_fields")
+            ]
         kind = type(node).__name__
         if kind == "Import":
             for alias in node.names:
                 found.setdefault(alias.name, [])
         elif kind == "ImportFrom" and node.module and not node.level:
             found.setdefault(node.module, []).extend(alias.name for alias in node.names)
-        elif kind == "Call" and node.args and isinstance(name := getattr(node.args[0], "value", None), str):
+        elif (
+            kind == "Call"
+            and node.args
+            and isinstance(name := getattr(node.args[0], "value", None), str)
+        ):
             called = getattr(node.func, "id", "") or getattr(node.func, "attr", "")
             if called in ("__import__", "import_module"):
                 found.setdefault(name, [])
@@ -133,7 +176,8 @@ def imports_in(tree: Any) -> dict[str, list[str]]:
 
 
 def import_all(modules: dict[str, list[str]]) -> None:
-    """Import modules of the standard library; an import that fails here fails in the code, too, with its reason."""
+    """Import modules of the standard library; an import that fails here fails in the code, too,
+    with its reason."""
     for name, members in modules.items():
         if name.partition(".")[0] in sys.stdlib_module_names:
             try:
@@ -156,9 +200,11 @@ def run(code: Any, wanted: str = "number") -> tuple[str, str]:
 
 
 def as_text(value: Any, wanted: str = "number") -> tuple[str, str]:
-    """Return a number as text, without the noise of binary fractions, or the reason why it is not a number.
+    """Return a number as text, without the noise of binary fractions, or the reason why it is not a
+    number.
 
-    A text counts by the number in it, like the replies of agents. Other types do not count, even if float() takes them.
+    A text counts by the number in it, like the replies of agents. Other types do not count, even if
+    float() takes them.
     """
     if isinstance(value, bool) or value is None:
         return "", f"`answer` is {value} and no {wanted}"
@@ -183,7 +229,11 @@ def as_text(value: Any, wanted: str = "number") -> tuple[str, str]:
     text = format(number, ".12g")
     if "e" in text:  # as small as 1e-07: the same digits written out
         text = format(number, f".{11 - int(text.split('e')[1])}f").rstrip("0")
-    return (text, "") if len(text) <= MAX_DIGITS else ("", f"`answer` has more than {MAX_DIGITS} digits")
+    return (
+        (text, "")
+        if len(text) <= MAX_DIGITS
+        else ("", f"`answer` has more than {MAX_DIGITS} digits")
+    )
 
 
 def describe(error: BaseException) -> str:
@@ -255,7 +305,9 @@ def drop_privileges(libc: Any) -> list[str]:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.seteuid(NOBODY)
-        can_import = any(os.access(f"{folder}/abc.py", os.R_OK, effective_ids=True) for folder in sys.path)
+        can_import = any(
+            os.access(f"{folder}/abc.py", os.R_OK, effective_ids=True) for folder in sys.path
+        )
         os.seteuid(0)
         if can_import:
             os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -271,7 +323,8 @@ def drop_privileges(libc: Any) -> list[str]:
 
 
 def close_files(libc: Any) -> bool:
-    """Landlock: allow the working directory for reading and writing, Python's modules for reading, nothing else."""
+    """Landlock: allow the working directory for reading and writing, Python's modules for reading,
+    nothing else."""
     import ctypes
 
     call = libc.syscall
@@ -279,14 +332,20 @@ def close_files(libc: Any) -> bool:
     if version < 1:
         return False
     rights = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
-    fields = [rights] + [0b11] * (version >= 4) + [0b11] * (version >= 6)  # files; TCP; signals and abstract sockets
+    fields = (
+        [rights] + [0b11] * (version >= 4) + [0b11] * (version >= 6)
+    )  # files; TCP; signals and abstract sockets
     attributes = (ctypes.c_uint64 * len(fields))(*fields)
     rules = call(_CREATE_RULESET, attributes, ctypes.sizeof(attributes), 0)
     if rules < 0:
         return False
     known = rights if version >= 3 else rights & ~_TRUNCATE
     readable = [*sys.path, f"{sys.base_prefix}/lib", *_LIBRARIES, *_DEVICES]
-    allowed = [(".", _IN_FOLDER), *((path, _READ) for path in readable), ("/dev/null", _READ | _WRITE_FILE)]
+    allowed = [
+        (".", _IN_FOLDER),
+        *((path, _READ) for path in readable),
+        ("/dev/null", _READ | _WRITE_FILE),
+    ]
     for path, access in allowed:
         try:
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -314,13 +373,27 @@ def filter_calls(libc: Any, lines: bytes) -> bool:
 
 
 def refuser(files: bool, calls: bool) -> Any:
-    """Return an audit hook for what the kernel does not refuse here. Malicious code can circumvent it."""
+    """Return an audit hook for what the kernel does not refuse here. Malicious code can circumvent
+    it."""
     here = os.getcwd() + "/"
     readable = tuple(f"{path}/" for path in sys.path if path)
-    absolute, text, write_flags = os.path.abspath, os.fsdecode, os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+    absolute, text, write_flags = (
+        os.path.abspath,
+        os.fsdecode,
+        os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC,
+    )
     # Landlock allows changing permissions and times of files, so this hook lets only reading pass
     refused = ("os.", "shutil.", "tempfile.", "glob.", "ctypes.")
-    on_calls = ("socket.", "subprocess.", "pty.", "signal.", "resource.", "syslog.", "fcntl.", "mmap.")
+    on_calls = (
+        "socket.",
+        "subprocess.",
+        "pty.",
+        "signal.",
+        "resource.",
+        "syslog.",
+        "fcntl.",
+        "mmap.",
+    )
     modules = ("_ctypes", "ctypes", "_posixsubprocess", "_socket", "resource", "gc")
     own = ("os.remove", "os.unlink", "os.listdir", "os.scandir")
 
@@ -329,18 +402,26 @@ def refuser(files: bool, calls: bool) -> Any:
             if not files or isinstance(arguments[0], int):
                 return
             path, flags = absolute(text(arguments[0])), arguments[2] or 0
-            if (path + "/").startswith(here) or (path.startswith(readable) and not flags & write_flags):
+            if (path + "/").startswith(here) or (
+                path.startswith(readable) and not flags & write_flags
+            ):
                 return
         elif event in own:
             path = absolute(text(arguments[0] if arguments[0] is not None else ".")) + "/"
-            if not files or path.startswith(here) or (event != "os.remove" and path.startswith(readable)):
+            if (
+                not files
+                or path.startswith(here)
+                or (event != "os.remove" and path.startswith(readable))
+            ):
                 return
         elif event == "import":
             if arguments[0] not in modules:
                 return
         elif not event.startswith(refused) and not (calls and event.startswith(on_calls)):
             return
-        raise PermissionError(f"the sandbox refuses {event} {arguments[0] if arguments else ''}".rstrip())
+        raise PermissionError(
+            f"the sandbox refuses {event} {arguments[0] if arguments else ''}".rstrip()
+        )
 
     return refuse
 

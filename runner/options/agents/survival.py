@@ -1,7 +1,9 @@
-"""How often each edge of a team's graph survives pruning over seeds, and whether that is more than chance.
+"""How often each edge of a team's graph survives pruning over seeds, and whether that is more than
+chance.
 
-Pruning that removes 5 of 12 edges leaves each one in 58 % of the seeds, whatever it has learned. So an edge says
-something only where its count would be rare if each seed kept as many edges of the same number by chance.
+Pruning that removes 5 of 12 edges leaves each one in 58 % of the seeds, whatever it has learned. So
+an edge says something only where its count would be rare if each seed kept as many edges of the
+same number by chance.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ Edge = tuple[int, int]  # who speaks, who listens
 
 @dataclass(frozen=True)
 class EdgeOfSeed:
-    """An edge that one seed's graph allows: whether it survived, and the probability that it was taken with."""
+    """An edge that one seed's graph allows: whether it survived, and the probability that it was
+    taken with."""
 
     survived: bool
     probability: float
@@ -66,7 +69,11 @@ class SurvivalTable:
     @property
     def can_show(self) -> bool:
         """Whether an edge that all seeds kept, or none, would be more than chance."""
-        ends = [count_p(end, [edge.by_chance] * edge.seeds) for edge in self.edges for end in (0, edge.seeds)]
+        ends = [
+            count_p(end, [edge.by_chance] * edge.seeds)
+            for edge in self.edges
+            for end in (0, edge.seeds)
+        ]
         return bool(ends) and min(ends) * len(self.edges) < ALPHA
 
 
@@ -74,7 +81,9 @@ def survival_of(kinds: Mapping[str, Sequence[EdgesOfSeed]]) -> list[EdgeSurvival
     """Return how often each edge survived, from the edges of each kind in each seed."""
     found = []
     for kind, seeds in kinds.items():
-        kept = [fmean(edge.survived for edge in edges.values()) if edges else 0.0 for edges in seeds]
+        kept = [
+            fmean(edge.survived for edge in edges.values()) if edges else 0.0 for edges in seeds
+        ]
         for source, target in sorted({edge for edges in seeds for edge in edges}):
             allowing = [number for number, edges in enumerate(seeds) if (source, target) in edges]
             of_edge = [seeds[number][source, target] for number in allowing]

@@ -1,8 +1,9 @@
 """A picture of how often each edge of a team's graph survived over seeds.
 
-The width of an edge is the share of seeds in which it survived; one that no seed kept is dashed and pale. Who speaks is
-on the left, who listens on the right, so that no two edges lie on one another. An edge that survives more often than
-chance is dark, one that survives less often or as often is pale.
+The width of an edge is the share of seeds in which it survived; one that no seed kept is dashed and
+pale. Who speaks is on the left, who listens on the right, so that no two edges lie on one another.
+An edge that survives more often than chance is dark, one that survives less often or as often is
+pale.
 """
 
 from __future__ import annotations
@@ -49,16 +50,26 @@ def svg(found: SurvivalTable, title: str) -> str:
 def _panel(found: SurvivalTable, kind: str, left: float) -> list[str]:
     edges = sorted((edge for edge in found.edges if edge.kind == kind), key=lambda edge: edge.share)
     columns: list[float] = [left + NODE + LABEL, left + NODE + LABEL + ACROSS]
-    places: list[list[Point]] = [[(x, TOP + STEP * number) for number in range(len(found.roles))] for x in columns]
+    places: list[list[Point]] = [
+        [(x, TOP + STEP * number) for number in range(len(found.roles))] for x in columns
+    ]
     kept = sum(edge.survived for edge in edges) / found.seeds
     middle = sum(columns) / 2
     pieces = [
         text(middle, 62, f"{kind} edges over {found.seeds} seeds", bold=True, anchor="middle"),
-        text(middle, 80, f"{kept:.1f} of {len(edges)} survive in the mean", colour=GREY, anchor="middle"),
+        text(
+            middle,
+            80,
+            f"{kept:.1f} of {len(edges)} survive in the mean",
+            colour=GREY,
+            anchor="middle",
+        ),
     ]
     for edge in edges:
         pieces.append(_edge(edge, places, found.roles))
-    for column, (side, anchor, head) in enumerate(zip((-1, 1), ("end", "start"), HEADS[_plain(kind)], strict=True)):
+    for column, (side, anchor, head) in enumerate(
+        zip((-1, 1), ("end", "start"), HEADS[_plain(kind)], strict=True)
+    ):
         pieces.append(text(columns[column], TOP - NODE - 10, head, colour=GREY, anchor="middle"))
         for number, role in enumerate(found.roles):
             x, y = places[column][number]
@@ -77,4 +88,12 @@ def _edge(it: EdgeSurvival, places: list[list[Point]], roles: tuple[str, ...]) -
     words = f"{names}: survived in {it.survived} of {it.seeds} seeds, by chance {it.by_chance * it.seeds:.1f}"
     colour = look.live if it.finding == "more often than chance" else look.pale
     width = max(THINNEST, WIDEST * it.share)
-    return arrow(places[0][it.source], places[1][it.target], width, colour, words, 0.0, is_dashed=not it.survived)
+    return arrow(
+        places[0][it.source],
+        places[1][it.target],
+        width,
+        colour,
+        words,
+        0.0,
+        is_dashed=not it.survived,
+    )

@@ -1,11 +1,12 @@
 """The system calls that a computation may use on Linux, as seccomp filters: all others are refused.
 
-So there are no sockets, processes, signals to others, tracing, or changes of limits or priorities, and no calls that
-later kernels add. A refused call does not end the program: it raises PermissionError in Python.
+So there are no sockets, processes, signals to others, tracing, or changes of limits or priorities,
+and no calls that later kernels add. A refused call does not end the program: it raises
+PermissionError in Python.
 
-There are two filters. Under the first one Python reads the modules that the code imports. The second one is added
-before the code runs and refuses every call that takes a path: if Landlock or a filter refused some paths only, the
-errors would show which of the others exist.
+There are two filters. Under the first one Python reads the modules that the code imports. The
+second one is added before the code runs and refuses every call that takes a path: if Landlock or a
+filter refused some paths only, the errors would show which of the others exist.
 """
 
 from __future__ import annotations
@@ -38,23 +39,39 @@ BY_PATH: dict[str, tuple[int, int | None]] = {
     "stat": (4, None), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291),
     "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
 }  # fmt: skip
-# Refused with another errno, after which libraries continue without the call: no terminal, and an older kernel.
+# Refused with another errno, after which libraries continue without the call: no terminal, and an
+# older kernel.
 ANSWERED = {"ioctl": ((16, 29), errno.ENOTTY), "clone3": ((435, 435), errno.ENOSYS)}
 FCNTL = (72, 25)
-# Of fcntl: duplicate, and read or set what closes on exec. Not F_SETFL and F_SETOWN, with which a file sends signals.
+# Of fcntl: duplicate, and read or set what closes on exec. Not F_SETFL and F_SETOWN, with which a
+# file sends signals.
 FCNTL_COMMANDS = (0, 1, 2, 3, 1030)
 PRCTL = (157, 167)
 PRCTL_OPTIONS = (22,)  # PR_SET_SECCOMP, which adds a filter and removes none; until the code runs
-ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_…
+ARCHITECTURES = {
+    "x86_64": (0, 0xC000003E),
+    "aarch64": (1, 0xC00000B7),
+}  # column above, AUDIT_ARCH_…
 _X32 = 0x40000000  # numbers from here on are x86_64's calls under other names
 
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # of the kernel's BPF: ld abs, jeq, jge, ret
-_NUMBER_AT, _ARCH_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = 0, 4, 16, 24  # in struct seccomp_data, little-endian
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = (
+    0x20,
+    0x15,
+    0x35,
+    0x06,
+)  # of the kernel's BPF: ld abs, jeq, jge, ret
+_NUMBER_AT, _ARCH_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = (
+    0,
+    4,
+    16,
+    24,
+)  # in struct seccomp_data, little-endian
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
 def programs(machine: str | None = None) -> tuple[bytes, ...]:
-    """Return the filters for imports and for the code, as arrays of struct sock_filter; none for other machines."""
+    """Return the filters for imports and for the code, as arrays of struct sock_filter; none for
+    other machines."""
     machine = machine or (platform.machine() if sys.platform == "linux" else "")
     if machine not in ARCHITECTURES or sys.byteorder != "little":
         return ()
@@ -82,12 +99,16 @@ def _program(machine: str, imports: bool) -> bytes:
     lines += [(_EQUAL, number, len(numbers) - place, 0) for place, number in enumerate(numbers)]
     lines += [(_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]
     return b"".join(
-        struct.pack("=HBBI", code, if_true, if_false, operand) for code, operand, if_true, if_false in lines
+        struct.pack("=HBBI", code, if_true, if_false, operand)
+        for code, operand, if_true, if_false in lines
     )
 
 
-def _by_argument(number: int, place_of_argument: int, values: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    """Return the lines that allow a call with some values of one argument, and refuse it with all others."""
+def _by_argument(
+    number: int, place_of_argument: int, values: tuple[int, ...]
+) -> list[tuple[int, int, int, int]]:
+    """Return the lines that allow a call with some values of one argument, and refuse it with all
+    others."""
     count = len(values)
     lines = [(_EQUAL, number, 0, count + 3), (_LOAD, place_of_argument, 0, 0)]
     lines += [(_EQUAL, value, count - place, 0) for place, value in enumerate(values)]

@@ -1,6 +1,8 @@
-"""The cost of calls: prompt and new tokens by role, and the prompt tokens that each edge contributes.
+"""The cost of calls: prompt and new tokens by role, and the prompt tokens that each edge
+contributes.
 
-And what came of an attack: whether the team believed the agent, what it cost, and which of its edges were pruned.
+And what came of an attack: whether the team believed the agent, what it cost, and which of its
+edges were pruned.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from runner.options.agents.team import DECISION, Discussion, Link, majority
 
 @dataclass
 class Cost:
-    """Calls, their tokens and how many of their programs failed; for an edge, the prompt tokens that it contributes."""
+    """Calls, their tokens and how many of their programs failed; for an edge, the prompt tokens
+    that it contributes."""
 
     calls: int = 0
-    prompt_tokens: float = 0.0  # of an edge: its share of the prompts by characters, so not a whole number
+    prompt_tokens: float = (
+        0.0  # of an edge: its share of the prompts by characters, so not a whole number
+    )
     new_tokens: int = 0
     code_failed: int = 0
     usd: float | None = None  # of the calls whose price is known
@@ -33,7 +38,9 @@ class Tally:
 
     roles: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     links: defaultdict[Link, Cost] = field(default_factory=lambda: defaultdict(Cost))
-    programs: Counter[str] = field(default_factory=Counter)  # by why they failed; empty: without failure
+    programs: Counter[str] = field(
+        default_factory=Counter
+    )  # by why they failed; empty: without failure
 
     def add(self, discussion: Discussion) -> None:
         """Count all calls of a discussion."""
@@ -93,9 +100,16 @@ class Tally:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each role, then for each edge, in the order of the agents."""
-        lines = [_row(who, cost, writes_code=who == Role.programming_expert.words) for who, cost in self._by_role()]
+        lines = [
+            _row(who, cost, writes_code=who == Role.programming_expert.words)
+            for who, cost in self._by_role()
+        ]
         lines += [
-            {"tokens of": f"edge {link}", "calls": cost.calls, "prompt tokens": round(cost.prompt_tokens)}
+            {
+                "tokens of": f"edge {link}",
+                "calls": cost.calls,
+                "prompt tokens": round(cost.prompt_tokens),
+            }
             for link, cost in self._by_link()
         ]
         return lines
@@ -106,15 +120,24 @@ class Tally:
 
     def facts(self) -> dict[str, str]:
         """Return the same as text."""
-        by_role = (f"{who} {one.prompt_tokens:,.0f} + {one.new_tokens:,}" for who, one in self._by_role())
+        by_role = (
+            f"{who} {one.prompt_tokens:,.0f} + {one.new_tokens:,}" for who, one in self._by_role()
+        )
         by_edge = (f"{link} {cost.prompt_tokens:,.0f}" for link, cost in self._by_link())
         return {"tokens_by_role": " · ".join(by_role), "prompt_tokens_by_edge": " · ".join(by_edge)}
 
     def _by_role(self) -> list[tuple[str, Cost]]:
-        return [(who, self.roles[who]) for who in (*(role.words for role in Role), DECISION) if who in self.roles]
+        return [
+            (who, self.roles[who])
+            for who in (*(role.words for role in Role), DECISION)
+            if who in self.roles
+        ]
 
     def _by_link(self) -> list[tuple[Link, Cost]]:
-        return sorted(self.links.items(), key=lambda item: (item[0].target is None, item[0].kind, item[0].ends))
+        return sorted(
+            self.links.items(),
+            key=lambda item: (item[0].target is None, item[0].kind, item[0].ends),
+        )
 
 
 def _row(name: str, cost: Cost, *, writes_code: bool) -> dict[str, Any]:
@@ -128,7 +151,8 @@ def _row(name: str, cost: Cost, *, writes_code: bool) -> dict[str, Any]:
 
 
 def attacked_edges(graph: Graph, agent: int, rounds: int) -> int:
-    """Count the edges that lead from an agent to others; temporal ones only if there are several rounds."""
+    """Count the edges that lead from an agent to others; temporal ones only if there are several
+    rounds."""
     kinds = graph.kinds.values() if rounds > 1 else (graph.spatial,)
     squares = (square for edges in kinds for square in edges.squares)
     return sum(source == agent != target for square in squares for source, target in square.scan())

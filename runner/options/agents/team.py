@@ -1,10 +1,12 @@
-"""A team's discussion of one question: which calls can be made now, given the answers so far, and how it ends.
+"""A team's discussion of one question: which calls can be made now, given the answers so far, and
+how it ends.
 
-A discussion is plain state, without engine and files. So it makes no difference whether a call is answered now or was
-recorded by an earlier start.
+A discussion is plain state, without engine and files. So it makes no difference whether a call is
+answered now or was recorded by an earlier start.
 
-One agent may also answer a question several times: so often, or as often as a number of tokens buys. A vote over the
-samples is self-consistency; the deciding agent, which reads all of them, picks the best of them.
+One agent may also answer a question several times: so often, or as often as a number of tokens
+buys. A vote over the samples is self-consistency; the deciding agent, which reads all of them,
+picks the best of them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,13 @@ from functools import cached_property
 from runner.options.agents.attack import Tampering
 from runner.options.agents.graph import Round
 from runner.options.agents.keys import DecisionMethod, Domain, Role
-from runner.options.agents.roles import AgentMessage, agent_message, answer_of, decision_messages, messages
+from runner.options.agents.roles import (
+    AgentMessage,
+    agent_message,
+    answer_of,
+    decision_messages,
+    messages,
+)
 from runner.options.agents.sandbox import CodeOutcome
 from runner_base import Call, FinishReason
 from runner_engine import Message
@@ -40,11 +48,18 @@ class Team:
 
     @classmethod
     def of(
-        cls, agents: int, roles: Sequence[Role] | None, domain: Domain, decision: DecisionMethod, letters: bool = False
+        cls,
+        agents: int,
+        roles: Sequence[Role] | None,
+        domain: Domain,
+        decision: DecisionMethod,
+        letters: bool = False,
     ) -> Team:
         """Give each agent a role; the roles repeat."""
         cycle = list(roles or Role)
-        return cls(tuple(cycle[agent % len(cycle)] for agent in range(agents)), domain, decision, letters)
+        return cls(
+            tuple(cycle[agent % len(cycle)] for agent in range(agents)), domain, decision, letters
+        )
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -67,7 +82,9 @@ class Link:
 
     def __str__(self) -> str:
         target = DECISION if self.target is None else str(self.target + 1)
-        return f"{self.source + 1} → {target}{(' (round before)' if self.kind == 'temporal' else '')}"
+        return (
+            f"{self.source + 1} → {target}{(' (round before)' if self.kind == 'temporal' else '')}"
+        )
 
 
 @dataclass(frozen=True)
@@ -118,10 +135,14 @@ class AgentCall:
                 shares[link] = (whole - _characters(self._messages(*rest))) / whole
         return shares
 
-    def _messages(self, spatial: tuple[AgentMessage, ...], temporal: tuple[AgentMessage, ...]) -> tuple[Message, ...]:
+    def _messages(
+        self, spatial: tuple[AgentMessage, ...], temporal: tuple[AgentMessage, ...]
+    ) -> tuple[Message, ...]:
         if self.role is None:
             return decision_messages(self.domain, self.question, spatial, self.letters)
-        return messages(self.role, self.domain, self.question, spatial, temporal, self.letters, self.lies)
+        return messages(
+            self.role, self.domain, self.question, spatial, temporal, self.letters, self.lies
+        )
 
 
 @dataclass(frozen=True)
@@ -155,16 +176,24 @@ class Answered:
 
 
 class Discussion:
-    """One question under discussion: `ready` returns the calls whose inputs exist, `take` gets their answers."""
+    """One question under discussion: `ready` returns the calls whose inputs exist, `take` gets
+    their answers."""
 
     def __init__(
-        self, team: Team, key: str, question: str, rounds: Sequence[Round], tampering: Tampering | None = None
+        self,
+        team: Team,
+        key: str,
+        question: str,
+        rounds: Sequence[Round],
+        tampering: Tampering | None = None,
     ) -> None:
         self.team, self.key, self.question, self.rounds = team, key, question, tuple(rounds)
         self.tampering = tampering or Tampering()
         self.answered: dict[str, Answered] = {}  # by id, in order of arrival
         self.failed: Answered | None = None  # the call whose error is the question's
-        self._pending: dict[tuple[int, int], tuple[Sources, Sources]] = {  # of each call to come: whom it hears
+        self._pending: dict[
+            tuple[int, int], tuple[Sources, Sources]
+        ] = {  # of each call to come: whom it hears
             (number, agent): (
                 tuple((number, heard) for heard in taken.hears(agent)),
                 tuple((number - 1, remembered) for remembered in taken.remembers(agent)),
@@ -174,27 +203,46 @@ class Discussion:
             if agent not in taken.silent
         }
         self._speaking = list(self._pending)  # round and agent of every call but the decision
-        self._decision_is_out = team.decision is not DecisionMethod.final_refer  # returned, or none is needed
+        self._decision_is_out = (
+            team.decision is not DecisionMethod.final_refer
+        )  # returned, or none is needed
         self._said: dict[tuple[int, int], AgentMessage] = {}  # by round and agent
         self._decided: Answered | None = None
 
     def ready(self) -> list[AgentCall]:
-        """Return the calls that can be made now and were not returned before; none once a call has failed."""
+        """Return the calls that can be made now and were not returned before; none once a call has
+        failed."""
         if self.failed:
             return []
         calls = []
         for (at_round, agent), (spatial, temporal) in list(self._pending.items()):
             if all(source in self._said for source in (*spatial, *temporal)):
                 del self._pending[at_round, agent]
-                role, inputs = self.team.roles[agent], (self._heard(spatial, agent), self._heard(temporal, agent))
-                key, how = f"{self.key}/{at_round}/{agent}", (self.team.letters, self.tampering.lies(agent))
-                calls.append(AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs, *how))
+                role, inputs = (
+                    self.team.roles[agent],
+                    (self._heard(spatial, agent), self._heard(temporal, agent)),
+                )
+                key, how = (
+                    f"{self.key}/{at_round}/{agent}",
+                    (self.team.letters, self.tampering.lies(agent)),
+                )
+                calls.append(
+                    AgentCall(
+                        key, agent, at_round, role, self.team.domain, self.question, *inputs, *how
+                    )
+                )
         last = self.last_round
-        if not self._decision_is_out and len(last) == sum(at == len(self.rounds) - 1 for at, _ in self._speaking):
+        if not self._decision_is_out and len(last) == sum(
+            at == len(self.rounds) - 1 for at, _ in self._speaking
+        ):
             self._decision_is_out = True
             key = f"{self.key}/{DECISION}"
             domain, letters = self.team.domain, self.team.letters
-            calls.append(AgentCall(key, None, len(self.rounds), None, domain, self.question, last, (), letters))
+            calls.append(
+                AgentCall(
+                    key, None, len(self.rounds), None, domain, self.question, last, (), letters
+                )
+            )
         return calls
 
     def take(self, answered: Answered) -> None:
@@ -207,7 +255,9 @@ class Discussion:
             self._decided = answered
         else:
             text, letters = answered.text, self.team.letters
-            message = agent_message(turn.agent, turn.role, text, answered.code, answered.is_whole, letters)
+            message = agent_message(
+                turn.agent, turn.role, text, answered.code, answered.is_whole, letters
+            )
             self._said[turn.round, turn.agent] = self.tampering.said(message)
 
     @property
@@ -215,7 +265,9 @@ class Discussion:
         """Whether there is an answer, or a call has failed."""
         if self.failed or self._decided:
             return True
-        return self.team.decision is not DecisionMethod.final_refer and len(self.answered) == len(self._speaking)
+        return self.team.decision is not DecisionMethod.final_refer and len(self.answered) == len(
+            self._speaking
+        )
 
     @property
     def speaker(self) -> Answered:
@@ -245,7 +297,8 @@ class Discussion:
 
     @property
     def text(self) -> str:
-        """The reply that counts as the team's: the decision's, or what the last agent is taken to have said."""
+        """The reply that counts as the team's: the decision's, or what the last agent is taken to
+        have said."""
         is_agents = not self.failed and self.team.decision is DecisionMethod.direct
         return self.last_round[-1].text if is_agents else self.speaker.text
 
@@ -253,7 +306,9 @@ class Discussion:
     def last_round(self) -> tuple[AgentMessage, ...]:
         """What the agents are taken to have said in the last round."""
         last = len(self.rounds) - 1
-        return self._of([place for place in self._speaking if place[0] == last and place in self._said])
+        return self._of(
+            [place for place in self._speaking if place[0] == last and place in self._said]
+        )
 
     def _ask(self, at_round: int, agent: int) -> None:
         """Add a call of an agent that hears nobody."""
@@ -270,10 +325,15 @@ class Discussion:
 class SampledDiscussion(Discussion):
     """One question that one agent answers several times; no sample is told of another."""
 
-    def __init__(self, team: Team, key: str, question: str, samples: int, budget: float | None = None) -> None:
-        """Take the one agent's team. With a budget in tokens it is asked one by one, until these are used."""
+    def __init__(
+        self, team: Team, key: str, question: str, samples: int, budget: float | None = None
+    ) -> None:
+        """Take the one agent's team. With a budget in tokens it is asked one by one, until these
+        are used."""
         first = samples if budget is None else 1
-        super().__init__(replace(team, roles=team.roles[:1] * first), key, question, [Round((), (), (), 0.0)])
+        super().__init__(
+            replace(team, roles=team.roles[:1] * first), key, question, [Round((), (), (), 0.0)]
+        )
         self.budget = budget
 
     def take(self, answered: Answered) -> None:
@@ -286,15 +346,19 @@ class SampledDiscussion(Discussion):
                 self._ask(0, number)
 
     def _is_nearer_with_one_more(self, budget: float) -> bool:
-        """Whether one more sample brings the tokens nearer to the budget, taking it to be like those before.
+        """Whether one more sample brings the tokens nearer to the budget, taking it to be like
+        those before.
 
-        The deciding agent is asked after the last sample: it reads the question and every sample's text, and answers
-        at about the length of one.
+        The deciding agent is asked after the last sample: it reads the question and every sample's
+        text, and answers at about the length of one.
         """
         calls = [one.call for one in self.answered.values()]
         prompt, new = (
             sum(counts) / len(calls)
-            for counts in ([call.prompt_tokens for call in calls], [call.answer.tokens for call in calls])
+            for counts in (
+                [call.prompt_tokens for call in calls],
+                [call.answer.tokens for call in calls],
+            )
         )
         spent, one_more = len(calls) * (prompt + new), prompt + new
         if self.team.decision is DecisionMethod.final_refer:

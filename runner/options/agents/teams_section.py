@@ -1,6 +1,7 @@
 """--teams: each job of task=agents is named by what its team is, in words, and not by a dozen keys.
 
-So teams whose keys have little in common can be compared with one baseline: `--teams --baseline "team=one agent"`.
+So teams whose keys have little in common can be compared with one baseline: `--teams --baseline
+"team=one agent"`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def name_teams(runs: Sequence[Run], differing: Sequence[str]) -> list[Run]:
             names.setdefault(team_words(run), []).append(run)
     of_run = {}
     for words, members in names.items():
-        told_apart = [key for key in keys if len({member.params.get(key) for member in members}) > 1]
+        told_apart = [
+            key for key in keys if len({member.params.get(key) for member in members}) > 1
+        ]
         for member in members:
             more = [f"{label(key)}={member.params.get(key)}" for key in told_apart]
             of_run[member.run_id] = SEPARATOR.join([words, *more])
@@ -60,9 +63,13 @@ def team_words(run: Run) -> str:
         is_matched = matched not in NOT_SET
         is_sampled = samples > 1 or is_matched
         many = (
-            f" with the tokens of {_matched(f'{matched}')}" if is_matched else (f" × {samples}" if is_sampled else "")
+            f" with the tokens of {_matched(f'{matched}')}"
+            if is_matched
+            else (f" × {samples}" if is_sampled else "")
         )
-        return SEPARATOR.join([f"one agent{many}", *([decision] if is_sampled or decision == "decision" else [])])
+        return SEPARATOR.join(
+            [f"one agent{many}", *([decision] if is_sampled or decision == "decision" else [])]
+        )
     kind, attack = graph_kind(run), run.value("task.attack") or "none"
     method = run.value("task.method") if kind == "learned" else None
     by_method = f" by {method}" if method not in (None, "runner") else ""
@@ -78,7 +85,10 @@ def _matched(words: str) -> str:
     except ValueError:
         return words
     of_key = dict(pairs)
-    learns = any(of_key.get(f"task.optimized_{kind}", "").lower() == "true" for kind in ("spatial", "temporal"))
+    learns = any(
+        of_key.get(f"task.optimized_{kind}", "").lower() == "true"
+        for kind in ("spatial", "temporal")
+    )
     named = [of_key.get("task.mode", ""), ("learned" if learns else "")]
     return " ".join(filter(None, named)) or words
 

@@ -10,7 +10,8 @@ from runner_base import ConfigError
 
 
 def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], int]:
-    """Return the training questions, none of them scored, and how many were left out because they are."""
+    """Return the training questions, none of them scored, and how many were left out because they
+    are."""
     if (task.train_split, task.train_offset) == (task.split, task.offset):
         raise ConfigError(
             f"task.train_split={task.train_split}: the scored questions are of this split, and none of them may train "
@@ -21,10 +22,18 @@ def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], 
     check_made(task.data, "task.num_iterations", both, needed)
     scored = {item.question for item in items}
     try:
-        whole = replace(task, split=task.train_split, offset=task.train_offset, limit=needed + len(items))
-        questions = load_questions(replace(whole, only=None, without=None))  # files choose scored questions only
+        whole = replace(
+            task, split=task.train_split, offset=task.train_offset, limit=needed + len(items)
+        )
+        questions = load_questions(
+            replace(whole, only=None, without=None)
+        )  # files choose scored questions only
     except ConfigError as error:  # it names the keys of the scored questions
-        message = str(error).replace("task.split=", "task.train_split=").replace("task.offset=", "task.train_offset=")
+        message = (
+            str(error)
+            .replace("task.split=", "task.train_split=")
+            .replace("task.offset=", "task.train_offset=")
+        )
         raise type(error)(message) from error
     train = [item for item in questions if item.question not in scored]
     if not train:

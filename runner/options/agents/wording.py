@@ -1,4 +1,5 @@
-"""What agents are told, by domain: wording.yaml has the texts, for answers that are numbers and for letters of choices.
+"""What agents are told, by domain: wording.yaml has the texts, for answers that are numbers and for
+letters of choices.
 
 The texts for letters are those for numbers, where the file gives no others.
 """
@@ -31,11 +32,15 @@ class Wording:
     said_before: str
     code_gives: str
     code_failed: str
-    in_one_line: bool  # each neighbour's text on a line of its own; else its lines are set off with "> "
+    in_one_line: (
+        bool  # each neighbour's text on a line of its own; else its lines are set off with "> "
+    )
     longest: int  # characters of a neighbour's text; a longer one loses its middle
     liar: str  # the head of an agent that lies, instead of its role's, and of one that writes programs
     liar_code: str
-    examples: dict[Role, list[dict[str, str]]] = field(default_factory=dict)  # each a question and a reply
+    examples: dict[Role, list[dict[str, str]]] = field(
+        default_factory=dict
+    )  # each a question and a reply
 
 
 @cache
@@ -43,6 +48,10 @@ def wording_of(domain: Domain, letters: bool = False) -> Wording:
     """Return the texts of a domain; `letters`: for answers that are letters of choices."""
     texts: Any = OmegaConf.load(Path(__file__).with_suffix(".yaml"))
     OmegaConf.resolve(texts)
-    kinds = [OmegaConf.structured(Wording), texts.numbers[domain], *([texts.letters[domain]] if letters else [])]
+    kinds = [
+        OmegaConf.structured(Wording),
+        texts.numbers[domain],
+        *([texts.letters[domain]] if letters else []),
+    ]
     merged: Wording = OmegaConf.to_object(OmegaConf.merge(*kinds))  # type: ignore[assignment]
     return merged

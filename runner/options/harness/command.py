@@ -40,7 +40,10 @@ examples:
 REPLACEMENTS = (  # what lm-eval's help says of itself, and what is true of this command
     (re.compile(r"\blm-eval(?= |')"), NAME),
     (re.compile(r"\(default: hf\)"), f"(default: {MODEL})"),
-    (re.compile(r"--model hf --model_args pretrained=\S+"), f"--model {MODEL} --model_args pretrained=embedded"),
+    (
+        re.compile(r"--model hf --model_args pretrained=\S+"),
+        f"--model {MODEL} --model_args pretrained=embedded",
+    ),
     (re.compile(r"--model hf\b"), f"--model {MODEL}"),
 )
 
@@ -95,9 +98,12 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def with_model(arguments: list[str]) -> list[str]:
-    """Add `--model runner` to an evaluation that names no model, because lm-eval's own default is another one."""
+    """Add `--model runner` to an evaluation that names no model, because lm-eval's own default is
+    another one."""
     evaluates = arguments[:1] == ["run"] or (arguments[:1] != [] and arguments[0].startswith("-"))
-    names_model = any(word in ("--model", "-M") or word.startswith("--model=") for word in arguments)
+    names_model = any(
+        word in ("--model", "-M") or word.startswith("--model=") for word in arguments
+    )
     asks_help = {"-h", "--help"} & {*arguments}
     if not evaluates or names_model or asks_help or "--config" in arguments or "-C" in arguments:
         return arguments

@@ -1,8 +1,9 @@
 """A model of lm-evaluation-harness: the engine answers its three kinds of requests.
 
-All that affects a result (where a text is cut, which tokens begin it, the windows of long texts, the stop texts of an
-answer) is as in lm-eval's own HF model, so that the scores are comparable. The engine decides how requests are batched:
-all are submitted at once, and shared prefixes of prompts are prefilled once.
+All that affects a result (where a text is cut, which tokens begin it, the windows of long texts,
+the stop texts of an answer) is as in lm-eval's own HF model, so that the scores are comparable. The
+engine decides how requests are batched: all are submitted at once, and shared prefixes of prompts
+are prefilled once.
 """
 
 from __future__ import annotations
@@ -35,8 +36,16 @@ from runner_engine.settings.sampling import PARAMETERS
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("quantization", "lora", "rope", "generation")  # the groups that model_args may set, besides the model's
-IGNORED = ("batch_size", "max_batch_size")  # lm-eval always sets them, to 1 by default; the engine decides by memory
+GROUPS = (
+    "quantization",
+    "lora",
+    "rope",
+    "generation",
+)  # the groups that model_args may set, besides the model's
+IGNORED = (
+    "batch_size",
+    "max_batch_size",
+)  # lm-eval always sets them, to 1 by default; the engine decides by memory
 ANSWER_TOKENS = 256  # the limit of tasks that set none, as in lm-eval
 SAMPLING_SETTINGS = (*PARAMETERS, "seed")  # the settings of generating that a task may have
 OTHERS_KEYS = {  # keys of lm-eval's own models, and what takes their place here
@@ -47,7 +56,8 @@ OTHERS_KEYS = {  # keys of lm-eval's own models, and what takes their place here
 
 
 class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
-    """`--model runner --model_args pretrained=…,quantization=nf4,lora=…,rope=yarn,rope.factor=4`."""
+    """`--model runner --model_args
+    pretrained=…,quantization=nf4,lora=…,rope=yarn,rope.factor=4`."""
 
     def __init__(
         self,
@@ -75,11 +85,18 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         self.resolved = resolve(config)
         kind_of(config.model).check(self.resolved)  # the load reports the same notes
         self.engine = open_engine(self.resolved)
-        require(self.engine, "lm-eval", (Capability.token_ids, Capability.logprobs, Capability.tokenizer))
+        require(
+            self.engine,
+            "lm-eval",
+            (Capability.token_ids, Capability.logprobs, Capability.tokenizer),
+        )
         self.report = self.engine.load()
         for note in self.report.notes:
             log.warning("%s", note)
-        label, is_trusted = f"model.name={self.resolved.files.model.name}", self.resolved.files.model.trust_remote_code
+        label, is_trusted = (
+            f"model.name={self.resolved.files.model.name}",
+            self.resolved.files.model.trust_remote_code,
+        )
         self.tokenizer: Any = load_tokenizer(label, self.resolved.files.path, is_trusted)
         self.add_bos_token, self.think_end_token = add_bos_token, think_end_token
         self._prefix_token_id, self.max_gen_toks = prefix_token_id, max_gen_toks
@@ -88,9 +105,12 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         self.enable_thinking = enable_thinking
         thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         template_args = {**(chat_template_args or {}), **thinking}
-        self.template = ChatTemplate(self.tokenizer, str(self.resolved.files.model.name), template_args)
+        self.template = ChatTemplate(
+            self.tokenizer, str(self.resolved.files.model.name), template_args
+        )
 
-    # --------------------------------------------------------------------------------------- properties of the model
+    # ---------------------------------------------------------------------------------------
+    # properties of the model
 
     @property
     def eot_token_id(self) -> int:
@@ -114,18 +134,30 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         facts = {f"runner_{key}": value for key, value in self.report.facts.items()}
         return facts | {"model_num_parameters": int(self.report.metrics.get("parameters", -1))}
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
         """Return a text's tokens; the begin token is not added to a text that begins with it."""
         special = self.add_bos_token if add_special_tokens is None else add_special_tokens
-        if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
+        if add_special_tokens is None and has_bos_prefix(
+            string, self.tokenizer.decode(self.prefix_token_id)
+        ):
             special = False
-        return ids_of(self.tokenizer, string, True if special is None else special, str(self.resolved.files.model.name))
+        return ids_of(
+            self.tokenizer,
+            string,
+            True if special is None else special,
+            str(self.resolved.files.model.name),
+        )
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         """Return a conversation as a text in the model's chat template."""
         return self.template.render(chat_history, continues=not add_generation_prompt)
 
-    # -------------------------------------------------------------------------------------------- lm-eval's requests
+    # --------------------------------------------------------------------------------------------
+    # lm-eval's requests
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Answer each prompt up to one of its stop texts."""
@@ -137,19 +169,28 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         texts = []
         completions = self._completions(ours, "answers", disable_tqdm)
         for request, stop, completion in zip(requests, stops, completions, strict=True):
-            parts = completion.answer.parts  # lm-eval, too, drops the blanks behind thinking: a stop text may be blank
+            parts = (
+                completion.answer.parts
+            )  # lm-eval, too, drops the blanks behind thinking: a stop text may be blank
             text = parts.answer.lstrip() if parts.has_thinking else parts.answer
             text = postprocess_generated_text(text, stop, self.think_end_token)
             self.cache_hook.add_partial("generate_until", request.args, text)
             texts.append(text)
         return texts
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return each continuation's log-likelihood, and whether it is the model's greedy answer."""
+    def loglikelihood(
+        self, requests: list[Any], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Return each continuation's log-likelihood, and whether it is the model's greedy
+        answer."""
         if self.enable_thinking:
             tasks = sorted({request.task_name for request in requests if request.task_name})
-            raise ConfigError(f"enable_thinking=True: {', '.join(tasks)} scores given answers, before any thinking")
-        scored: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+            raise ConfigError(
+                f"enable_thinking=True: {', '.join(tasks)} scores given answers, before any thinking"
+            )
+        scored: list[tuple[float, bool]] = super().loglikelihood(
+            requests, disable_tqdm=disable_tqdm
+        )
         return scored
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
@@ -175,9 +216,13 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return sums
 
     def _loglikelihood_tokens(
-        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+        self,
+        requests: list[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **_: Any,
     ) -> list[tuple[float, bool]]:
-        """Return each continuation's log-likelihood, and whether it is the model's greedy answer."""
+        """Return each continuation's log-likelihood, and whether it is the model's greedy
+        answer."""
         scores = self._score(requests, disable_tqdm)
         for (texts, _before, _after), score in zip(requests, scores, strict=True):
             self.cache_hook.add_partial("loglikelihood", texts, score)
@@ -188,28 +233,43 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     ) -> list[tuple[float, bool]]:
         ours = []
         for number, (_, before, after) in enumerate(requests):
-            ids = (before + after)[-(self.max_length + 1) :]  # the last one is not read, only scored
+            ids = (before + after)[
+                -(self.max_length + 1) :
+            ]  # the last one is not read, only scored
             if len(ids) == len(after):
                 raise ConfigError(
                     f"a continuation of {len(after)} tokens leaves no room before it: the model has {self.max_length}"
                 )
             ours.append(Request(number, tuple(ids[: -len(after)]), continuation=tuple(after)))
         completions = self._completions(ours, "log-likelihoods", disable_tqdm)
-        return [(sum(completion.logprobs or ()), all(completion.greedy or ())) for completion in completions]
+        return [
+            (sum(completion.logprobs or ()), all(completion.greedy or ()))
+            for completion in completions
+        ]
 
-    def _generation(self, number: int, context: str, settings: Mapping[str, Any]) -> tuple[Request, list[str]]:
+    def _generation(
+        self, number: int, context: str, settings: Mapping[str, Any]
+    ) -> tuple[Request, list[str]]:
         """Return the engine's request for a prompt, and its stop texts."""
         given: dict[str, Any] = dict(normalize_gen_kwargs(dict(settings), self.max_gen_toks))
-        stop = handle_stop_sequences(given.pop("until", None), eos=self.tokenizer.decode(self.eot_token_id))
+        stop = handle_stop_sequences(
+            given.pop("until", None), eos=self.tokenizer.decode(self.eot_token_id)
+        )
         limit = given.pop("max_gen_toks")
         if given.pop("do_sample", False) is False:
             given["temperature"] = 0.0
         elif not (self.temperature if given.get("temperature") is None else given["temperature"]):
-            raise ConfigError("do_sample=True: needs a temperature above 0, as in --gen_kwargs temperature=0.7")
+            raise ConfigError(
+                "do_sample=True: needs a temperature above 0, as in --gen_kwargs temperature=0.7"
+            )
         if given.pop("num_beams", 1) != 1:
-            raise ConfigError(f"num_beams={settings['num_beams']}: the engine has no beam search; leave it out")
+            raise ConfigError(
+                f"num_beams={settings['num_beams']}: the engine has no beam search; leave it out"
+            )
         for key in given.keys() - {*SAMPLING_SETTINGS}:
-            raise ConfigError(f"{key}={given[key]}: {unknown('setting of generating', key, SAMPLING_SETTINGS)}")
+            raise ConfigError(
+                f"{key}={given[key]}: {unknown('setting of generating', key, SAMPLING_SETTINGS)}"
+            )
         room = self.max_length - limit
         if room <= 0:
             raise ConfigError(
@@ -221,10 +281,15 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         stops = tuple(one for one in stop if one)
         return Request(number, ids, stop=stops, max_new_tokens=limit, sampling=sampling), stop
 
-    def _completions(self, requests: list[Request], what: str, is_quiet: bool) -> Iterator[Completion]:
+    def _completions(
+        self, requests: list[Request], what: str, is_quiet: bool
+    ) -> Iterator[Completion]:
         """Yield the completion of each request, in their order."""
         completions: dict[Any, Completion] = {}
-        with tqdm(total=len(requests), desc=what, disable=is_quiet) as bar, self.engine.open() as session:
+        with (
+            tqdm(total=len(requests), desc=what, disable=is_quiet) as bar,
+            self.engine.open() as session,
+        ):
 
             def listen(events: list[Event]) -> None:
                 for completion in (event for event in events if isinstance(event, Completion)):
@@ -238,7 +303,8 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
 
 def by_group(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split `rope=yarn, rope.factor=4, dtype=float32` into choices of groups with their keys, and the model's keys."""
+    """Split `rope=yarn, rope.factor=4, dtype=float32` into choices of groups with their keys, and
+    the model's keys."""
     groups: dict[str, Any] = {group: keys.get(group) for group in GROUPS}
     own: dict[str, Any] = {}
     for key, value in keys.items():
@@ -247,7 +313,9 @@ def by_group(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             own[name] = value
         elif dot and group in GROUPS:
             choice = groups[group]
-            given = choice if isinstance(choice, dict) else {} if choice is None else {"name": choice}
+            given = (
+                choice if isinstance(choice, dict) else {} if choice is None else {"name": choice}
+            )
             groups[group] = given | {name: value}
         elif key not in GROUPS:
             own[key] = value

@@ -10,27 +10,37 @@ from runner.config.hydra_options import HydraOption
 
 @dataclass
 class RayLauncherConfig:
-    """The keys of hydra.launcher under hydra/launcher=ray: where Ray is, and what each job asks it for."""
+    """The keys of hydra.launcher under hydra/launcher=ray: where Ray is, and what each job asks it
+    for."""
 
     _target_: str = "hydra_plugins.runner.RayLauncher"
-    address: str | None = None  # HOST:PORT of a cluster's head, or auto; null: RAY_ADDRESS, else Ray on this machine
+    address: str | None = (
+        None  # HOST:PORT of a cluster's head, or auto; null: RAY_ADDRESS, else Ray on this machine
+    )
     num_cpus: float | None = None  # of a job; null: as many as the threads that its model will use
     num_gpus: float = 0.0
     memory_mib: float | None = None  # null: as predicted
-    resources: dict[str, float] = field(default_factory=dict)  # names that the cluster gives its nodes
+    resources: dict[str, float] = field(
+        default_factory=dict
+    )  # names that the cluster gives its nodes
     max_restarts: int = 3  # of a job whose node dies
 
 
 def optuna_keys() -> tuple[Any, tuple[str, ...]]:
     """Return the keys of hydra.sweeper under hydra/sweeper=optuna."""
-    keys: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
+    keys: dict[str, Any] = {
+        "_target_": "hydra_plugins.runner.OptunaSearch",
+        "n_trials": 20,
+        "n_jobs": 2,
+    }
     keys |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
     keys |= {"storage": None, "study_name": None, "max_failure_rate": 0.0, "prune": False}
     return keys, ("params",)
 
 
 def slurm_keys() -> tuple[Any, tuple[str, ...]]:
-    """Return submitit's settings with ours: a job that ends with its node or its time goes back into the queue."""
+    """Return submitit's settings with ours: a job that ends with its node or its time goes back
+    into the queue."""
     from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
     slurm = SlurmQueueConf(_target_="hydra_plugins.runner.SlurmLauncher", max_num_timeout=3)

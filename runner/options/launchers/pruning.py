@@ -1,8 +1,10 @@
-"""hydra.sweeper.prune=true: a trial stops once it is decided that it is worse than the best one so far.
+"""hydra.sweeper.prune=true: a trial stops once it is decided that it is worse than the best one so
+far.
 
-Each trial is compared with the job of the best trial while it runs (task.early_stop_vs). One that is decided worse has
-been pruned. Any other that could be the best becomes a job without a comparison, which takes over the answers: only
-these jobs are compared with, and have scores that count.
+Each trial is compared with the job of the best trial while it runs (task.early_stop_vs). One that
+is decided worse has been pruned. Any other that could be the best becomes a job without a
+comparison, which takes over the answers: only these jobs are compared with, and have scores that
+count.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 KEY = "hydra.sweeper.prune=true"
 JOB, COMPARISONS = "task.early_stop_vs", "task.early_stop_comparisons"
 KEYS = frozenset((JOB, COMPARISONS))  # set by the search
-AGAINST = "compared_with"  # an attribute of a trial: the job, and how many comparisons share the 5 %
+AGAINST = (
+    "compared_with"  # an attribute of a trial: the job, and how many comparisons share the 5 %
+)
 FULL = "full_job"  # an attribute of a complete trial: its job without a comparison
 
 
@@ -40,7 +44,9 @@ def check_search(first: PlannedJob, keys: Iterable[str], direction: str) -> None
         need = "it needs task=gsm8k without task.early_stop_vs, which it sets itself"
         raise ConfigError(f"{KEY}: task={task.name}: {need}")
     if direction != "maximize":
-        raise ConfigError(f"{KEY}: hydra.sweeper.direction={direction}: only a search for the highest accuracy prunes")
+        raise ConfigError(
+            f"{KEY}: hydra.sweeper.direction={direction}: only a search for the highest accuracy prunes"
+        )
     if asked := [key for key in keys if key.partition(".")[0] == "task"]:
         need = "trials that ask in different ways cannot be compared question by question"
         raise ConfigError(f"{KEY}: {asked[0]} is searched over: {need}")
@@ -48,7 +54,11 @@ def check_search(first: PlannedJob, keys: Iterable[str], direction: str) -> None
 
 def compared_with(study: Study, wanted: int) -> dict[str, Any] | None:
     """Return what a new trial is compared with; None before the first trial is complete."""
-    full = [trial for trial in study.get_trials(deepcopy=False) if FULL in trial.user_attrs and trial.value is not None]
+    full = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if FULL in trial.user_attrs and trial.value is not None
+    ]
     if not full:
         return None
     best = max(full, key=lambda it: (it.value or 0.0, -it.number))

@@ -1,4 +1,5 @@
-"""The jobs of a grid under Ray: submitted, followed, collected, started again after a node's death."""
+"""The jobs of a grid under Ray: submitted, followed, collected, started again after a node's
+death."""
 
 from __future__ import annotations
 
@@ -37,10 +38,15 @@ class RayRequest:
         check_keys("hydra.launcher", self)
 
     def of_job(self, planned: PlannedJob, largest: Mapping[str, float]) -> dict[str, Any]:
-        """Return what a job asks for: as configured, else as predicted, but no more than the largest node has."""
+        """Return what a job asks for: as configured, else as predicted, but no more than the
+        largest node has."""
         assert planned.resolved is not None
         predicted = predicted_need(planned.resolved)
-        cpus = min(predicted.threads, largest.get("CPU", 1.0)) if self.num_cpus is None else self.num_cpus
+        cpus = (
+            min(predicted.threads, largest.get("CPU", 1.0))
+            if self.num_cpus is None
+            else self.num_cpus
+        )
         memory = min(predicted.mib * MIB, largest.get("memory", 0.0))
         return {
             "num_cpus": cpus,
@@ -77,18 +83,23 @@ class RayJobs(Executor):
     shared: SharedFile
     at_once: int
     _todo: list[int] = field(default_factory=list)
-    _running: dict[Any, int] = field(default_factory=dict)  # Ray's reference -> the number of the job
+    _running: dict[Any, int] = field(
+        default_factory=dict
+    )  # Ray's reference -> the number of the job
     _since: dict[int, float] = field(default_factory=dict)  # when a running job was first heard of
     _late: set[int] = field(default_factory=set)
     _restarts: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> bool:
-        """Run all jobs, the longest ones first, until the user stops them; return whether the user did."""
+        """Run all jobs, the longest ones first, until the user stops them; return whether the user
+        did."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        self.mailbox: Any = (
+            ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        )
         self.do_job: Any = ray.remote(do_job)
         self.largest = largest_node(ray.nodes())  # type: ignore[no-untyped-call]
         for line in self.request.missing(self.largest):
@@ -96,7 +107,8 @@ class RayJobs(Executor):
         self._todo = sorted(self.numbers, key=lambda number: -self.plan[number].cost)
         return super().run()
 
-    # ----------------------------------------------------------------------------------------------- submit
+    # -----------------------------------------------------------------------------------------------
+    # submit
 
     def submit(self) -> None:
         """Submit the jobs that may start now."""
@@ -131,7 +143,8 @@ class RayJobs(Executor):
         task = self.do_job.options(max_retries=0, name=name, **options)
         self._running[task.remote(assignment, self.mailbox)] = number
 
-    # ----------------------------------------------------------------------------------------------- follow
+    # -----------------------------------------------------------------------------------------------
+    # follow
 
     def poll(self) -> bool:
         """Take the news of the jobs; False when nothing is left to wait for."""
@@ -140,13 +153,19 @@ class RayJobs(Executor):
         if self.stop_requests and not self._running:
             return False
         ended, _ = (
-            ray.wait([*self._running], num_returns=len(self._running), timeout=POLL_S) if self._running else ([], [])
+            ray.wait([*self._running], num_returns=len(self._running), timeout=POLL_S)
+            if self._running
+            else ([], [])
         )
         self._read_mail()
         for reference in ended:
             self._collect(reference, self._running.pop(reference))
         for reference, number in self._running.items():
-            if number in self._since and number not in self._late and self.is_late(self._since[number]):
+            if (
+                number in self._since
+                and number not in self._late
+                and self.is_late(self._since[number])
+            ):
                 self._late.add(number)
                 ray.cancel(reference, force=True)
         return bool(self._running or self._todo)
@@ -187,7 +206,9 @@ class RayJobs(Executor):
             if isinstance(error, ray.exceptions.NodeDiedError) and self._runs_again(number):
                 return
             outcome = self._death(planned, is_late, _words(error))
-        except ray.exceptions.RayError as error:  # the task could not be run: another Python, no runner on that node
+        except (
+            ray.exceptions.RayError
+        ) as error:  # the task could not be run: another Python, no runner on that node
             outcome = self._death(planned, is_late, " ".join(str(error).split())[-400:])
         except RunnerError as error:  # its files could not be stored or logged here
             outcome = outcome_of_error(error)
@@ -227,7 +248,8 @@ class RayJobs(Executor):
             return planned.record_death(Status.KILLED, "interrupted")
         return planned.record_death(Status.FAILED, self.why_late if is_late else words)
 
-    # ------------------------------------------------------------------------------------------------- stop
+    # -------------------------------------------------------------------------------------------------
+    # stop
 
     def cancel(self) -> None:
         """Have the jobs end as after Ctrl-C, and those that wait for a place not begin."""
@@ -239,7 +261,8 @@ class RayJobs(Executor):
                 ray.cancel(reference)
 
     def kill(self) -> None:
-        """Kill the processes of the jobs that have not ended after Ctrl-C, and record their deaths."""
+        """Kill the processes of the jobs that have not ended after Ctrl-C, and record their
+        deaths."""
         import ray
 
         for reference, number in self._running.items():

@@ -1,8 +1,9 @@
 """What runs on Ray's nodes: a job, and what it tells the grid while it runs.
 
-A node that shares the output folder with the grid works there. Any other node gets the job's samples so far, works in a
-folder of its own, logs nothing, and sends the job's files back: some while it runs, all of them when it ends. MLflow
-then has one writer, and what a dead node had begun leaves no run behind.
+A node that shares the output folder with the grid works there. Any other node gets the job's
+samples so far, works in a folder of its own, logs nothing, and sends the job's files back: some
+while it runs, all of them when it ends. MLflow then has one writer, and what a dead node had begun
+leaves no run behind.
 """
 
 from __future__ import annotations
@@ -27,7 +28,15 @@ from runner.run import identify
 from runner.store.jobs import RESULT, Job
 from runner.store.sent_jobs import pack, unpack
 from runner.tasks.base import Uses, task_of
-from runner_base import INTERRUPTED, ConfigError, ProgressState, RunnerError, Status, progress, signals
+from runner_base import (
+    INTERRUPTED,
+    ConfigError,
+    ProgressState,
+    RunnerError,
+    Status,
+    progress,
+    signals,
+)
 from runner_base.files import user_cache
 from runner_base.loggers import logging_progress
 
@@ -61,7 +70,9 @@ class Assignment:
     config_yaml: str
     working_directory: str
     shared: SharedFile
-    evidence: dict[str, bytes] = field(default_factory=dict)  # by job id: its own samples, and those of a job it needs
+    evidence: dict[str, bytes] = field(
+        default_factory=dict
+    )  # by job id: its own samples, and those of a job it needs
     sends_samples: bool = True  # while it runs; not if it begins anew each time
 
 
@@ -103,7 +114,8 @@ class Mailbox:
 
 @dataclass
 class Reporter:
-    """A thread that tells the grid how a job is doing, and interrupts the job when the grid says so."""
+    """A thread that tells the grid how a job is doing, and interrupts the job when the grid says
+    so."""
 
     number: int
     mailbox: Any
@@ -158,11 +170,15 @@ class Reporter:
 def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
     """Run one job on a node."""
     host = platform.node()
-    with suppress(OSError):  # the paths of the user's command; another host may not have this folder
+    with suppress(
+        OSError
+    ):  # the paths of the user's command; another host may not have this folder
         os.chdir(assignment.working_directory)
     with signals.handlers_installed(), logging_progress():
         if assignment.shared.is_here:
-            return Delivery(run_reporting(assignment, assignment.config, mailbox, None), host, assignment.job_id)
+            return Delivery(
+                run_reporting(assignment, assignment.config, mailbox, None), host, assignment.job_id
+            )
         with own_folder() as folder:
             job = Job(assignment.job_id, folder / "jobs" / assignment.job_id)
             config = replace(assignment.config, output_dir=str(folder), tracking=NoTrackingConfig())
@@ -172,13 +188,19 @@ def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
                     unpack(files, Job(job_id, folder / "jobs" / job_id))
                 job = same_job(config, job)
             except RunnerError as error:
-                return Delivery(outcome_of_error(type(error)(f"{error} (on {host})")), host, job.job_id)
-            outcome = run_reporting(assignment, config, mailbox, job if assignment.sends_samples else None)
+                return Delivery(
+                    outcome_of_error(type(error)(f"{error} (on {host})")), host, job.job_id
+                )
+            outcome = run_reporting(
+                assignment, config, mailbox, job if assignment.sends_samples else None
+            )
             has_run = outcome.record is not None or (job.folder / RESULT).exists()
             return Delivery(outcome, host, job.job_id, pack(job) if has_run else None)
 
 
-def run_reporting(assignment: Assignment, config: RunnerConfig, mailbox: Any, samples: Job | None) -> Outcome:
+def run_reporting(
+    assignment: Assignment, config: RunnerConfig, mailbox: Any, samples: Job | None
+) -> Outcome:
     """Run the job, and tell the grid how it is doing."""
     reporter = Reporter(assignment.number, mailbox, samples)
     try:
@@ -215,7 +237,8 @@ def check_alone(config: RunnerConfig) -> None:
 
 
 def same_job(config: RunnerConfig, wanted: Job) -> Job:
-    """Return the job as it is on this node; one whose model or data differ here is another job, and is rejected."""
+    """Return the job as it is on this node; one whose model or data differ here is another job, and
+    is rejected."""
     _, here = identify(resolve(config))
     if here.job_id != wanted.job_id and Uses.machine not in task_of(config).USES:
         raise ConfigError(

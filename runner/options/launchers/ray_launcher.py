@@ -1,10 +1,12 @@
-"""hydra/launcher=ray: the jobs of a grid as Ray's tasks, on the nodes of a cluster or on this machine.
+"""hydra/launcher=ray: the jobs of a grid as Ray's tasks, on the nodes of a cluster or on this
+machine.
 
-Ray places the jobs, by the memory and the threads that the plan predicts. A job whose process dies has failed; a job
-whose node dies runs again on another one, from the samples that it has left. The nodes need not share a disk.
+Ray places the jobs, by the memory and the threads that the plan predicts. A job whose process dies
+has failed; a job whose node dies runs again on another one, from the samples that it has left. The
+nodes need not share a disk.
 
-hydra-ray-launcher pins cloudpickle below 3, which joblib 1.6 excludes, returns all results together or none, and needs
-one disk under all nodes.
+hydra-ray-launcher pins cloudpickle below 3, which joblib 1.6 excludes, returns all results together
+or none, and needs one disk under all nodes.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ log = logging.getLogger(__name__)
 
 MAX_STARTS = 3
 CONNECT_S = 10.0
-# what Ray says when its own processes took more than 30 s, as on a busy machine; no setting changes that limit
+# what Ray says when its own processes took more than 30 s, as on a busy machine; no setting changes
+# that limit
 STARTED_SLOWLY = "The current node timed out during startup"
 
 
@@ -41,13 +44,24 @@ class RayLauncher(PlanLauncher):
         super().__init__()
         self.address, self.request = address, RayRequest(**request)
 
-    def run_jobs(self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any) -> bool:
+    def run_jobs(
+        self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any
+    ) -> bool:
         """Run these jobs of a plan as Ray's tasks."""
         # Ray prints what happens to its nodes; stdout is for the grid's result
-        with redirect_stdout(sys.stderr), connected(self.address), shared_file(Path(settings.output_dir)) as file:
+        with (
+            redirect_stdout(sys.stderr),
+            connected(self.address),
+            shared_file(Path(settings.output_dir)) as file,
+        ):
             at_once = len(numbers) if settings.workers == AUTO else int(settings.workers)
             return RayJobs(
-                plan=plan, numbers=numbers, request=self.request, shared=file, at_once=at_once, **shared
+                plan=plan,
+                numbers=numbers,
+                request=self.request,
+                shared=file,
+                at_once=at_once,
+                **shared,
             ).run()
 
 
@@ -61,13 +75,20 @@ def connected(address: str | None) -> Iterator[None]:
     for start in range(1, MAX_STARTS + 1):
         try:
             with signals.handlers_kept():
-                ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address,
+                    include_dashboard=dashboard,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             break
         except Exception as error:  # Ray raises plain ones, too
             ray.shutdown()
             if start < MAX_STARTS and STARTED_SLOWLY in str(error):
                 log.warning(
-                    "Ray did not start within its 30 s, as on a busy machine: start %d of %d", start + 1, MAX_STARTS
+                    "Ray did not start within its 30 s, as on a busy machine: start %d of %d",
+                    start + 1,
+                    MAX_STARTS,
                 )
                 continue
             where = f"hydra.launcher.address={address}" if address else "hydra/launcher=ray"
@@ -87,7 +108,9 @@ def check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
-        raise ConfigError(f"hydra.launcher.address={address}: nothing answers there: {error}") from error
+        raise ConfigError(
+            f"hydra.launcher.address={address}: nothing answers there: {error}"
+        ) from error
 
 
 @contextmanager

@@ -1,11 +1,13 @@
-"""hydra/sweeper=optuna: Optuna proposes the values of each trial, and its study in a database remembers all of them.
+"""hydra/sweeper=optuna: Optuna proposes the values of each trial, and its study in a database
+remembers all of them.
 
-A trial is a normal job. The search asks for a few trials at a time, runs them, and tells their scores. After a kill the
-same command goes on: a finished trial is not repeated, and one that was running is run with the same values. The
-random numbers of a trial come from the seed and its number, so that a search that was interrupted proposes what it
-would have proposed.
+A trial is a normal job. The search asks for a few trials at a time, runs them, and tells their
+scores. After a kill the same command goes on: a finished trial is not repeated, and one that was
+running is run with the same values. The random numbers of a trial come from the seed and its
+number, so that a search that was interrupted proposes what it would have proposed.
 
-hydra-optuna-sweeper pins Optuna at 2.10, whose storage fails with today's SQLAlchemy: no search survives a kill.
+hydra-optuna-sweeper pins Optuna at 2.10, whose storage fails with today's SQLAlchemy: no search
+survives a kill.
 """
 
 from __future__ import annotations
@@ -27,7 +29,16 @@ from runner.grid.plan import Outcome, plan_all
 from runner.grid.trials import Trials
 from runner.options.launchers import pruning
 from runner.options.launchers.search_space import SearchSettings, SearchSpace, corner, study_name
-from runner_base import ConfigError, Status, TrackingError, hold, plain, say, without_secrets, write_atomically
+from runner_base import (
+    ConfigError,
+    Status,
+    TrackingError,
+    hold,
+    plain,
+    say,
+    without_secrets,
+    write_atomically,
+)
 from runner_base.errors import check_output_folder
 from runner_base.files import is_held
 
@@ -56,8 +67,15 @@ class OptunaSearch(LaunchingSweeper):
         **settings: Any,
     ) -> None:
         sampler = dict(sampler or {})
-        self.settings = SearchSettings(sampler=str(sampler.get("name")), seed=sampler.get("seed"), **settings)
-        self.params, self.storage, self.study_name, self.prunes = dict(params or {}), storage, study_name, prune
+        self.settings = SearchSettings(
+            sampler=str(sampler.get("name")), seed=sampler.get("seed"), **settings
+        )
+        self.params, self.storage, self.study_name, self.prunes = (
+            dict(params or {}),
+            storage,
+            study_name,
+            prune,
+        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Search, and show the trials however the search ends."""
@@ -90,16 +108,24 @@ class OptunaSearch(LaunchingSweeper):
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
-        (first,) = plan_all([self.space.overrides(corner(self.distributions))], self.context, self.master)
+        (first,) = plan_all(
+            [self.space.overrides(corner(self.distributions))], self.context, self.master
+        )
         if self.prunes:
             pruning.check_search(first, self.space.varied, self.settings.direction)
             if not isinstance(self.launcher, PlanLauncher):
-                raise ConfigError(f"{pruning.KEY}: only hydra/launcher=workers and ray tell how far a job came")
-        job = first.job_id or " ".join(sorted(self.space.fixed))  # not every search can run the job at its corner
+                raise ConfigError(
+                    f"{pruning.KEY}: only hydra/launcher=workers and ray tell how far a job came"
+                )
+        job = first.job_id or " ".join(
+            sorted(self.space.fixed)
+        )  # not every search can run the job at its corner
         name = self.study_name or study_name(self.space, self.settings, job)
         output_dir.mkdir(parents=True, exist_ok=True)
         uri = self.storage or f"sqlite:///{output_dir / DATABASE}"
-        self.settings.proposing(self.distributions, 0)  # rejects a space that the sampler cannot search
+        self.settings.proposing(
+            self.distributions, 0
+        )  # rejects a space that the sampler cannot search
         try:
             study = optuna.create_study(
                 storage=optuna.storages.RDBStorage(uri),
@@ -109,7 +135,9 @@ class OptunaSearch(LaunchingSweeper):
             )
         except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise TrackingError(f"hydra.sweeper.storage={without_secrets(uri)}: {reason}") from error
+            raise TrackingError(
+                f"hydra.sweeper.storage={without_secrets(uri)}: {reason}"
+            ) from error
         if (begun_with := study.user_attrs.get(JOB, job)) != job:
             raise ConfigError(
                 f"hydra.sweeper.study_name={name}: this study was begun with another model, data set or setting "
@@ -124,48 +152,77 @@ class OptunaSearch(LaunchingSweeper):
         return study
 
     def search(self, owner: dict[str, str]) -> None:
-        """Run what an earlier start has left, then new trials, until there are as many as wanted."""
+        """Run what an earlier start has left, then new trials, until there are as many as
+        wanted."""
         from optuna.trial import TrialState
 
         begun = self.study.get_trials(deepcopy=False)
         finished = [trial for trial in begun if trial.state.is_finished()]
-        left_open = [trial for trial in begun if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)]
+        left_open = [
+            trial
+            for trial in begun
+            if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)
+        ]
         if begun:
-            say(f"{self.study.study_name}: {len(finished)} trials are done, {len(left_open)} are taken up again")
-        self.recall([trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)])
+            say(
+                f"{self.study.study_name}: {len(finished)} trials are done, {len(left_open)} are taken up again"
+            )
+        self.recall(
+            [trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        )
         while batch := self.next_batch(owner):
             self.run(batch)
 
     def recall(self, finished: Sequence[FrozenTrial]) -> None:
-        """Put the finished trials of earlier starts into the table, from the records of their jobs."""
-        overrides = [self.overrides_of(trial, in_full=pruning.FULL in trial.user_attrs) for trial in finished]
+        """Put the finished trials of earlier starts into the table, from the records of their
+        jobs."""
+        overrides = [
+            self.overrides_of(trial, in_full=pruning.FULL in trial.user_attrs) for trial in finished
+        ]
         for planned in plan_all(overrides, self.context, self.master):
             if planned.record is not None:
-                self.trials.outcomes[len(self.trials.plan)] = Outcome(Status.FINISHED, planned.record)
+                self.trials.outcomes[len(self.trials.plan)] = Outcome(
+                    Status.FINISHED, planned.record
+                )
                 planned.unnamed = pruning.KEYS
                 self.trials.plan.append(planned)
         if missing := len(finished) - len(self.trials.plan):
-            say(f"{missing} finished trials have no result in {self.master.output_dir}: the table lacks them")
+            say(
+                f"{missing} finished trials have no result in {self.master.output_dir}: the table lacks them"
+            )
 
     def next_batch(self, owner: dict[str, str]) -> list[Trial]:
-        """Return the trials to run now: those that were left open, then new ones; empty if there are enough."""
+        """Return the trials to run now: those that were left open, then new ones; empty if there
+        are enough."""
         from optuna.trial import TrialState
 
-        with hold(self.locks / f"{self.study.study_name}.lock"):  # of two processes, each takes others
+        with hold(
+            self.locks / f"{self.study.study_name}.lock"
+        ):  # of two processes, each takes others
             trials = self.study.get_trials(deepcopy=False)
-            left_open = [trial for trial in trials if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)]
+            left_open = [
+                trial
+                for trial in trials
+                if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)
+            ]
             batch = [self.propose(owner, it) for it in left_open[: self.settings.n_jobs]]
             new = min(self.settings.n_jobs - len(batch), self.wanted - len(trials))
             return [*batch, *(self.propose(owner) for _ in range(new))]
 
     def propose(self, owner: dict[str, str], left_open: FrozenTrial | None = None) -> Trial:
-        """Ask for a new trial, or reopen one; a start that was killed may not have proposed all of its values."""
+        """Ask for a new trial, or reopen one; a start that was killed may not have proposed all of
+        its values."""
         from optuna.trial import Trial
 
         storage = self.study._storage
-        trial_id = left_open._trial_id if left_open else storage.create_new_trial(self.study._study_id)
-        # as `ask` does; but here the random numbers follow from the number of the trial, which is known only now
-        self.study.sampler = self.settings.proposing(self.distributions, storage.get_trial(trial_id).number)
+        trial_id = (
+            left_open._trial_id if left_open else storage.create_new_trial(self.study._study_id)
+        )
+        # as `ask` does; but here the random numbers follow from the number of the trial, which is
+        # known only now
+        self.study.sampler = self.settings.proposing(
+            self.distributions, storage.get_trial(trial_id).number
+        )
         trial = Trial(self.study, trial_id)
         trial.set_user_attr(OWNER, owner)
         if self.prunes and left_open is None:
@@ -175,7 +232,8 @@ class OptunaSearch(LaunchingSweeper):
         return trial
 
     def overrides_of(self, trial: Trial | FrozenTrial, in_full: bool = False) -> list[str]:
-        """Return the overrides of a trial's job; `in_full`: of the one that is compared with no other."""
+        """Return the overrides of a trial's job; `in_full`: of the one that is compared with no
+        other."""
         against = None if in_full else trial.user_attrs.get(pruning.AGAINST)
         return [*self.space.overrides(trial.params), *pruning.overrides_of(against)]
 
@@ -185,7 +243,8 @@ class OptunaSearch(LaunchingSweeper):
         return self.launcher.launch(overrides, initial_job_idx=batch[0].number)
 
     def run(self, batch: list[Trial]) -> None:
-        """Run trials, and tell the study their scores; one that fails stays open, unless failures are allowed."""
+        """Run trials, and tell the study their scores; one that fails stays open, unless failures
+        are allowed."""
         from optuna.trial import TrialState
 
         failed: list[JobReturn] = []
@@ -199,15 +258,26 @@ class OptunaSearch(LaunchingSweeper):
             failed.append(ended)
             if self.settings.max_failure_rate > 0:
                 self.tell(trial, None)
-        every = [trial.state for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        every = [
+            trial.state
+            for trial in self.study.get_trials(deepcopy=False)
+            if trial.state.is_finished()
+        ]
         share = every.count(TrialState.FAIL) / max(len(every), 1)
-        if failed and (self.settings.max_failure_rate == 0 or share > self.settings.max_failure_rate):
+        if failed and (
+            self.settings.max_failure_rate == 0 or share > self.settings.max_failure_rate
+        ):
             _ = failed[0].return_value  # raises the job's error
 
     def prune(self, batch: list[Trial], returns: list[JobReturn], before: int) -> None:
-        """Tell which trials are pruned, and run those in full that may be best; their jobs begin at `before`."""
+        """Tell which trials are pruned, and run those in full that may be best; their jobs begin at
+        `before`."""
         against = [trial.user_attrs.get(pruning.AGAINST) for trial in batch]
-        known = [trial.value for trial in self.study.get_trials(deepcopy=False) if pruning.FULL in trial.user_attrs]
+        known = [
+            trial.value
+            for trial in self.study.get_trials(deepcopy=False)
+            if pruning.FULL in trial.user_attrs
+        ]
         best = max((value for value in known if value is not None), default=float("-inf"))
         in_full = []
         for place, trial in enumerate(batch):
@@ -218,13 +288,19 @@ class OptunaSearch(LaunchingSweeper):
             if fate is pruning.Fate.in_full:
                 in_full.append(place)
             elif fate is pruning.Fate.pruned:
-                trial.report(float(returns[place].return_value), int(record.result.metrics["questions_asked"]))
+                trial.report(
+                    float(returns[place].return_value),
+                    int(record.result.metrics["questions_asked"]),
+                )
                 self.tell(trial, None, pruned=True)
             elif against[place] is None:
                 trial.set_user_attr(pruning.FULL, record.job_id)
         if not in_full:
             return
-        whole, self.trials = self.trials, Trials(len(in_full), self.trials.keys, unnamed=pruning.KEYS)
+        whole, self.trials = (
+            self.trials,
+            Trials(len(in_full), self.trials.keys, unnamed=pruning.KEYS),
+        )
         self.launcher.trials = self.trials  # type: ignore[attr-defined]
         try:
             again = self.launch([batch[place] for place in in_full], in_full=True)
@@ -233,7 +309,10 @@ class OptunaSearch(LaunchingSweeper):
             self.launcher.trials = whole  # type: ignore[attr-defined]
         for number, place in enumerate(in_full):
             returns[place] = again[number]
-            whole.plan[before + place], whole.outcomes[before + place] = ran.plan[number], ran.outcomes[number]
+            whole.plan[before + place], whole.outcomes[before + place] = (
+                ran.plan[number],
+                ran.outcomes[number],
+            )
             if (record := ran.outcomes[number].record) is not None:
                 batch[place].set_user_attr(pruning.FULL, record.job_id)
 
@@ -248,7 +327,8 @@ class OptunaSearch(LaunchingSweeper):
         self.study.tell(trial.number, score, state, skip_if_finished=True)
 
     def show(self) -> None:
-        """Print the table and the best trial; write it and the study's pictures to the study's folder."""
+        """Print the table and the best trial; write it and the study's pictures to the study's
+        folder."""
         from optuna.trial import TrialState
 
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -271,10 +351,13 @@ class OptunaSearch(LaunchingSweeper):
 
 @contextmanager
 def owned(folder: Path) -> Iterator[dict[str, str]]:
-    """Give this process a lock that ends with it, so that others can tell whether its trials still run."""
+    """Give this process a lock that ends with it, so that others can tell whether its trials still
+    run."""
     lock = folder / f"{uuid.uuid4().hex}{RUNNING}"
     with ExitStack() as held:
-        with hold(folder / ".lock"):  # no other process takes a lock that is being made for one without a process
+        with hold(
+            folder / ".lock"
+        ):  # no other process takes a lock that is being made for one without a process
             held.enter_context(hold(lock))
             for left in folder.glob(f"*{RUNNING}"):
                 if left != lock and not is_held(left):
@@ -285,7 +368,8 @@ def owned(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def is_abandoned(trial: FrozenTrial, owner: dict[str, str]) -> bool:
-    """Whether no process runs a trial that has not ended; of another machine's process that is not known."""
+    """Whether no process runs a trial that has not ended; of another machine's process that is not
+    known."""
     runs_in = trial.user_attrs.get(OWNER)
     if runs_in is None:
         return True  # its process ended before it could run it
@@ -308,12 +392,18 @@ def draw(study: Study, folder: Path) -> list[str]:
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as optunas
 
-    pictures: dict[str, Any] = {"history": optunas.plot_optimization_history, "slice": optunas.plot_slice}
+    pictures: dict[str, Any] = {
+        "history": optunas.plot_optimization_history,
+        "slice": optunas.plot_slice,
+    }
     if len(study.best_params) > 1:
         pictures["importances"] = optunas.plot_param_importances
     drawn = []
     for name, plot in pictures.items():
-        with mpl.rc_context(), warnings.catch_warnings():  # Optuna sets a style for the whole process
+        with (
+            mpl.rc_context(),
+            warnings.catch_warnings(),
+        ):  # Optuna sets a style for the whole process
             warnings.simplefilter("ignore")  # Optuna calls these functions experimental
             try:
                 plot(study)

@@ -1,4 +1,5 @@
-"""What a search varies, as Optuna's distributions; how it proposes values; and which commands are the same search."""
+"""What a search varies, as Optuna's distributions; how it proposes values; and which commands are
+the same search."""
 
 from __future__ import annotations
 
@@ -10,7 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    RangeSweep,
+    Transformer,
+)
 
 from runner.config.plain_text import sweep_of
 from runner_base import ConfigError, check, check_keys, least, setting, short_hash, unknown, within
@@ -33,15 +40,21 @@ class SearchSpace:
 
     @classmethod
     def of(cls, arguments: Sequence[str], params: Mapping[str, Any]) -> SearchSpace:
-        """Read the sweeps of a command line and of hydra.sweeper.params; the command line has precedence."""
+        """Read the sweeps of a command line and of hydra.sweeper.params; the command line has
+        precedence."""
         parser = OverridesParser.create()
         given = [sweep_of(str(key), value) for key, value in params.items()]
-        overrides = {override.key_or_group: override for override in parser.parse_overrides([*given, *arguments])}
+        overrides = {
+            override.key_or_group: override
+            for override in parser.parse_overrides([*given, *arguments])
+        }
         varied = {key: it for key, it in overrides.items() if it.is_sweep_override()}
         if not varied:
             need = "give a sweep, e.g. generation.temperature=interval(0.1,1.5) or quantization=none,nf4"
             raise ConfigError(f"hydra/sweeper=optuna: there is nothing to search over: {need}")
-        return cls(varied, [str(it.input_line) for key, it in overrides.items() if key not in varied])
+        return cls(
+            varied, [str(it.input_line) for key, it in overrides.items() if key not in varied]
+        )
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return what Optuna draws the value of each key from."""
@@ -61,7 +74,9 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
         assert start is not None
         assert end is not None
         if start >= end or (is_log and start <= 0):
-            raise ConfigError(f"{line}: an interval begins below its end, and above 0 on a logarithmic scale")
+            raise ConfigError(
+                f"{line}: an interval begins below its end, and above 0 on a logarithmic scale"
+            )
         if isinstance(start, int) and isinstance(end, int):
             return IntDistribution(start, end, log=is_log)
         return FloatDistribution(start, end, log=is_log)
@@ -70,7 +85,9 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     if isinstance(value, RangeSweep):
         steps = [float(it) for it in value.range()]
         if len(steps) > 1 and all(step % 1 == 0 for step in steps):
-            return IntDistribution(int(min(steps)), int(max(steps)), step=int(abs(steps[1] - steps[0])))
+            return IntDistribution(
+                int(min(steps)), int(max(steps)), step=int(abs(steps[1] - steps[0]))
+            )
     if isinstance(value, ChoiceSweep | RangeSweep):
         choices = [*override.sweep_iterator(transformer=Transformer.encode)]
         return CategoricalDistribution(
@@ -94,22 +111,30 @@ class SearchSettings:
         check_keys("hydra.sweeper", self)
         need = "a search has one objective: to weigh two, run a grid and read the Pareto front of runner-compare"
         check(isinstance(self.direction, str), "hydra.sweeper.direction", self.direction, need)
-        for key, value, known in (("direction", self.direction, DIRECTIONS), ("sampler.name", self.sampler, SAMPLERS)):
+        for key, value, known in (
+            ("direction", self.direction, DIRECTIONS),
+            ("sampler.name", self.sampler, SAMPLERS),
+        ):
             if value not in known:
-                raise ConfigError(f"hydra.sweeper.{key}={value}: {unknown(key.split('.')[0], str(value), known)}")
+                raise ConfigError(
+                    f"hydra.sweeper.{key}={value}: {unknown(key.split('.')[0], str(value), known)}"
+                )
 
     def trials_in(self, space: Mapping[str, BaseDistribution]) -> int:
-        """Return how many trials are wanted: with sampler.name=grid no more than there are combinations."""
+        """Return how many trials are wanted: with sampler.name=grid no more than there are
+        combinations."""
         most = (
-            math.prod(len(_listed(key, it)) for key, it in space.items()) if self.sampler == "grid" else self.n_trials
+            math.prod(len(_listed(key, it)) for key, it in space.items())
+            if self.sampler == "grid"
+            else self.n_trials
         )
         return min(self.n_trials, most)
 
     def proposing(self, space: Mapping[str, BaseDistribution], number: int) -> BaseSampler:
         """Return the sampler for the trial of this number.
 
-        Its random numbers depend on the seed and on the trial's number: a search that was interrupted goes on as if it
-        had not been, and repeats no draw.
+        Its random numbers depend on the seed and on the trial's number: a search that was
+        interrupted goes on as if it had not been, and repeats no draw.
         """
         import optuna
         from optuna import samplers
@@ -124,13 +149,17 @@ class SearchSettings:
             case "random":
                 return samplers.RandomSampler(seed=seed)
             case "grid":
-                return samplers.GridSampler({key: _listed(key, it) for key, it in space.items()}, seed=self.seed or 0)
+                return samplers.GridSampler(
+                    {key: _listed(key, it) for key, it in space.items()}, seed=self.seed or 0
+                )
             case "cmaes":
                 return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
             case "gp":
                 return samplers.GPSampler(seed=seed, warn_independent_sampling=False)
             case "qmc":
-                return samplers.QMCSampler(seed=self.seed, scramble=True, warn_independent_sampling=False)
+                return samplers.QMCSampler(
+                    seed=self.seed, scramble=True, warn_independent_sampling=False
+                )
             case _:
                 return samplers.TPESampler(seed=seed, constant_liar=True)
 
@@ -152,13 +181,22 @@ def corner(space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     """Return the first value of each key."""
     from optuna.distributions import CategoricalDistribution
 
-    return {key: it.choices[0] if isinstance(it, CategoricalDistribution) else it.low for key, it in space.items()}  # type: ignore[attr-defined]
+    def first_value(values: Any) -> Any:
+        if isinstance(values, CategoricalDistribution):
+            return values.choices[0]
+        return values.low
+
+    return {key: first_value(values) for key, values in space.items()}
 
 
 def study_name(space: SearchSpace, settings: SearchSettings, job: str) -> str:
-    """Return a name that the same search has again: the number of trials and of jobs at once may change.
+    """Return a name that the same search has again: the number of trials and of jobs at once may
+    change.
 
-    `job` is the id of the job at the space's corner, which counts all that the trials have in common.
+    `job` is the id of the job at the space's corner, which counts all that the trials have in
+    common.
     """
     varied = sorted(str(it.input_line) for it in space.varied.values())
-    return f"search-{short_hash([varied, job, [settings.direction, settings.sampler, settings.seed]])}"
+    return (
+        f"search-{short_hash([varied, job, [settings.direction, settings.sampler, settings.seed]])}"
+    )

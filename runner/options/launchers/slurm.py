@@ -1,9 +1,11 @@
-"""The jobs of a grid under Slurm: submitit submits them as arrays, squeue tells how they are, Slurm starts them again.
+"""The jobs of a grid under Slurm: submitit submits them as arrays, squeue tells how they are, Slurm
+starts them again.
 
-submitit's own launcher asks sacct, which needs an accounting database, breaks off at the first job that dies, ignores
-scancel's SIGTERM, and requeues by `sys.exit` in a signal handler, which a job would record as its failure. Here
-each job ends for itself. At its time limit a job ends as after Ctrl-C and goes back into the queue, where it resumes
-from its samples; a job whose node fails is put back by Slurm.
+submitit's own launcher asks sacct, which needs an accounting database, breaks off at the first job
+that dies, ignores scancel's SIGTERM, and requeues by `sys.exit` in a signal handler, which a job
+would record as its failure. Here each job ends for itself. At its time limit a job ends as after
+Ctrl-C and goes back into the queue, where it resumes from its samples; a job whose node fails is
+put back by Slurm.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ import submitit
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as SubmititLauncher
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import (
+    SlurmLauncher as SubmititLauncher,
+)
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
@@ -55,7 +59,8 @@ class Queue:
     _is_silent: bool = False
 
     def look(self, at_least_every_s: float = SQUEUE_S) -> None:
-        """Ask for the states, unless the last answer is fresh; where the controller is silent, the last ones hold."""
+        """Ask for the states, unless the last answer is fresh; where the controller is silent, the
+        last ones hold."""
         if time.monotonic() - self._asked < at_least_every_s:
             return
         self._asked = time.monotonic()
@@ -71,7 +76,9 @@ class Queue:
         answer = dict(line.split("|", 1) for line in done.stdout.splitlines())
         for job_id in {*self.states, *answer}:
             self._missing[job_id] = 0 if job_id in answer else self._missing.get(job_id, 0) + 1
-            if self._missing[job_id] != 1:  # an answer may lack a job that is being put back into the queue
+            if (
+                self._missing[job_id] != 1
+            ):  # an answer may lack a job that is being put back into the queue
                 self.states[job_id] = answer.get(job_id, GONE)
 
     def expect(self, job_id: str) -> None:
@@ -86,12 +93,16 @@ class Queue:
 class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
     """Submits jobs as arrays; takes the settings of submitit's launcher."""
 
-    # ------------------------------------------------------------------------------------- in a job's process
+    # ------------------------------------------------------------------------------------- in a
+    # job's process
 
     def __call__(self, *arguments: Any, **named: Any) -> JobReturn:
-        """Run one job; at its time limit it ends as after Ctrl-C, and then goes back into Slurm's queue."""
+        """Run one job; at its time limit it ends as after Ctrl-C, and then goes back into Slurm's
+        queue."""
         at_limit = getattr(signal, f"SIG{SlurmJobEnvironment.USR_SIG}")
-        put_back: Any = signal.getsignal(at_limit)  # submitit's: it counts the restarts that are left
+        put_back: Any = signal.getsignal(
+            at_limit
+        )  # submitit's: it counts the restarts that are left
         reached: list[bool] = []
 
         def end_at_limit(*_: Any) -> None:
@@ -99,12 +110,17 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
             signals.interrupt()
 
         signal.signal(at_limit, end_at_limit)
-        signal.signal(signal.SIGTERM, signals.interrupt)  # scancel; submitit would ignore it until SIGKILL
+        signal.signal(
+            signal.SIGTERM, signals.interrupt
+        )  # scancel; submitit would ignore it until SIGKILL
         try:
             returned: JobReturn = super().__call__(*arguments, **named)
             return returned
         except KeyboardInterrupt:
-            for number in (at_limit, signal.SIGTERM):  # Slurm also sends them to a job that it puts back
+            for number in (
+                at_limit,
+                signal.SIGTERM,
+            ):  # Slurm also sends them to a job that it puts back
                 signal.signal(number, signal.SIG_IGN)
             if not reached:
                 raise SystemExit(INTERRUPTED) from None
@@ -117,9 +133,12 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
                 f"hydra.launcher.max_num_timeout={restarts}): the same command resumes it",
             )
 
-    # ------------------------------------------------------------------------------------- in the grid's process
+    # ------------------------------------------------------------------------------------- in the
+    # grid's process
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> list[JobReturn]:
         """Run the jobs in arrays as large as Slurm takes them, and return how each ended."""
         executor = self.executor()
         returns: list[JobReturn] = []
@@ -144,14 +163,24 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         return executor
 
     def run_array(
-        self, executor: submitit.AutoExecutor, overrides: list[list[str]], first: int, before: int, total: int
+        self,
+        executor: submitit.AutoExecutor,
+        overrides: list[list[str]],
+        first: int,
+        before: int,
+        total: int,
     ) -> list[JobReturn]:
         """Submit jobs as one array and wait for each; a signal to the grid cancels them."""
         assert self.config is not None
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         numbers = range(first, first + len(overrides))
         names = [f"job_id_for_{number}" for number in numbers]
-        rest = ["hydra.sweep.dir"] * len(names), numbers, names, [Singleton.get_state()] * len(names)
+        rest = (
+            ["hydra.sweep.dir"] * len(names),
+            numbers,
+            names,
+            [Singleton.get_state()] * len(names),
+        )
         jobs: list[submitit.Job[JobReturn]] = []
         try:
             with signals.deferred():  # no job is submitted without being known here
@@ -164,7 +193,9 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
 
 def largest_array() -> int:
     """Return how many jobs an array may have."""
-    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
+    shown = subprocess.run(
+        ["scontrol", "show", "config"], capture_output=True, text=True, check=False
+    ).stdout
     limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
     return max(1, int(limit[1])) if limit else 1000
 
@@ -172,7 +203,8 @@ def largest_array() -> int:
 def wait_for(
     jobs: Sequence[submitit.Job[JobReturn]], overrides: list[list[str]], before: int, total: int
 ) -> list[JobReturn]:
-    """Wait for the jobs and return how each ended; a line says so at once, and counts those of earlier arrays, too."""
+    """Wait for the jobs and return how each ended; a line says so at once, and counts those of
+    earlier arrays, too."""
     queue = queue_of(jobs)
     returns: dict[int, JobReturn] = {}
     ended_at: dict[int, float] = {}  # when Slurm was found to have ended a job
@@ -191,7 +223,9 @@ def wait_for(
             else:
                 ended_at.pop(number, None)  # it was put back into the queue
                 continue
-            say(f"[{before + len(returns)}/{total}] {job_line(overrides[number], ended_how(returns[number]))}")
+            say(
+                f"[{before + len(returns)}/{total}] {job_line(overrides[number], ended_how(returns[number]))}"
+            )
         time.sleep(POLL_S)
     return [returns[number] for number in range(len(jobs))]
 
@@ -221,8 +255,12 @@ def result_of(job: submitit.Job[JobReturn]) -> JobReturn:
     try:
         return job.results()[0]
     except FailedJobError as error:
-        last = [line for line in str(error).splitlines() if line.strip() and not line.startswith("---")]
-        return Death(how=Status.FAILED, message=f"{' '.join(last[1:])[-400:]} (see {job.paths.stderr})")
+        last = [
+            line for line in str(error).splitlines() if line.strip() and not line.startswith("---")
+        ]
+        return Death(
+            how=Status.FAILED, message=f"{' '.join(last[1:])[-400:]} (see {job.paths.stderr})"
+        )
 
 
 def death_of(job: submitit.Job[JobReturn], state: str) -> Death:

@@ -21,13 +21,38 @@ if TYPE_CHECKING:
     from runner_engine.models.lora.pth import Adapter
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PEFT_KEY, PTH_KEY = "base_model.model.{}.lora_{}.weight", "{}.lora.{}.weight"  # of a matrix: module path, A or B
+PEFT_KEY, PTH_KEY = (
+    "base_model.model.{}.lora_{}.weight",
+    "{}.lora.{}.weight",
+)  # of a matrix: module path, A or B
 SHIPPED = {"embedded": LORA_PEFT_DIR, "embedded_pth": LORA_PTH_PATH}
-# Keys of adapter_config.json that leave an adapter at y = W x + scaling * B(A(x)) on the layers it names.
+# Keys of adapter_config.json that leave an adapter at y = W x + scaling * B(A(x)) on the layers it
+# names.
 HARMLESS = {
-    *("base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision", "inference_mode"),
-    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "auto_mapping"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
+    *(
+        "base_model_name_or_path",
+        "peft_type",
+        "peft_version",
+        "task_type",
+        "revision",
+        "inference_mode",
+    ),
+    *(
+        "r",
+        "lora_alpha",
+        "rank_pattern",
+        "alpha_pattern",
+        "use_rslora",
+        "lora_dropout",
+        "auto_mapping",
+    ),
+    *(
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "ensure_weight_tying",
+    ),
     *("runtime_config", "megatron_core", "qalora_group_size"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
 }
@@ -43,9 +68,19 @@ def entry() -> NoReturn:
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     it = argparse.ArgumentParser("runner-convert-lora", description=(__doc__ or "").split("`: ")[1])
-    it.add_argument("source", metavar="IN", help="a .pth file or a PEFT folder; embedded and embedded_pth are shipped")
-    it.add_argument("target", metavar="OUT", help="the PEFT folder or the .pth file to write; must not exist")
-    it.add_argument("--base", required=True, help="the model it is for: FOLDER, HUB_ID or embedded; its config is read")
+    it.add_argument(
+        "source",
+        metavar="IN",
+        help="a .pth file or a PEFT folder; embedded and embedded_pth are shipped",
+    )
+    it.add_argument(
+        "target", metavar="OUT", help="the PEFT folder or the .pth file to write; must not exist"
+    )
+    it.add_argument(
+        "--base",
+        required=True,
+        help="the model it is for: FOLDER, HUB_ID or embedded; its config is read",
+    )
     it.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
@@ -59,7 +94,9 @@ def convert(options: argparse.Namespace) -> str:
     source = SHIPPED.get(options.source) or Path(options.source).expanduser().absolute()
     target, label = Path(options.target).expanduser().absolute(), f"IN={options.source}"
     if target.exists() or target.is_symlink():
-        raise ConfigError(f"OUT={options.target} exists already, and is not overwritten: give another name")
+        raise ConfigError(
+            f"OUT={options.target} exists already, and is not overwritten: give another name"
+        )
     check(source.exists(), "IN", options.source, f"there is no file or folder {source}")
     from runner_engine.models.lora import pth
 
@@ -76,7 +113,9 @@ def convert(options: argparse.Namespace) -> str:
         else:
             _write_peft(target, adapter, tensors, options.base)
     except OSError as error:
-        raise OutputError(f"cannot write OUT={options.target} ({error.strerror}): give another path") from error
+        raise OutputError(
+            f"cannot write OUT={options.target} ({error.strerror}): give another path"
+        ) from error
     count = sum(tensor.numel() for tensor in tensors.values())
     sizes = f"{len(adapter.pairs)} modules · rank {adapter.rank} · {count:,} parameters · norm of the delta {norm:.3g}"
     return f"{target}: {sizes}\n{how}"
@@ -90,7 +129,9 @@ def _skeleton(base: str) -> Any:
         return capability.skeleton(capability.settings_of(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         why = one_line(error)
-        raise ConfigError(f"--base {base}: its config.json describes no model that can be built: {why}") from error
+        raise ConfigError(
+            f"--base {base}: its config.json describes no model that can be built: {why}"
+        ) from error
 
 
 def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict[str, float]]:
@@ -102,9 +143,13 @@ def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict
     names = {path: [PEFT_KEY.format(path, side) for side in ("A", "B")] for path in scalings}
     expected = {name for pair in names.values() for name in pair}
     if strange := sorted(set(tensors) - expected):
-        raise ConfigError(f"{label}: {len(strange)} tensors are not A or B of a targeted linear layer: {few(strange)}")
+        raise ConfigError(
+            f"{label}: {len(strange)} tensors are not A or B of a targeted linear layer: {few(strange)}"
+        )
     if missing := sorted(expected - set(tensors)):
-        raise ConfigError(f"{label}: {len(missing)} tensors of targeted layers are missing: {few(missing)}")
+        raise ConfigError(
+            f"{label}: {len(missing)} tensors of targeted layers are missing: {few(missing)}"
+        )
     if not names:
         raise ConfigError(f"{label} holds no LoRA tensor")
     pairs = {path: Pair(tensors[a], tensors[b]) for path, (a, b) in names.items()}
@@ -126,23 +171,34 @@ def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
 
 
 def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float]:
-    """Return the layers of the base that the adapter changes, and their scaling, according to PEFT itself."""
+    """Return the layers of the base that the adapter changes, and their scaling, according to PEFT
+    itself."""
     from peft import LoraConfig, inject_adapter_in_model
 
     settings = load_json(folder / CONFIG)
     more = [key for key, value in settings.items() if value and key not in HARMLESS]
-    more = [key for key in more if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"]
+    more = [
+        key
+        for key in more
+        if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"
+    ]
     if settings.get("peft_type") != "LORA":
-        raise ConfigError(f"{label}: its peft_type is {settings.get('peft_type')}, and a .pth file holds LORA only")
+        raise ConfigError(
+            f"{label}: its peft_type is {settings.get('peft_type')}, and a .pth file holds LORA only"
+        )
     if settings.get("init_lora_weights") not in PLAIN_INITS:
         more.append("init_lora_weights")
     if more:
         keys = ", ".join(f"{key}={settings[key]}" for key in more)
-        raise ConfigError(f"{label} is more than y = W x + B(A(x)): {keys}. It works unchanged with lora=peft")
+        raise ConfigError(
+            f"{label} is more than y = W x + B(A(x)): {keys}. It works unchanged with lora=peft"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # these are for those who train
-            inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base, low_cpu_mem_usage=True)
+            inject_adapter_in_model(
+                LoraConfig.from_pretrained(str(folder)), base, low_cpu_mem_usage=True
+            )
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ConfigError(f"{label} does not fit the base: {one_line(error)}") from error
     layers = {path: layer for path, layer in base.named_modules() if getattr(layer, "lora_A", None)}
@@ -158,7 +214,9 @@ def _write_peft(folder: Path, adapter: Adapter, tensors: dict[str, Tensor], base
         "base_model_name_or_path": base,
         "r": adapter.rank,
         "lora_alpha": adapter.rank,  # so that the scaling, alpha / r, is 1
-        "target_modules": sorted(adapter.pairs),  # whole paths, so that no other layer with the same ending matches
+        "target_modules": sorted(
+            adapter.pairs
+        ),  # whole paths, so that no other layer with the same ending matches
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -187,7 +245,8 @@ def _write_pth(file: Path, tensors: dict[str, Tensor]) -> None:
 def _cast(
     adapter: Adapter, scalings: dict[str, float], key: str, dtype: str | None, label: str
 ) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors to write under their keys and how exact they are; rounding happens only with --dtype."""
+    """Return the tensors to write under their keys and how exact they are; rounding happens only
+    with --dtype."""
     import torch
 
     tensors: dict[str, Tensor] = {}
@@ -204,13 +263,17 @@ def _cast(
             numbers += tensor.numel()
     factors = sorted({f"{scaling:g}" for scaling in scalings.values() if scaling != 1})
     folded = f"the scaling ({', '.join(factors)}) is folded into B" if factors else ""
-    kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
+    kinds = ", ".join(
+        sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    )
     if rounded and dtype is None:
         raise ConfigError(
             f"{label}: a .pth file has no scaling, and folding this one ({', '.join(factors)}) into B would round "
             f"{rounded:,} numbers in {kinds}. Give --dtype float32 (or another) to allow it, or use lora=peft"
         )
-    exactness = f"{rounded:,} of {numbers:,} numbers rounded" if rounded else "exact: no number rounded"
+    exactness = (
+        f"{rounded:,} of {numbers:,} numbers rounded" if rounded else "exact: no number rounded"
+    )
     if not rounded and not factors and dtype is None:
         exactness = "bit for bit"
     return tensors, " · ".join(part for part in (kinds, folded, exactness) if part)

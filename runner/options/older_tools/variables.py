@@ -1,4 +1,5 @@
-"""The environment variables of older tools as overrides: above the YAML, below the command line; each is reported.
+"""The environment variables of older tools as overrides: above the YAML, below the command line;
+each is reported.
 
 STUDENT_LOAD_IN_4BIT=1 → quantization=nf4
 """
@@ -23,7 +24,8 @@ from runner_base import ConfigError, say, without_secrets
 
 @dataclass(frozen=True)
 class Chosen:
-    """A choice of the group model: its keys, with those of a student and a teacher (student.device), and its name."""
+    """A choice of the group model: its keys, with those of a student and a teacher
+    (student.device), and its name."""
 
     choice: str
     keys: frozenset[str]
@@ -32,10 +34,14 @@ class Chosen:
     @property
     def device(self) -> str | None:
         """The key of the device that a model on this machine runs on, if there is one."""
-        return next((f"model.{key}" for key in ("device", "student.device") if key in self.keys), None)
+        return next(
+            (f"model.{key}" for key in ("device", "student.device") if key in self.keys), None
+        )
 
 
-Look = Callable[[str | None], list[Chosen]]  # describes a choice of model; None: those that the config chooses
+Look = Callable[
+    [str | None], list[Chosen]
+]  # describes a choice of model; None: those that the config chooses
 
 
 @dataclass
@@ -69,9 +75,14 @@ def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) 
         return it
     _check(values)
     _choose_model(values, it, look)
-    choice = next((override.partition("=")[2] for override in it.overrides if override.startswith("model=")), None)
+    choice = next(
+        (override.partition("=")[2] for override in it.overrides if override.startswith("model=")),
+        None,
+    )
     models = look(choice)
-    without = next((model for model in models if model.device is None), None)  # one job of a grid is enough
+    without = next(
+        (model for model in models if model.device is None), None
+    )  # one job of a grid is enough
     for name in ("STUDENT_LOAD_IN_4BIT", "STUDENT_FORCE_CPU", "STUDENT_LORA_DIR"):
         value = values.get(name)
         if value is None:
@@ -84,13 +95,24 @@ def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) 
         elif name == "STUDENT_FORCE_CPU":
             it.becomes(name, value, f"{models[0].device}={'cpu' if value == '1' else 'auto'}")
         else:
-            it.becomes(name, value, f"lora={'pth' if value.endswith('.pth') else 'peft'}", f"lora.path={value}")
+            it.becomes(
+                name,
+                value,
+                f"lora={'pth' if value.endswith('.pth') else 'peft'}",
+                f"lora.path={value}",
+            )
     if (value := values.get("STUDENT_MAX_NEW_TOKENS")) is not None:
         it.becomes("STUDENT_MAX_NEW_TOKENS", value, f"generation.max_new_tokens={value}")
     if (value := values.get("BASE_URL")) is not None:
-        keys = [key for key in ("base_url", "teacher.base_url") if all(key in model.keys for model in models)]
+        keys = [
+            key
+            for key in ("base_url", "teacher.base_url")
+            if all(key in model.keys for model in models)
+        ]
         if not keys:
-            it.ignore("BASE_URL", value, f"model={models[0].choice} uses no server (model=api does)")
+            it.ignore(
+                "BASE_URL", value, f"model={models[0].choice} uses no server (model=api does)"
+            )
         else:
             it.becomes("BASE_URL", value, f"model.{keys[0]}={value}")
     return it
@@ -107,10 +129,15 @@ def _check(values: Mapping[str, str]) -> None:
 
 def _choose_model(values: Mapping[str, str], it: Translation, look: Look) -> None:
     """Choose the model by ENABLE_HYBRID, FORCE_STUDENT_STUB and STUDENT_BASE_MODEL."""
-    hybrid, stub, base = (values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL"))
+    hybrid, stub, base = (
+        values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL")
+    )
     if hybrid is not None:
         it.becomes("ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}")
-    own = next((override.partition("=")[2] for override in it.overrides if override.startswith("model=")), None)
+    own = next(
+        (override.partition("=")[2] for override in it.overrides if override.startswith("model=")),
+        None,
+    )
     models = look(own) if own or "model" in it.asked else []
     if stub == "0":
         it.lines.append("FORCE_STUDENT_STUB=0 → the chosen model")
@@ -137,7 +164,8 @@ def _choose_model(values: Mapping[str, str], it: Translation, look: Look) -> Non
 
 
 def overrides_of_variables(overrides: list[str], config: str, folder: str | None) -> list[str]:
-    """Return overrides from the environment for keys that the given ones do not set; each is printed on stderr."""
+    """Return overrides from the environment for keys that the given ones do not set; each is
+    printed on stderr."""
     asked = {line.partition("=")[0].lstrip("+~"): line for line in overrides}
     composer = composer_of(config, folder)
     if swept_profiles := _swept(composer, "profile"):
@@ -172,7 +200,11 @@ def _values(override: str) -> list[str | None]:
     """Return the values of an override, one or those of a sweep; [None] if it cannot be read."""
     with suppress(HydraException):
         read = OverridesParser.create().parse_override(override)
-        return [*read.sweep_string_iterator()] if read.is_sweep_override() else [read.get_value_element_as_str()]
+        return (
+            [*read.sweep_string_iterator()]
+            if read.is_sweep_override()
+            else [read.get_value_element_as_str()]
+        )
     return [None]
 
 
@@ -183,7 +215,12 @@ def model_of(composer: Composer, choice: str | None) -> Chosen:
     except HydraException:
         return Chosen(str(choice), frozenset())
     node = composed.model
-    inner = {f"{key}.{below}" for key in node if isinstance(node._get_node(key), DictConfig) for below in node[key]}
+    inner = {
+        f"{key}.{below}"
+        for key in node
+        if isinstance(node._get_node(key), DictConfig)
+        for below in node[key]
+    }
     own = {*map(str, node)}  # `in` is False for a key without a value
     is_named = "name" not in own or (not OmegaConf.is_missing(node, "name") and bool(node.name))
     return Chosen(str(composed.hydra.runtime.choices.model), frozenset(own | inner), is_named)

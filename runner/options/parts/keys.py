@@ -23,14 +23,16 @@ class Strategy(StrEnum):
 
 
 class Checksums(StrEnum):
-    """The hash of every tensor and part: xxh3_128 finds damage, sha256 also forgery, more slowly."""
+    """The hash of every tensor and part: xxh3_128 finds damage, sha256 also forgery, more
+    slowly."""
 
     xxh3_128 = "xxh3_128"
     sha256 = "sha256"
 
 
 class Compare(StrEnum):
-    """How unchanged parts are found: by the state of their files (size, times, headers), or by reading them."""
+    """How unchanged parts are found: by the state of their files (size, times, headers), or by
+    reading them."""
 
     state = "state"
     content = "content"
@@ -58,7 +60,9 @@ class SplitConfig(TaskConfig):
     compare: Compare = setting(
         Compare.state, Inert("decides which parts are written anew, and changes nothing in them")
     )
-    durable: bool = setting(False, Inert("decides whether to wait for the disk, and changes nothing in the files"))
+    durable: bool = setting(
+        False, Inert("decides whether to wait for the disk, and changes nothing in the files")
+    )
     inline_parameters: bool = False
     explain: Explain | None = None
 
@@ -74,17 +78,41 @@ class SplitConfig(TaskConfig):
                 check(given is None, key, given, f"{need}, or leave it out")
                 continue
             example = "[0.3,0.7]" if strategy is Strategy.ratios else "[0-7,8-15]"
-            check(bool(given), key, given, f"task.strategy={strategy.value} needs it, e.g. {key}={example}")
-            need = f"{key} has {len(given)} entries: leave task.num_parts out, or give the same number"
+            check(
+                bool(given),
+                key,
+                given,
+                f"task.strategy={strategy.value} needs it, e.g. {key}={example}",
+            )
+            need = (
+                f"{key} has {len(given)} entries: leave task.num_parts out, or give the same number"
+            )
             check(count in (None, len(given)), "task.num_parts", count, need)
         if self.strategy is Strategy.by_type:
-            check(count is None, "task.num_parts", count, "task.strategy=by_type makes one part per kind: leave it out")
-            need = "a pipeline needs whole layers in each part: use another task.strategy than by_type"
+            check(
+                count is None,
+                "task.num_parts",
+                count,
+                "task.strategy=by_type makes one part per kind: leave it out",
+            )
+            need = (
+                "a pipeline needs whole layers in each part: use another task.strategy than by_type"
+            )
             check(self.explain is None, "task.explain", self.explain, need)
         if self.ratios is not None:
-            check(all(0 < ratio <= 1 for ratio in self.ratios), "task.ratios", self.ratios, "each must lie in (0, 1]")
+            check(
+                all(0 < ratio <= 1 for ratio in self.ratios),
+                "task.ratios",
+                self.ratios,
+                "each must lie in (0, 1]",
+            )
             total = sum(self.ratios)
-            check(abs(total - 1) <= 1e-6, "task.ratios", self.ratios, f"they must add up to 1, not to {total:.6g}")
+            check(
+                abs(total - 1) <= 1e-6,
+                "task.ratios",
+                self.ratios,
+                f"they must add up to 1, not to {total:.6g}",
+            )
         for given in self.ranges or []:
             need = "give first-last, both included, or one number: task.ranges=[0-7,8-15]"
             check(re.fullmatch(r"[0-9]+(-[0-9]+)?", given) is not None, "task.ranges", given, need)
@@ -105,7 +133,8 @@ class RewritePartsConfig(TaskConfig):
 
 @dataclass
 class MergeConfig(RewritePartsConfig):
-    """Put the parts of a split back together, bit for bit. Only old JSON parts need `dtype`: they do not record one."""
+    """Put the parts of a split back together, bit for bit. Only old JSON parts need `dtype`: they
+    do not record one."""
 
     module: ClassVar[str] = "runner.options.parts.tasks.merge"
     name: ClassVar[str] = "merge"
@@ -127,7 +156,9 @@ class VerifyConfig(TaskConfig):
     name: ClassVar[str] = "verify"
     keeps_samples: ClassVar[bool] = False
     parts: str = setting(MISSING, HASHED)
-    source: str | None = setting(None, takes=filled("give the folder or hub id that was split, or null"))
+    source: str | None = setting(
+        None, takes=filled("give the folder or hub id that was split, or null")
+    )
     level: VerifyLevel = VerifyLevel.full
 
 

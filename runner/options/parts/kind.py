@@ -1,4 +1,5 @@
-"""model=parts: the parts of a split checkpoint, over several processes here or wherever torchrun starts them."""
+"""model=parts: the parts of a split checkpoint, over several processes here or wherever torchrun
+starts them."""
 
 from __future__ import annotations
 
@@ -32,12 +33,15 @@ class PartsKind(ModelKind):
         """Return the manifest's SHA-256."""
         config = resolved.config
         fingerprint = {"model": manifest_of(config).sha256}
-        if parts_model(config.model).dtype is Dtype.auto:  # it depends on the machine, and answers depend on it
+        if (
+            parts_model(config.model).dtype is Dtype.auto
+        ):  # it depends on the machine, and answers depend on it
             fingerprint["dtype"] = _dtype(config)
         return fingerprint
 
     def check(self, resolved: ResolvedJob) -> list[str]:
-        """Refuse parts that cannot run, are not all here or do not fit, by manifest, sizes and headers."""
+        """Refuse parts that cannot run, are not all here or do not fit, by manifest, sizes and
+        headers."""
         config = resolved.config
         model, manifest = parts_model(config.model), manifest_of(config)
         manifest.require_runnable("model.name")
@@ -45,7 +49,12 @@ class PartsKind(ModelKind):
             require_sound(manifest, part, "quick")
         device = machine.device_class(model.device)
         need = "it sends tensors from GPU to GPU, but the parts run on the CPU: use auto or gloo"
-        check(model.backend is not Backend.nccl or device == "cuda", "model.backend", model.backend.value, need)
+        check(
+            model.backend is not Backend.nccl or device == "cuda",
+            "model.backend",
+            model.backend.value,
+            need,
+        )
         needed_mib, free_mib = _weight_mib(config), machine.available_mib()
         if model.check_memory and device == "cpu" and needed_mib > free_mib:
             raise ConfigError(
@@ -55,18 +64,26 @@ class PartsKind(ModelKind):
             )
         return [*profile_notes(config.profile, device), *_slower_than_whole(config)]
 
-    def predict(self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None) -> Footprint | None:
+    def predict(
+        self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None
+    ) -> Footprint | None:
         """Predict only the weights of the parts that run here."""
         return Footprint({"linear": round(_weight_mib(resolved.config) * MIB)}, 0, 0, 0, 0)
 
     def need(self, resolved: ResolvedJob) -> Need:
-        """Predict the weights; the processes share all cores, and each has a GPU if there are enough."""
+        """Predict the weights; the processes share all cores, and each has a GPU if there are
+        enough."""
         config = resolved.config
-        model, processes = parts_model(config.model), first_rank(config, manifest_of(config)).local_processes
+        model, processes = (
+            parts_model(config.model),
+            first_rank(config, manifest_of(config)).local_processes,
+        )
         number = model.device.partition(":")[2]
         named = frozenset({int(number)} if number else {})
         is_on_gpus = machine.device_class(model.device) == "cuda"
-        return Need(_weight_mib(config), machine.cores(), is_on_gpus * (1 if number else processes), named)
+        return Need(
+            _weight_mib(config), machine.cores(), is_on_gpus * (1 if number else processes), named
+        )
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what the pipeline engine can do."""
@@ -79,10 +96,14 @@ class PartsKind(ModelKind):
 
         config, folder = resolved.config, manifest_of(resolved.config).folder
         rows = read_settings(folder / MODEL_FILES).get("vocab_size", math.inf)
-        encoder = RequestEncoder(spec_of(config), load_tokenizer(folder), config.model.name, math.inf, vocab_size=rows)
+        encoder = RequestEncoder(
+            spec_of(config), load_tokenizer(folder), config.model.name, math.inf, vocab_size=rows
+        )
         return [encoder.encode(Request(0, prompt)) for prompt in prompts]
 
-    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
+    def open_engine(
+        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
         """Return the pipeline engine."""
         from runner.options.parts.pipeline.engine import PipelineEngine  # imports torch
 
@@ -97,10 +118,13 @@ class PartsKind(ModelKind):
         return building.prepare(features) if is_here else 0.0
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
-        """Run this process's parts if torchrun has started it, unless it is the first one, which runs the job."""
+        """Run this process's parts if torchrun has started it, unless it is the first one, which
+        runs the job."""
         if (rank := torchrun_rank()) is None:
             return None
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stack trace beside our message
+        os.environ.setdefault(
+            "TORCH_CPP_LOG_LEVEL", "ERROR"
+        )  # no C++ stack trace beside our message
         from runner.options.parts.pipeline.processes import join_torchrun  # imports torch
 
         return join_torchrun(config, rank)
@@ -108,15 +132,27 @@ class PartsKind(ModelKind):
 
 def _dtype(config: RunnerConfig) -> str:
     """Return the dtype that model.dtype means on this machine."""
-    model, settings = parts_model(config.model), read_settings(manifest_of(config).folder / MODEL_FILES)
+    model, settings = (
+        parts_model(config.model),
+        read_settings(manifest_of(config).folder / MODEL_FILES),
+    )
     return dtype_for(model.dtype, settings, machine.device_class(model.device))
 
 
 def _slower_than_whole(config: RunnerConfig) -> list[str]:
-    """Return a note if several processes share one machine's processor, whose memory has room for the whole model."""
+    """Return a note if several processes share one machine's processor, whose memory has room for
+    the whole model."""
     manifest = manifest_of(config)
-    rank, on_cpu = first_rank(config, manifest), machine.device_class(parts_model(config.model).device) == "cpu"
-    if not on_cpu or rank.processes == 1 or not rank.is_one_machine or _weight_mib(config) > machine.available_mib():
+    rank, on_cpu = (
+        first_rank(config, manifest),
+        machine.device_class(parts_model(config.model).device) == "cpu",
+    )
+    if (
+        not on_cpu
+        or rank.processes == 1
+        or not rank.is_one_machine
+        or _weight_mib(config) > machine.available_mib()
+    ):
         return []
     return [
         f"{rank.processes} processes of a pipeline share the {counted(machine.cores(), 'core')} of this machine, and "

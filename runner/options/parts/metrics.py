@@ -16,7 +16,10 @@ METRICS: tuple[Metric, ...] = (
     kinds.metric("write_gb_per_s", form=".2f"),
     *map(kinds.metric, ("tensors", "files", "total_params", "split_s", "archive_mib")),
     *map(kinds.metric, ("raw_mib_per_s", "read_mib_per_s", "write_mib_per_s")),
-    *(kinds.metric(key, better=Better.neither) for key in ("unique_mib", "merged_mib", "raw_mib", "read_mib")),
+    *(
+        kinds.metric(key, better=Better.neither)
+        for key in ("unique_mib", "merged_mib", "raw_mib", "read_mib")
+    ),
     kinds.metric("processes", form=".0f"),
     kinds.metric("bubble_share", form=".0%", better=Better.lower),
 )

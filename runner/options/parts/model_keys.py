@@ -21,7 +21,8 @@ from runner_engine.settings.model import require_own_weights
 
 
 class Backend(StrEnum):
-    """What carries hidden states from stage to stage; auto: nccl if each stage has its own GPU, else gloo."""
+    """What carries hidden states from stage to stage; auto: nccl if each stage has its own GPU,
+    else gloo."""
 
     auto = "auto"
     gloo = "gloo"
@@ -36,27 +37,39 @@ class PartsModelConfig(ModelConfig):
     has_weights: ClassVar[bool] = True
     name: str = setting(MISSING, HASHED, filled("give the folder that task=split wrote"))
     stages: int | None = setting(
-        None, Inert("any number of processes computes the same", measured=True), least(1, ", or null")
+        None,
+        Inert("any number of processes computes the same", measured=True),
+        least(1, ", or null"),
     )
     backend: Backend = setting(Backend.auto, Inert("carries the same numbers", measured=True))
     micro_batch: int | None = setting(None, takes=least(1, ", or null"))
-    timeout_s: float = setting(600.0, Inert("ends a pipeline in which a process hangs"), above(0, " seconds"))
+    timeout_s: float = setting(
+        600.0, Inert("ends a pipeline in which a process hangs"), above(0, " seconds")
+    )
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
     threads: int | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    check_memory: bool = setting(True, Inert("rejects parts that would not fit, and changes nothing in those that do"))
+    check_memory: bool = setting(
+        True, Inert("rejects parts that would not fit, and changes nothing in those that do")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         local_model(self)  # checks the keys that it shares with a local model
 
     def check_beside(
-        self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
+        self,
+        quantization: QuantizationConfig,
+        lora: LoraConfig,
+        rope: RopeConfig,
+        generation: GenerationConfig,
     ) -> None:
         """Reject settings that would change the weights: they run as they were split."""
-        require_own_weights(quantization, lora, rope, "model=parts runs the parts as they were split")
+        require_own_weights(
+            quantization, lora, rope, "model=parts runs the parts as they were split"
+        )
         require_plain_kv(generation, "model=parts keeps them in transformers' own cache")
 
 

@@ -11,11 +11,14 @@ from runner_base.known_secrets import HIDDEN
 
 
 def addresses_of(key: str, value: object) -> list[str]:
-    """Return the addresses in a key, each once and sorted: their order changes nothing. Empty if there is none."""
+    """Return the addresses in a key, each once and sorted: their order changes nothing. Empty if
+    there is none."""
     values: list[Any] = value if isinstance(value, list) else [value]
     for one in values:
         if not isinstance(one, str) or (len(values) > 1 and not one.strip()):
-            raise ConfigError(f"{key}={value}: give an address, or a list of them: [http://A/v1,http://B/v1]")
+            raise ConfigError(
+                f"{key}={value}: give an address, or a list of them: [http://A/v1,http://B/v1]"
+            )
         check(",http" not in one, key, one, "several servers are a list: [http://A/v1,http://B/v1]")
     return sorted({value.rstrip("/") for value in values if value.strip()})
 
@@ -28,17 +31,25 @@ def check_addresses(key: str, addresses: list[str]) -> str | list[str]:
 
 
 def check_base_url(key: str, url: str) -> None:
-    """Raise ConfigError for an invalid server address, and for one with a secret in it: addresses are stored."""
+    """Raise ConfigError for an invalid server address, and for one with a secret in it: addresses
+    are stored."""
     try:
         parts = urlsplit(url)
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_valid = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        )
     except ValueError:
         parts, is_valid = urlsplit(""), False
     place = parts.netloc.rpartition("@")[2]
     bare = f"{parts.scheme}://{place}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
     need = "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
     check(not set("@?#") & set(url), key, bare, need)
-    check(is_valid, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
+    check(
+        is_valid,
+        key,
+        url,
+        "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1",
+    )
 
 
 def is_this_machine(address: str) -> bool:

@@ -22,7 +22,9 @@ from runner_base.texts import read_cache
 from runner_engine import BaseCache, Capability, Engine, GenerationConfig, Prompt, Request
 
 log = logging.getLogger(__name__)
-SERVERS_FILE = ".servers.json"  # next to the cache of hashes: what servers have reported of their models
+SERVERS_FILE = (
+    ".servers.json"  # next to the cache of hashes: what servers have reported of their models
+)
 FRESH_S = 10.0  # the jobs of a grid are identified at once, with a single request
 
 CAPABILITIES = frozenset(
@@ -46,7 +48,9 @@ class ServedModel:
     extensions: Extensions  # the parameters that it accepts
 
 
-_reports: dict[str, tuple[float, ServedModel]] = {}  # when a server was last asked by this process, and its last report
+_reports: dict[
+    str, tuple[float, ServedModel]
+] = {}  # when a server was last asked by this process, and its last report
 
 
 def served_model(model: ApiConfig, folder: Path) -> ServedModel:
@@ -75,7 +79,8 @@ def _name(model: ApiConfig) -> str:
 
 
 def _current_report(model: ApiConfig) -> ServedModel:
-    """Return what the server reports, asked again after a while: another one may be at its address by then."""
+    """Return what the server reports, asked again after a while: another one may be at its address
+    by then."""
     key = _name(model)
     if key in _reports and time.monotonic() - _reports[key][0] < FRESH_S:
         return _reports[key][1]
@@ -86,7 +91,8 @@ def _current_report(model: ApiConfig) -> ServedModel:
 
 
 def with_extensions(model: T) -> T:
-    """Return the model's keys; extensions=auto is replaced by what the server reports, or has reported last."""
+    """Return the model's keys; extensions=auto is replaced by what the server reports, or has
+    reported last."""
     if model.extensions is not Extensions.auto:
         return model
     try:
@@ -99,15 +105,20 @@ def with_extensions(model: T) -> T:
 
 
 def fingerprint(model: ApiConfig, folder: Path) -> dict[str, str]:
-    """Return what the server reports; the config contains its address, its name and what is sent."""
+    """Return what the server reports; the config contains its address, its name and what is
+    sent."""
     served = served_model(model, folder)
     is_extended = model.extensions is Extensions.auto and served.extensions is Extensions.vllm
-    return {"model": f"remote: {served.reported}"} | ({"extensions": served.extensions.value} if is_extended else {})
+    return {"model": f"remote: {served.reported}"} | (
+        {"extensions": served.extensions.value} if is_extended else {}
+    )
 
 
 def check(model: ApiConfig, generation: GenerationConfig) -> None:
     """Refuse parameters that the server does not accept."""
-    if (problem := with_extensions(model).unsupported_setting("generation", generation)) is not None:
+    if (
+        problem := with_extensions(model).unsupported_setting("generation", generation)
+    ) is not None:
         raise ConfigError(problem)
 
 
@@ -115,7 +126,9 @@ def capabilities(model: ApiConfig) -> frozenset[Capability]:
     """Return what a server can do, as far as that is known without a request."""
     report = _reports.get(_name(model))
     extensions = (
-        report[1].extensions if report is not None and model.extensions is Extensions.auto else model.extensions
+        report[1].extensions
+        if report is not None and model.extensions is Extensions.auto
+        else model.extensions
     )
     further = {
         Capability.fixed_length: extensions is not Extensions.openai,
@@ -154,9 +167,15 @@ class Api(ModelKind):
     def rendered(self, resolved: ResolvedJob, prompt: Prompt) -> str:
         """Return a prompt as it is sent; how the server renders it is unknown."""
         assert isinstance(resolved.config.model, ApiConfig)
-        return str(ApiEngine(resolved.config, resolved.config.model, CAPABILITIES).encode(Request(0, prompt))[0])
+        return str(
+            ApiEngine(resolved.config, resolved.config.model, CAPABILITIES).encode(
+                Request(0, prompt)
+            )[0]
+        )
 
-    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
+    def open_engine(
+        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
         """Return the engine that sends requests to the server."""
         assert isinstance(resolved.config.model, ApiConfig)
         model = with_extensions(resolved.config.model)

@@ -20,7 +20,8 @@ class Fault(Exception):
 
 
 class Miscounted(Fault):
-    """The answer came with impossible token counts, so it is rejected although its text is complete."""
+    """The answer came with impossible token counts, so it is rejected although its text is
+    complete."""
 
 
 class RequestRejected(Exception):

@@ -1,6 +1,8 @@
-"""The engine of model=hybrid: the student drafts, the teacher reviews, the student revises; else the teacher answers.
+"""The engine of model=hybrid: the student drafts, the teacher reviews, the student revises; else
+the teacher answers.
 
-Student and teacher are ordinary engines, each with its own session; a session of this engine steps both.
+Student and teacher are ordinary engines, each with its own session; a session of this engine steps
+both.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ from runner_engine.settings.sampling import GREEDY
 
 log = logging.getLogger(__name__)
 STUDENT, TEACHER = "student", "teacher"
-CAPABILITIES = frozenset({Capability.chat, Capability.deltas, Capability.sampling, Capability.thinking_budget})
+CAPABILITIES = frozenset(
+    {Capability.chat, Capability.deltas, Capability.sampling, Capability.thinking_budget}
+)
 
 
 class HybridEngine:
@@ -42,9 +46,18 @@ class HybridEngine:
     capabilities = CAPABILITIES
 
     def __init__(
-        self, model: HybridConfig, student: Engine | None, teacher: ApiEngine, student_error: str = ""
+        self,
+        model: HybridConfig,
+        student: Engine | None,
+        teacher: ApiEngine,
+        student_error: str = "",
     ) -> None:
-        self.model, self.student, self.teacher, self.student_error = model, student, teacher, student_error
+        self.model, self.student, self.teacher, self.student_error = (
+            model,
+            student,
+            teacher,
+            student_error,
+        )
         self.incidents: Counter[str] = Counter()  # what went wrong, and how often
 
     @property
@@ -54,10 +67,16 @@ class HybridEngine:
         incidents = [f"{incident}: {number} times" for incident, number in self.incidents.items()]
         notes = [*own.notes, *self.teacher.stats.notes, *incidents]
         teacher = self.teacher.stats
-        return replace(own, rows_alive=own.rows_alive + teacher.rows_alive, notes=notes, servers=teacher.servers)
+        return replace(
+            own,
+            rows_alive=own.rows_alive + teacher.rows_alive,
+            notes=notes,
+            servers=teacher.servers,
+        )
 
     def load(self) -> EngineReport:
-        """Ask the teacher's server for its model, and load the student; without a student the teacher answers alone."""
+        """Ask the teacher's server for its model, and load the student; without a student the
+        teacher answers alone."""
         report, own = self.teacher.load(), EngineReport()
         if self.student is not None:
             try:
@@ -65,10 +84,14 @@ class HybridEngine:
             except Exception as error:  # noqa: BLE001 - any reason why it cannot load
                 self.drop_student(error)
         facts = own.facts | report.facts | {"teacher": self.model.teacher.name}
-        facts["student"] = self.model.student.name if self.student is not None else f"none: {self.student_error}"
+        facts["student"] = (
+            self.model.student.name if self.student is not None else f"none: {self.student_error}"
+        )
         notes = [*own.notes, *report.notes]
         if self.student is None:
-            alone = f"the student cannot be loaded, so the teacher answers alone ({self.student_error})"
+            alone = (
+                f"the student cannot be loaded, so the teacher answers alone ({self.student_error})"
+            )
             log.warning("%s", alone)
             notes.insert(0, f"{alone}; once a student can be loaded, rerun=all runs the job again")
         return EngineReport(report.metrics | own.metrics, facts, notes)
@@ -161,11 +184,15 @@ class HybridSession(Session):
             return self.student.step()
         except Exception as error:
             log.exception("the student broke down, so the teacher continues alone")
-            self.engine.incidents[f"the student broke down ({one_line(error)}) and the teacher continued alone"] += 1
+            self.engine.incidents[
+                f"the student broke down ({one_line(error)}) and the teacher continued alone"
+            ] += 1
             self.student.close()
             self.student = None
             orphans = [case for (who, _), (case, _) in self._pending.items() if who == STUDENT]
-            self._pending = {key: value for key, value in self._pending.items() if key[0] != STUDENT}
+            self._pending = {
+                key: value for key, value in self._pending.items() if key[0] != STUDENT
+            }
             for case in orphans:
                 self._ask_teacher(case)
             return []
@@ -186,13 +213,20 @@ class HybridSession(Session):
                 self._on_review(case, event)
 
     def _record_call(self, case: Case, who: str, what: str, completion: Completion) -> None:
-        unsaid = {"permanent": False, "by": None, "cost_usd": None}  # the completion of the question says them
-        call = Call.of(completion, who=who, what=what, seconds=round(completion.seconds, 6), **unsaid)
+        unsaid = {
+            "permanent": False,
+            "by": None,
+            "cost_usd": None,
+        }  # the completion of the question says them
+        call = Call.of(
+            completion, who=who, what=what, seconds=round(completion.seconds, 6), **unsaid
+        )
         case.calls.append(call)
         if completion.cost_usd is not None:
             case.cost_usd = (case.cost_usd or 0.0) + completion.cost_usd
 
-    # -------------------------------------------------------------------------------------------- the rules
+    # --------------------------------------------------------------------------------------------
+    # the rules
 
     def _ask_student(self, case: Case, what: str, request: Request) -> None:
         if self.student is None:
@@ -224,14 +258,22 @@ class HybridSession(Session):
     def _on_review(self, case: Case, completion: Completion) -> None:
         verdict = read_verdict(completion.answer.parts.answer)
         if completion.error is None and verdict.score is None:
-            self.engine.incidents['a review was not JSON {"score", "feedback"} and counted as below the threshold'] += 1
+            self.engine.incidents[
+                'a review was not JSON {"score", "feedback"} and counted as below the threshold'
+            ] += 1
         if verdict.score is not None and verdict.score >= self.model.threshold:
             self._end(case, case.latest, STUDENT)
-        elif case.reviews >= self.model.rounds or completion.error is not None or case.latest is None:
+        elif (
+            case.reviews >= self.model.rounds or completion.error is not None or case.latest is None
+        ):
             self._ask_teacher(case)
         else:
-            prompt = revision_of(case.request.prompt, case.latest.answer.parts.answer, verdict.feedback)
-            revision = replace(case.request, id=f"{case.request.id}/revision {case.reviews}", prompt=prompt)
+            prompt = revision_of(
+                case.request.prompt, case.latest.answer.parts.answer, verdict.feedback
+            )
+            revision = replace(
+                case.request, id=f"{case.request.id}/revision {case.reviews}", prompt=prompt
+            )
             self._ask_student(case, "revision", revision)
 
     def _ask_teacher(self, case: Case) -> None:
@@ -242,7 +284,8 @@ class HybridSession(Session):
         self.teacher.submit(request)
 
     def _end(self, case: Case, of: Completion | None, who: str) -> None:
-        """Add the completion of a question to the events, with the answer of one; None: it was cancelled."""
+        """Add the completion of a question to the events, with the answer of one; None: it was
+        cancelled."""
         case.is_over = True
         seconds = time.perf_counter() - case.started
         answer = Answer("", [], FinishReason.cancelled) if of is None else of.answer

@@ -46,7 +46,8 @@ class Hybrid(ModelKind):
         return teacher | {"reviews": str(reviews.VERSION)} | own
 
     def check(self, resolved: ResolvedJob) -> list[str]:
-        """Refuse parameters that the teacher's server does not accept; note a student that cannot be loaded."""
+        """Refuse parameters that the teacher's server does not accept; note a student that cannot
+        be loaded."""
         api.check(hybrid(resolved.config).teacher, resolved.config.generation)
         kind, alone = student_of(resolved)
         try:
@@ -80,7 +81,9 @@ class Hybrid(ModelKind):
         """Return what both can do together."""
         return CAPABILITIES
 
-    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
+    def open_engine(
+        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
         """Return the engine with both; a student that `check` refuses is not loaded."""
         kind, alone = student_of(resolved)
         keys = hybrid(resolved.config)

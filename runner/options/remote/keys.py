@@ -1,4 +1,5 @@
-"""model – the keys of model=api, a model on a server, and of model=hybrid, a student here and a teacher on a server."""
+"""model – the keys of model=api, a model on a server, and of model=hybrid, a student here and a
+teacher on a server."""
 
 from __future__ import annotations
 
@@ -9,16 +10,34 @@ from typing import ClassVar, Self
 
 from runner.options.remote.addresses import addresses_of, check_addresses, is_in_domain
 from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
-from runner_base import MISSING, UNLESS_DEFAULT, ConfigError, Inert, above, check, least, setting, within
+from runner_base import (
+    MISSING,
+    UNLESS_DEFAULT,
+    ConfigError,
+    Inert,
+    above,
+    check,
+    least,
+    setting,
+    within,
+)
 from runner_base.fields import Names
-from runner_engine import GenerationConfig, LocalModelConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
+from runner_engine import (
+    GenerationConfig,
+    LocalModelConfig,
+    LoraConfig,
+    ModelConfig,
+    QuantizationConfig,
+    RopeConfig,
+)
 from runner_engine.settings.generation import require_plain_kv
 from runner_engine.settings.model import require_own_weights
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
 
 class Extensions(StrEnum):
-    """What a server accepts besides OpenAI's own keys: nothing, or top_k, min_p, repetition_penalty and ignore_eos.
+    """What a server accepts besides OpenAI's own keys: nothing, or top_k, min_p, repetition_penalty
+    and ignore_eos.
 
     auto: what the server is follows from its list of models.
     """
@@ -44,14 +63,26 @@ class ApiConfig(ModelConfig):
     extensions: Extensions = Extensions.auto
     thinking_budget: ThinkingBudget | None = setting(None, UNLESS_DEFAULT)
     key_variable: str = setting(KEY_VARIABLE, Inert("names the variable with the server's key"))
-    concurrency: int = setting(8, Inert("how many requests are in flight at once", measured=True), least(1))
-    retries: int = setting(6, Inert("how often a request without an answer is sent again"), least(0))
-    backoff_s: float = setting(0.5, Inert("how long to wait before a request is sent again"), above(0, " seconds"))
+    concurrency: int = setting(
+        8, Inert("how many requests are in flight at once", measured=True), least(1)
+    )
+    retries: int = setting(
+        6, Inert("how often a request without an answer is sent again"), least(0)
+    )
+    backoff_s: float = setting(
+        0.5, Inert("how long to wait before a request is sent again"), above(0, " seconds")
+    )
     connect_s: float = setting(10.0, Inert("limits the time to connect"), above(0, " seconds"))
-    first_token_s: float = setting(120.0, Inert("limits the time to the first token"), above(0, " seconds"))
+    first_token_s: float = setting(
+        120.0, Inert("limits the time to the first token"), above(0, " seconds")
+    )
     answer_s: float = setting(600.0, Inert("limits the time of an answer"), above(0, " seconds"))
-    price_in: float | None = setting(None, Inert("what a million prompt tokens cost", measured=True), PRICE)
-    price_out: float | None = setting(None, Inert("what a million new tokens cost", measured=True), PRICE)
+    price_in: float | None = setting(
+        None, Inert("what a million prompt tokens cost", measured=True), PRICE
+    )
+    price_out: float | None = setting(
+        None, Inert("what a million new tokens cost", measured=True), PRICE
+    )
 
     def __post_init__(self) -> None:
         key = self.key
@@ -70,12 +101,20 @@ class ApiConfig(ModelConfig):
         check(is_name, f"{key}.key_variable", self.key_variable if is_name else "***", need)
         super().__post_init__()
         need = "give both prices or none: a cost without one of them would be too low"
-        check((self.price_in is None) == (self.price_out is None), f"{key}.price_out", self.price_out, need)
+        check(
+            (self.price_in is None) == (self.price_out is None),
+            f"{key}.price_out",
+            self.price_out,
+            need,
+        )
 
     @property
     def servers(self) -> list[Self]:
         """The same keys for each server alone."""
-        return [replace(self, base_url=one) for one in addresses_of(f"{self.key}.base_url", self.base_url)]
+        return [
+            replace(self, base_url=one)
+            for one in addresses_of(f"{self.key}.base_url", self.base_url)
+        ]
 
     @property
     def address(self) -> str:
@@ -91,10 +130,13 @@ class ApiConfig(ModelConfig):
 
     def is_at(self, domain: str) -> bool:
         """Whether the server, or each of several, is in a domain."""
-        return all(is_in_domain(one, domain) for one in addresses_of(f"{self.key}.base_url", self.base_url))
+        return all(
+            is_in_domain(one, domain) for one in addresses_of(f"{self.key}.base_url", self.base_url)
+        )
 
     def unsupported_setting(self, owner: str, sampling: SamplingKeys) -> str | None:
-        """Return a message with a fix if the server's API is known to lack a field for a sampling parameter."""
+        """Return a message with a fix if the server's API is known to lack a field for a sampling
+        parameter."""
         if self.extensions is not Extensions.openai:
             return None
         unsupported = active_parameters(sampling, lambda one: not one.in_openai)
@@ -108,12 +150,20 @@ class ApiConfig(ModelConfig):
         )
 
     def check_beside(
-        self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
+        self,
+        quantization: QuantizationConfig,
+        lora: LoraConfig,
+        rope: RopeConfig,
+        generation: GenerationConfig,
     ) -> None:
         """Reject settings that would change the weights, which are the server's."""
-        require_own_weights(quantization, lora, rope, "model=api has no weights here, so it would do nothing")
+        require_own_weights(
+            quantization, lora, rope, "model=api has no weights here, so it would do nothing"
+        )
         rows = generation.batch_size
-        need = f"{self.key}.concurrency={self.concurrency} allows no more requests in flight at once"
+        need = (
+            f"{self.key}.concurrency={self.concurrency} allows no more requests in flight at once"
+        )
         check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need)
         if (problem := self.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)
@@ -138,7 +188,8 @@ class TeacherConfig(ApiConfig):
 
 @dataclass
 class HybridConfig(ModelConfig):
-    """A student on this machine and a teacher behind an API; the other groups apply to the student."""
+    """A student on this machine and a teacher behind an API; the other groups apply to the
+    student."""
 
     module: ClassVar[str] = "runner.options.remote.hybrid_kind"
     has_weights: ClassVar[bool] = True
@@ -151,9 +202,14 @@ class HybridConfig(ModelConfig):
     review_tokens: int = setting(256, takes=least(1))
 
     def check_beside(
-        self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
+        self,
+        quantization: QuantizationConfig,
+        lora: LoraConfig,
+        rope: RopeConfig,
+        generation: GenerationConfig,
     ) -> None:
-        """Reject sampling parameters that the teacher's API has no field for, and what the student cannot do."""
+        """Reject sampling parameters that the teacher's API has no field for, and what the student
+        cannot do."""
         self.student.check_beside(quantization, lora, rope, generation)
         if (problem := self.teacher.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)

@@ -1,4 +1,5 @@
-"""A model on a server, without its sessions: it turns a request into the parameters of an HTTP request."""
+"""A model on a server, without its sessions: it turns a request into the parameters of an HTTP
+request."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ MILLION = 1_000_000
 class RemoteModel:
     """A model on a server; nothing is loaded here."""
 
-    def __init__(self, config: RunnerConfig, model: ApiConfig, capabilities: frozenset[Capability]) -> None:
+    def __init__(
+        self, config: RunnerConfig, model: ApiConfig, capabilities: frozenset[Capability]
+    ) -> None:
         self.config, self.model, self.capabilities = config, model, capabilities
         self.stats = EngineStats()
         self.retries: Counter[str] = Counter()  # requests that were sent again, by cause
@@ -45,7 +48,8 @@ class RemoteModel:
         return self._servers
 
     def gone(self) -> RunnerError | None:
-        """Return why no request can be answered any more, if that is known here: nothing else is tried then."""
+        """Return why no request can be answered any more, if that is known here: nothing else is
+        tried then."""
         return None
 
     def load(self) -> EngineReport:
@@ -59,9 +63,19 @@ class RemoteModel:
             try:
                 metrics["max_positions"] = float(token_count("max_model_len", room))
             except Miscounted as fault:
-                notes = [f"ignored from what {model.address} says of its model: {self.servers.plain(fault)}"]
-        sent = {key: value for key, value in self.parameters(Request(0, "")).items() if key not in ("prompt", "model")}
-        facts = {"server": model.address, "reported_model": listed.reported, "sent": json.dumps(sent)}
+                notes = [
+                    f"ignored from what {model.address} says of its model: {self.servers.plain(fault)}"
+                ]
+        sent = {
+            key: value
+            for key, value in self.parameters(Request(0, "")).items()
+            if key not in ("prompt", "model")
+        }
+        facts = {
+            "server": model.address,
+            "reported_model": listed.reported,
+            "sent": json.dumps(sent),
+        }
         return EngineReport(metrics, facts, [*self.doubts(), *notes])
 
     def doubts(self) -> list[str]:
@@ -82,12 +96,18 @@ class RemoteModel:
         if isinstance(prompt, str):
             return prompt, []
         ids = [part for part in prompt if isinstance(part, int)]
-        turns = [{"role": part.role, "content": part.content} for part in prompt if isinstance(part, Message)]
+        turns = [
+            {"role": part.role, "content": part.content}
+            for part in prompt
+            if isinstance(part, Message)
+        ]
         return (ids, ids) if ids else (json.dumps(turns, ensure_ascii=False), [])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Refuse, because only the server knows the text of a token."""
-        raise ConfigError(f"{self.model.key}.base_url={self.model.address}: only this server knows the text of a token")
+        raise ConfigError(
+            f"{self.model.key}.base_url={self.model.address}: only this server knows the text of a token"
+        )
 
     def arithmetic(self) -> None:
         """Nothing is known of the server's machine."""
@@ -106,46 +126,66 @@ class RemoteModel:
         is_chat = Capability.chat in request.needs
         limit, budget = self.most_tokens(request), self.budget(request)
         sent: dict[str, Any] = {"model": self.model.name, "temperature": sampling.temperature}
-        # OpenAI's newer models accept only this name in chats; other servers may not know it, or ignore it
+        # OpenAI's newer models accept only this name in chats; other servers may not know it, or
+        # ignore it
         is_openai = self.model.is_at("openai.com") or self.model.is_at("azure.com")
         sent["max_completion_tokens" if is_chat and is_openai else "max_tokens"] = limit
         if sampling.temperature:
             sent["seed"] = request.sampling.seed
-            if sent["seed"] is None:  # as in other engines, the job's seed and the request's id decide
-                digest = hashlib.sha256(f"{self.config.seed}/{request.effective_random_id}".encode()).digest()
+            if (
+                sent["seed"] is None
+            ):  # as in other engines, the job's seed and the request's id decide
+                digest = hashlib.sha256(
+                    f"{self.config.seed}/{request.effective_random_id}".encode()
+                ).digest()
                 sent["seed"] = int.from_bytes(digest[:4]) >> 1
         sampled = {
             name: value
             for name, one in PARAMETERS.items()
-            if (value := getattr(sampling, name)) is not None and (sampling.temperature or one.for_greedy)
+            if (value := getattr(sampling, name)) is not None
+            and (sampling.temperature or one.for_greedy)
         }
         sent |= {name: value for name, value in sampled.items() if PARAMETERS[name].in_openai}
         extra: dict[str, Any] = {}
         if self.model.extensions is Extensions.vllm:
-            extra = {name: value for name, value in sampled.items() if not PARAMETERS[name].in_openai}
+            extra = {
+                name: value for name, value in sampled.items() if not PARAMETERS[name].in_openai
+            }
             extra |= {"ignore_eos": True} if request.ignore_eos else {}
         if budget is not None:
             if self.model.thinking_budget is None:
-                raise ConfigError(f"request.thinking_tokens={budget}: {self.model.key}.thinking_budget is not given")
+                raise ConfigError(
+                    f"request.thinking_tokens={budget}: {self.model.key}.thinking_budget is not given"
+                )
             extra |= BUDGETS[self.model.thinking_budget].body(budget)
         sent |= {"stop": list(request.stop)} if request.stop else {}
         sent |= {"n": request.n} if request.n > 1 else {}
         sent |= {"extra_body": extra} if extra else {}
         prompt, ids = self._sent_prompt(request)
-        return sent | ({"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt})
+        return sent | (
+            {"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt}
+        )
 
     def update_notes(self) -> None:
         """Update the notes about faults so far, and the table of the servers."""
         times = ", ".join(f"{number} × {kind}" for kind, number in self.retries.most_common())
         notes = (
-            [f"{counted(self.retries.total(), 'request was', 'requests were')} sent again: the server {times}"]
+            [
+                f"{counted(self.retries.total(), 'request was', 'requests were')} sent again: the server {times}"
+            ]
             if times
             else []
         )
-        if self._servers is not None and (places := sum(server.secret.times for server in self._servers.servers)):
-            notes.append(f"the server sent its own key back: it was replaced by *** in {places} places")
+        if self._servers is not None and (
+            places := sum(server.secret.times for server in self._servers.servers)
+        ):
+            notes.append(
+                f"the server sent its own key back: it was replaced by *** in {places} places"
+            )
         if number := self.answers_without_usage:
-            notes.append(f"the server did not count the tokens of {counted(number, 'answer')}: they count as 0")
+            notes.append(
+                f"the server did not count the tokens of {counted(number, 'answer')}: they count as 0"
+            )
         self.stats.notes = notes + self.budgets.notes(self.model.key)
         self.stats.servers = [] if self._servers is None else self._servers.table()
 
@@ -170,4 +210,6 @@ class RemoteModel:
         """Return the cost of an answer in USD; None if the prices are unknown."""
         if self.model.price_in is None or self.model.price_out is None:
             return None
-        return round((prompt_tokens * self.model.price_in + new_tokens * self.model.price_out) / MILLION, 9)
+        return round(
+            (prompt_tokens * self.model.price_in + new_tokens * self.model.price_out) / MILLION, 9
+        )

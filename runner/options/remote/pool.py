@@ -1,7 +1,8 @@
 """The servers of a model: one, or several with the same model. Requests go to the least busy one.
 
-A server that cannot be reached, or that fails again and again, is left out: its requests are sent to the others. It is
-asked for its list of models now and then, and gets requests again when it answers.
+A server that cannot be reached, or that fails again and again, is left out: its requests are sent
+to the others. It is asked for its list of models now and then, and gets requests again when it
+answers.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Attempt = Callable[[ServerConnection], Awaitable[T]]
 MAX_WAIT_S = 30.0  # between two tries, unless the server says how long
-FAILURES_IN_A_ROW = 3  # leave a server out: one that fails quickly is the least busy, and would get all requests
+FAILURES_IN_A_ROW = (
+    3  # leave a server out: one that fails quickly is the least busy, and would get all requests
+)
 _reported_out: set[str] = set()  # servers of which this process has said that they are left out
 
 
 class ServerPool:
-    """The connections to a model's servers; their work runs in one thread until the pool is closed."""
+    """The connections to a model's servers; their work runs in one thread until the pool is
+    closed."""
 
     def __init__(
         self,
@@ -39,8 +43,13 @@ class ServerPool:
         retries: Counter[str] | None = None,
         gone: Callable[[], RunnerError | None] = lambda: None,
     ) -> None:
-        self.model, self._gone = model, gone  # gone: why no server will answer any more, if that is known
-        self.retries = Counter() if retries is None else retries  # requests that were sent again, by cause
+        self.model, self._gone = (
+            model,
+            gone,
+        )  # gone: why no server will answer any more, if that is known
+        self.retries = (
+            Counter() if retries is None else retries
+        )  # requests that were sent again, by cause
         self._reported: tuple[str, str] | None = None  # a server, and what it reports of its model
         self._probes: set[asyncio.Task[None]] = set()
         self._thread = LoopThread()
@@ -94,10 +103,12 @@ class ServerPool:
             for server in self.servers
         ]
 
-    # -------------------------------------------------------------------------------------------- requests
+    # --------------------------------------------------------------------------------------------
+    # requests
 
     async def with_retries(self, attempt: Attempt[T], tries: int) -> T:
-        """Try until an answer comes, at each server in turn, with increasing waits; raise the fault of the last try."""
+        """Try until an answer comes, at each server in turn, with increasing waits; raise the fault
+        of the last try."""
         rounds, asked = 1, set[ServerConnection]()
         for number in count(1):
             server = await self._pick(asked)
@@ -134,18 +145,22 @@ class ServerPool:
         raise AssertionError
 
     def _in_use(self) -> list[ServerConnection]:
-        """Return the servers that get requests: if all are left out, all, so that the error of one is reported."""
+        """Return the servers that get requests: if all are left out, all, so that the error of one
+        is reported."""
         return [server for server in self.servers if not server.is_left_out] or self.servers
 
     async def _pick(self, asked: set[ServerConnection]) -> ServerConnection:
-        """Return the least busy server, one that was not asked yet if possible; wait if all have asked for a pause."""
+        """Return the least busy server, one that was not asked yet if possible; wait if all have
+        asked for a pause."""
         while True:
             servers = self._in_use()
             ready = [server for server in servers if not server.closed_s]
             if ready:
                 choices = [one for one in ready if one not in asked] or ready
                 return min(choices, key=lambda choice: (choice.under_way, choice.requests))
-            await asyncio.sleep(min(server.closed_s for server in servers) + random.uniform(0, self.model.backoff_s))
+            await asyncio.sleep(
+                min(server.closed_s for server in servers) + random.uniform(0, self.model.backoff_s)
+            )
 
     def _note_failure(self, server: ServerConnection, fault: Fault) -> None:
         server.failures += 1
@@ -153,7 +168,9 @@ class ServerPool:
             server.close_for(fault.wait_s)  # it is only busy
             return
         server.failures_in_a_row += 1
-        if len(self.servers) > 1 and (not fault.reached or server.failures_in_a_row >= FAILURES_IN_A_ROW):
+        if len(self.servers) > 1 and (
+            not fault.reached or server.failures_in_a_row >= FAILURES_IN_A_ROW
+        ):
             self._leave_out(server, fault)
 
     def _leave_out(self, server: ServerConnection, reason: Fault | RequestRejected) -> None:
@@ -173,7 +190,9 @@ class ServerPool:
     async def _bring_back(self, server: ServerConnection) -> None:
         """Ask a server that is left out for its models now and then, until it answers."""
         for number in count(server.times_left_out):
-            await asyncio.sleep(min(MAX_WAIT_S, self.model.backoff_s * 2**number) * random.uniform(0.5, 1))
+            await asyncio.sleep(
+                min(MAX_WAIT_S, self.model.backoff_s * 2**number) * random.uniform(0.5, 1)
+            )
             try:
                 self._check(server, await server.list_models())
             except (Fault, RequestRejected):
@@ -186,24 +205,32 @@ class ServerPool:
         _reported_out.discard(server.model.base_url)
         log.warning("%s answers again, and gets requests again", server.model.base_url)
 
-    # ---------------------------------------------------------------------------------------------- models
+    # ----------------------------------------------------------------------------------------------
+    # models
 
     def list_models(self) -> ModelList:
-        """Return the servers' list of models; ConfigError or JobFailed if they refuse, or have different models."""
+        """Return the servers' list of models; ConfigError or JobFailed if they refuse, or have
+        different models."""
         return self.call(self._list_models())
 
     async def _list_models(self) -> ModelList:
         if len(self.servers) == 1:
             try:
-                return await self.with_retries(ServerConnection.list_models, min(3, self.model.retries + 1))
+                return await self.with_retries(
+                    ServerConnection.list_models, min(3, self.model.retries + 1)
+                )
             except (Fault, RequestRejected) as error:
                 raise JobFailed(f"{error}. {KEPT}") from None
         lists = await asyncio.gather(*map(self._list_one, self.servers))
         answered = [listed for listed in lists if isinstance(listed, ModelList)]
         if not answered:
-            raise JobFailed(f"{next(error for error in lists if isinstance(error, Exception))}. {KEPT}")
+            raise JobFailed(
+                f"{next(error for error in lists if isinstance(error, Exception))}. {KEPT}"
+            )
         # what all can do: the parameters of the least able, and the room of the smallest
-        return min(answered, key=lambda listed: (listed.extensions is Extensions.vllm, _room(listed)))
+        return min(
+            answered, key=lambda listed: (listed.extensions is Extensions.vllm, _room(listed))
+        )
 
     async def _list_one(self, server: ServerConnection) -> ModelList | Exception:
         """Return a server's list, which must have the model; or leave it out, and return why."""
@@ -217,7 +244,8 @@ class ServerPool:
         return listed
 
     def _check(self, server: ServerConnection, listed: ModelList) -> None:
-        """Refuse a server without the model, or with another one behind its name than the others have."""
+        """Refuse a server without the model, or with another one behind its name than the others
+        have."""
         model, address = self.model, server.model.base_url
         if listed.names and not listed.own:
             has = f"{address} has no such model; it has {', '.join(listed.names[:20])}"
@@ -226,10 +254,13 @@ class ServerPool:
         other, reported = self._reported
         if listed.reported != reported:
             differ = f"{address} reports {listed.reported}, but {other} {reported}"
-            raise ConfigError(f"{model.key}.base_url: all servers must have the same model, and {differ}")
+            raise ConfigError(
+                f"{model.key}.base_url: all servers must have the same model, and {differ}"
+            )
 
     def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of texts, including special tokens; ConfigError or JobFailed if the servers refuse."""
+        """Return the tokens of texts, including special tokens; ConfigError or JobFailed if the
+        servers refuse."""
         ask = partial(ServerConnection.tokens_of, texts=texts)
         try:
             return self.call(self.with_retries(ask, self.model.retries + 1))

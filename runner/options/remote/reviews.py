@@ -1,4 +1,5 @@
-"""The prompts between student and teacher, for a review and for a revision, and the parser of reviews."""
+"""The prompts between student and teacher, for a review and for a revision, and the parser of
+reviews."""
 
 from __future__ import annotations
 
@@ -31,12 +32,18 @@ def task_of(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     turns = [part for part in prompt if isinstance(part, Message)]
-    return turns[0].content if len(turns) == 1 else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+    return (
+        turns[0].content
+        if len(turns) == 1
+        else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+    )
 
 
 def review_of(prompt: Prompt, answer: str) -> Prompt:
     """Return the prompt that asks the teacher to review an answer."""
-    return Message("system", REVIEW), Message("user", f"Task:\n{task_of(prompt)}\n\nThe student's answer:\n{answer}")
+    return Message("system", REVIEW), Message(
+        "user", f"Task:\n{task_of(prompt)}\n\nThe student's answer:\n{answer}"
+    )
 
 
 def revision_of(prompt: Prompt, answer: str, feedback: str) -> Prompt:
@@ -59,8 +66,15 @@ def read_verdict(text: str) -> Review:
         except (ValueError, RecursionError):
             value = None
         score = value.get("score") if isinstance(value, dict) else None
-        if isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score) and 0 <= score <= 1:
+        if (
+            isinstance(score, int | float)
+            and not isinstance(score, bool)
+            and math.isfinite(score)
+            and 0 <= score <= 1
+        ):
             feedback = value.get("feedback")
-            return Review(float(score), feedback[:FEEDBACK_CHARACTERS] if isinstance(feedback, str) else "")
+            return Review(
+                float(score), feedback[:FEEDBACK_CHARACTERS] if isinstance(feedback, str) else ""
+            )
         place = text.find("{", place + 1)
     return Review(None, text.strip()[:FEEDBACK_CHARACTERS])

@@ -1,7 +1,8 @@
-"""Log-probabilities from a server, which returns the tokens of a text and the log-probability of each prompt token.
+"""Log-probabilities from a server, which returns the tokens of a text and the log-probability of
+each prompt token.
 
-This needs `/tokenize`, and an echo with log-probabilities in `/v1/completions`: vLLM and our task=serve have both. A
-first small request finds out whether a server has them.
+This needs `/tokenize`, and an echo with log-probabilities in `/v1/completions`: vLLM and our
+task=serve have both. A first small request finds out whether a server has them.
 """
 
 from __future__ import annotations
@@ -44,29 +45,47 @@ class Tokens:
 
 
 class Scorer:
-    """Asks a server for the tokens of texts and their log-probabilities, in the thread of its pool."""
+    """Asks a server for the tokens of texts and their log-probabilities, in the thread of its
+    pool."""
 
-    def __init__(self, client: openai.AsyncOpenAI, model: ApiConfig, plain: Callable[[object], str]) -> None:
+    def __init__(
+        self, client: openai.AsyncOpenAI, model: ApiConfig, plain: Callable[[object], str]
+    ) -> None:
         self.client, self.model = client, model
         self.plain = plain  # an error's text without the key
         self._is_able: asyncio.Task[None] | None = None
         self._prompts = lru_cache(CACHED_PROMPTS)(self._start_tokenizing)
 
     async def score(self, request: Request) -> ScoredContinuation:
-        """Return the scores of a request's continuation; ConfigError if the server cannot compute them."""
+        """Return the scores of a request's continuation; ConfigError if the server cannot compute
+        them."""
         await self.check()
         prompt, continuation = request.prompt, request.continuation
         if isinstance(continuation, str):
             tokens = await self._tokens_of(prompt)
             if tokens.text is None:
-                raise ConfigError(f"{self._server_key} does not return the text of a chat: use task.prompt=text")
+                raise ConfigError(
+                    f"{self._server_key} does not return the text of a chat: use task.prompt=text"
+                )
             is_text = isinstance(prompt, str)  # a chat template adds the special tokens itself
-            whole = await self._tokenize(prompt=tokens.text + continuation, add_special_tokens=is_text)
-            before, given = tokens.ids, whole.ids[len(tokens.ids) :]  # cut in the same way as by our own engine
+            whole = await self._tokenize(
+                prompt=tokens.text + continuation, add_special_tokens=is_text
+            )
+            before, given = (
+                tokens.ids,
+                whole.ids[len(tokens.ids) :],
+            )  # cut in the same way as by our own engine
         else:
-            before, given = [part for part in prompt if isinstance(part, int)], list(continuation or ())
+            before, given = (
+                [part for part in prompt if isinstance(part, int)],
+                list(continuation or ()),
+            )
         if not before or not given:
-            what = "continuation has no tokens, so there is nothing to score" if before else "prompt has no tokens"
+            what = (
+                "continuation has no tokens, so there is nothing to score"
+                if before
+                else "prompt has no tokens"
+            )
             raise RequestRejected(f"the {what}")
         return await self._score(before, given)
 
@@ -117,12 +136,16 @@ class Scorer:
         return asyncio.ensure_future(self._tokenize_chat(turns))
 
     async def _tokenize_chat(self, turns: list[dict[str, Any]]) -> Tokens:
-        """Return a chat's tokens, with the text of its template: from the server, or from its tokens."""
+        """Return a chat's tokens, with the text of its template: from the server, or from its
+        tokens."""
         tokens = await self._tokenize(messages=turns, add_generation_prompt=True)
         if tokens.text is not None:
             return tokens
         text = await self._detokenize(tokens.ids)
-        if text is None or (await self._tokenize(prompt=text, add_special_tokens=False)).ids != tokens.ids:
+        if (
+            text is None
+            or (await self._tokenize(prompt=text, add_special_tokens=False)).ids != tokens.ids
+        ):
             return tokens  # its text would be read as other tokens
         return Tokens(tokens.ids, text)
 
@@ -130,7 +153,9 @@ class Scorer:
         """Return the text of tokens, with special tokens; None if the server does not say it."""
         try:
             body = {"model": self.model.name, "tokens": ids}
-            answer: Any = await self.client.post(self._beside("detokenize"), body=body, cast_to=object)
+            answer: Any = await self.client.post(
+                self._beside("detokenize"), body=body, cast_to=object
+            )
         except openai.APIStatusError as error:
             if error.status_code in UNSUPPORTED:
                 return None
@@ -145,8 +170,12 @@ class Scorer:
         body = {"model": self.model.name, **parameters}
         answer: Any = await self.client.post(self._beside("tokenize"), body=body, cast_to=object)
         ids = answer.get("tokens") if isinstance(answer, dict) else None
-        if not isinstance(ids, list) or not all(isinstance(identifier, int) and identifier >= 0 for identifier in ids):
-            raise Fault(f"{self.model.base_url} answered /tokenize without tokens", "sent no valid answer")
+        if not isinstance(ids, list) or not all(
+            isinstance(identifier, int) and identifier >= 0 for identifier in ids
+        ):
+            raise Fault(
+                f"{self.model.base_url} answered /tokenize without tokens", "sent no valid answer"
+            )
         text = answer.get("prompt", parameters.get("prompt"))
         return Tokens(ids, text if isinstance(text, str) else None)
 
@@ -156,9 +185,19 @@ class Scorer:
             model=self.model.name, prompt=ids, max_tokens=0, echo=True, logprobs=1, temperature=0
         )
         scores = getattr(next(iter(getattr(answer, "choices", None) or []), None), "logprobs", None)
-        values, tops = getattr(scores, "token_logprobs", None), getattr(scores, "top_logprobs", None)
-        if not (isinstance(values, list) and isinstance(tops, list) and len(tops) == len(values) >= len(ids)):
-            raise Fault(f"{self.model.base_url} sent no log-probability for each token", "sent no valid answer")
+        values, tops = (
+            getattr(scores, "token_logprobs", None),
+            getattr(scores, "top_logprobs", None),
+        )
+        if not (
+            isinstance(values, list)
+            and isinstance(tops, list)
+            and len(tops) == len(values) >= len(ids)
+        ):
+            raise Fault(
+                f"{self.model.base_url} sent no log-probability for each token",
+                "sent no valid answer",
+            )
         positions = range(len(before), len(ids))
         logprobs = [_logarithm(self.model.base_url, values[at]) for at in positions]
         best = [max((_logarithm(self.model.base_url, one) for one in (tops[at] or {}).values()), default=-math.inf)

@@ -27,7 +27,11 @@ from runner.options.remote.wire import PLAIN_BYTES, guard
 from runner_base import ConfigError, JobFailed, RunnerError
 
 KEPT = "Completed answers are kept: run the same command to resume"
-for noisy in ("openai", "httpx2", "httpcore2"):  # they log a line for each request, and headers at the level DEBUG
+for noisy in (
+    "openai",
+    "httpx2",
+    "httpcore2",
+):  # they log a line for each request, and headers at the level DEBUG
     logging.getLogger(noisy).setLevel(logging.WARNING)
 
 RETRY_STATUSES = (408, 409, 425, 429)  # and all from 500 on
@@ -51,14 +55,17 @@ class ModelList:
 
 
 def key_of(model: ApiConfig) -> tuple[str, str]:
-    """Return the server's key and the variable that contains it; a server on this machine needs none."""
+    """Return the server's key and the variable that contains it; a server on this machine needs
+    none."""
     names = model.key_variables
     if isinstance(model.base_url, str) and model.base_url in started_keys:
         return started_keys[model.base_url], names[0]
     for name in names:
         if key := os.environ.get(name, "").strip():
             if not (key.isascii() and key.isprintable()) or " " in key:
-                raise ConfigError(f"{name}: this is not a key, which is one word of ASCII letters, digits and signs")
+                raise ConfigError(
+                    f"{name}: this is not a key, which is one word of ASCII letters, digits and signs"
+                )
             return key, name
     if is_this_machine(model.base_url):
         return "", names[0]
@@ -71,14 +78,18 @@ def key_of(model: ApiConfig) -> tuple[str, str]:
 
 def _openai_key_unsent(model: ApiConfig) -> str:
     """Return a hint if OpenAI's key is set, which other servers do not get by default."""
-    if OPENAI_KEY_VARIABLE in model.key_variables or not os.environ.get(OPENAI_KEY_VARIABLE, "").strip():
+    if (
+        OPENAI_KEY_VARIABLE in model.key_variables
+        or not os.environ.get(OPENAI_KEY_VARIABLE, "").strip()
+    ):
         return ""
     override = f"{model.key}.key_variable={OPENAI_KEY_VARIABLE}"
     return f". {OPENAI_KEY_VARIABLE} is sent to openai.com only: {override} sends it to this server"
 
 
 class ServerConnection:
-    """The connection to one server, used in the thread of its pool, and what is known of the server."""
+    """The connection to one server, used in the thread of its pool, and what is known of the
+    server."""
 
     def __init__(self, model: ApiConfig) -> None:
         """Open it, in a running event loop; `model` has this server's address only."""
@@ -139,8 +150,14 @@ class ServerConnection:
         except Exception as error:  # noqa: BLE001 - whatever a server may send
             raise self.fault(error) from None
         own = next((entry for entry in entries if entry.get("id") == self.model.name), {})
-        reported = ", ".join(f"{key} {self.secret.name(own[key])}" for key in ("id", "root", "parent") if own.get(key))
-        return ModelList([self.plain(entry.get("id")) for entry in entries], own, reported or "unknown")
+        reported = ", ".join(
+            f"{key} {self.secret.name(own[key])}"
+            for key in ("id", "root", "parent")
+            if own.get(key)
+        )
+        return ModelList(
+            [self.plain(entry.get("id")) for entry in entries], own, reported or "unknown"
+        )
 
     async def error_of(self, error: openai.APIStatusError) -> Exception:
         """Return the exception to raise for an answer with an error status."""
@@ -177,17 +194,25 @@ class ServerConnection:
             cause = self.plain(error.__cause__ or error)
             if reached:
                 return Fault(f"{url} closed the connection ({cause})", "closed the connection")
-            return Fault(f"{url} cannot be reached ({cause})", "could not be reached", reached=False)
+            return Fault(
+                f"{url} cannot be reached ({cause})", "could not be reached", reached=False
+            )
         if isinstance(error, openai.APIError):
-            return Fault(f"{url} reported in its answer: {self.plain(error.message)}", "reported an error")
+            return Fault(
+                f"{url} reported in its answer: {self.plain(error.message)}", "reported an error"
+            )
         return Fault(f"{url} sent no valid answer: {self.plain(error)}", "sent no valid answer")
 
 
 def unread(sent: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters with token ids where the client does not look at each one: that takes 10 ms for 1,000."""
+    """Return the parameters with token ids where the client does not look at each one: that takes
+    10 ms for 1,000."""
     if not isinstance(sent.get("prompt"), list):
         return sent
-    return sent | {"prompt": "", "extra_body": sent.get("extra_body", {}) | {"prompt": sent["prompt"]}}
+    return sent | {
+        "prompt": "",
+        "extra_body": sent.get("extra_body", {}) | {"prompt": sent["prompt"]},
+    }
 
 
 def _wait_s(headers: httpx2.Headers) -> float | None:

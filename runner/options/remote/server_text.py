@@ -1,4 +1,5 @@
-"""Cleans what a server sends before it is stored or shown: no key, only whole characters, only plausible numbers.
+"""Cleans what a server sends before it is stored or shown: no key, only whole characters, only
+plausible numbers.
 
 All text of a server passes through here: answers, names of models, headers and error messages.
 """
@@ -20,10 +21,16 @@ class Secret:
     """The key of a server, which the server may send back."""
 
     def __init__(self, key: str) -> None:
-        self.spellings = sorted({key, json.dumps(key)[1:-1], repr(key)[1:-1], quote(key, safe="")} - {""}, key=len)[
-            ::-1
-        ]
-        self.in_answers = self.spellings if len(key) >= MIN_SECRET_CHARACTERS else [f"Bearer {key}"] if key else []
+        self.spellings = sorted(
+            {key, json.dumps(key)[1:-1], repr(key)[1:-1], quote(key, safe="")} - {""}, key=len
+        )[::-1]
+        self.in_answers = (
+            self.spellings
+            if len(key) >= MIN_SECRET_CHARACTERS
+            else [f"Bearer {key}"]
+            if key
+            else []
+        )
         self.times = 0  # how often it was in an answer
 
     def plain(self, message: object) -> str:
@@ -52,7 +59,12 @@ class AnswerText:
         longest = max(map(len, self.secret.in_answers), default=0)
         tails = (text[at:] for at in range(max(0, len(text) - longest + 1), len(text)))
         key_begin = next(
-            (tail for tail in tails if any(secret.startswith(tail) for secret in self.secret.in_answers)), ""
+            (
+                tail
+                for tail in tails
+                if any(secret.startswith(tail) for secret in self.secret.in_answers)
+            ),
+            "",
         )
         self._held = key_begin or (text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else "")
         return self._append_final(text[: len(text) - len(self._held)])
@@ -76,7 +88,8 @@ class AnswerText:
 
 
 def whole(text: str) -> str:
-    """Return a text with surrogates joined or replaced: JSON can express lone ones, but files cannot."""
+    """Return a text with surrogates joined or replaced: JSON can express lone ones, but files
+    cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -25,8 +25,15 @@ from runner_engine import Completion, Delta, Event, Request, RequestId, Session,
 from runner_engine.sessions import Listener
 
 TICK_S = 0.2  # how long a step waits for events
-ABORT_REASONS = ("error", "abort", "aborted", "cancelled")  # finish reasons of servers for incomplete answers
-CHARACTERS_PER_TOKEN = 100  # more than any answer has on average: a server that sends more ignores the limit
+ABORT_REASONS = (
+    "error",
+    "abort",
+    "aborted",
+    "cancelled",
+)  # finish reasons of servers for incomplete answers
+CHARACTERS_PER_TOKEN = (
+    100  # more than any answer has on average: a server that sends more ignores the limit
+)
 
 
 @dataclass(eq=False)
@@ -48,16 +55,24 @@ class RemoteRequest:
     scored: ScoredContinuation | None = None  # of a request with a continuation
     usage: Usage | None = None
     first_token_s: float = 0.0
-    times: list[list[float]] = field(default_factory=list)  # of each choice: when its pieces of text arrived
+    times: list[list[float]] = field(
+        default_factory=list
+    )  # of each choice: when its pieces of text arrived
     texts: list[AnswerText] = field(default_factory=list)
-    thinking: list[AnswerText] = field(default_factory=list)  # of each choice: what the server sends apart
+    thinking: list[AnswerText] = field(
+        default_factory=list
+    )  # of each choice: what the server sends apart
     reasons: list[FinishReason | None] = field(default_factory=list)
-    sent_characters: list[int] = field(default_factory=list)  # of each text, that were returned as deltas
+    sent_characters: list[int] = field(
+        default_factory=list
+    )  # of each text, that were returned as deltas
 
     def begin(self, secret: Secret) -> None:
         """Drop what arrived in an earlier try, perhaps from another server."""
         self.secret = secret
-        self.texts, self.thinking = ([AnswerText(secret) for _ in range(self.request.n)] for _ in range(2))
+        self.texts, self.thinking = (
+            [AnswerText(secret) for _ in range(self.request.n)] for _ in range(2)
+        )
         self.times, self.reasons = [[] for _ in self.texts], [None] * self.request.n
         self.sent_characters = [0] * self.request.n
         self.usage, self.first_token_s = None, 0.0
@@ -68,14 +83,19 @@ class RemoteRequest:
         return bool(self.reasons) and None not in self.reasons
 
     def take(self, chunk: Any) -> list[Delta]:
-        """Add one event of the stream and return its deltas; raises any exception if the event is malformed."""
+        """Add one event of the stream and return its deltas; raises any exception if the event is
+        malformed."""
         deltas: list[Delta] = []
         for choice in chunk.choices or []:
             number = choice.index or 0
             text = choice.delta.content if "messages" in self.sent else choice.text
             text = "" if text is None else text
             thinking = thinking_of(choice.delta) if "messages" in self.sent else ""
-            if not isinstance(text, str) or not isinstance(number, int) or not 0 <= number < len(self.texts):
+            if (
+                not isinstance(text, str)
+                or not isinstance(number, int)
+                or not 0 <= number < len(self.texts)
+            ):
                 raise ValueError("a choice that was not requested, or one without text")
             if self.reasons[number] is not None:
                 continue
@@ -84,7 +104,10 @@ class RemoteRequest:
                 self.first_token_s = self.first_token_s or self.times[number][0] - self.started
             final = self.thinking[number].take(thinking)
             self.texts[number].take(text)
-            if choice.finish_reason not in (None, ""):  # some servers send an empty one until the end
+            if choice.finish_reason not in (
+                None,
+                "",
+            ):  # some servers send an empty one until the end
                 self.reasons[number] = _finish_reason(choice.finish_reason)
                 final += self.thinking[number].end()
                 self.texts[number].end()
@@ -95,12 +118,16 @@ class RemoteRequest:
         if isinstance(chunk.model, str) and chunk.model:
             self.by = self.secret.name(chunk.model)
         pairs = zip(self.texts, self.thinking, strict=True)
-        if max(len(text.text) + len(thinking.text) for text, thinking in pairs) > self.max_characters:
+        if (
+            max(len(text.text) + len(thinking.text) for text, thinking in pairs)
+            > self.max_characters
+        ):
             raise Fault("the answer exceeds its limit of tokens", "sent an endless answer")
         return deltas
 
     def _deltas(self, choice: int, thinking: str) -> list[Delta]:
-        """Return what has arrived of a choice, without tags; thinking: what its server has sent apart."""
+        """Return what has arrived of a choice, without tags; thinking: what its server has sent
+        apart."""
         found = [Delta(self.request.id, choice, thinking, thinking=True)] if thinking else []
         pieces, self.sent_characters[choice] = new_pieces(
             self.texts[choice].text,
@@ -109,10 +136,13 @@ class RemoteRequest:
             self._begins_in_thinking(choice),
             is_whole=self.reasons[choice] is not None,
         )
-        return found + [Delta(self.request.id, choice, piece.text, piece.is_thinking) for piece in pieces]
+        return found + [
+            Delta(self.request.id, choice, piece.text, piece.is_thinking) for piece in pieces
+        ]
 
     def _begins_in_thinking(self, choice: int) -> bool:
-        """Whether a text begins within the thinking: a server that sends it apart has found where it ends."""
+        """Whether a text begins within the thinking: a server that sends it apart has found where
+        it ends."""
         return not self.thinking[choice].text and ends_in_thinking(self.request.prompt, self.tags)
 
     def answer(self, choice: int, reason: FinishReason) -> Answer:
@@ -157,7 +187,8 @@ def _finish_reason(reason: object) -> FinishReason:
 
 
 class ApiSession(Session):
-    """Requests under way at servers; the pool's thread puts events into a queue, and a step takes them out."""
+    """Requests under way at servers; the pool's thread puts events into a queue, and a step takes
+    them out."""
 
     def __init__(self, engine: RemoteModel, most: int) -> None:
         super().__init__(engine.capabilities)
@@ -214,7 +245,8 @@ class ApiSession(Session):
     def _drop(self) -> None:
         self.servers.call(self._stop())
 
-    # ------------------------------------------------------------------------------------ in the pool's thread
+    # ------------------------------------------------------------------------------------ in the
+    # pool's thread
 
     def _begin(self, remote: RemoteRequest) -> None:
         remote.begin(remote.secret)
@@ -231,7 +263,9 @@ class ApiSession(Session):
     async def _stop(self) -> None:
         tasks = [remote.task for remote in self._requests.values() if remote.task is not None]
         for task in tasks:
-            if not task.cancelling():  # a second cancel would interrupt the closing of its connection
+            if (
+                not task.cancelling()
+            ):  # a second cancel would interrupt the closing of its connection
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -240,12 +274,16 @@ class ApiSession(Session):
             remote.started = time.perf_counter()
             self.engine.stats.rows_alive += 1
             try:
-                await self.servers.with_retries(partial(self._try, remote), self.engine.model.retries + 1)
+                await self.servers.with_retries(
+                    partial(self._try, remote), self.engine.model.retries + 1
+                )
                 self._failures_in_a_row = 0
             except RequestRejected as error:
                 remote.error = str(error)
             except Fault as fault:
-                remote.error = f"{fault}; tried {'once' if fault.tries == 1 else f'{fault.tries} times'}"
+                remote.error = (
+                    f"{fault}; tried {'once' if fault.tries == 1 else f'{fault.tries} times'}"
+                )
                 self._failures_in_a_row += 1
                 if not fault.reached or self._failures_in_a_row > self.most:
                     raise JobFailed(f"{remote.error}. {KEPT}") from None
@@ -258,12 +296,19 @@ class ApiSession(Session):
         server.requests += 1
         began, has_answer_begun = asyncio.get_running_loop().time(), False
         client, model = server.client, server.model
-        ask: Any = client.chat.completions.create if "messages" in remote.sent else client.completions.create
+        ask: Any = (
+            client.chat.completions.create
+            if "messages" in remote.sent
+            else client.completions.create
+        )
         try:
             async with asyncio.timeout(model.first_token_s) as deadline:
                 if remote.request.continuation is not None:
                     remote.scored = await server.scorer.score(remote.request)
-                    remote.usage, remote.reasons = Usage(remote.scored.prompt_tokens, 0), [FinishReason.stop]
+                    remote.usage, remote.reasons = (
+                        Usage(remote.scored.prompt_tokens, 0),
+                        [FinishReason.stop],
+                    )
                     return
                 async with await ask(
                     **unread(remote.sent), stream=True, stream_options={"include_usage": True}
@@ -294,7 +339,10 @@ class ApiSession(Session):
                 return  # an error after the end of the answer does not matter
             fault = server.fault(error)
             if isinstance(error, TimeoutError) and remote.first_token_s:
-                fault = Fault(f"{model.base_url} took longer than {model.answer_s:g} s for an answer", "took too long")
+                fault = Fault(
+                    f"{model.base_url} took longer than {model.answer_s:g} s for an answer",
+                    "took too long",
+                )
             elif isinstance(error, TimeoutError) and has_answer_begun:
                 late = f"{model.base_url} began an answer and sent no text within {model.first_token_s:g} s"
                 fault = Fault(late, "sent no text")
@@ -319,7 +367,9 @@ class ApiSession(Session):
         scored = remote.scored
         for choice in range(remote.request.n):
             reason = FinishReason.cancelled if task.cancelled() else remote.reasons[choice]
-            answer = remote.answer(choice, FinishReason.error if remote.error or reason is None else reason)
+            answer = remote.answer(
+                choice, FinishReason.error if remote.error or reason is None else reason
+            )
             if remote.budget is not None and remote.is_whole:
                 choices = remote.request.n  # the first answer has the tokens of all
                 limit = self.engine.limit(remote.request)
@@ -337,7 +387,9 @@ class ApiSession(Session):
                 logprobs=None if scored is None else scored.logprobs,
                 greedy=None if scored is None else scored.greedy,
                 by=remote.by,
-                cost_usd=self.engine.cost(usage.prompt_tokens, usage.new_tokens) if choice == 0 else None,
+                cost_usd=self.engine.cost(usage.prompt_tokens, usage.new_tokens)
+                if choice == 0
+                else None,
                 token_times=remote.times[choice] or None,
             )
             self._queue.put(completion)

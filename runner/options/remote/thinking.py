@@ -1,4 +1,5 @@
-"""What servers tell of thinking: its text, if they send it apart, its tokens, and whether they kept to a budget."""
+"""What servers tell of thinking: its text, if they send it apart, its tokens, and whether they kept
+to a budget."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from runner.options.remote.thinking_budget import MARGIN
 from runner_base import Answer, FinishReason, counted
 from runner_base.model_text import Ending
 
-IN_PROMPT = 1  # the line break that templates write behind an opening tag: vLLM counts it for the budget
+IN_PROMPT = (
+    1  # the line break that templates write behind an opening tag: vLLM counts it for the budget
+)
 APART = ("reasoning_content", "reasoning")  # where servers send thinking; never in both
 
 
@@ -23,7 +26,8 @@ class Usage(NamedTuple):
 
 
 def thinking_of(delta: Any) -> str:
-    """Return the thinking in a piece that a server has told apart, by either of the two names that servers use."""
+    """Return the thinking in a piece that a server has told apart, by either of the two names that
+    servers use."""
     named = (getattr(delta, name, None) for name in APART)
     return next((value for value in named if value and isinstance(value, str)), "")
 
@@ -35,17 +39,24 @@ def usage_of(answer: Any) -> Usage | None:
     values = [getattr(usage, name, None) for name in names]
     if None in values:
         return None
-    prompt, new = (token_count(f"usage.{name}", value) for name, value in zip(names, values, strict=True))
+    prompt, new = (
+        token_count(f"usage.{name}", value) for name, value in zip(names, values, strict=True)
+    )
     thinking = _thinking_tokens(usage)
     total = getattr(usage, "total_tokens", None)
-    if thinking and (thinking > new or total == prompt + new + thinking):  # OpenAI counts them among the new ones
+    if thinking and (
+        thinking > new or total == prompt + new + thinking
+    ):  # OpenAI counts them among the new ones
         new += thinking
     return Usage(prompt, new, thinking)
 
 
 def _thinking_tokens(usage: Any) -> int | None:
     """Return the tokens of thinking, from OpenAI's field or from SGLang's."""
-    for name, owner in (("completion_tokens_details.", getattr(usage, "completion_tokens_details", None)), ("", usage)):
+    for name, owner in (
+        ("completion_tokens_details.", getattr(usage, "completion_tokens_details", None)),
+        ("", usage),
+    ):
         value = getattr(owner, "reasoning_tokens", None)
         if value is not None:
             return token_count(f"usage.{name}reasoning_tokens", value)
@@ -69,10 +80,14 @@ class BudgetCounts:
         """Count an answer; limit: the tokens that it may have beside its thinking."""
         self._counts["answers"] += 1
         tokens = answer.thinking_tokens
-        is_cut_off = answer.ending is Ending.cut_off_thinking and answer.finish_reason is FinishReason.length
+        is_cut_off = (
+            answer.ending is Ending.cut_off_thinking and answer.finish_reason is FinishReason.length
+        )
         # one that is cut off by the limit of tokens was longer than budget and margin, too
         self._counts["ignored"] += is_cut_off if tokens is None else tokens > budget + MARGIN
-        self._counts["uncounted"] += tokens is None and answer.thinking is not None and not is_cut_off
+        self._counts["uncounted"] += (
+            tokens is None and answer.thinking is not None and not is_cut_off
+        )
         self._counts["longer"] += (answer.answer_tokens or 0) > limit + MARGIN
 
     def notes(self, key: str) -> list[str]:

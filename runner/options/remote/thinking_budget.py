@@ -1,4 +1,5 @@
-"""The parameter by which a server takes a budget for thinking: OpenAI's API has none, and each server its own."""
+"""The parameter by which a server takes a budget for thinking: OpenAI's API has none, and each
+server its own."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from typing import Any, NamedTuple
 from runner_base import ConfigError
 from runner_engine import GenerationConfig
 
-# Servers count thinking, tags and answer in one limit: so many tokens more leave the answer its own limit, also if the
-# server writes a sentence where the budget is spent. A thinking that is longer than its budget by more ignores it.
+# Servers count thinking, tags and answer in one limit: so many tokens more leave the answer its own
+# limit, also if the server writes a sentence where the budget is spent. A thinking that is longer
+# than its budget by more ignores it.
 MARGIN = 32
 
 
@@ -34,34 +36,50 @@ class Parameter(NamedTuple):
 
 
 PARAMETERS = {
-    ThinkingBudget.vllm: Parameter("thinking_token_budget", lambda tokens: {"thinking_token_budget": tokens}),
-    ThinkingBudget.sglang: Parameter(
-        "custom_params.thinking_budget", lambda tokens: {"custom_params": {"thinking_budget": tokens}}
+    ThinkingBudget.vllm: Parameter(
+        "thinking_token_budget", lambda tokens: {"thinking_token_budget": tokens}
     ),
-    ThinkingBudget.llama_cpp: Parameter("thinking_budget_tokens", lambda tokens: {"thinking_budget_tokens": tokens}),
+    ThinkingBudget.sglang: Parameter(
+        "custom_params.thinking_budget",
+        lambda tokens: {"custom_params": {"thinking_budget": tokens}},
+    ),
+    ThinkingBudget.llama_cpp: Parameter(
+        "thinking_budget_tokens", lambda tokens: {"thinking_budget_tokens": tokens}
+    ),
     ThinkingBudget.openrouter: Parameter(
         "reasoning.max_tokens",
         lambda tokens: {"reasoning": {"max_tokens": tokens} if tokens else {"enabled": False}},
     ),
     ThinkingBudget.anthropic: Parameter(
         "thinking.budget_tokens",
-        lambda tokens: {"thinking": {"type": "enabled", "budget_tokens": tokens} if tokens else {"type": "disabled"}},
+        lambda tokens: {
+            "thinking": {"type": "enabled", "budget_tokens": tokens}
+            if tokens
+            else {"type": "disabled"}
+        },
     ),
     ThinkingBudget.gemini: Parameter(
         "google.thinking_config.thinking_budget",
         lambda tokens: {
-            "extra_body": {"google": {"thinking_config": {"thinking_budget": tokens, "include_thoughts": True}}}
+            "extra_body": {
+                "google": {"thinking_config": {"thinking_budget": tokens, "include_thoughts": True}}
+            }
         },
     ),
     ThinkingBudget.qwen: Parameter(
         "thinking_budget",
-        lambda tokens: {"enable_thinking": True, "thinking_budget": tokens} if tokens else {"enable_thinking": False},
+        lambda tokens: (
+            {"enable_thinking": True, "thinking_budget": tokens}
+            if tokens
+            else {"enable_thinking": False}
+        ),
     ),
 }
 
 
 def check_budget(key: str, choice: ThinkingBudget | None, generation: GenerationConfig) -> None:
-    """Raise ConfigError for what a server cannot be told; key: of the model, choice: whose parameter it has."""
+    """Raise ConfigError for what a server cannot be told; key: of the model, choice: whose
+    parameter it has."""
     if generation.thinking_end is not None:
         raise ConfigError(
             f"generation.thinking_end={generation.thinking_end!r}: no server has a parameter for it. Use "

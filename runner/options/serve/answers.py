@@ -42,7 +42,9 @@ class ClientAnswer(ABC):
         self.prompt_tokens: dict[int, int] = {}  # by the number of the prompt
 
     @abstractmethod
-    def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
+    def choice(
+        self, index: int, text: str, reason: str, tokens: list[Token] | None
+    ) -> dict[str, Any]:
         """Return a choice of a whole answer."""
 
     @abstractmethod
@@ -58,21 +60,29 @@ class ClientAnswer(ABC):
 
     @abstractmethod
     def texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the texts of an answer, each with whether it is thinking; the answer itself is the last one."""
+        """Return the texts of an answer, each with whether it is thinking; the answer itself is the
+        last one."""
 
     def first_pieces(self) -> list[dict[str, Any]]:
         """Return the choices that a stream begins with."""
         return []
 
-    # --------------------------------------------------------------------------------------- a whole answer
+    # --------------------------------------------------------------------------------------- a
+    # whole answer
 
     async def whole(self, client: ClientRequest) -> bytes:
         """Wait for all completions and return the answer, as JSON."""
         await self._complete(client)
         tokens = await self._tokens(client)
-        characters = sum(len(text) for answer in self.done.values() for text, _ in self.texts(answer))
+        characters = sum(
+            len(text) for answer in self.done.values() for text, _ in self.texts(answer)
+        )
         is_short = not tokens and not self.parsed.echo and characters < SHORT_CHARACTERS
-        return self._written(tokens) if is_short else await self.gateway.in_thread(self._written, tokens)
+        return (
+            self._written(tokens)
+            if is_short
+            else await self.gateway.in_thread(self._written, tokens)
+        )
 
     async def text(self, client: ClientRequest) -> str:
         """Wait for the only completion and return its text."""
@@ -88,7 +98,9 @@ class ClientAnswer(ABC):
         """Write the answer choice by choice, so that other threads can run in between."""
         choices = []
         for index in self._indices():
-            choices.append(_json(self.choice(index, self._text(index), self._reason(index), tokens.get(index))))
+            choices.append(
+                _json(self.choice(index, self._text(index), self._reason(index), tokens.get(index)))
+            )
         answer = self._object(self.kind, []) | {"usage": self._usage()}
         head, tail = _json(answer).split(b'"choices":[]', 1)
         return head + b'"choices":[' + b",".join(choices) + b"]" + tail
@@ -97,7 +109,9 @@ class ClientAnswer(ABC):
         """Submit the requests to the engine, or none if only the prompt is to be scored."""
         client.enter(self.parsed.rows, scores_follow=self.parsed.top is not None)
         if self.parsed.needs_ids:
-            self.parsed.requests = await self.gateway.in_thread(self.gateway.with_ids, self.parsed.requests)
+            self.parsed.requests = await self.gateway.in_thread(
+                self.gateway.with_ids, self.parsed.requests
+            )
         if not self.parsed.scores_only:
             await client.submit(self.parsed.requests)
             return
@@ -138,50 +152,82 @@ class ClientAnswer(ABC):
     def _usage(self) -> dict[str, Any]:
         prompt = sum(self.prompt_tokens.values())
         new = sum(answer.tokens for answer in self.done.values())
-        usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
-        thinking = [it.thinking_tokens for it in self.done.values() if it.thinking_tokens is not None]
-        return usage | ({"completion_tokens_details": {"reasoning_tokens": sum(thinking)}} if thinking else {})
+        usage: dict[str, Any] = {
+            "prompt_tokens": prompt,
+            "completion_tokens": new,
+            "total_tokens": prompt + new,
+        }
+        thinking = [
+            it.thinking_tokens for it in self.done.values() if it.thinking_tokens is not None
+        ]
+        return usage | (
+            {"completion_tokens_details": {"reasoning_tokens": sum(thinking)}} if thinking else {}
+        )
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.gateway.model, "choices": choices}
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.gateway.model,
+            "choices": choices,
+        }
 
-    # ------------------------------------------------------------------------------------- log-probabilities
+    # -------------------------------------------------------------------------------------
+    # log-probabilities
 
     async def _tokens(self, client: ClientRequest) -> dict[int, list[Token]]:
-        """Score the answers, and the prompts if they are echoed; return the tokens of each choice."""
+        """Score the answers, and the prompts if they are echoed; return the tokens of each
+        choice."""
         top = self.parsed.top
         if top is None:
             return {}
         requests, tokens = await self.gateway.in_thread(self._score_requests, top)
         completions = await client.score(list(requests.values()))
         for index, request in requests.items():
-            tokens[index] += await self.gateway.in_thread(self._scored_tokens, completions[request.id])
+            tokens[index] += await self.gateway.in_thread(
+                self._scored_tokens, completions[request.id]
+            )
         return tokens
 
     def _score_requests(self, top: int) -> tuple[dict[int, Request], dict[int, list[Token]]]:
-        """Return the request that scores each choice, and the tokens before it that have no score."""
+        """Return the request that scores each choice, and the tokens before it that have no
+        score."""
         requests: dict[int, Request] = {}
         first: dict[int, list[Token]] = {}
         for index in self._indices():
             prompt = self._ids(index)
             thinking, new = ([], []) if self.parsed.scores_only else self._ids_of(self.done[index])
-            first[index] = [Token(self.gateway.token_text(prompt[0]), None, [])] if self.parsed.echo else []
-            before, scored = (prompt[:1], prompt[1:] + new) if self.parsed.echo else (prompt + thinking, new)
+            first[index] = (
+                [Token(self.gateway.token_text(prompt[0]), None, [])] if self.parsed.echo else []
+            )
+            before, scored = (
+                (prompt[:1], prompt[1:] + new) if self.parsed.echo else (prompt + thinking, new)
+            )
             if scored:
                 number = self.gateway.next_id()
-                requests[index] = Request(number, tuple(before), continuation=tuple(scored), top_logprobs=top)
+                requests[index] = Request(
+                    number, tuple(before), continuation=tuple(scored), top_logprobs=top
+                )
         return requests, first
 
     def _scored_tokens(self, completion: Completion) -> list[Token]:
         text = self.gateway.token_text
         tops = completion.top_logprobs or [[] for _ in completion.answer.token_ids]
         return [
-            Token(text(token), max(logprob, MIN_LOGPROB), [(text(id), max(it, MIN_LOGPROB)) for id, it in top])
-            for token, logprob, top in zip(completion.answer.token_ids, completion.logprobs or [], tops, strict=True)
+            Token(
+                text(token),
+                max(logprob, MIN_LOGPROB),
+                [(text(id), max(it, MIN_LOGPROB)) for id, it in top],
+            )
+            for token, logprob, top in zip(
+                completion.answer.token_ids, completion.logprobs or [], tops, strict=True
+            )
         ]
 
     def _ids_of(self, answer: Answer) -> tuple[list[int], list[int]]:
-        """Return the tokens before the answer's text, and its own, without a stop text and the token that ended it."""
+        """Return the tokens before the answer's text, and its own, without a stop text and the
+        token that ended it."""
         new = len(answer.token_ids) if answer.answer_tokens is None else answer.answer_tokens
         before = len(answer.token_ids) - new
         thinking, ids = answer.token_ids[:before], answer.token_ids[before:]
@@ -190,7 +236,8 @@ class ClientAnswer(ABC):
             ids.pop()
         return thinking, ids
 
-    # -------------------------------------------------------------------------------------------- a stream
+    # -------------------------------------------------------------------------------------------- a
+    # stream
 
     async def begin(self, client: ClientRequest) -> Event | None:
         """Submit and wait for the first event, so that an early error gets its own HTTP status."""
@@ -200,14 +247,20 @@ class ClientAnswer(ABC):
     async def stream(self, client: ClientRequest, first: Event | None) -> AsyncIterator[bytes]:
         """Yield the chunks; a later error is in the last one."""
         try:
-            pieces = await self.gateway.in_thread(self.first_pieces) if self.parsed.echo else self.first_pieces()
+            pieces = (
+                await self.gateway.in_thread(self.first_pieces)
+                if self.parsed.echo
+                else self.first_pieces()
+            )
             for piece in pieces:
                 yield self._chunk([piece])
             event = first
             held = [HeldTexts(self.parsed.interval) for _ in self._indices()]
             while event is not None:
                 index = self._take(event)
-                for text, is_thinking in held[index].take(self._new_texts(event), isinstance(event, Completion)):
+                for text, is_thinking in held[index].take(
+                    self._new_texts(event), isinstance(event, Completion)
+                ):
                     yield self._chunk([self.piece(index, text, None, is_thinking=is_thinking)])
                 if isinstance(event, Completion) and self.parsed.top is None:
                     yield self._chunk([self.piece(index, None, self._reason(index))])
@@ -241,12 +294,19 @@ class ChatAnswer(ClientAnswer):
 
     kind, prefix, chunk_kind = "chat.completion", "chatcmpl", "chat.completion.chunk"
 
-    def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
+    def choice(
+        self, index: int, text: str, reason: str, tokens: list[Token] | None
+    ) -> dict[str, Any]:
         """Return a choice of a whole answer."""
         message = {"role": "assistant", "content": text, "refusal": None}
         *thinking, _ = self.texts(self.done[index])
         message |= {REASONING: thinking[0][0]} if thinking else {}
-        return {"index": index, "message": message, "logprobs": chat_logprobs(tokens), "finish_reason": reason}
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": chat_logprobs(tokens),
+            "finish_reason": reason,
+        }
 
     def texts(self, answer: Answer) -> list[tuple[str, bool]]:
         """Return the thinking, if there is any, and the answer."""
@@ -263,12 +323,20 @@ class ChatAnswer(ClientAnswer):
     ) -> dict[str, Any]:
         """Return a choice of a chunk of a stream."""
         delta = {} if text is None else {REASONING if is_thinking else "content": text}
-        return {"index": index, "delta": delta, "logprobs": chat_logprobs(tokens), "finish_reason": reason}
+        return {
+            "index": index,
+            "delta": delta,
+            "logprobs": chat_logprobs(tokens),
+            "finish_reason": reason,
+        }
 
     def first_pieces(self) -> list[dict[str, Any]]:
         """Begin with the role."""
         delta = {"role": "assistant", "content": ""}
-        return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None} for index in self._indices()]
+        return [
+            {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+            for index in self._indices()
+        ]
 
 
 class TextAnswer(ClientAnswer):
@@ -276,12 +344,20 @@ class TextAnswer(ClientAnswer):
 
     kind, prefix, chunk_kind = "text_completion", "cmpl", "text_completion"
 
-    def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
+    def choice(
+        self, index: int, text: str, reason: str, tokens: list[Token] | None
+    ) -> dict[str, Any]:
         """Return a choice of a whole answer."""
-        return {"index": index, "text": text, "logprobs": text_logprobs(tokens), "finish_reason": reason}
+        return {
+            "index": index,
+            "text": text,
+            "logprobs": text_logprobs(tokens),
+            "finish_reason": reason,
+        }
 
     def texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the text as the model wrote it: a client that sends plain texts reads tags of thinking itself."""
+        """Return the text as the model wrote it: a client that sends plain texts reads tags of
+        thinking itself."""
         return [(answer.text, False)]
 
     def piece(
@@ -293,11 +369,20 @@ class TextAnswer(ClientAnswer):
         is_thinking: bool = False,
     ) -> dict[str, Any]:
         """Return a choice of a chunk of a stream."""
-        return {"index": index, "text": text or "", "logprobs": text_logprobs(tokens), "finish_reason": reason}
+        return {
+            "index": index,
+            "text": text or "",
+            "logprobs": text_logprobs(tokens),
+            "finish_reason": reason,
+        }
 
     def first_pieces(self) -> list[dict[str, Any]]:
         """Begin with the prompts if they are echoed."""
-        return [self.piece(index, self.echo(index), None) for index in self._indices()] if self.parsed.echo else []
+        return (
+            [self.piece(index, self.echo(index), None) for index in self._indices()]
+            if self.parsed.echo
+            else []
+        )
 
 
 def _json(values: dict[str, Any]) -> bytes:
@@ -305,14 +390,18 @@ def _json(values: dict[str, Any]) -> bytes:
 
 
 class Stream(StreamingResponse):
-    """A stream that cancels its requests when it ends, also when the client has left or does not read."""
+    """A stream that cancels its requests when it ends, also when the client has left or does not
+    read."""
 
     def __init__(self, client: ClientRequest, chunks: AsyncIterator[bytes]) -> None:
-        super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        super().__init__(
+            chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"}
+        )
         self.client = client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream; its connection is ended if the client has not even read the word of a timeout."""
+        """Send the stream; its connection is ended if the client has not even read the word of a
+        timeout."""
         with self.client:
             try:
                 async with asyncio.timeout_at(self.client.deadline + LAST_WORDS_S):

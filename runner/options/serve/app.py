@@ -36,12 +36,17 @@ INPUTS = "\n    ".join(
     f'step="{1 if one.kind is int else "any"}"></label>'
     for name, one in PARAMETERS.items()
 )
-PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8").replace("{{parameters}}", INPUTS)
+PAGE = (
+    (Path(__file__).parent / "page.html")
+    .read_text(encoding="utf-8")
+    .replace("{{parameters}}", INPUTS)
+)
 SMALL_BODY = 16_384  # bytes; such a body is parsed within a millisecond
 
 
 def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
-    """Return the application of a server at `host`; without a key, it answers only requests that name this machine."""
+    """Return the application of a server at `host`; without a key, it answers only requests that
+    name this machine."""
     app = FastAPI(
         title="runner task=serve", version="1",
         docs_url=None, redoc_url=None, openapi_url=None,  # FastAPI's own pages load scripts from other sites
@@ -52,16 +57,25 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
 
     for kind in (Refusal, ConfigError, AnyHTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, refuse)
-    page = HTMLResponse(PAGE.replace("{{model}}", escape(gateway.model)), headers=_page_headers(PAGE))
+    page = HTMLResponse(
+        PAGE.replace("{{model}}", escape(gateway.model)), headers=_page_headers(PAGE)
+    )
     limits, answers = gateway.limits, "the answer; with stream=true, server-sent events"
-    chat_example = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 32, "temperature": 0.7}
+    chat_example = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 32,
+        "temperature": 0.7,
+    }
     once = {"prompt": "Once upon a time"}
 
     @app.post(
-        "/v1/chat/completions", **post(ChatBody, "Answer a conversation, as OpenAI does", limits, chat_example, answers)
+        "/v1/chat/completions",
+        **post(ChatBody, "Answer a conversation, as OpenAI does", limits, chat_example, answers),
     )
     async def chat(request: Request) -> Response:
-        return await _answer(ChatAnswer(gateway, await _read_body(ChatBody, request, gateway)), request)
+        return await _answer(
+            ChatAnswer(gateway, await _read_body(ChatBody, request, gateway)), request
+        )
 
     @app.post(
         "/v1/completions",
@@ -71,9 +85,14 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
         ),
     )  # fmt: skip
     async def complete(request: Request) -> Response:
-        return await _answer(TextAnswer(gateway, await _read_body(TextBody, request, gateway)), request)
+        return await _answer(
+            TextAnswer(gateway, await _read_body(TextBody, request, gateway)), request
+        )
 
-    @app.post("/generate", **post(GenerateBody, "Complete a text", limits, once | {"max_new_tokens": 32}, answers))
+    @app.post(
+        "/generate",
+        **post(GenerateBody, "Complete a text", limits, once | {"max_new_tokens": 32}, answers),
+    )
     async def generate(request: Request) -> Response:
         answer = TextAnswer(gateway, await _read_body(GenerateBody, request, gateway))
         with ClientRequest(gateway, owner_of(request.scope)) as client, _watched(request, client):
@@ -90,7 +109,9 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     async def tokenize(request: Request) -> Response:
         data, content_type = await request.body(), request.headers.get("content-type", "")
         with ClientRequest(gateway, owner_of(request.scope)) as client:
-            client.enter(1)  # it counts as a completion, so that a flood of long texts cannot delay other clients
+            client.enter(
+                1
+            )  # it counts as a completion, so that a flood of long texts cannot delay other clients
             answer = await gateway.in_thread(tokens_of, data, content_type, gateway)
         return Response(answer, media_type="application/json")
 
@@ -108,7 +129,11 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
         state = "draining" if gateway.is_draining else "ok" if gateway.driver.is_ready else "broken"
         return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 
-    @app.get("/metrics", summary="Counts and times as text for Prometheus", response_class=PlainTextResponse)
+    @app.get(
+        "/metrics",
+        summary="Counts and times as text for Prometheus",
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> Response:
         gateway.counters.tick()
         text = gateway.counters.prometheus(gateway.engine.stats, gateway.open)
@@ -131,7 +156,9 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     return RequestGuard(app, gateway, key, host)
 
 
-async def _read_body(kind: type[ChatBody | TextBody | GenerateBody], request: Request, gateway: Gateway) -> ParsedBody:
+async def _read_body(
+    kind: type[ChatBody | TextBody | GenerateBody], request: Request, gateway: Gateway
+) -> ParsedBody:
     """Read the body of a request, and parse a large one in another thread."""
     data, content_type = await request.body(), request.headers.get("content-type", "")
     if len(data) <= SMALL_BODY:
@@ -167,7 +194,12 @@ def _watched(request: Request, client: ClientRequest) -> Iterator[None]:
 
 
 def _model(gateway: Gateway) -> dict[str, Any]:
-    model = {"id": gateway.model, "object": "model", "created": gateway.created, "owned_by": "runner"}
+    model = {
+        "id": gateway.model,
+        "object": "model",
+        "created": gateway.created,
+        "owned_by": "runner",
+    }
     return model | gateway.limits.described_room
 
 
@@ -185,7 +217,10 @@ def _refusal(error: Exception) -> Refusal:
         "/v1/chat/completions, /v1/completions, /v1/models, /tokenize, "
         "/generate, /health, /metrics, /docs, /openapi.json and /"
     )
-    words = {404: f"no such path: the paths are {paths}", 405: f"{error.detail}: the paths are {paths}"}
+    words = {
+        404: f"no such path: the paths are {paths}",
+        405: f"{error.detail}: the paths are {paths}",
+    }
     return Refusal(error.status_code, words.get(error.status_code, str(error.detail)))
 
 
@@ -195,7 +230,8 @@ def _page_headers(page: str) -> dict[str, str]:
     def sources(tag: str) -> str:
         blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
         return " ".join(
-            f"'sha256-{base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()}'" for block in blocks
+            f"'sha256-{base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()}'"
+            for block in blocks
         )
 
     none = "'none'"
@@ -203,4 +239,8 @@ def _page_headers(page: str) -> dict[str, str]:
         f"default-src 'none'; script-src {sources('script') or none}; style-src {sources('style')}; img-src data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return {"content-security-policy": policy, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+    return {
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+    }

@@ -1,14 +1,22 @@
 """The request bodies: OpenAI's, that of the old tools' /generate, and that of vLLM's /tokenize.
 
-A description and a range that a body declares are those of /openapi.json. parsing.py checks the ranges, because its
-errors name the way out.
+A description and a range that a body declares are those of /openapi.json. parsing.py checks the
+ranges, because its errors name the way out.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    create_model,
+)
 from pydantic.fields import FieldInfo
 
 from runner.options.serve.limits import MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP
@@ -16,7 +24,10 @@ from runner_engine.settings.sampling import PARAMETERS, SEED, Parameter
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 LEFT_OUT = "left out: the server's generation group decides"
-MODEL, MESSAGES = "the name in /v1/models; left out: the model that is served", "the conversation so far"
+MODEL, MESSAGES = (
+    "the name in /v1/models; left out: the model that is served",
+    "the conversation so far",
+)
 NEW_TOKENS = f"maximum of new tokens; {LEFT_OUT}"
 
 
@@ -28,7 +39,9 @@ def _described(**schema: Any) -> FieldInfo:
 
 def _range_of(one: Parameter) -> FieldInfo:
     low = one.low if one.name != "top_k" else -1  # vLLM's value for all tokens
-    return _described(**{"exclusiveMinimum" if one.excludes_low else "minimum": low, "maximum": one.high})
+    return _described(
+        **{"exclusiveMinimum" if one.excludes_low else "minimum": low, "maximum": one.high}
+    )
 
 
 def _whole_characters(text: str) -> str:
@@ -36,7 +49,9 @@ def _whole_characters(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"character {error.start} is a lone surrogate: {text[error.start]!r}") from error
+        raise ValueError(
+            f"character {error.start} is a lone surrogate: {text[error.start]!r}"
+        ) from error
     return text
 
 
@@ -90,8 +105,8 @@ class SamplingFields(_Parameters):  # type: ignore[misc] # made from the table i
     seed: Annotated[Whole, _range_of(SEED)] | None = _parameter(
         "the same request with the same seed has the same answer"
     )
-    stop: StopText | Annotated[Several[StopText], _described(maxItems=MAX_STOPS)] | None = _parameter(
-        "the answer ends before the first of these texts"
+    stop: StopText | Annotated[Several[StopText], _described(maxItems=MAX_STOPS)] | None = (
+        _parameter("the answer ends before the first of these texts")
     )
     ignore_eos: bool | None = _parameter("continue to the limit, also after the model's end token")
 
@@ -100,7 +115,9 @@ class StreamOptions(BaseModel):
     """Options of a stream."""
 
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None  # would hide the lengths of texts from eavesdroppers: not supported
+    include_obfuscation: bool | None = (
+        None  # would hide the lengths of texts from eavesdroppers: not supported
+    )
 
 
 class OpenAIBody(SamplingFields):
@@ -109,7 +126,9 @@ class OpenAIBody(SamplingFields):
     model: str | None = _parameter(MODEL)
     n: Annotated[Whole, _described(minimum=1)] | None = _parameter("completions of each prompt")
     stream: bool | None = _parameter("return text as it is generated, as server-sent events")
-    stream_options: StreamOptions | None = _parameter("include_usage: return the token counts in a last event")
+    stream_options: StreamOptions | None = _parameter(
+        "include_usage: return the token counts in a last event"
+    )
     stream_interval: Annotated[Whole, _described(minimum=1)] | None = _parameter(
         "so many tokens in each event of a stream, but for the first and the last one"
     )
@@ -132,12 +151,17 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(
         extra="allow",
         json_schema_extra={
-            "additionalProperties": {"description": "not read: it must be empty", "enum": [None, "", [], {}]}
+            "additionalProperties": {
+                "description": "not read: it must be empty",
+                "enum": [None, "", [], {}],
+            }
         },
     )
     role: str = Field(json_schema_extra={"enum": [*ROLES]})
     content: Text | Several[MessagePart] | None = None
-    reasoning_content: Text | None = _parameter("what the assistant thought before; the chat template decides its use")
+    reasoning_content: Text | None = _parameter(
+        "what the assistant thought before; the chat template decides its use"
+    )
     reasoning: Text | None = _parameter("another name of reasoning_content")
 
 
@@ -150,14 +174,16 @@ class ChatBody(OpenAIBody):
     messages: Conversation = Field(description=MESSAGES)
     max_completion_tokens: NewTokens | None = _parameter(NEW_TOKENS)
     logprobs: bool | None = _parameter("log-probabilities of the tokens")
-    top_logprobs: Top | None = _parameter("number of alternatives for each token; needs logprobs=true")
+    top_logprobs: Top | None = _parameter(
+        "number of alternatives for each token; needs logprobs=true"
+    )
 
 
 class TextBody(OpenAIBody):
     """POST /v1/completions."""
 
-    prompt: NotEmpty | NotEmptyList[Text] | NotEmptyList[Whole] | NotEmptyList[Several[Whole]] = Field(
-        description="a text, token ids, or a list of either"
+    prompt: NotEmpty | NotEmptyList[Text] | NotEmptyList[Whole] | NotEmptyList[Several[Whole]] = (
+        Field(description="a text, token ids, or a list of either")
     )
     max_tokens: Annotated[Whole, _described(minimum=0)] | None = _parameter(NEW_TOKENS)
     logprobs: Top | None = _parameter("log-probabilities of the tokens")
@@ -181,5 +207,6 @@ class TokenizeBody(BaseModel):
     prompt: Text | None = _parameter("a text")
     messages: Conversation | None = _parameter(MESSAGES)
     add_special_tokens: bool = Field(
-        True, description="false: without those that the tokenizer puts before a prompt; a chat keeps its template's"
+        True,
+        description="false: without those that the tokenizer puts before a prompt; a chat keeps its template's",
     )

@@ -1,4 +1,5 @@
-"""A client's connection: how long it may be silent, how long it may leave its answer unread, and how many there are."""
+"""A client's connection: how long it may be silent, how long it may leave its answer unread, and
+how many there are."""
 
 from __future__ import annotations
 
@@ -16,17 +17,24 @@ from runner.options.serve.answers import CONNECTION
 from runner.options.serve.limits import HEADER_S, READ_BYTES_PER_S, Limits
 from runner.options.serve.refusals import Refusal, error_body
 
-READ_BYTES = 16 * 1024  # of a connection at once: a body may come in chunks of one byte, and each takes time
+READ_BYTES = (
+    16 * 1024
+)  # of a connection at once: a body may come in chunks of one byte, and each takes time
 
 
 class Connection(H11Protocol):
-    """uvicorn's, read in small parts so that it never blocks the event loop for long, and with limits."""
+    """uvicorn's, read in small parts so that it never blocks the event loop for long, and with
+    limits."""
 
     def __init__(self, limits: Limits, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self.limits, self.app = limits, self._with_connection(self.app)
-        self._waiting: asyncio.TimerHandle | None = None  # until it is closed, while no request is under way
-        self._writing: asyncio.TimerHandle | None = None  # until the next look at how much was read of the answer
+        self._waiting: asyncio.TimerHandle | None = (
+            None  # until it is closed, while no request is under way
+        )
+        self._writing: asyncio.TimerHandle | None = (
+            None  # until the next look at how much was read of the answer
+        )
         self._since = self.loop.time()  # when it began to wait for a request
         self._has_begun = False  # whether a part of a request's header has arrived
 
@@ -36,7 +44,8 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request; if there are too many connections, one that waits is closed, or this one."""
+        """Begin to wait for a request; if there are too many connections, one that waits is closed,
+        or this one."""
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         transport.set_write_buffer_limits(high=0)  # so that each unread byte starts the time limit
         super().connection_made(transport)
@@ -47,11 +56,14 @@ class Connection(H11Protocol):
         ]
         refusal = self.limits.connections_refused(len(others))
         if refusal is not None:
-            waiting = [other for other in others if isinstance(other, Connection) and other.is_waiting]
+            waiting = [
+                other for other in others if isinstance(other, Connection) and other.is_waiting
+            ]
             if not waiting:
                 self._refuse(refusal)
                 return
-            # first those without any request so far: a silent stranger must not take the place of a client
+            # first those without any request so far: a silent stranger must not take the place of a
+            # client
             min(waiting, key=lambda one: (one.cycle is not None, one._since))._end()
         self._wait(self.limits.task.idle_s)
 
@@ -65,7 +77,8 @@ class Connection(H11Protocol):
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request; if the rest of this one's body is not read, end the connection."""
+        """Wait for the next request; if the rest of this one's body is not read, end the
+        connection."""
         self._has_begun, self._since = False, self.loop.time()
         super().on_response_complete()  # it may begin a request that has arrived already
         self._unset_keepalive_if_required()  # uvicorn's time limit ends at the first byte of a header
@@ -98,7 +111,9 @@ class Connection(H11Protocol):
         """End it at once, and drop what is unread of its answer, also what the kernel holds."""
         bound: socket.socket | None = self.transport.get_extra_info("socket")
         if bound is not None and bound.fileno() >= 0:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+            bound.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # a reset
         self.transport.abort()
 
     def _with_connection(self, app: ASGIApp) -> ASGIApp:
@@ -130,8 +145,12 @@ class Connection(H11Protocol):
         self._writing = self.loop.call_later(self.limits.task.write_s, self._check_reader, unread)
 
     def _check_reader(self, unread: int) -> None:
-        """End the connection if too little was read since the last look; nothing is added while it is paused."""
-        if unread - self.transport.get_write_buffer_size() < READ_BYTES_PER_S * self.limits.task.write_s:
+        """End the connection if too little was read since the last look; nothing is added while it
+        is paused."""
+        if (
+            unread - self.transport.get_write_buffer_size()
+            < READ_BYTES_PER_S * self.limits.task.write_s
+        ):
             self.abort()
         else:
             self._watch_reader()

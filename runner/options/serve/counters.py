@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 from runner_base.spreads import percentiles
 from runner_engine import EngineStats
 
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # upper bounds of the histogram's buckets
+SECONDS = (
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+)  # upper bounds of the histogram's buckets
 MAX_TIMES = 10_000  # the quantiles are those of the last answers
 SPEED_S = 10.0  # tokens per second are averaged over this time
 
@@ -19,18 +31,26 @@ SPEED_S = 10.0  # tokens per second are averaged over this time
 class Counters:
     """Totals since the server began."""
 
-    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)  # (path, status) -> requests
+    statuses: Counter[tuple[str, int]] = field(
+        default_factory=Counter
+    )  # (path, status) -> requests
     left: int = 0  # clients that left before their answer was complete
     broken: int = 0  # answers that ended in an error after they had begun
     choices: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
-    sides: Counter[str] = field(default_factory=Counter)  # answers by the student and by the teacher
+    sides: Counter[str] = field(
+        default_factory=Counter
+    )  # answers by the student and by the teacher
     cost_usd: float = 0.0
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_TIMES))  # of answers with status 200
+    seconds: deque[float] = field(
+        default_factory=lambda: deque(maxlen=MAX_TIMES)
+    )  # of answers with status 200
     _buckets: Counter[float] = field(default_factory=Counter)
     _sum_s: float = 0.0
-    _tokens_at: deque[tuple[float, int]] = field(default_factory=lambda: deque([(time.monotonic(), 0)]))
+    _tokens_at: deque[tuple[float, int]] = field(
+        default_factory=lambda: deque([(time.monotonic(), 0)])
+    )
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count an answered request."""
@@ -68,7 +88,9 @@ class Counters:
             "requests": self.requests,
             "answered": self.count(200),
             "refused": self.count(429, 503),
-            "client_errors": sum(n for (_, code), n in self.statuses.items() if 400 <= code < 500 and code != 429),
+            "client_errors": sum(
+                n for (_, code), n in self.statuses.items() if 400 <= code < 500 and code != 429
+            ),
             "server_errors": self.count(500, 504) + self.broken,
             "clients_left": self.left,
             "n": self.choices,
@@ -81,17 +103,30 @@ class Counters:
         }
 
     def prometheus(self, stats: EngineStats, open_now: int) -> str:
-        """Return the text that Prometheus reads; `open_now`: how many completions are under way or waiting."""
+        """Return the text that Prometheus reads; `open_now`: how many completions are under way or
+        waiting."""
         return "".join(line + "\n" for line in self._lines(stats, open_now))
 
     def _lines(self, stats: EngineStats, open_now: int) -> Iterator[str]:
-        yield from _head("runner_requests_total", "counter", "answered requests, by path and status")
+        yield from _head(
+            "runner_requests_total", "counter", "answered requests, by path and status"
+        )
         for (path, status), count in sorted(self.statuses.items()):
             yield f'runner_requests_total{{path="{path}",status="{status}"}} {count}'
         numbers = (
-            ("runner_clients_left_total", "counter", "clients that left before their answer was complete", self.left),
+            (
+                "runner_clients_left_total",
+                "counter",
+                "clients that left before their answer was complete",
+                self.left,
+            ),
             ("runner_broken_total", "counter", "streams that ended in an error", self.broken),
-            ("runner_prompt_tokens_total", "counter", "prompt tokens of answers", self.prompt_tokens),
+            (
+                "runner_prompt_tokens_total",
+                "counter",
+                "prompt tokens of answers",
+                self.prompt_tokens,
+            ),
             ("runner_new_tokens_total", "counter", "new tokens of answers", self.new_tokens),
             (
                 "runner_shared_tokens_total",
@@ -99,19 +134,36 @@ class Counters:
                 "prompt tokens that were not computed again",
                 stats.shared_tokens,
             ),
-            ("runner_draft_tokens_total", "counter", "draft tokens of speculative decoding", stats.draft_tokens),
-            ("runner_accepted_tokens_total", "counter", "draft tokens that were accepted", stats.accepted_tokens),
+            (
+                "runner_draft_tokens_total",
+                "counter",
+                "draft tokens of speculative decoding",
+                stats.draft_tokens,
+            ),
+            (
+                "runner_accepted_tokens_total",
+                "counter",
+                "draft tokens that were accepted",
+                stats.accepted_tokens,
+            ),
             ("runner_open", "gauge", "completions under way or waiting", open_now),
             ("runner_queue", "gauge", "rows that wait for a slot", stats.rows_waiting),
             ("runner_rows_alive", "gauge", "rows that are being decoded", stats.rows_alive),
             ("runner_kv_tokens", "gauge", "tokens in the KV cache", stats.kv_tokens),
             ("runner_kept_tokens", "gauge", "tokens in the prompt cache", stats.kept_tokens),
-            ("runner_tokens_per_second", "gauge", f"new tokens over the last {SPEED_S:g} s", round(self.tok_per_s, 3)),
+            (
+                "runner_tokens_per_second",
+                "gauge",
+                f"new tokens over the last {SPEED_S:g} s",
+                round(self.tok_per_s, 3),
+            ),
         )
         for name, kind, about, value in numbers:
             yield from _head(name, kind, about)
             yield f"{name} {value}"
-        yield from _head("runner_answer_seconds", "histogram", "seconds from a request to the end of its answer")
+        yield from _head(
+            "runner_answer_seconds", "histogram", "seconds from a request to the end of its answer"
+        )
         below = 0
         for end in SECONDS:
             below += self._buckets[end]

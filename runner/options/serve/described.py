@@ -1,4 +1,5 @@
-"""The server's interface: for machines at /openapi.json, for people at /docs, which loads nothing from other sites."""
+"""The server's interface: for machines at /openapi.json, for people at /docs, which loads nothing
+from other sites."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from runner.options.serve.parsing import LABELS, NEUTRAL
 from runner.options.serve.tokens import NEUTRAL as NEUTRAL_TO_TOKENS
 
 Schema = dict[str, Any]
-BODIES: dict[type[BaseModel], dict[str, tuple[Any, ...]]] = {  # and the parameters that they take without effect
+BODIES: dict[
+    type[BaseModel], dict[str, tuple[Any, ...]]
+] = {  # and the parameters that they take without effect
     ChatBody: NEUTRAL,
     TextBody: NEUTRAL,
     GenerateBody: {},
@@ -37,16 +40,24 @@ def openapi(app: FastAPI, limits: Limits) -> Schema:
         _complete(schemas[body.__name__], neutral, limits)
     described["components"] = {
         "schemas": schemas,
-        "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "if the server has one"}},
+        "securitySchemes": {
+            "key": {"type": "http", "scheme": "bearer", "description": "if the server has one"}
+        },
     }
     described["security"] = [{}, {"key": []}]
     return described
 
 
 def post(
-    body: type[BaseModel], summary: str, limits: Limits, example: Schema, answer: str, waits: bool = True
+    body: type[BaseModel],
+    summary: str,
+    limits: Limits,
+    example: Schema,
+    answer: str,
+    waits: bool = True,
 ) -> dict[str, Any]:
-    """Return how FastAPI describes a path whose body this server reads itself; waits: its answer can take too long."""
+    """Return how FastAPI describes a path whose body this server reads itself; waits: its answer
+    can take too long."""
     statuses = {
         200: answer,
         400: "the request cannot be served: the error names the parameter and the reason",
@@ -57,19 +68,24 @@ def post(
     return {
         "summary": summary,
         "responses": {status: {"description": why} for status, why in statuses.items()},
-        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": content}}},
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": {"application/json": content}}
+        },
     }
 
 
 def _complete(schema: Schema, neutral: dict[str, tuple[Any, ...]], limits: Limits) -> None:
-    """Add this server's limits, and the parameters that are accepted only if they have no effect."""
+    """Add this server's limits, and the parameters that are accepted only if they have no
+    effect."""
     properties: Schema = schema["properties"]
     for name, parameter in properties.items():
         parameter.pop("title", None)
         limits.describe(name, parameter.get("anyOf", []))
     if neutral:
         note = "accepted only if it has no effect"
-        properties |= {name: {"enum": [*values, None], "description": note} for name, values in neutral.items()}
+        properties |= {
+            name: {"enum": [*values, None], "description": note} for name, values in neutral.items()
+        }
         properties |= {name: {"description": "not read"} for name in LABELS}
     schema["additionalProperties"] = False
 
@@ -96,5 +112,12 @@ def _kind(schema: Schema) -> str:
     begin = f"above {above}" if above is not None else "" if low is None else f"from {low}"
     length = f"up to {schema['maxLength']} characters" if "maxLength" in schema else ""
     return " ".join(
-        part for part in (schema.get("type", "anything"), begin, "" if high is None else f"to {high}", length) if part
+        part
+        for part in (
+            schema.get("type", "anything"),
+            begin,
+            "" if high is None else f"to {high}",
+            length,
+        )
+        if part
     )

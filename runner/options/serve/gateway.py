@@ -1,4 +1,5 @@
-"""Between a server's event loop and its engine's thread: admits requests, and passes events to clients."""
+"""Between a server's event loop and its engine's thread: admits requests, and passes events to
+clients."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ T = TypeVar("T")
 class Gateway:
     """Admits requests while there is room, and holds the state that they share."""
 
-    def __init__(self, config: RunnerConfig, task: ServeConfig, driver: Driver, report: EngineReport) -> None:
+    def __init__(
+        self, config: RunnerConfig, task: ServeConfig, driver: Driver, report: EngineReport
+    ) -> None:
         self.config, self.task, self.driver, self.report = config, task, driver, report
         self.engine, self.counters = driver.engine, Counters()
         self.capabilities = self.engine.capabilities
@@ -53,17 +56,26 @@ class Gateway:
 
     @property
     def streams_deltas(self) -> bool:
-        """Whether the engine returns text as it is generated; otherwise a stream gets all of it at the end."""
+        """Whether the engine returns text as it is generated; otherwise a stream gets all of it at
+        the end."""
         return Capability.deltas in self.capabilities
 
     def check_model(self, name: str | None) -> None:
         """Refuse another model's name; None means the served model."""
         if name is not None and name not in self._names:
-            raise Refusal(404, f"this server has no model {name!r}, only {self.model!r}", "model", "model_not_found")
+            raise Refusal(
+                404,
+                f"this server has no model {name!r}, only {self.model!r}",
+                "model",
+                "model_not_found",
+            )
 
     def check_scores(self) -> None:
         """Refuse log-probabilities if the engine cannot compute them."""
-        if not {Capability.logprobs, Capability.token_ids, Capability.tokenizer} <= self.capabilities:
+        if (
+            not {Capability.logprobs, Capability.token_ids, Capability.tokenizer}
+            <= self.capabilities
+        ):
             raise Refusal(400, f"this model does not offer {Capability.logprobs.value}", "logprobs")
 
     async def in_thread(self, work: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
@@ -93,7 +105,8 @@ class Gateway:
         return next(self._numbers)
 
     def admit(self, rows: int, owner: str) -> None:
-        """Refuse new completions if the server is stopping, or full and the client has its share of it."""
+        """Refuse new completions if the server is stopping, or full and the client has its share of
+        it."""
         if self.is_draining:
             raise self.limits.stopping()
         held = [Held(client.owner, client.places) for client in self.clients]
@@ -105,7 +118,8 @@ class Gateway:
         return max(1, min(60, math.ceil(sum(last) / len(last) / 4))) if last else 1
 
     def refusal_of(self, completion: Completion) -> Refusal:
-        """Return the refusal for a completion that ended in an error; a bad prompt is the client's fault."""
+        """Return the refusal for a completion that ended in an error; a bad prompt is the client's
+        fault."""
         error = completion.error or "the completion ended in an error"
         if not completion.prompt_tokens:
             return Refusal(400, error, "prompt")
@@ -114,7 +128,8 @@ class Gateway:
         return Refusal(500, error)
 
     def take_event(self, client: ClientRequest, event: ClientEvent) -> None:
-        """Queue an event in the engine's thread; all events of one step cross to the event loop together."""
+        """Queue an event in the engine's thread; all events of one step cross to the event loop
+        together."""
         self._outbox.append((client, event))
         if not self._is_delivery_due:
             self._is_delivery_due = True
@@ -140,11 +155,14 @@ class Gateway:
     def end_all(self) -> None:
         """End all requests under way: their clients are told that the server is being stopped."""
         for client in list(self.clients):
-            client.events.put_nowait(Refusal(503, "the server is being stopped: the answer is not complete"))
+            client.events.put_nowait(
+                Refusal(503, "the server is being stopped: the answer is not complete")
+            )
 
 
 class ClientRequest:
-    """One client's requests to the engine, and their events; they are cancelled when the client leaves."""
+    """One client's requests to the engine, and their events; they are cancelled when the client
+    leaves."""
 
     def __init__(self, gateway: Gateway, owner: str) -> None:
         self.gateway, self.owner = gateway, owner
@@ -158,14 +176,15 @@ class ClientRequest:
         self._timeout = gateway.loop.call_later(gateway.task.timeout_s, self._time_out)
 
     async def submit(self, requests: Sequence[Request]) -> None:
-        """Submit requests, or raise Refusal; in a thread, because tokenizers and chat templates take time."""
+        """Submit requests, or raise Refusal; in a thread, because tokenizers and chat templates
+        take time."""
         await self.gateway.in_thread(self._submit, requests)
 
     def enter(self, rows: int, scores_follow: bool = False) -> None:
         """Reserve places for so many completions; raise Refusal if there are none.
 
-        A place is free when its completion is complete, or has been scored where `scores_follow`: how fast the client
-        reads does not matter.
+        A place is free when its completion is complete, or has been scored where `scores_follow`:
+        how fast the client reads does not matter.
         """
         self.gateway.admit(rows, self.owner)
         self.places, self._scores_follow = rows, scores_follow
@@ -174,7 +193,9 @@ class ClientRequest:
     def arrive(self, event: ClientEvent) -> None:
         """Take an event, in the event loop."""
         self.events.put_nowait(event)
-        if isinstance(event, Completion) and (event.logprobs is not None or not self._scores_follow):
+        if isinstance(event, Completion) and (
+            event.logprobs is not None or not self._scores_follow
+        ):
             self.places = max(0, self.places - 1)
 
     def _submit(self, requests: Sequence[Request]) -> None:
@@ -193,7 +214,8 @@ class ClientRequest:
             self._cancel()
 
     async def next(self) -> Event:
-        """Return the next event; raise Refusal on a failed completion, a timeout or the server's end."""
+        """Return the next event; raise Refusal on a failed completion, a timeout or the server's
+        end."""
         event = await self.events.get()
         if isinstance(event, Refusal):
             raise event
@@ -213,7 +235,8 @@ class ClientRequest:
         return event
 
     async def score(self, requests: Sequence[Request]) -> dict[RequestId, Completion]:
-        """Return the completions that score these requests, by id; only while nothing else of this client runs."""
+        """Return the completions that score these requests, by id; only while nothing else of this
+        client runs."""
         await self.submit(requests)
         scored: dict[RequestId, Completion] = {}
         while self.left:
@@ -246,5 +269,10 @@ class ClientRequest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self.close()

@@ -1,4 +1,5 @@
-"""Checks requests before the application gets them: the key and the size of the body. Counts the answers."""
+"""Checks requests before the application gets them: the key and the size of the body. Counts the
+answers."""
 
 from __future__ import annotations
 
@@ -15,9 +16,15 @@ from runner.options.serve.gateway import Gateway
 from runner.options.serve.limits import BODY_S, Limits
 from runner.options.serve.refusals import ClientGone, Refusal, error_response
 
-OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")  # need no key: they reveal nothing about requests
+OPEN_PATHS = (
+    "/",
+    "/health",
+    "/docs",
+    "/openapi.json",
+)  # need no key: they reveal nothing about requests
 COUNTED_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
-# Limits for reading the rest of a body after its answer, so that the answer reaches a client that is still sending.
+# Limits for reading the rest of a body after its answer, so that the answer reaches a client that
+# is still sending.
 DRAIN_BYTES, DRAIN_S, SILENCE_S = 64 * 1024 * 1024, 30.0, 2.0
 STRANGER_BYTES = 64 * 1024  # the same for a client without the key
 
@@ -65,17 +72,28 @@ class RequestGuard:
     def _rejection_reason(self, scope: Scope) -> Refusal | None:
         """Return why a request's headers are refused, or None."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        if b"content-length" in headers and b"transfer-encoding" in headers:  # which one holds is read differently
-            return Refusal(400, "give either Content-Length or Transfer-Encoding, and not both", closes=True)
+        if (
+            b"content-length" in headers and b"transfer-encoding" in headers
+        ):  # which one holds is read differently
+            return Refusal(
+                400, "give either Content-Length or Transfer-Encoding, and not both", closes=True
+            )
         if self.key is None:
             name = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower())
             if name not in self.names:  # DNS rebinding: another site's name resolves to our address
-                return Refusal(403, f"without a key this server answers requests to its own name only, not to {name!r}")
+                return Refusal(
+                    403,
+                    f"without a key this server answers requests to its own name only, not to {name!r}",
+                )
         elif scope["path"] not in OPEN_PATHS:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key.encode()):
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(
+                given.strip(), self.key.encode()
+            ):
                 action = "send the header `Authorization: Bearer KEY` with the server's key"
-                return Refusal(401, f"the key is missing or wrong: {action}", code="invalid_api_key")
+                return Refusal(
+                    401, f"the key is missing or wrong: {action}", code="invalid_api_key"
+                )
         return self.gateway.limits.declared_body_refused(headers)
 
 
@@ -106,15 +124,18 @@ class LimitedBody:
         return message
 
     async def drain(self, most: int) -> None:
-        """Read and drop the rest of the body after the answer, within limits; then the connection is closed.
+        """Read and drop the rest of the body after the answer, within limits; then the connection
+        is closed.
 
-        Closing a connection with unread bytes resets it, and a client that sends its whole body before it reads would
-        then lose the answer.
+        Closing a connection with unread bytes resets it, and a client that sends its whole body
+        before it reads would then lose the answer.
         """
         end, most = time.monotonic() + DRAIN_S, self._size + most
         with suppress(TimeoutError):
             while self.is_incomplete and self._size < most:
-                self._take(await asyncio.wait_for(self._receive(), min(SILENCE_S, end - time.monotonic())))
+                self._take(
+                    await asyncio.wait_for(self._receive(), min(SILENCE_S, end - time.monotonic()))
+                )
 
     def _take(self, message: Message) -> None:
         self._size += len(message.get("body", b""))

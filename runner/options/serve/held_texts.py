@@ -1,4 +1,5 @@
-"""Texts of a stream that wait, so that one event has several tokens: that costs server and client less time.
+"""Texts of a stream that wait, so that one event has several tokens: that costs server and client
+less time.
 
 An engine returns a text for each token.
 """
@@ -9,7 +10,8 @@ from itertools import groupby
 
 
 class HeldTexts:
-    """The texts of a choice, joined so that each event has so many tokens, but for the first and the last."""
+    """The texts of a choice, joined so that each event has so many tokens, but for the first and
+    the last."""
 
     def __init__(self, interval: int) -> None:
         self.interval, self.room = interval, 1

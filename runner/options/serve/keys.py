@@ -13,24 +13,33 @@ LIMITS = Inert("a limit of what is served")
 
 @dataclass
 class ServeConfig(TaskConfig):
-    """A server for many clients at once: OpenAI's API, the older tools' /generate, and a chat page."""
+    """A server for many clients at once: OpenAI's API, the older tools' /generate, and a chat
+    page."""
 
     module: ClassVar[str] = "runner.options.serve.task"
     name: ClassVar[str] = "serve"
     keeps_samples: ClassVar[bool] = False
     is_endless: ClassVar[bool] = True
-    host: str = setting("127.0.0.1", takes=filled("give an address of this machine, e.g. 127.0.0.1"))
+    host: str = setting(
+        "127.0.0.1", takes=filled("give an address of this machine, e.g. 127.0.0.1")
+    )
     port: int = setting(8000, takes=within(0, 65535, "must lie in 0..65535 (0: any that is free)"))
     model_name: str | None = setting(
-        None, Inert("what clients call the model"), filled("give a name, or null for the model's own")
+        None,
+        Inert("what clients call the model"),
+        filled("give a name, or null for the model's own"),
     )
     max_open: int = setting(256, LIMITS, least(1))
     max_new_tokens: int = setting(4096, LIMITS, least(1))
     max_body_kib: int = setting(1024, LIMITS, least(1))
     max_connections: int = setting(512, LIMITS, least(1))
     timeout_s: float = setting(600.0, LIMITS, above(0, " seconds"))
-    idle_s: float = setting(75.0, Inert("how long a connection may wait for a request"), above(0, " seconds"))
-    write_s: float = setting(30.0, Inert("how long a client may leave its answer unread"), above(0, " seconds"))
+    idle_s: float = setting(
+        75.0, Inert("how long a connection may wait for a request"), above(0, " seconds")
+    )
+    write_s: float = setting(
+        30.0, Inert("how long a client may leave its answer unread"), above(0, " seconds")
+    )
     drain_s: float = setting(30.0, Inert("how long shutting down may take"), least(0))
 
     @property

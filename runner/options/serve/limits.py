@@ -1,10 +1,11 @@
-"""What this server takes at most: each limit with its check, its refusal, and what /openapi.json says of it.
+"""What this server takes at most: each limit with its check, its refusal, and what /openapi.json
+says of it.
 
-A new limit is a key in keys.py and lines here, unless it is asked where nothing asks yet. The others only ask, in the
-order in which a request meets them: a connection (`connections_refused`), the guard before a body is read
-(`declared_body_refused`) and while it arrives (`body_refused`), the parser before it reads the values of a body
-(`check_sizes`) and for each prompt (`check_new_tokens`, `check_thinking`), the gateway before the completions begin
-(`check_places`, `check_prompt`).
+A new limit is a key in keys.py and lines here, unless it is asked where nothing asks yet. The
+others only ask, in the order in which a request meets them: a connection (`connections_refused`),
+the guard before a body is read (`declared_body_refused`) and while it arrives (`body_refused`), the
+parser before it reads the values of a body (`check_sizes`) and for each prompt (`check_new_tokens`,
+`check_thinking`), the gateway before the completions begin (`check_places`, `check_prompt`).
 /metrics counts refusals by their status, so a limit adds nothing there.
 """
 
@@ -35,17 +36,21 @@ class Limits:
         self.task = task
         self.room = room  # tokens of a prompt and its answer together
 
-    # ---------------------------------------------------------------------------------------- connections
+    # ----------------------------------------------------------------------------------------
+    # connections
 
     def connections_refused(self, others: int) -> Refusal | None:
         """Return why a connection beside so many others is refused, or None."""
         most = self.task.max_connections
         if others < most:
             return None
-        message = f"{others} connections are open, {most} at most (task.max_connections): try again later"
+        message = (
+            f"{others} connections are open, {most} at most (task.max_connections): try again later"
+        )
         return Refusal(503, message, code="too_many_connections")
 
-    # ---------------------------------------------------------------------------------------------- bodies
+    # ----------------------------------------------------------------------------------------------
+    # bodies
 
     def declared_body_refused(self, headers: Mapping[bytes, bytes]) -> Refusal | None:
         """Return why a body of the declared length is refused, or None."""
@@ -57,9 +62,12 @@ class Limits:
         most_kib = self.task.max_body_kib
         if size <= most_kib * 1024:
             return None
-        return Refusal(413, f"the body is too large: this server takes {most_kib} KiB (task.max_body_kib)")
+        return Refusal(
+            413, f"the body is too large: this server takes {most_kib} KiB (task.max_body_kib)"
+        )
 
-    # ------------------------------------------------------------------------------- the values of a body
+    # ------------------------------------------------------------------------------- the values of
+    # a body
 
     def check_sizes(self, body: Mapping[str, Any]) -> None:
         """Refuse lists that are too long, before their elements are checked."""
@@ -77,12 +85,18 @@ class Limits:
         stops = stop if isinstance(stop, list) else [stop]
         self.check_stops(stops)
         if any(isinstance(text, str) and len(text) > MAX_STOP_CHARACTERS for text in stops):
-            raise Refusal(400, f"stop: a text has more than {MAX_STOP_CHARACTERS} characters", "stop")
+            raise Refusal(
+                400, f"stop: a text has more than {MAX_STOP_CHARACTERS} characters", "stop"
+            )
 
     def check_messages(self, messages: Any) -> None:
         """Refuse conversations that are too long."""
         if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
-            raise Refusal(400, f"messages: {len(messages)} are too many, this server takes {MAX_MESSAGES}", "messages")
+            raise Refusal(
+                400,
+                f"messages: {len(messages)} are too many, this server takes {MAX_MESSAGES}",
+                "messages",
+            )
 
     def check_stops(self, stops: Sequence[Any]) -> None:
         """Refuse too many stop texts."""
@@ -104,7 +118,8 @@ class Limits:
             raise Refusal(400, f"{parameter}={new_tokens}: {need}", parameter)
 
     def check_thinking(self, budget: int, new_tokens: int) -> None:
-        """Refuse more thinking than the answer's new tokens leave of those that the server gives."""
+        """Refuse more thinking than the answer's new tokens leave of those that the server
+        gives."""
         room = self.task.max_new_tokens - new_tokens
         if budget < 0:
             need = "must be 0 or more"
@@ -114,13 +129,18 @@ class Limits:
             return
         raise Refusal(400, f"thinking_token_budget={budget}: {need}", "thinking_token_budget")
 
-    # ----------------------------------------------------------------------------------------- completions
+    # -----------------------------------------------------------------------------------------
+    # completions
 
     def check_rows(self, rows: int) -> None:
         """Refuse more completions in one request than the server has open at once."""
         most = self.task.max_open
         if rows > most:
-            raise Refusal(400, f"{rows} completions in one request: this server takes {most} (task.max_open)", "n")
+            raise Refusal(
+                400,
+                f"{rows} completions in one request: this server takes {most} (task.max_open)",
+                "n",
+            )
 
     def check_places(self, rows: int, owner: str, held: Sequence[Held], retry_s: int) -> None:
         """Refuse new completions if the server is full and the client has its share of it."""
@@ -143,11 +163,13 @@ class Limits:
         return Refusal(504, f"the answer was not complete after {limit}: it was cancelled")
 
     def stopping(self) -> Refusal:
-        """Return why a server that is being stopped takes no requests; open answers have `drain_s` to finish."""
+        """Return why a server that is being stopped takes no requests; open answers have `drain_s`
+        to finish."""
         message = "the server is being stopped and takes no new requests"
         return Refusal(503, message, retry_s=math.ceil(self.task.drain_s))
 
-    # -------------------------------------------------------------------------------- what clients are told
+    # -------------------------------------------------------------------------------- what clients
+    # are told
 
     @property
     def described_room(self) -> dict[str, int]:
@@ -155,7 +177,8 @@ class Limits:
         return {"max_model_len": int(self.room)} if self.room < NO_LIMIT else {}
 
     def statuses(self, waits: bool) -> dict[int, str]:
-        """Return the statuses of refusals by limits, with their meaning; waits: the answer can take too long."""
+        """Return the statuses of refusals by limits, with their meaning; waits: the answer can take
+        too long."""
         task = self.task
         statuses = {
             413: f"the body has more than {task.max_body_kib} KiB (task.max_body_kib)",
@@ -163,7 +186,9 @@ class Limits:
             503: "the server is being stopped",
         }
         if waits:
-            statuses[504] = f"the answer was not complete after {task.timeout_s:g} s (task.timeout_s)"
+            statuses[504] = (
+                f"the answer was not complete after {task.timeout_s:g} s (task.timeout_s)"
+            )
         return statuses
 
     def describe(self, name: str, kinds: Sequence[dict[str, Any]]) -> None:

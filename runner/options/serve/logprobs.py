@@ -26,14 +26,16 @@ def chat_logprobs(tokens: list[Token] | None) -> dict[str, Any] | None:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
     content = [
-        entry(token.text, token.logprob) | {"top_logprobs": [entry(text, logprob) for text, logprob in token.top]}
+        entry(token.text, token.logprob)
+        | {"top_logprobs": [entry(text, logprob) for text, logprob in token.top]}
         for token in tokens
     ]
     return {"content": content, "refusal": None}
 
 
 def text_logprobs(tokens: list[Token] | None) -> dict[str, Any] | None:
-    """Write log-probabilities in the format of a plain completion; `top_logprobs` includes the token itself."""
+    """Write log-probabilities in the format of a plain completion; `top_logprobs` includes the
+    token itself."""
     if tokens is None:
         return None
     offsets, at = [], 0
@@ -44,7 +46,9 @@ def text_logprobs(tokens: list[Token] | None) -> dict[str, Any] | None:
     for token in tokens:
         by_text: dict[str, float | None] = {}
         for text, logprob in [*token.top, (token.text, token.logprob)]:
-            by_text.setdefault(text, logprob)  # several tokens may have the same text: the most probable one counts
+            by_text.setdefault(
+                text, logprob
+            )  # several tokens may have the same text: the most probable one counts
         top_logprobs.append(None if token.logprob is None else by_text)
     return {
         "tokens": [token.text for token in tokens],

@@ -11,11 +11,16 @@ from runner_engine import adapter_of
 
 
 def served_name(config: RunnerConfig, task: ServeConfig) -> str:
-    """Return `task.model_name`, or the model's own name with its additions: `embedded+nf4+lora-embedded+yarn`."""
+    """Return `task.model_name`, or the model's own name with its additions:
+    `embedded+nf4+lora-embedded+yarn`."""
     if task.model_name:
         return task.model_name
     adapter = adapter_of(config.lora)
-    weights = f"{config.quantization.name}-mixed" if config.quantization.is_mixed else config.quantization.name
+    weights = (
+        f"{config.quantization.name}-mixed"
+        if config.quantization.is_mixed
+        else config.quantization.name
+    )
     additions = [
         *([weights] if weights != "none" else []),
         *([f"lora-{adapter_name(config.lora)}"] if adapter else []),
@@ -25,7 +30,8 @@ def served_name(config: RunnerConfig, task: ServeConfig) -> str:
 
 
 def accepted_names(config: RunnerConfig, task: ServeConfig) -> tuple[str, ...]:
-    """Return the names that requests may use: `task.model_name` alone, or the composed and the plain name.
+    """Return the names that requests may use: `task.model_name` alone, or the composed and the
+    plain name.
 
     A folder is known by the last part of its path, too, however little this says.
     """

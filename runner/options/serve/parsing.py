@@ -1,7 +1,7 @@
 """Checks the body of a client's request and turns it into requests to the engine.
 
-An unknown parameter is refused by name, unless its value has no effect: no client gets an answer that was sampled
-in another way than it requested.
+An unknown parameter is refused by name, unless its value has no effect: no client gets an answer
+that was sampled in another way than it requested.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class ParsedBody:
     @property
     def rows(self) -> int:
         """Completions that will be under way at once."""
-        return len(self.requests) if self.scores_only else sum(request.n for request in self.requests)
+        return (
+            len(self.requests) if self.scores_only else sum(request.n for request in self.requests)
+        )
 
 
 def parse_body(
@@ -81,13 +83,16 @@ def parse_body(
     body = validated(kind, value)
     if isinstance(body, ChatBody):
         return parse_chat(body, gateway)
-    parsed = parse_text(body, gateway) if isinstance(body, TextBody) else parse_generate(body, gateway)
+    parsed = (
+        parse_text(body, gateway) if isinstance(body, TextBody) else parse_generate(body, gateway)
+    )
     parsed.requests = [replace(request, is_raw=True) for request in parsed.requests]
     return parsed
 
 
 def json_of(data: bytes, content_type: str) -> dict[str, Any]:
-    """Return a JSON object; other types are refused, because any site's HTML form can send them here."""
+    """Return a JSON object; other types are refused, because any site's HTML form can send them
+    here."""
     headers = Headers()
     headers["content-type"] = content_type
     kind, subtype = headers.get_content_maintype(), headers.get_content_subtype()
@@ -132,12 +137,19 @@ def parse_chat(body: ChatBody, gateway: Gateway) -> ParsedBody:
 def parse_text(body: TextBody, gateway: Gateway) -> ParsedBody:
     """Parse one or several plain prompts; max_tokens=0 with echo only scores them."""
     given = body.prompt
-    prompts: list[Any] = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else [*given]
+    prompts: list[Any] = (
+        [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else [*given]
+    )
     if not prompts:
         raise Refusal(400, "prompt: give a text, token ids, or a list of them", "prompt")
     scores_only = body.max_tokens == 0 and bool(body.echo)
     limit = 1 if scores_only else body.max_tokens
-    parsed = _parsed(body, gateway, [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts], limit)
+    parsed = _parsed(
+        body,
+        gateway,
+        [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts],
+        limit,
+    )
     parsed.top, parsed.echo, parsed.scores_only = body.logprobs, bool(body.echo), scores_only
     return _with_scores(parsed, gateway, "logprobs")
 
@@ -145,10 +157,18 @@ def parse_text(body: TextBody, gateway: Gateway) -> ParsedBody:
 def parse_generate(body: GenerateBody, gateway: Gateway) -> ParsedBody:
     """Parse a body of the old tools."""
     refuse_extra(body, {})
-    return ParsedBody([_request(body, gateway, body.prompt, "max_new_tokens", body.max_new_tokens, 1, False, None)])
+    return ParsedBody(
+        [
+            _request(
+                body, gateway, body.prompt, "max_new_tokens", body.max_new_tokens, 1, False, None
+            )
+        ]
+    )
 
 
-def _parsed(body: OpenAIBody, gateway: Gateway, prompts: list[Prompt], limit: int | None) -> ParsedBody:
+def _parsed(
+    body: OpenAIBody, gateway: Gateway, prompts: list[Prompt], limit: int | None
+) -> ParsedBody:
     neutral = NEUTRAL | {"best_of": (1, body.n or 1)}
     refuse_extra(body, neutral)
     gateway.check_model(body.model)
@@ -160,7 +180,9 @@ def _parsed(body: OpenAIBody, gateway: Gateway, prompts: list[Prompt], limit: in
     if (interval := 1 if body.stream_interval is None else body.stream_interval) < 1:
         raise Refusal(400, f"stream_interval={interval}: must be 1 or more", "stream_interval")
     if (options := options or StreamOptions()).include_obfuscation:
-        raise Refusal(400, "stream_options.include_obfuscation=true: this server does not pad its streams")
+        raise Refusal(
+            400, "stream_options.include_obfuscation=true: this server does not pad its streams"
+        )
     requests = [
         _request(body, gateway, prompt, "max_tokens", limit, n, bool(body.stream), number)
         for number, prompt in enumerate(prompts)
@@ -178,7 +200,8 @@ def _request(
     stream: bool,
     random_id: int | None,
 ) -> Request:
-    """Return the engine's request; with a seed, random numbers depend on the prompt's position, not on the id."""
+    """Return the engine's request; with a seed, random numbers depend on the prompt's position, not
+    on the id."""
     if limit is not None:
         gateway.limits.check_new_tokens(key, limit)
     if not prompt:
@@ -230,13 +253,23 @@ def message_of(number: int, message: ChatMessage) -> Message:
         raise Refusal(400, f"{where}.role: {unknown('role', message.role, ROLES)}", "messages")
     content = message.content
     if isinstance(content, list):
-        other = next((part.type for part in content if part.type != "text" or part.text is None), None)
+        other = next(
+            (part.type for part in content if part.type != "text" or part.text is None), None
+        )
         if other is not None:
-            raise Refusal(400, f"{where}.content: a part of type {other!r}: this server reads only text", "messages")
+            raise Refusal(
+                400,
+                f"{where}.content: a part of type {other!r}: this server reads only text",
+                "messages",
+            )
         content = "".join(part.text or "" for part in content)
     thinking = message.reasoning_content or message.reasoning
     if thinking and message.role != "assistant":
-        raise Refusal(400, f"{where}.reasoning_content: it is the assistant's, not the {message.role}'s", "messages")
+        raise Refusal(
+            400,
+            f"{where}.reasoning_content: it is the assistant's, not the {message.role}'s",
+            "messages",
+        )
     if content is None and not thinking:  # an answer may be cut off before it begins
         raise Refusal(400, f"{where}.content: give a text", "messages")
     return Message(ROLES[message.role], content or "", thinking)

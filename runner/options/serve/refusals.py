@@ -1,4 +1,5 @@
-"""Why a request is not served: the status and the reason, and how a client gets them, in OpenAI's format."""
+"""Why a request is not served: the status and the reason, and how a client gets them, in OpenAI's
+format."""
 
 from __future__ import annotations
 
@@ -7,7 +8,12 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 MAX_ERROR_CHARACTERS = 2000
-KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 
 
 class Refusal(Exception):
@@ -23,7 +29,13 @@ class Refusal(Exception):
         closes: bool = False,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.code, self.retry_s = status, message, param, code, retry_s
+        self.status, self.message, self.param, self.code, self.retry_s = (
+            status,
+            message,
+            param,
+            code,
+            retry_s,
+        )
         self.closes = closes  # whether the connection is closed after the answer
 
 
@@ -35,10 +47,14 @@ class ClientGone(Refusal):
 
 def error_body(error: Refusal) -> dict[str, Any]:
     """Return an error in OpenAI's format."""
-    kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    kind = KINDS.get(
+        error.status, "invalid_request_error" if error.status < 500 else "server_error"
+    )
     message = error.message  # it may quote a long text of the client's
     if len(message) > MAX_ERROR_CHARACTERS:
-        message = f"{message[: MAX_ERROR_CHARACTERS // 2]} … {message[-MAX_ERROR_CHARACTERS // 2 :]}"
+        message = (
+            f"{message[: MAX_ERROR_CHARACTERS // 2]} … {message[-MAX_ERROR_CHARACTERS // 2 :]}"
+        )
     return {"message": message, "type": kind, "param": error.param, "code": error.code}
 
 

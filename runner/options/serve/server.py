@@ -1,4 +1,5 @@
-"""Runs uvicorn in its own thread; the main thread, which gets the signals, waits and ends it gracefully."""
+"""Runs uvicorn in its own thread; the main thread, which gets the signals, waits and ends it
+gracefully."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ CLOSING_S = 5  # time for connections to close after their answers
 class Server:
     """Serves until `stop` is called, for example by a signal handler; a second call hurries it."""
 
-    def __init__(self, config: RunnerConfig, task: ServeConfig, driver: Driver, report: EngineReport) -> None:
+    def __init__(
+        self, config: RunnerConfig, task: ServeConfig, driver: Driver, report: EngineReport
+    ) -> None:
         self.config, self.task, self.driver, self.report = config, task, driver, report
         self.counters = Counters()
         self._signals = 0
@@ -43,9 +46,12 @@ class Server:
         self._signals += 1
 
     def run(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
-        """Serve, and return when everything has ended; JobFailed if the server or its engine broke."""
+        """Serve, and return when everything has ended; JobFailed if the server or its engine
+        broke."""
         _allow_files(self.task.max_connections + ACCEPT_AT_ONCE + OTHER_FILES)
-        thread = threading.Thread(target=self._serve, args=(listener, key, ready), name="http", daemon=True)
+        thread = threading.Thread(
+            target=self._serve, args=(listener, key, ready), name="http", daemon=True
+        )
         thread.start()
         while thread.is_alive():
             thread.join(0.1)  # signals are handled here, between two waits
@@ -60,7 +66,9 @@ class Server:
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._problem = error
 
-    async def _main(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
+    async def _main(
+        self, listener: socket.socket, key: str | None, ready: Callable[[], None]
+    ) -> None:
         gateway = Gateway(self.config, self.task, self.driver, self.report)
         self.counters = gateway.counters
         settings = uvicorn.Config(
@@ -94,7 +102,10 @@ class Server:
                 logged = _log_progress(gateway, logged)
         gateway.is_draining = True
         if not gateway.is_idle:
-            log.info("stopping: open answers have %g s to finish (a second signal ends them)", self.task.drain_s)
+            log.info(
+                "stopping: open answers have %g s to finish (a second signal ends them)",
+                self.task.drain_s,
+            )
         deadline = gateway.loop.time() + self.task.drain_s
         while not gateway.is_idle and gateway.loop.time() < deadline and self._signals < 2:
             await asyncio.sleep(0.02)
@@ -102,7 +113,8 @@ class Server:
 
 
 def _allow_files(wanted: int) -> None:
-    """Raise the process's own limit of open files as far as the system lets it: each connection is one."""
+    """Raise the process's own limit of open files as far as the system lets it: each connection is
+    one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:

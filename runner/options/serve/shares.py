@@ -1,8 +1,10 @@
-"""Places among the open completions, shared by clients: one client's many completions do not lock the others out.
+"""Places among the open completions, shared by clients: one client's many completions do not lock
+the others out.
 
-A client may have all places while nobody else asks. Who comes later gets its share even so, beyond `task.max_open`:
-completions cannot be taken back, and waiting ones cost the engine little. Within a client's share its requests are
-treated alike, so that a request with many completions does not lock out the small ones beside it.
+A client may have all places while nobody else asks. Who comes later gets its share even so, beyond
+`task.max_open`: completions cannot be taken back, and waiting ones cost the engine little. Within a
+client's share its requests are treated alike, so that a request with many completions does not lock
+out the small ones beside it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from typing import NamedTuple
 
 from starlette.types import Scope
 
-MOST_OF_ONE = 2  # times its share: what one client has at most, with the requests beside its large ones
+MOST_OF_ONE = (
+    2  # times its share: what one client has at most, with the requests beside its large ones
+)
 MOST_OF_ALL = 3  # times task.max_open: what all clients have at most
 
 

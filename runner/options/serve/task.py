@@ -59,12 +59,16 @@ def prepare(config: RunnerConfig) -> Served:
 def bound_to(task: ServeConfig) -> socket.socket:
     """Return a socket that is bound to the address; ConfigError if that fails."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(task.host, task.port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            task.host, task.port, type=socket.SOCK_STREAM
+        )[0]
     except (OSError, UnicodeError) as error:
         need = "not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
         raise ConfigError(f"task.host={task.host}: {need}") from error
     bound = socket.socket(family, kind, protocol)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a killed server leaves connections behind
+    bound.setsockopt(
+        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+    )  # a killed server leaves connections behind
     try:
         bound.bind(address)
     except OSError as error:
@@ -83,7 +87,9 @@ def listen(task: ServeConfig, bound: socket.socket) -> None:
 
 def _not_free(task: ServeConfig, error: OSError) -> ConfigError:
     if error.errno == errno.EADDRNOTAVAIL:
-        return ConfigError(f"task.host={task.host}: not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all")
+        return ConfigError(
+            f"task.host={task.host}: not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
+        )
     fix = "stop the program that listens there, or give another port (0: any free one)"
     return ConfigError(f"task.port={task.port}: {error.strerror} at {task.host}: {fix}")
 
@@ -91,7 +97,9 @@ def _not_free(task: ServeConfig, error: OSError) -> ConfigError:
 def run(inputs: Served, context: Context) -> Result:
     """Load, serve until a signal comes, and return the totals."""
     task, config = inputs.task, context.config
-    with closing(bound_to(task)) as bound:  # before the load, so that no other program takes the port meanwhile
+    with closing(
+        bound_to(task)
+    ) as bound:  # before the load, so that no other program takes the port meanwhile
         machine.keep_kernels(KERNELS)
         engine = context.engine
         with context.recorder.progress(None, "serve: loading"):
@@ -121,7 +129,9 @@ def run(inputs: Served, context: Context) -> Result:
     }
     metrics |= report.metrics | server.counters.totals(stats) | stats.process_metrics
     facts = report.facts | {"measured": contention.describe(), "machine": machine.name()}
-    return Result(metrics, facts=facts, notes=report.notes + stats.notes, tables=stats.tables(report.parts))
+    return Result(
+        metrics, facts=facts, notes=report.notes + stats.notes, tables=stats.tables(report.parts)
+    )
 
 
 def greeting(config: RunnerConfig, inputs: Served, bound: socket.socket) -> str:

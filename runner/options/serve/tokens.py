@@ -30,11 +30,19 @@ def tokens_of(data: bytes, content_type: str, gateway: Gateway) -> bytes:
     if Capability.tokenizer not in gateway.capabilities:
         raise Refusal(400, f"this model does not offer {Capability.tokenizer.value}", "prompt")
     text = body.prompt
-    prompt = tuple(message_of(*one) for one in enumerate(body.messages or [])) if text is None else text
+    prompt = (
+        tuple(message_of(*one) for one in enumerate(body.messages or [])) if text is None else text
+    )
     rendered, ids = gateway.engine.encode(Request(gateway.next_id(), prompt))
     if text is not None and not body.add_special_tokens:
         special = gateway.engine.encode(Request(gateway.next_id(), ""))[1]
         if ids[: len(special)] != special:
-            raise Refusal(400, "add_special_tokens=false: this tokenizer puts special tokens behind the text", "prompt")
+            raise Refusal(
+                400,
+                "add_special_tokens=false: this tokenizer puts special tokens behind the text",
+                "prompt",
+            )
         ids = ids[len(special) :]
-    return json.dumps({"tokens": ids, "count": len(ids), "prompt": rendered} | gateway.limits.described_room).encode()
+    return json.dumps(
+        {"tokens": ids, "count": len(ids), "prompt": rendered} | gateway.limits.described_room
+    ).encode()

@@ -19,7 +19,9 @@ class ChatConfig(TaskConfig):
     keeps_samples: ClassVar[bool] = False
     system: Text | None = None
     load: str | None = setting(
-        None, Inert("every conversation is a job of its own"), filled("give a file that /save wrote, or null")
+        None,
+        Inert("every conversation is a job of its own"),
+        filled("give a file that /save wrote, or null"),
     )
 
     @property

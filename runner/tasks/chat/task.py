@@ -1,7 +1,7 @@
 """task=chat: a conversation in the terminal with the model that the groups describe.
 
-Each turn is written to disk as a sample when it ends. The engine keeps its KV cache, so the next turn computes only the
-new tokens. Lines from a pipe are turns, too.
+Each turn is written to disk as a sample when it ends. The engine keeps its KV cache, so the next
+turn computes only the new tokens. Lines from a pipe are turns, too.
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ def prepare(config: RunnerConfig) -> Opening:
     task = own_config(config, ChatConfig)
     messages = [] if task.load is None else _load(Path(task.load), f"task.load={task.load}")
     if task.system is not None:
-        messages = [Message("system", task.system), *(message for message in messages if message.role != "system")]
+        messages = [
+            Message("system", task.system),
+            *(message for message in messages if message.role != "system"),
+        ]
     return Opening({"conversation": uuid.uuid4().hex}, task, messages)
 
 
@@ -93,14 +96,25 @@ def run(inputs: Opening, context: Context) -> Result:
         chat = Chat(session, engine, context, inputs.messages)
         chat.talk(read)
     samples = [recorder.samples[index] for index in sorted(recorder.samples)]
-    measured = Measured(report, engine.stats, machine.peak_rss_mib(), machine.name(), contention.describe())
+    measured = Measured(
+        report, engine.stats, machine.peak_rss_mib(), machine.name(), contention.describe()
+    )
     cancelled = sum(sample.answer.finish_reason is FinishReason.cancelled for sample in samples)
-    metrics = count_completions(samples) | {"cancelled": cancelled} | measured.metrics | cost_and_sides(samples)
+    metrics = (
+        count_completions(samples)
+        | {"cancelled": cancelled}
+        | measured.metrics
+        | cost_and_sides(samples)
+    )
     models = answered_by(samples)
     facts = measured.facts | ({"answered_by": models} if models else {})
     if chat.assigned:  # the engine's own words are those of the generation group
         words = ", ".join(f"{key}={value}" for key, value in chat.assigned.items())
-        facts |= {"sampling": "; ".join(filter(None, (facts.get("sampling"), f"by /set at the end {words}")))}
+        facts |= {
+            "sampling": "; ".join(
+                filter(None, (facts.get("sampling"), f"by /set at the end {words}"))
+            )
+        }
     notes = report.notes + engine.stats.notes + chat.notes
     return Result(metrics, facts=facts, notes=notes, tables=measured.tables)
 
@@ -108,7 +122,9 @@ def run(inputs: Opening, context: Context) -> Result:
 class Chat:
     """A conversation, and the commands that steer it."""
 
-    def __init__(self, session: Session, engine: Engine, context: Context, messages: list[Message]) -> None:
+    def __init__(
+        self, session: Session, engine: Engine, context: Context, messages: list[Message]
+    ) -> None:
         self.session, self.engine, self.recorder = session, engine, context.recorder
         self.messages = list(messages)
         self.sampling, self.limits = Sampling(), dict[str, Any]()
@@ -122,7 +138,10 @@ class Chat:
         self.commands: dict[str, tuple[Callable[[str], None], str]] = {
             "/reset": (self._reset, "begin anew, with the same system message"),
             "/system": (self._system, "TEXT: give the model this system message from now on"),
-            "/set": (self._set, f"generation.KEY=VALUE: one of {', '.join(SETTINGS)}; without it: show them"),
+            "/set": (
+                self._set,
+                f"generation.KEY=VALUE: one of {', '.join(SETTINGS)}; without it: show them",
+            ),
             "/stats": (self._stats, "what the last turn cost, and all turns together"),
             "/save": (self._save, "FILE: write the conversation as JSON"),
             "/load": (self._load, "FILE: continue a saved conversation"),
@@ -146,14 +165,18 @@ class Chat:
                         self._answer(line, pressed)
                 except RunnerError as error:
                     self.session.check()
-                    if not (self.turns or line.startswith("/")):  # if the first turn fails, so will all others
+                    if not (
+                        self.turns or line.startswith("/")
+                    ):  # if the first turn fails, so will all others
                         raise
                     say(f"error: {error}")
 
     def _command(self, line: str) -> None:
         name, _, argument = line.partition(" ")
         if name not in self.commands:
-            raise ConfigError(f"{name}: {unknown('command', name, self.commands)}. A message cannot begin with /")
+            raise ConfigError(
+                f"{name}: {unknown('command', name, self.commands)}. A message cannot begin with /"
+            )
         self.commands[name][0](argument.strip())
 
     def _answer(self, text: str, pressed: list[bool]) -> None:
@@ -190,7 +213,9 @@ class Chat:
         answer, parts = completion.answer, completion.answer.parts
         if answer.finish_reason is FinishReason.length:
             what = " while thinking" if parts.is_open else ""
-            say(f"[cut off{what} after {counted(answer.tokens, 'token')}: /set generation.max_new_tokens=N]")
+            say(
+                f"[cut off{what} after {counted(answer.tokens, 'token')}: /set generation.max_new_tokens=N]"
+            )
         thinking = parts.thinking if parts.has_thinking else None
         self.messages = [*messages, Message("assistant", parts.answer, thinking)]
         self.last = completion, self.engine.stats - before
@@ -215,9 +240,12 @@ class Chat:
                 say(f"note: {NO_TEMPLATE}")
         names = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
         turns = [f"{names[message.role]}{message.content}" for message in messages]
-        self.session.submit(replace(request, prompt="\n".join([*turns, "Assistant:"]), stop=PLAIN_STOP))
+        self.session.submit(
+            replace(request, prompt="\n".join([*turns, "Assistant:"]), stop=PLAIN_STOP)
+        )
 
-    # ------------------------------------------------------------------------------------------- commands
+    # -------------------------------------------------------------------------------------------
+    # commands
 
     def _reset(self, _: str) -> None:
         self.messages = [message for message in self.messages if message.role == "system"]
@@ -234,7 +262,9 @@ class Chat:
             try:
                 number: Any = PARAMETERS[key].read(value) if key in PARAMETERS else int(value)
             except ValueError as error:
-                raise ConfigError(f"/set {assignment}: {value or 'nothing'} is not a number") from error
+                raise ConfigError(
+                    f"/set {assignment}: {value or 'nothing'} is not a number"
+                ) from error
             limits = {key: number} if key in LIMITS else {}
             try:
                 sampling = self.sampling if limits else replace(self.sampling, **{key: number})
@@ -246,7 +276,9 @@ class Chat:
             self.assigned[key] = number
         limits = {name: getattr(self.generation, name, None) for name in LIMITS} | self.limits
         settings = vars(self.sampling.over(self.generation, self.seed)) | limits
-        say("  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None))
+        say(
+            "  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None)
+        )
 
     def _stats(self, _: str) -> None:
         if self.last is None:
@@ -263,7 +295,11 @@ class Chat:
             return
         cached_tokens = completion.prompt_tokens - spent.prefill_tokens
         total = self.engine.stats - self.began
-        guessed = f", {spent.accepted_tokens} of {spent.draft_tokens} guessed ones right" if spent.draft_tokens else ""
+        guessed = (
+            f", {spent.accepted_tokens} of {spent.draft_tokens} guessed ones right"
+            if spent.draft_tokens
+            else ""
+        )
         say(
             f"this turn: {completion.prompt_tokens} prompt tokens, {cached_tokens} of them from the cache and "
             f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s\n"
@@ -279,7 +315,9 @@ class Chat:
             _load(path, f"/save {name}: the file exists, and")  # only a conversation is replaced
         data = {"messages": [message.as_dict() for message in self.messages]}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save", durable=True)
+        write_atomically(
+            path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save", durable=True
+        )
         say(f"wrote {counted(len(self.messages), 'message')} to {path}")
 
     def _load(self, name: str) -> None:
@@ -293,7 +331,11 @@ class Chat:
 
 def _speed(stats: EngineStats) -> str:
     """Return the speed of decoding; no token is decoded where each answer ends with its first."""
-    return f"{stats.decode_tok_per_s:,.0f} tokens/s" if stats.decode_tokens else "no speed: nothing was decoded"
+    return (
+        f"{stats.decode_tok_per_s:,.0f} tokens/s"
+        if stats.decode_tokens
+        else "no speed: nothing was decoded"
+    )
 
 
 def _named(name: str, command: str) -> Path:

@@ -16,9 +16,15 @@ from runner_engine import Completion, Request, require
 
 
 def ask(
-    kept: Kept, context: Context, judge: Judge, policy: Policy, partial: PartialFile, earlier: Measured | None
+    kept: Kept,
+    context: Context,
+    judge: Judge,
+    policy: Policy,
+    partial: PartialFile,
+    earlier: Measured | None,
 ) -> tuple[int | None, Measured]:
-    """Ask what has no answer; return how many questions were enough, None for all, and what was measured."""
+    """Ask what has no answer; return how many questions were enough, None for all, and what was
+    measured."""
     task, recorder, engine = context.config.task.name, context.recorder, context.engine
     require(engine, f"task={task}", frozenset().union(*(request.needs for request in kept.todo)))
     with recorder.progress(len(kept.requests), "loading") as bar:
@@ -76,12 +82,18 @@ class Asking:
         )
 
     def _with_beginning(self, request: Request) -> Request:
-        """Return a request with the tokens of its answer that are known: an interrupted start's, or a policy's."""
-        return replace(request, begun=self.partial.begun(request.id, self.engine) or self.policy.begun(request.id))
+        """Return a request with the tokens of its answer that are known: an interrupted start's, or
+        a policy's."""
+        return replace(
+            request,
+            begun=self.partial.begun(request.id, self.engine) or self.policy.begun(request.id),
+        )
 
     def show(self) -> None:
         """Show how far it is."""
-        self.bar.show_begun(self._ended, self.engine.stats.under_way, **self._news, **self.measuring.live())
+        self.bar.show_begun(
+            self._ended, self.engine.stats.under_way, **self._news, **self.measuring.live()
+        )
 
     def record(self, *completions: Completion) -> bool:
         """Record the answer to a question; return whether further ones are needed."""

@@ -15,11 +15,18 @@ from runner_engine import Completion, Request, require
 
 
 def collect_beside(
-    what: str, requests: list[Request], context: Context, file: str, judge: Judge, batch_size: int | None = None
+    what: str,
+    requests: list[Request],
+    context: Context,
+    file: str,
+    judge: Judge,
+    batch_size: int | None = None,
 ) -> tuple[list[Sample], list[str]]:
-    """Complete requests besides the job's questions, into a file of their own; return all samples and their problems.
+    """Complete requests besides the job's questions, into a file of their own; return all samples
+    and their problems.
 
-    They are recorded and resumed as the questions are, and do not count in the speed that the job reports.
+    They are recorded and resumed as the questions are, and do not count in the speed that the job
+    reports.
     """
     recorder = Recorder(context.recorder.job, file)
     try:

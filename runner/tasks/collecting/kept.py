@@ -1,7 +1,8 @@
 """What is kept of a job's requests: the answers on disk, those of other jobs, and which have none.
 
-A sample that ended in an error has no answer. It stays on disk as evidence, and the next start sends the request again.
-If the error is permanent, such as a prompt that is longer than the model reads, only rerun=failed sends it again.
+A sample that ended in an error has no answer. It stays on disk as evidence, and the next start
+sends the request again. If the error is permanent, such as a prompt that is longer than the model
+reads, only rerun=failed sends it again.
 """
 
 from __future__ import annotations
@@ -17,13 +18,20 @@ from runner_engine import Engine, Request, request_sha256
 class Kept:
     """The requests of a job, their answers that there are, and those that have none."""
 
-    def __init__(self, requests: list[Request], recorder: Recorder, judge: Judge, rerun: bool | str) -> None:
-        """Reject answers on disk that do not belong to this job, or that it would judge differently."""
+    def __init__(
+        self, requests: list[Request], recorder: Recorder, judge: Judge, rerun: bool | str
+    ) -> None:
+        """Reject answers on disk that do not belong to this job, or that it would judge
+        differently."""
         self.requests, self.recorder = requests, recorder
         self._refuse_foreign(judge)
         self.todo = self._without_answer(asks_permanent_again=rerun == "failed")
-        self.settled = {index: sample for index, sample in recorder.samples.items() if index not in self.missing}
-        self.reused: Mapping[int, Sample] = {}  # of other jobs; they are not on disk until they are taken
+        self.settled = {
+            index: sample for index, sample in recorder.samples.items() if index not in self.missing
+        }
+        self.reused: Mapping[
+            int, Sample
+        ] = {}  # of other jobs; they are not on disk until they are taken
 
     @property
     def missing(self) -> set[int]:
@@ -57,21 +65,33 @@ class Kept:
             self.recorder.sample(self.reused[index])
 
     def refuse_other_prompts(self, engine: Engine) -> None:
-        """Reject answers on disk to another prompt than the model would see now; ask again where another job's are."""
+        """Reject answers on disk to another prompt than the model would see now; ask again where
+        another job's are."""
         for request in self.requests:
             sample = self.recorder.done.get(int(request.id))
             if sample is not None and not _answers(sample, request, engine):
-                self.recorder.verify(sample.index, f"answers another prompt than sample {sample.index} of this job")
+                self.recorder.verify(
+                    sample.index, f"answers another prompt than sample {sample.index} of this job"
+                )
         reusable = [request for request in self.requests if request.id in self.reused]
-        others = [request for request in reusable if not _answers(self.reused[int(request.id)], request, engine)]
+        others = [
+            request
+            for request in reusable
+            if not _answers(self.reused[int(request.id)], request, engine)
+        ]
         self.todo += others
-        self.reused = {index: self.reused[index] for index in self.reused.keys() - {request.id for request in others}}
+        self.reused = {
+            index: self.reused[index]
+            for index in self.reused.keys() - {request.id for request in others}
+        }
 
     def _refuse_foreign(self, judge: Judge) -> None:
         asked = {request.id for request in self.requests}
         for index, sample in self.recorder.samples.items():
             if index not in asked:
-                self.recorder.verify(index, f"is sample {index}, and this job has {len(self.requests)} prompts")
+                self.recorder.verify(
+                    index, f"is sample {index}, and this job has {len(self.requests)} prompts"
+                )
             self.recorder.verify(index, judge.rejection_reason(sample))
 
     def _without_answer(self, asks_permanent_again: bool) -> list[Request]:

@@ -1,4 +1,5 @@
-"""What came of a job's questions: the samples in their order, where they come from, and what they cost."""
+"""What came of a job's questions: the samples in their order, where they come from, and what they
+cost."""
 
 from __future__ import annotations
 
@@ -24,10 +25,14 @@ class Collected:
 
     samples: list[Sample]
     notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)  # the questions without an answer: any makes the job FAILED
+    problems: list[str] = field(
+        default_factory=list
+    )  # the questions without an answer: any makes the job FAILED
     measured: Measured | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-    known: dict[str, str] = field(default_factory=dict)  # facts about an engine that only other jobs have opened
+    known: dict[str, str] = field(
+        default_factory=dict
+    )  # facts about an engine that only other jobs have opened
 
     @property
     def facts(self) -> dict[str, str]:
@@ -41,9 +46,15 @@ class Collected:
 
 
 def collected(
-    kept: Kept, enough: int | None, measured: Measured | None, notes: list[str], asked_again: int, what: str
+    kept: Kept,
+    enough: int | None,
+    measured: Measured | None,
+    notes: list[str],
+    asked_again: int,
+    what: str,
 ) -> Collected:
-    """Return the samples up to the last one that was needed, with notes and costs; a job without any has failed."""
+    """Return the samples up to the last one that was needed, with notes and costs; a job without
+    any has failed."""
     samples = [kept.recorder.samples[int(request.id)] for request in kept.requests[:enough]]
     own = [kept.settled[sample.index] for sample in samples if sample.index in kept.settled]
     done = Collected(samples, [*notes, *_where_from(samples, own, asked_again)], measured=measured)
@@ -68,7 +79,9 @@ def problems(what: str, samples: list[Sample]) -> list[str]:
     permanent = [sample for sample in failed if sample.permanent]
     if failed and len(failed) == len(samples):
         hint = f". {NOT_AGAIN}" if len(permanent) == len(failed) else ""
-        raise JobFailed(f"{what}: nothing could be completed; the first reason: {failed[0].error}{hint}")
+        raise JobFailed(
+            f"{what}: nothing could be completed; the first reason: {failed[0].error}{hint}"
+        )
     return unanswered(samples)
 
 
@@ -92,8 +105,12 @@ def _where_from(samples: list[Sample], own: list[Sample], again: int) -> list[st
     """Say where the samples come from, unless they were all generated just now."""
     generated = sum(sample.reused_from is None for sample in own)
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
-    notes = [f"{generated} of {len(samples)} samples were on disk from an earlier, interrupted run"] * bool(generated)
-    once = counted(again, "sample that had ended in an error was", "samples that had ended in an error were")
+    notes = [
+        f"{generated} of {len(samples)} samples were on disk from an earlier, interrupted run"
+    ] * bool(generated)
+    once = counted(
+        again, "sample that had ended in an error was", "samples that had ended in an error were"
+    )
     notes += [f"{once} asked again"] * bool(again)
     return notes + [
         f"{count} of {len(samples)} samples were taken from job {giver}, which had put the same questions: their time, "
@@ -103,7 +120,8 @@ def _where_from(samples: list[Sample], own: list[Sample], again: int) -> list[st
 
 
 def _engine_of_reused(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
-    """Return the engine report of the job that most samples were reused from; without measurements."""
+    """Return the engine report of the job that most samples were reused from; without
+    measurements."""
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     for giver, _ in givers.most_common():
         if measured := Measured.read(sibling_jobs.folder_of(recorder.job, str(giver))):

@@ -16,29 +16,35 @@ from runner_engine import Begun, Completion, Engine, EngineReport, Request, Requ
 class Policy:
     """One thing that a job does beside asking each of its questions once.
 
-    The methods stand in the order in which they are called. Here they do nothing: a policy has those that it needs.
+    The methods stand in the order in which they are called. Here they do nothing: a policy has
+    those that it needs.
     """
 
-    # ------------------------------------------------------------------------------------ before anything is loaded
+    # ------------------------------------------------------------------------------------ before
+    # anything is loaded
 
     def known(self, missing: Set[int]) -> Mapping[int, Sample]:
         """Return answers to missing questions that need not be asked for."""
         return {}
 
     def begin(self, samples: Mapping[int, Sample]) -> int | None:
-        """Begin with the answers that there are; return how many questions are enough, None for all of them.
+        """Begin with the answers that there are; return how many questions are enough, None for all
+        of them.
 
-        It is called again after the load, as some known answers may turn out to be those to another prompt.
+        It is called again after the load, as some known answers may turn out to be those to another
+        prompt.
         """
         return None
 
-    # --------------------------------------------------------------------------------------- while questions are asked
+    # --------------------------------------------------------------------------------------- while
+    # questions are asked
 
     def loaded(self, engine: Engine, report: EngineReport) -> None:
         """Look at the engine before it is asked; its report may be added to."""
 
     def rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
-        """Yield the requests in the order to ask them; each list is answered before the next one is taken."""
+        """Yield the requests in the order to ask them; each list is answered before the next one is
+        taken."""
         yield requests
 
     def begun(self, request: RequestId) -> Begun | None:
@@ -58,13 +64,15 @@ class Policy:
         return {}
 
     def due(self) -> list[Request]:
-        """Return further requests, asked while questions wait for a place; their ids are not those of questions."""
+        """Return further requests, asked while questions wait for a place; their ids are not those
+        of questions."""
         return []
 
     def record(self, *completions: Completion) -> None:
         """Take all completions of a further request."""
 
-    # -------------------------------------------------------------------------------------------------- at the end
+    # --------------------------------------------------------------------------------------------------
+    # at the end
 
     def end(self, samples: Iterable[Sample]) -> None:
         """Look at all answers."""
@@ -103,7 +111,10 @@ class Policies(Policy):
 
     def begun(self, request: RequestId) -> Begun | None:
         """Return what the first policy knows that knows any tokens."""
-        return next((begun for policy in self.policies if (begun := policy.begun(request)) is not None), None)
+        return next(
+            (begun for policy in self.policies if (begun := policy.begun(request)) is not None),
+            None,
+        )
 
     def ahead(self, ended: int) -> int:
         """Return as many as each policy allows."""

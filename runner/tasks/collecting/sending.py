@@ -12,7 +12,8 @@ from runner_engine import Completion, Engine, Event, Request, RequestId, gather,
 
 
 class RequestsBeside(Protocol):
-    """Further requests in the session of a job's questions, submitted while some of these wait for a place."""
+    """Further requests in the session of a job's questions, submitted while some of these wait for
+    a place."""
 
     def due(self) -> list[Request]:
         """Return the requests whose turn has come; their ids differ from those of the questions."""
@@ -34,10 +35,11 @@ def each_request(
     on_stop: Callable[[list[Completion]], str] = lambda _: "",
     answered: Sequence[Request] = (),
 ) -> None:
-    """Give the listener all completions of each request in order, once the last one has come; False ends the rest.
+    """Give the listener all completions of each request in order, once the last one has come; False
+    ends the rest.
 
-    Those that earlier starts have `answered` are only mentioned. When a signal comes, `on_stop` gets what is under
-    way, and says what becomes of it.
+    Those that earlier starts have `answered` are only mentioned. When a signal comes, `on_stop`
+    gets what is under way, and says what becomes of it.
     """
     expected = {request.id: request.n for request in requests}
     arrived: dict[RequestId, list[Completion]] = {}
@@ -71,13 +73,18 @@ def each_request(
             gather(session, requests, listen, ahead)
         except signals.BetweenSteps:
             choices = [*stopped(session), *chain(*arrived.values())]
-            raise signals.Interrupted(on_stop([choice for choice in choices if choice.id not in of_beside])) from None
+            raise signals.Interrupted(
+                on_stop([choice for choice in choices if choice.id not in of_beside])
+            ) from None
 
 
 @contextmanager
 def kept_words(done: Sized, what: str = "") -> Iterator[None]:
-    """Let an interrupt in this block say how much is done, before it says what becomes of the rest."""
+    """Let an interrupt in this block say how much is done, before it says what becomes of the
+    rest."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise signals.Interrupted(", ".join(filter(None, (f"{len(done)}{what} kept", str(stop))))) from None
+        raise signals.Interrupted(
+            ", ".join(filter(None, (f"{len(done)}{what} kept", str(stop))))
+        ) from None

@@ -1,4 +1,5 @@
-"""Reuse of other jobs' answers to the same questions: what is found beside the job is not asked again."""
+"""Reuse of other jobs' answers to the same questions: what is found beside the job is not asked
+again."""
 
 from __future__ import annotations
 

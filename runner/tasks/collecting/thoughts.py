@@ -1,8 +1,9 @@
-"""Reuse of another job's thoughts: greedy jobs that differ in their budget think alike until the smaller one is spent.
+"""Reuse of another job's thoughts: greedy jobs that differ in their budget think alike until the
+smaller one is spent.
 
-So a sweep over `generation.thinking_tokens` thinks once: a job begins its answers with the tokens of the job that had
-the largest budget, and the engine drops those that the own budget would have replaced. A few questions are asked
-directly before; if one of them has thought otherwise, all are.
+So a sweep over `generation.thinking_tokens` thinks once: a job begins its answers with the tokens
+of the job that had the largest budget, and the engine drops those that the own budget would have
+replaced. A few questions are asked directly before; if one of them has thought otherwise, all are.
 """
 
 from __future__ import annotations
@@ -43,10 +44,13 @@ class ReuseOfThoughts(Policy):
         self._note = ""
 
     def rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
-        """Yield the few questions that are asked directly, and the rest, about which these decide."""
+        """Yield the few questions that are asked directly, and the rest, about which these
+        decide."""
         if self.budget is not None:
             self._source, self._samples = _largest(self.context.recorder.job, self.budget)
-        thought = [request for request in requests if request.id in self._samples and request.n == 1]
+        thought = [
+            request for request in requests if request.id in self._samples and request.n == 1
+        ]
         self._direct = thought[:DIRECT] if len(thought) > DIRECT else []
         rest = [request for request in requests if request not in self._direct]
         if self._direct:
@@ -78,9 +82,13 @@ class ReuseOfThoughts(Policy):
     def _check(self) -> None:
         """Compare what was asked directly with what the other job has."""
         done = self.context.recorder.done
-        asked = [sample for request in self._direct if (sample := done.get(int(request.id))) is not None]
+        asked = [
+            sample for request in self._direct if (sample := done.get(int(request.id))) is not None
+        ]
         differing = [
-            sample.index for sample in asked if not _think_alike(sample.answer, self._samples[sample.index].answer)
+            sample.index
+            for sample in asked
+            if not _think_alike(sample.answer, self._samples[sample.index].answer)
         ]
         self._is_checked = bool(asked) and not differing and self.context.engine.stats.can_continue
         if differing:
@@ -92,7 +100,8 @@ class ReuseOfThoughts(Policy):
 
 
 def _largest(job: Job, budget: int) -> tuple[str, dict[int, Sample]]:
-    """Return the finished job with the largest budget that is not below this one's, and its samples that think."""
+    """Return the finished job with the largest budget that is not below this one's, and its samples
+    that think."""
     prefix = f"{MARK}{job.thoughts_key}-"
     found: list[tuple[float, str]] = []
     if not job.thoughts_key:

@@ -20,7 +20,9 @@ class GenerateConfig(PromptsConfig):
         None, Inert("the SHA-256 of the prompts counts, and these are a part of them")
     )
     output: str | None = setting(
-        None, Inert("names a copy of the completions, and changes nothing in them"), filled("give a file, or null")
+        None,
+        Inert("names a copy of the completions, and changes nothing in them"),
+        filled("give a file, or null"),
     )
     overwrite: bool = setting(False, Inert("whether another file may be replaced"))
     debug: bool = setting(False, Inert("says more about the first prompt"))

@@ -1,8 +1,9 @@
-"""task=generate: complete the user's own prompts, and write the completions in the order of the prompts.
+"""task=generate: complete the user's own prompts, and write the completions in the order of the
+prompts.
 
-`samples.jsonl` in the job folder grows as completions end; an interrupted job resumes from it. `completions.jsonl`
-holds them in the order of the prompts. The prompts count by content: the same ones from a file, from stdin or from the
-command line are the same job.
+`samples.jsonl` in the job folder grows as completions end; an interrupted job resumes from it.
+`completions.jsonl` holds them in the order of the prompts. The prompts count by content: the same
+ones from a file, from stdin or from the command line are the same job.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def prepare(config: RunnerConfig) -> Prompts:
     if any(isinstance(given, Branched) for given in prompts):
         check_branches(config)
     sha256 = prompts_sha256(prompts)
-    return Prompts({"prompts": sha256}, task, prompts, data=describe_prompts(task, sha256), count=len(prompts))
+    return Prompts(
+        {"prompts": sha256}, task, prompts, data=describe_prompts(task, sha256), count=len(prompts)
+    )
 
 
 def check_branches(config: RunnerConfig) -> None:
@@ -111,7 +114,9 @@ def run(inputs: Prompts, context: Context) -> Result:
     write_atomically(recorder.folder / COMPLETIONS, completion_lines(prompts, recorder.samples))
     done.notes += needless_scaling_of(context.resolved, done.samples)
     metrics = count_completions(done.samples) | thinking_totals(done.samples) | done.metrics
-    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
+    result = Result(
+        metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables
+    )
     hand_over(task, prompts, recorder.samples, result, context.config.print is Print.full, mine)
     return result
 
@@ -139,7 +144,8 @@ def build_request(task: GenerateConfig, index: int, given: GivenPrompt) -> Reque
 
 
 def log_prompt(resolved: ResolvedJob, request: Request) -> None:
-    """Log a prompt as the model sees it, with special tokens; only the tokenizer is loaded for it."""
+    """Log a prompt as the model sees it, with special tokens; only the tokenizer is loaded for
+    it."""
     ((text, ids),) = kind_of(resolved.config.model).encoded(resolved, [request.prompt])
     log.info("prompt %s as the model sees it: %r", request.id, text)
     log.info("prompt %s, %d token ids: %s", request.id, len(ids), ids)
@@ -154,18 +160,26 @@ def log_completion(sample: Sample) -> None:
         parts = choice.parts
         if parts.has_thinking:
             log.info("completion %s, thinking: %r", sample.index, parts.thinking)
-        log.info("completion %s, text: %r (%s)", sample.index, parts.answer, choice.finish_reason.value)
+        log.info(
+            "completion %s, text: %r (%s)", sample.index, parts.answer, choice.finish_reason.value
+        )
 
 
-# --------------------------------------------------------------------------------------- writing and showing
+# --------------------------------------------------------------------------------------- writing
+# and showing
 
 
 def check_output(
-    task: GenerateConfig, prompts: list[GivenPrompt], samples: dict[int, Sample], mine: bytes | None = None
+    task: GenerateConfig,
+    prompts: list[GivenPrompt],
+    samples: dict[int, Sample],
+    mine: bytes | None = None,
 ) -> bytes | None:
-    """Reject a folder that cannot be written, and a file that holds anything but this job's completions.
+    """Reject a folder that cannot be written, and a file that holds anything but this job's
+    completions.
 
-    Returns the file's content if it holds those: errors among them may become answers while the job runs.
+    Returns the file's content if it holds those: errors among them may become answers while the job
+    runs.
     """
     path = output_path(task)
     if path is None:
@@ -179,7 +193,9 @@ def check_output(
     if task.overwrite or not path.exists():
         return None
     content, is_whole = path.read_bytes(), len(samples) == len(prompts)
-    if content != mine and not (is_whole and content == completion_lines(prompts, samples).encode()):
+    if content != mine and not (
+        is_whole and content == completion_lines(prompts, samples).encode()
+    ):
         raise ConfigError(
             f"task.output={task.output}: {path} exists and holds something else than this job's completions: "
             "give another file, or task.overwrite=true to replace it"
@@ -195,7 +211,8 @@ def hand_over(
     is_full: bool,
     mine: bytes | None = None,
 ) -> None:
-    """Write task.output, and put the rows of the table into the result; is_full: also what the model thought."""
+    """Write task.output, and put the rows of the table into the result; is_full: also what the
+    model thought."""
     path = output_path(task)
     if path is not None:
         check_output(task, prompts, samples, mine)  # the file may have appeared meanwhile
@@ -204,7 +221,9 @@ def hand_over(
         result.text = whole(prompts[0], samples[0], is_full)
         return
     result.rows = [
-        row for index, given in enumerate(prompts[: task.show]) for row in rows(index, given, samples[index], is_full)
+        row
+        for index, given in enumerate(prompts[: task.show])
+        for row in rows(index, given, samples[index], is_full)
     ]
 
 
@@ -237,9 +256,12 @@ def rows(index: int, given: GivenPrompt, sample: Sample, is_full: bool) -> list[
 
 
 def shown(answer: Answer) -> tuple[str, str]:
-    """Return thinking and answer as people read them: without the blank lines that models put around their tags."""
+    """Return thinking and answer as people read them: without the blank lines that models put
+    around their tags."""
     parts = answer.parts
-    return (parts.thinking.strip(), parts.answer.strip()) if parts.has_thinking else ("", parts.answer)
+    return (
+        (parts.thinking.strip(), parts.answer.strip()) if parts.has_thinking else ("", parts.answer)
+    )
 
 
 def head(given: GivenPrompt, branch: int = 0) -> str:
@@ -251,5 +273,6 @@ def head(given: GivenPrompt, branch: int = 0) -> str:
 
 
 def output_path(task: GenerateConfig) -> Path | None:
-    """Return the path of task.output, with links resolved: the file behind a link is replaced, not the link."""
+    """Return the path of task.output, with links resolved: the file behind a link is replaced, not
+    the link."""
     return None if task.output is None else Path(task.output).expanduser().resolve()

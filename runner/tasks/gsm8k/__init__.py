@@ -1,1 +1,2 @@
-"""The task gsm8k: word problems, how far the score can be trusted, and when a comparison is decided."""
+"""The task gsm8k: word problems, how far the score can be trusted, and when a comparison is
+decided."""

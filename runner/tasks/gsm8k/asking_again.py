@@ -1,13 +1,16 @@
-"""task.check_invariance=auto: a few questions are asked a second time, in the same session as the others.
+"""task.check_invariance=auto: a few questions are asked a second time, in the same session as the
+others.
 
-In bfloat16 a greedy answer can change with the rows that are decoded along. A question's second row enters after its
-first answer is there, beside the questions that are then decoded, so that it takes as long as any other question. By
-itself, or in a batch of their own, a few rows take much longer than their share: a step of few rows hardly takes less
-time than one of many. So a question is asked again only while others wait for a place. Nothing is asked again if all
-rows decode at the same time, if only one does, or by a server, which batches rows as it likes and may cost money.
+In bfloat16 a greedy answer can change with the rows that are decoded along. A question's second row
+enters after its first answer is there, beside the questions that are then decoded, so that it takes
+as long as any other question. By itself, or in a batch of their own, a few rows take much longer
+than their share: a step of few rows hardly takes less time than one of many. So a question is asked
+again only while others wait for a place. Nothing is asked again if all rows decode at the same
+time, if only one does, or by a server, which batches rows as it likes and may cost money.
 
-The job's own answers are the same as without the check. So it needs an engine that is known to compute each row by
-itself: elsewhere, as with the outliers of int8, the second rows would change the answers beside them.
+The job's own answers are the same as without the check. So it needs an engine that is known to
+compute each row by itself: elsewhere, as with the outliers of int8, the second rows would change
+the answers beside them.
 """
 
 from __future__ import annotations
@@ -52,7 +55,9 @@ class AskingAgain(Policy):
             self.waiting, self.note = [], DEPENDENT
             return []
         self.waiting = [request for request in self.waiting if request.id not in self.first.done]
-        return [replace(it, id=f"{PREFIX}{it.id}", random_id=it.effective_random_id) for it in ready]
+        return [
+            replace(it, id=f"{PREFIX}{it.id}", random_id=it.effective_random_id) for it in ready
+        ]
 
     def record(self, *completions: Completion) -> None:
         """Record the answers of a second row."""
@@ -63,7 +68,9 @@ class AskingAgain(Policy):
     def answers(self) -> list[Sample]:
         """Return the answers that there are, those of earlier starts too."""
         return [
-            self.recorder.done[number] for request in self.requests if (number := int(request.id)) in self.recorder.done
+            self.recorder.done[number]
+            for request in self.requests
+            if (number := int(request.id)) in self.recorder.done
         ]
 
     def close(self) -> None:
@@ -72,7 +79,8 @@ class AskingAgain(Policy):
 
 
 class SecondAnswers(Unjudged):
-    """Answers to questions that were asked before: each must belong to its question's first one, if there is one."""
+    """Answers to questions that were asked before: each must belong to its question's first one, if
+    there is one."""
 
     def __init__(self, judge: Judge, first: Mapping[int, Sample]) -> None:
         self.judge, self.first = judge, first

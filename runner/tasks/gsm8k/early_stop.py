@@ -26,23 +26,37 @@ from runner_compare import RunningBets
 from runner_compare.statistics import level_words, points_of_margin
 
 KEY = "task.early_stop_vs"
-HASHES = ("until", "early_stop_comparisons", "early_stop_margin")  # of the baseline, the share of the 5 %, the margin
+HASHES = (
+    "until",
+    "early_stop_comparisons",
+    "early_stop_margin",
+)  # of the baseline, the share of the 5 %, the margin
 FACT = "early_stop_vs"  # a job that has it was compared while it ran
 GROUPS = (*named_job.MODEL_GROUPS, "generation")  # what overrides may change
-# A baseline that is named by its id must have these in common: what is asked, and how answers are scored.
-ALIKE = tuple(f"task.{key}" for key in ("prompt", "template", "shots", "system", "instruction", "extractor"))
-MIN_AHEAD = 32  # at least so many questions are under way, so that an engine has rows to decode together
+# A baseline that is named by its id must have these in common: what is asked, and how answers are
+# scored.
+ALIKE = tuple(
+    f"task.{key}" for key in ("prompt", "template", "shots", "system", "instruction", "extractor")
+)
+MIN_AHEAD = (
+    32  # at least so many questions are under way, so that an engine has rows to decode together
+)
 
 
 def find_baseline(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
     """Return the baseline, finished or not; None if there is none, or if the job is its own."""
     task = own_config(config, Gsm8kConfig)
     words = task.early_stop_vs
-    return None if words is None else named_job.find(config, KEY, words, version, hashes, groups=GROUPS)
+    return (
+        None
+        if words is None
+        else named_job.find(config, KEY, words, version, hashes, groups=GROUPS)
+    )
 
 
 def is_compared(config: RunnerConfig) -> bool:
-    """Whether the job names another one by its keys, where the files that identify the two are not here yet."""
+    """Whether the job names another one by its keys, where the files that identify the two are not
+    here yet."""
     task = own_config(config, Gsm8kConfig)
     words = task.early_stop_vs
     if words is None or named_job.is_id(words, task):
@@ -51,13 +65,15 @@ def is_compared(config: RunnerConfig) -> bool:
 
 
 def hashes_of(task: Gsm8kConfig, baseline: Job) -> dict[str, str]:
-    """Return what identifies the comparison: with another share of the 5 % or another margin it may stop elsewhere."""
+    """Return what identifies the comparison: with another share of the 5 % or another margin it may
+    stop elsewhere."""
     margin = [] if task.early_stop_margin is None else [str(float(task.early_stop_margin))]
     return dict(zip(HASHES, [baseline.job_id, str(comparisons_of(task)), *margin], strict=False))
 
 
 def comparisons_of(task: Gsm8kConfig) -> int:
-    """Return how many comparisons share the 5 %: a grid has counted them; a job that runs alone is the only one."""
+    """Return how many comparisons share the 5 %: a grid has counted them; a job that runs alone is
+    the only one."""
     return task.early_stop_comparisons or 1
 
 
@@ -67,7 +83,8 @@ def margin_of(task: Gsm8kConfig) -> float | None:
 
 
 def preview_baseline(task: Gsm8kConfig, baseline: Job, count: int) -> str:
-    """Say for a plan which job this one is compared with, at which level, and how many questions that may take."""
+    """Say for a plan which job this one is compared with, at which level, and how many questions
+    that may take."""
     margin = margin_of(task)
     about = "" if margin is None else f" whether as good within {points_of_margin(margin)}"
     return (
@@ -94,20 +111,29 @@ class EarlyStop(Policy):
 
     @classmethod
     def read(cls, job: Job, config: RunnerConfig, version: int, items: Sequence[Item]) -> EarlyStop:
-        """Read the finished baseline; ConfigError if it is not finished, or did not ask the same questions."""
+        """Read the finished baseline; ConfigError if it is not finished, or did not ask the same
+        questions."""
         task = own_config(config, Gsm8kConfig)
         words = task.early_stop_vs or ""
         record = named_job.finished(job, KEY, words)
         named = f"{KEY}={words}: {job.job_id}"
         if FACT in record.result.facts:
-            raise ConfigError(f"{named} has {KEY} itself: name a job that asks all of its questions")
+            raise ConfigError(
+                f"{named} has {KEY} itself: name a job that asks all of its questions"
+            )
         mine = dict(flatten(config))
         theirs = {key: record.params.get(key, mine[key]) for key in ALIKE}
-        other = [f"{key} ({value}, here {mine[key]})" for key, value in theirs.items() if value != mine[key]]
+        other = [
+            f"{key} ({value}, here {mine[key]})"
+            for key, value in theirs.items()
+            if value != mine[key]
+        ]
         if record.task_version != version:
             other.append(f"the version of the task ({record.task_version}, here {version})")
         if other:
-            raise ConfigError(f"{named} differs in {', '.join(other)}: its verdicts cannot be paired with this job's")
+            raise ConfigError(
+                f"{named} differs in {', '.join(other)}: its verdicts cannot be paired with this job's"
+            )
         samples = read_samples(job.samples_path)
         for item in items:
             sample = samples.get(item.number)
@@ -117,10 +143,13 @@ class EarlyStop(Policy):
         solved = [samples[number].solved for number in numbers]
         cut_off = [samples[number].answer.verdict is Verdict.cut_off for number in numbers]
         ahead = max(MIN_AHEAD, config.generation.batch_size or 0)
-        return cls(words, job, solved, cut_off, numbers, ahead, comparisons_of(task), margin_of(task))
+        return cls(
+            words, job, solved, cut_off, numbers, ahead, comparisons_of(task), margin_of(task)
+        )
 
     def begin(self, settled: Mapping[int, Sample]) -> int | None:
-        """Begin with the samples that exist; return how many questions are enough, None to continue."""
+        """Begin with the samples that exist; return how many questions are enough, None to
+        continue."""
         self.bets = RunningBets(self.comparisons, self.margin)
         self.asked, self._waiting = 0, dict(settled)
         return self._go_on()
@@ -131,21 +160,26 @@ class EarlyStop(Policy):
         return self._go_on()
 
     def ahead(self, ended: int) -> int:
-        """Return as many as have ended: no more answers are discarded at the end than were needed."""
+        """Return as many as have ended: no more answers are discarded at the end than were
+        needed."""
         return max(self.min_ahead, ended)
 
     def _go_on(self) -> int | None:
-        """Take samples up to the first question without one; errors, and questions left out, make no pairs."""
+        """Take samples up to the first question without one; errors, and questions left out, make
+        no pairs."""
         while not self.bets.is_decided and self.asked < len(self.numbers):
             if (sample := self._waiting.pop(self.numbers[self.asked], None)) is None:
                 break
             if not sample.failed and not sample.left_out:
                 is_cut_off = sample.answer.verdict is Verdict.cut_off
-                self.bets.add(sample.solved, self.solved[self.asked], is_cut_off, self.cut_off[self.asked])
+                self.bets.add(
+                    sample.solved, self.solved[self.asked], is_cut_off, self.cut_off[self.asked]
+                )
             self.asked += 1
         return self.asked if self.bets.is_decided else None
 
-    # ----------------------------------------------------------------------------------------------------- reports
+    # -----------------------------------------------------------------------------------------------------
+    # reports
 
     def news(self) -> dict[str, str]:
         """What the progress bar shows."""
@@ -155,7 +189,11 @@ class EarlyStop(Policy):
     def metrics(self) -> dict[str, float]:
         """The job's metrics; the difference is this job's accuracy minus the baseline's."""
         figures = {f"early_stop_{name}": value for name, value in self.bets.figures.items()}
-        return {"questions_asked": self.asked, "questions_left": len(self.solved) - self.asked, **figures}
+        return {
+            "questions_asked": self.asked,
+            "questions_left": len(self.solved) - self.asked,
+            **figures,
+        }
 
     @property
     def facts(self) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""Judges the answers of task=gsm8k, each once: where its completion ends, or where it is read from the disk."""
+"""Judges the answers of task=gsm8k, each once: where its completion ends, or where it is read from
+the disk."""
 
 from __future__ import annotations
 
@@ -77,16 +78,27 @@ class Judge:
             return f"holds {len(sample.answers)} answers, and this job asks for {self.task.samples}"
         today = self.judged(sample).sample
         # whether an expression can be compared in time may depend on what else the machine does
-        is_uncertain = any(WHY_NOT in (answer.extracted or {}) for answer in (*today.answers, *sample.answers))
-        return None if today == sample or is_uncertain else "was judged differently than its text is today"
+        is_uncertain = any(
+            WHY_NOT in (answer.extracted or {}) for answer in (*today.answers, *sample.answers)
+        )
+        return (
+            None
+            if today == sample or is_uncertain
+            else "was judged differently than its text is today"
+        )
 
     def adopted(self, sample: Sample) -> Sample | None:
-        """Return another job's sample as one of this job, judged anew; None if it answers another question.
+        """Return another job's sample as one of this job, judged anew; None if it answers another
+        question.
 
         The other job may read answers by another rule, and may count other questions, in families.
         """
         item = self.items.get(sample.index)
-        if item is None or sample.question != item.question or len(sample.answers) != self.task.samples:
+        if (
+            item is None
+            or sample.question != item.question
+            or len(sample.answers) != self.task.samples
+        ):
             return None
         return self.judged(sample).sample
 
@@ -99,7 +111,11 @@ class Judge:
         judgements = [judge(answer, item.gold, self.task.gold_scorer) for answer in sample.answers]
         votes = self._votes(judgements)
         answers = [
-            replace(answer, extracted=judgement.found | judgement.reasons, verdict=judgement.verdicts[way])
+            replace(
+                answer,
+                extracted=judgement.found | judgement.reasons,
+                verdict=judgement.verdicts[way],
+            )
             for answer, judgement in zip(sample.answers, judgements, strict=True)
         ]
         answer = answers[votes[way].winner]
@@ -111,7 +127,13 @@ class Judge:
                 verdict=votes[way].verdict,
             )
             sample = replace(sample, choices=answers)
-        sample = replace(sample, question=item.question, gold=item.gold, cluster=item.cluster, left_out=item.left_out)
+        sample = replace(
+            sample,
+            question=item.question,
+            gold=item.gold,
+            cluster=item.cluster,
+            left_out=item.left_out,
+        )
         sample = replace(sample, answer=answer)
         self._judged[sample.index] = judged = Judged(sample, judgements, votes)
         return judged
@@ -121,4 +143,6 @@ class Judge:
         scorer = self.task.gold_scorer
         if scorer is None:
             return {way: elect(judgements, way) for way in self.task.ways_to_judge}
-        return {way: elect(judgements, way, scorer_of(scorer).among) for way in self.task.ways_to_judge}
+        return {
+            way: elect(judgements, way, scorer_of(scorer).among) for way in self.task.ways_to_judge
+        }

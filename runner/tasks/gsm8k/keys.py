@@ -25,10 +25,13 @@ MARGIN = Takes(
     lambda points: 0 < points < 100,
     "must be a number of percentage points between 0 and 100, such as 2, or null for no margin",
 )
-OF_EARLY_STOP = Inert("counts among the hashes of a job that is compared while it runs, and nowhere else")
+OF_EARLY_STOP = Inert(
+    "counts among the hashes of a job that is compared while it runs, and nowhere else"
+)
 AUTO = "auto"
-# task.check_invariance=auto asks one question of so many again, in jobs with at least MIN_QUESTIONS_CHECKED: fewer than
-# five answers would show next to nothing, and a short job has no others to ask them beside
+# task.check_invariance=auto asks one question of so many again, in jobs with at least
+# MIN_QUESTIONS_CHECKED: fewer than five answers would show next to nothing, and a short job has no
+# others to ask them beside
 QUESTIONS_A_CHECK = 100
 MIN_QUESTIONS_CHECKED = 500
 MAX_CHOICES = 26  # of a question: a letter for each
@@ -49,11 +52,15 @@ class Gsm8kConfig(ExamplesConfig):
     samples: int = setting(1, takes=within(1, MAX_SAMPLES))
     repeat: int = setting(0, UNLESS_DEFAULT, least(0))
     rotate: int = setting(1, SELECTS, within(1, MAX_CHOICES))
-    check_invariance: int | str = setting(AUTO, DefaultAs(0))  # the check adds metrics and changes no answer
+    check_invariance: int | str = setting(
+        AUTO, DefaultAs(0)
+    )  # the check adds metrics and changes no answer
     check_contamination: int = setting(0, takes=least(0))
     early_stop_vs: str | None = setting(None, OTHER_JOB, WORDS_FOR_A_JOB)
     early_stop_margin: float | None = setting(None, OF_EARLY_STOP, MARGIN)
-    early_stop_comparisons: int | None = setting(None, OF_EARLY_STOP, least(1, ", or null: the grid counts them"))
+    early_stop_comparisons: int | None = setting(
+        None, OF_EARLY_STOP, least(1, ", or null: the grid counts them")
+    )
     show_prompt: int = setting(0, Inert("how many prompts are shown"), least(0))
 
     def __post_init__(self) -> None:
@@ -68,7 +75,9 @@ class Gsm8kConfig(ExamplesConfig):
         for key in ("check_invariance", "check_contamination"):
             need = "it checks a score, and task.early_stop_vs may end before all are scored: leave one of the two out"
             is_asked = getattr(self, key) not in (0, AUTO)
-            check(self.early_stop_vs is None or not is_asked, f"task.{key}", getattr(self, key), need)
+            check(
+                self.early_stop_vs is None or not is_asked, f"task.{key}", getattr(self, key), need
+            )
         self._check_early_stop()
         need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
         check(self.early_stop_vs is None or self.rotate == 1, "task.rotate", self.rotate, need)
@@ -78,15 +87,31 @@ class Gsm8kConfig(ExamplesConfig):
         check(self.early_stop_vs is None or not self.repeat, "task.repeat", self.repeat, need)
         if self.prompt is PromptStyle.lm_eval_5shot:
             fixed = f"task.prompt={self.prompt.value} is what lm-evaluation-harness sends"
-            check(self.shots == 0, "task.shots", self.shots, f"{fixed}, with five of its own: leave it out")
-            check(self.template is None, "task.template", repr(self.template), f"{fixed}: use task.prompt=text or chat")
+            check(
+                self.shots == 0,
+                "task.shots",
+                self.shots,
+                f"{fixed}, with five of its own: leave it out",
+            )
+            check(
+                self.template is None,
+                "task.template",
+                repr(self.template),
+                f"{fixed}: use task.prompt=text or chat",
+            )
         self.check_wording()
 
     def _check_scorer(self) -> None:
-        """Reject a scorer that no plug-in has, keys that it would ignore, and an extractor that reads no expression."""
+        """Reject a scorer that no plug-in has, keys that it would ignore, and an extractor that
+        reads no expression."""
         is_math, is_expression = self.extractor is Extractor.math, self.gold is Gold.expression
         need = "only task.extractor=math reads expressions: give it, or another kind of gold answer"
-        check(is_math or self.scorer is not None or not is_expression, "task.gold", self.gold.value, need)
+        check(
+            is_math or self.scorer is not None or not is_expression,
+            "task.gold",
+            self.gold.value,
+            need,
+        )
         if self.scorer is None and not is_math:
             return
         if self.scorer is not None:
@@ -94,7 +119,10 @@ class Gsm8kConfig(ExamplesConfig):
             need = "an extractor has this name, too: the plug-in needs another"
             check(self.scorer not in Extractor.__members__, "task.scorer", self.scorer, need)
         ignored = {"gold": self.gold is not (Gold.expression if is_math else Gold.number)}
-        ignored |= {"gold_after": self.gold_after is not None, "choices_key": self.choices_key is not None}
+        ignored |= {
+            "gold_after": self.gold_after is not None,
+            "choices_key": self.choices_key is not None,
+        }
         ignored |= {"extractor": self.scorer is not None and self.extractor is not Extractor.strict}
         ignored |= {"check_contamination": self.check_contamination > 0}
         judge = f"task.scorer={self.scorer}" if self.scorer else "task.extractor=math"
@@ -109,7 +137,8 @@ class Gsm8kConfig(ExamplesConfig):
 
     @property
     def without_asking_again(self) -> Gsm8kConfig:
-        """Return it without the check that would change the answers; one that was asked for stays."""
+        """Return it without the check that would change the answers; one that was asked for
+        stays."""
         return replace(self, check_invariance=0) if self.check_invariance == AUTO else self
 
     @property
@@ -130,13 +159,16 @@ class Gsm8kConfig(ExamplesConfig):
     def _check_early_stop(self) -> None:
         """Reject a margin or a share that nothing is compared by."""
         need = (
-            "there is nothing to decide about without a job to compare with: give task.early_stop_vs, or leave it out"
+            "there is nothing to decide about without a job to compare with: give "
+            "task.early_stop_vs, or leave it out"
         )
         for key in ("early_stop_margin", "early_stop_comparisons"):
             value = getattr(self, key)
             check(value is None or self.early_stop_vs is not None, f"task.{key}", value, need)
         need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
-        check(self.early_stop_vs is None or self.cluster is None, "task.cluster", self.cluster, need)
+        check(
+            self.early_stop_vs is None or self.cluster is None, "task.cluster", self.cluster, need
+        )
 
     @property
     def asks_in_chat(self) -> bool:
@@ -144,10 +176,14 @@ class Gsm8kConfig(ExamplesConfig):
         return self.prompt is PromptStyle.chat
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return the questions, if their number is known; all begin with the same worked examples."""
+        """Return the questions, if their number is known; all begin with the same worked
+        examples."""
         shots = FIXED_SHOTS if self.prompt is PromptStyle.lm_eval_5shot else self.shots
         read = None if read is None else read // self.rotate  # what was read are prompts
-        return [replace(amount, shared_tokens=shots * EXAMPLE_TOKENS) for amount in super().amounts(generation, read)]
+        return [
+            replace(amount, shared_tokens=shots * EXAMPLE_TOKENS)
+            for amount in super().amounts(generation, read)
+        ]
 
     @property
     def questions(self) -> int:
@@ -156,14 +192,16 @@ class Gsm8kConfig(ExamplesConfig):
         return (questions + self.asked_again(questions) + self.check_contamination) * self.samples
 
     def asked_again(self, questions: int) -> int:
-        """Return how many of so many questions are asked a second time; auto: none if the job may stop early."""
+        """Return how many of so many questions are asked a second time; auto: none if the job may
+        stop early."""
         if isinstance(self.check_invariance, int):
             return self.check_invariance
         is_checked = self.early_stop_vs is None and questions >= MIN_QUESTIONS_CHECKED
         return questions // QUESTIONS_A_CHECK if is_checked else 0
 
     def asked_with(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
-        """Return the task with one answer to each question if the model is greedy: all would be the same."""
+        """Return the task with one answer to each question if the model is greedy: all would be the
+        same."""
         if self.samples == 1 or generation.temperature != 0:
             return self, ""
         once = copy(self)

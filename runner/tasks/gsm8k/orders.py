@@ -1,4 +1,5 @@
-"""task.rotate: what answers to the same question in several orders of its choices say about the model."""
+"""task.rotate: what answers to the same question in several orders of its choices say about the
+model."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ TITLE = "choices by position"
 def report(
     judged: Sequence[Judged], items: Mapping[int, Item], task: Gsm8kConfig
 ) -> tuple[CheckOutcome, list[dict[str, float | str]]]:
-    """Return whether the model prefers a position, how often it chooses the same text, and a table by position.
+    """Return whether the model prefers a position, how often it chooses the same text, and a table
+    by position.
 
     Questions of which an order has no answer are left out.
     """
@@ -46,10 +48,14 @@ def report(
     same = [_chosen_texts(one) for one in asked]
     metrics = {
         "questions_in_all_orders": len(whole),
-        **{f"position_bias_points{end}": 100 * value for end, value in zip(ENDS, ends, strict=True)},
+        **{
+            f"position_bias_points{end}": 100 * value for end, value in zip(ENDS, ends, strict=True)
+        },
         "position_bias_p": bias.p,
-        "same_in_all_orders_share": sum(len(texts) == 1 and None not in texts for texts in same) / len(whole),
-        "right_in_all_orders_share": sum(all(it.sample.solved for it in some) for some in whole) / len(whole),
+        "same_in_all_orders_share": sum(len(texts) == 1 and None not in texts for texts in same)
+        / len(whole),
+        "right_in_all_orders_share": sum(all(it.sample.solved for it in some) for some in whole)
+        / len(whole),
     }
     rows: list[dict[str, float | str]] = [
         {
@@ -79,7 +85,8 @@ def _asked(some: Sequence[Judged], items: Mapping[int, Item], task: Gsm8kConfig)
     choices = len(its_items[0].choices)
     letters = [it.votes[task.judged_by].answer for it in some]
     picks = [
-        LETTERS.index(letter) if letter is not None and letter in LETTERS[:choices] else None for letter in letters
+        LETTERS.index(letter) if letter is not None and letter in LETTERS[:choices] else None
+        for letter in letters
     ]
     from runner_compare.statistics import AskedInOrders
 

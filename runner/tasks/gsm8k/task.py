@@ -1,4 +1,5 @@
-"""task=gsm8k: send word problems to the engine, extract the number, compare it with the gold answer."""
+"""task=gsm8k: send word problems to the engine, extract the number, compare it with the gold
+answer."""
 
 from __future__ import annotations
 
@@ -65,20 +66,23 @@ FROM_LEDGER = True
 log = logging.getLogger(__name__)
 
 
-# Jobs that differ in these only have the same answers to the same questions, and reuse each other's.
+# Jobs that differ in these only have the same answers to the same questions, and reuse each
+# other's.
 OF_JUDGING = {"task.scorer", "task.scorer.package", PACKAGE}  # a reused text is judged anew
 IGNORED_FOR_REUSE = frozenset(
     {"data", "only", "without", "twins", "clusters", *OF_EARLY_STOP, *OF_JUDGING}
     | {"task.limit", "task.check_invariance", "task.check_contamination"}
 )
-# The extractor is ignored, too; it counts as the usual one, as it did for the jobs that earlier versions have recorded.
+# The extractor is ignored, too; it counts as the usual one, as it did for the jobs that earlier
+# versions have recorded.
 USUAL_FOR_REUSE = {EXTRACTOR: Extractor.strict}
 NO_QUESTION = Item("QUESTION", "", "")  # placeholder, to show the form of all prompts
 
 
 @dataclass
 class Problems(Inputs):
-    """The questions of the job, the worked examples that go before each, the twins of some, and the baseline."""
+    """The questions of the job, the worked examples that go before each, the twins of some, and the
+    baseline."""
 
     task: Gsm8kConfig
     items: list[Item]
@@ -122,7 +126,8 @@ def run(inputs: Problems, context: Context) -> Result:
 
 
 def ask_and_judge(inputs: Problems, context: Context) -> Result:
-    """Generate what is not on disk yet, judge each completion, add up, and report how far the score can be trusted."""
+    """Generate what is not on disk yet, judge each completion, add up, and report how far the score
+    can be trusted."""
     task, items = inputs.task, by_number(inputs.items)
     if task.show_prompt:
         log.info("%s", prompts_shown(context.resolved, first_requests(inputs)))
@@ -133,7 +138,9 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     positions.say_before_the_load(positions.of_questions(context.resolved, requests))
     again, judge = asking_again(inputs, requests, context), Judge(task, items)
     with closing(again) if again is not None else nullcontext():
-        done = collect(requests, context, judge, policies_of(inputs, requests, context, early_stop, again))
+        done = collect(
+            requests, context, judge, policies_of(inputs, requests, context, early_stop, again)
+        )
     counted = [judge.judged(sample) for sample in done.samples if not sample.left_out]
     metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
     facts = done.facts
@@ -148,13 +155,20 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
         result.notes += of_orders.notes
         result.tables[BY_POSITION] = by_position
     result.notes += same_letter_words(inputs.items, task.rotate)
-    result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
+    result.notes += [
+        *choice_words(task, inputs.items),
+        *unlike_lm_eval(task, context.config.generation),
+    ]
     limit = context.config.generation.max_new_tokens
     params = {LIMIT: str(limit), EXTRACTOR: task.extractor.value, SCORER: task.scorer or "null"}
-    result.notes += filter(None, [cut_off_words(metrics, params), unread_note([("", metrics, params)])])
+    result.notes += filter(
+        None, [cut_off_words(metrics, params), unread_note([("", metrics, params)])]
+    )
     if any(it.sample.cut_off_answers for it in counted):
         has_budget = context.config.generation.thinking_tokens is not None
-        finishing = Finishing.of(lengths_of((one for it in counted for one in it.sample.answers), has_budget))
+        finishing = Finishing.of(
+            lengths_of((one for it in counted for one in it.sample.answers), has_budget)
+        )
         result.metrics |= finishing.metrics
         result.notes.append(finishing.words(limit, metrics.get("decode_tok_per_s")))
     result.notes += [*warnings(metrics, facts), *not_compared(counted)]
@@ -167,10 +181,18 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
 
 
 def policies_of(
-    inputs: Problems, requests: list[Request], context: Context, early_stop: EarlyStop | None, again: AskingAgain | None
+    inputs: Problems,
+    requests: list[Request],
+    context: Context,
+    early_stop: EarlyStop | None,
+    again: AskingAgain | None,
 ) -> list[Policy]:
     """Return what the job does beside asking each question once."""
-    policies: list[Policy] = [PromptForm(inputs, requests[0]), OrderOfRepeat(inputs.task.repeat), Accuracy(context)]
+    policies: list[Policy] = [
+        PromptForm(inputs, requests[0]),
+        OrderOfRepeat(inputs.task.repeat),
+        Accuracy(context),
+    ]
     policies += [policy for policy in (early_stop, again) if policy is not None]
     return policies
 
@@ -195,7 +217,9 @@ class Accuracy(Policy):
     """The accuracy so far, which the progress bar shows."""
 
     def __init__(self, context: Context) -> None:
-        self._shares = [sample.right_share() for sample in context.recorder.done.values() if not sample.left_out]
+        self._shares = [
+            sample.right_share() for sample in context.recorder.done.values() if not sample.left_out
+        ]
 
     def answered(self, sample: Sample) -> None:
         """Count an answer."""
@@ -208,10 +232,15 @@ class Accuracy(Policy):
 
 
 def asking_again(inputs: Problems, requests: list[Request], context: Context) -> AskingAgain | None:
-    """Return what asks some questions a second time beside the others; None if none is asked in this way."""
+    """Return what asks some questions a second time beside the others; None if none is asked in
+    this way."""
     task = inputs.task
     count = task.asked_again(len(requests)) if task.check_invariance == AUTO else 0
-    return AskingAgain(requests[:count], context, Judge(task, by_number(inputs.items))) if count else None
+    return (
+        AskingAgain(requests[:count], context, Judge(task, by_number(inputs.items)))
+        if count
+        else None
+    )
 
 
 def deliver(inputs: Problems, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
@@ -221,8 +250,13 @@ def deliver(inputs: Problems, resolved: ResolvedJob, job: Job, result: Result) -
 
 
 def preview(inputs: Problems, resolved: ResolvedJob) -> str:
-    """Say which questions count, with which job this one is compared, and show the first prompts if requested."""
-    early_stop = "" if inputs.baseline is None else preview_baseline(inputs.task, inputs.baseline, len(inputs.items))
+    """Say which questions count, with which job this one is compared, and show the first prompts if
+    requested."""
+    early_stop = (
+        ""
+        if inputs.baseline is None
+        else preview_baseline(inputs.task, inputs.baseline, len(inputs.items))
+    )
     chosen = choice_words(inputs.task, inputs.items)
     chosen += positions.of_questions(resolved, requests_for(inputs, by_number(inputs.items)))
     shown = prompts_shown(resolved, first_requests(inputs))
@@ -230,7 +264,8 @@ def preview(inputs: Problems, resolved: ResolvedJob) -> str:
 
 
 def questions_left(inputs: Problems, job: Job) -> int:
-    """Return how many questions no job on disk has answered yet; at least one where checks ask further ones."""
+    """Return how many questions no job on disk has answered yet; at least one where checks ask
+    further ones."""
     task = inputs.task
     has_checks = bool(inputs.twins) or task.check_invariance not in (0, AUTO)
     left = left_to_ask(job, {item.number: item.question for item in inputs.items}, task.samples)
@@ -243,7 +278,11 @@ def first_requests(inputs: Problems) -> list[Request]:
 
 
 def checks(
-    inputs: Problems, requests: list[Request], samples: list[Sample], context: Context, again: AskingAgain | None
+    inputs: Problems,
+    requests: list[Request],
+    samples: list[Sample],
+    context: Context,
+    again: AskingAgain | None,
 ) -> Iterator[CheckOutcome]:
     """Yield the outcomes of the checks that are requested."""
     task, twins = inputs.task, inputs.twins
@@ -255,13 +294,17 @@ def checks(
         yield check_invariance(first, samples, context, Judge(task, items))
     if task.check_contamination:
         wanted = min(task.check_contamination, len(inputs.items))
-        yield check_contamination(requests_for(inputs, twins), samples, context, Judge(task, twins), wanted)
+        yield check_contamination(
+            requests_for(inputs, twins), samples, context, Judge(task, twins), wanted
+        )
 
 
 def requests_for(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
     """Return the request for each question, by its number."""
     task = inputs.task
-    prompts = {number: build_prompt(task, item, inputs.shots[number]) for number, item in items.items()}
+    prompts = {
+        number: build_prompt(task, item, inputs.shots[number]) for number, item in items.items()
+    }
     return [
         Request(number, prompt, stop_texts(task), n=task.samples, random_id=random_id(task, number))
         for number, prompt in prompts.items()

@@ -1,9 +1,11 @@
-"""How far a score can be trusted: metrics and warnings beside the accuracy of `task=gsm8k`, and two checks.
+"""How far a score can be trusted: metrics and warnings beside the accuracy of `task=gsm8k`, and two
+checks.
 
-Not a task. The report costs nothing and comes with every score. The checks ask the model more questions:
-`task.check_invariance` asks the first ones again: a few beside the others (asking_again.py), or as many as are wanted,
-alone and in another order. `task.check_contamination` asks their twins, the same stories with other numbers. Both are
-recorded in files of their own beside the samples.
+Not a task. The report costs nothing and comes with every score. The checks ask the model more
+questions: `task.check_invariance` asks the first ones again: a few beside the others
+(asking_again.py), or as many as are wanted, alone and in another order. `task.check_contamination`
+asks their twins, the same stories with other numbers. Both are recorded in files of their own
+beside the samples.
 """
 
 from __future__ import annotations
@@ -35,15 +37,18 @@ class CheckOutcome:
     problems: list[str] = field(default_factory=list)
 
 
-# --------------------------------------------------------------------------------------------------- the report
+# ---------------------------------------------------------------------------------------------------
+# the report
 
 
 def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str, float]:
-    """Return the accuracy by each extractor, how often they disagree, and counts of hidden problems."""
+    """Return the accuracy by each extractor, how often they disagree, and counts of hidden
+    problems."""
     ways = judged[0].votes if judged else ()
     verdicts = {way: [it.votes[way].verdict for it in judged] for way in ways}
     report: dict[str, float] = {
-        f"accuracy/{way}": sum(it.votes[way].pass_at(1) for it in judged) / len(judged) for way in ways
+        f"accuracy/{way}": sum(it.votes[way].pass_at(1) for it in judged) / len(judged)
+        for way in ways
     }
     if Extractor.strict in verdicts:
         pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
@@ -59,14 +64,20 @@ def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str
 
 
 def _found_by_each(judged: Sequence[Judged]) -> dict[str, float]:
-    """Return how many answers ended by themselves, and in how many of these each extractor found one."""
+    """Return how many answers ended by themselves, and in how many of these each extractor found
+    one."""
     pairs = [
         (text, judgement)
         for it in judged
         for text, judgement in zip(it.sample.answers, it.answers, strict=True)
         if text.finish_reason is FinishReason.stop
     ]
-    found = Counter(way for _, judgement in pairs for way, answer in judgement.found.items() if answer is not None)
+    found = Counter(
+        way
+        for _, judgement in pairs
+        for way, answer in judgement.found.items()
+        if answer is not None
+    )
     return {ENDED: len(pairs), **{f"{FOUND}{each.value}": found[each.value] for each in OF_NUMBERS}}
 
 
@@ -84,7 +95,9 @@ def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str
             "task.prompt=chat"
         )
     if removed := int(metrics["thinking_removed"]):
-        warned.append(f"thinking was removed from {counted(removed, 'answer')}: only what follows it was judged")
+        warned.append(
+            f"thinking was removed from {counted(removed, 'answer')}: only what follows it was judged"
+        )
     if thinking := int(metrics["cut_off_thinking"]):
         warned.append(
             f"{counted(thinking, 'answer')} ended while the model was still thinking, which counts as cut off: give it "
@@ -105,28 +118,39 @@ def not_compared(judged: Sequence[Judged]) -> list[str]:
     if not found:
         return []
     some = few([f"question {index} {why}" for index, why in found], 3)
-    return [f"{counted(len(found), 'answer')} could not be compared with the right one, and counts as wrong: {some}"]
+    return [
+        f"{counted(len(found), 'answer')} could not be compared with the right one, and counts as wrong: {some}"
+    ]
 
 
 def by_number_of_answers(
     judged: Sequence[Judged], task: Gsm8kConfig
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return metrics and a table of pass@k, maj@k and pass^k for the first 1, 2, 4 … answers to each question."""
+    """Return metrics and a table of pass@k, maj@k and pass^k for the first 1, 2, 4 … answers to
+    each question."""
     if task.samples == 1:
         return {}, []
     votes = [it.votes[task.judged_by] for it in judged]
-    metrics: dict[str, float] = {"answers_each": task.samples, "tied_votes": sum(vote.tied for vote in votes)}
+    metrics: dict[str, float] = {
+        "answers_each": task.samples,
+        "tied_votes": sum(vote.tied for vote in votes),
+    }
     rows = []
     for k in sizes(task.samples):
         passed = sum(vote.pass_at(k) for vote in votes) / len(votes)
         elected = sum(vote.majority_at(k) for vote in votes) / len(votes)
         all_right = sum(vote.all_at(k) for vote in votes) / len(votes)
-        metrics |= {f"pass_at_k/{k}": passed, f"maj_at_k/{k}": elected, f"pass_hat_k/{k}": all_right}
+        metrics |= {
+            f"pass_at_k/{k}": passed,
+            f"maj_at_k/{k}": elected,
+            f"pass_hat_k/{k}": all_right,
+        }
         rows.append({"k": k, "pass@k": passed, "maj@k": elected, "pass^k": all_right})
     return metrics, rows
 
 
-# --------------------------------------------------------------------------------------------------- the checks
+# ---------------------------------------------------------------------------------------------------
+# the checks
 
 
 def check_invariance(
@@ -146,14 +170,20 @@ def check_invariance(
 def changed_answers(samples: Sequence[Sample], again: Sequence[Sample], how: str) -> CheckOutcome:
     """Count the answers that changed when their questions were asked again."""
     before = {sample.index: sample for sample in samples if not sample.failed}
-    pairs = [(before[sample.index], sample) for sample in again if not sample.failed and sample.index in before]
+    pairs = [
+        (before[sample.index], sample)
+        for sample in again
+        if not sample.failed and sample.index in before
+    ]
     if not pairs:
         return CheckOutcome()
     texts = sum(
-        [answer.parts for answer in old.answers] != [answer.parts for answer in new.answers] for old, new in pairs
+        [answer.parts for answer in old.answers] != [answer.parts for answer in new.answers]
+        for old, new in pairs
     )
     verdicts = sum(
-        (old.answer.verdict, old.answer.extracted) != (new.answer.verdict, new.answer.extracted) for old, new in pairs
+        (old.answer.verdict, old.answer.extracted) != (new.answer.verdict, new.answer.extracted)
+        for old, new in pairs
     )
     metrics = {
         "asked_again": len(pairs),
@@ -181,7 +211,9 @@ def check_contamination(
     """Ask the twins of questions, and compare which of each pair was solved."""
     twins, problems = collect_beside("asking twins", requests, context, TWINS, judge)
     before = {sample.index: sample for sample in samples if not sample.failed}
-    answered = [(before[twin.index], twin) for twin in twins if twin.index in before and not twin.failed]
+    answered = [
+        (before[twin.index], twin) for twin in twins if twin.index in before and not twin.failed
+    ]
     solved = [(old.solved, new.solved) for old, new in answered]
     only_original, only_twin = solved.count((True, False)), solved.count((False, True))
     (effect,) = judge_tests([McNemar(only_original, only_twin, len(solved))])

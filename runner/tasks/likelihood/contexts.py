@@ -1,8 +1,10 @@
-"""task.contexts: the last tokens of each text, scored after so many tokens of context, for each of several numbers.
+"""task.contexts: the last tokens of each text, scored after so many tokens of context, for each of
+several numbers.
 
-Not a task. A longer context holds the tokens of the shorter ones, but none of their keys and values: each of these
-depends on all tokens before it. So each context is read anew, and nothing is shared. A text that is too short for the
-longest context is in none of them: all contexts are compared over the same texts.
+Not a task. A longer context holds the tokens of the shorter ones, but none of their keys and
+values: each of these depends on all tokens before it. So each context is read anew, and nothing is
+shared. A text that is too short for the longest context is in none of them: all contexts are
+compared over the same texts.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ def check_forms(task: LikelihoodConfig, given: Sequence[Given]) -> None:
 def after_contexts(
     task: LikelihoodConfig, text: str, ids: list[int], special: list[int], unit: int, first: int
 ) -> list[Continuation]:
-    """Return the last tokens of a text after each context; none if the text is too short for the longest.
+    """Return the last tokens of a text after each context; none if the text is too short for the
+    longest.
 
-    A token that the tokenizer puts before a text stands before each context, too, and is not counted in it.
+    A token that the tokenizer puts before a text stands before each context, too, and is not
+    counted in it.
     """
     begin = ids[:1] if ids[:1] == special[:1] else []
     own = ids[len(begin) :]
@@ -43,7 +47,11 @@ def after_contexts(
     )  # fmt: skip
     return [
         Continuation(
-            Request(first + number, (*begin, *own[scored_from - context : scored_from]), continuation=scored),
+            Request(
+                first + number,
+                (*begin, *own[scored_from - context : scored_from]),
+                continuation=scored,
+            ),
             unit,
             size,
             characters,
@@ -57,10 +65,14 @@ def check_any(task: LikelihoodConfig, pieces: Sequence[Continuation]) -> None:
     """Raise ConfigError if all texts are too short."""
     if task.contexts and not pieces:
         need = f"no text of task.data={task.data} has {task.most_tokens:,} tokens: give shorter contexts"
-        raise ConfigError(f"task.contexts=[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}: {need}")
+        raise ConfigError(
+            f"task.contexts=[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}: {need}"
+        )
 
 
-def left_out(task: LikelihoodConfig, given: Sequence[Given], pieces: Sequence[Continuation]) -> list[str]:
+def left_out(
+    task: LikelihoodConfig, given: Sequence[Given], pieces: Sequence[Continuation]
+) -> list[str]:
     """Return a note that names the texts that are too short."""
     units = {piece.unit for piece in pieces}
     missing = [str(unit) for unit in range(len(given)) if unit not in units]

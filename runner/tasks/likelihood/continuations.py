@@ -1,4 +1,5 @@
-"""What is scored of a text at once: an answer, a choice, or one of a long text's windows. Not a task."""
+"""What is scored of a text at once: an answer, a choice, or one of a long text's windows. Not a
+task."""
 
 from __future__ import annotations
 
@@ -36,15 +37,25 @@ class Continuation:
 
 
 def windows(
-    task: LikelihoodConfig, text: str, ids: list[int], special: list[int], unit: int, first: int, are_samples: bool
+    task: LikelihoodConfig,
+    text: str,
+    ids: list[int],
+    special: list[int],
+    unit: int,
+    first: int,
+    are_samples: bool,
 ) -> list[Continuation]:
-    """Cut a text into windows of tokens: each scores the tokens that the one before has not, after those they share.
+    """Cut a text into windows of tokens: each scores the tokens that the one before has not, after
+    those they share.
 
-    The first token of the text has no context and is not scored, unless the tokenizer puts a token before it. The bytes
-    and characters of the text are shared out among its windows by their tokens.
+    The first token of the text has no context and is not scored, unless the tokenizer puts a token
+    before it. The bytes and characters of the text are shared out among its windows by their
+    tokens.
     """
     if len(ids) < 2:
-        raise DataError(f"task.data={task.data}: text {unit} has {len(ids)} token, and the first one is not scored")
+        raise DataError(
+            f"task.data={task.data}: text {unit} has {len(ids)} token, and the first one is not scored"
+        )
     has_begin = ids[:1] == special[:1]  # the tokenizer puts a token before the text
     of_text = len(ids) - has_begin
     pieces: list[Continuation] = []
@@ -64,5 +75,6 @@ def windows(
 
 
 def share(whole: int, part: int, of: int) -> int:
-    """Return the share of `part` tokens out of `of`, rounded so that the shares of a text add up."""
+    """Return the share of `part` tokens out of `of`, rounded so that the shares of a text add
+    up."""
     return round(whole * part / of)

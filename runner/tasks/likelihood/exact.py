@@ -1,8 +1,10 @@
-"""task.exact=true: a model and its reference side by side, compared by whole distributions. Not a task.
+"""task.exact=true: a model and its reference side by side, compared by whole distributions. Not a
+task.
 
-An engine over two engines. The reference reads a batch of texts first, and its distributions wait in memory; this
-model's are compared with them as they come. The memory holds a fixed number (`waiting_places`). If a text has more,
-both models read it again for the rest: a large vocabulary costs time, but no more memory.
+An engine over two engines. The reference reads a batch of texts first, and its distributions wait
+in memory; this model's are compared with them as they come. The memory holds a fixed number
+(`waiting_places`). If a text has more, both models read it again for the rest: a large vocabulary
+costs time, but no more memory.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ NOTHING = Divergence(0.0, 0.0, 0)
 
 
 def second_of(config: RunnerConfig) -> RunnerConfig:
-    """Return the config of the reference that is loaded beside a job's model; ConfigError if that is impossible."""
+    """Return the config of the reference that is loaded beside a job's model; ConfigError if that
+    is impossible."""
     task = own_config(config, LikelihoodConfig)
     words = task.reference or ""
     if is_id(words, task):
@@ -54,7 +57,9 @@ def second_of(config: RunnerConfig) -> RunnerConfig:
     other = overridden(config, KEY, words, SCORING)
     for what, each in ((EXACT, config), (f"{KEY}={words} with {EXACT}", other)):
         require_among(kind_of(each.model).capabilities(each), what, {Capability.distributions})
-    ours, theirs = (shape_of(resolve(each).files.text_settings)["vocab"] for each in (config, other))
+    ours, theirs = (
+        shape_of(resolve(each).files.text_settings)["vocab"] for each in (config, other)
+    )
     check_vocabularies(words, ours, theirs)
     return other
 
@@ -90,7 +95,8 @@ class Waiting:
             self.count = at + end - begin
 
     def within(self, first: int, count: int, most: int) -> tuple[int, int]:
-        """Return which of `count` distributions from position `first` on are among the first `most` ones here."""
+        """Return which of `count` distributions from position `first` on are among the first `most`
+        ones here."""
         return max(self.begin - first, 0), min(self.begin + most - first, count)
 
 
@@ -134,7 +140,9 @@ class SideBySide:
         self.reference = open_engine(context.resolved.second, folder=context.recorder.folder)
         self.words, self.sizes = words, sizes
         self.capabilities = self.own.capabilities
-        self.reports: list[EngineReport] = []  # of this model and of its reference, once they are loaded
+        self.reports: list[
+            EngineReport
+        ] = []  # of this model and of its reference, once they are loaded
         self._divergences: dict[RequestId, TextProgress] = {}
 
     @property
@@ -184,7 +192,8 @@ class SideBySide:
         return self._divergences[completion.id].divergence
 
     def logprobs(self, index: int) -> Sequence[float]:
-        """Return the log-probabilities of such a text's tokens under the reference, and forget the text."""
+        """Return the log-probabilities of such a text's tokens under the reference, and forget the
+        text."""
         return self._divergences.pop(index).reference
 
 
@@ -204,25 +213,37 @@ class SideBySideSession(Session):
     def _advance(self, arrived: list[TextProgress], cancelled: set[RequestId]) -> list[Event]:
         self.courses.extend(arrived)
         ended = [course.request for course in self.courses if course.request.id in cancelled]
-        self.courses = deque(course for course in self.courses if course.request.id not in cancelled)
+        self.courses = deque(
+            course for course in self.courses if course.request.id not in cancelled
+        )
         events: list[Event] = [*_completed(self.own, ended, is_cancelled=True).values()]
         batch = self._next_batch()
         theirs = _completed(
             self.reference,
-            [replace(it.request, top_logprobs=0, drawn_tokens=0, on_logprobs=it.waiting.hear) for it in batch],
+            [
+                replace(it.request, top_logprobs=0, drawn_tokens=0, on_logprobs=it.waiting.hear)
+                for it in batch
+            ],
         )
         failed = {name for name, completion in theirs.items() if completion.error is not None}
-        events += [replace(theirs[name], error=f"the reference: {theirs[name].error}") for name in failed]
+        events += [
+            replace(theirs[name], error=f"the reference: {theirs[name].error}") for name in failed
+        ]
         batch = [course for course in batch if course.request.id not in failed]
         words = self.engine.words
-        ours = _completed(self.own, [replace(it.request, on_logprobs=partial(it.hear, words)) for it in batch])
+        ours = _completed(
+            self.own, [replace(it.request, on_logprobs=partial(it.hear, words)) for it in batch]
+        )
         unfinished = []
         for course in batch:
             mine, other = ours[course.request.id], theirs[course.request.id]
             if mine.error is not None:
                 events.append(mine)
                 continue
-            if (mine.prompt_sha256, mine.answer.token_ids) != (other.prompt_sha256, other.answer.token_ids):
+            if (mine.prompt_sha256, mine.answer.token_ids) != (
+                other.prompt_sha256,
+                other.answer.token_ids,
+            ):
                 raise _other_tokens(words, course.request.id)
             course.advance(mine, other)
             if course.at < course.size:
@@ -239,7 +260,8 @@ class SideBySideSession(Session):
         self.reference.close()
 
     def _next_batch(self) -> list[TextProgress]:
-        """Take the texts whose distributions fit into memory together; of a longer one, as much as fits."""
+        """Take the texts whose distributions fit into memory together; of a longer one, as much as
+        fits."""
         batch: list[TextProgress] = []
         room = self.places
         while self.courses and room > 0 and len(batch) < TEXTS_AT_ONCE:
@@ -275,7 +297,8 @@ def token_counts(
 ) -> dict[RequestId, int]:
     """Return how many tokens each continuation has; of one that begins a text, an estimate.
 
-    ConfigError if the two models would not read the same tokens; only their tokenizers are loaded for this.
+    ConfigError if the two models would not read the same tokens; only their tokenizers are loaded
+    for this.
     """
     assert context.resolved.second is not None
     continuations = [request.continuation or "" for request in requests]
@@ -284,10 +307,14 @@ def token_counts(
         kind_of(resolved.config.model).encoded(resolved, everything)
         for resolved in (context.resolved, context.resolved.second)
     )
-    differing = next((at for at, (mine, its) in enumerate(zip(ours, theirs, strict=True)) if mine != its), None)
+    differing = next(
+        (at for at, (mine, its) in enumerate(zip(ours, theirs, strict=True)) if mine != its), None
+    )
     if differing is not None:
         is_text = differing >= 2 * len(requests)
-        raise _other_tokens(words, differing - 2 * len(requests) if is_text else differing % len(requests))
+        raise _other_tokens(
+            words, differing - 2 * len(requests) if is_text else differing % len(requests)
+        )
     counts = (len(ids) for _, ids in ours[len(requests) : 2 * len(requests)])
     return {request.id: count for request, count in zip(requests, counts, strict=True)}
 

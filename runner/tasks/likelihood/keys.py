@@ -1,4 +1,5 @@
-"""The keys of task=likelihood: which texts are scored, how long ones are cut, and what the model is compared with."""
+"""The keys of task=likelihood: which texts are scored, how long ones are cut, and what the model is
+compared with."""
 
 from __future__ import annotations
 
@@ -23,17 +24,24 @@ BYTES_A_TOKEN = 3.8  # of long texts, with a large vocabulary
 
 @dataclass
 class LikelihoodConfig(WordingConfig, QuestionsConfig):
-    """How probable given texts are (gold answers, any text, multiple choice), and how far from another model's."""
+    """How probable given texts are (gold answers, any text, multiple choice), and how far from
+    another model's."""
 
     module: ClassVar[str] = "runner.tasks.likelihood.task"
     name: ClassVar[str] = "likelihood"
     sized_by: ClassVar[tuple[str, ...]] = ("contexts", "last_tokens")
-    window: int | str = setting(WINDOW, takes=tokens_from(2, ": each token is scored after another one"))
-    stride: int | str | None = setting(None, takes=tokens_from(1, ", or null for half of task.window"))
+    window: int | str = setting(
+        WINDOW, takes=tokens_from(2, ": each token is scored after another one")
+    )
+    stride: int | str | None = setting(
+        None, takes=tokens_from(1, ", or null for half of task.window")
+    )
     contexts: list[str] = field(default_factory=list, metadata={"counts": UNLESS_DEFAULT})
     last_tokens: int | str = setting(LAST_TOKENS, UNLESS_DEFAULT, tokens_from(1))
     keep_top_k: int = setting(
-        0, Inert("adds evidence and changes no number; it counts among the hashes"), least(0, "; 0 keeps none")
+        0,
+        Inert("adds evidence and changes no number; it counts among the hashes"),
+        least(0, "; 0 keeps none"),
     )
     reference: str | None = setting(None, OTHER_JOB, WORDS_FOR_A_JOB)
     repeat: int = setting(0, UNLESS_DEFAULT, least(0))
@@ -44,12 +52,16 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.text_bytes: list[int] | None = None  # no key: of each text that is cut, once the texts are read
+        self.text_bytes: list[int] | None = (
+            None  # no key: of each text that is cut, once the texts are read
+        )
         # 4k and 4096 are one job
         self.window = self.window_tokens = whole(self.window)
         self.stride = None if self.stride is None else whole(self.stride)
         self.last_tokens = self.scored_tokens = whole(self.last_tokens)
-        self.step = self.window_tokens // 2 if self.stride is None else self.stride  # from a window to the next
+        self.step = (
+            self.window_tokens // 2 if self.stride is None else self.stride
+        )  # from a window to the next
         need = "leaves questions out of an accuracy, and texts have none: task.only chooses which texts are scored"
         check(self.without is None, "task.without", self.without, need)
         choices = ", ".join(style.value for style in STYLES)
@@ -57,7 +69,8 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         check(self.prompt in STYLES, "task.prompt", self.prompt.value, need)
         self.check_wording()
         need = (
-            "it shows the noise of likelihoods, and task.reference compares with another job: leave one of the two out"
+            "it shows the noise of likelihoods, and task.reference compares with another "
+            "job: leave one of the two out"
         )
         check(self.reference is None or not self.repeat, "task.repeat", self.repeat, need)
         need = f"must be below task.window={self.window}, or tokens between two windows would not be scored"
@@ -81,11 +94,16 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     @property
     def most_tokens(self) -> int:
         """The tokens of the longest piece of a text that the model reads at once."""
-        return max(self.context_lengths) + self.scored_tokens if self.context_lengths else self.window_tokens
+        return (
+            max(self.context_lengths) + self.scored_tokens
+            if self.context_lengths
+            else self.window_tokens
+        )
 
     @property
     def asks_in_chat(self) -> bool:
-        """Whether an answer is scored behind a question in a chat; a file of texts may have no questions."""
+        """Whether an answer is scored behind a question in a chat; a file of texts may have no
+        questions."""
         return self.prompt is PromptStyle.chat and not self.data.endswith((".txt", ".jsonl"))
 
     @property
@@ -94,26 +112,39 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         return 1 + bool(self.exact)
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return rows whose texts are read and scored; nothing is generated. No text has more tokens than bytes."""
+        """Return rows whose texts are read and scored; nothing is generated. No text has more
+        tokens than bytes."""
         _, prompt_tokens, _ = super().workload(generation, rows)
         longest = None if self.text_bytes is None else max(self.text_bytes, default=0)
         window = self.most_tokens if longest is None else min(self.most_tokens, longest)
         return generation.batch_size or rows, max(prompt_tokens, window), 1
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return the texts, if their number is known; one behind a question counts as a short one."""
+        """Return the texts, if their number is known; one behind a question counts as a short
+        one."""
         count, rows = self.limit if read is None else read, generation.batch_size
         if count is None:
             return []
         if self.context_lengths:
             pieces = [context + self.scored_tokens for context in self.context_lengths]
-            return [Amount(rows, tokens, 1, count, counts_tokens=True) for tokens in pieces] * self.loads
+            return [
+                Amount(rows, tokens, 1, count, counts_tokens=True) for tokens in pieces
+            ] * self.loads
         if self.text_bytes:
-            return [self._in_windows(rows, count, fmean(self.text_bytes) / BYTES_A_TOKEN)] * self.loads
+            return [
+                self._in_windows(rows, count, fmean(self.text_bytes) / BYTES_A_TOKEN)
+            ] * self.loads
         return [Amount(rows, 2 * QUESTION_TOKENS, 1, count)] * self.loads
 
     def _in_windows(self, rows: int | None, count: int, tokens: float) -> Amount:
-        """Return texts of about so many tokens: each window but the first reads some tokens once more."""
+        """Return texts of about so many tokens: each window but the first reads some tokens once
+        more."""
         further = max(0.0, (tokens - self.window_tokens) / self.step)
         read = tokens + further * (self.window_tokens - self.step)
-        return Amount(rows, max(1, round(read)), 1, count, piece_tokens=min(self.window_tokens, max(1, round(tokens))))
+        return Amount(
+            rows,
+            max(1, round(read)),
+            1,
+            count,
+            piece_tokens=min(self.window_tokens, max(1, round(tokens))),
+        )

@@ -1,7 +1,9 @@
-"""Whether the windows of texts fit the model: decided by one function before the load, as far as files tell, and after.
+"""Whether the windows of texts fit the model: decided by one function before the load, as far as
+files tell, and after.
 
-Not a task. Before the load a text that is not longer in bytes than the room needs no counting; longer ones are counted
-with the tokenizer.json beside the weights, by the library that reads it, without the model's own libraries.
+Not a task. Before the load a text that is not longer in bytes than the room needs no counting;
+longer ones are counted with the tokenizer.json beside the weights, by the library that reads it,
+without the model's own libraries.
 """
 
 from __future__ import annotations
@@ -19,11 +21,14 @@ TOKENIZER = "tokenizer.json"
 
 
 def check_window(task: LikelihoodConfig, longest: int, room: float, beyond: str = "") -> None:
-    """Reject windows, the longest of which has so many tokens, that are longer than what the model can read.
+    """Reject windows, the longest of which has so many tokens, that are longer than what the model
+    can read.
 
     beyond: how the model can read them nevertheless, as the end of the message.
     """
-    special = SPECIAL if task.contexts else 0  # it stands before each context, and is none of a window's tokens
+    special = (
+        SPECIAL if task.contexts else 0
+    )  # it stands before each context, and is none of a window's tokens
     if min(longest, task.most_tokens + special) - 1 <= room:
         return
     if task.contexts:
@@ -34,7 +39,9 @@ def check_window(task: LikelihoodConfig, longest: int, room: float, beyond: str 
     raise ConfigError(f"task.window={task.window}: {need}, or less{beyond}")
 
 
-def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved: ResolvedJob) -> list[str]:
+def check_before_the_load(
+    task: LikelihoodConfig, texts: Sequence[str], resolved: ResolvedJob
+) -> list[str]:
     """Reject windows that the model cannot read; return a note where only the load can tell.
 
     The longest window is kept with the task, so that memory is predicted for it.
@@ -48,7 +55,11 @@ def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved
         return []
     if task.most_tokens - 1 <= room:
         return []
-    key = f"task.contexts=[{','.join(task.contexts)}]" if task.contexts else f"task.window={task.window}"
+    key = (
+        f"task.contexts=[{','.join(task.contexts)}]"
+        if task.contexts
+        else f"task.window={task.window}"
+    )
     return [
         f"{key}: the model has room for {room:.0f} tokens, and its tokenizer cannot be read before "
         "the load: a text with more tokens will end the job"
@@ -56,7 +67,8 @@ def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved
 
 
 def longest_of(texts: Sequence[str], resolved: ResolvedJob, room: float) -> int | None:
-    """Return the tokens of the longest text, or its bytes if that is no more than the room; None if unknown."""
+    """Return the tokens of the longest text, or its bytes if that is no more than the room; None if
+    unknown."""
     most = max((len(text.encode()) for text in texts), default=0) + SPECIAL
     if most - 1 <= room:
         return most
@@ -67,9 +79,14 @@ def longest_of(texts: Sequence[str], resolved: ResolvedJob, room: float) -> int 
 
 
 def _tokenizer(resolved: ResolvedJob) -> Any:
-    """Return the tokenizer beside a folder's weights; None if there is none that can be read without the model."""
+    """Return the tokenizer beside a folder's weights; None if there is none that can be read
+    without the model."""
     files = resolved.files
-    if files.model.random_weights or not files.path.is_dir() or not (files.path / TOKENIZER).is_file():
+    if (
+        files.model.random_weights
+        or not files.path.is_dir()
+        or not (files.path / TOKENIZER).is_file()
+    ):
         return None
     from tokenizers import Tokenizer
 

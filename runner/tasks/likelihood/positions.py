@@ -8,8 +8,11 @@ from collections.abc import Sequence
 LEAST = 512  # tokens of the longest window: of shorter ones nothing is kept by position
 
 
-def sums_by_position(before: int, logprobs: Sequence[float], divergences: Sequence[float] = ()) -> list[list[float]]:
-    """Return the sums of a window, the first token of which has so many `before` it: bin, tokens, nats, KL if known.
+def sums_by_position(
+    before: int, logprobs: Sequence[float], divergences: Sequence[float] = ()
+) -> list[list[float]]:
+    """Return the sums of a window, the first token of which has so many `before` it: bin, tokens,
+    nats, KL if known.
 
     Bin b holds the tokens with 2**b to 2**(b + 1) - 1 tokens before them.
     """

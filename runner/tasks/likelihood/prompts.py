@@ -14,14 +14,16 @@ from runner_engine.sessions import check_scored
 
 
 def shown(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) -> str:
-    """Return the first task.show_prompt prompts as the model sees them, each with what is scored after it."""
+    """Return the first task.show_prompt prompts as the model sees them, each with what is scored
+    after it."""
     lines = []
     for number, given in enumerate(rows[: task.show_prompt]):
         if given.form is Form.text:
             how = f"it is scored in windows of {task.window} tokens"
             if task.contexts:
                 how = (
-                    f"its last {task.last_tokens} tokens are scored after {', '.join(task.contexts)} tokens before them"
+                    f"its last {task.last_tokens} tokens are scored after "
+                    f"{', '.join(task.contexts)} tokens before them"
                 )
             lines.append(f"text {number} has no prompt: {how}")
             continue
@@ -32,23 +34,33 @@ def shown(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) 
 
 
 def check(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) -> None:
-    """Refuse questions behind which a text would be scored as a thought, before the model is loaded."""
+    """Refuse questions behind which a text would be scored as a thought, before the model is
+    loaded."""
     asked = next((given for given in rows if given.form is Form.asked), None)
     if asked is not None and not isinstance(prompt := prompt_of(task, asked), str):
         check_scored(prompt, kind_of(resolved.config.model).rendered(resolved, prompt))
 
 
-def look(task: LikelihoodConfig, rows: Sequence[Given], engine: Engine, report: EngineReport) -> None:
+def look(
+    task: LikelihoodConfig, rows: Sequence[Given], engine: Engine, report: EngineReport
+) -> None:
     """Add facts about the prompts of questions, if there are any, to the report."""
     asked = next((given for given in rows if given.form is Form.asked), None)
     if asked is not None:
-        form, first = (Request(0, prompt_of(task, it)) for it in (replace(asked, question="QUESTION"), asked))
+        form, first = (
+            Request(0, prompt_of(task, it)) for it in (replace(asked, question="QUESTION"), asked)
+        )
         look_at_prompts([task.prompt.value], form, first, engine, report)
 
 
 def prompt_of(task: LikelihoodConfig, given: Given) -> Prompt:
-    """Return the prompt before the scored texts of a row: a question in the style of the task, or the row's own."""
-    return build_prompt(task, Item(given.question, "", ""), []) if given.form is Form.asked else given.question
+    """Return the prompt before the scored texts of a row: a question in the style of the task, or
+    the row's own."""
+    return (
+        build_prompt(task, Item(given.question, "", ""), [])
+        if given.form is Form.asked
+        else given.question
+    )
 
 
 def continuation_of(prompt: Prompt, given: Given, text: str) -> str:

@@ -1,4 +1,5 @@
-"""The job that task=likelihood is compared with, and the tokens that it has kept: read once it is finished.
+"""The job that task=likelihood is compared with, and the tokens that it has kept: read once it is
+finished.
 
 Not a task. A job that is its own reference is compared with nothing.
 """
@@ -20,10 +21,11 @@ TOP_K_HASH = "keep_top_k"  # its name among the hashes
 
 
 def find(config: RunnerConfig, version: int, hashes: dict[str, str], is_exact: bool) -> Job | None:
-    """Return the job that a job is compared with, finished or not; None if there is none, or if it is the job itself.
+    """Return the job that a job is compared with, finished or not; None if there is none, or if it
+    is the job itself.
 
-    `hashes` are the job's own. A reference keeps as many tokens as the job itself, or 64; so does the job itself where
-    it is the reference. One that is loaded beside the job need not keep any.
+    `hashes` are the job's own. A reference keeps as many tokens as the job itself, or 64; so does
+    the job itself where it is the reference. One that is loaded beside the job need not keep any.
     """
     task = own_config(config, LikelihoodConfig)
     if task.reference is None:
@@ -43,25 +45,36 @@ class ReferenceJob:
 
     @classmethod
     def read(cls, job: Job, words: str) -> ReferenceJob:
-        """Read a finished job, after waiting for the process that runs it; ConfigError says what to run."""
+        """Read a finished job, after waiting for the process that runs it; ConfigError says what to
+        run."""
         named = f"{KEY}={words}"
         if named_job.wait_for(job) is None:
             if words == job.job_id:
-                usable = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
+                usable = sorted(
+                    path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}")
+                )
                 known = f"such jobs are {few(usable, 6)}" if usable else "there is none yet"
                 raise ConfigError(f"{named}: no finished job in {job.folder.parent}. A reference is run with "
                                   f"task.keep_top_k={KEPT}: {known}")  # fmt: skip
             raise named_job.not_done(KEY, words, job, f" task.keep_top_k={KEPT}")
         path = job.folder / TOP_K
         if not path.is_file():
-            raise ConfigError(f"{named}: {job.job_id} has kept no {TOP_K}: run it with task.keep_top_k={KEPT}")
+            raise ConfigError(
+                f"{named}: {job.job_id} has kept no {TOP_K}: run it with task.keep_top_k={KEPT}"
+            )
         return cls(words, job, read_samples(job.samples_path), read_top_k(path))
 
     def beside(self, request: Request, question: str | None, gold: str | None) -> Request:
-        """Return a request that also asks for the tokens that the reference has kept of this text."""
+        """Return a request that also asks for the tokens that the reference has kept of this
+        text."""
         index = int(request.id)
         sample, kept = self.samples.get(index), self.kept.get(index)
-        if sample is None or kept is None or sample.failed or (sample.question, sample.gold) != (question, gold):
+        if (
+            sample is None
+            or kept is None
+            or sample.failed
+            or (sample.question, sample.gold) != (question, gold)
+        ):
             raise ConfigError(
                 f"{KEY}={self.words}: {self.job.job_id} has not scored text {index} of this job: it was run on other "
                 "data, or with another task.limit, task.offset or task.window"
@@ -69,18 +82,29 @@ class ReferenceJob:
         if len(sample.answer.token_ids) != kept.places:
             raise EvidenceError(f"{self.job.folder / TOP_K}: sample {index} has {kept.places} places, and its text "
                                 f"{len(sample.answer.token_ids)} tokens")  # fmt: skip
-        return replace(request, score_token_ids=kept.ids_by_position(), top_logprobs=max(request.top_logprobs, 1))
+        return replace(
+            request,
+            score_token_ids=kept.ids_by_position(),
+            top_logprobs=max(request.top_logprobs, 1),
+        )
 
     def divergence(self, completion: Completion) -> Divergence:
-        """Return the divergence from the reference over one text; ConfigError if the tokens differ."""
+        """Return the divergence from the reference over one text; ConfigError if the tokens
+        differ."""
         index = int(completion.id)
         sample, kept = self.samples[index], self.kept[index]
-        if (sample.prompt_sha256, sample.answer.token_ids) != (completion.prompt_sha256, completion.answer.token_ids):
+        if (sample.prompt_sha256, sample.answer.token_ids) != (
+            completion.prompt_sha256,
+            completion.answer.token_ids,
+        ):
             raise ConfigError(
                 f"{KEY}={self.words}: {self.job.job_id} has read text {index} as other tokens, after another prompt "
                 "or by another tokenizer: the two models cannot be compared token by token"
             )
-        firsts = [(kept.ids[at * kept.width], best[0][0]) for at, best in enumerate(completion.top_logprobs or [])]
+        firsts = [
+            (kept.ids[at * kept.width], best[0][0])
+            for at, best in enumerate(completion.top_logprobs or [])
+        ]
         same = [theirs == ours for theirs, ours in firsts]
         ours, least = completion.score_token_logprobs or [], completion.min_logprobs or []
         if kept.drawn:
@@ -91,5 +115,6 @@ class ReferenceJob:
         return replace(found, firsts=firsts)
 
     def logprobs(self, index: int) -> Sequence[float]:
-        """Return the log-probabilities of a text's tokens under the reference; none if it did not keep them."""
+        """Return the log-probabilities of a text's tokens under the reference; none if it did not
+        keep them."""
         return self.kept[index].scored

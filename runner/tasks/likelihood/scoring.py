@@ -1,4 +1,5 @@
-"""From completions to samples: what is kept of each text, and which samples on disk belong to a job. Not a task."""
+"""From completions to samples: what is kept of each text, and which samples on disk belong to a
+job. Not a task."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class Reference(Protocol):
         """Return the divergence from the reference over one text."""
 
     def logprobs(self, index: int) -> Sequence[float]:
-        """Return the log-probabilities of the text's tokens under the reference; none if they are not known."""
+        """Return the log-probabilities of the text's tokens under the reference; none if they are
+        not known."""
 
 
 class Scoring(Unjudged):
@@ -40,17 +42,31 @@ class Scoring(Unjudged):
         kept: TopKFile | None,
         apart: DivergenceFile | None,
     ) -> None:
-        self.pieces, self.task, self.reference, self.kept, self.apart = pieces, task, reference, kept, apart
-        windows_of_texts = [piece for piece in pieces.values() if piece.question is None and piece.context is None]
-        self.sums_by_position = max((piece.most_tokens for piece in windows_of_texts), default=0) > LEAST
+        self.pieces, self.task, self.reference, self.kept, self.apart = (
+            pieces,
+            task,
+            reference,
+            kept,
+            apart,
+        )
+        windows_of_texts = [
+            piece for piece in pieces.values() if piece.question is None and piece.context is None
+        ]
+        self.sums_by_position = (
+            max((piece.most_tokens for piece in windows_of_texts), default=0) > LEAST
+        )
 
     def look(self, report: EngineReport) -> None:
         """Reject windows that are longer than what the loaded model can read."""
-        longest = max((piece.most_tokens for piece in self.pieces.values() if piece.question is None), default=0)
+        longest = max(
+            (piece.most_tokens for piece in self.pieces.values() if piece.question is None),
+            default=0,
+        )
         check_window(self.task, longest, report.metrics.get("max_positions", math.inf))
 
     def __call__(self, sample: Sample, *completions: Completion) -> Sample:
-        """Return the sample of a continuation; the tokens that a reference keeps are written to disk first."""
+        """Return the sample of a continuation; the tokens that a reference keeps are written to
+        disk first."""
         (completion,) = completions
         piece = self.pieces[sample.index]
         sample = replace(
@@ -74,7 +90,10 @@ class Scoring(Unjudged):
         )
         divergences: Sequence[float] = ()
         if self.reference is not None and self.apart is not None:
-            far, theirs = self.reference.divergence(completion), self.reference.logprobs(piece.index)
+            far, theirs = (
+                self.reference.divergence(completion),
+                self.reference.logprobs(piece.index),
+            )
             self.apart.add(piece.index, TokenDivergences.of(far, completion.logprobs or [], theirs))
             divergences = far.estimated or far.least
             scored = replace(
@@ -89,7 +108,10 @@ class Scoring(Unjudged):
             scored = replace(scored, by_position=sums_by_position(before, logprobs, divergences))
         if self.kept is not None:
             drawn = completion.drawn_logprobs or []
-            self.kept.add(piece.index, TopK.of(completion.top_logprobs or [], drawn, completion.logprobs or []))
+            self.kept.add(
+                piece.index,
+                TopK.of(completion.top_logprobs or [], drawn, completion.logprobs or []),
+            )
         return replace(sample, likelihood=scored)
 
     def rejection_reason(self, sample: Sample) -> str | None:
@@ -104,8 +126,22 @@ class Scoring(Unjudged):
         is_window = piece.question is None
         if is_window and tuple(sample.answer.token_ids) != piece.request.continuation:
             return f"holds other tokens than text {sample.index} of this job"
-        known = (piece.unit, piece.bytes, piece.characters, piece.is_other, len(sample.answer.token_ids), piece.context)
-        counted = (scored.unit, scored.bytes, scored.characters, scored.is_other, scored.tokens, scored.context)
+        known = (
+            piece.unit,
+            piece.bytes,
+            piece.characters,
+            piece.is_other,
+            len(sample.answer.token_ids),
+            piece.context,
+        )
+        counted = (
+            scored.unit,
+            scored.bytes,
+            scored.characters,
+            scored.is_other,
+            scored.tokens,
+            scored.context,
+        )
         if counted != known:
             return "was counted differently than its text is today"
         if (scored.kl_nats is None) != (self.reference is None):

@@ -1,7 +1,9 @@
-"""task=likelihood: score given texts instead of generating any, and measure the divergence from another model.
+"""task=likelihood: score given texts instead of generating any, and measure the divergence from
+another model.
 
-Gold answers after their questions, texts in windows, multiple choice. Each continuation is one line of samples.jsonl;
-the windows of a text, or the choices of a question, are one sample of the statistics.
+Gold answers after their questions, texts in windows, multiple choice. Each continuation is one line
+of samples.jsonl; the windows of a text, or the choices of a question, are one sample of the
+statistics.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class Texts(Inputs):
 
     task: LikelihoodConfig
     given: list[Given]
-    reference: Job | None  # that must run first; None: there is none, or its model is loaded beside this one
+    reference: (
+        Job | None
+    )  # that must run first; None: there is none, or its model is loaded beside this one
     why_kept: str = ""  # why whole distributions are not compared, where the user left that open
 
 
@@ -66,11 +70,17 @@ def prepare(config: RunnerConfig) -> Texts:
     given = load_given(task)
     contexts.check_forms(task, given)
     task.text_bytes = [len(it.texts[0].encode()) for it in given if it.form is Form.text]
-    needed = {Capability.logprobs} | ({Capability.token_ids} if any(it.form is Form.text for it in given) else set())
+    needed = {Capability.logprobs} | (
+        {Capability.token_ids} if any(it.form is Form.text for it in given) else set()
+    )
     capabilities = kind_of(config.model).capabilities(config)
     require_among(capabilities, "task=likelihood", needed)
     if task.keep_top_k or task.reference is not None:
-        what = f"task.keep_top_k={task.keep_top_k}" if task.reference is None else f"task.reference={task.reference}"
+        what = (
+            f"task.keep_top_k={task.keep_top_k}"
+            if task.reference is None
+            else f"task.reference={task.reference}"
+        )
         require_among(capabilities, what, {Capability.tokenizer})
     # With task.only, the data are the rows that it names.
     hashes = {"data": given_sha256(given)} | cluster_hashes([it.cluster for it in given])
@@ -98,19 +108,24 @@ def run(inputs: Texts, context: Context) -> Result:
     if task.show_prompt:
         log.info("%s", prompts.shown(task, inputs.given, context.resolved))
     reference = None if inputs.reference is None else ReferenceJob.read(inputs.reference, words)
-    pieces = [replace(it, request=_keeping(it.request, task.keep_top_k)) for it in cut(inputs, context)]
+    pieces = [
+        replace(it, request=_keeping(it.request, task.keep_top_k)) for it in cut(inputs, context)
+    ]
     compared_with: Reference | None = reference
     pair: SideBySide | None = None
     if reference is not None:
         pieces = [
-            replace(piece, request=reference.beside(piece.request, piece.question, piece.gold)) for piece in pieces
+            replace(piece, request=reference.beside(piece.request, piece.question, piece.gold))
+            for piece in pieces
         ]
     elif inputs.second is not None:
         counts = token_counts([piece.request for piece in pieces], texts_of(inputs), context, words)
         compared_with = pair = both = SideBySide(context, words, counts)
         context = replace(context, engine=both)
     prompts.check(task, inputs.given, context.resolved)
-    positions.say_before_the_load(positions.of_given(context.resolved, inputs.given, task.most_tokens))
+    positions.say_before_the_load(
+        positions.of_given(context.resolved, inputs.given, task.most_tokens)
+    )
     folder = context.recorder.folder
     kept = TopKFile(folder) if task.keep_top_k else None
     apart = DivergenceFile(folder) if compared_with is not None else None
@@ -123,8 +138,16 @@ def run(inputs: Texts, context: Context) -> Result:
         found = None if apart is None else read_divergences(apart.path)
         if found is not None:
             by_index = {piece.index: piece.request for piece in pieces}
-            decode = kind_of(context.config.model).decoder(context.resolved)  # all may be on disk, and nothing loaded
-            write_worst(folder, [sample for sample in done.samples if not sample.failed], found, by_index, decode)
+            decode = kind_of(context.config.model).decoder(
+                context.resolved
+            )  # all may be on disk, and nothing loaded
+            write_worst(
+                folder,
+                [sample for sample in done.samples if not sample.failed],
+                found,
+                by_index,
+                decode,
+            )
     finally:
         for it in (kept, apart, pair):
             if it is not None:
@@ -137,7 +160,9 @@ def run(inputs: Texts, context: Context) -> Result:
     facts = done.facts | ({"samples": WINDOWS} if is_one_text(inputs) else {})
     if reference is not None:
         facts["reference"] = f"{reference.words} · {reference.job.job_id}"
-    spent = {name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"}  # nothing is decoded
+    spent = {
+        name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"
+    }  # nothing is decoded
     found_of_texts = of_texts(whole, families)
     result = Result(
         found_of_texts.metrics | errors | spent,
@@ -149,7 +174,11 @@ def run(inputs: Texts, context: Context) -> Result:
     if found is not None:
         add_token_figures(result, done.samples, found)
     result.problems = done.problems
-    result.notes += [*filter(None, [inputs.why_kept]), *notes(inputs), *contexts.left_out(task, inputs.given, pieces)]
+    result.notes += [
+        *filter(None, [inputs.why_kept]),
+        *notes(inputs),
+        *contexts.left_out(task, inputs.given, pieces),
+    ]
     result.notes += positions.needless_scaling_of(context.resolved, done.samples)
     return result
 
@@ -161,12 +190,15 @@ def deliver(inputs: Texts, resolved: ResolvedJob, job: Job, result: Result) -> N
 
 
 def preview(inputs: Texts, resolved: ResolvedJob) -> str:
-    """Say what this job will be compared with, whether a scaling of RoPE can help, and show prompts if requested."""
+    """Say what this job will be compared with, whether a scaling of RoPE can help, and show prompts
+    if requested."""
     lines = positions.of_given(resolved, inputs.given, inputs.task.most_tokens)
     if inputs.second is not None:
         lines.append(f"reference: {inputs.task.reference}, loaded beside this model")
     elif inputs.reference is not None:
-        lines.append(f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state(inputs.reference)}")
+        lines.append(
+            f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state(inputs.reference)}"
+        )
         lines.append(inputs.why_kept)
     return "\n".join(filter(None, (*lines, prompts.shown(inputs.task, inputs.given, resolved))))
 
@@ -186,7 +218,8 @@ def notes(inputs: Texts) -> list[str]:
     return lines
 
 
-# ----------------------------------------------------------------------------------------------------- continuations
+# -----------------------------------------------------------------------------------------------------
+# continuations
 
 
 def cut(inputs: Texts, context: Context) -> list[Continuation]:
@@ -203,7 +236,9 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
                 cut_text = contexts.after_contexts(inputs.task, *of_text)
             else:
                 cut_text = windows(inputs.task, *of_text, is_one_text(inputs))
-            pieces += [replace(it, cluster=given.cluster, category=given.category) for it in cut_text]
+            pieces += [
+                replace(it, cluster=given.cluster, category=given.category) for it in cut_text
+            ]
             continue
         prompt = prompts.prompt_of(inputs.task, given)
         for number, text in enumerate(given.texts):
@@ -211,13 +246,16 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
             request = Request(len(pieces), prompt, continuation=continuation)
             size, is_other = len(continuation.encode()), number != given.gold
             kinds = given.cluster, given.category
-            pieces.append(Continuation(request, unit, size, len(text), given.question, text, is_other, *kinds))
+            pieces.append(
+                Continuation(request, unit, size, len(text), given.question, text, is_other, *kinds)
+            )
     contexts.check_any(inputs.task, pieces)
     return pieces
 
 
 def _keeping(request: Request, keep_top_k: int) -> Request:
-    """Return the request with the tokens that it asks for, to be kept: the most probable ones, and some others."""
+    """Return the request with the tokens that it asks for, to be kept: the most probable ones, and
+    some others."""
     return replace(request, top_logprobs=keep_top_k, drawn_tokens=DRAWN) if keep_top_k else request
 
 
@@ -232,14 +270,16 @@ def texts_of(inputs: Texts) -> list[str]:
 
 
 class Watching(Policy):
-    """Looks at the windows and prompts before any is scored, and shows the log-likelihood so far."""
+    """Looks at the windows and prompts before any is scored, and shows the log-likelihood so
+    far."""
 
     def __init__(self, inputs: Texts, scoring: Scoring, pair: SideBySide | None) -> None:
         self.inputs, self.scoring, self.pair = inputs, scoring, pair
         self._nats, self._tokens = 0.0, 0
 
     def loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Reject windows that are too long for a loaded model, and add facts about the prompts to the report."""
+        """Reject windows that are too long for a loaded model, and add facts about the prompts to
+        the report."""
         for loaded in [report] if self.pair is None else self.pair.reports:
             self.scoring.look(loaded)
         prompts.look(self.inputs.task, self.inputs.given, engine, report)

@@ -1,4 +1,5 @@
-"""What a job says of its single tokens: percentiles of their divergence, and the worst in context. Not a task."""
+"""What a job says of its single tokens: percentiles of their divergence, and the worst in context.
+Not a task."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ class WorstToken:
     reference_first: str
 
 
-def add_token_figures(result: Result, samples: Sequence[Sample], found: Mapping[int, TokenDivergences]) -> None:
+def add_token_figures(
+    result: Result, samples: Sequence[Sample], found: Mapping[int, TokenDivergences]
+) -> None:
     """Add the figures of tokens to a job's result; a note says why there are none."""
     texts = texts_of([sample for sample in samples if not sample.failed], found)
     if texts is None:
@@ -47,23 +50,39 @@ def add_token_figures(result: Result, samples: Sequence[Sample], found: Mapping[
         result.metrics |= token_figures(texts)
 
 
-def texts_of(samples: Sequence[Sample], found: Mapping[int, TokenDivergences]) -> list[TextTokens] | None:
-    """Return the tokens of each text, or family of texts, without wrong choices; None if some were not kept."""
-    scored = [sample for sample in samples if sample.likelihood is not None and not sample.likelihood.is_other]
-    longest = max((sample.likelihood.context or 0 for sample in scored if sample.likelihood is not None), default=0)
-    counted = [it for it in scored if it.likelihood is not None and (it.likelihood.context or 0) == longest]
+def texts_of(
+    samples: Sequence[Sample], found: Mapping[int, TokenDivergences]
+) -> list[TextTokens] | None:
+    """Return the tokens of each text, or family of texts, without wrong choices; None if some were
+    not kept."""
+    scored = [
+        sample
+        for sample in samples
+        if sample.likelihood is not None and not sample.likelihood.is_other
+    ]
+    longest = max(
+        (sample.likelihood.context or 0 for sample in scored if sample.likelihood is not None),
+        default=0,
+    )
+    counted = [
+        it for it in scored if it.likelihood is not None and (it.likelihood.context or 0) == longest
+    ]
     has_families = all(it.cluster is not None for it in counted)
     texts: dict[object, TextTokens] = {}
     for sample in counted:
         if (own := found.get(sample.index)) is None:
             return None
         assert sample.likelihood is not None
-        text = texts.setdefault(sample.cluster if has_families else sample.likelihood.unit, TextTokens(sample.category))
+        text = texts.setdefault(
+            sample.cluster if has_families else sample.likelihood.unit, TextTokens(sample.category)
+        )
         text.least += own.least
         text.most += own.most
         text.logprobs += own.logprobs
         text.reference += own.reference
-        text.agreed += sum(ours == theirs for ours, theirs in zip(own.first, own.reference_first, strict=True))
+        text.agreed += sum(
+            ours == theirs for ours, theirs in zip(own.first, own.reference_first, strict=True)
+        )
     return [*texts.values()]
 
 
@@ -84,25 +103,36 @@ def write_worst(
     )  # fmt: skip
     worst = sorted(places, key=lambda place: (-place[0], place[1:]))[:WORST]
     lines = [
-        in_context(by_index[index], found[index], at, requests[index], decode) for nats, index, at in worst if nats > 0
+        in_context(by_index[index], found[index], at, requests[index], decode)
+        for nats, index, at in worst
+        if nats > 0
     ]
     path = folder / WORST_TOKENS
     try:
         path.write_text(
-            "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+            "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines),
+            encoding="utf-8",
         )
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
 def in_context(
-    sample: Sample, own: TokenDivergences, at: int, request: Request, decode: Callable[[Sequence[int]], str]
+    sample: Sample,
+    own: TokenDivergences,
+    at: int,
+    request: Request,
+    decode: Callable[[Sequence[int]], str],
 ) -> WorstToken:
     """Return a token of a sample with the text around it."""
     ids = sample.answer.token_ids
     earlier, prompt = ids[max(0, at - BEFORE) : at], request.prompt
-    if request.continuation is not None and not isinstance(request.continuation, str):  # a window of a text
-        earlier = [*(it for it in prompt[-max(1, BEFORE - at) :] if isinstance(it, int)), *earlier][-BEFORE:]
+    if request.continuation is not None and not isinstance(
+        request.continuation, str
+    ):  # a window of a text
+        earlier = [*(it for it in prompt[-max(1, BEFORE - at) :] if isinstance(it, int)), *earlier][
+            -BEFORE:
+        ]
     begin = (sample.question or "")[-QUESTION_END:] if at < BEFORE else ""
     return WorstToken(
         sample.index,

@@ -1,8 +1,9 @@
-"""How a job is compared with its reference: by whole distributions, or by what the reference kept. Not a task.
+"""How a job is compared with its reference: by whole distributions, or by what the reference kept.
+Not a task.
 
-Where task.exact leaves it open, whole distributions are compared if both models are predicted to fit into the free
-memory beside each other. Free memory changes from hour to hour, and a job's id must not: what has begun in the output
-folder goes on in its way.
+Where task.exact leaves it open, whole distributions are compared if both models are predicted to
+fit into the free memory beside each other. Free memory changes from hour to hour, and a job's id
+must not: what has begun in the output folder goes on in its way.
 """
 
 from __future__ import annotations
@@ -29,14 +30,19 @@ class Way:
 
     is_exact: bool
     hashes: dict[str, str]
-    reference: Job | None = None  # that must run first; None: there is none, or its model is loaded beside the job's
+    reference: Job | None = (
+        None  # that must run first; None: there is none, or its model is loaded beside the job's
+    )
     second: RunnerConfig | None = None  # of the model that is loaded beside
     keep_top_k: int = 0  # of the job itself
     why: str = ""  # why it is not exact, where that was left open
 
 
-def chosen(config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]) -> Way:
-    """Return the way of a job; `categories` are the hashes of the kinds of text, of which tables are made."""
+def chosen(
+    config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
+) -> Way:
+    """Return the way of a job; `categories` are the hashes of the kinds of text, of which tables
+    are made."""
     task = own_config(config, LikelihoodConfig)
     if task.reference is None:
         return Way(False, hashes, keep_top_k=task.keep_top_k)
@@ -67,22 +73,32 @@ def _whole(
     task = own_config(config, LikelihoodConfig)
     reference = find(config, version, hashes, is_exact=True)
     if reference is None:
-        return Way(True, hashes, keep_top_k=task.keep_top_k)  # the job would be compared with itself
+        return Way(
+            True, hashes, keep_top_k=task.keep_top_k
+        )  # the job would be compared with itself
     found = hashes | {"reference": reference.job_id, **categories, EXACT_HASH: "true"}
     return Way(True, found, second=second, keep_top_k=task.keep_top_k)
 
 
-def _kept(config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]) -> Way:
+def _kept(
+    config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
+) -> Way:
     task = own_config(config, LikelihoodConfig)
     reference = find(config, version, hashes, is_exact=False)
     if reference is None:  # the job is the reference: it keeps what the others are compared with
         keep_top_k = task.keep_top_k or KEPT
         return Way(False, hashes | {TOP_K_HASH: str(keep_top_k)}, keep_top_k=keep_top_k)
-    return Way(False, hashes | {"reference": reference.job_id, **categories}, reference, keep_top_k=task.keep_top_k)
+    return Way(
+        False,
+        hashes | {"reference": reference.job_id, **categories},
+        reference,
+        keep_top_k=task.keep_top_k,
+    )
 
 
 def _because(way: Way, why: str) -> Way:
-    """Return the way with the reason why it is not the exact one; a reference is compared with nothing."""
+    """Return the way with the reason why it is not the exact one; a reference is compared with
+    nothing."""
     if way.reference is None:
         return way
     return Way(
@@ -116,7 +132,8 @@ def _why_impossible(config: RunnerConfig) -> tuple[str, RunnerConfig | None]:
 
 
 def _why_too_large(config: RunnerConfig, second: RunnerConfig) -> str:
-    """Say why the two models do not fit beside each other; empty if they do, by the prediction of memory."""
+    """Say why the two models do not fit beside each other; empty if they do, by the prediction of
+    memory."""
     both, alone = resolve(config).beside(second), resolve(second)
     devices = [machine.device_class(one.files.model.device) for one in (both, alone)]
     for one in (both,) if devices[0] == devices[1] else (both, alone):

@@ -1,4 +1,5 @@
-"""Figures from the stages of the memory task: attribution, medians over repeats, predictions, the KV slope."""
+"""Figures from the stages of the memory task: attribution, medians over repeats, predictions, the
+KV slope."""
 
 from __future__ import annotations
 
@@ -20,12 +21,15 @@ Figures = dict[str, float]
 
 @dataclass
 class MemoryRepeat:
-    """One repeat: figures of the stages at the start and of each point, and the points that were not measured."""
+    """One repeat: figures of the stages at the start and of each point, and the points that were
+    not measured."""
 
     start: dict[str, Figures] = field(default_factory=dict)
     stages: dict[tuple[int, str], Figures] = field(default_factory=dict)
     kv: dict[int, tuple[float, int]] = field(default_factory=dict)  # MiB, and of how many tokens
-    speeds: dict[int, Figures] = field(default_factory=dict)  # of the points that were measured to their end
+    speeds: dict[int, Figures] = field(
+        default_factory=dict
+    )  # of the points that were measured to their end
     failed: dict[int, str] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)  # of the engine: metrics, facts, notes
     peak_since_start: bool = False
@@ -35,7 +39,8 @@ class MemoryRepeat:
         return point in self.speeds or point in self.failed
 
     def take(self, event: dict[str, Any]) -> None:
-        """Add a stage, a point or the engine's report, as the probe sends it; of two starts, the first one counts."""
+        """Add a stage, a point or the engine's report, as the probe sends it; of two starts, the
+        first one counts."""
         if "stage" in event:
             self.peak_since_start |= event["peak_since_start"]
             if event["point"] is None:
@@ -67,7 +72,8 @@ class MemoryRepeat:
         return figures[f"peak_{kind}_mib"] - self.start["import"][f"steady_{kind}_mib"]
 
     def parts(self, stage: str, point: int | None = None) -> Figures:
-        """Attribute a stage's peak to resident weights, keys and values, the pass itself, and the rest."""
+        """Attribute a stage's peak to resident weights, keys and values, the pass itself, and the
+        rest."""
         figures = self.start[stage] if point is None else self.stages[point, stage]
         peak_mib = self.over_import_mib(figures)
         is_anonymous = "peak_anon_mib" in figures
@@ -76,7 +82,9 @@ class MemoryRepeat:
         else:
             key = "steady_anon_mib" if is_anonymous else "steady_rss_mib"
             steady_mib = figures[key] - self.start["import"][key]
-        weights_mib = figures["own_weights_mib" if is_anonymous and not self.on_gpu else "weights_mib"]
+        weights_mib = figures[
+            "own_weights_mib" if is_anonymous and not self.on_gpu else "weights_mib"
+        ]
         kv_mib = 0.0
         if point is not None and point in self.kv:
             total_mib, tokens = self.kv[point]
@@ -89,16 +97,20 @@ class MemoryRepeat:
         return max(self.speeds)
 
     def slope(self) -> float | None:
-        """MiB of keys and values for 1,000 tokens, fitted over the points; None if there are too few."""
+        """MiB of keys and values for 1,000 tokens, fitted over the points; None if there are too
+        few."""
         points = [(tokens / 1000, mib) for mib, tokens in self.kv.values()]
         if len({tokens for tokens, _ in points}) < 2:
             return None
         return linear_regression(*zip(*points, strict=True)).slope
 
     def metrics(self) -> dict[str, float]:
-        """Flatten into metrics: the engine's report, the figures of the stages, those of the largest point."""
+        """Flatten into metrics: the engine's report, the figures of the stages, those of the
+        largest point."""
         start, at = self.start["import"], self.largest()
-        stages = {"load": self.start["load"]} | {stage: self.stages[at, stage] for stage in IN_POINTS}
+        stages = {"load": self.start["load"]} | {
+            stage: self.stages[at, stage] for stage in IN_POINTS
+        }
         every = [*self.start.values(), *self.stages.values()]
         end = stages["decode"]
         peak_mib = max(figures["peak_rss_mib"] for figures in every)
@@ -118,7 +130,11 @@ class MemoryRepeat:
             for key in ("peak_rss_mib", "steady_rss_mib", "steady_anon_mib"):
                 metrics[f"{stage}_{key}"] = figures[key]
         highest = max(IN_POINTS, key=lambda stage: self.over_import_mib(stages[stage]))
-        metrics |= {f"{part}_held_mib": value for part, value in self.parts(highest, at).items() if part != "kv"}
+        metrics |= {
+            f"{part}_held_mib": value
+            for part, value in self.parts(highest, at).items()
+            if part != "kv"
+        }
         if at in self.kv:
             metrics["kv_mib"] = self.kv[at][0]
         if (slope := self.slope()) is not None:
@@ -150,7 +166,9 @@ def summarize(
     at = max(run.largest() for run in runs)
     prediction = predicted[at]
     if prediction is None:
-        notes.append("no prediction: it needs the headers of safetensors files, and the checkpoint has none")
+        notes.append(
+            "no prediction: it needs the headers of safetensors files, and the checkpoint has none"
+        )
     else:
         metrics |= _predictions(metrics, prediction, points[at])
     rows = _rows(runs, points, predicted, failed)
@@ -163,11 +181,15 @@ def summarize(
             drawn["kv"].append({"batch": batch, "tokens": kv[0][1], "context": prompt + new, "mib": median(values),
                                 "low": min(values), "high": max(values)})  # fmt: skip
     if prediction is not None:
-        drawn["bytes_per_token"] = prediction.decode_kv_bytes / (points[at][0] * (points[at][1] + points[at][2]))
+        drawn["bytes_per_token"] = prediction.decode_kv_bytes / (
+            points[at][0] * (points[at][1] + points[at][2])
+        )
     return Result(metrics, rows, dict(report["facts"]), notes), drawn
 
 
-def _predictions(metrics: dict[str, float], predicted: Footprint, point: Workload) -> dict[str, float]:
+def _predictions(
+    metrics: dict[str, float], predicted: Footprint, point: Workload
+) -> dict[str, float]:
     """Return the predictions for the largest point, and their relative errors."""
     rows, prompt_tokens, new_tokens = point
     values = {
@@ -182,10 +204,14 @@ def _predictions(metrics: dict[str, float], predicted: Footprint, point: Workloa
     if metrics["weight_mib"]:
         values["weight_prediction_error"] = predicted.weight_mib / metrics["weight_mib"] - 1
         held_mib = metrics["peak_over_baseline_mib"]
-        values["total_prediction_error"] = predicted.total_mib / held_mib - 1 if held_mib > 0 else 0.0
+        values["total_prediction_error"] = (
+            predicted.total_mib / held_mib - 1 if held_mib > 0 else 0.0
+        )
     if metrics.get("kv_mib"):
         # the KV cache was measured when each row had all but its last two tokens
-        cached_mib = predicted.kv_cache_mib * (prompt_tokens + new_tokens - 2) / (prompt_tokens + new_tokens)
+        cached_mib = (
+            predicted.kv_cache_mib * (prompt_tokens + new_tokens - 2) / (prompt_tokens + new_tokens)
+        )
         values["kv_prediction_error"] = cached_mib / metrics["kv_mib"] - 1
     if "kv_per_1000_tokens_mib" in metrics:
         values["predicted_kv_per_1000_tokens_mib"] = (
@@ -194,48 +220,70 @@ def _predictions(metrics: dict[str, float], predicted: Footprint, point: Workloa
     return values
 
 
-def _notes(runs: list[MemoryRepeat], metrics: dict[str, float], failed: dict[int, str]) -> list[str]:
+def _notes(
+    runs: list[MemoryRepeat], metrics: dict[str, float], failed: dict[int, str]
+) -> list[str]:
     notes = []
     if any(run.peak_since_start for run in runs):
-        notes.append("this system cannot reset the high-water mark: peaks count from the start of the process")
+        notes.append(
+            "this system cannot reset the high-water mark: peaks count from the start of the process"
+        )
     if not runs[0].on_gpu:
         notes.append(
             "peaks are the kernel's high-water marks of resident memory above that of the import; during the load, "
             "only memory that belongs to no file counts, sampled every 5 ms"
         )
     if failed:
-        notes.append(f"{len(failed)} of {metrics['points']:.0f} points could not be measured, see their notes")
+        notes.append(
+            f"{len(failed)} of {metrics['points']:.0f} points could not be measured, see their notes"
+        )
     return notes
 
 
 def _rows(
-    runs: list[MemoryRepeat], points: list[Workload], predicted: list[Footprint | None], failed: dict[int, str]
+    runs: list[MemoryRepeat],
+    points: list[Workload],
+    predicted: list[Footprint | None],
+    failed: dict[int, str],
 ) -> list[dict[str, Any]]:
-    """Return one row for each stage of each point: medians over the repeats, and the prediction beside the peak."""
+    """Return one row for each stage of each point: medians over the repeats, and the prediction
+    beside the peak."""
     rows = [_row(runs, None, stage, None, predicted[0]) for stage in AT_START]
     for number, point in enumerate(points):
         measured = [run for run in runs if number in run.speeds]
         if measured:
             rows += [_row(measured, number, stage, point, predicted[number]) for stage in IN_POINTS]
         else:
-            rows.append({"stage": "not measured", "batch": point[0], "context": point[1] + point[2]})
+            rows.append(
+                {"stage": "not measured", "batch": point[0], "context": point[1] + point[2]}
+            )
     if failed:
         for row, number in _rows_of_points(rows, points):
             row["note"] = failed.get(number, "")
     return rows
 
 
-def _rows_of_points(rows: list[dict[str, Any]], points: list[Workload]) -> list[tuple[dict[str, Any], int]]:
+def _rows_of_points(
+    rows: list[dict[str, Any]], points: list[Workload]
+) -> list[tuple[dict[str, Any], int]]:
     numbers = {(point[0], point[1] + point[2]): number for number, point in enumerate(points)}
     return [(row, numbers[row["batch"], row["context"]]) for row in rows if row.get("batch")]
 
 
 def _row(
-    runs: list[MemoryRepeat], number: int | None, stage: str, point: Workload | None, predicted: Footprint | None
+    runs: list[MemoryRepeat],
+    number: int | None,
+    stage: str,
+    point: Workload | None,
+    predicted: Footprint | None,
 ) -> dict[str, Any]:
     figures = [run.start[stage] if number is None else run.stages[number, stage] for run in runs]
     peaks = [run.over_import_mib(one) for run, one in zip(runs, figures, strict=True)]
-    row: dict[str, Any] = {"stage": stage, "batch": point and point[0], "context": point and point[1] + point[2]}
+    row: dict[str, Any] = {
+        "stage": stage,
+        "batch": point and point[0],
+        "context": point and point[1] + point[2],
+    }
     row["seconds"] = round(median(figure["seconds"] for figure in figures), 2)
     for part in PARTS:
         row[f"{part}_mib"] = round(median(run.parts(stage, number)[part] for run in runs), 1)

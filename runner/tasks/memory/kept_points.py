@@ -1,4 +1,5 @@
-"""What earlier starts of a memory task have measured: the stages of each repeat, up to its last whole point."""
+"""What earlier starts of a memory task have measured: the stages of each repeat, up to its last
+whole point."""
 
 from __future__ import annotations
 
@@ -20,11 +21,17 @@ class KeptPoints:
         self._events: dict[int, list[dict[str, Any]]] = {}
         for line in self._file.earlier:
             self._events.setdefault(line["repeat"], []).append(line["event"])
-        self.done = [(repeat, it["point"]) for repeat, events in self._events.items() for it in events if "speed" in it]
+        self.done = [
+            (repeat, it["point"])
+            for repeat, events in self._events.items()
+            for it in events
+            if "speed" in it
+        ]
         self.count = len(self.done)  # of earlier starts
 
     def events(self, repeat: int) -> list[dict[str, Any]]:
-        """Return what earlier starts have measured of a repeat; a point whose end is missing is measured again."""
+        """Return what earlier starts have measured of a repeat; a point whose end is missing is
+        measured again."""
         return self._events.get(repeat, [])
 
     def keep(self, repeat: int, event: dict[str, Any]) -> None:

@@ -18,7 +18,9 @@ class MemoryConfig(TaskConfig):
     module: ClassVar[str] = "runner.tasks.memory.task"
     name: ClassVar[str] = "memory"
     keeps_samples: ClassVar[bool] = False
-    has_fresh_processes: ClassVar[bool] = True  # each repeat is a process of its own, so repeats count as runs
+    has_fresh_processes: ClassVar[bool] = (
+        True  # each repeat is a process of its own, so repeats count as runs
+    )
     batch_size: int = setting(8, takes=least(1))
     prompt_tokens: int = setting(256, takes=least(1))
     new_tokens: int = setting(32, takes=least(2, FROM_THE_SECOND))
@@ -29,13 +31,28 @@ class MemoryConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, values in (("batch_sizes", self.batch_sizes), ("context_lengths", self.context_lengths)):
-            check(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
+        for key, values in (
+            ("batch_sizes", self.batch_sizes),
+            ("context_lengths", self.context_lengths),
+        ):
+            check(
+                len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated"
+            )
         rows = self.batch_sizes
-        check(all(row >= 1 for row in rows), "task.batch_sizes", rows, "every number must be 1 or more")
+        check(
+            all(row >= 1 for row in rows),
+            "task.batch_sizes",
+            rows,
+            "every number must be 1 or more",
+        )
         need = f"every number must be above task.new_tokens={self.new_tokens}, which a context includes"
         lengths = self.context_lengths
-        check(all(tokens > self.new_tokens for tokens in lengths), "task.context_lengths", lengths, need)
+        check(
+            all(tokens > self.new_tokens for tokens in lengths),
+            "task.context_lengths",
+            lengths,
+            need,
+        )
         keys = (
             "batch_sizes" if self.batch_sizes else "batch_size",
             "context_lengths" if self.context_lengths else "prompt_tokens",
@@ -45,10 +62,15 @@ class MemoryConfig(TaskConfig):
 
     @property
     def points(self) -> list[Workload]:
-        """The measured points, smallest first: batch × context, or the one point that the other keys describe."""
-        prompts = [tokens - self.new_tokens for tokens in self.context_lengths] or [self.prompt_tokens]
+        """The measured points, smallest first: batch × context, or the one point that the other
+        keys describe."""
+        prompts = [tokens - self.new_tokens for tokens in self.context_lengths] or [
+            self.prompt_tokens
+        ]
         points = [
-            (rows, prompt, self.new_tokens) for rows in self.batch_sizes or [self.batch_size] for prompt in prompts
+            (rows, prompt, self.new_tokens)
+            for rows in self.batch_sizes or [self.batch_size]
+            for prompt in prompts
         ]
         return sorted(points, key=lambda point: (point[0] * (point[1] + point[2]), point[0]))
 
@@ -63,4 +85,7 @@ class MemoryConfig(TaskConfig):
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return one batch of each point for each repeat."""
-        return [Amount(rows, prompt, new, rows * self.repeats, True) for rows, prompt, new in self.points]
+        return [
+            Amount(rows, prompt, new, rows * self.repeats, True)
+            for rows, prompt, new in self.points
+        ]

@@ -1,8 +1,9 @@
-"""The fresh process of the memory task: import, load, a first pass, then prefill and decode of each point.
+"""The fresh process of the memory task: import, load, a first pass, then prefill and decode of each
+point.
 
-Runs as `python -m runner.tasks.memory.probe`. It reads the job's config and the points to measure, pickled, from stdin,
-and writes events to stdout, one JSON object a line; everything else that is printed goes to stderr. A point that runs
-out of memory is reported, and the next one follows.
+Runs as `python -m runner.tasks.memory.probe`. It reads the job's config and the points to measure,
+pickled, from stdin, and writes events to stdout, one JSON object a line; everything else that is
+printed goes to stderr. A point that runs out of memory is reported, and the next one follows.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ from runner.speed.synthetic import check_room, room_of, synthetic_requests
 from runner.tasks import ResolvedJob, RunnerConfig, kind_of, open_engine, resolve
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base import RunnerError, child, is_memory_error, machine, one_line
-from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
+from runner_engine import (
+    Capability,
+    Completion,
+    Engine,
+    EngineReport,
+    Session,
+    Workload,
+    complete,
+    require,
+)
 from runner_engine.devices.mapped_files import resident_mib
 from runner_engine.sessions import FEWER_ROWS
 
@@ -50,9 +60,9 @@ class Probe:
     def stage(self, name: str, work: Callable[[], Any], point: int | None = None) -> Any:
         """Run one stage and report its peak, its time and its memory after garbage collection.
 
-        The kernel and the allocator of a GPU keep high-water marks. There is none for anonymous memory alone. Only
-        while a checkpoint is read is it sampled, since the pages of the checkpoint, which can be dropped, must not
-        count.
+        The kernel and the allocator of a GPU keep high-water marks. There is none for anonymous
+        memory alone. Only while a checkpoint is read is it sampled, since the pages of the
+        checkpoint, which can be dropped, must not count.
         """
         self.emit(begin=name, point=point)
         machine.restart_peak()
@@ -61,13 +71,21 @@ class Probe:
             result = work()
             seconds = time.perf_counter() - started
         figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), **_cuda_mib()}
-        resettable = machine.reset_peak()  # frees what can be freed; the next stage's peak starts here
-        figures |= {"steady_rss_mib": machine.rss_mib(), "steady_anon_mib": machine.anonymous_mib(), **pss_mib()}
+        resettable = (
+            machine.reset_peak()
+        )  # frees what can be freed; the next stage's peak starts here
+        figures |= {
+            "steady_rss_mib": machine.rss_mib(),
+            "steady_anon_mib": machine.anonymous_mib(),
+            **pss_mib(),
+        }
         figures["peak_rss_mib"] = max(figures["peak_rss_mib"], figures["steady_rss_mib"])
         if anonymous is not None:
             figures["peak_anon_mib"] = max(anonymous.peak_mib, figures["steady_anon_mib"])
         figures["kv_tokens"] = self.engine.stats.kv_tokens
-        figures["own_weights_mib"] = self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
+        figures["own_weights_mib"] = (
+            self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
+        )
         figures["weights_mib"] = figures["own_weights_mib"] + resident_mib(self.files)
         self.emit(stage=name, point=point, figures=figures, peak_since_start=not resettable)
         return result
@@ -79,7 +97,8 @@ class Probe:
 
 
 class AnonymousPeak:
-    """Samples anonymous memory: the kernel keeps a high-water mark only of its sum with the pages of files."""
+    """Samples anonymous memory: the kernel keeps a high-water mark only of its sum with the pages
+    of files."""
 
     EVERY_S = 0.005
 
@@ -157,7 +176,10 @@ def _measure_point(probe: Probe, number: int, point: Workload, vocab_size: int, 
         steps.decode(sys.maxsize)
     kv_mib = held_mib - probe.held_mib() if is_held and kv_tokens else None
     spent = engine.stats - before
-    speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
+    speed = {
+        "prefill_tok_per_s": spent.prefill_tok_per_s,
+        "decode_tok_per_s": spent.decode_tok_per_s,
+    }
     probe.emit(point=number, kv_mib=kv_mib, kv_tokens=kv_tokens, speed=speed)
 
 
@@ -186,7 +208,9 @@ class _Steps:
     def _step(self) -> None:
         events = self.session.step()
         errors = [event.error for event in events if isinstance(event, Completion) and event.error]
-        errors += [note for note in self.engine.stats.notes[self.notes :] if note.startswith(FEWER_ROWS)]
+        errors += [
+            note for note in self.engine.stats.notes[self.notes :] if note.startswith(FEWER_ROWS)
+        ]
         if errors:
             raise OutOfMemory(errors[0])
 
@@ -203,7 +227,8 @@ def _files(resolved: ResolvedJob) -> list[Path]:
 
 
 def pss_mib() -> dict[str, float]:
-    """Proportional memory of this process (shared pages divided by their users), whole and from files."""
+    """Proportional memory of this process (shared pages divided by their users), whole and from
+    files."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -213,15 +238,19 @@ def pss_mib() -> dict[str, float]:
 
 
 def _cuda_mib() -> dict[str, float]:
-    """Peaks of the CUDA allocator over all devices since the last call; empty where no GPU is in use."""
+    """Peaks of the CUDA allocator over all devices since the last call; empty where no GPU is in
+    use."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {}
     devices = range(torch.cuda.device_count())
     figures = {
-        "cuda_peak_mib": sum(torch.cuda.max_memory_allocated(device) for device in devices) / machine.MIB,
-        "cuda_reserved_mib": sum(torch.cuda.max_memory_reserved(device) for device in devices) / machine.MIB,
-        "cuda_steady_mib": sum(torch.cuda.memory_allocated(device) for device in devices) / machine.MIB,
+        "cuda_peak_mib": sum(torch.cuda.max_memory_allocated(device) for device in devices)
+        / machine.MIB,
+        "cuda_reserved_mib": sum(torch.cuda.max_memory_reserved(device) for device in devices)
+        / machine.MIB,
+        "cuda_steady_mib": sum(torch.cuda.memory_allocated(device) for device in devices)
+        / machine.MIB,
     }
     for device in devices:
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,7 +1,9 @@
-"""Memory of import, load, prefill and decode, each repeat in a fresh process, predicted next to measured.
+"""Memory of import, load, prefill and decode, each repeat in a fresh process, predicted next to
+measured.
 
-This process never uses an engine, so it never imports torch. The probe is a fresh process, so it measures from the
-start. A point that runs out of memory is recorded; if it took the process with it, another one measures the rest.
+This process never uses an engine, so it never imports torch. The probe is a fresh process, so it
+measures from the start. A point that runs out of memory is recorded; if it took the process with
+it, another one measures the rest.
 """
 
 from __future__ import annotations
@@ -35,7 +37,16 @@ from runner.tasks.memory.figures import AT_START, IN_POINTS, MemoryRepeat, summa
 from runner.tasks.memory.kept_points import KeptPoints
 from runner.tasks.memory.keys import MemoryConfig
 from runner.tasks.memory.pictures import MODULE, POINTS
-from runner_base import ConfigError, JobFailed, Progress, Result, child, errors, machine, write_atomically
+from runner_base import (
+    ConfigError,
+    JobFailed,
+    Progress,
+    Result,
+    child,
+    errors,
+    machine,
+    write_atomically,
+)
 from runner_base.drawing import draw_in_process, draw_missing
 from runner_base.result import RepeatLog
 from runner_engine import Capability, Workload
@@ -49,7 +60,8 @@ PROBE = "runner.tasks.memory.probe"
 
 
 def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
-    """Read nothing: the model is part of the job's identity already. Refuse a system that does not count."""
+    """Read nothing: the model is part of the job's identity already. Refuse a system that does not
+    count."""
     if not machine.rss_mib():
         raise ConfigError(
             "task=memory: this system does not say how much memory a process has (/proc/self/status, Linux), so that "
@@ -80,14 +92,20 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
         _measure(config, task, kept, runs, recorder)
     result, drawn = summarize(runs, task.points, predicted)
     result.notes += notes_on(kept.count, total, kept.outdated)
-    write_atomically(recorder.folder / POINTS, json.dumps(drawn | {"title": _title(config)}, indent=1) + "\n")
+    write_atomically(
+        recorder.folder / POINTS, json.dumps(drawn | {"title": _title(config)}, indent=1) + "\n"
+    )
     if task.pictures:
         draw_in_process(MODULE, recorder.folder)
     return result
 
 
 def _measure(
-    config: RunnerConfig, task: MemoryConfig, kept: KeptPoints, runs: list[MemoryRepeat], recorder: Recorder
+    config: RunnerConfig,
+    task: MemoryConfig,
+    kept: KeptPoints,
+    runs: list[MemoryRepeat],
+    recorder: Recorder,
 ) -> None:
     """Measure each repeat, or what earlier starts have left of it."""
     repeats = RepeatLog(recorder.folder)
@@ -127,10 +145,13 @@ class Repeat:
     stage: str = "start"
     point: int | None = None  # that the child measures now
     measured: MemoryRepeat = field(default_factory=MemoryRepeat)
-    keep: Callable[[dict[str, Any]], None] = lambda _: None  # called with each event, once it is taken
+    keep: Callable[[dict[str, Any]], None] = lambda _: (
+        None
+    )  # called with each event, once it is taken
 
     def measure(self) -> MemoryRepeat:
-        """Measure; if a process dies at a point, another one measures the rest, except for points at least as large."""
+        """Measure; if a process dies at a point, another one measures the rest, except for points
+        at least as large."""
         left = self._left()
         while left:
             death = self._run(left)
@@ -146,7 +167,11 @@ class Repeat:
         return self.measured
 
     def _left(self) -> list[tuple[int, Workload]]:
-        return [(number, point) for number, point in enumerate(self.points) if not self.measured.has(number)]
+        return [
+            (number, point)
+            for number, point in enumerate(self.points)
+            if not self.measured.has(number)
+        ]
 
     def _run(self, left: list[tuple[int, Workload]]) -> tuple[int, str] | None:
         """Measure in a fresh process; if it dies, return at which point, and how."""
@@ -154,7 +179,9 @@ class Repeat:
         self._at("start", None)
         with self.log.open("a", encoding="utf-8") as stderr:
             offset = stderr.tell()
-            process = child.start("-m", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+            process = child.start(
+                "-m", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+            )
         with process:
             try:
                 assert process.stdout is not None
@@ -170,8 +197,14 @@ class Repeat:
         if code < 0 and self.point is not None:
             return self.point, f"{child.describe_exit(code)}, in stage {self.stage}"
         lines = child.last_lines(self.log, 8, offset)
-        log = f"Its last lines, in {self.log}:\n" + "\n".join(lines) if lines else f"Its log, {self.log}, is empty"
-        raise JobFailed(f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {log}")
+        log = (
+            f"Its last lines, in {self.log}:\n" + "\n".join(lines)
+            if lines
+            else f"Its log, {self.log}, is empty"
+        )
+        raise JobFailed(
+            f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {log}"
+        )
 
     def take(self, event: dict[str, Any], is_earlier: bool = False) -> None:
         """Take a measured stage or point, of this start or of an earlier one."""

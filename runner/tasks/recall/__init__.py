@@ -1,1 +1,2 @@
-"""The task recall: something is hidden in a long text, asked for at its end, and checked exactly."""
+"""The task recall: something is hidden in a long text, asked for at its end, and checked
+exactly."""

@@ -1,4 +1,5 @@
-"""What needles are hidden in: noise, the texts that ship, or the user's own file, as units with their tokens."""
+"""What needles are hidden in: noise, the texts that ship, or the user's own file, as units with
+their tokens."""
 
 from __future__ import annotations
 
@@ -17,9 +18,16 @@ from runner.datasets.long_texts import DOCUMENTS, kind_of_text, long_text
 from runner_base import ConfigError, DataError, read_text, unknown
 from runner_base.texts import read_json_lines
 
-TEXTS = CONF / "dataset" / "texts.jsonl"  # those that ship, whatever a folder of the user's own names so
+TEXTS = (
+    CONF / "dataset" / "texts.jsonl"
+)  # those that ship, whatever a folder of the user's own names so
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-CATEGORIES: dict[str, str | None] = {"texts": None, "prose": "long", "languages": "language", "code": "code"}
+CATEGORIES: dict[str, str | None] = {
+    "texts": None,
+    "prose": "long",
+    "languages": "language",
+    "code": "code",
+}
 CHRONICLE = "chronicle"  # synthetic, and so long that it is not repeated
 NAMES = ("noise", *CATEGORIES, CHRONICLE)
 # A sentence with the space behind it, or the rest of a line; no unit is longer than MOST characters
@@ -61,7 +69,8 @@ class Filler:
         return "".join(self.units[at % len(self.units)] for at in range(begin, end))
 
     def separator(self, end: int) -> str:
-        """Return what stands between a needle and the unit that follows it: as between the units before."""
+        """Return what stands between a needle and the unit that follows it: as between the units
+        before."""
         before = self.units[(end - 1) % len(self.units)]
         return "\n" if before.endswith("\n") else " "
 
@@ -75,7 +84,8 @@ class Filler:
 
 
 def read_filler(name: str, most_tokens: int) -> list[str]:
-    """Return the units of task.filler: a name, or a file of which no more is read than a text can need."""
+    """Return the units of task.filler: a name, or a file of which no more is read than a text can
+    need."""
     if name == "noise":
         return _units(f"{NOISE}\n")
     if name in CATEGORIES:
@@ -109,7 +119,8 @@ def _texts(category: str | None) -> list[str]:
 
 
 def _chronicle(characters: int) -> str:
-    """Return synthetic chronicles, one after another, until they have so many characters or there are no more."""
+    """Return synthetic chronicles, one after another, until they have so many characters or there
+    are no more."""
     texts: list[str] = []
     for index in range(DOCUMENTS):
         if sum(map(len, texts)) >= characters:

@@ -1,7 +1,9 @@
-"""How much text each case gets: as much as fits into its length, with template, question and the room for an answer.
+"""How much text each case gets: as much as fits into its length, with template, question and the
+room for an answer.
 
-The cases of a kind and a length have the same amount of filler, so that they share its beginning. A case whose text is
-its own has a size of its own. Sizes are found by counting prompts in the model's own tokens, a few lists of them.
+The cases of a kind and a length have the same amount of filler, so that they share its beginning. A
+case whose text is its own has a size of its own. Sizes are found by counting prompts in the model's
+own tokens, a few lists of them.
 """
 
 from __future__ import annotations
@@ -48,21 +50,29 @@ class Group:
         """Return the size to try next: where a line through what is known reaches the room."""
         most = self.cases[0].most
         if self.high is None:
-            largest = max(guess, self.low + 1) if self.low_tokens == 0 or self.low < guess else 2 * self.low
+            largest = (
+                max(guess, self.low + 1)
+                if self.low_tokens == 0 or self.low < guess
+                else 2 * self.low
+            )
             return min(largest, most) if most is not None else largest
         slope = (self.high_tokens - self.low_tokens) / (self.high - self.low)
         size = self.low + int((self.room - self.low_tokens) / slope)
         return min(max(size, self.low + 1), self.high - 1)
 
 
-def fit(groups: Sequence[Group], guess: Callable[[Group, int], int], count: Count, room_words: str) -> None:
+def fit(
+    groups: Sequence[Group], guess: Callable[[Group, int], int], count: Count, room_words: str
+) -> None:
     """Find the size of each group; ConfigError where not even the smallest one fits.
 
     `guess` says for a group and a number of tokens about how large a text of them is.
     """
     for group in groups:
         group.size = max(case.least for case in group.cases)
-    longest: dict[int, Case] = {}  # the case of each group with the longest prompt, by which the size is found
+    longest: dict[
+        int, Case
+    ] = {}  # the case of each group with the longest prompt, by which the size is found
     for number, tokens in enumerate(_tokens_of_all(groups, count)):
         group, most = groups[number], max(tokens)
         if most > group.room:
@@ -83,13 +93,18 @@ def fit(groups: Sequence[Group], guess: Callable[[Group, int], int], count: Coun
 
 
 def _let_all_fit(groups: Sequence[Group], count: Count) -> None:
-    """Take the found sizes, and smaller ones where another case of a group turns out to be longer."""
+    """Take the found sizes, and smaller ones where another case of a group turns out to be
+    longer."""
     for group in groups:
         group.size = group.low
     left = [*groups]
     while left:
         tokens = _tokens_of_all(left, count)
-        left = [group for group, of_cases in zip(left, tokens, strict=True) if max(of_cases) > group.room]
+        left = [
+            group
+            for group, of_cases in zip(left, tokens, strict=True)
+            if max(of_cases) > group.room
+        ]
         for group in left:
             group.size -= 1
 

@@ -1,4 +1,5 @@
-"""Judges the answers of task=recall: whether the first values in an answer are the asked ones, however it is worded."""
+"""Judges the answers of task=recall: whether the first values in an answer are the asked ones,
+however it is worded."""
 
 from __future__ import annotations
 
@@ -43,8 +44,13 @@ class Placed:
 
     @property
     def cluster(self) -> str:
-        """The question, which is the same at every length; those about one text at several depths count as one."""
-        names = (self.kind, self.number) if shares_text(self.kind) else (self.kind, self.depth, self.number)
+        """The question, which is the same at every length; those about one text at several depths
+        count as one."""
+        names = (
+            (self.kind, self.number)
+            if shares_text(self.kind)
+            else (self.kind, self.depth, self.number)
+        )
         return "/".join(str(name) for name in names if name is not None)
 
 
@@ -74,14 +80,22 @@ class Judge:
     def rejection_reason(self, sample: Sample) -> str | None:
         """Say why a sample does not belong to this job; None if it does."""
         case = self.placed[sample.index]
-        if (sample.question, sample.gold, sample.recall_length) != (case.question, case.gold, case.length):
+        if (sample.question, sample.gold, sample.recall_length) != (
+            case.question,
+            case.gold,
+            case.length,
+        ):
             return f"holds another question or gold answer than question {sample.index} of this job"
         return None if self(sample) == sample else "was judged differently than its text is today"
 
     def adopted(self, sample: Sample) -> Sample | None:
         """Return another job's sample as one of this job; None if it answers another question."""
         case = self.placed[sample.index]
-        is_same = (sample.question, sample.gold, sample.recall_length) == (case.question, case.gold, case.length)
+        is_same = (sample.question, sample.gold, sample.recall_length) == (
+            case.question,
+            case.gold,
+            case.length,
+        )
         return self(sample) if is_same else None
 
 

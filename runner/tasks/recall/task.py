@@ -1,4 +1,5 @@
-"""task=recall: hide something in long texts, ask for it at their end, and check the answers exactly."""
+"""task=recall: hide something in long texts, ask for it at their end, and check the answers
+exactly."""
 
 from __future__ import annotations
 
@@ -85,10 +86,16 @@ def run(inputs: Haystack, context: Context) -> Result:
     requests = requests_for(task, placed)
     if task.show_prompt:
         log.info("%s", prompts_shown(context.resolved, requests[: task.show_prompt]))
-    policies: list[Policy] = [PromptForm(task, requests[0]), OrderOfRepeat(task.repeat), Recall(context)]
+    policies: list[Policy] = [
+        PromptForm(task, requests[0]),
+        OrderOfRepeat(task.repeat),
+        Recall(context),
+    ]
     done = collect(requests, context, Judge(placed), policies)
     metrics = score_without_left_out(done.samples) | recall_of(done.samples) | done.metrics
-    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
+    result = Result(
+        metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables
+    )
     card = RecallCard.of(done.samples, task.margin, title_of(context.config))
     card.add_to(result)
     add_ruler_scores(result, done.samples, placed)
@@ -108,7 +115,9 @@ def recall_of(samples: list[Sample]) -> dict[str, float]:
     for sample in samples:
         by_length.setdefault(sample.recall_length or 0, []).append(sample.right_share())
     of_all = fmean(share for shares in by_length.values() for share in shares)
-    of_lengths = {f"recall_accuracy/length_{length}": fmean(shares) for length, shares in by_length.items()}
+    of_lengths = {
+        f"recall_accuracy/length_{length}": fmean(shares) for length, shares in by_length.items()
+    }
     return {"recall_accuracy": of_all, **of_lengths}
 
 
@@ -133,7 +142,8 @@ def shown(inputs: Haystack, resolved: ResolvedJob) -> str:
 
 
 def requests_for(task: RecallConfig, placed: Mapping[int, Placed]) -> list[Request]:
-    """Return the request for each case; in plain text an answer ends with its line, if it is not worked out."""
+    """Return the request for each case; in plain text an answer ends with its line, if it is not
+    worked out."""
     return [
         Request(
             number,

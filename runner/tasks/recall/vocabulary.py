@@ -1,4 +1,5 @@
-"""The words that names of needles are made of: short, frequent ones, 60 adjectives and 100 nouns."""
+"""The words that names of needles are made of: short, frequent ones, 60 adjectives and 100
+nouns."""
 
 _ADJECTIVES = """
 amber ancient bitter blank bold brave bright broad calm clear clever cold copper crisp curly dark deep dusty eager

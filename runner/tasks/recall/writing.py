@@ -1,4 +1,5 @@
-"""All cases of a job as they are asked, each as long as its length allows in the model's own tokens."""
+"""All cases of a job as they are asked, each as long as its length allows in the model's own
+tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def written(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> 
         return [len(ids) for _, ids in kind.encoded(resolved, texts)]
 
     def count_asked(asked: Sequence[Asked]) -> list[int]:
-        return [len(ids) for _, ids in kind.encoded(resolved, [prompt_of(task, case) for case in asked])]
+        return [
+            len(ids) for _, ids in kind.encoded(resolved, [prompt_of(task, case) for case in asked])
+        ]
 
     filler = measured(units, count_texts)
     answer = resolved.config.generation.most_new_tokens
@@ -43,7 +46,8 @@ def written(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> 
 
 
 def prompt_of(task: RecallConfig, asked: Asked) -> Prompt:
-    """Return a case's prompt: a turn of a chat, or plain text that ends in the beginning of an answer."""
+    """Return a case's prompt: a turn of a chat, or plain text that ends in the beginning of an
+    answer."""
     if task.prompt is PromptStyle.text:
         return f"{asked.text} {asked.beginning}"
     turns = [Message("system", task.system)] if task.system else []
@@ -51,7 +55,8 @@ def prompt_of(task: RecallConfig, asked: Asked) -> Prompt:
 
 
 def check_values(cases: Sequence[Placed], resolved: ResolvedJob) -> None:
-    """Reject a tokenizer that does not give asked values back as they were: no answer could be right."""
+    """Reject a tokenizer that does not give asked values back as they were: no answer could be
+    right."""
     values = [*dict.fromkeys(value for case in cases for value in case.asked.gold)]
     kind = kind_of(resolved.config.model)
     encoded = kind.encoded(resolved, [f"It is {value}." for value in ("green", *values)])
@@ -71,7 +76,14 @@ def _groups(task: RecallConfig, filler: Filler, answer: int) -> Iterator[Group]:
     for length in task.tokens:
         for kind in task.kinds:
             recipe = Recipe(
-                kind, task.cases_seed, task.cases, task.depths, task.values.value, task.needles, filler, length
+                kind,
+                task.cases_seed,
+                task.cases,
+                task.depths,
+                task.values.value,
+                task.needles,
+                filler,
+                length,
             )
             cases = [*drawn_by(kind)(recipe)]
             if cases[0].has_own_size:
@@ -82,4 +94,6 @@ def _groups(task: RecallConfig, filler: Filler, answer: int) -> Iterator[Group]:
 
 def _guess(group: Group, filler: Filler, tokens: int) -> int:
     """Return about how large a text of so many tokens is."""
-    return tokens // TOKENS_A_LINE if group.cases[0].has_own_size else filler.size_of(max(0, tokens))
+    return (
+        tokens // TOKENS_A_LINE if group.cases[0].has_own_size else filler.size_of(max(0, tokens))
+    )

@@ -1,8 +1,9 @@
 """What earlier starts of a sweep have measured takes the place of measuring it again.
 
-Each run of a cell is kept as it ends, with all that follows from it: its figures, the cell's peak of memory, the
-lengths of its prompts. A later start runs the warm-up again, uncounted, for the cells of which something is left to
-measure, so that these find the process as it would be without the interruption.
+Each run of a cell is kept as it ends, with all that follows from it: its figures, the cell's peak
+of memory, the lengths of its prompts. A later start runs the warm-up again, uncounted, for the
+cells of which something is left to measure, so that these find the process as it would be without
+the interruption.
 """
 
 from __future__ import annotations
@@ -24,24 +25,33 @@ LOAD_EVERY_S = 1.0  # how often the load of other programs is looked at: it take
 
 
 class KeptCells:
-    """The runs of cells, the machine's rates and the rates of requests that are on disk, and those that follow."""
+    """The runs of cells, the machine's rates and the rates of requests that are on disk, and those
+    that follow."""
 
     def __init__(self, folder: Path, contention: machine.Contention) -> None:
         self._file, self._contention = Measurements(folder), contention
         self.outdated = self._file.outdated
         lines = self._file.earlier
-        self._runs = {(line["round"], line["cell"]): line for line in lines if line["what"] == "run"}
+        self._runs = {
+            (line["round"], line["cell"]): line for line in lines if line["what"] == "run"
+        }
         self._rates = {line["round"]: line for line in lines if line["what"] == "rates"}
         self._loads = {line["rate"]: line for line in lines if line["what"] == "load"}
-        self._earlier_load = next((line["measured"] for line in lines if line["measured"] != machine.EXCLUSIVE), "")
+        self._earlier_load = next(
+            (line["measured"] for line in lines if line["measured"] != machine.EXCLUSIVE), ""
+        )
         self._load, self._load_at = machine.EXCLUSIVE, 0.0
         self.count = len(self._runs) + len(self._loads)  # of earlier starts
         self.done = [*self._runs, *self._loads]  # with those of this start
 
-    def warm_up(self, stopwatch: Stopwatch, cells: Sequence[Cell], rounds: int, warmup: int, has_loads: bool) -> None:
-        """Run again, uncounted, the first rounds of the cells that earlier starts have measured in part.
+    def warm_up(
+        self, stopwatch: Stopwatch, cells: Sequence[Cell], rounds: int, warmup: int, has_loads: bool
+    ) -> None:
+        """Run again, uncounted, the first rounds of the cells that earlier starts have measured in
+        part.
 
-        A cell without a warm-up is cold only in its first run, so that what follows that one is measured warm.
+        A cell without a warm-up is cold only in its first run, so that what follows that one is
+        measured warm.
         """
         for number in range(max(warmup, 1)):
             for cell in cells:
@@ -58,7 +68,8 @@ class KeptCells:
         return (number, cell.key) in self._runs
 
     def run(self, stopwatch: Stopwatch, cell: Cell, number: int) -> dict[str, float] | None:
-        """Return a run's figures, measured now or by an earlier start; None with a note in the cell if it failed."""
+        """Return a run's figures, measured now or by an earlier start; None with a note in the cell
+        if it failed."""
         if (line := self._runs.get((number, cell.key))) is not None:
             cell.peak_rss_mib, cell.cuda_peak_mib = line["peak_rss_mib"], line["cuda_peak_mib"]
             cell.lengths += line["lengths"]
@@ -98,12 +109,15 @@ class KeptCells:
             )
 
     def recall(self, load: Load) -> bool:
-        """Fill in the answers of a rate of requests that an earlier start has measured; False if none has."""
+        """Fill in the answers of a rate of requests that an earlier start has measured; False if
+        none has."""
         line = self._loads.get(load.rate)
         if line is None:
             return False
         load.seconds, load.note = line["seconds"], line["note"]
-        for timed, first_s, ended_s in zip(load.requests, line["first_s"], line["ended_s"], strict=True):
+        for timed, first_s, ended_s in zip(
+            load.requests, line["first_s"], line["ended_s"], strict=True
+        ):
             timed.first_s, timed.ended_s = first_s, ended_s
         return True
 
@@ -122,12 +136,14 @@ class KeptCells:
         )
 
     def describe_contention(self) -> str:
-        """Describe what else used the process and the machine, in this start and in earlier ones."""
+        """Describe what else used the process and the machine, in this start and in earlier
+        ones."""
         now = self._contention.describe()
         return now if now != machine.EXCLUSIVE else self._earlier_load or now
 
     def beside(self) -> str:
-        """Describe the load by other programs, in this start and in earlier ones; empty if it was too little."""
+        """Describe the load by other programs, in this start and in earlier ones; empty if it was
+        too little."""
         earlier = self._earlier_load if self._earlier_load.startswith(machine.BESIDE) else ""
         return self._contention.beside() or earlier
 

@@ -1,8 +1,10 @@
-"""Speed over batch sizes × prompt lengths × new tokens × shared prompts, compared with this machine's limits.
+"""Speed over batch sizes × prompt lengths × new tokens × shared prompts, compared with this
+machine's limits.
 
-Repeats are interleaved – every cell once, then every cell again – so that a drift of a shared machine affects all cells
-equally; the machine's own limits are measured after each round. A cell that does not fit in memory becomes a row with a
-note; the others continue. After the cells, requests may arrive by a clock (`task.arrival_rates`).
+Repeats are interleaved – every cell once, then every cell again – so that a drift of a shared
+machine affects all cells equally; the machine's own limits are measured after each round. A cell
+that does not fit in memory becomes a row with a note; the others continue. After the cells,
+requests may arrive by a clock (`task.arrival_rates`).
 """
 
 from __future__ import annotations
@@ -56,11 +58,13 @@ NOT_SEEN = "prefill and decode cannot be told apart at a server: output tok/s co
 IN_PIECES = "this engine delivers text in pieces: the gaps between tokens are those between pieces"
 NO_TIMES = "this engine does not report when each token came, so there are no gaps between tokens"
 NO_ARITHMETIC = (
-    "how much this model computes and reads is unknown, so its cells are not compared with the machine's limits"
+    "how much this model computes and reads is unknown, so its cells are not compared with "
+    "the machine's limits"
 )
 NO_LIMITS = "there was too little memory to measure this machine's limits"
 IN_CACHE = (
-    "decoding read faster than main memory delivers: the weights, or a part of them, stay in the processor's caches"
+    "decoding read faster than main memory delivers: the weights, or a part of them, stay in "
+    "the processor's caches"
 )
 
 OF_THE_MEAN = "work and reads of a batch of real prompts are counted as if each prompt had the batch's mean length"
@@ -76,7 +80,11 @@ class Prompted(Inputs):
 def prepare(config: RunnerConfig) -> Prompted:
     """Read and hash the prompts; random tokens are made up later."""
     real = real_prompts.read(own_config(config, SweepConfig))
-    return Prompted({}, real) if real is None else Prompted({"prompts": real.sha256}, real, data=real.data)
+    return (
+        Prompted({}, real)
+        if real is None
+        else Prompted({"prompts": real.sha256}, real, data=real.data)
+    )
 
 
 def check_lengths(inputs: Prompted, resolved: ResolvedJob) -> list[str]:
@@ -106,14 +114,21 @@ def run(inputs: Prompted, context: Context) -> Result:
     else:
         real.fit(engine, report.metrics.get("max_positions", inf), max(task.new_tokens))
     limits = MachineRates(engine.arithmetic())
-    on_gpus, is_here = "cuda" in report.facts.get("device", ""), Capability.own_memory in engine.capabilities
+    on_gpus, is_here = (
+        "cuda" in report.facts.get("device", ""),
+        Capability.own_memory in engine.capabilities,
+    )
     energy = Energy(with_gpus=on_gpus, is_elsewhere=not is_here)
     stopwatch = Stopwatch(engine, report, config.seed, limits.arithmetic, energy, real)
     kept = KeptCells(recorder.folder, contention)
     total = (task.warmup + task.repeats) * len(cells_of(task)) + len(task.arrival_rates)
     with closing(kept), kept_words(kept.done, f" of {total} measurements"):
         cells = measure_cells(task, stopwatch, limits, recorder, kept)
-        loads = measure_loads(task, stopwatch, recorder, kept) if any(not cell.note for cell in cells) else []
+        loads = (
+            measure_loads(task, stopwatch, recorder, kept)
+            if any(not cell.note for cell in cells)
+            else []
+        )
     measured = [cell for cell in cells if not cell.note]
     if not measured:
         raise JobFailed(f"no cell of the sweep could be measured. The first: {cells[0].note}")
@@ -122,7 +137,12 @@ def run(inputs: Prompted, context: Context) -> Result:
             cell.prompt_tokens = real.typical
     knee = arrivals.knee_of(loads)
 
-    result = Result(dict(report.metrics), tables.rows_of_cells(cells, task), dict(report.facts), list(report.notes))
+    result = Result(
+        dict(report.metrics),
+        tables.rows_of_cells(cells, task),
+        dict(report.facts),
+        list(report.notes),
+    )
     result.metrics |= _best(measured) | {
         "load_s": engine.stats.load_s,
         "peak_rss_mib": max(cell.peak_rss_mib for cell in measured),
@@ -132,20 +152,28 @@ def run(inputs: Prompted, context: Context) -> Result:
         **tables.metrics_of_cells(measured, limits),
         **tables.metrics_of_loads(loads),
     }
-    result.metrics |= engine.stats.own_memory(report.metrics.get("weight_mib")) | engine.stats.process_metrics
+    result.metrics |= (
+        engine.stats.own_memory(report.metrics.get("weight_mib")) | engine.stats.process_metrics
+    )
     if limits.best is not None:
         result.metrics["matrix_gflop_per_s"] = limits.best.matrix_gflop_per_s
         result.metrics["read_gb_per_s"] = limits.best.read_gb_per_s
     if knee is not None:
         result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it is below the lowest rate
     result.tables = (
-        {"between tokens, and beside what the machine can do": tables.rows_of_limits(measured, task, limits)}
+        {
+            "between tokens, and beside what the machine can do": tables.rows_of_limits(
+                measured, task, limits
+            )
+        }
         if measured[0].figures
         else {}
     )
     result.tables |= engine.stats.tables(report.parts)
     if loads:
-        result.tables["requests that come by a clock"] = tables.rows_of_loads(loads, knee.rate if knee else None)
+        result.tables["requests that come by a clock"] = tables.rows_of_loads(
+            loads, knee.rate if knee else None
+        )
     result.series = tables.series_of(measured, loads, task)
     result.facts |= {"measured": kept.describe_contention(), "machine": machine.name()}
     result.facts["noise"] = describe_noise(cells, limits, kept.beside())
@@ -174,9 +202,14 @@ def deliver(inputs: Prompted, resolved: ResolvedJob, job: Job, result: Result) -
 
 
 def measure_cells(
-    task: SweepConfig, stopwatch: Stopwatch, limits: MachineRates, recorder: Recorder, kept: KeptCells
+    task: SweepConfig,
+    stopwatch: Stopwatch,
+    limits: MachineRates,
+    recorder: Recorder,
+    kept: KeptCells,
 ) -> list[Cell]:
-    """Run all cells in rounds, except what earlier starts have measured; warm-up rounds do not count."""
+    """Run all cells in rounds, except what earlier starts have measured; warm-up rounds do not
+    count."""
     cells, repeats = cells_of(task), RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
     with recorder.progress(rounds * len(cells), "sweep") as bar:
@@ -188,15 +221,23 @@ def measure_cells(
                 figures = None if cell.note else kept.run(stopwatch, cell, number)
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
-                    repeats.add(len(cell.repeats), {f"{name}/{cell.key}": value for name, value in figures.items()})
+                    repeats.add(
+                        len(cell.repeats),
+                        {f"{name}/{cell.key}": value for name, value in figures.items()},
+                    )
                 step = bar.skip if kept.has(cell, number) else bar.advance
                 step(1)
-            kept.measure(limits, number)  # after the round: it takes memory, and the first round measures the peak
+            kept.measure(
+                limits, number
+            )  # after the round: it takes memory, and the first round measures the peak
     return cells
 
 
-def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder, kept: KeptCells) -> list[Load]:
-    """Send requests at each rate, the lowest one first; rates above one that did not fit are not tried."""
+def measure_loads(
+    task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder, kept: KeptCells
+) -> list[Load]:
+    """Send requests at each rate, the lowest one first; rates above one that did not fit are not
+    tried."""
     loads = arrivals.loads_of(task, stopwatch.vocab_size, stopwatch.seed, stopwatch.real)
     with recorder.progress(sum(len(load.requests) for load in loads), "sweep") as bar:
         for at, load in enumerate(loads):
@@ -214,7 +255,8 @@ def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder, k
 
 
 def describe_noise(cells: list[Cell], limits: MachineRates, beside: str) -> str:
-    """Say whether the machine was quiet enough to tell figures from noise, judged by the quartiles of the speeds."""
+    """Say whether the machine was quiet enough to tell figures from noise, judged by the quartiles
+    of the speeds."""
     known = [cell for cell in cells if cell.noise is not None]
     if not known:
         return f"unknown: it takes {ENOUGH_TO_TELL} repeats or more to tell"
@@ -256,5 +298,7 @@ def _notes(cells: list[Cell], stopwatch: Stopwatch, limits: MachineRates) -> lis
     if not stopwatch.energy.sources:
         notes += [f"no energy: {why}" for why in stopwatch.energy.why_not]
     if len(measured) < len(cells):
-        notes.append(f"{len(cells) - len(measured)} of {len(cells)} cells could not be measured, see their notes")
+        notes.append(
+            f"{len(cells) - len(measured)} of {len(cells)} cells could not be measured, see their notes"
+        )
     return notes

@@ -1,4 +1,5 @@
-"""Bets on pairs of verdicts where a side was compared while it ran: a test for one look would not be valid."""
+"""Bets on pairs of verdicts where a side was compared while it ran: a test for one look would not
+be valid."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from runner_compare.statistics.sequential import Pairs, Side, confidence_percent
 
 @dataclass(frozen=True)
 class Bets(Test):
-    """Pairs of verdicts in the order in which a run looked at them: whether this one and the baseline are right."""
+    """Pairs of verdicts in the order in which a run looked at them: whether this one and the
+    baseline are right."""
 
     pairs: Sequence[tuple[bool, bool]]
     early_stop_comparisons: int | None = None  # as many share the 5 % as was fixed before that run
@@ -27,7 +29,10 @@ class Bets(Test):
 
     def compare(self) -> Effect:
         """Compute the effect."""
-        seen, baseline_correct = self.seen, sum(is_baseline_right for _, is_baseline_right in self.pairs)
+        seen, baseline_correct = (
+            self.seen,
+            sum(is_baseline_right for _, is_baseline_right in self.pairs),
+        )
         counts = verdict_counts(seen.wins, seen.losses, seen.ties, baseline_correct)
         return Effect(
             Method.sequential,

@@ -1,4 +1,5 @@
-"""Fisher's exact test: verdicts by their counts alone, as if the questions had nothing in common."""
+"""Fisher's exact test: verdicts by their counts alone, as if the questions had nothing in
+common."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ class Fisher(Test):
 
     def compare(self) -> Effect:
         """Compute the effect."""
-        from scipy.stats import fisher_exact  # takes a second to import, and only unpaired runs need it
+        from scipy.stats import (
+            fisher_exact,
+        )  # takes a second to import, and only unpaired runs need it
 
         table = [
             [self.correct, self.n - self.correct],
@@ -30,15 +33,21 @@ class Fisher(Test):
         ]
         p = float(fisher_exact(table).pvalue)
         difference = self.correct / self.n - self.baseline_correct / self.baseline_n
-        low, high = stats.unpaired_difference_interval(self.correct, self.n, self.baseline_correct, self.baseline_n)
+        low, high = stats.unpaired_difference_interval(
+            self.correct, self.n, self.baseline_correct, self.baseline_n
+        )
         if p < ALPHA:  # of some small tables the interval would hold 0
             low, high = without_zero(low, high, difference > 0)
         counts = verdict_counts(None, None, None, self.baseline_correct)
-        return Effect(Method.fisher, "accuracy", difference, low, high, p, self.n, self.baseline_n, counts)
+        return Effect(
+            Method.fisher, "accuracy", difference, low, high, p, self.n, self.baseline_n, counts
+        )
 
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true difference."""
-        return stats.unpaired_difference_p(self.correct, self.n, self.baseline_correct, self.baseline_n, value)
+        return stats.unpaired_difference_p(
+            self.correct, self.n, self.baseline_correct, self.baseline_n, value
+        )
 
     def detects(self, level: float) -> float | None:
         """Return the smallest true difference that so many questions detect."""

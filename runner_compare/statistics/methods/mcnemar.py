@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from runner_compare.statistics import stats
 from runner_compare.statistics.effects import Effect, Method, Test, verdict_counts, without_zero
 from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, smallest_detectable
+from runner_compare.statistics.planning import (
+    expected_disagreement,
+    questions_to_detect,
+    smallest_detectable,
+)
 from runner_compare.statistics.stats import ALPHA, POWER
 
 
 @dataclass(frozen=True)
 class McNemar(Test):
-    """Verdicts on the same n questions: wins are those that only this run solved, losses the reverse."""
+    """Verdicts on the same n questions: wins are those that only this run solved, losses the
+    reverse."""
 
     wins: int
     losses: int
@@ -52,7 +57,9 @@ class McNemar(Test):
 
     def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
         """Return the questions that decide about a margin, those that were asked included."""
-        return questions_needed(margin, self.expected, level, power, (self.wins, self.losses, self.n))
+        return questions_needed(
+            margin, self.expected, level, power, (self.wins, self.losses, self.n)
+        )
 
     def needs_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
         """Return the questions that detect a difference."""

@@ -1,4 +1,5 @@
-"""Flips of means' signs: shares of right answers, in families of questions or of several answers to each question."""
+"""Flips of means' signs: shares of right answers, in families of questions or of several answers to
+each question."""
 
 from __future__ import annotations
 
@@ -45,7 +46,17 @@ class MeanFlips(Test):
             "few": mean.is_few,
         }
         low, high = mean.interval()
-        return Effect(Method.mean_flips, "accuracy", mean.difference, low, high, mean.p, mean.n, mean.n, counts)
+        return Effect(
+            Method.mean_flips,
+            "accuracy",
+            mean.difference,
+            low,
+            high,
+            mean.p,
+            mean.n,
+            mean.n,
+            counts,
+        )
 
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true difference."""

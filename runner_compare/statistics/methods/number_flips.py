@@ -1,4 +1,5 @@
-"""Flips of signs of any number's differences: a number that each question has, such as F1 or a length."""
+"""Flips of signs of any number's differences: a number that each question has, such as F1 or a
+length."""
 
 from __future__ import annotations
 
@@ -12,18 +13,19 @@ from runner_compare.statistics import ratios, stats
 from runner_compare.statistics.effects import Effect, Method, Test
 from runner_compare.statistics.methods.sign_flips import SignFlips
 
-MIN_DIFFERING = (
-    20  # questions: of fewer, the sizes of the observed differences say too little (bench/compare/numbers_null.py)
-)
+# questions: of fewer, the sizes of the observed differences say too little (bench/compare/numbers_null.py)
+MIN_DIFFERING = 20
 
 
 @dataclass(frozen=True)
 class NumberFlips(Test):
-    """A number that each question has: sums of its differences over so many questions each, and both sides' numbers.
+    """A number that each question has: sums of its differences over so many questions each, and
+    both sides' numbers.
 
-    Where few questions differ, the next one may differ by the whole range of the numbers, and the observed differences
-    do not show that: then the differences also count by their signs alone, each as large as that range, and the
-    interval joins both. What could be detected is then not known: it depends on how many more questions differ.
+    Where few questions differ, the next one may differ by the whole range of the numbers, and the
+    observed differences do not show that: then the differences also count by their signs alone,
+    each as large as that range, and the interval joins both. What could be detected is then not
+    known: it depends on how many more questions differ.
     """
 
     name: str
@@ -74,8 +76,14 @@ class NumberFlips(Test):
         if self.few_differ and self.widest:
             by_signs = stats.paired_difference_interval(self.wins, self.losses, n)
             low, high = min(low, self.widest * by_signs[0]), max(high, self.widest * by_signs[1])
-        mean, baseline_mean = (math.fsum(side) / len(side) for side in (self.values, self.baseline_values))
-        counts = {"error": self.by_flips.error, "questions": int(sum(self.sizes)), "unit": self.name}
+        mean, baseline_mean = (
+            math.fsum(side) / len(side) for side in (self.values, self.baseline_values)
+        )
+        counts = {
+            "error": self.by_flips.error,
+            "questions": int(sum(self.sizes)),
+            "unit": self.name,
+        }
         counts |= {"mean": mean, "baseline_mean": baseline_mean, "grouping": self.grouping}
         return Effect(
             Method.number_flips,
@@ -108,11 +116,14 @@ class NumberFlips(Test):
         return None if self.few_differ else self.by_flips.detects(level)
 
     def detects_at_worst(self, level: float) -> float | None:
-        """Return the smallest difference that is detected where a few questions lose all they can."""
+        """Return the smallest difference that is detected where a few questions lose all they
+        can."""
         evenly = self.detects(level)
         if evenly is None:
             return None
-        return max(evenly, ratios.detectable_loss(self.by_flips.error, len(self.sizes), self._loss, level))
+        return max(
+            evenly, ratios.detectable_loss(self.by_flips.error, len(self.sizes), self._loss, level)
+        )
 
     @cached_property
     def _loss(self) -> float:

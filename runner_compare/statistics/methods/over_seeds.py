@@ -1,4 +1,5 @@
-"""Means over questions and seeds: what the seeds vary by is added to a test that counts questions."""
+"""Means over questions and seeds: what the seeds vary by is added to a test that counts
+questions."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from runner_compare.statistics.stats import ALPHA, edge
 
 @dataclass(frozen=True)
 class OverSeeds(Test):
-    """A test of the means over seeds, question by question, and the accuracy of each seed of both sides.
+    """A test of the means over seeds, question by question, and the accuracy of each seed of both
+    sides.
 
     No number of questions is planned from it, because more questions do not show more about seeds.
     """
@@ -44,7 +46,9 @@ class OverSeeds(Test):
             parts = with_seeds(self.by_questions.p_at(true), value - true, self.seeds)
             return parts is None or abs(value - true) <= bound(parts, ALPHA, value > true)
 
-        counts_of_seeds = dict.fromkeys(f"{len(side)}" for side in (self.accuracies, self.baseline_accuracies))
+        counts_of_seeds = dict.fromkeys(
+            f"{len(side)}" for side in (self.accuracies, self.baseline_accuracies)
+        )
         families = effect.counts["grouping"].partition(", in ")
         grouping = f", mean of {' and '.join(counts_of_seeds)} seeds{''.join(families[1:])}"
         return replace(
@@ -75,14 +79,21 @@ class OverSeeds(Test):
 
     def detects(self, level: float) -> float | None:
         """Return the smallest true difference that is detected."""
-        return self._with_seeds(self.by_questions.detects(level), level) if self.knows_power else None
+        return (
+            self._with_seeds(self.by_questions.detects(level), level) if self.knows_power else None
+        )
 
     def detects_at_worst(self, level: float) -> float | None:
         """Return the smallest loss of a few questions that is detected."""
-        return self._with_seeds(self.by_questions.detects_at_worst(level), level) if self.knows_power else None
+        return (
+            self._with_seeds(self.by_questions.detects_at_worst(level), level)
+            if self.knows_power
+            else None
+        )
 
     def _with_seeds(self, smallest: float | None, level: float) -> float | None:
-        """Return what is detected by a test that counts seeds, too, from what questions alone detect."""
+        """Return what is detected by a test that counts seeds, too, from what questions alone
+        detect."""
         if smallest is None or not self.seeds:
             return smallest
         return detectable_over_seeds(smallest, self.seeds, level)

@@ -10,7 +10,13 @@ from functools import cached_property
 from runner_compare.statistics import ratios
 from runner_compare.statistics.effects import Effect, Method, Test
 from runner_compare.statistics.planning import can_plan_from, samples_to_detect
-from runner_compare.statistics.pooling import MAX_UNKNOWN, PairedTexts, Weights, of_few_texts, uncertainty
+from runner_compare.statistics.pooling import (
+    MAX_UNKNOWN,
+    PairedTexts,
+    Weights,
+    of_few_texts,
+    uncertainty,
+)
 from runner_compare.statistics.stats import POWER
 
 
@@ -18,8 +24,8 @@ from runner_compare.statistics.stats import POWER
 class PooledTexts(Test):
     """The texts of several tasks, at least two each; by questions, all units count the same.
 
-    Test and interval are those of a single task; error, skewness and degrees of freedom are those of the weighted mean,
-    within tasks.
+    Test and interval are those of a single task; error, skewness and degrees of freedom are those
+    of the weighted mean, within tasks.
     """
 
     tasks: Sequence[PairedTexts]
@@ -49,7 +55,9 @@ class PooledTexts(Test):
     def value(self) -> float:
         """The weighted mean of the differences."""
         weighted = zip(self.shares, self.tasks, strict=True)
-        return math.fsum(share * ratios.ratio(task.differences, task.sizes) for share, task in weighted)
+        return math.fsum(
+            share * ratios.ratio(task.differences, task.sizes) for share, task in weighted
+        )
 
     @property
     def n(self) -> int:
@@ -63,7 +71,9 @@ class PooledTexts(Test):
         size = int(math.fsum(self.totals))
         counts = {"error": error, "size": size, "unit": self.unit, "tasks": len(self.tasks)}
         p = self.p_at(0.0)
-        return Effect(Method.sign_flips, "log_likelihood", self.value, low, high, p, self.n, self.n, counts)
+        return Effect(
+            Method.sign_flips, "log_likelihood", self.value, low, high, p, self.n, self.n, counts
+        )
 
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true weighted mean."""
@@ -78,7 +88,8 @@ class PooledTexts(Test):
 
     def detects(self, level: float) -> float | None:
         """Return the smallest true difference that is detected."""
-        # With its own error: where one task of few texts has most of the spread, these texts seldom show all of it.
+        # With its own error: where one task of few texts has most of the spread, these texts seldom
+        # show all of it.
         error, bend, tails, freedom = self.uncertainty
         texts = freedom + 1
         return ratios.detectable_shift(error, texts, level, bend=bend, tails=tails, seen=texts)
@@ -86,7 +97,10 @@ class PooledTexts(Test):
     @cached_property
     def _can_plan(self) -> bool:
         error, _, _, freedom = self.uncertainty
-        return can_plan_from(freedom) and of_few_texts(self.tasks, self.shares) <= MAX_UNKNOWN * error**2
+        return (
+            can_plan_from(freedom)
+            and of_few_texts(self.tasks, self.shares) <= MAX_UNKNOWN * error**2
+        )
 
     @property
     def can_plan(self) -> bool:
@@ -96,5 +110,7 @@ class PooledTexts(Test):
     def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
         """Return the texts over all tasks that decide about a margin."""
         error, bend, tails, freedom = self.uncertainty
-        alike = samples_to_detect(error, freedom + 1, margin, level, power, bend, tails, upward=True)
+        alike = samples_to_detect(
+            error, freedom + 1, margin, level, power, bend, tails, upward=True
+        )
         return None if alike is None else math.ceil(alike * self.n / (freedom + 1))

@@ -1,4 +1,5 @@
-"""Verdicts of several tasks as one difference: flips with weights where every task counts the same."""
+"""Verdicts of several tasks as one difference: flips with weights where every task counts the
+same."""
 
 from __future__ import annotations
 
@@ -21,8 +22,11 @@ from runner_compare.statistics.pooling import (
 from runner_compare.statistics.stats import POWER
 
 
-def pooled_accuracies(tasks: Sequence[PairedVerdicts], weights: Weights, finest: int = FINEST) -> Test:
-    """Return the test of the paired accuracies of several tasks, which have no question in common."""
+def pooled_accuracies(
+    tasks: Sequence[PairedVerdicts], weights: Weights, finest: int = FINEST
+) -> Test:
+    """Return the test of the paired accuracies of several tasks, which have no question in
+    common."""
     assert tasks
     assert all(task.n > 0 for task in tasks)
     return by_questions(tasks) if weights is Weights.questions else WeightedFlips(tasks, finest)
@@ -31,14 +35,16 @@ def pooled_accuracies(tasks: Sequence[PairedVerdicts], weights: Weights, finest:
 def by_questions(tasks: Sequence[PairedVerdicts]) -> McNemar:
     """Return the test of all questions together."""
     wins, losses, n, correct = (
-        sum(getattr(task, name) for task in tasks) for name in ("wins", "losses", "n", "baseline_correct")
+        sum(getattr(task, name) for task in tasks)
+        for name in ("wins", "losses", "n", "baseline_correct")
     )
     return McNemar(wins, losses, n, correct, tasks=len(tasks))
 
 
 @dataclass(frozen=True)
 class WeightedFlips(Test):
-    """The verdicts of tasks of which each counts the same; sums of weights up to `finest` are exact."""
+    """The verdicts of tasks of which each counts the same; sums of weights up to `finest` are
+    exact."""
 
     tasks: Sequence[PairedVerdicts]
     finest: int = FINEST

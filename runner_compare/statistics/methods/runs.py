@@ -27,7 +27,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class StudentT(Test):
-    """A figure over runs of both sides; with too few of them it is only said how far apart repeats were."""
+    """A figure over runs of both sides; with too few of them it is only said how far apart repeats
+    were."""
 
     measure: str
     run: Measured
@@ -65,7 +66,9 @@ class StudentT(Test):
             "has_fresh_processes": self.run.has_fresh_processes,
         }
         n, baseline_n = len(self.run.runs), len(self.baseline.runs)
-        return Effect(method, self.measure, value, low, high, p, n, baseline_n, counts, is_ratio=True)
+        return Effect(
+            method, self.measure, value, low, high, p, n, baseline_n, counts, is_ratio=True
+        )
 
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true ratio."""
@@ -79,5 +82,7 @@ class StudentT(Test):
     def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
         """Return the runs a side that decide about a margin."""
         n, baseline_n = len(self.run.runs), len(self.baseline.runs)
-        spread = self.over.error * math.sqrt(1 / (1 / n + 1 / baseline_n))  # of a run, as if both sides had the same
+        spread = self.over.error * math.sqrt(
+            1 / (1 / n + 1 / baseline_n)
+        )  # of a run, as if both sides had the same
         return runs_needed(math.log1p(margin) / spread, level) if spread else None

@@ -55,11 +55,15 @@ class SignFlips(Test):
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true difference per unit."""
         pairs = zip(self.differences, self.sizes, strict=True)
-        return ratios.paired_p([difference - value * size for difference, size in pairs], self.sizes)
+        return ratios.paired_p(
+            [difference - value * size for difference, size in pairs], self.sizes
+        )
 
     def detects(self, level: float) -> float | None:
         """Return the smallest true difference that so many texts detect."""
-        return ratios.detectable_shift(self.error, len(self.differences), level, bend=self.bend, tails=self.tails)
+        return ratios.detectable_shift(
+            self.error, len(self.differences), level, bend=self.bend, tails=self.tails
+        )
 
     def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
         """Return the texts that decide about a margin: a difference that a test has to exclude."""
@@ -69,6 +73,10 @@ class SignFlips(Test):
         """Return the texts that detect a difference."""
         return self._samples(difference, level, power)
 
-    def _samples(self, shift: float, level: float, power: float, upward: bool | None = None) -> int | None:
+    def _samples(
+        self, shift: float, level: float, power: float, upward: bool | None = None
+    ) -> int | None:
         n = len(self.differences)
-        return samples_to_detect(self.error, n, shift, level, power, bend=self.bend, tails=self.tails, upward=upward)
+        return samples_to_detect(
+            self.error, n, shift, level, power, bend=self.bend, tails=self.tails, upward=upward
+        )

@@ -1,6 +1,8 @@
-"""What is known of the architectures in .gguf files, as llama.cpp names them: a module for each kind of them.
+"""What is known of the architectures in .gguf files, as llama.cpp names them: a module for each
+kind of them.
 
-The table is read without the modules, because only the one that knows a file's architecture is needed.
+The table is read without the modules, because only the one that knows a file's architecture is
+needed.
 """
 
 from __future__ import annotations
@@ -38,5 +40,7 @@ def architecture_of(header: Header) -> Architecture:
     name = header.architecture
     known: dict[str, Architecture] = import_module(f"{__name__}.{MODULES[name]}").KNOWN
     kinds = {"expert_shared_feed_forward_length": "shared experts", "expert_count": "experts"}
-    variants = [f"{name} with {kind}" for key, kind in kinds.items() if header.metadata.get(f"{name}.{key}")]
+    variants = [
+        f"{name} with {kind}" for key, kind in kinds.items() if header.metadata.get(f"{name}.{key}")
+    ]
     return known[next((variant for variant in variants if variant in known), name)]

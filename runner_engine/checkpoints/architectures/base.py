@@ -1,4 +1,5 @@
-"""What has to be known of an architecture: how a .gguf file calls settings and tensors, and what its converter changed.
+"""What has to be known of an architecture: how a .gguf file calls settings and tensors, and what
+its converter changed.
 
 Numbers are NumPy arrays here. A config is the one that transformers makes of the settings.
 """
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import Header
 
 Numbers = np.ndarray[Any, Any]
-Order = Callable[[Any, int], Numbers]  # the config, how many there are → which one of the file each one of the model is
+Order = Callable[
+    [Any, int], Numbers
+]  # the config, how many there are → which one of the file each one of the model is
 
 SETTINGS = {
     "block_count": "num_hidden_layers", "context_length": "max_position_embeddings",
@@ -44,18 +47,25 @@ MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.do
 NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 LAYER = {**ATTENTION, **MLP, **NORMS}
 # the matrices of a layer's experts, [experts, outputs, inputs] each
-EXPERT_PARTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
+EXPERT_PARTS = {
+    "ffn_gate_exps": "gate_proj",
+    "ffn_up_exps": "up_proj",
+    "ffn_down_exps": "down_proj",
+}
 GATE_AND_UP = "ffn_gate_up_exps"  # both in one tensor, gates first
 
 
 @dataclass(frozen=True)
 class Change:
-    """What makes a tensor of the file one of the model; orders can be applied to blocks, too, numbers cannot."""
+    """What makes a tensor of the file one of the model; orders can be applied to blocks, too,
+    numbers cannot."""
 
     rows: Order | None = None
     columns: Order | None = None
     numbers: Callable[[Any, Numbers], Numbers] | None = None
-    together: Callable[[Any, list[Numbers]], Numbers] | None = None  # of several tensors; None: one below the other
+    together: Callable[[Any, list[Numbers]], Numbers] | None = (
+        None  # of several tensors; None: one below the other
+    )
 
 
 def _nothing(_header: Header) -> dict[str, Any]:
@@ -67,14 +77,22 @@ class Architecture:
     """How a file's settings and tensors become those of transformers' model."""
 
     model_type: str
-    settings: Mapping[str, str] = field(default_factory=dict)  # keys of the file → of the config, besides SETTINGS
-    # a tensor of a block, `attn_q`, or with its ending, `ssm_dt.bias` → its place in the model's layer
+    settings: Mapping[str, str] = field(
+        default_factory=dict
+    )  # keys of the file → of the config, besides SETTINGS
+    # a tensor of a block, `attn_q`, or with its ending, `ssm_dt.bias` → its place in the model's
+    # layer
     layer: Mapping[str, str] = field(default_factory=lambda: LAYER)
     whole: Mapping[str, str] = field(default_factory=lambda: WHOLE)
     layers: str = "model.layers"
-    computed: Callable[[Header], dict[str, Any]] = _nothing  # settings that no key of the file holds
-    changes: Mapping[str, Change] = field(default_factory=dict)  # by a tensor's part, `attn_q`, or `norm` of all norms
-    # several tensors of the file, in this order, that are one weight of the model's layer; its change has its name
+    computed: Callable[[Header], dict[str, Any]] = (
+        _nothing  # settings that no key of the file holds
+    )
+    changes: Mapping[str, Change] = field(
+        default_factory=dict
+    )  # by a tensor's part, `attn_q`, or `norm` of all norms
+    # several tensors of the file, in this order, that are one weight of the model's layer; its
+    # change has its name
     joined: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     experts: str | None = None  # where in a layer its experts are
     is_read_by_transformers: bool = False  # also: then both give the same settings
@@ -94,17 +112,21 @@ def of_file(header: Header, key: str, default: Any = None) -> Any:
 
 
 def of_layers(header: Header, key: str, default: Any = 0) -> list[Any]:
-    """Return a setting for each layer of the model, whether the file has one for all or one for each."""
+    """Return a setting for each layer of the model, whether the file has one for all or one for
+    each."""
     value, count = of_file(header, key, default), layer_count(header)
     if not isinstance(value, list):
         return [value] * count
     if len(value) < count:
-        raise DataError(f"{header.file}: {header.architecture}.{key}: {count} numbers expected, found {len(value)}")
+        raise DataError(
+            f"{header.file}: {header.architecture}.{key}: {count} numbers expected, found {len(value)}"
+        )
     return value[:count]
 
 
 def layer_count(header: Header) -> int:
-    """Return the model's layers: those that predict further tokens come after them, and are not read."""
+    """Return the model's layers: those that predict further tokens come after them, and are not
+    read."""
     return int(of_file(header, "block_count", 0)) - int(of_file(header, "nextn_predict_layers", 0))
 
 
@@ -122,11 +144,15 @@ def head_dim_of(header: Header) -> int:
     """Return the size of a head: by the file, or the model's width shared out over its heads."""
     heads = of_file(header, "attention.head_count", 1)
     heads = max(heads) if isinstance(heads, list) else heads
-    return int(of_file(header, "attention.key_length") or of_file(header, "embedding_length", 0) // max(1, heads))
+    return int(
+        of_file(header, "attention.key_length")
+        or of_file(header, "embedding_length", 0) // max(1, heads)
+    )
 
 
 def window_layers(header: Header, every: int) -> list[str]:
-    """Return each layer's kind of attention, if all but each `every`-th has a window; the file may say it itself."""
+    """Return each layer's kind of attention, if all but each `every`-th has a window; the file may
+    say it itself."""
     pattern = of_file(header, "attention.sliding_window_pattern")
     if isinstance(pattern, list):
         has_window = of_layers(header, "attention.sliding_window_pattern")
@@ -137,7 +163,8 @@ def window_layers(header: Header, every: int) -> list[str]:
 
 
 def pairs_apart(heads: str) -> Order:
-    """Return the order of rows whose rotary pairs the converter has put side by side; heads: the config's name."""
+    """Return the order of rows whose rotary pairs the converter has put side by side; heads: the
+    config's name."""
 
     def order(config: Any, rows: int) -> Numbers:
         count = getattr(config, heads)
@@ -150,4 +177,6 @@ PAIRED = {
     "attn_q": Change(rows=pairs_apart("num_attention_heads")),
     "attn_k": Change(rows=pairs_apart("num_key_value_heads")),
 }
-ONE_MORE = {"norm": Change(numbers=lambda _config, values: values - 1)}  # the model adds 1 to its norms' weights
+ONE_MORE = {
+    "norm": Change(numbers=lambda _config, values: values - 1)
+}  # the model adds 1 to its norms' weights

@@ -1,4 +1,5 @@
-"""DeepSeek: attention over a latent of keys and values, some layers with experts and others without."""
+"""DeepSeek: attention over a latent of keys and values, some layers with experts and others
+without."""
 
 from __future__ import annotations
 
@@ -28,10 +29,16 @@ def _settings(header: Header) -> dict[str, Any]:
     """Return V3's settings if its router takes sigmoids, else V2's; both have the same tensors."""
     rotated = of_file(header, "rope.dimension_count", 64)
     latent = of_file(header, "attention.kv_lora_rank", 512)
-    key = of_file(header, "attention.key_length_mla") or of_file(header, "attention.key_length", latent + rotated)
-    value = of_file(header, "attention.value_length_mla") or of_file(header, "attention.value_length", latent)
+    key = of_file(header, "attention.key_length_mla") or of_file(
+        header, "attention.key_length", latent + rotated
+    )
+    value = of_file(header, "attention.value_length_mla") or of_file(
+        header, "attention.value_length", latent
+    )
     rope = rope_of(header, rotated)
-    if (factor := of_file(header, "rope.scaling.yarn_log_multiplier")) and rope["rope_type"] == "yarn":
+    if (factor := of_file(header, "rope.scaling.yarn_log_multiplier")) and rope[
+        "rope_type"
+    ] == "yarn":
         rope |= {"mscale": factor / MSCALE_SHARE, "mscale_all_dim": factor / MSCALE_SHARE}
     groups = of_file(header, "expert_group_count", 1)
     heads = of_file(header, "attention.head_count", 1)
@@ -56,7 +63,8 @@ def _settings(header: Header) -> dict[str, Any]:
 
 
 def _keys_and_values(config: Any, parts: list[Numbers]) -> Numbers:
-    """Return kv_b_proj, [heads × (key + value), latent], of its keys, [heads, latent, key], and its values."""
+    """Return kv_b_proj, [heads × (key + value), latent], of its keys, [heads, latent, key], and its
+    values."""
     keys, values = parts
     both = np.concatenate((keys.swapaxes(1, 2), values), axis=1)
     return both.reshape(-1, config.kv_lora_rank)

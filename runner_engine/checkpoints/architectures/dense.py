@@ -1,4 +1,5 @@
-"""Models without experts in which every layer has attention, and whose rotary pairs stay where they are."""
+"""Models without experts in which every layer has attention, and whose rotary pairs stay where they
+are."""
 
 from __future__ import annotations
 
@@ -28,13 +29,15 @@ WINDOW = {"attention.sliding_window": "sliding_window"}
 
 
 def _qwen3(header: Header) -> dict[str, Any]:
-    """Return the size of a head where the file says it, which is not the model's width shared out."""
+    """Return the size of a head where the file says it, which is not the model's width shared
+    out."""
     own = of_file(header, "attention.key_length")
     return scaled_rope(header) | ({} if own is None else {"head_dim": own})
 
 
 def _phi3(header: Header) -> dict[str, Any]:
-    """Return the rotary embedding, and the length of the pretraining where Phi-3's config has it with precedence."""
+    """Return the rotary embedding, and the length of the pretraining where Phi-3's config has it
+    with precedence."""
     settings = scaled_rope(header)
     trained = settings.get("rope_parameters", {}).get(TRAINED)
     return settings | ({} if trained is None else {TRAINED: trained})
@@ -49,11 +52,15 @@ def _stablelm(header: Header) -> dict[str, Any]:
 
 
 def _olmo2(header: Header) -> dict[str, Any]:
-    """Return Olmo 3's settings if there are windows: layers that have one rotate as if texts were never long."""
+    """Return Olmo 3's settings if there are windows: layers that have one rotate as if texts were
+    never long."""
     rope = rope_of(header, head_dim_of(header))
     if of_file(header, "attention.sliding_window") is None:
         return {"rope_parameters": rope}
-    local = {"rope_type": "default", "rope_theta": of_file(header, "rope.freq_base_swa", rope["rope_theta"])}
+    local = {
+        "rope_type": "default",
+        "rope_theta": of_file(header, "rope.freq_base_swa", rope["rope_theta"]),
+    }
     return {
         "model_type": "olmo3",
         "layer_types": window_layers(header, every=4),

@@ -55,18 +55,24 @@ def _settings(header: Header) -> dict[str, Any]:
     rope.setdefault("partial_rotary_factor", 1.0)
     return {
         "layer_types": ["full_attention" if is_full else "linear_attention" for is_full in kinds],
-        "linear_value_head_dim": of_file(header, "ssm.inner_size", 0) // of_file(header, "ssm.time_step_rank", 1),
+        "linear_value_head_dim": of_file(header, "ssm.inner_size", 0)
+        // of_file(header, "ssm.time_step_rank", 1),
         "head_dim": head_dim,
         "rope_parameters": rope,
     }
 
 
 def _next(header: Header) -> dict[str, Any]:
-    return _settings(header) | {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
+    return _settings(header) | {
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
 
 
 def _by_key_heads(size: str | None) -> Order:
-    """Return the order of value heads by their key heads: in the file, one value head of each comes first.
+    """Return the order of value heads by their key heads: in the file, one value head of each comes
+    first.
 
     size: the config's name for how many rows a head has; None: one.
     """
@@ -83,13 +89,15 @@ VALUE_HEADS, SCALARS = _by_key_heads("linear_value_head_dim"), _by_key_heads(Non
 
 
 def _only_values(config: Any, rows: int) -> Numbers:
-    """Return the order where the rows of queries and keys, which stay, come before those of values."""
+    """Return the order where the rows of queries and keys, which stay, come before those of
+    values."""
     before = 2 * config.linear_num_key_heads * config.linear_key_head_dim
     return np.concatenate((np.arange(before), before + VALUE_HEADS(config, rows - before)))
 
 
 def _head_by_head(config: Any, rows: int) -> Numbers:
-    """Return the order of a key head's query, key, values and gates, of all queries, keys, values and gates."""
+    """Return the order of a key head's query, key, values and gates, of all queries, keys, values
+    and gates."""
     heads = config.linear_num_key_heads
     key = heads * config.linear_key_head_dim
     value = (rows - 2 * key) // 2
@@ -104,7 +112,8 @@ def decay(_config: Any, values: Numbers) -> Numbers:
 
 
 def channels(_config: Any, values: Numbers) -> Numbers:
-    """Return the weights of a convolution that takes each channel by itself: [channels, 1, length]."""
+    """Return the weights of a convolution that takes each channel by itself: [channels, 1,
+    length]."""
     return values.reshape(values.shape[0], 1, -1)
 
 

@@ -46,18 +46,26 @@ GEMMA4_WHOLE = {
 }  # fmt: skip
 LOCAL_THETA = 10000.0  # of layers with a window, where the file does not say it
 HUGE = 1e20  # a factor of frequencies by which nothing is rotated
-LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}  # these divide queries by another number than the square root of a head
+LAYERS_OF_27B = {
+    "gemma2": 46,
+    "gemma3": 62,
+}  # these divide queries by another number than the square root of a head
 
 
 def _scale(header: Header) -> dict[str, Any]:
     """Return the number by whose square root queries are divided, which is not in a file."""
     is_27b = layer_count(header) == LAYERS_OF_27B[header.architecture]
-    width = of_file(header, "embedding_length", 0) // max(1, of_file(header, "attention.head_count", 1))
+    width = of_file(header, "embedding_length", 0) // max(
+        1, of_file(header, "attention.head_count", 1)
+    )
     return {"query_pre_attn_scalar": width if is_27b else head_dim_of(header)}
 
 
 def _gemma3(header: Header) -> dict[str, Any]:
-    whole: dict[str, Any] = {"rope_type": "default", "rope_theta": of_file(header, "rope.freq_base", 1000000.0)}
+    whole: dict[str, Any] = {
+        "rope_type": "default",
+        "rope_theta": of_file(header, "rope.freq_base", 1000000.0),
+    }
     if of_file(header, "rope.scaling.type", "none") == "linear":
         whole |= {"rope_type": "linear", "factor": of_file(header, "rope.scaling.factor", 1.0)}
     return _scale(header) | {
@@ -67,7 +75,10 @@ def _gemma3(header: Header) -> dict[str, Any]:
 
 
 def _local_rope(header: Header) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": of_file(header, "rope.freq_base_swa", LOCAL_THETA)}
+    return {
+        "rope_type": "default",
+        "rope_theta": of_file(header, "rope.freq_base_swa", LOCAL_THETA),
+    }
 
 
 def _gemma4(header: Header) -> dict[str, Any]:
@@ -91,10 +102,13 @@ def _gemma4(header: Header) -> dict[str, Any]:
         "global_head_dim": head_dim_of(header),
         "num_key_value_heads": heads.get("sliding_attention", heads.get("full_attention", 1)),
         "num_global_key_value_heads": heads.get("full_attention"),
-        "attention_k_eq_v": any(f"blk.{number}.attn_v.weight" not in names for number in layers_with_keys),
+        "attention_k_eq_v": any(
+            f"blk.{number}.attn_v.weight" not in names for number in layers_with_keys
+        ),
         "num_kv_shared_layers": of_file(header, "attention.shared_kv_layers", 0),
         "hidden_size_per_layer_input": of_file(header, "embedding_length_per_layer_input", 0),
-        "vocab_size_per_layer_input": of_file(header, "vocab_size") or header.metadata.get("tokenizer.ggml.tokens"),
+        "vocab_size_per_layer_input": of_file(header, "vocab_size")
+        or header.metadata.get("tokenizer.ggml.tokens"),
         "intermediate_size": min(sizes),
         "use_double_wide_mlp": len(set(sizes)) > 1,
         "enable_moe_block": bool(experts),
@@ -106,7 +120,8 @@ def _gemma4(header: Header) -> dict[str, Any]:
 
 
 def _rotated_share(header: Header) -> float:
-    """Return the share of a head that is rotated: frequencies of others are divided by a huge number."""
+    """Return the share of a head that is rotated: frequencies of others are divided by a huge
+    number."""
     for tensor in header.tensors:
         if tensor.name == "rope_freqs.weight" and tensor.dtype == "F32":
             factors = numbers_of(tensor)
@@ -115,7 +130,11 @@ def _rotated_share(header: Header) -> float:
 
 
 KNOWN = {
-    "gemma2": Architecture("gemma2", {**SETTINGS, **THETA}, GEMMA, computed=_scale, changes=ONE_MORE),
+    "gemma2": Architecture(
+        "gemma2", {**SETTINGS, **THETA}, GEMMA, computed=_scale, changes=ONE_MORE
+    ),
     "gemma3": Architecture("gemma3_text", SETTINGS, GEMMA, computed=_gemma3, changes=ONE_MORE),
-    "gemma4": Architecture("gemma4_text", SETTINGS, GEMMA4, GEMMA4_WHOLE, computed=_gemma4, experts="experts"),
+    "gemma4": Architecture(
+        "gemma4_text", SETTINGS, GEMMA4, GEMMA4_WHOLE, computed=_gemma4, experts="experts"
+    ),
 }

@@ -51,7 +51,9 @@ def _granite(header: Header) -> dict[str, Any]:
     """Return the multiplier of attention that any model has, if the file names no other."""
     if of_file(header, "attention.scale") is not None:
         return _rope(header)
-    width = of_file(header, "embedding_length", 1) // max(1, of_file(header, "attention.head_count", 1))
+    width = of_file(header, "embedding_length", 1) // max(
+        1, of_file(header, "attention.head_count", 1)
+    )
     return {"attention_multiplier": width**-0.5} | _rope(header)
 
 
@@ -65,11 +67,17 @@ MIXTRAL = Architecture(
     changes=PAIRED,
     experts="mlp.experts",
 )  # fmt: skip
-GRANITE = Architecture("granite", {**RMS, **VOCABULARY, **MULTIPLIERS}, computed=_granite, changes=PAIRED)
+GRANITE = Architecture(
+    "granite", {**RMS, **VOCABULARY, **MULTIPLIERS}, computed=_granite, changes=PAIRED
+)
 GRANITE_MOE_LAYER = {**ATTENTION, **NORMS, "ffn_gate_inp": "block_sparse_moe.router"}
 GRANITE_MOE = Architecture(
     "granitemoe",
-    {**GRANITE.settings, "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"},
+    {
+        **GRANITE.settings,
+        "expert_count": "num_local_experts",
+        "expert_used_count": "num_experts_per_tok",
+    },
     layer=GRANITE_MOE_LAYER,
     computed=_granite,
     changes=PAIRED,

@@ -1,4 +1,5 @@
-"""Mixtures of experts in which every layer has attention, and whose rotary pairs stay where they are."""
+"""Mixtures of experts in which every layer has attention, and whose rotary pairs stay where they
+are."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def _qwen3(header: Header) -> dict[str, Any]:
 
 def _gpt_oss(header: Header) -> dict[str, Any]:
     rope = _rope(header)
-    if rope["rope_parameters"]["rope_type"] == "yarn":  # its frequencies are not rounded to whole ones
+    if (
+        rope["rope_parameters"]["rope_type"] == "yarn"
+    ):  # its frequencies are not rounded to whole ones
         rope["rope_parameters"] |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
     return rope | {"head_dim": head_dim_of(header), "layer_types": window_layers(header, every=2)}
 

@@ -1,7 +1,9 @@
-"""The rotary embedding of a .gguf file, as transformers describes it: its scaling, and factors that are tensors.
+"""The rotary embedding of a .gguf file, as transformers describes it: its scaling, and factors that
+are tensors.
 
-A converter writes llama3's scaling, and LongRoPE's, as one divisor for each frequency. Where the divisors are those of
-a llama3 scaling, it is named; any others are a LongRoPE with the same ones for short and for long texts.
+A converter writes llama3's scaling, and LongRoPE's, as one divisor for each frequency. Where the
+divisors are those of a llama3 scaling, it is named; any others are a LongRoPE with the same ones
+for short and for long texts.
 """
 
 from __future__ import annotations
@@ -20,12 +22,20 @@ FACTORS, SHORT, LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_f
 BY_TENSORS = ("none", "longrope")  # kinds of scalings of which keys say nothing more
 LOW, HIGH = 1.0, 4.0  # llama3's two bounds, which all models with this scaling have
 CLOSE = 1e-5  # of a divisor that was computed again
-YARN_KEYS = {"yarn_attn_factor": "attention_factor", "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
+YARN_KEYS = {
+    "yarn_attn_factor": "attention_factor",
+    "yarn_beta_fast": "beta_fast",
+    "yarn_beta_slow": "beta_slow",
+}
 
 
 def rope_of(header: Header, head_dim: int) -> dict[str, Any]:
-    """Return the rotary embedding as transformers describes it; head_dim: of the heads that are rotated."""
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": _number(header, "rope.freq_base", 10000.0)}
+    """Return the rotary embedding as transformers describes it; head_dim: of the heads that are
+    rotated."""
+    rope: dict[str, Any] = {
+        "rope_type": "default",
+        "rope_theta": _number(header, "rope.freq_base", 10000.0),
+    }
     rotated = of_file(header, "rope.dimension_count", head_dim)
     if head_dim and rotated != head_dim:
         rope["partial_rotary_factor"] = rotated / head_dim
@@ -51,15 +61,26 @@ def _scaling(header: Header) -> dict[str, Any]:
     if kind in BY_TENSORS:
         return {}
     if kind not in ("linear", "yarn"):
-        raise DataError(f"{header.file}: {header.architecture}.rope.scaling.type={short(kind)} cannot be read")
+        raise DataError(
+            f"{header.file}: {header.architecture}.rope.scaling.type={short(kind)} cannot be read"
+        )
     older = _number(header, "rope.scale_linear", 1.0)  # how older files call it
-    scaling: dict[str, Any] = {"rope_type": kind, "factor": _number(header, "rope.scaling.factor", older)}
+    scaling: dict[str, Any] = {
+        "rope_type": kind,
+        "factor": _number(header, "rope.scaling.factor", older),
+    }
     if kind == "linear":
         return {} if scaling["factor"] == 1 else scaling
     scaling["original_max_position_embeddings"] = _trained_length(header)
-    given = {key: name for key, name in YARN_KEYS.items() if of_file(header, f"rope.scaling.{key}") is not None}
+    given = {
+        key: name
+        for key, name in YARN_KEYS.items()
+        if of_file(header, f"rope.scaling.{key}") is not None
+    }
     scaling |= {name: _number(header, f"rope.scaling.{key}", 1.0) for key, name in given.items()}
-    if of_file(header, "rope.scaling.attn_factor") is not None:  # beside what YaRN multiplies by itself
+    if (
+        of_file(header, "rope.scaling.attn_factor") is not None
+    ):  # beside what YaRN multiplies by itself
         own = scaling.get("attention_factor", 1 + 0.1 * float(np.log(max(scaling["factor"], 1.0))))
         scaling["attention_factor"] = own * _number(header, "rope.scaling.attn_factor", 1.0)
     return scaling
@@ -68,11 +89,18 @@ def _scaling(header: Header) -> dict[str, Any]:
 def _two_lengths(header: Header, pairs: int, rope: dict[str, Any]) -> dict[str, Any]:
     """Return LongRoPE: other divisors from the length of the pretraining on."""
     if rope["rope_type"] != "default":
-        raise DataError(f"{header.file}: {SHORT} and a rope.scaling.type={rope['rope_type']} beside it cannot be read")
+        raise DataError(
+            f"{header.file}: {SHORT} and a rope.scaling.type={rope['rope_type']} beside it cannot be read"
+        )
     found = {
-        key: _divisors(header, name, pairs).tolist() for key, name in (("short_factor", SHORT), ("long_factor", LONG))
+        key: _divisors(header, name, pairs).tolist()
+        for key, name in (("short_factor", SHORT), ("long_factor", LONG))
     }
-    longrope = {"rope_type": "longrope", **found, "original_max_position_embeddings": _trained_length(header)}
+    longrope = {
+        "rope_type": "longrope",
+        **found,
+        "original_max_position_embeddings": _trained_length(header),
+    }
     if of_file(header, "rope.scaling.attn_factor") is not None:
         longrope["attention_factor"] = _number(header, "rope.scaling.attn_factor", 1.0)
     return longrope
@@ -82,7 +110,9 @@ def _one_length(header: Header, rotated: int, rope: dict[str, Any]) -> dict[str,
     """Return the scaling whose divisors the file has."""
     divisors = _divisors(header, FACTORS, rotated // 2)
     if rope["rope_type"] == "yarn":
-        raise DataError(f"{header.file}: {FACTORS} and a rope.scaling.type=yarn beside it cannot be read")
+        raise DataError(
+            f"{header.file}: {FACTORS} and a rope.scaling.type=yarn beside it cannot be read"
+        )
     if (divisors == 1).all():
         return {}
     known = _llama3(divisors, rope["rope_theta"]) if rope["rope_type"] == "default" else None
@@ -98,7 +128,9 @@ def _one_length(header: Header, rotated: int, rope: dict[str, Any]) -> dict[str,
 def _llama3(divisors: Numbers, theta: float) -> dict[str, Any] | None:
     """Return the llama3 scaling that has these divisors, if one has."""
     factor = round(float(divisors.max()), 4)
-    lengths = 2 * np.pi * theta ** (np.arange(len(divisors)) / len(divisors))  # in positions, of one turn
+    lengths = (
+        2 * np.pi * theta ** (np.arange(len(divisors)) / len(divisors))
+    )  # in positions, of one turn
     blended = (divisors > 1 + CLOSE) & (divisors < factor * (1 - CLOSE))
     shares = (factor / divisors[blended] - 1) / (factor - 1)  # of the frequency that is not scaled
     trained = lengths[blended] * (LOW + shares * (HIGH - LOW))
@@ -125,7 +157,9 @@ def _divisors(header: Header, name: str, pairs: int) -> Numbers:
         raise DataError(f"{header.file}: {SHORT} and {LONG} belong together, and {name} is missing")
     if tensor.dtype != "F32" or tensor.shape != (pairs,):
         found = f"{list(tensor.shape)} in {tensor.dtype}"
-        raise DataError(f"{header.file}: {name}: {pairs} numbers in F32 expected, one for each pair, found {found}")
+        raise DataError(
+            f"{header.file}: {name}: {pairs} numbers in F32 expected, one for each pair, found {found}"
+        )
     values: Numbers = numbers_of(tensor).astype(np.float64)
     if not (np.isfinite(values).all() and (values > 0).all()):
         raise DataError(f"{header.file}: {name}: numbers above 0 expected")
@@ -133,7 +167,8 @@ def _divisors(header: Header, name: str, pairs: int) -> Numbers:
 
 
 def _trained_length(header: Header) -> int:
-    """Return for how many positions the model was trained before its rotary embedding was scaled."""
+    """Return for how many positions the model was trained before its rotary embedding was
+    scaled."""
     key = "rope.scaling.original_context_length"
     return int(_number(header, "context_length" if of_file(header, key) is None else key, 2048))
 
@@ -143,5 +178,7 @@ def _number(header: Header, key: str, default: float) -> float:
     value = of_file(header, key, default)
     if type(value) not in (int, float) or not 0 < value < np.inf:
         name = f"{header.architecture}.{key}"
-        raise DataError(f"{header.file}: damaged header: {name}: a number above 0 expected, found {short(value)}")
+        raise DataError(
+            f"{header.file}: damaged header: {name}: a number above 0 expected, found {short(value)}"
+        )
     return float(value)

@@ -1,4 +1,5 @@
-"""Mamba-2 and its hybrids: state spaces in all layers, in most of them, or beside attention in each."""
+"""Mamba-2 and its hybrids: state spaces in all layers, in most of them, or beside attention in
+each."""
 
 from __future__ import annotations
 
@@ -70,12 +71,17 @@ def _whole_if(value: float) -> int | float:
 
 def _granite(header: Header) -> dict[str, Any]:
     heads = of_layers(header, "attention.head_count_kv")
-    experts, shared = of_file(header, "expert_count", 0), of_file(header, "expert_shared_feed_forward_length", 0)
+    experts, shared = (
+        of_file(header, "expert_count", 0),
+        of_file(header, "expert_shared_feed_forward_length", 0),
+    )
     sizes = of_layers(header, "feed_forward_length")
     has_rope = bool(of_file(header, "rope.scaling.finetuned", False))
     made = _sizes(header, "mamba_")
     made["mamba_expand"] = _whole_if(made["mamba_expand"])
-    width = of_file(header, "embedding_length", 1) // max(1, of_file(header, "attention.head_count", 1))
+    width = of_file(header, "embedding_length", 1) // max(
+        1, of_file(header, "attention.head_count", 1)
+    )
     found = {name: of_file(header, key) for key, name in MULTIPLIERS.items()}
     return (
         made
@@ -95,7 +101,10 @@ def _granite(header: Header) -> dict[str, Any]:
 
 
 def _nemotron(header: Header) -> dict[str, Any]:
-    heads, sizes = of_layers(header, "attention.head_count_kv"), of_layers(header, "feed_forward_length")
+    heads, sizes = (
+        of_layers(header, "attention.head_count_kv"),
+        of_layers(header, "feed_forward_length"),
+    )
     experts = of_file(header, "expert_count", 0)
     network = "moe" if experts else "mlp"
     kinds = [
@@ -118,8 +127,12 @@ def _nemotron(header: Header) -> dict[str, Any]:
         "n_routed_experts": experts or 1,
         "n_shared_experts": of_file(header, "expert_shared_count", 1),
         "num_experts_per_tok": of_file(header, "expert_used_count", 1),
-        "moe_intermediate_size": of_file(header, "expert_feed_forward_length", max(sizes, default=0)),
-        "moe_shared_expert_intermediate_size": of_file(header, "expert_shared_feed_forward_length", 0),
+        "moe_intermediate_size": of_file(
+            header, "expert_feed_forward_length", max(sizes, default=0)
+        ),
+        "moe_shared_expert_intermediate_size": of_file(
+            header, "expert_shared_feed_forward_length", 0
+        ),
         "norm_topk_prob": bool(of_file(header, "expert_weights_norm", True)),
         "routed_scaling_factor": of_file(header, "expert_weights_scale", 1.0),
         "n_group": of_file(header, "expert_group_count", 1),

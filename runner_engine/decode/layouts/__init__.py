@@ -1,4 +1,5 @@
-"""What a decoder's layers are made of, by their parts and by trials of these. These names are what others need."""
+"""What a decoder's layers are made of, by their parts and by trials of these. These names are what
+others need."""
 
 from runner_engine.decode.layouts.attention_layout import AttentionLayout, LatentLayout
 from runner_engine.decode.layouts.mixtures import MixtureLayout

@@ -15,7 +15,8 @@ from runner_engine.decode.layouts.rotations import Rotation
 
 @dataclass(frozen=True)
 class LatentLayout:
-    """What heads come out of: a normed latent of keys and values, and one of queries where these have one."""
+    """What heads come out of: a normed latent of keys and values, and one of queries where these
+    have one."""
 
     norm_queries: NormLayout | None
     to_queries: Any  # None: queries are computed at once
@@ -40,7 +41,9 @@ class LatentLayout:
 class AttentionLayout:
     """The parts of a layer's attention, and what it does to heads and scores."""
 
-    into: tuple[nn.Module, ...]  # queries, keys and values, or one layer for all, or what they come out of
+    into: tuple[
+        nn.Module, ...
+    ]  # queries, keys and values, or one layer for all, or what they come out of
     out: nn.Module
     scale: float
     cap: float

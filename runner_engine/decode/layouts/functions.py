@@ -34,11 +34,17 @@ def activation_of(function: Any) -> Activation:
     raise NotFusable(f"its MLP goes through {type(function).__name__}")
 
 
-def activation_between(mlp: Callable[[Tensor], Tensor], into: tuple[Any, ...], out: Any, rows: Tensor) -> Activation:
-    """Return what an MLP without a module for it computes between its layers: the nearest by a trial with some rows."""
+def activation_between(
+    mlp: Callable[[Tensor], Tensor], into: tuple[Any, ...], out: Any, rows: Tensor
+) -> Activation:
+    """Return what an MLP without a module for it computes between its layers: the nearest by a
+    trial with some rows."""
     expected = mlp(rows).float()
     gate, up = (layer(rows) for layer in into)
-    off = {kind: float((out(known(gate) * up).float() - expected).abs().max()) for kind, known in KNOWN.items()}
+    off = {
+        kind: float((out(known(gate) * up).float() - expected).abs().max())
+        for kind, known in KNOWN.items()
+    }
     best = min(off, key=lambda kind: off[kind])
     if not off[best] <= NEARLY * float(expected.abs().max()):
         raise NotFusable("its MLP goes through something else")

@@ -1,4 +1,5 @@
-"""Blocks of a norm and one part each (Nemotron-H, Mamba-2), joined to layers as other families have them."""
+"""Blocks of a norm and one part each (Nemotron-H, Mamba-2), joined to layers as other families have
+them."""
 
 from __future__ import annotations
 
@@ -52,4 +53,6 @@ def joined(blocks: Iterable[nn.Module]) -> list[Any]:
 
 def _mixes_tokens(part: Any) -> bool:
     """Whether a part is attention, or carries a state, and is no MLP."""
-    return type(part).__name__ in MIXERS or any(names.all <= names_of_parts(part) for names in OF_ATTENTION)
+    return type(part).__name__ in MIXERS or any(
+        names.all <= names_of_parts(part) for names in OF_ATTENTION
+    )

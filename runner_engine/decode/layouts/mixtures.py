@@ -1,4 +1,5 @@
-"""The layout of a mixture of experts: its router, its experts, and an MLP beside them that all tokens go through."""
+"""The layout of a mixture of experts: its router, its experts, and an MLP beside them that all
+tokens go through."""
 
 from __future__ import annotations
 
@@ -28,11 +29,14 @@ class MixtureLayout:
     router: RouterLayout
     experts: nn.Module
     shared: MlpLayout | None
-    shared_scale: torch.Tensor | None  # [hidden]: the sigmoid of its product with a token scales what `shared` gives
+    shared_scale: (
+        torch.Tensor | None
+    )  # [hidden]: the sigmoid of its product with a token scales what `shared` gives
 
 
 class MixtureAndMlp(nn.Module):
-    """A mixture and an MLP for all tokens that are two parts of a layer, as the one part that others have."""
+    """A mixture and an MLP for all tokens that are two parts of a layer, as the one part that
+    others have."""
 
     def __init__(self, mixture: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
@@ -44,7 +48,9 @@ class MixtureAndMlp(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the sum of both."""
         result = self._mixture[0](hidden)
-        added: torch.Tensor = (result[0] if isinstance(result, tuple) else result) + self.shared_mlp(hidden)
+        added: torch.Tensor = (
+            result[0] if isinstance(result, tuple) else result
+        ) + self.shared_mlp(hidden)
         return added
 
 
@@ -55,14 +61,17 @@ class MixtureReader:
         self._tried: set[tuple[type, bool]] = set()
 
     def read(self, block: Any, rows: torch.Tensor) -> MixtureLayout | None:
-        """Return the layout of a layer's feed-forward; None where it is no mixture that C knows. rows [1, T, hidden]"""
+        """Return the layout of a layer's feed-forward; None where it is no mixture that C knows.
+        rows [1, T, hidden]"""
         try:
             return self._read(block, rows)
         except Exception as error:  # of the family's own code, which is called part by part
             if is_memory_error(error):
                 raise
             log.debug(
-                "a mixture is computed by its own module: %s: %s", type(error).__name__, one_line(error, limit=120)
+                "a mixture is computed by its own module: %s: %s",
+                type(error).__name__,
+                one_line(error, limit=120),
             )
             return None
 
@@ -71,7 +80,11 @@ class MixtureReader:
         of_experts, experts = child_of(block, EXPERTS)
         others = names_of_parts(block) - {of_router, of_experts}
         shared_names, scale_names = others & set(SHARED), others & set(SHARED_SCALES)
-        if others - shared_names - scale_names or len(shared_names) > 1 or len(scale_names) > len(shared_names):
+        if (
+            others - shared_names - scale_names
+            or len(shared_names) > 1
+            or len(scale_names) > len(shared_names)
+        ):
             raise NotFusable(f"its mixture has other parts: {', '.join(sorted(others))}")
         shared_module = getattr(block, next(iter(shared_names))) if shared_names else None
         shared = None if shared_module is None else mlp_of(shared_module, rows)
@@ -99,9 +112,15 @@ def _row_of(scale: Any, shared: MlpLayout | None) -> torch.Tensor | None:
 
 
 def _try(
-    block: Any, router: Any, shared: nn.Module | None, scale: nn.Module | None, found: MixtureLayout, rows: torch.Tensor
+    block: Any,
+    router: Any,
+    shared: nn.Module | None,
+    scale: nn.Module | None,
+    found: MixtureLayout,
+    rows: torch.Tensor,
 ) -> None:
-    """Compare what a block gives with the sum of its parts; NotFusable where it does something else with them."""
+    """Compare what a block gives with the sum of its parts; NotFusable where it does something else
+    with them."""
     expected = block(rows)
     expected = (expected[0] if isinstance(expected, tuple) else expected).view_as(rows)[0]
     flat = rows[0]

@@ -8,7 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from runner_engine.decode.layouts.functions import activation_between, activation_of
-from runner_engine.decode.layouts.parts import FUNCTIONS, OF_MLP, SCALES_OF_MLP, NotFusable, projections_of, sizes_of
+from runner_engine.decode.layouts.parts import (
+    FUNCTIONS,
+    OF_MLP,
+    SCALES_OF_MLP,
+    NotFusable,
+    projections_of,
+    sizes_of,
+)
 from runner_engine.kernels.shared_numbers import Activation
 
 
@@ -32,21 +39,33 @@ class MlpLayout:
     def gates_in_product(self) -> bool:
         """Whether two matrices gate each other in the registers, as SiLU does without biases."""
         is_plain = all(part.bias is None for part in self.into) and self.gate_scale == 1
-        return self.activation is Activation.silu and self.has_gate and len(self.into) == 2 and is_plain
+        return (
+            self.activation is Activation.silu
+            and self.has_gate
+            and len(self.into) == 2
+            and is_plain
+        )
 
     @property
     def gates(self) -> int:
-        """How many numbers of a token it computes before they go through its function; 0: in the registers."""
+        """How many numbers of a token it computes before they go through its function; 0: in the
+        registers."""
         return 0 if self.gates_in_product else self.inner * (1 + self.has_gate)
 
 
 def mlp_of(mlp: Any, rows: Tensor) -> MlpLayout | None:
     """Return the layout of an MLP; None where C does not know its parts. rows: for a trial."""
-    function = next((name for name in FUNCTIONS if isinstance(getattr(mlp, name, None), nn.Module)), None)
+    function = next(
+        (name for name in FUNCTIONS if isinstance(getattr(mlp, name, None), nn.Module)), None
+    )
     try:
         names = projections_of(mlp, OF_MLP, {function} if function else set())
         into, out = tuple(getattr(mlp, name) for name in names.into), getattr(mlp, names.out)
-        activation = activation_of(getattr(mlp, function)) if function else activation_between(mlp, into, out, rows)
+        activation = (
+            activation_of(getattr(mlp, function))
+            if function
+            else activation_between(mlp, into, out, rows)
+        )
     except NotFusable:
         return None
     outputs, inner = sum(sizes_of(layer)[0] for layer in into), sizes_of(out)[1]

@@ -1,4 +1,5 @@
-"""The layout of a whole model: embedding, layers, head, and the numbers that scale what goes between them."""
+"""The layout of a whole model: embedding, layers, head, and the numbers that scale what goes
+between them."""
 
 from __future__ import annotations
 
@@ -101,15 +102,22 @@ def describe(model: Any, heads: Heads) -> ModelLayout:
     except Exception as error:  # of the family's own code, which is called part by part
         if is_memory_error(error):
             raise
-        raise NotFusable(f"its parts are others: {type(error).__name__}: {one_line(error, limit=120)}") from error
+        raise NotFusable(
+            f"its parts are others: {type(error).__name__}: {one_line(error, limit=120)}"
+        ) from error
 
 
 def _described(model: Any, heads: Heads) -> ModelLayout:
     (_, body), settings = child_of(model, BODIES), model.config.get_text_config()
     body = getattr(body, "language_model", body)
     final, norm = child_of(body, FINAL_NORMS)
-    (of_embedding, embedding), (of_layers, blocks) = child_of(body, EMBEDDINGS), child_of(body, LISTS)
-    if heads.dtype is not torch.float32 and any(getattr(block, "residual_in_fp32", False) for block in blocks):
+    (of_embedding, embedding), (of_layers, blocks) = (
+        child_of(body, EMBEDDINGS),
+        child_of(body, LISTS),
+    )
+    if heads.dtype is not torch.float32 and any(
+        getattr(block, "residual_in_fp32", False) for block in blocks
+    ):
         raise NotFusable("what its layers add up is in float32")
     body_layers = joined(blocks)
     places = getattr(body, PLACES, None)
@@ -119,7 +127,9 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     hidden, kinds = settings.hidden_size, getattr(settings, "layer_types", None)
     like = torch.zeros(1, dtype=heads.dtype)
     tables, of_kind = _tables(getattr(body, of_rotary, None), kinds)
-    rows = torch.randn(1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0)).to(like)
+    rows = torch.randn(1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0)).to(
+        like
+    )
     scales = {_residual_scale(layer) for layer in body_layers}
     if len(scales) != 1:
         raise NotFusable("its layers differ")
@@ -161,7 +171,9 @@ def _tables(rotary: Any, kinds: list[str] | None) -> tuple[list[RopeTable], dict
     names = list(dict.fromkeys(kinds))
     if len(names) > ROPE_TABLES:
         raise NotFusable(f"its layers have {len(names)} rotary tables")
-    return [RopeTable(rotary, name) for name in names], {name: number for number, name in enumerate(names)}
+    return [RopeTable(rotary, name) for name in names], {
+        name: number for number, name in enumerate(names)
+    }
 
 
 def _layer(
@@ -174,7 +186,11 @@ def _layer(
     mixtures: MixtureReader,
 ) -> LayerLayout:
     of_mixer, mixer = _mixer(layer)
-    beside = _beside(layer, mixer) if mixer and set(ATTENTIONS) & (names_of_parts(layer) - {of_mixer}) else None
+    beside = (
+        _beside(layer, mixer)
+        if mixer and set(ATTENTIONS) & (names_of_parts(layer) - {of_mixer})
+        else None
+    )
     mixer = None if beside else mixer
     of_attention, attention = (of_mixer, None) if mixer else child_of(layer, ATTENTIONS)
     mlp = _feed_forward(layer)
@@ -189,7 +205,8 @@ def _layer(
     if found is not None and found.norms is not None:
         counts = (heads.kv_heads * heads.group, heads.kv_heads) if found.norms_all_heads else (1, 1)
         queries, keys = (
-            norm_of(norm, count * heads.dim, like) for norm, count in zip(found.norms, counts, strict=True)
+            norm_of(norm, count * heads.dim, like)
+            for norm, count in zip(found.norms, counts, strict=True)
         )
         head_norms = queries, keys
     places = names.before_attention, names.after_attention, names.before_mlp, names.after_mlp
@@ -204,11 +221,14 @@ def _layer(
         raise NotFusable("its keys or its MLP are scaled")
     if beside and (of_c is None or getattr(layer, "residual_multiplier", 1.0) != 1):
         raise NotFusable("it has a mixer beside attention, and no MLP that C knows")
-    return LayerLayout(found, mixer, beside, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks)
+    return LayerLayout(
+        found, mixer, beside, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks
+    )
 
 
 def _feed_forward(layer: nn.Module) -> Any:
-    """Return a layer's MLP or mixture, or both as one; None for a layer that is known to have none."""
+    """Return a layer's MLP or mixture, or both as one; None for a layer that is known to have
+    none."""
     if isinstance(layer, JoinedLayer) and not layer.has_mlp:
         return None
     name, mlp = child_of(layer, MLPS)
@@ -223,7 +243,8 @@ def _beside(layer: Any, mixer: CallParts) -> Beside:
 
 
 def _mixer(layer: nn.Module) -> tuple[str, CallParts | None]:
-    """Return what carries a state in a layer, with its name; NotFusable where C does not know its form."""
+    """Return what carries a state in a layer, with its name; NotFusable where C does not know its
+    form."""
     for name, child in layer.named_children():
         if type(child).__name__ in MIXERS:
             mixer = mixer_of(child)
@@ -243,11 +264,14 @@ def _layer_names(layer: nn.Module, norms: set[str]) -> LayerNames:
 
 def _residual_scale(layer: Any) -> float:
     """Return by what a layer multiplies what it adds."""
-    return next((float(getattr(layer, name)) for name in RESIDUAL_SCALES if hasattr(layer, name)), 1.0)
+    return next(
+        (float(getattr(layer, name)) for name in RESIDUAL_SCALES if hasattr(layer, name)), 1.0
+    )
 
 
 def _embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:
-    """Return by what the rows of the embedding are multiplied before the first layer, rounded as the family does."""
+    """Return by what the rows of the embedding are multiplied before the first layer, rounded as
+    the family does."""
     own = getattr(embedding, "embed_scale", 1.0)
     own = torch.as_tensor(own).to(dtype).item()
     return float(own) * float(getattr(body, "embedding_multiplier", 1.0))
@@ -255,4 +279,8 @@ def _embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:
 
 def _logit_scale(model: Any, settings: Any) -> float:
     of_body = float(getattr(getattr(model, "model", None), "lm_head_multiplier", 1.0))
-    return of_body * float(getattr(model, "logit_scale", 1.0)) / float(getattr(settings, "logits_scaling", 1.0))
+    return (
+        of_body
+        * float(getattr(model, "logit_scale", 1.0))
+        / float(getattr(settings, "logits_scaling", 1.0))
+    )

@@ -1,6 +1,8 @@
-"""The names of a layer's parts: a new way of putting them together is a line in one of these tables.
+"""The names of a layer's parts: a new way of putting them together is a line in one of these
+tables.
 
-What the parts compute is found by trials of them (norms.py, functions.py, attention.py), not by names of families.
+What the parts compute is found by trials of them (norms.py, functions.py, attention.py), not by
+names of families.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ class NotFusable(Exception):
 
 @dataclass(frozen=True)
 class LayerNames:
-    """The norms of a layer by their places; without one before its MLP, that reads what attention reads."""
+    """The norms of a layer by their places; without one before its MLP, that reads what attention
+    reads."""
 
     before_attention: str = ""
     after_attention: str = ""
@@ -29,9 +32,9 @@ class LayerNames:
     @property
     def norms(self) -> frozenset[str]:
         """The names of all of them."""
-        return frozenset((self.before_attention, self.after_attention, self.before_mlp, self.after_mlp)) - frozenset(
-            ("",)
-        )
+        return frozenset(
+            (self.before_attention, self.after_attention, self.before_mlp, self.after_mlp)
+        ) - frozenset(("",))
 
 
 WITHOUT_MLP = LayerNames("input_layernorm")
@@ -42,9 +45,17 @@ LAYERS = (
     LayerNames("operator_norm", "", "ffn_norm"),
     LayerNames("attention_layernorm", "", "feedforward_layernorm"),
     LayerNames(
-        "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
     ),
-    LayerNames("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"),
+    LayerNames(
+        "input_layernorm",
+        "post_self_attn_layernorm",
+        "post_attention_layernorm",
+        "post_mlp_layernorm",
+    ),
     LayerNames("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
     LayerNames("input_layernorm", is_parallel=True),
     LayerNames("ln_1", "", "ln_2"),
@@ -56,7 +67,8 @@ MLPS = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
 
 @dataclass(frozen=True)
 class ProjectionNames:
-    """The linear layers around attention or in an MLP: what comes in, side by side, and what goes out."""
+    """The linear layers around attention or in an MLP: what comes in, side by side, and what goes
+    out."""
 
     into: tuple[str, ...]
     out: str
@@ -69,9 +81,12 @@ class ProjectionNames:
 
 @dataclass(frozen=True)
 class LatentNames:
-    """The parts of attention whose heads come out of latents: what comes in, and what is made of it."""
+    """The parts of attention whose heads come out of latents: what comes in, and what is made of
+    it."""
 
-    into: tuple[str, str]  # the latent of queries, or queries; the latent of keys and values with what keys share
+    into: tuple[
+        str, str
+    ]  # the latent of queries, or queries; the latent of keys and values with what keys share
     pair_norm: str
     to_pairs: str
     out: str
@@ -81,7 +96,14 @@ class LatentNames:
     @property
     def all(self) -> frozenset[str]:
         """The names of all of them."""
-        names = (*self.into, self.pair_norm, self.to_pairs, self.out, self.query_norm, self.to_queries)
+        names = (
+            *self.into,
+            self.pair_norm,
+            self.to_pairs,
+            self.out,
+            self.query_norm,
+            self.to_queries,
+        )
         return frozenset(names) - {""}
 
 
@@ -109,13 +131,31 @@ OF_MLP = (
     ProjectionNames(("c_fc",), "c_proj"),
     ProjectionNames(("dense_h_to_4h",), "dense_4h_to_h"),
 )
-HEAD_NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("query_layernorm", "key_layernorm"))
+HEAD_NORMS = (
+    ("q_norm", "k_norm"),
+    ("q_layernorm", "k_layernorm"),
+    ("query_layernorm", "key_layernorm"),
+)
 SCALES_OF_MLP = ("gate_multiplier", "down_multiplier")
 FUNCTIONS = ("act_fn", "activation_fn", "act", "activation")
-FINAL_NORMS = ("norm", "final_layernorm", "final_norm", "final_layer_norm", "embedding_norm", "ln_f", "norm_f")
+FINAL_NORMS = (
+    "norm",
+    "final_layernorm",
+    "final_norm",
+    "final_layer_norm",
+    "embedding_norm",
+    "ln_f",
+    "norm_f",
+)
 BODIES = ("model", "transformer", "backbone", "gpt_neox")  # of a whole model, beside its head
-EMBEDDINGS, PLACES = ("embed_tokens", "wte", "embeddings", "embed_in"), "wpe"  # of tokens; what their places add
-RESIDUAL_SCALES = ("residual_multiplier", "residual_scale")  # attributes of a layer: of what it adds
+EMBEDDINGS, PLACES = (
+    ("embed_tokens", "wte", "embeddings", "embed_in"),
+    "wpe",
+)  # of tokens; what their places add
+RESIDUAL_SCALES = (
+    "residual_multiplier",
+    "residual_scale",
+)  # attributes of a layer: of what it adds
 LISTS, ROTARY = ("layers", "h"), ("rotary_emb", "pos_emb")
 
 
@@ -129,7 +169,11 @@ def child_of(module: Any, names: Iterable[str]) -> tuple[str, Any]:
 
 def names_of_parts(module: nn.Module) -> set[str]:
     """Return the names of a module's parts that compute something."""
-    return {name for name, child in module.named_children() if not isinstance(child, nn.Dropout | nn.Identity)}
+    return {
+        name
+        for name, child in module.named_children()
+        if not isinstance(child, nn.Dropout | nn.Identity)
+    }
 
 
 def sizes_of(layer: Any) -> tuple[int, int]:
@@ -138,8 +182,11 @@ def sizes_of(layer: Any) -> tuple[int, int]:
     return int(getattr(layer, names[0])), int(getattr(layer, names[1]))
 
 
-def projections_of(module: Any, choices: Iterable[ProjectionNames], others: set[str]) -> ProjectionNames:
-    """Return the names of a module's linear layers; NotFusable if it has parts beside these and `others`."""
+def projections_of(
+    module: Any, choices: Iterable[ProjectionNames], others: set[str]
+) -> ProjectionNames:
+    """Return the names of a module's linear layers; NotFusable if it has parts beside these and
+    `others`."""
     parts = names_of_parts(module) - others
     for names in choices:
         if parts == names.all:

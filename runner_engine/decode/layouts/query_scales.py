@@ -1,4 +1,5 @@
-"""Queries that are scaled by their position, which only an attention that takes positions can do."""
+"""Queries that are scaled by their position, which only an attention that takes positions can
+do."""
 
 from __future__ import annotations
 
@@ -11,12 +12,16 @@ import torch
 from runner_engine.decode.layouts.handed_over import POSITIONS
 from runner_engine.decode.layouts.parts import NotFusable
 
-LENGTHS_CHANGE = ("dynamic", "longrope")  # rotations whose angles depend on the longest position seen
+LENGTHS_CHANGE = (
+    "dynamic",
+    "longrope",
+)  # rotations whose angles depend on the longest position seen
 
 
 @dataclass(frozen=True)
 class QueryScale:
-    """Llama 4's: queries grow with the logarithm of how often the trained length fits before them."""
+    """Llama 4's: queries grow with the logarithm of how often the trained length fits before
+    them."""
 
     beta: float
     trained: int
@@ -32,7 +37,8 @@ class QueryScale:
 
 
 def query_scale_of(attention: Any) -> QueryScale | None:
-    """Return how a module scales queries by their positions; NotFusable where it takes these for something else."""
+    """Return how a module scales queries by their positions; NotFusable where it takes these for
+    something else."""
     parameter = inspect.signature(type(attention).forward).parameters.get("position_ids")
     if parameter is None or parameter.default is not inspect.Parameter.empty:
         return None

@@ -1,4 +1,5 @@
-"""How heads are rotated to their positions, found by comparing what a family hands to its attention with each way."""
+"""How heads are rotated to their positions, found by comparing what a family hands to its attention
+with each way."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Rotation:
     of_table: str  # where the angles of points are: in its first half, in every second place, or all of it
 
     def table(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Return cos or sin of positions and points, float32 [n, rotated / 2], from those of the family."""
+        """Return cos or sin of positions and points, float32 [n, rotated / 2], from those of the
+        family."""
         angles: torch.Tensor = ANGLES[self.of_table](numbers)
         return angles.float().contiguous()
 
@@ -66,7 +68,9 @@ class Rotation:
         points = turned.reshape(*shape, 2, -1) if in_halves else turned.reshape(*shape, -1, 2)
         first, second = points.unbind(between)
         into = -1 if self.points is RopePoints.points_of_neighbours else -2
-        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), into).flatten(-2)
+        turned = torch.stack(
+            (first * cos - second * sin, second * cos + first * sin), into
+        ).flatten(-2)
         return torch.cat((turned, rest), -1)
 
 
@@ -76,13 +80,16 @@ ANGLES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "all": lambda numbers: numbers,
 }
 Heads = tuple[torch.Tensor, torch.Tensor]  # of queries and of keys, [T, H, D]
-Finish = Callable[[Heads], Sequence[torch.Tensor]]  # what is done to both when they have been rotated
+Finish = Callable[
+    [Heads], Sequence[torch.Tensor]
+]  # what is done to both when they have been rotated
 
 
 def rotation_of(
     made: Heads, given: Heads, angles: Angles | None, finish: Finish = tuple
 ) -> tuple[Rotation | None, float]:
-    """Return the rotation that gives what a module hands over, and how far it is off; None: nothing is rotated."""
+    """Return the rotation that gives what a module hands over, and how far it is off; None: nothing
+    is rotated."""
     best, least = None, _most_off(finish(made), given)
     if least <= NEAR or angles is None:
         return best, least

@@ -1,7 +1,8 @@
-"""By which formula a router chooses experts and weights them, found by trying its own code on numbers of ours.
+"""By which formula a router chooses experts and weights them, found by trying its own code on
+numbers of ours.
 
-The trial's weights are not the checkpoint's: they are lively, so that a correction, a limit to groups or a small number
-in a sum shows whatever was trained.
+The trial's weights are not the checkpoint's: they are lively, so that a correction, a limit to
+groups or a small number in a sum shows whatever was trained.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class RouterFormula:
     rounds_weights: bool = False
 
     def __call__(self, logits: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-        """Return the weights of all experts [rows, experts], 0 of those that are not chosen; added: if it has any."""
+        """Return the weights of all experts [rows, experts], 0 of those that are not chosen; added:
+        if it has any."""
         if self.has_bias:
             logits = logits + added
         scores = logits.softmax(-1) if self.scores is Scores.softmax_scores else logits.sigmoid()
@@ -63,7 +65,8 @@ class RouterFormula:
 
 @dataclass(frozen=True)
 class RouterLayout:
-    """A router: its matrix [experts, hidden], what is added to its sums or scores, and its formula."""
+    """A router: its matrix [experts, hidden], what is added to its sums or scores, and its
+    formula."""
 
     weight: torch.Tensor
     added: torch.Tensor | None  # [experts]
@@ -72,13 +75,18 @@ class RouterLayout:
 
 
 def router_of(router: nn.Module, block: nn.Module) -> RouterLayout:
-    """Return the layout of a router; NotFusable where it computes something else. block: the module that has it."""
+    """Return the layout of a router; NotFusable where it computes something else. block: the module
+    that has it."""
     weight = router._parameters.get("weight")
     if weight is None or weight.dim() != 2 or weight.device.type != "cpu":
         raise NotFusable("its router has no matrix")
     experts, hidden = weight.shape
     given = _given(router, block)
-    own = {name: some for name, some in (*router.named_parameters(), *router.named_buffers()) if name != "weight"}
+    own = {
+        name: some
+        for name, some in (*router.named_parameters(), *router.named_buffers())
+        if name != "weight"
+    }
     added = own | given
     if len(added) > 1 or any(some.numel() != experts for some in added.values()):
         raise NotFusable(f"its router has other parts: {', '.join(sorted(added))}")
@@ -88,7 +96,9 @@ def router_of(router: nn.Module, block: nn.Module) -> RouterLayout:
     of_all = torch.randn(experts, generator=random) / 2  # what is added, in the trial
     expected, logits = [], []
     for around, spread in ((0.0, 2.0), (LOW, 0.5)):
-        numbers = torch.randn(experts, hidden, generator=random) * spread * hidden**-0.5 + around / hidden
+        numbers = (
+            torch.randn(experts, hidden, generator=random) * spread * hidden**-0.5 + around / hidden
+        )
         some = rows if not around else 1 + rows / hidden
         with torch.no_grad():
             trial.get_parameter("weight").copy_(numbers)
@@ -111,7 +121,8 @@ def router_of(router: nn.Module, block: nn.Module) -> RouterLayout:
 
 
 def _given(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
-    """Return what a block hands to its router besides rows: tensors of its own, by the names of arguments."""
+    """Return what a block hands to its router besides rows: tensors of its own, by the names of
+    arguments."""
     names = list(inspect.signature(router.forward).parameters)[1:]
     found = {name: getattr(block, name, None) for name in names}
     return {name: some for name, some in found.items() if isinstance(some, torch.Tensor)}
@@ -119,8 +130,14 @@ def _given(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
 
 def weights_and_index(made: Any, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weights of the chosen experts and their numbers, from what a router returns."""
-    tensors = [some for some in made if isinstance(some, torch.Tensor)] if isinstance(made, tuple) else []
-    numbers = [some for some in tensors if not some.is_floating_point() and some.dim() == 2 and len(some) == rows]
+    tensors = (
+        [some for some in made if isinstance(some, torch.Tensor)] if isinstance(made, tuple) else []
+    )
+    numbers = [
+        some
+        for some in tensors
+        if not some.is_floating_point() and some.dim() == 2 and len(some) == rows
+    ]
     if len(numbers) != 1:
         raise NotFusable("its router does not say which experts it chooses")
     [index] = numbers
@@ -130,22 +147,42 @@ def weights_and_index(made: Any, rows: int) -> tuple[torch.Tensor, torch.Tensor]
     return weights[-1], index
 
 
-def _formulas(router: nn.Module, chosen: int, experts: int, has_added: bool) -> Iterator[RouterFormula]:
-    """Go through the formulas that a router may have, from the numbers that it has as attributes."""
+def _formulas(
+    router: nn.Module, chosen: int, experts: int, has_added: bool
+) -> Iterator[RouterFormula]:
+    """Go through the formulas that a router may have, from the numbers that it has as
+    attributes."""
     of = {name: value for name, value in vars(router).items() if isinstance(value, int | float)}
     groups = next((int(of[name]) for name in GROUPS if of.get(name)), 1)
     chosen_groups = next((int(of[name]) for name in CHOSEN_GROUPS if of.get(name)), 1)
-    scales = list(dict.fromkeys([*(value for value in of.values() if isinstance(value, float)), 1.0]))
+    scales = list(
+        dict.fromkeys([*(value for value in of.values() if isinstance(value, float)), 1.0])
+    )
     limits = [(1, 1, 1)]
-    if experts % groups == 0 and chosen_groups < groups and chosen <= experts // groups * chosen_groups:
-        limits = [(groups, chosen_groups, best) for best in BEST_OF_GROUP if best <= experts // groups] + limits
+    if (
+        experts % groups == 0
+        and chosen_groups < groups
+        and chosen <= experts // groups * chosen_groups
+    ):
+        limits = [
+            (groups, chosen_groups, best) for best in BEST_OF_GROUP if best <= experts // groups
+        ] + limits
     for scores in Scores:
         for has_bias, has_correction in ((False, True), (True, False), (False, False)):
             if (has_bias or has_correction) and not has_added:
                 continue
             for some_groups, best_groups, best in limits:
                 made = RouterFormula(
-                    chosen, scores, has_bias, has_correction, some_groups, best_groups, best, False, 0.0, 1.0
+                    chosen,
+                    scores,
+                    has_bias,
+                    has_correction,
+                    some_groups,
+                    best_groups,
+                    best,
+                    False,
+                    0.0,
+                    1.0,
                 )
                 for scale in scales:
                     yield replace(made, scale=scale)
@@ -154,7 +191,10 @@ def _formulas(router: nn.Module, chosen: int, experts: int, has_added: bool) -> 
 
 
 def _rounding(
-    router: nn.Module, given: Mapping[str, torch.Tensor], weight: torch.Tensor, formula: RouterFormula
+    router: nn.Module,
+    given: Mapping[str, torch.Tensor],
+    weight: torch.Tensor,
+    formula: RouterFormula,
 ) -> RouterFormula:
     """Return the formula with what the family rounds to the model's format."""
     dtype, random = weight.dtype, torch.Generator().manual_seed(1)
@@ -163,7 +203,9 @@ def _rounding(
         made = router(rows, **given)
     weights, _ = weights_and_index(made, TRIED)
     logits = [
-        some for some in made if isinstance(some, torch.Tensor) and some.is_floating_point() and some is not weights
+        some
+        for some in made
+        if isinstance(some, torch.Tensor) and some.is_floating_point() and some is not weights
     ]
     shaped = [some for some in logits if some.shape == (TRIED, len(weight))]
     rounds_logits = all(torch.equal(some.float(), some.to(dtype).float()) for some in shaped)

@@ -1,4 +1,5 @@
-"""Forward passes: flat lists of tokens in, logits out. These names are what others need of this folder."""
+"""Forward passes: flat lists of tokens in, logits out. These names are what others need of this
+folder."""
 
 from runner_engine.decode.passes.ahead import Ahead
 from runner_engine.decode.passes.forward import Forward, TokenSpan

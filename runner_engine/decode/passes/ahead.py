@@ -25,7 +25,8 @@ SWITCH = "RUNNER_AHEAD"
 
 
 class Ahead:
-    """The active rows' next step. Where it has begun, rows may leave until its logits are taken, and none may enter."""
+    """The active rows' next step. Where it has begun, rows may leave until its logits are taken,
+    and none may enter."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
@@ -47,7 +48,8 @@ class Ahead:
         return self._logits is not None
 
     def logits(self, own: OwnKv, rows: Sequence[Row], reading: Sequence[Row]) -> torch.Tensor:
-        """Return the logits [n, V] of all active rows: of their step that has begun, or of one that runs now.
+        """Return the logits [n, V] of all active rows: of their step that has begun, or of one that
+        runs now.
 
         reading: the rows in the slots behind them, whose prompts are not complete.
         """
@@ -70,8 +72,11 @@ class Ahead:
             return logits[: len(lines)]
         return logits[sent(torch.tensor(lines), logits.device)]
 
-    def read(self, picked: torch.Tensor, own: OwnKv, rows: Sequence[Row], reading: Sequence[Row]) -> list[int]:
-        """Return the tokens that were picked for all active rows; their next step begins before the host waits.
+    def read(
+        self, picked: torch.Tensor, own: OwnKv, rows: Sequence[Row], reading: Sequence[Row]
+    ) -> list[int]:
+        """Return the tokens that were picked for all active rows; their next step begins before the
+        host waits.
 
         reading: the rows in the slots behind them, whose prompts are not complete.
         """
@@ -89,10 +94,17 @@ class Ahead:
     def _is_worth_it(self, own: Slots, rows: Sequence[Row]) -> bool:
         """Whether the step may begin: it has room already, and not all rows end for certain."""
         has_room = own.holds([row.kv.places + 1 for row in rows])
-        return has_room and os.environ.get(SWITCH) != "0" and any(len(row.tokens) + 1 < row.limit for row in rows)
+        return (
+            has_room
+            and os.environ.get(SWITCH) != "0"
+            and any(len(row.tokens) + 1 < row.limit for row in rows)
+        )
 
-    def _begin(self, picked: torch.Tensor, own: Slots, rows: Sequence[Row], reading: Sequence[Row]) -> None:
-        """Begin the step; without memory for it nothing is lost, and it runs when the tokens have been read."""
+    def _begin(
+        self, picked: torch.Tensor, own: Slots, rows: Sequence[Row], reading: Sequence[Row]
+    ) -> None:
+        """Begin the step; without memory for it nothing is lost, and it runs when the tokens have
+        been read."""
         try:
             self._logits = self.forward.step_of_picked(own, rows, reading, picked)
         except MEMORY_ERRORS as error:

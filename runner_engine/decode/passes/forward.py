@@ -18,18 +18,23 @@ from runner_engine.kv_cache import Heads, OwnKv, Prefix, SharedKv, Slots, kernel
 from runner_engine.models.vocabulary import rows_of
 from runner_engine.recurrent import mixers_of
 
-SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
+SHORT_SPAN = (
+    192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
+)
 
 
 @dataclass
 class TokenSpan:
-    """Neighbouring tokens of a row; logits are wanted before each target, or after the last token of the prompt."""
+    """Neighbouring tokens of a row; logits are wanted before each target, or after the last token
+    of the prompt."""
 
     row: Row
     slot: int
     ids: list[int]
     before: int = 0  # own places filled by earlier pieces
-    targets: list[int] = field(default_factory=list)  # tokens that follow its last tokens: to be scored, or guessed
+    targets: list[int] = field(
+        default_factory=list
+    )  # tokens that follow its last tokens: to be scored, or guessed
     is_last: bool = True  # whether the row has no more pending tokens
 
     @property
@@ -39,40 +44,53 @@ class TokenSpan:
 
     @property
     def whole(self) -> int:
-        """The tokens of what it is a piece of: by these its attention is chosen, so its size changes no bits."""
+        """The tokens of what it is a piece of: by these its attention is chosen, so its size
+        changes no bits."""
         row = self.row
         own = len(row.prompt) - row.kv.shared + (0 if row.given is None else len(row.given) - 1)
         return own if self.before < own else len(self.ids)
 
 
 class Before:
-    """Stands in for a KV cache in models that count the tokens before a pass (Llama 4); each token has a count."""
+    """Stands in for a KV cache in models that count the tokens before a pass (Llama 4); each token
+    has a count."""
 
     def __init__(self, positions: list[int], device: torch.device) -> None:
-        self.counts = torch.tensor(positions, device=device) - torch.arange(len(positions), device=device)
+        self.counts = torch.tensor(positions, device=device) - torch.arange(
+            len(positions), device=device
+        )
 
-    def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:  # the names of transformers' cache
+    def get_seq_length(
+        self, layer_idx: int = 0
+    ) -> torch.Tensor:  # the names of transformers' cache
         """Return what is added to a token's place in the pass to get its position."""
         return self.counts
 
-    def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, *_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store nothing: attention does that."""
         return key, value
 
 
 class Forward:
-    """Sends tokens through a model: a prefix, prompts of rows that enter, one token of each row, or guessed tokens."""
+    """Sends tokens through a model: a prefix, prompts of rows that enter, one token of each row, or
+    guessed tokens."""
 
     def __init__(self, model: Any, heads: Heads) -> None:
         self.model, self.heads, self.kernels = model, heads, kernels_for(heads)
         self.short_span = SHORT_SPAN if self.kernels else 1
-        self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
+        self.counts_before = bool(
+            getattr(model.config.get_text_config(), "attn_temperature_tuning", None)
+        )
         self.rows = rows_of(model)
         self.mixers = mixers_of(model) if heads.states else {}
         in_steps = heads.by_sdpa and not (self.counts_before or self.mixers or heads.first_plain)
         self.device_step = DeviceStep(model, heads) if in_steps else None
         self.fused: FusedForward | None = None  # runs a pass in a single call where possible
-        self.most_tokens = self.most_logits = 0  # the largest pass so far: its tokens, and its rows of logits
+        self.most_tokens = self.most_logits = (
+            0  # the largest pass so far: its tokens, and its rows of logits
+        )
 
     @property
     def most_prefixes(self) -> int | None:
@@ -81,7 +99,8 @@ class Forward:
 
     @property
     def recorded(self) -> str:
-        """How many steps were recorded ones, or why none was; empty where steps are not recorded."""
+        """How many steps were recorded ones, or why none was; empty where steps are not
+        recorded."""
         return "" if self.device_step is None else self.device_step.graphs.summary
 
     def forget_recorded(self) -> None:
@@ -93,7 +112,9 @@ class Forward:
         """Compute keys and values of at most `most` next tokens of a prefix; return how many."""
         before, into = prefix.read, prefix.partial
         if into is None:
-            into = SharedKv.empty(self.heads, len(prefix.tokens), self.kernels, prefix.parent is None)
+            into = SharedKv.empty(
+                self.heads, len(prefix.tokens), self.kernels, prefix.parent is None
+            )
             put_state(into.store, 0, prefix.parent)
         ids = prefix.tokens[before : before + most]
         count, first = len(ids), prefix.start + before
@@ -111,7 +132,8 @@ class Forward:
         return count
 
     def read_prompts(self, own: OwnKv, pieces: Sequence[TokenSpan]) -> torch.Tensor:
-        """Read pieces of prompts, each into its row's slot; return the wanted logits [n, V], in order."""
+        """Read pieces of prompts, each into its row's slot; return the wanted logits [n, V], in
+        order."""
         ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -138,17 +160,22 @@ class Forward:
         layout = PassLayout(self.heads, self.kernels, own, *kinds, uses, spans)
         read = [piece for piece in pieces if piece.ids]
         starts = [piece.row.kv.shared + piece.before for piece in read]
-        with self._states(own, [piece.slot for piece in read], starts, [len(piece.ids) for piece in read]):
+        with self._states(
+            own, [piece.slot for piece in read], starts, [len(piece.ids) for piece in read]
+        ):
             logits = self._forward(layout, ids, positions, kept or [len(ids) - 1])
         return logits[: len(kept)]
 
     def uses_of(self, rows: Sequence[Row]) -> list[PrefixUse]:
-        """Return the prefixes of rows for passes with one token each; valid until the rows change."""
+        """Return the prefixes of rows for passes with one token each; valid until the rows
+        change."""
         if self.device_step is not None and self.device_step.fits(rows):
             return []  # it finds them itself
         return self._uses([row.kv.path for row in rows], range(len(rows)))
 
-    def step(self, own: OwnKv, rows: Sequence[Row], uses: list[PrefixUse], reading: Sequence[Row] = ()) -> torch.Tensor:
+    def step(
+        self, own: OwnKv, rows: Sequence[Row], uses: list[PrefixUse], reading: Sequence[Row] = ()
+    ) -> torch.Tensor:
         """Send the last token of each row, in the slots 0 … n-1; return the logits [n, V].
 
         reading: the rows in the slots behind them, whose prompts are not complete.
@@ -159,7 +186,11 @@ class Forward:
             assert isinstance(own, Slots)
             return self._forward(StepRows(own, rows, reading), ids, positions, None)
         places = [row.kv.places for row in rows]
-        kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
+        kinds = (
+            self._ints(range(len(rows))),
+            self._ints(places),
+            self._ints([place + 1 for place in places]),
+        )
         layout = PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True)
         with self._states(own, range(len(rows)), positions, [1] * len(rows), is_decoded=True):
             return self._forward(layout, ids, positions, None)
@@ -169,7 +200,8 @@ class Forward:
     ) -> torch.Tensor | None:
         """As `step`, with tokens that the host has not read; None where it would have to.
 
-        A token without an embedding is another one here; `check_tokens` tells of it when the host has read it.
+        A token without an embedding is another one here; `check_tokens` tells of it when the host
+        has read it.
         """
         if self.device_step is None or not self.device_step.fits(rows):
             return None
@@ -194,14 +226,26 @@ class Forward:
             row_of = [-1] * len(of_path)
             for number, at in enumerate(seen_by):
                 row_of[at] = number
-            chosen = None if len(seen_by) == len(of_path) else torch.tensor(seen_by, device=self.heads.device)
-            uses.append(PrefixUse(prefix.kv, chosen, self._ints(row_of), len(seen_by), prefix.start))
+            chosen = (
+                None
+                if len(seen_by) == len(of_path)
+                else torch.tensor(seen_by, device=self.heads.device)
+            )
+            uses.append(
+                PrefixUse(prefix.kv, chosen, self._ints(row_of), len(seen_by), prefix.start)
+            )
         return uses
 
     def _states(
-        self, own: OwnKv, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], is_decoded: bool = False
+        self,
+        own: OwnKv,
+        slots: Sequence[int],
+        starts: Sequence[int],
+        counts: Sequence[int],
+        is_decoded: bool = False,
     ) -> AbstractContextManager[None]:
-        """Let layers that carry a state read the pass into those of `own`, so many tokens into each slot."""
+        """Let layers that carry a state read the pass into those of `own`, so many tokens into each
+        slot."""
         if own.states is None:
             return nullcontext()
         return own.states.reading(slots, starts, counts, is_decoded)
@@ -210,7 +254,11 @@ class Forward:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
 
     def _forward(
-        self, layout: PassLayout | StepRows, ids: list[int], positions: list[int], keep: list[int] | None
+        self,
+        layout: PassLayout | StepRows,
+        ids: list[int],
+        positions: list[int],
+        keep: list[int] | None,
     ) -> torch.Tensor:
         """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
         self.check_tokens(ids)
@@ -223,7 +271,10 @@ class Forward:
             return self.fused(layout, ids, positions, keep)
         device, layout.positions = self.heads.device, positions
         before = {"past_key_values": Before(positions, device)} if self.counts_before else {}
-        attend, states = in_call_order(layout.attend) if self.mixers else layout.attend, layout.own.states
+        attend, states = (
+            in_call_order(layout.attend) if self.mixers else layout.attend,
+            layout.own.states,
+        )
         in_layers = nullcontext() if states is None else states.standing_in(self.mixers)
         with torch.inference_mode(), running(self.model, attend), in_layers:
             output = self.model(

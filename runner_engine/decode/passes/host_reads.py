@@ -1,4 +1,5 @@
-"""Finds operations that make the host wait for a GPU: a step that is to be recorded must have none."""
+"""Finds operations that make the host wait for a GPU: a step that is to be recorded must have
+none."""
 
 from __future__ import annotations
 
@@ -28,10 +29,15 @@ class HostRead(Exception):
 
 
 class NoHostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Raises HostRead at the first operation that reads numbers on the host, or copies between devices."""
+    """Raises HostRead at the first operation that reads numbers on the host, or copies between
+    devices."""
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run an operation unless it waits."""
         kwargs = kwargs or {}

@@ -1,8 +1,10 @@
-"""Recordings of decoding steps: made of shapes that occur again and again, checked, replayed and counted.
+"""Recordings of decoding steps: made of shapes that occur again and again, checked, replayed and
+counted.
 
-A recording is checked by two replays with different tokens, each compared with the same step operation by operation.
-What a replay does not compute is NaN, so one that does nothing is found. A shape that fails is left out; the others are
-recorded all the same, unless the reason holds for all of them.
+A recording is checked by two replays with different tokens, each compared with the same step
+operation by operation. What a replay does not compute is NaN, so one that does nothing is found. A
+shape that fails is left out; the others are recorded all the same, unless the reason holds for all
+of them.
 """
 
 from __future__ import annotations
@@ -19,10 +21,16 @@ from runner_engine.decode.passes.host_reads import HostRead, NoHostReads
 
 log = logging.getLogger(__name__)
 
-RECORD_AT = 3  # the occurrence of a shape at which it is recorded: that takes as long as some four steps
-MOST_FAILURES = 3  # shapes that fail before the first one that works: then none is recorded any more
+RECORD_AT = (
+    3  # the occurrence of a shape at which it is recorded: that takes as long as some four steps
+)
+MOST_FAILURES = (
+    3  # shapes that fail before the first one that works: then none is recorded any more
+)
 ALLOWED_OFF = 0.01  # mean of a replay's errors, as a share of the logits' spread
-ALLOWED_LOSS = 0.05  # how far below the best token a replay's first choice may be, as a share of that spread
+ALLOWED_LOSS = (
+    0.05  # how far below the best token a replay's first choice may be, as a share of that spread
+)
 
 Shape = tuple[int, int]  # rows, and own places that are read
 
@@ -41,7 +49,8 @@ Record = Callable[[Run], Recording]
 
 
 class CudaGraphs:
-    """Records steps as CUDA graphs, which share their memory: the logits of one are read before the next one runs."""
+    """Records steps as CUDA graphs, which share their memory: the logits of one are read before the
+    next one runs."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -82,7 +91,8 @@ class StepGraphs:
         self._occurred: Counter[Shape] = Counter()
 
     def logits(self, shape: Shape, tokens: torch.Tensor, run: Run) -> torch.Tensor:
-        """Return the step's logits: by a replay if its shape is recorded, else by `run`, which computes them anew.
+        """Return the step's logits: by a replay if its shape is recorded, else by `run`, which
+        computes them anew.
 
         tokens: the part of the table that holds them; it is changed while a recording is checked.
         """
@@ -94,7 +104,11 @@ class StepGraphs:
             return recording.logits
         logits = run()
         self._occurred[shape] += 1
-        if self.record is not None and self._occurred[shape] == RECORD_AT and shape not in self.left_out:
+        if (
+            self.record is not None
+            and self._occurred[shape] == RECORD_AT
+            and shape not in self.left_out
+        ):
             self._try(self.record, shape, tokens, run, logits)
         return logits
 
@@ -107,13 +121,17 @@ class StepGraphs:
     def summary(self) -> str:
         """How many steps were replayed, or why none was; empty where nothing is ever recorded."""
         reasons = Counter(self.left_out.values())
-        missing = "; ".join(f"{counted(count, 'shape')} not recorded: {reason}" for reason, count in reasons.items())
+        missing = "; ".join(
+            f"{counted(count, 'shape')} not recorded: {reason}" for reason, count in reasons.items()
+        )
         if self._made and self.steps:
             share = f"{counted(len(self._made), 'shape')}, {100 * self.replayed / self.steps:.0f} % of steps"
             return f"{share}; {missing}" if missing else share
         return f"none: {self.why_not or missing}" if self.why_not or missing else ""
 
-    def _try(self, record: Record, shape: Shape, tokens: torch.Tensor, run: Run, logits: torch.Tensor) -> None:
+    def _try(
+        self, record: Record, shape: Shape, tokens: torch.Tensor, run: Run, logits: torch.Tensor
+    ) -> None:
         """Record a shape whose step was just run, and check it."""
         try:
             if not self._made:  # it is the model's code that waits or not, whatever the shape
@@ -131,7 +149,11 @@ class StepGraphs:
                 self._stop("memory is short")
                 return
             self.left_out[shape] = one_line(error, limit=160)
-            log.info("decoding steps of %d rows and %d places are not recorded: %s", *shape, self.left_out[shape])
+            log.info(
+                "decoding steps of %d rows and %d places are not recorded: %s",
+                *shape,
+                self.left_out[shape],
+            )
             if not self._made and len(self.left_out) == MOST_FAILURES:
                 self._stop(self.left_out[shape])
 
@@ -142,7 +164,8 @@ class StepGraphs:
 
 
 def _check(recording: Recording, tokens: torch.Tensor, run: Run, expected: torch.Tensor) -> None:
-    """Replay a step with other tokens and with its own, in this order; RuntimeError if its logits differ from `run`'s.
+    """Replay a step with other tokens and with its own, in this order; RuntimeError if its logits
+    differ from `run`'s.
 
     What the step's own tokens have in the cache is there afterwards, whatever happens.
     """
@@ -159,7 +182,8 @@ def _check(recording: Recording, tokens: torch.Tensor, run: Run, expected: torch
 
 
 def _compare(recording: Recording, expected: torch.Tensor) -> None:
-    """Replay a step; RuntimeError if its logits differ from those that were computed operation by operation."""
+    """Replay a step; RuntimeError if its logits differ from those that were computed operation by
+    operation."""
     with torch.inference_mode():
         recording.logits.fill_(torch.nan)
     recording.replay()
@@ -168,6 +192,10 @@ def _compare(recording: Recording, expected: torch.Tensor) -> None:
     off = float((replayed - expected).abs().mean() / spread)
     if not off <= ALLOWED_OFF:
         raise RuntimeError(f"replayed logits would be off by {off:.2g} of their spread on average")
-    best = expected.amax(dim=-1) - expected.gather(-1, replayed.argmax(dim=-1, keepdim=True))[..., 0]
+    best = (
+        expected.amax(dim=-1) - expected.gather(-1, replayed.argmax(dim=-1, keepdim=True))[..., 0]
+    )
     if not (loss := float(best.max() / spread)) <= ALLOWED_LOSS:
-        raise RuntimeError(f"a replayed first choice would be {loss:.2g} of the logits' spread below the best token")
+        raise RuntimeError(
+            f"a replayed first choice would be {loss:.2g} of the logits' spread below the best token"
+        )

@@ -39,7 +39,8 @@ class _Group(NamedTuple):
 
 
 class _History:
-    """The tokens that penalties need: whether a row has a token, and how often its answer has it."""
+    """The tokens that penalties need: whether a row has a token, and how often its answer has
+    it."""
 
     def __init__(self, rows: int, vocab_size: int, device: torch.device) -> None:
         self.seen = torch.zeros(rows, vocab_size, dtype=torch.bool, device=device)
@@ -47,7 +48,9 @@ class _History:
 
     def begin(self, row: int, prompt: list[int], answer: list[int]) -> None:
         """Add a row's tokens so far."""
-        self.seen[row, torch.tensor(prompt + answer, dtype=torch.long, device=self.seen.device)] = True
+        self.seen[row, torch.tensor(prompt + answer, dtype=torch.long, device=self.seen.device)] = (
+            True
+        )
         tokens = torch.tensor(answer, dtype=torch.long, device=self.seen.device)
         self.counts[row].index_add_(0, tokens, torch.ones_like(tokens, dtype=torch.int32))
 
@@ -66,11 +69,15 @@ class _History:
 
     def join(self, other: _History) -> None:
         """Append the lines of another history."""
-        self.seen, self.counts = torch.cat([self.seen, other.seen]), torch.cat([self.counts, other.counts])
+        self.seen, self.counts = (
+            torch.cat([self.seen, other.seen]),
+            torch.cat([self.counts, other.counts]),
+        )
 
 
 class Sampler:
-    """Picks the next token of every row, by its tokens so far, its sampling settings and its random numbers."""
+    """Picks the next token of every row, by its tokens so far, its sampling settings and its random
+    numbers."""
 
     def __init__(
         self,
@@ -85,7 +92,9 @@ class Sampler:
         self.samplings = list(samplings)  # one per row, like the generators
         self.generators = list(generators)
         self.history: _History | None = None  # only if a row has a penalty
-        self.lines: list[int] = []  # each row's line in the history, so that rows come and go without copies
+        self.lines: list[
+            int
+        ] = []  # each row's line in the history, so that rows come and go without copies
         self._invalidate()
         if any(map(_has_penalty, self.samplings)):
             self.history, self.lines = (
@@ -126,13 +135,20 @@ class Sampler:
     def pick(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the next token ids [B] for logits [B, V].
 
-        It is NO_TOKEN where the logits are not numbers, and NOT_SAMPLED for a row whose settings raise an error.
+        It is NO_TOKEN where the logits are not numbers, and NOT_SAMPLED for a row whose settings
+        raise an error.
         """
         if all(sampling is GREEDY for sampling in self.samplings):
             return picking.argmax(logits)
-        if self.history is not None and logits.shape[1] != self.vocab_size:  # C would read beyond the history's rows
-            raise ValueError(f"rows of {logits.shape[1]} logits; the history is of {self.vocab_size} tokens")
-        uniform = _uniform(self.generators, logits.device)  # once for all rows, whatever fails below
+        if (
+            self.history is not None and logits.shape[1] != self.vocab_size
+        ):  # C would read beyond the history's rows
+            raise ValueError(
+                f"rows of {logits.shape[1]} logits; the history is of {self.vocab_size} tokens"
+            )
+        uniform = _uniform(
+            self.generators, logits.device
+        )  # once for all rows, whatever fails below
         compiled, every = picking.for_logits(logits), list(range(len(self.samplings)))
         if compiled is not None:
             return self._isolated(every, partial(self._pick_at_once, compiled, logits, uniform))
@@ -145,14 +161,17 @@ class Sampler:
         return tokens
 
     def _isolated(self, rows: list[int], pick: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
-        """Pick for these rows together; if that raises, for each one alone, so that an error ends its own row only."""
+        """Pick for these rows together; if that raises, for each one alone, so that an error ends
+        its own row only."""
         try:
             return pick(rows)
         except Exception as error:
             if is_memory_error(error) or lost_gpu(error):
                 raise
             if len(rows) == 1:
-                log.exception("a row's next token could not be sampled: %s", self.samplings[rows[0]])
+                log.exception(
+                    "a row's next token could not be sampled: %s", self.samplings[rows[0]]
+                )
                 return torch.tensor([NOT_SAMPLED], device=self.device)
         return torch.cat([self._isolated([row], pick) for row in rows])
 
@@ -172,8 +191,14 @@ class Sampler:
         numbers = torch.tensor([sampling.numbers for sampling in samplings], dtype=torch.float64)
         addresses = torch.zeros(2, len(samplings), dtype=torch.long)
         if self.history is not None:
-            for address, table in zip(addresses, (self.history.seen, self.history.counts), strict=True):
-                offsets = torch.tensor([self.lines[row] for row in rows]) * self.vocab_size * table.element_size()
+            for address, table in zip(
+                addresses, (self.history.seen, self.history.counts), strict=True
+            ):
+                offsets = (
+                    torch.tensor([self.lines[row] for row in rows])
+                    * self.vocab_size
+                    * table.element_size()
+                )
                 address.copy_(offsets + table.data_ptr())
             addresses[:, [not _has_penalty(sampling) for sampling in samplings]] = 0
         return picking.RowSettings(numbers, *addresses)
@@ -191,8 +216,14 @@ class Sampler:
         has_penalty = _has_penalty(sampling)
         if has_penalty:
             assert self.history is not None
-            scores = _penalized(sampling, scores, self.history.seen[group.lines], self.history.counts[group.lines])
-        tokens = scores.argmax(dim=-1) if sampling.temperature == 0 else _draw(sampling, scores, uniform[group.rows])
+            scores = _penalized(
+                sampling, scores, self.history.seen[group.lines], self.history.counts[group.lines]
+            )
+        tokens = (
+            scores.argmax(dim=-1)
+            if sampling.temperature == 0
+            else _draw(sampling, scores, uniform[group.rows])
+        )
         tokens.masked_fill_(is_bad, NO_TOKEN)
         if has_penalty:
             assert self.history is not None
@@ -208,9 +239,12 @@ class Sampler:
     def _grouped(self) -> list[_Group]:
         """Group the rows by their settings; usually all have the same."""
         rows_of: dict[tuple[float, ...], list[int]] = {}
-        # by the values as they are: seeds may differ, and `numbers` would fail for all rows where one has a wrong value
+        # by the values as they are: seeds may differ, and `numbers` would fail for all rows where
+        # one has a wrong value
         for row, sampling in enumerate(self.samplings):
-            rows_of.setdefault(tuple(getattr(sampling, name) for name in PARAMETERS), []).append(row)
+            rows_of.setdefault(tuple(getattr(sampling, name) for name in PARAMETERS), []).append(
+                row
+            )
         return [self._group(rows) for rows in rows_of.values()]
 
     def _group(self, rows: list[int]) -> _Group:
@@ -240,15 +274,20 @@ def sampler_of(rows: Sequence[Row], vocab_size: int, device: torch.device) -> Sa
     for row in rows:
         if row.generator is None:
             row.generator = generator_of(row.sampling, row.request.effective_random_id, row.choice)
-            for _ in row.tokens if row.generator is not None else ():  # of an answer that was begun: one for each
+            for _ in (
+                row.tokens if row.generator is not None else ()
+            ):  # of an answer that was begun: one for each
                 _uniform([row.generator], torch.device("cpu"))
     prompts, samplings = [row.prompt for row in rows], [row.sampling for row in rows]
     generators, answers = [row.generator for row in rows], [row.tokens for row in rows]
     return Sampler(vocab_size, device, prompts, samplings, generators, answers)
 
 
-def generator_of(sampling: Sampling, request_id: RequestId, choice: int = 0) -> torch.Generator | None:
-    """Return a row's random numbers, which depend on seed, id and choice only; None if it is greedy."""
+def generator_of(
+    sampling: Sampling, request_id: RequestId, choice: int = 0
+) -> torch.Generator | None:
+    """Return a row's random numbers, which depend on seed, id and choice only; None if it is
+    greedy."""
     if not sampling.temperature:
         return None
     name = f"{sampling.seed}:{request_id}" + (f":{choice}" if choice else "")
@@ -261,16 +300,22 @@ def _has_penalty(sampling: Sampling) -> bool:
     return bool(active_parameters(sampling, lambda one: one.for_greedy))
 
 
-def _penalized(sampling: Sampling, scores: torch.Tensor, seen: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def _penalized(
+    sampling: Sampling, scores: torch.Tensor, seen: torch.Tensor, counts: torch.Tensor
+) -> torch.Tensor:
     """Return scores [B, V] after the penalties."""
     assert sampling.repetition_penalty is not None
     if sampling.repetition_penalty != 1:
-        lowered = torch.where(scores > 0, scores / sampling.repetition_penalty, scores * sampling.repetition_penalty)
+        lowered = torch.where(
+            scores > 0, scores / sampling.repetition_penalty, scores * sampling.repetition_penalty
+        )
         scores = torch.where(seen, lowered, scores)
     if sampling.frequency_penalty or sampling.presence_penalty:
         assert sampling.frequency_penalty is not None
         assert sampling.presence_penalty is not None
-        scores = scores - (sampling.frequency_penalty * counts + sampling.presence_penalty * (counts > 0))
+        scores = scores - (
+            sampling.frequency_penalty * counts + sampling.presence_penalty * (counts > 0)
+        )
     return scores
 
 
@@ -283,12 +328,15 @@ def _warp(sampling: Sampling, scores: torch.Tensor) -> torch.Tensor:
     if sampling.top_p is not None and sampling.top_p < 1:
         scores = _nucleus(sampling.top_p, scores)
     if sampling.min_p:  # a share of the largest probability is a difference from the largest score
-        scores = scores.masked_fill(scores < scores.amax(dim=-1, keepdim=True) + math.log(sampling.min_p), -math.inf)
+        scores = scores.masked_fill(
+            scores < scores.amax(dim=-1, keepdim=True) + math.log(sampling.min_p), -math.inf
+        )
     return scores
 
 
 def _nucleus(top_p: float, scores: torch.Tensor) -> torch.Tensor:
-    """Apply top-p like TopPLogitsWarper, but with a stable sort, so that ties do not depend on the processor."""
+    """Apply top-p like TopPLogitsWarper, but with a stable sort, so that ties do not depend on the
+    processor."""
     ordered, tokens = scores.sort(dim=-1, stable=True)
     is_removed = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
     is_removed[:, -1] = False
@@ -296,7 +344,8 @@ def _nucleus(top_p: float, scores: torch.Tensor) -> torch.Tensor:
 
 
 def _uniform(generators: Sequence[torch.Generator | None], device: torch.device) -> torch.Tensor:
-    """Return the next random number of each row [B], in float64 to keep the tails; 0 for a greedy row."""
+    """Return the next random number of each row [B], in float64 to keep the tails; 0 for a greedy
+    row."""
     numbers = torch.zeros(len(generators), dtype=torch.float64)
     for row, generator in enumerate(generators):
         if generator is not None:

@@ -1,9 +1,11 @@
-"""Guesses at the next tokens of a few greedy rows, looked up in the row's earlier tokens and checked in one pass.
+"""Guesses at the next tokens of a few greedy rows, looked up in the row's earlier tokens and
+checked in one pass.
 
-With few rows, a model waits for its weights: a pass over several tokens of a row takes hardly longer than a pass over
-one. If the row's last tokens occurred before, the tokens that followed there are a fair guess. The pass reads the guess
-and gives the model's choice after each of its tokens, so the answer is the one of single steps. Whether guessing is
-worth it is measured: passes with guesses have to give more tokens a second.
+With few rows, a model waits for its weights: a pass over several tokens of a row takes hardly
+longer than a pass over one. If the row's last tokens occurred before, the tokens that followed
+there are a fair guess. The pass reads the guess and gives the model's choice after each of its
+tokens, so the answer is the one of single steps. Whether guessing is worth it is measured: passes
+with guesses have to give more tokens a second.
 """
 
 from __future__ import annotations
@@ -31,10 +33,15 @@ RUNS = (3, 2)  # lengths of the runs of tokens that are looked up; longer ones a
 MAX_PROMPT_TOKENS = 8192  # at the end of a prompt, that are searched
 MIN_PLAIN_PASSES = 3  # that must be timed before guesses are tried
 TRIALS = 4  # passes with guesses, before it is decided whether they are worth it
-PAUSE, LONGEST_PAUSE = 32, 1024  # passes without guesses before the next trial; doubled after each trial in vain
+PAUSE, LONGEST_PAUSE = (
+    32,
+    1024,
+)  # passes without guesses before the next trial; doubled after each trial in vain
 SMOOTHING = 0.1  # the share of the latest measurement in what counts
 CLIP = 3  # times the mean: a longer measurement is cut, as another program caused it
-GAIN = 1.1  # times as many tokens a second make guesses worth it: later tokens may be harder to guess
+GAIN = (
+    1.1  # times as many tokens a second make guesses worth it: later tokens may be harder to guess
+)
 
 
 class Lookup:
@@ -59,7 +66,9 @@ class Lookup:
                 if place >= size:
                     behind[tuple(text[place - size : place])] = place
         self._known = len(text)
-        at = next((behind[run] for size in RUNS if (run := tuple(text[-size:])) in behind), len(text))
+        at = next(
+            (behind[run] for size in RUNS if (run := tuple(text[-size:])) in behind), len(text)
+        )
         guess = text[at : at + most]
         while guess and len(guess) < most:
             guess.append(guess[len(guess) - (len(text) - at)])
@@ -98,7 +107,8 @@ class _Tally:
     is_on: bool = False  # whether the last trial was worth it
 
     def waits(self) -> bool:
-        """Count one more pass of a pause; return whether the pause is so long that the pass need not be timed."""
+        """Count one more pass of a pause; return whether the pause is so long that the pass need
+        not be timed."""
         if self.pause:
             self.pause -= 1
         return self.pause >= MIN_PLAIN_PASSES
@@ -119,10 +129,19 @@ class _Tally:
             return
         pays = self.pays()
         if pays != self.is_on:
-            what = f"{self.tokens.value:.1f} tokens of a pass of {1000 * self.drafted_s.value:.2f} ms"
+            what = (
+                f"{self.tokens.value:.1f} tokens of a pass of {1000 * self.drafted_s.value:.2f} ms"
+            )
             usual = f"{self.rows} of {1000 * self.plain_s.value:.2f} ms"
             pay = "pay" if pays else "do not pay"
-            log.info("guessed tokens %s at %d rows: %s, else %s", pay, self.rows, what, usual, extra=LOG_ONLY)
+            log.info(
+                "guessed tokens %s at %d rows: %s, else %s",
+                pay,
+                self.rows,
+                what,
+                usual,
+                extra=LOG_ONLY,
+            )
         self.is_on = pays
         if pays:
             self.next_pause = max(PAUSE, self.next_pause - 1)
@@ -132,7 +151,8 @@ class _Tally:
 
 
 class Speculation:
-    """Guesses for a few greedy rows while that is worth it; the measurements are kept for the whole engine."""
+    """Guesses for a few greedy rows while that is worth it; the measurements are kept for the whole
+    engine."""
 
     def __init__(self, stats: EngineStats, is_wanted: bool) -> None:
         self.stats, self.is_wanted = stats, is_wanted
@@ -145,24 +165,33 @@ class Speculation:
         self._tallies = {rows: _Tally(rows) for rows in range(1, MAX_ROWS + 1)}
 
     def drafts(self, rows: Sequence[Row], forward: Forward, sampler: Sampler) -> list[list[int]]:
-        """Return a guess for each row, which may be empty, or an empty list; the clock of the pass starts here."""
+        """Return a guess for each row, which may be empty, or an empty list; the clock of the pass
+        starts here."""
         tally = self._timed = self._tally(rows, forward, sampler)
         if tally is None:
             return []
         self._started = time.thread_time()
         if not tally.may_guess():
             return []
-        drafts = [self._draft(row, forward) if _is_for(row, at, sampler) else [] for at, row in enumerate(rows)]
+        drafts = [
+            self._draft(row, forward) if _is_for(row, at, sampler) else []
+            for at, row in enumerate(rows)
+        ]
         if any(drafts) and self._try(forward, sampler.vocab_size):
             return drafts
         self._started = time.thread_time()  # only passes with guesses count the time of the lookup
         return []
 
     def _tally(self, rows: Sequence[Row], forward: Forward, sampler: Sampler) -> _Tally | None:
-        """Return the tally of the next pass; None if it is not timed, as no guesses will follow soon."""
+        """Return the tally of the next pass; None if it is not timed, as no guesses will follow
+        soon."""
         is_wanted = self.is_wanted and not any(row.thought.forced for row in rows)
         tally = self._tallies.get(len(rows)) if is_wanted else None
-        if tally is None or tally.waits() or not any(_is_for(row, at, sampler) for at, row in enumerate(rows)):
+        if (
+            tally is None
+            or tally.waits()
+            or not any(_is_for(row, at, sampler) for at, row in enumerate(rows))
+        ):
             return None
         return tally if _is_exact(forward, rows) else None
 
@@ -176,7 +205,8 @@ class Speculation:
         return lookup.draft(row.tokens, most) if most > 0 else []
 
     def _try(self, forward: Forward, vocab_size: int) -> bool:
-        """Whether a pass over guesses gives the logits of single steps; tried once, before the first guess."""
+        """Whether a pass over guesses gives the logits of single steps; tried once, before the
+        first guess."""
         if self._is_same is None:
             self._is_same = gives_same_logits_together(forward, vocab_size)
             if not self._is_same:
@@ -187,11 +217,19 @@ class Speculation:
         return self._is_same
 
     def check(
-        self, forward: Forward, own: OwnKv, rows: Sequence[Row], drafts: Sequence[list[int]], sampler: Sampler
+        self,
+        forward: Forward,
+        own: OwnKv,
+        rows: Sequence[Row],
+        drafts: Sequence[list[int]],
+        sampler: Sampler,
     ) -> list[tuple[Row, int]]:
-        """Read each row's last token with its guess; return the new tokens, row by row and in order."""
+        """Read each row's last token with its guess; return the new tokens, row by row and in
+        order."""
         pieces = [
-            TokenSpan(row, slot, [row.tokens[-1], *draft], row.kv.places, targets=[*draft, NO_TOKEN])
+            TokenSpan(
+                row, slot, [row.tokens[-1], *draft], row.kv.places, targets=[*draft, NO_TOKEN]
+            )
             for slot, (row, draft) in enumerate(zip(rows, drafts, strict=True))
         ]
         logits = forward.read_prompts(own, pieces)
@@ -207,7 +245,9 @@ class Speculation:
             right = next((at for at, guess in enumerate(draft) if of_row[at] != guess), len(draft))
             if draft:
                 self._lookups[row].learn(len(draft), right)
-            own.fill(slot, row.kv.places + len(draft) + 1)  # places of wrong guesses will be overwritten
+            own.fill(
+                slot, row.kv.places + len(draft) + 1
+            )  # places of wrong guesses will be overwritten
             row.kv.places += right + 1
             new += [(row, token) for token in of_row[: right + 1]]
             self.stats.draft_tokens += len(draft)
@@ -216,7 +256,8 @@ class Speculation:
         return new
 
     def note(self, tokens: int | None) -> None:
-        """Note the time of the pass that began with `drafts`; tokens: how many it gave, None without guesses."""
+        """Note the time of the pass that began with `drafts`; tokens: how many it gave, None
+        without guesses."""
         if self._timed is None:
             return
         seconds = time.thread_time() - self._started  # without the time of other programs
@@ -227,13 +268,17 @@ class Speculation:
 
 
 def _is_for(row: Row, at: int, sampler: Sampler) -> bool:
-    """Whether tokens of a row may be guessed; a request for a fixed number of tokens measures single steps."""
+    """Whether tokens of a row may be guessed; a request for a fixed number of tokens measures
+    single steps."""
     return sampler.is_greedy(at) and not row.request.ignore_eos
 
 
 def _is_exact(forward: Forward, rows: Sequence[Row]) -> bool:
-    """Whether passes over several tokens of these rows use the fused pass, with sums that depend on no other row."""
+    """Whether passes over several tokens of these rows use the fused pass, with sums that depend on
+    no other row."""
     fused = forward.fused
-    if fused is None or not fused.is_by_row or forward.mixers:  # a wrong guess cannot be taken out of a state
+    if (
+        fused is None or not fused.is_by_row or forward.mixers
+    ):  # a wrong guess cannot be taken out of a state
         return False
     return all(len(row.prompt) + len(row.tokens) <= fused.positions for row in rows)

@@ -27,17 +27,23 @@ class Stopping:
     It caches which tokens can complete which stop text.
     """
 
-    def __init__(self, tokenizer: Any, stops: frozenset[int] = frozenset(), tags: Tags = TAGS) -> None:
+    def __init__(
+        self, tokenizer: Any, stops: frozenset[int] = frozenset(), tags: Tags = TAGS
+    ) -> None:
         self.tokenizer, self.stops, self.tags = tokenizer, stops, tags
         self._completes: dict[tuple[str, int], bool] = {}
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special = {number for number, token in added.items() if token.special}
-        # tags that are special tokens stay in the text, which would not tell thinking from answer without them
-        self._tags = {number for number in self._special if is_part_of_tag(added[number].content, tags)}
+        # tags that are special tokens stay in the text, which would not tell thinking from answer
+        # without them
+        self._tags = {
+            number for number in self._special if is_part_of_tag(added[number].content, tags)
+        }
         self.thoughts = ThoughtReader(tokenizer, tags, self._text)
 
     def accept(self, row: Row, token: int, seconds: float, events: list[Event]) -> bool:
-        """Append a token to a row, add a delta or its completion to the events; return whether it goes on."""
+        """Append a token to a row, add a delta or its completion to the events; return whether it
+        goes on."""
         if token in (NO_TOKEN, NOT_SAMPLED):
             row.error = NO_NUMBERS if token == NO_TOKEN else BROKEN_SAMPLING
             events.append(self.completion(row, FinishReason.error, seconds))
@@ -61,14 +67,18 @@ class Stopping:
         """Return the completion of a row, with its answer."""
         return row.completion(reason, seconds, self.answer(row, reason))
 
-    def force(self, logits: torch.Tensor, rows: Iterable[Row], places: Sequence[int] | None = None) -> None:
-        """Leave rows whose budget of thinking is spent one token to choose from; places: their lines in the logits."""
+    def force(
+        self, logits: torch.Tensor, rows: Iterable[Row], places: Sequence[int] | None = None
+    ) -> None:
+        """Leave rows whose budget of thinking is spent one token to choose from; places: their
+        lines in the logits."""
         with_budget = [(at, row) for at, row in enumerate(rows) if row.thought.budget is not None]
         forced = {at if places is None else places[at]: self.forced(row) for at, row in with_budget}
         leave_only(logits, {at: token for at, token in forced.items() if token is not None})
 
     def drop_impossible(self, row: Row) -> None:
-        """Drop the tokens that a row was begun with from where its own budget would have ended the thinking."""
+        """Drop the tokens that a row was begun with from where its own budget would have ended the
+        thinking."""
         self.thoughts.follow(row.thought, row.tokens)
         del row.tokens[row.thought.seen :]
 
@@ -97,7 +107,8 @@ class Stopping:
         possible = [stop for stop in row.request.stop if self._may_complete(stop, tokens[-1])]
         if not possible or len(tokens) == first:
             return False
-        # a token has at least one byte, so these tokens contain any stop text that the last one completes
+        # a token has at least one byte, so these tokens contain any stop text that the last one
+        # completes
         reach = max(len(stop.encode()) for stop in possible) + 4
         while is_behind and first < len(tokens) and not self._text([tokens[first]]).strip():
             first += 1  # blank lines behind the thinking are no end of the answer
@@ -108,7 +119,8 @@ class Stopping:
         return any(stop in tail for stop in possible)
 
     def answer(self, row: Row, reason: FinishReason) -> Answer:
-        """Return a row's thinking and its answer, without the stop token, cut before the first stop text."""
+        """Return a row's thinking and its answer, without the stop token, cut before the first stop
+        text."""
         thought = row.thought
         self.thoughts.follow(thought, row.tokens)
         if row.request.is_raw:
@@ -126,15 +138,28 @@ class Stopping:
         )
 
     def whole_text(self, row: Row) -> str:
-        """Return a row's text with thinking and tags, without the stop token, cut at the answer's first stop text."""
+        """Return a row's text with thinking and tags, without the stop token, cut at the answer's
+        first stop text."""
         tokens, request = row.tokens, row.request
-        text = self._text(tokens[:-1] if tokens and tokens[-1] in self.stops and not request.ignore_eos else tokens)
+        text = self._text(
+            tokens[:-1]
+            if tokens and tokens[-1] in self.stops and not request.ignore_eos
+            else tokens
+        )
         begin = self._answer_begin(row, text)
-        return text[: min((at for stop in request.stop if (at := text.find(stop, begin)) >= 0), default=None)]
+        return text[
+            : min(
+                (at for stop in request.stop if (at := text.find(stop, begin)) >= 0), default=None
+            )
+        ]
 
     def _answer_begin(self, row: Row, text: str) -> int:
-        """Return where the answer begins in a row's text, behind blanks; its end if the row is still thinking."""
-        if not (row.request.stop and (row.thought.in_thinking or row.thought.spans > 1 or row.thought.is_undecided)):
+        """Return where the answer begins in a row's text, behind blanks; its end if the row is
+        still thinking."""
+        if not (
+            row.request.stop
+            and (row.thought.in_thinking or row.thought.spans > 1 or row.thought.is_undecided)
+        ):
             return 0
         last = read(text, self.tags, row.thought.in_thinking, closed=row.thought.closed).spans[-1]
         return len(text) if last.is_thinking else len(text) - len(text[last.start :].lstrip())
@@ -147,21 +172,28 @@ class Stopping:
         return text_of(self.tokenizer, kept, skip_special_tokens=False)
 
     def new_deltas(self, row: Row, is_over: bool = False) -> list[Delta]:
-        """Return the text since the last delta that no later token can change or cut, without tags."""
+        """Return the text since the last delta that no later token can change or cut, without
+        tags."""
         text, request = self.whole_text(row), row.request
         tags, in_thinking = ((), False) if request.is_raw else (self.tags, row.thought.in_thinking)
-        pieces, row.sent = new_pieces(text, row.sent, tags, in_thinking, is_over, request.stop, row.thought.closed)
+        pieces, row.sent = new_pieces(
+            text, row.sent, tags, in_thinking, is_over, request.stop, row.thought.closed
+        )
         return [Delta(request.id, row.choice, piece.text, piece.is_thinking) for piece in pieces]
 
     def _may_complete(self, stop: str, token: int) -> bool:
-        """Return whether a token's text contains the stop text's last character: most do not, which saves a search."""
+        """Return whether a token's text contains the stop text's last character: most do not, which
+        saves a search."""
         key = stop[-1], token
         known = self._completes.get(key)
         if known is None:
-            if len(self._completes) >= MAX_CACHED:  # each client of a server may have its own stop texts
+            if (
+                len(self._completes) >= MAX_CACHED
+            ):  # each client of a server may have its own stop texts
                 self._completes.clear()
             text = text_of(self.tokenizer, [token])
-            # a part of a character decodes to U+FFFD, and a space may be lost at the start of a text
+            # a part of a character decodes to U+FFFD, and a space may be lost at the start of a
+            # text
             known = stop[-1] in text or "\ufffd" in text or stop[-1].isspace()
             self._completes[key] = known
         return known

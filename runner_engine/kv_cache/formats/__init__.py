@@ -1,7 +1,8 @@
-"""The formats of stored keys, and of stored values: a module for each, found by the name in `generation.kv_cache`.
+"""The formats of stored keys, and of stored values: a module for each, found by the name in
+`generation.kv_cache`.
 
-A stored *row* is what one place of one head takes: numbers, or bytes with their scales. The kernels keep rows in blocks
-of places (kernels/attention.h), and a format knows both.
+A stored *row* is what one place of one head takes: numbers, or bytes with their scales. The kernels
+keep rows in blocks of places (kernels/attention.h), and a format knows both.
 """
 
 from __future__ import annotations
@@ -34,13 +35,17 @@ class KvFormat(Protocol):
     def to_numbers(self, rows: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
         """Return the numbers [..., D] of rows [..., W]."""
 
-    def rows_of_blocks(self, arena: torch.Tensor, dim: int, pair: int, is_keys: bool) -> torch.Tensor:
+    def rows_of_blocks(
+        self, arena: torch.Tensor, dim: int, pair: int, is_keys: bool
+    ) -> torch.Tensor:
         """Return the rows [KVH, places, W] of whole blocks of keys or values, as a copy.
 
         pair: how many dimensions of a key, and places of a value, lie side by side.
         """
 
-    def put_rows(self, arena: torch.Tensor, rows: torch.Tensor, dim: int, pair: int, is_keys: bool) -> None:
+    def put_rows(
+        self, arena: torch.Tensor, rows: torch.Tensor, dim: int, pair: int, is_keys: bool
+    ) -> None:
         """Put rows [KVH, places, W] into the first places of keys or values, in whole blocks."""
 
 

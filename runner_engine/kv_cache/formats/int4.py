@@ -1,9 +1,11 @@
-"""Keys or values in 4 bits, by torch: numbers to rows of bytes and back, and the blocks of the kernels' layout.
+"""Keys or values in 4 bits, by torch: numbers to rows of bytes and back, and the blocks of the
+kernels' layout.
 
-32 numbers of a head are a group: 16 bytes, each with a number in its lower half and the one 16 behind it in its upper
-half, and a bfloat16 scale. A row is the bytes of all groups, then their scales; a last group that is not full is filled
-up with zeros. A number is an integer from -8 to 7 times the scale, and the largest of a group is -8 times it, whatever
-its sign, so that all 16 integers are used. The kernels (kernels/kv_int4.h) compute the same bits.
+32 numbers of a head are a group: 16 bytes, each with a number in its lower half and the one 16
+behind it in its upper half, and a bfloat16 scale. A row is the bytes of all groups, then their
+scales; a last group that is not full is filled up with zeros. A number is an integer from -8 to 7
+times the scale, and the largest of a group is -8 times it, whatever its sign, so that all 16
+integers are used. The kernels (kernels/kv_int4.h) compute the same bits.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def width(dim: int) -> int:
 
 
 def to_rows(numbers: torch.Tensor) -> torch.Tensor:
-    """Return numbers [..., D] as rows of bytes; the scale of a group with NaN or infinity is NaN."""
+    """Return numbers [..., D] as rows of bytes; the scale of a group with NaN or infinity is
+    NaN."""
     groups = torch.nn.functional.pad(numbers.float(), (0, -numbers.shape[-1] % INT4_GROUP))
     groups = groups.reshape(*numbers.shape[:-1], -1, INT4_GROUP)
     high, low = groups.amax(dim=-1, keepdim=True), groups.amin(dim=-1, keepdim=True)
@@ -40,7 +43,9 @@ def to_rows(numbers: torch.Tensor) -> torch.Tensor:
     is_sound = groups.isfinite().all(dim=-1, keepdim=True)
     is_used = is_sound & (most.abs() >= SMALLEST)
     scale = (most / LOWEST).masked_fill_(~is_used, 0.0).to(torch.bfloat16)
-    one = torch.ones((), dtype=torch.float32, device=numbers.device)  # as in C: an inverse, and then products
+    one = torch.ones(
+        (), dtype=torch.float32, device=numbers.device
+    )  # as in C: an inverse, and then products
     steps = groups * torch.where(is_used, one / scale.float(), 0.0)
     steps = steps.nan_to_num_(0.0).round_().clamp_(LOWEST, HIGHEST).to(torch.int8)
     steps = steps.view(*numbers.shape[:-1], -1, 2, CODE_BYTES)
@@ -51,7 +56,10 @@ def to_rows(numbers: torch.Tensor) -> torch.Tensor:
 
 def to_numbers(rows: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
     """Return the numbers [..., D] of rows of bytes."""
-    codes, scales = rows[..., : -_groups(dim) * SCALE_BYTES], rows[..., -_groups(dim) * SCALE_BYTES :]
+    codes, scales = (
+        rows[..., : -_groups(dim) * SCALE_BYTES],
+        rows[..., -_groups(dim) * SCALE_BYTES :],
+    )
     codes = codes.reshape(*rows.shape[:-1], -1, 1, CODE_BYTES)
     steps = torch.cat((codes << 4 >> 4, codes >> 4), dim=-2).flatten(-2).float()
     scale = scales.contiguous().view(torch.bfloat16).float()
@@ -62,7 +70,9 @@ def rows_of_blocks(arena: torch.Tensor, dim: int, pair: int, is_keys: bool) -> t
     """Return the rows [KVH, places, W] of whole blocks, as a copy."""
     kv_heads, places, _ = arena.shape
     codes, scales = _by_place(arena, dim, is_keys)
-    return torch.cat((codes.reshape(kv_heads, places, -1), scales.reshape(kv_heads, places, -1)), dim=-1)
+    return torch.cat(
+        (codes.reshape(kv_heads, places, -1), scales.reshape(kv_heads, places, -1)), dim=-1
+    )
 
 
 def put_rows(arena: torch.Tensor, rows: torch.Tensor, dim: int, pair: int, is_keys: bool) -> None:

@@ -1,7 +1,9 @@
-"""Keys or values in 8 bits, by torch: numbers to rows of bytes and back, and the blocks of the kernels' layout.
+"""Keys or values in 8 bits, by torch: numbers to rows of bytes and back, and the blocks of the
+kernels' layout.
 
-A row is the `dim` bytes of a place and a head, and then the float32 scale by which they are multiplied. The kernels
-(kernels/kv_int8.h) compute the same bits and keep these rows in blocks of places.
+A row is the `dim` bytes of a place and a head, and then the float32 scale by which they are
+multiplied. The kernels (kernels/kv_int8.h) compute the same bits and keep these rows in blocks of
+places.
 """
 
 from __future__ import annotations
@@ -28,15 +30,20 @@ def width(dim: int) -> int:
 
 
 def to_rows(numbers: torch.Tensor) -> torch.Tensor:
-    """Return numbers [..., D] as rows of bytes [..., D + 4]; the scale of a row with NaN or infinity is NaN."""
+    """Return numbers [..., D] as rows of bytes [..., D + 4]; the scale of a row with NaN or
+    infinity is NaN."""
     numbers = numbers.float()
     most = numbers.abs().amax(dim=-1, keepdim=True)
-    largest = torch.full_like(most, LARGEST)  # for a number of Python, torch multiplies by the inverse
+    largest = torch.full_like(
+        most, LARGEST
+    )  # for a number of Python, torch multiplies by the inverse
     is_sound = most < torch.inf
     factor = torch.where(is_sound & (most >= SMALLEST), largest / most, 0.0)
     scale = torch.where(most >= SMALLEST, most / largest, 0.0).masked_fill_(~is_sound, torch.nan)
     steps = (numbers * factor).round_().nan_to_num_(0.0)
-    bytes_of_scale = scale.flatten().contiguous().view(torch.int8).view(*numbers.shape[:-1], SCALE_BYTES)
+    bytes_of_scale = (
+        scale.flatten().contiguous().view(torch.int8).view(*numbers.shape[:-1], SCALE_BYTES)
+    )
     return torch.cat((steps.to(torch.int8), bytes_of_scale), dim=-1)
 
 
@@ -51,7 +58,11 @@ def rows_of_blocks(arena: torch.Tensor, dim: int, pair: int, is_keys: bool) -> t
     numbers, scales = _by_place(arena, pair, is_keys)
     kv_heads, places, width = arena.shape
     return torch.cat(
-        (numbers.reshape(kv_heads, places, width - SCALE_BYTES), scales.reshape(kv_heads, places, SCALE_BYTES)), dim=-1
+        (
+            numbers.reshape(kv_heads, places, width - SCALE_BYTES),
+            scales.reshape(kv_heads, places, SCALE_BYTES),
+        ),
+        dim=-1,
     )
 
 
@@ -68,7 +79,10 @@ def _by_place(arena: torch.Tensor, pair: int, is_keys: bool) -> tuple[torch.Tens
     kv_heads, _, width = arena.shape
     dim = width - SCALE_BYTES
     blocks = arena.view(kv_heads, -1, LANES * width)
-    numbers, scales = blocks[..., : LANES * dim], blocks[..., LANES * dim :].view(kv_heads, -1, LANES, SCALE_BYTES)
+    numbers, scales = (
+        blocks[..., : LANES * dim],
+        blocks[..., LANES * dim :].view(kv_heads, -1, LANES, SCALE_BYTES),
+    )
     if is_keys:
         return numbers.view(kv_heads, -1, dim // pair, LANES, pair).transpose(2, 3), scales
     return numbers.view(kv_heads, -1, LANES // pair, dim, pair).transpose(3, 4), scales

@@ -1,7 +1,9 @@
-"""A layer's experts in one call of C (kernels/experts.h): each is multiplied by all of its rows at once.
+"""A layer's experts in one call of C (kernels/experts.h): each is multiplied by all of its rows at
+once.
 
-transformers takes each expert's rows out, multiplies, and adds them up by operations of torch, which cost more time
-than the products of a few rows. Here the weights of an expert are read once for a pass, and those of others not at all.
+transformers takes each expert's rows out, multiplies, and adds them up by operations of torch,
+which cost more time than the products of a few rows. Here the weights of an expert are read once
+for a pass, and those of others not at all.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ from runner_engine.matmul.matrices import LayerWeights
 FORCED = "RUNNER_EXPERTS"
 GROUPED, PLAIN = "grouped", "plain"
 TRIAL_ROWS, CHOSEN = 3, 2
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}  # of the largest number of a trial beside the family's own
+TOLERANCE = {
+    torch.float32: 1e-5,
+    torch.bfloat16: 3e-2,
+}  # of the largest number of a trial beside the family's own
 
 
 @dataclass
@@ -45,13 +50,17 @@ class GroupedExperts:
     ) -> GroupedExperts:
         """Replace what can be.
 
-        matrices: of the linear layers whose weights C already reads. tile_rows: of plain weights in panels, by dtype.
+        matrices: of the linear layers whose weights C already reads. tile_rows: of plain weights in
+        panels, by dtype.
         """
         found = cls()
         if kernels is None or requested_way(FORCED, (GROUPED, PLAIN)) == PLAIN:
             return found
         reading = Reading(kernels, matrices, tile_rows, ExpertWorkspace(), MappedFiles())
-        dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
+        dtype = next(
+            (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()),
+            torch.float32,
+        )
         for module in list(model.modules()):
             try:
                 layer = found._replacement(module, dtype, reading)
@@ -83,7 +92,8 @@ class GroupedExperts:
         dtype: torch.dtype,
         reading: Reading,
     ) -> ExpertLayer | None:
-        """Return what stands in place of a module; None if it is none of experts, Unsupported if it has to stay."""
+        """Return what stands in place of a module; None if it is none of experts, Unsupported if it
+        has to stay."""
         described = described_experts(module, dtype)
         if described is None:
             return None
@@ -99,7 +109,8 @@ class GroupedExperts:
 
 
 def _forward(module: nn.Module, layer: ExpertLayer) -> Callable[..., torch.Tensor]:
-    """Return what stands in place of a module's function, with arguments by place or by the family's names."""
+    """Return what stands in place of a module's function, with arguments by place or by the
+    family's names."""
     signature = inspect.signature(module.forward)
 
     def forward(*args: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
@@ -122,7 +133,9 @@ class _Trial:
         random = torch.Generator().manual_seed(0)
         experts, hidden, dtype = described.experts, described.hidden, described.dtype
         rows = torch.randn(TRIAL_ROWS, hidden, generator=random).to(dtype)
-        index = torch.stack([torch.randperm(experts, generator=random)[:CHOSEN] for _ in range(TRIAL_ROWS)])
+        index = torch.stack(
+            [torch.randperm(experts, generator=random)[:CHOSEN] for _ in range(TRIAL_ROWS)]
+        )
         weights = torch.rand(index.shape, generator=random).to(dtype)
         return cls(rows, index, weights)
 

@@ -1,4 +1,5 @@
-"""Which of the formulas that C knows is a family's gate: found by trying its own code on some numbers."""
+"""Which of the formulas that C knows is a family's gate: found by trying its own code on some
+numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from torch import nn
 
 from runner_engine.kernels.shared_numbers import Activation
 
-LIMITS, ALPHAS = ("limit", "swiglu_limit"), ("alpha", "swiglu_alpha")  # the names that families have for them
+LIMITS, ALPHAS = (
+    ("limit", "swiglu_limit"),
+    ("alpha", "swiglu_alpha"),
+)  # the names that families have for them
 TRIAL_SCALE = 12.0  # of the numbers that are tried: beyond the limits that families have
 FUNCTIONS = tuple(kind for kind in Activation if kind is not Activation.silu_in_product)
 ALLOWED = 1e-5  # of the largest result: other orders of the same steps
@@ -39,12 +43,15 @@ class GateFormula:
 
 
 def formula_of(between: Any, family: nn.Module, has_gate: bool) -> GateFormula | None:
-    """Return the formula that gives what `between` gives, of a gate and of what is gated; None if C knows none.
+    """Return the formula that gives what `between` gives, of a gate and of what is gated; None if C
+    knows none.
 
     family: whose attributes may be limits and factors.
     """
     random = torch.Generator().manual_seed(0)
-    numbers = [torch.randn(3, 64, generator=random) * TRIAL_SCALE for _ in range(2 if has_gate else 1)]
+    numbers = [
+        torch.randn(3, 64, generator=random) * TRIAL_SCALE for _ in range(2 if has_gate else 1)
+    ]
     expected = between(*numbers)
     for formula in _formulas(family):
         found = formula(*numbers)
@@ -54,8 +61,16 @@ def formula_of(between: Any, family: nn.Module, has_gate: bool) -> GateFormula |
 
 
 def _formulas(family: nn.Module) -> Iterator[GateFormula]:
-    limits = [float(value) for name in LIMITS if isinstance(value := getattr(family, name, None), int | float)]
-    alphas = [float(value) for name in ALPHAS if isinstance(value := getattr(family, name, None), int | float)]
+    limits = [
+        float(value)
+        for name in LIMITS
+        if isinstance(value := getattr(family, name, None), int | float)
+    ]
+    alphas = [
+        float(value)
+        for name in ALPHAS
+        if isinstance(value := getattr(family, name, None), int | float)
+    ]
     for activation in FUNCTIONS:
         yield GateFormula(activation)
         for limit in limits:

@@ -53,7 +53,8 @@ class PlainRows:
 
 
 class ExpertWorkspace:
-    """Memory in which rows are put in order; it grows with the largest pass, and all layers share it."""
+    """Memory in which rows are put in order; it grows with the largest pass, and all layers share
+    it."""
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
@@ -77,18 +78,28 @@ class ExpertLayer:
     workspace: ExpertWorkspace
     is_by_row: bool = True  # a row's sums do not depend on other rows
 
-    def __call__(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Return for rows [tokens, hidden] the sums of what their experts [tokens, chosen] make of them, weighted."""
+    def __call__(
+        self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Return for rows [tokens, hidden] the sums of what their experts [tokens, chosen] make of
+        them, weighted."""
         of, rows = self.set, hidden.contiguous().view(-1, self.set.hidden)
         tokens, chosen = len(rows), index.shape[-1]
-        if rows.dtype is not self.dtype or rows.device.type != "cpu" or index.numel() != tokens * chosen:
+        if (
+            rows.dtype is not self.dtype
+            or rows.device.type != "cpu"
+            or index.numel() != tokens * chosen
+        ):
             raise ValueError(
                 f"rows {list(hidden.shape)} of {hidden.dtype} on {hidden.device} for experts of {self.dtype}"
             )
         ids = index.to(torch.int64).contiguous()
         factors = weights.reshape(tokens, chosen).to(torch.float32).contiguous()
         of.chosen = chosen
-        workspace, result = self.workspace.of(self.workspace_bytes(tokens * chosen)), torch.empty_like(rows)
+        workspace, result = (
+            self.workspace.of(self.workspace_bytes(tokens * chosen)),
+            torch.empty_like(rows),
+        )
         self.kernels(
             "experts", rows.dtype, rows.data_ptr(), tokens, ctypes.addressof(of), ids.data_ptr(), factors.data_ptr(),
             int(weights.dtype is rows.dtype), workspace.data_ptr(), workspace.nbytes, result.data_ptr(),
@@ -102,7 +113,9 @@ class ExpertLayer:
             rows, of.experts, of.hidden, of.inner, self.dtype.itemsize, EXPERT_PRODUCT_BYTES
         )
         if of.needs_workspace:
-            needed += quantized_workspace_bytes(rows, max(of.hidden, of.inner), torch.get_num_threads())
+            needed += quantized_workspace_bytes(
+                rows, max(of.hidden, of.inner), torch.get_num_threads()
+            )
         return needed
 
     @classmethod
@@ -115,7 +128,8 @@ class ExpertLayer:
         workspace: ExpertWorkspace,
         dtype: torch.dtype,
     ) -> ExpertLayer:
-        """Return a layer; weights: gate if there is one, up and down of the first expert, then of the second …"""
+        """Return a layer; weights: gate if there is one, up and down of the first expert, then of
+        the second …"""
         each = EXPERT_MATRICES if has_gate else EXPERT_MATRICES - 1
         experts, down, up = len(weights) // each, weights[each - 1], weights[each - 2]
         if up.inputs != down.matrix.outputs or up.matrix.outputs != down.inputs:
@@ -124,7 +138,9 @@ class ExpertLayer:
         for number, one in enumerate(weights):
             if dtype not in one.formats:
                 raise Unsupported("their rows have another number format")
-            matrices[number // each * EXPERT_MATRICES + EXPERT_MATRICES - each + number % each] = one.matrix
+            matrices[number // each * EXPERT_MATRICES + EXPERT_MATRICES - each + number % each] = (
+                one.matrix
+            )
         _check_alike([one.matrix for one in weights], each)
         kinds = {WeightFormat(one.matrix.kind) for one in weights}
         described = ExpertSet(
@@ -132,15 +148,20 @@ class ExpertLayer:
             any(kind.needs_workspace for kind in kinds), formula.alpha, formula.limit, formula.shift,
             ctypes.addressof(matrices),
         )  # fmt: skip
-        marks_outliers = any(one.matrix.kind == WeightFormat.row_int8 and one.matrix.threshold for one in weights)
+        marks_outliers = any(
+            one.matrix.kind == WeightFormat.row_int8 and one.matrix.threshold for one in weights
+        )
         return cls(kernels, dtype, described, weights, matrices, workspace, not marks_outliers)
 
 
 def _check_alike(matrices: Sequence[Matrix], each: int) -> None:
-    """Reject experts whose rows C cannot quantize together, or whose gate it cannot multiply beside what is gated."""
+    """Reject experts whose rows C cannot quantize together, or whose gate it cannot multiply beside
+    what is gated."""
     is_down = [number % each == each - 1 for number in range(len(matrices))]
     for kind in (True, False):
-        formats = {row_format(one) for one, down in zip(matrices, is_down, strict=True) if down is kind}
+        formats = {
+            row_format(one) for one, down in zip(matrices, is_down, strict=True) if down is kind
+        }
         if len(formats) > 1 and any(WeightFormat(int(one[0])).has_byte_rows for one in formats):
             raise Unsupported("the rows of their matrices are quantized in different ways")
     pairs = zip(matrices[::each], matrices[1::each], strict=True) if each == EXPERT_MATRICES else ()

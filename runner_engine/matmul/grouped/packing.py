@@ -1,7 +1,9 @@
-"""Fused experts in panels, in the place of a family's own parameters: a mixture's experts are most of its weights.
+"""Fused experts in panels, in the place of a family's own parameters: a mixture's experts are most
+of its weights.
 
-A parameter's memory is exchanged for memory of the same size that holds panels, so that a second copy exists only of
-one parameter at a time. Until `unpack`, its numbers are in another order, and nobody but C can read them.
+A parameter's memory is exchanged for memory of the same size that holds panels, so that a second
+copy exists only of one parameter at a time. Until `unpack`, its numbers are in another order, and
+nobody but C can read them.
 """
 
 from __future__ import annotations
@@ -42,7 +44,12 @@ class PackedParameter:
 
     @classmethod
     def of(
-        cls, weight: torch.Tensor, form: Form, matrices: tuple[str, ...], width: int, mapped: MappedFiles
+        cls,
+        weight: torch.Tensor,
+        form: Form,
+        matrices: tuple[str, ...],
+        width: int,
+        mapped: MappedFiles,
     ) -> PackedParameter:
         """Put a parameter's matrices into panels; `fits` says whether that is possible."""
         packed = cls(weight, form, matrices, width)
@@ -62,10 +69,14 @@ class PackedParameter:
         for number, of_expert in enumerate(self.weight):
             for matrix, panels in self._panels(of_expert):
                 into = apart(self.form, matrix, memory[number])
-                into.copy_(panels.transpose(1, 2).reshape(into.shape[0], -1).contiguous().view(into.dtype))
+                into.copy_(
+                    panels.transpose(1, 2).reshape(into.shape[0], -1).contiguous().view(into.dtype)
+                )
         _exchange(self.weight, memory)
 
-    def of_expert(self, number: int, biases: Mapping[str, torch.Tensor | None], tile_rows: int) -> list[PanelsOfExpert]:
+    def of_expert(
+        self, number: int, biases: Mapping[str, torch.Tensor | None], tile_rows: int
+    ) -> list[PanelsOfExpert]:
         """Return an expert's matrices as C reads them."""
         found = []
         for matrix, panels in self._panels(self.weight[number]):
@@ -75,20 +86,28 @@ class PackedParameter:
                 tile_rows=tile_rows,
             )  # fmt: skip
             kept = (self.weight,) if bias is None else (self.weight, bias)
-            found.append(PanelsOfExpert(described, panels.shape[1] * 4 // self.weight.element_size(), kept))
+            found.append(
+                PanelsOfExpert(described, panels.shape[1] * 4 // self.weight.element_size(), kept)
+            )
         return found
 
     def _panels(self, of_expert: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Go through the panels [panels, steps, outputs of a panel] in the memory of an expert."""
-        for matrix, memory in zip(self.matrices, of_expert.view(-1).chunk(len(self.matrices)), strict=True):
+        for matrix, memory in zip(
+            self.matrices, of_expert.view(-1).chunk(len(self.matrices)), strict=True
+        ):
             outputs = apart(self.form, matrix, of_expert).shape[0]
             yield matrix, memory.view(torch.int32).view(outputs // self.width, -1, self.width)
 
 
 def fits(weight: torch.Tensor, form: Form, matrices: tuple[str, ...], width: int) -> bool:
-    """Whether a parameter's matrices fill whole panels, so that these take no more memory than it has."""
+    """Whether a parameter's matrices fill whole panels, so that these take no more memory than it
+    has."""
     shapes = [apart(form, matrix, weight[0]).shape for matrix in matrices]
-    return all(outputs % width == 0 and inputs * weight.element_size() % 4 == 0 for outputs, inputs in shapes)
+    return all(
+        outputs % width == 0 and inputs * weight.element_size() % 4 == 0
+        for outputs, inputs in shapes
+    )
 
 
 def _exchange(weight: torch.Tensor, memory: torch.Tensor) -> None:

@@ -1,1 +1,2 @@
-"""layouts – how formats hold codes, scales and zero points: one file for the layouts of a format."""
+"""layouts – how formats hold codes, scales and zero points: one file for the layouts of a
+format."""

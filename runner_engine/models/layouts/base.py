@@ -1,8 +1,10 @@
-"""How a format lays out codes with a scale for each group of inputs: its tensors, what they must be, and their numbers.
+"""How a format lays out codes with a scale for each group of inputs: its tensors, what they must
+be, and their numbers.
 
-A weight is (code - zero point) * scale of its group, or the value that its code stands for, times the scale. Tensors
-stay as the checkpoint has them, in its mapped file. A layout finds codes, scales and zero points in them, for whoever
-multiplies them. Headers are checked before anything is read, and numbers after they were loaded.
+A weight is (code - zero point) * scale of its group, or the value that its code stands for, times
+the scale. Tensors stay as the checkpoint has them, in its mapped file. A layout finds codes, scales
+and zero points in them, for whoever multiplies them. Headers are checked before anything is read,
+and numbers after they were loaded.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class Layout(ABC):
     group: int  # inputs that share a scale
     inputs: int
     outputs: int
-    rows: str = field(default="", kw_only=True)  # how rows are rounded before they are multiplied; empty: they are not
+    rows: str = field(
+        default="", kw_only=True
+    )  # how rows are rounded before they are multiplied; empty: they are not
     order_name: ClassVar[str] = ""  # the tensor that has the group of each input
     rounding_layers: ClassVar[str] = ""  # what reports call layers that round their rows
 
@@ -62,7 +66,8 @@ class Layout(ABC):
         """Return their scales, [outputs, groups], in float32 or in 16 bits."""
 
     def panel_scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return them in the format in which the kernels read them: one of SCALE_TYPES of groups.py."""
+        """Return them in the format in which the kernels read them: one of SCALE_TYPES of
+        groups.py."""
         return self.scales(stored, first, last)
 
     def scale_divisor(self, stored: Tensors) -> float:
@@ -71,7 +76,8 @@ class Layout(ABC):
 
     @abstractmethod
     def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return their zero points, uint8 or as the scales [outputs, groups], or [1, 1] where all are the same."""
+        """Return their zero points, uint8 or as the scales [outputs, groups], or [1, 1] where all
+        are the same."""
 
     def prepared(self, stored: Tensors, rows: torch.Tensor) -> torch.Tensor:
         """Return rows as the numbers that they are rounded to, in their own number format."""
@@ -91,17 +97,23 @@ class StoredLayout(Layout):
 
     @classmethod
     @abstractmethod
-    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> StoredLayout:
-        """Return the layout of a layer from its tensors; DataError unless their shapes belong together."""
+    def of(
+        cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear
+    ) -> StoredLayout:
+        """Return the layout of a layer from its tensors; DataError unless their shapes belong
+        together."""
 
     @classmethod
     def check_present(cls, found: dict[str, Tensor], needed: Collection[str]) -> None:
         """Reject a layer that lacks one of these tensors."""
         if lacking := [name for name in cls.types if name in needed and name not in found]:
-            raise wrong(next(iter(found.values())), f"the checkpoint lacks its {' and '.join(lacking)}")
+            raise wrong(
+                next(iter(found.values())), f"the checkpoint lacks its {' and '.join(lacking)}"
+            )
 
     def checked(self, found: dict[str, Tensor], fitting: Mapping[str, Shapes]) -> Self:
-        """Return itself if each tensor has one of the shapes that fit; those that are not listed have one number."""
+        """Return itself if each tensor has one of the shapes that fit; those that are not listed
+        have one number."""
         for name, one in found.items():
             self.check_shape(one, fitting.get(name, ONE_NUMBER))
         return self
@@ -118,7 +130,9 @@ class StoredLayout(Layout):
         """Whether a tensor must belong to such a layer, because nothing else can be made of it."""
         if ".experts." in tensor.name and tensor.dtype in CODES:  # fused in a way that is not read
             return True
-        end = tensor.name.rpartition(".")[2]  # codes without their scales would be loaded as if they were weights
+        end = tensor.name.rpartition(".")[
+            2
+        ]  # codes without their scales would be loaded as if they were weights
         return end in cls.types and (end != "weight" or tensor.dtype in cls.types[end])
 
     def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
@@ -131,7 +145,9 @@ class StoredLayout(Layout):
 
     def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """All are the same."""
-        return torch.full((1, 1), self.zero_code, dtype=torch.uint8, device=stored[self.scale_name].device)
+        return torch.full(
+            (1, 1), self.zero_code, dtype=torch.uint8, device=stored[self.scale_name].device
+        )
 
     def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
         """Say what is wrong with the numbers of a tensor; empty if nothing is."""
@@ -143,7 +159,8 @@ class StoredLayout(Layout):
 
 
 def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
-    """Return `count` numbers of so many bits, uint8 [..., count], of a dense stream, lowest bits first [..., words]."""
+    """Return `count` numbers of so many bits, uint8 [..., count], of a dense stream, lowest bits
+    first [..., words]."""
     stream = words.contiguous().view(torch.uint8)
     if bits == 8:
         return stream[..., :count]

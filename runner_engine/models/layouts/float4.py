@@ -1,4 +1,5 @@
-"""Four-bit floats (e2m1) with a scale for each group of inputs: NVFP4 and MXFP4 of compressed-tensors."""
+"""Four-bit floats (e2m1) with a scale for each group of inputs: NVFP4 and MXFP4 of
+compressed-tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from runner_engine.quantization.grouped import GroupSettings
 SIZES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 E2M1 = torch.cat((SIZES, -SIZES))
 MIDDLES = (SIZES[1:] + SIZES[:-1]) / 2
-UP_TO_EVEN = torch.tensor([False, True] * 3 + [False])  # which neighbour a number in the middle becomes
+UP_TO_EVEN = torch.tensor(
+    [False, True] * 3 + [False]
+)  # which neighbour a number in the middle becomes
 SMALLEST_SCALE = 0.125  # of a group of zeros
 BYTES: Types = {"U8": torch.uint8}
 
@@ -36,10 +39,14 @@ class Mxfp4Layout(StoredLayout):
     @classmethod
     def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Self:
         """Inputs are whole groups; rows that are rounded have a scale for all, too."""
-        cls.check_present(found, [name for name in cls.types if name != "input_global_scale" or settings.rows])
+        cls.check_present(
+            found, [name for name in cls.types if name != "input_global_scale" or settings.rows]
+        )
         inputs = module.in_features
         if inputs % settings.group:
-            raise wrong(found["weight_packed"], f"{inputs} inputs are not whole groups of {settings.group}")
+            raise wrong(
+                found["weight_packed"], f"{inputs} inputs are not whole groups of {settings.group}"
+            )
         layout = cls(4, settings.group, inputs, module.out_features, rows=settings.rows)
         codes, scales = (layout.outputs, inputs // 2), (layout.outputs, layout.groups)
         return layout.checked(found, {"weight_packed": [codes], "weight_scale": [scales]})
@@ -67,7 +74,8 @@ class Mxfp4Layout(StoredLayout):
 
 @dataclass(frozen=True)
 class Nvfp4Layout(Mxfp4Layout):
-    """Scales are float8, and divided by one number of the whole layer; rows: local, which are rounded to NVFP4."""
+    """Scales are float8, and divided by one number of the whole layer; rows: local, which are
+    rounded to NVFP4."""
 
     types: ClassVar[dict[str, Types]] = {
         "weight_packed": BYTES, "weight_scale": FLOAT8, "weight_global_scale": SCALES, "input_global_scale": SCALES,

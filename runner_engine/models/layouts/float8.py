@@ -1,4 +1,5 @@
-"""float8 weights (e4m3) with scales for outputs, blocks or groups, as compressed-tensors, FBGEMM and fp8 store them."""
+"""float8 weights (e4m3) with scales for outputs, blocks or groups, as compressed-tensors, FBGEMM
+and fp8 store them."""
 
 from __future__ import annotations
 
@@ -9,18 +10,30 @@ import torch
 from torch import nn
 
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types, wrong
+from runner_engine.models.layouts.base import (
+    ONE_NUMBER,
+    SCALES,
+    Shapes,
+    StoredLayout,
+    Tensors,
+    Types,
+    wrong,
+)
 from runner_engine.quantization.grouped import GroupSettings
 
 LARGEST = 448  # of e4m3
 E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
 FLOAT8: Types = {"F8_E4M3": torch.float8_e4m3fn}
-EXPONENTS: Types = {"F8_E8M0": torch.float8_e8m0fnu, "U8": torch.uint8}  # powers of two; both are the same bytes
+EXPONENTS: Types = {
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "U8": torch.uint8,
+}  # powers of two; both are the same bytes
 
 
 @dataclass(frozen=True)
 class Float8Layout(StoredLayout):
-    """Bytes of e4m3; rows: by the largest number of each (dynamic), or by the checkpoint's scale (static)."""
+    """Bytes of e4m3; rows: by the largest number of each (dynamic), or by the checkpoint's scale
+    (static)."""
 
     of_outputs: int  # that share a scale
     row_group: int = -1  # numbers of a row that share a scale; -1: all
@@ -38,12 +51,19 @@ class Float8Layout(StoredLayout):
 
     @classmethod
     def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Self:
-        """A scale for all may be a number, a list or a matrix; any other shape follows from the blocks."""
+        """A scale for all may be a number, a list or a matrix; any other shape follows from the
+        blocks."""
         inputs, outputs = module.in_features, module.out_features
-        cls.check_present(found, ["weight", cls.scale_name] + ["input_scale"] * (settings.rows == "static"))
+        cls.check_present(
+            found, ["weight", cls.scale_name] + ["input_scale"] * (settings.rows == "static")
+        )
         if settings.row_group != -1 and inputs % settings.row_group:
-            raise wrong(found["weight"], f"{inputs} inputs are not whole groups of {settings.row_group}")
-        is_one = settings.outputs == -1 or (settings.group == -1 and found[cls.scale_name].shape in ONE_NUMBER)
+            raise wrong(
+                found["weight"], f"{inputs} inputs are not whole groups of {settings.row_group}"
+            )
+        is_one = settings.outputs == -1 or (
+            settings.group == -1 and found[cls.scale_name].shape in ONE_NUMBER
+        )
         group = inputs if settings.group == -1 else min(settings.group, inputs)
         of_outputs = outputs if is_one else settings.outputs
         layout = cls(8, group, inputs, outputs, of_outputs, settings.row_group, rows=settings.rows)
@@ -67,15 +87,21 @@ class Float8Layout(StoredLayout):
         if self.rows == "static":
             return _rounded(rows, stored["input_scale"].to(rows.dtype))
         inputs = rows.shape[-1]
-        groups = rows.reshape(*rows.shape[:-1], -1, inputs if self.row_group == -1 else self.row_group)
+        groups = rows.reshape(
+            *rows.shape[:-1], -1, inputs if self.row_group == -1 else self.row_group
+        )
         scale = groups.abs().amax(-1, keepdim=True) / LARGEST
-        return _rounded(groups, torch.where(scale == 0, torch.finfo(rows.dtype).eps, scale)).flatten(-2)
+        return _rounded(
+            groups, torch.where(scale == 0, torch.finfo(rows.dtype).eps, scale)
+        ).flatten(-2)
 
     def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
         """A byte may be no number."""
         if name == "weight" and ((tensor.view(torch.uint8) & 127) == 127).any():
             return "a weight is not a number (NaN)"
-        return super().problem(stored, name, as_numbers(tensor) if name == self.scale_name else tensor)
+        return super().problem(
+            stored, name, as_numbers(tensor) if name == self.scale_name else tensor
+        )
 
 
 @dataclass(frozen=True)
@@ -97,4 +123,6 @@ def as_numbers(scales: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return (rows / scale).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn).to(rows.dtype).mul_(scale)
+    return (
+        (rows / scale).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn).to(rows.dtype).mul_(scale)
+    )

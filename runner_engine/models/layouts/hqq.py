@@ -1,7 +1,7 @@
 """HQQ's tensors: groups along inputs, with zero points that have fractions.
 
-A row of W_q is a group. So that bits fill bytes or words, rows that lie far apart share them: with 4 bits the first
-half of all rows has the upper bits, and the second half the lower ones.
+A row of W_q is a group. So that bits fill bytes or words, rows that lie far apart share them: with
+4 bits the first half of all rows has the upper bits, and the second half the lower ones.
 """
 
 from __future__ import annotations
@@ -13,10 +13,23 @@ import torch
 from torch import nn
 
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.layouts.base import MAX_INPUTS, ORDERS, SCALES, StoredLayout, Tensors, Types, wrong
+from runner_engine.models.layouts.base import (
+    MAX_INPUTS,
+    ORDERS,
+    SCALES,
+    StoredLayout,
+    Tensors,
+    Types,
+    wrong,
+)
 from runner_engine.quantization.grouped import GroupSettings
 
-ROWS_IN_ONE = {8: 1, 4: 2, 3: 10, 2: 4}  # rows that share bytes, or words of 32 bits, by the bits of a code
+ROWS_IN_ONE = {
+    8: 1,
+    4: 2,
+    3: 10,
+    2: 4,
+}  # rows that share bytes, or words of 32 bits, by the bits of a code
 CODES: Types = {"U8": torch.uint8, "I32": torch.int32}
 NUMBERS = ("scale", "zero")
 NOTES = (  # what each layer says about itself, besides its numbers
@@ -47,26 +60,39 @@ class HqqLayout(StoredLayout):
         codes, inputs, outputs = found["W_q"], module.in_features, module.out_features
         group = codes.shape[1] if len(codes.shape) == 2 else 0
         if group < 1 or inputs % group or inputs >= MAX_INPUTS:
-            raise wrong(codes, f"{list(codes.shape)}: rows that are groups of {inputs} inputs expected")
+            raise wrong(
+                codes, f"{list(codes.shape)}: rows that are groups of {inputs} inputs expected"
+            )
         some = (3,) if codes.dtype == "I32" else (8, 4, 2)
         layouts = [cls(bits, group, inputs, outputs) for bits in some]
-        fitting = [layout for layout in layouts if layout.shapes()["W_q"] == codes.shape and not layout._has_rest()]
+        fitting = [
+            layout
+            for layout in layouts
+            if layout.shapes()["W_q"] == codes.shape and not layout._has_rest()
+        ]
         if not fitting:
             layouts[0].check_shape(codes, [layout.shapes()["W_q"] for layout in layouts])
             raise wrong(codes, f"{layouts[0].row_count} groups do not fill whole bytes")
         for name in NUMBERS:
             fitting[0].check_shape(found[name], [fitting[0].shapes()[name]])
         if found["scale"].dtype != found["zero"].dtype:
-            raise wrong(found["zero"], f"{found['zero'].dtype}, and the scales are {found['scale'].dtype}")
+            raise wrong(
+                found["zero"], f"{found['zero'].dtype}, and the scales are {found['scale'].dtype}"
+            )
         for name in NOTES:
             if name in found and len(found[name].shape) > 1:
                 raise wrong(found[name], f"{list(found[name].shape)}: a number or a word expected")
         return fitting[0]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of these tensors: rows are groups, and some rows of codes are in one."""
+        """Return the shapes of these tensors: rows are groups, and some rows of codes are in
+        one."""
         each = (self.row_count, 1)
-        return {"W_q": (-(-self.row_count // ROWS_IN_ONE[self.bits]), self.group), "scale": each, "zero": each}
+        return {
+            "W_q": (-(-self.row_count // ROWS_IN_ONE[self.bits]), self.group),
+            "scale": each,
+            "zero": each,
+        }
 
     def _has_rest(self) -> bool:
         """Whether bytes are not full; words need not be."""
@@ -77,7 +103,9 @@ class HqqLayout(StoredLayout):
         packed, in_one = stored["W_q"], ROWS_IN_ONE[self.bits]
         row = torch.arange(first * self.groups, last * self.groups, device=packed.device)
         shift = (in_one - 1 - row // len(packed)) * self.bits
-        codes: torch.Tensor = packed[row % len(packed)] >> shift.to(packed.dtype).unsqueeze(1) & 2**self.bits - 1
+        codes: torch.Tensor = (
+            packed[row % len(packed)] >> shift.to(packed.dtype).unsqueeze(1) & 2**self.bits - 1
+        )
         return codes.to(torch.uint8).reshape(last - first, self.inputs)
 
     def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:

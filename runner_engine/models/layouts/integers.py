@@ -1,4 +1,5 @@
-"""GPTQ, AWQ and packed compressed-tensors: dense streams of bits in int32, whose bits and groups follow from shapes."""
+"""GPTQ, AWQ and packed compressed-tensors: dense streams of bits in int32, whose bits and groups
+follow from shapes."""
 
 from __future__ import annotations
 
@@ -38,9 +39,15 @@ class IntegersLayout(StoredLayout):
     def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Self:
         """A layer may have another group size than the settings say."""
         cls.check_present(found, [name for name in cls.types if name not in cls.optional])
-        codes, scales, inputs = found[next(iter(cls.types))], found[cls.scale_name], module.in_features
+        codes, scales, inputs = (
+            found[next(iter(cls.types))],
+            found[cls.scale_name],
+            module.in_features,
+        )
         if len(scales.shape) != 2 or len(codes.shape) != 2 or inputs >= MAX_INPUTS:
-            raise wrong(codes, f"{list(codes.shape)} with scales {list(scales.shape)}: matrices expected")
+            raise wrong(
+                codes, f"{list(codes.shape)} with scales {list(scales.shape)}: matrices expected"
+            )
         groups = scales.shape[cls.groups_at]
         bits = cls.bits_of(settings, codes, inputs)
         group = inputs if settings.group == -1 else min(settings.group, inputs)
@@ -49,7 +56,9 @@ class IntegersLayout(StoredLayout):
         if -(-inputs // group) != groups:
             group = inputs // groups  # the layer has settings of its own
         layout = cls(bits, group, inputs, module.out_features, is_minus_one=settings.is_minus_one)
-        return layout.checked(found, {name: [expected] for name, expected in layout.shapes().items()})
+        return layout.checked(
+            found, {name: [expected] for name, expected in layout.shapes().items()}
+        )
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -65,15 +74,23 @@ class IntegersLayout(StoredLayout):
         if name == self.order_name and not bool((tensor == -1).all()):
             low, high = int(tensor.min()), int(tensor.max())
             if low < 0 or high >= self.groups:
-                return f"an input is in group {low if low < 0 else high}, and there are {self.groups}"
+                return (
+                    f"an input is in group {low if low < 0 else high}, and there are {self.groups}"
+                )
         return super().problem(stored, name, tensor)
 
 
 @dataclass(frozen=True)
 class GptqLayout(IntegersLayout):
-    """GPTQ: codes one below another along inputs, zero points along outputs, stored minus one in its first version."""
+    """GPTQ: codes one below another along inputs, zero points along outputs, stored minus one in
+    its first version."""
 
-    types: ClassVar[dict[str, Types]] = {"qweight": WORDS, "qzeros": WORDS, "scales": SCALES, "g_idx": ORDERS}
+    types: ClassVar[dict[str, Types]] = {
+        "qweight": WORDS,
+        "qzeros": WORDS,
+        "scales": SCALES,
+        "g_idx": ORDERS,
+    }
     scale_name: ClassVar[str] = "scales"
     order_name: ClassVar[str] = "g_idx"
     optional: ClassVar[tuple[str, ...]] = ("g_idx",)
@@ -83,7 +100,9 @@ class GptqLayout(IntegersLayout):
         """Codes fill whole words."""
         bits, rest = divmod(codes.shape[0] * 32, inputs)
         if rest or bits not in range(2, 9):
-            raise wrong(codes, f"{list(codes.shape)} for {inputs} inputs: 2 to 8 bits of each expected")
+            raise wrong(
+                codes, f"{list(codes.shape)} for {inputs} inputs: 2 to 8 bits of each expected"
+            )
         return bits
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -97,7 +116,9 @@ class GptqLayout(IntegersLayout):
 
     def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """Words hold neighbouring inputs."""
-        return unpack_stream(stored["qweight"][:, first:last].T.contiguous(), self.bits, self.inputs)
+        return unpack_stream(
+            stored["qweight"][:, first:last].T.contiguous(), self.bits, self.inputs
+        )
 
     def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """Outputs lie side by side."""
@@ -140,7 +161,8 @@ class AwqLayout(IntegersLayout):
 
 @dataclass(frozen=True)
 class PackedLayout(IntegersLayout):
-    """compressed-tensors' pack-quantized: codes along inputs, zero points along outputs, both without a sign."""
+    """compressed-tensors' pack-quantized: codes along inputs, zero points along outputs, both
+    without a sign."""
 
     types: ClassVar[dict[str, Types]] = {
         "weight_packed": WORDS, "weight_scale": SCALES, "weight_zero_point": WORDS, "weight_g_idx": ORDERS,
@@ -194,5 +216,9 @@ def _in_order(words: torch.Tensor, first: int, last: int) -> torch.Tensor:
     """Return AWQ's numbers of some outputs, uint8 [outputs, …]."""
     begin = first // 8
     some = words[:, begin : -(-last // 8)]
-    numbers = unpack_stream(some, 4, some.shape[-1] * 8).reshape(len(words), -1, 8)[..., AWQ_PLACES].flatten(-2)
+    numbers = (
+        unpack_stream(some, 4, some.shape[-1] * 8)
+        .reshape(len(words), -1, 8)[..., AWQ_PLACES]
+        .flatten(-2)
+    )
     return numbers.T[first - begin * 8 : last - begin * 8]

@@ -1,4 +1,5 @@
-"""Layouts of codes that are made while loading: in rows, and in the panels that the engine's kernels multiply."""
+"""Layouts of codes that are made while loading: in rows, and in the panels that the engine's
+kernels multiply."""
 
 from __future__ import annotations
 
@@ -16,21 +17,30 @@ LOWEST, HIGHEST = -128, 127  # of a row's int8
 
 @dataclass(frozen=True)
 class MadeLayout(Layout):
-    """A layout that no file has; rows: dynamic, each with a scale and a zero point of its own, as torchao has them."""
+    """A layout that no file has; rows: dynamic, each with a scale and a zero point of its own, as
+    torchao has them."""
 
     rounding_layers: ClassVar[str] = "RoundedRowsLinear"
 
     def prepared(self, stored: Tensors, rows: torch.Tensor) -> torch.Tensor:
         """Return rows as the numbers that their int8 stand for."""
-        low, high = rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0)
-        scale = ((high - low) / (HIGHEST - LOWEST)).clamp(min=torch.finfo(rows.dtype).smallest_normal)
+        low, high = (
+            rows.amin(-1, keepdim=True).clamp(max=0),
+            rows.amax(-1, keepdim=True).clamp(min=0),
+        )
+        scale = ((high - low) / (HIGHEST - LOWEST)).clamp(
+            min=torch.finfo(rows.dtype).smallest_normal
+        )
         zero = (LOWEST - (low / scale).round_()).clamp_(LOWEST, HIGHEST)
-        return (rows * (1 / scale)).round_().add_(zero).clamp_(LOWEST, HIGHEST).sub_(zero).mul_(scale)
+        return (
+            (rows * (1 / scale)).round_().add_(zero).clamp_(LOWEST, HIGHEST).sub_(zero).mul_(scale)
+        )
 
 
 @dataclass(frozen=True)
 class RowsLayout(MadeLayout):
-    """One output after another: its codes in a dense stream of bits, its scales and its zero points."""
+    """One output after another: its codes in a dense stream of bits, its scales and its zero
+    points."""
 
     def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """One output after another."""
@@ -99,21 +109,33 @@ class PanelsLayout(MadeLayout):
 
     @property
     def _zeros_end(self) -> int:
-        return self._scales_end + self.groups * (0 if self.zero_type is None else self.zero_type.itemsize)
+        return self._scales_end + self.groups * (
+            0 if self.zero_type is None else self.zero_type.itemsize
+        )
 
     def _numbers(
-        self, stored: Tensors, first: int, last: int, begin: int, end: int | None, dtype: torch.dtype
+        self,
+        stored: Tensors,
+        first: int,
+        last: int,
+        begin: int,
+        end: int | None,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        """Return what lies between two places of each output, counted in its own bytes: [outputs, numbers]."""
+        """Return what lies between two places of each output, counted in its own bytes: [outputs,
+        numbers]."""
         begin_panel, width = first // self.width, self.width
         panels = stored["panels"].view(torch.uint8)[begin_panel : -(-last // width)]
-        part = panels[:, begin * width : None if end is None else end * width].contiguous().view(dtype)
+        part = (
+            panels[:, begin * width : None if end is None else end * width].contiguous().view(dtype)
+        )
         of_outputs = part.reshape(len(panels), -1, width).permute(0, 2, 1).flatten(0, 1)
         return of_outputs[first - begin_panel * width : last - begin_panel * width]
 
 
 def pack_stream(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return the dense stream of bits of codes, uint8 [..., count], in int32 [..., words]: see unpack_stream."""
+    """Return the dense stream of bits of codes, uint8 [..., count], in int32 [..., words]: see
+    unpack_stream."""
     codes = nn.functional.pad(codes, (0, -codes.shape[-1] % 32))
     if bits == 8:
         return codes.contiguous().view(torch.int32)

@@ -1,7 +1,8 @@
-"""Layers of NVIDIA's Model-Optimizer: float8 or NVFP4, by the number formats and shapes of their tensors.
+"""Layers of NVIDIA's Model-Optimizer: float8 or NVFP4, by the number formats and shapes of their
+tensors.
 
-A weight is the value of its code times `weight_scale`, of NVFP4 also times `weight_scale_2`. Where there is an
-`input_scale`, rows are rounded, too, as the export's own simulation does it.
+A weight is the value of its code times `weight_scale`, of NVFP4 also times `weight_scale_2`. Where
+there is an `input_scale`, rows are rounded, too, as the export's own simulation does it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ import torch
 from torch import nn
 
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types, wrong
+from runner_engine.models.layouts.base import (
+    ONE_NUMBER,
+    SCALES,
+    Shapes,
+    StoredLayout,
+    Tensors,
+    Types,
+    wrong,
+)
 from runner_engine.models.layouts.float4 import BYTES, E2M1, Mxfp4Layout, nearest
 from runner_engine.models.layouts.float8 import FLOAT8, LARGEST, Float8Layout
 from runner_engine.quantization.grouped import GroupSettings
@@ -33,7 +42,9 @@ class ModelOptLayout(StoredLayout):
     scale_name: ClassVar[str] = "weight_scale"
 
     @classmethod
-    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> StoredLayout:
+    def of(
+        cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear
+    ) -> StoredLayout:
         """Two codes in a byte are NVFP4; bytes that are numbers are float8."""
         cls.check_present(found, ["weight"])
         kind = ModelOptNvfp4Layout if found["weight"].dtype in BYTES else ModelOptFloat8Layout
@@ -42,7 +53,8 @@ class ModelOptLayout(StoredLayout):
 
 @dataclass(frozen=True)
 class ModelOptFloat8Layout(Float8Layout):
-    """A scale for the layer, each output, each block of 128 × 128, or an exponent for 32 inputs (MXFP8)."""
+    """A scale for the layer, each output, each block of 128 × 128, or an exponent for 32 inputs
+    (MXFP8)."""
 
     types: ClassVar[dict[str, Types]] = {
         "weight": FLOAT8, "weight_scale": SCALES | IN_A_BYTE, "input_scale": SCALES,
@@ -55,7 +67,10 @@ class ModelOptFloat8Layout(Float8Layout):
         if "weight_scale_2" in found:
             raise wrong(found["weight_scale_2"], "a layer of float8 has no second scale")
         if scale.dtype not in cls.types["weight_scale"]:
-            raise wrong(scale, f"{scale.dtype}, and a layer of float8 has {' or '.join(cls.types['weight_scale'])}")
+            raise wrong(
+                scale,
+                f"{scale.dtype}, and a layer of float8 has {' or '.join(cls.types['weight_scale'])}",
+            )
         rows = "static" if "input_scale" in found else ""
         shapes: Shapes = [*ONE_NUMBER]
         group, of_outputs = inputs, outputs
@@ -90,7 +105,9 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         if scale.dtype not in FLOAT8:
             raise wrong(scale, f"{scale.dtype}, and codes of 4 bits have scales in F8_E4M3")
         if inputs % FOUR_BIT_GROUP:
-            raise wrong(found["weight"], f"{inputs} inputs are not whole groups of {FOUR_BIT_GROUP}")
+            raise wrong(
+                found["weight"], f"{inputs} inputs are not whole groups of {FOUR_BIT_GROUP}"
+            )
         rows = "local" if "input_scale" in found else ""
         layout = cls(4, FOUR_BIT_GROUP, inputs, outputs, rows=rows)
         codes, scales = (outputs, inputs // 2), (outputs, layout.groups)
@@ -119,10 +136,15 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
 
     def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
         """Scales are numbers, also together, and those of whole layers above 0."""
-        if name in ("weight_scale_2", "input_scale") and not (tensor.isfinite().all() and (tensor > 0).all()):
+        if name in ("weight_scale_2", "input_scale") and not (
+            tensor.isfinite().all() and (tensor > 0).all()
+        ):
             return "the scale of the layer is not a finite number above 0"
         if name == "weight_scale" and not tensor.float().isfinite().all():
             return "a scale is not a finite number"
-        if name == "weight_scale_2" and not (self.scales(stored, 0, self.outputs).abs().max() * E2M1.max()).isfinite():
+        if (
+            name == "weight_scale_2"
+            and not (self.scales(stored, 0, self.outputs).abs().max() * E2M1.max()).isfinite()
+        ):
             return "a weight would not be a finite number"
         return ""

@@ -1,4 +1,5 @@
-"""How weights come into a model: one module for each way, which defines a `Way` by the contract in contract.py."""
+"""How weights come into a model: one module for each way, which defines a `Way` by the contract in
+contract.py."""
 
 from __future__ import annotations
 
@@ -26,7 +27,11 @@ def name_of_way(resolved: ResolvedModel) -> str:
     """Return which of the ways loads a model."""
     files, held = resolved.files, resolved.mix.base
     is_on_one_device = files.model.device_map is None
-    if files.path.is_file() and is_on_one_device and gguf_file.is_known(gguf_file.read_header(files.path)):
+    if (
+        files.path.is_file()
+        and is_on_one_device
+        and gguf_file.is_known(gguf_file.read_header(files.path))
+    ):
         return "gguf"
     if held.is_mixed:
         return "mixed"
@@ -38,6 +43,7 @@ def name_of_way(resolved: ResolvedModel) -> str:
 
 
 def way_for(resolved: ResolvedModel, target: Target) -> WayOfLoading:
-    """Return the way of loading a model; its module is imported here, because others are not needed."""
+    """Return the way of loading a model; its module is imported here, because others are not
+    needed."""
     way: WayOfLoading = import_module(f"{__name__}.{name_of_way(resolved)}").Way(resolved, target)
     return way

@@ -1,4 +1,5 @@
-"""Loads a checkpoint of codes by its library, and puts layers of our own in place of the library's."""
+"""Loads a checkpoint of codes by its library, and puts layers of our own in place of the
+library's."""
 
 from __future__ import annotations
 

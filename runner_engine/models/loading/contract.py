@@ -1,4 +1,5 @@
-"""The contract of a way of loading, which is what most of them do: transformers reads a checkpoint."""
+"""The contract of a way of loading, which is what most of them do: transformers reads a
+checkpoint."""
 
 from __future__ import annotations
 
@@ -22,13 +23,15 @@ class WayOfLoading:
         self.device = target.device  # where the weights go at first
 
     def prepare(self) -> dict[str, Any]:
-        """Return what `from_pretrained` is told of the quantization; ConfigError before any weight is read."""
+        """Return what `from_pretrained` is told of the quantization; ConfigError before any weight
+        is read."""
         return {}
 
     def read(self, arguments: dict[str, Any], scaled: Any) -> tuple[Any, Report]:
         """Return the model, and which of its tensors the files lack or have besides.
 
-        arguments: those of `prepare`. scaled: the config with another scaling of rope; None: the model's own.
+        arguments: those of `prepare`. scaled: the config with another scaling of rope; None: the
+        model's own.
         """
         from transformers import AutoModelForCausalLM
 
@@ -41,7 +44,9 @@ class WayOfLoading:
         settings["device_map"] = self.resolved.files.model.device_map or {"": self.device}
         if scaled is not None:
             settings.setdefault("config", scaled)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(location, **settings, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            location, **settings, output_loading_info=True
+        )
         model, report = loaded
         return model, report
 

@@ -1,4 +1,5 @@
-"""Codes of all experts of a layer in one tensor, in a form of fused_forms.py: each expert's layers hold views of them.
+"""Codes of all experts of a layer in one tensor, in a form of fused_forms.py: each expert's layers
+hold views of them.
 
 Outputs of gate and up alternate where the family's own parameters do.
 """
@@ -25,16 +26,24 @@ PARAMETER = r"\.experts\.(gate_up_proj|up_proj|down_proj)"
 
 
 class FusedCodes(nn.Module):
-    """Stands in place of a layer's experts while its tensors are read, under the names that the file has for them."""
+    """Stands in place of a layer's experts while its tensors are read, under the names that the
+    file has for them."""
 
     def __init__(self, family: nn.Module, form: FusedForm, found: dict[str, Tensor]) -> None:
         super().__init__()
         made = separated(family)
-        self.first = first = next(one for name, one in found.items() if name.endswith(f"_proj{form.codes}"))
+        self.first = first = next(
+            one for name, one in found.items() if name.endswith(f"_proj{form.codes}")
+        )
         if made is None:
-            raise wrong(first, f"{type(family).__name__} has no fused experts that can be taken apart")
+            raise wrong(
+                first, f"{type(family).__name__} has no fused experts that can be taken apart"
+            )
         if form.is_transposed and not made.form.is_transposed:
-            raise wrong(first, f"outputs are its last dimension, which is not known of {type(family).__name__}")
+            raise wrong(
+                first,
+                f"outputs are its last dimension, which is not known of {type(family).__name__}",
+            )
         self._made = [made]  # in a list, so that it is no child: its layers have no numbers yet
         self.form, self.found = form, found
         for fused, (outputs, inputs, matrices) in self._sizes().items():
@@ -57,7 +66,11 @@ class FusedCodes(nn.Module):
         for matrix in form.matrices:
             layer = cast(nn.Linear, expert.get_submodule(matrix))
             outputs, _, matrices = sizes.get(form.fused_name(matrix), (0, 0, 0))
-            sizes[form.fused_name(matrix)] = outputs + layer.out_features, layer.in_features, matrices + 1
+            sizes[form.fused_name(matrix)] = (
+                outputs + layer.out_features,
+                layer.in_features,
+                matrices + 1,
+            )
         return sizes
 
     def _expect(self, fused: str, end: str, fitting: Shapes) -> None:
@@ -75,7 +88,8 @@ class FusedCodes(nn.Module):
         self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
 
     def taken_apart(self) -> tuple[SeparateExperts, dict[str, dict[str, Tensor]]]:
-        """Return the experts with views of what was read, and where the tensors of each layer are from, by its path."""
+        """Return the experts with views of what was read, and where the tensors of each layer are
+        from, by its path."""
         made, origins = self._made[0], {}
         for number in range(made.num_experts):
             for matrix in made.form.matrices:
@@ -83,12 +97,17 @@ class FusedCodes(nn.Module):
                 made.expert(number).add_module(matrix, layer)
                 fused = made.form.fused_name(matrix)
                 ends = {own: end for end, own in self.form.own_names.items()}
-                origins[f"{number}.{matrix}"] = {own: self.found[fused + ends[own]] for own in layer.stored}
+                origins[f"{number}.{matrix}"] = {
+                    own: self.found[fused + ends[own]] for own in layer.stored
+                }
         return made, origins
 
     def _layer(self, matrix: str, number: int) -> GroupedLinear:
         made, form = self._made[0], self.form
-        fused, like = made.form.fused_name(matrix), cast(nn.Linear, made.expert(number).get_submodule(matrix))
+        fused, like = (
+            made.form.fused_name(matrix),
+            cast(nn.Linear, made.expert(number).get_submodule(matrix)),
+        )
         by_rows = replace(made.form, is_transposed=False)  # `of_expert` puts outputs first
         own: dict[str, torch.Tensor] = {}
         for end, name in form.own_names.items():
@@ -110,7 +129,8 @@ class FusedCodes(nn.Module):
 
 
 def put_fused(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -> set[str]:
-    """Put what reads fused codes in place of the experts that the checkpoint has so; return the names of these."""
+    """Put what reads fused codes in place of the experts that the checkpoint has so; return the
+    names of these."""
     if settings.layout not in FORMS:
         return set()
     form = FORMS[settings.layout](settings)
@@ -119,10 +139,18 @@ def put_fused(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -
     named = (name for name, one in tensors.items() if is_named.search(name) and one.dtype in CODES)
     used: set[str] = set()
     for stored in sorted({name.rpartition(".")[0] for name in named}):
-        path = next((one for one in (stored, f"{model.base_model_prefix}.{stored}") if one in paths), None)
-        found = {name.rpartition(".")[2]: one for name, one in tensors.items() if name.startswith(f"{stored}.")}
+        path = next(
+            (one for one in (stored, f"{model.base_model_prefix}.{stored}") if one in paths), None
+        )
+        found = {
+            name.rpartition(".")[2]: one
+            for name, one in tensors.items()
+            if name.startswith(f"{stored}.")
+        }
         if path is None:
-            raise wrong(next(iter(found.values())), f"{type(model).__name__} has no experts of this name")
+            raise wrong(
+                next(iter(found.values())), f"{type(model).__name__} has no experts of this name"
+            )
         model.set_submodule(path, FusedCodes(paths[path], form, found))
         used |= {one.name for one in found.values()}
     ends = tuple(end for end in form.types if end)
@@ -133,7 +161,8 @@ def put_fused(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -
 
 
 def take_apart(model: Any) -> dict[str, dict[str, Tensor]]:
-    """Put experts in place of what has read their codes; return the tensors of each layer in its file, by its path."""
+    """Put experts in place of what has read their codes; return the tensors of each layer in its
+    file, by its path."""
     origins: dict[str, dict[str, Tensor]] = {}
     for path, module in list(model.named_modules()):
         if isinstance(module, FusedCodes):

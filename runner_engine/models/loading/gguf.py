@@ -1,7 +1,8 @@
-"""Loads a .gguf file: linear layers and the embedding keep their blocks, or all weights are unpacked.
+"""Loads a .gguf file: linear layers and the embedding keep their blocks, or all weights are
+unpacked.
 
-transformers itself keeps blocks only for kernels from a hub. It builds the model; gguf_names.py knows how a file's
-tensors are named.
+transformers itself keeps blocks only for kernels from a hub. It builds the model; gguf_names.py
+knows how a file's tensors are named.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Way(WayOfLoading):
         wanted = self.target.attention
         attention = None if wanted is Attention.auto else wanted.value
         keeps_blocks = self.resolved.mix.base.keeps_blocks
-        model, report = load(self.folder, self.own_settings(scaled), self.target.dtype, attention, keeps_blocks)
+        model, report = load(
+            self.folder, self.own_settings(scaled), self.target.dtype, attention, keeps_blocks
+        )
         model.to(self.device)
         return model, report
 
@@ -43,7 +46,8 @@ class Way(WayOfLoading):
 def load(
     path: Path, config: Any, dtype: torch.dtype, attention: str | None, keeps_blocks: bool = True
 ) -> tuple[Any, dict[str, list[str]]]:
-    """Build the model of a .gguf file and return it with the names of tensors that are missing, or of no use."""
+    """Build the model of a .gguf file and return it with the names of tensors that are missing, or
+    of no use."""
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.initialization import no_init_weights
 
@@ -72,20 +76,32 @@ def load(
     if config.model_type in CASTING and isinstance(head, GgufLinear):
         model.set_output_embeddings(OfDtype(head, dtype))
     if not keeps_blocks and (path.parent / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(path.parent, local_files_only=True)
+        model.generation_config = GenerationConfig.from_pretrained(
+            path.parent, local_files_only=True
+        )
     return model, {"missing_keys": sorted(unfilled), "unexpected_keys": unused}
 
 
 def _keep(model: Any, place: Place, config: Any, dtype: torch.dtype) -> bool:
-    """Let a layer of the model be the blocks of its tensors; False if they cannot stay as they are."""
+    """Let a layer of the model be the blocks of its tensors; False if they cannot stay as they
+    are."""
     path, _, part = place.name.rpartition(".")
     module = model.get_submodule(path)
     first, change = place.tensors[0], place.change or Change()
     kinds = {tensor.dtype for tensor in place.tensors}
-    if len(kinds) > 1 or first.dtype not in TYPES or part != "weight" or change.numbers or change.together:
+    if (
+        len(kinds) > 1
+        or first.dtype not in TYPES
+        or part != "weight"
+        or change.numbers
+        or change.together
+    ):
         return False
     rows = sum(tensor.shape[0] for tensor in place.tensors)
-    if type(module) is nn.Linear and (rows, first.shape[1]) == (module.out_features, module.in_features):
+    if type(module) is nn.Linear and (rows, first.shape[1]) == (
+        module.out_features,
+        module.in_features,
+    ):
         order = _order(change.rows, config, rows)
         stored = [stored_bytes(tensor) for tensor in place.tensors]
         columns = _order(change.columns, config, module.in_features)
@@ -96,7 +112,10 @@ def _keep(model: Any, place: Place, config: Any, dtype: torch.dtype) -> bool:
             layer = with_columns(module, together, first.dtype, order, columns)
         model.set_submodule(path, layer)
         return True
-    if isinstance(module, nn.Embedding) and first.shape == (module.num_embeddings, module.embedding_dim):
+    if isinstance(module, nn.Embedding) and first.shape == (
+        module.num_embeddings,
+        module.embedding_dim,
+    ):
         model.set_submodule(path, GgufEmbedding(module, stored_bytes(first), first.dtype, dtype))
         return True
     return False
@@ -120,7 +139,9 @@ def _unpack(model: Any, place: Place, config: Any) -> None:
     own = getattr(model.get_submodule(path), part)
     if tuple(values.shape) != tuple(own.shape):
         names = ", ".join(tensor.name for tensor in place.tensors)
-        raise DataError(f"tensor {names} is {list(values.shape)}, and the model's {place.name} {list(own.shape)}")
+        raise DataError(
+            f"tensor {names} is {list(values.shape)}, and the model's {place.name} {list(own.shape)}"
+        )
     with torch.no_grad():
         own.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
@@ -140,5 +161,7 @@ def _tie(model: Any) -> set[str]:
         model.set_output_embeddings(GgufLinear(head, embedding.weight, embedding.kind, None))
     else:
         model.tie_weights()
-    path = next(path for path, module in model.named_modules() if module is model.get_output_embeddings())
+    path = next(
+        path for path, module in model.named_modules() if module is model.get_output_embeddings()
+    )
     return {f"{path}.weight"}

@@ -1,4 +1,5 @@
-"""The experts of a .gguf file: matrices of three dimensions, which keep their blocks, one layer for each expert."""
+"""The experts of a .gguf file: matrices of three dimensions, which keep their blocks, one layer for
+each expert."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from runner_engine.models.loading.gguf_tensors import numbers_of, stored_bytes
 
 
 def fill(model: Any, path: str, tensors: dict[str, Tensor], keeps_blocks: bool) -> set[str]:
-    """Give a layer's experts their weights; return the names in the model that these had, none if it has no experts.
+    """Give a layer's experts their weights; return the names in the model that these had, none if
+    it has no experts.
 
     tensors: by their names in the file, without the block's number.
     """
@@ -28,7 +30,11 @@ def fill(model: Any, path: str, tensors: dict[str, Tensor], keeps_blocks: bool) 
     form = form_of(family)
     if form is None:
         return set()
-    experts = separated(family) if keeps_blocks and any(one.dtype in TYPES for one in tensors.values()) else None
+    experts = (
+        separated(family)
+        if keeps_blocks and any(one.dtype in TYPES for one in tensors.values())
+        else None
+    )
     for name, tensor in tensors.items():
         part, _, kind = name.rpartition(".")
         matrices = ("gate_proj", "up_proj") if part == GATE_AND_UP else (EXPERT_PARTS[part],)
@@ -55,14 +61,20 @@ def _keep(experts: SeparateExperts, matrix: str, tensor: Tensor, at: int, of: in
         expert = experts.expert(number)
         like = expert.get_submodule(matrix)
         assert isinstance(like, nn.Linear)
-        if (outputs, tensor.shape[2]) != (like.out_features, like.in_features) or len(stored) != experts.num_experts:
+        if (outputs, tensor.shape[2]) != (like.out_features, like.in_features) or len(
+            stored
+        ) != experts.num_experts:
             shape = [experts.num_experts, like.out_features * of, like.in_features]
-            raise DataError(f"tensor {tensor.name} is {list(tensor.shape)}, and the model's experts are {shape}")
+            raise DataError(
+                f"tensor {tensor.name} is {list(tensor.shape)}, and the model's experts are {shape}"
+            )
         own = stored[number, at * outputs : (at + 1) * outputs]
         expert.add_module(matrix, GgufLinear(like, own, tensor.dtype, None))
 
 
-def _unpack(family: Any, form: Form, matrix: str, kind: str, tensor: Tensor, at: int, of: int) -> None:
+def _unpack(
+    family: Any, form: Form, matrix: str, kind: str, tensor: Tensor, at: int, of: int
+) -> None:
     """Write the numbers of a matrix, or of a bias, of all experts into the family's parameter."""
     name = form.fused_name(matrix)
     parameter = getattr(family, name if kind == "weight" else f"{name}_bias")
@@ -72,5 +84,7 @@ def _unpack(family: Any, form: Form, matrix: str, kind: str, tensor: Tensor, at:
         for number, of_expert in enumerate(values[:, at * outputs : (at + 1) * outputs]):
             own = apart(form, matrix, parameter[number])
             if own.shape != of_expert.shape or len(values) != len(parameter):
-                raise DataError(f"tensor {tensor.name} is {list(values.shape)}, which does not fit the model's experts")
+                raise DataError(
+                    f"tensor {tensor.name} is {list(values.shape)}, which does not fit the model's experts"
+                )
             own.copy_(of_expert)

@@ -10,7 +10,8 @@ from runner_engine.models.loading.unfit import left_plain
 
 
 class Way(WayOfLoading):
-    """transformers reads it. What a checkpoint stores quantized, its config.json tells transformers."""
+    """transformers reads it. What a checkpoint stores quantized, its config.json tells
+    transformers."""
 
     def prepare(self) -> dict[str, Any]:
         """Return the library's arguments, with the layers that it must leave plain."""
@@ -19,6 +20,8 @@ class Way(WayOfLoading):
         quantization = self.resolved.mix.base
         arguments = quantization.load_arguments()
         if capability.may_be_unfit(self.resolved):
-            bare = capability.skeleton(capability.settings_of(self.folder, self.trusts_code), self.trusts_code)
+            bare = capability.skeleton(
+                capability.settings_of(self.folder, self.trusts_code), self.trusts_code
+            )
             quantization.leave(arguments, left_plain(quantization, bare, self.target.device.type))
         return arguments

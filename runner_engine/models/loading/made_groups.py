@@ -1,7 +1,8 @@
-"""Makes layers of integers in groups from ordinary weights, one after another as transformers reads them.
+"""Makes layers of integers in groups from ordinary weights, one after another as transformers reads
+them.
 
-HQQ's codes equal those of the package hqq bit for bit. The package is not used: transformers imports it wherever it is
-installed, and with it torch's compiler.
+HQQ's codes equal those of the package hqq bit for bit. The package is not used: transformers
+imports it wherever it is installed, and with it torch's compiler.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ METHOD = "runner_made_groups"
 
 
 class Way(WayOfLoading):
-    """transformers reads a plain checkpoint, and each weight becomes one of our layers as it comes."""
+    """transformers reads a plain checkpoint, and each weight becomes one of our layers as it
+    comes."""
 
     def prepare(self) -> dict[str, Any]:
         """Return the arguments with which transformers makes the layers."""
@@ -51,12 +53,15 @@ def layer_of(choice: MadeGroupsConfig, layer: nn.Module, path: str) -> nn.Module
         raise ConfigError(f"quantization={choice.name}: {path} {reason}")
     weight = layer.weight.detach()
     if not weight.isfinite().all():
-        raise DataError(f"{path}.weight: a number is not finite, and quantization={choice.name} cannot quantize it")
+        raise DataError(
+            f"{path}.weight: a number is not finite, and quantization={choice.name} cannot quantize it"
+        )
     return grouped(choice, layer, choice.groups_of(weight))
 
 
 def adopt(choice: MadeGroupsConfig, model: nn.Module, where: str) -> None:
-    """Put layers of ours in place of those that the choice's library has loaded from a checkpoint."""
+    """Put layers of ours in place of those that the choice's library has loaded from a
+    checkpoint."""
     for path, layer in list(model.named_modules()):
         if type(layer) is not nn.Linear:
             continue
@@ -71,15 +76,24 @@ def adopt(choice: MadeGroupsConfig, model: nn.Module, where: str) -> None:
 def grouped(choice: MadeGroupsConfig, like: nn.Linear, made: CodedGroups) -> GroupedLinear:
     """Return a layer that holds the codes in as many bits as they have."""
     rows = "dynamic" if choice.rounds_rows else ""
-    layout = RowsLayout(choice.bits, choice.group_size, like.in_features, like.out_features, rows=rows)
-    stored = {"codes": pack_stream(made.codes, choice.bits), "scales": made.scales, "zero_points": made.zeros}
-    layer = GroupedLinear(like, layout, {name: tensor.contiguous() for name, tensor in stored.items()})
+    layout = RowsLayout(
+        choice.bits, choice.group_size, like.in_features, like.out_features, rows=rows
+    )
+    stored = {
+        "codes": pack_stream(made.codes, choice.bits),
+        "scales": made.scales,
+        "zero_points": made.zeros,
+    }
+    layer = GroupedLinear(
+        like, layout, {name: tensor.contiguous() for name, tensor in stored.items()}
+    )
     layer.has_byte_rows = choice.has_byte_rows
     return layer
 
 
 def _config_class() -> Any:
-    """Return the class that transformers gets for such models; it is made known to transformers once."""
+    """Return the class that transformers gets for such models; it is made known to transformers
+    once."""
     from transformers.core_model_loading import ConversionOps
     from transformers.quantizers import auto
     from transformers.quantizers.base import HfQuantizer
@@ -106,7 +120,9 @@ def _config_class() -> Any:
             value = next(iter(input_dict.values()))
             path = full_layer_name.removesuffix(".weight")
             layer = model.get_submodule(path)
-            layer.weight = nn.Parameter(value[0] if isinstance(value, list) else value, requires_grad=False)
+            layer.weight = nn.Parameter(
+                value[0] if isinstance(value, list) else value, requires_grad=False
+            )
             made: Any = layer_of(self.choice, layer, path)
             made._is_hf_initialized = True
             for tensor in made.stored.values():
@@ -121,8 +137,12 @@ def _config_class() -> Any:
         quantization_config: MadeGroups
 
         def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
-            self.left_alone = self.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
-            layers = {path: one for path, one in model.named_modules() if self._is_wanted(path, one)}
+            self.left_alone = self.get_modules_to_not_convert(
+                model, None, model._keep_in_fp32_modules
+            )
+            layers = {
+                path: one for path, one in model.named_modules() if self._is_wanted(path, one)
+            }
             leave_unfit(self.quantization_config.choice, model, layers)
 
         def _is_made(self, path: str, module: nn.Module) -> bool:

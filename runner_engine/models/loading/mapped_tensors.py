@@ -1,4 +1,5 @@
-"""Tensors of a checkpoint as views of its mapped files, whose pages are released once they are of no more use."""
+"""Tensors of a checkpoint as views of its mapped files, whose pages are released once they are of
+no more use."""
 
 from __future__ import annotations
 
@@ -23,15 +24,23 @@ class MappedTensors:
     def read(self, tensor: Tensor) -> torch.Tensor:
         """Return a tensor of numbers; its memory is the file's."""
         if tensor.dtype not in DTYPES:
-            raise DataError(f"{tensor.file}: tensor {tensor.name}: {tensor.dtype}, and numbers expected")
+            raise DataError(
+                f"{tensor.file}: tensor {tensor.name}: {tensor.dtype}, and numbers expected"
+            )
         dtype = DTYPES[tensor.dtype]
         mapped = self._mapped(tensor.file)
         if tensor.offset % dtype.itemsize:  # a header of odd length
-            held = torch.frombuffer(bytearray(mapped[tensor.offset : tensor.offset + tensor.nbytes]), dtype=dtype)
+            held = torch.frombuffer(
+                bytearray(mapped[tensor.offset : tensor.offset + tensor.nbytes]), dtype=dtype
+            )
         else:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="The given buffer is not writable")  # nobody writes there
-                held = torch.frombuffer(mapped, dtype=dtype, count=tensor.params, offset=tensor.offset)
+                warnings.filterwarnings(
+                    "ignore", message="The given buffer is not writable"
+                )  # nobody writes there
+                held = torch.frombuffer(
+                    mapped, dtype=dtype, count=tensor.params, offset=tensor.offset
+                )
         return held.view(tensor.shape)
 
     def release(self) -> None:

@@ -31,13 +31,16 @@ class Way(WayOfLoading):
 
     def finish(self, model: Any) -> Any:
         """Quantize each layer as the mix says; those of experts have come in so, or stay fused."""
-        experts = [layer_of(one) for one in self.resolved.files.matrices if isinstance(one, ExpertMatrix)]
+        experts = [
+            layer_of(one) for one in self.resolved.files.matrices if isinstance(one, ExpertMatrix)
+        ]
         with heap.large_blocks_mapped():
             return apply(model, self.resolved.mix, self.target.device, experts)
 
 
 def apply(model: Any, mix: Mix, device: torch.device, experts: Iterable[str] = ()) -> Any:
-    """Quantize a model that is in main memory, layer by layer on the device, and move the rest there.
+    """Quantize a model that is in main memory, layer by layer on the device, and move the rest
+    there.
 
     experts: the paths of matrices of experts, which are what the mix says already.
     """
@@ -45,9 +48,16 @@ def apply(model: Any, mix: Mix, device: torch.device, experts: Iterable[str] = (
 
     apart = {path for path, module in model.named_modules() if isinstance(module, SeparateExperts)}
     of_experts = {
-        f"{path}.{name}" for path in apart for name, one in model.get_submodule(path).named_modules() if _is_linear(one)
+        f"{path}.{name}"
+        for path in apart
+        for name, one in model.get_submodule(path).named_modules()
+        if _is_linear(one)
     }
-    linear = {path: one for path, one in model.named_modules() if _is_linear(one) and path not in of_experts}
+    linear = {
+        path: one
+        for path, one in model.named_modules()
+        if _is_linear(one) and path not in of_experts
+    }
     left_alone = set(get_keys_to_not_convert(model))  # the head, and what is tied to an embedding
     heads = [path for path in linear if path in left_alone]
     layers = [path for path in linear if path not in left_alone]
@@ -57,25 +67,38 @@ def apply(model: Any, mix: Mix, device: torch.device, experts: Iterable[str] = (
     choices = {path: mix.choice_for(path, is_head=path in left_alone) for path in linear}
     plain = {path for path in heads if tied}
     for kind in mix.choices:
-        plain |= leave_unfit(kind, model, {path: linear[path] for path in layers if choices[path] == kind}, device.type)
+        plain |= leave_unfit(
+            kind,
+            model,
+            {path: linear[path] for path in layers if choices[path] == kind},
+            device.type,
+        )
     for path, layer in linear.items():
         if choices[path].packed and path not in plain:
             model.set_submodule(path, quantized(choices[path], model, layer.to(device), path))
     return model.to(device)
 
 
-def quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str) -> torch.nn.Module:
+def quantized(
+    choice: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str
+) -> torch.nn.Module:
     """Return a plain linear layer of a model as a choice quantizes it."""
     try:
         if isinstance(choice, MadeGroupsConfig):
             return made_groups.layer_of(choice, layer, path)
         return choice.quantize_layer(model, layer)
-    except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:  # a library's own conditions
+    except (
+        RuntimeError,
+        ValueError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:  # a library's own conditions
         raise ConfigError(f"quantization={choice.name} cannot quantize {path}: {error}") from error
 
 
 def take_experts_apart(model: Any) -> None:
-    """Let each matrix of a loaded mixture's experts be a layer, which can be quantized like any other."""
+    """Let each matrix of a loaded mixture's experts be a layer, which can be quantized like any
+    other."""
     separate_all(model)
 
 

@@ -1,7 +1,9 @@
-"""Experts of a mixture that a checkpoint holds as codes, each by itself: where they are in the model.
+"""Experts of a mixture that a checkpoint holds as codes, each by itself: where they are in the
+model.
 
-Stored by themselves, they have names such as `experts.3.gate_proj` or `experts.3.w1`, which transformers joins to one
-parameter: here they stay apart, so that a layer of ours holds each as it lies in the file.
+Stored by themselves, they have names such as `experts.3.gate_proj` or `experts.3.w1`, which
+transformers joins to one parameter: here they stay apart, so that a layer of ours holds each as it
+lies in the file.
 """
 
 from __future__ import annotations
@@ -13,11 +15,16 @@ from typing import Any
 from runner_engine.experts import SeparateExperts, separated
 
 EXPERT = re.compile(r"(.+)\.(\d+)\.(gate_proj|up_proj|down_proj)$")
-MATRIX = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
+MATRIX = {
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "up_proj": ("up_proj",),
+    "down_proj": ("down_proj",),
+}
 
 
 class ModelPaths:
-    """Where the layers of a checkpoint are in a model; experts are taken apart where each is named by itself."""
+    """Where the layers of a checkpoint are in a model; experts are taken apart where each is named
+    by itself."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -25,7 +32,8 @@ class ModelPaths:
         self._renamings = _renamings(model)
 
     def path_of(self, stored: str) -> str | None:
-        """Return the path of a layer, or None. A checkpoint may be of the model within, or of one around."""
+        """Return the path of a layer, or None. A checkpoint may be of the model within, or of one
+        around."""
         prefix = f"{self._model.base_model_prefix}."
         renamed = self._renamed(stored)
         for name in dict.fromkeys((stored, renamed)):
@@ -53,19 +61,26 @@ class ModelPaths:
 
 
 def with_separate_names(conversions: Iterable[Any], of_experts: str) -> list[Any]:
-    """Return a model's conversions of names, such that separate experts come under the names that they have here.
+    """Return a model's conversions of names, such that separate experts come under the names that
+    they have here.
 
-    A converter that joins `experts.*.w1` and `.w3` into `gate_up_proj` says which of them is `gate_proj`. It still
-    joins those that are not separate. of_experts: a pattern of the paths of experts.
+    A converter that joins `experts.*.w1` and `.w3` into `gate_up_proj` says which of them is
+    `gate_proj`. It still joins those that are not separate. of_experts: a pattern of the paths of
+    experts.
     """
     from transformers.core_model_loading import MergeModulelist, WeightConverter, WeightRenaming
 
     result = list(conversions)
     for conversion in conversions:
-        if not isinstance(conversion, WeightConverter) or not isinstance(conversion.operations[0], MergeModulelist):
+        if not isinstance(conversion, WeightConverter) or not isinstance(
+            conversion.operations[0], MergeModulelist
+        ):
             continue
         names = MATRIX.get(conversion._original_target_patterns[0].rpartition(".")[2], ())
-        stored = [source.removesuffix(".weight").rpartition(".")[2] for source in conversion._original_source_patterns]
+        stored = [
+            source.removesuffix(".weight").rpartition(".")[2]
+            for source in conversion._original_source_patterns
+        ]
         if len(names) == len(stored):
             result += [
                 WeightRenaming(rf"({of_experts}\.\d+)\.{old}(?=\.)", rf"\1.{name}")
@@ -78,7 +93,9 @@ def with_separate_names(conversions: Iterable[Any], of_experts: str) -> list[Any
 def names_for(model: Any, conversions: Iterable[Any]) -> list[Any]:
     """Return the conversions for a model some of whose experts are separate."""
     prefix = f"{model.base_model_prefix}."
-    separate = [path for path, module in model.named_modules() if isinstance(module, SeparateExperts)]
+    separate = [
+        path for path, module in model.named_modules() if isinstance(module, SeparateExperts)
+    ]
     if not separate:
         return list(conversions)
     return with_separate_names(

@@ -1,6 +1,8 @@
-"""Loads a checkpoint whose linear layers are codes with scales: which of its tensors belong to which layer.
+"""Loads a checkpoint whose linear layers are codes with scales: which of its tensors belong to
+which layer.
 
-Headers are checked against the model's layers before anything is read. transformers then fills the layers.
+Headers are checked against the model's layers before anything is read. transformers then fills the
+layers.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class Way(WayOfLoading):
 
 
 def layer_arguments(folder: Path, config: Any, stored: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments with which `from_pretrained` makes such layers; DataError where tensors do not fit."""
+    """Return the arguments with which `from_pretrained` makes such layers; DataError where tensors
+    do not fit."""
     for one in (config, config.get_text_config()):
         if hasattr(one, "quantization_config"):
             del one.quantization_config
@@ -64,11 +67,14 @@ def layer_arguments(folder: Path, config: Any, stored: dict[str, Any]) -> dict[s
     return {"config": config, "quantization_config": _config_class()(tensors, _settings(stored))}
 
 
-Origins = dict[str, dict[str, Tensor]]  # the tensors of each layer in its file, by the layer's path and their names
+Origins = dict[
+    str, dict[str, Tensor]
+]  # the tensors of each layer in its file, by the layer's path and their names
 
 
 def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -> Origins:
-    """Put a layer, without its numbers, in place of each linear layer that the checkpoint has as codes."""
+    """Put a layer, without its numbers, in place of each linear layer that the checkpoint has as
+    codes."""
     used = fused_codes.put_fused(model, tensors, settings)
     if settings.layout == fused_codes.LAYOUT:
         return {}
@@ -80,21 +86,29 @@ def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) 
     for stored_path in sorted(named):
         path = paths.path_of(stored_path)
         module: Any = None if path is None else model.get_submodule(path)
-        found = {name: tensors[full] for name in kind.types if (full := f"{stored_path}.{name}") in tensors}
+        found = {
+            name: tensors[full]
+            for name in kind.types
+            if (full := f"{stored_path}.{name}") in tensors
+        }
         first = next(iter(found.values()))
         if path is None or type(module) is not nn.Linear:
             raise wrong(first, f"{type(model).__name__} has no linear layer of this name")
         if path.split(".")[-1] == "lm_head" and model.config.get_text_config().tie_word_embeddings:
             raise wrong(first, "config.json ties the head to the embedding (tie_word_embeddings)")
         layout = kind.of(settings, found, module)
-        layer = GroupedLinear(module, layout, {name: _empty(kind.types[name], one) for name, one in found.items()})
+        layer = GroupedLinear(
+            module, layout, {name: _empty(kind.types[name], one) for name, one in found.items()}
+        )
         added = tensors.get(f"{stored_path}.bias")  # some programs add one to every layer
         if layer._parameters.get("bias") is None and added is not None:
             layer.bias = _empty_bias(added, module)
         model.set_submodule(path, layer)
         used |= {one.name for one in found.values()}
         origins[path] = found
-    if left := sorted(name for name, one in tensors.items() if kind.is_needed(one) and name not in used):
+    if left := sorted(
+        name for name, one in tensors.items() if kind.is_needed(one) and name not in used
+    ):
         raise DataError(
             f"{few(left)} belong to no layer: the checkpoint lacks the {named_by} beside, or another program's "
             "layers are needed"
@@ -103,7 +117,8 @@ def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) 
 
 
 def check_numbers(model: Any, origins: Origins) -> None:
-    """Reject scales that are no numbers, and groups that do not exist: DataError with tensor and file."""
+    """Reject scales that are no numbers, and groups that do not exist: DataError with tensor and
+    file."""
     for path, layer in model.named_modules():
         if not isinstance(layer, GroupedLinear):
             continue
@@ -111,13 +126,16 @@ def check_numbers(model: Any, origins: Origins) -> None:
         for name, tensor in layer.stored.items():
             where = origins[path][name]
             if tensor.device.type == "meta":
-                raise wrong(where, "layers of codes cannot be on disk: give model.device_map more memory")
+                raise wrong(
+                    where, "layers of codes cannot be on disk: give model.device_map more memory"
+                )
             if problem := layer.layout.problem(layer.stored, name, tensor):
                 raise wrong(where, problem)
 
 
 def _settings(stored: dict[str, Any]) -> GroupSettings:
-    """Return what a quantization_config says about its layers; ConfigError for a variant that is not read."""
+    """Return what a quantization_config says about its layers; ConfigError for a variant that is
+    not read."""
     form = read_format({"quantization_config": stored})
     assert form is not None
     assert isinstance(form.config, GroupedConfig)
@@ -135,12 +153,17 @@ def _empty(expected: Types, tensor: Tensor) -> torch.Tensor:
 
 def _empty_bias(tensor: Tensor, module: nn.Linear) -> nn.Parameter:
     if tensor.shape != (module.out_features,):
-        raise wrong(tensor, f"{list(tensor.shape)}, and the layer has {module.out_features} outputs")
-    return nn.Parameter(torch.empty(tensor.shape, dtype=module.weight.dtype, device="meta"), requires_grad=False)
+        raise wrong(
+            tensor, f"{list(tensor.shape)}, and the layer has {module.out_features} outputs"
+        )
+    return nn.Parameter(
+        torch.empty(tensor.shape, dtype=module.weight.dtype, device="meta"), requires_grad=False
+    )
 
 
 def _config_class() -> Any:
-    """Return the class that transformers gets for such checkpoints; it is made known to transformers once."""
+    """Return the class that transformers gets for such checkpoints; it is made known to
+    transformers once."""
     from transformers.quantizers import auto
     from transformers.quantizers.base import HfQuantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -160,8 +183,13 @@ def _config_class() -> Any:
 
         def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
             unused = [re.escape(end) + "$" for end in self.quantization_config.settings.unused]
-            model._keys_to_ignore_on_load_unexpected = {*(model._keys_to_ignore_on_load_unexpected or ()), *unused}
-            self.origins = put_layers(model, self.quantization_config.tensors, self.quantization_config.settings)
+            model._keys_to_ignore_on_load_unexpected = {
+                *(model._keys_to_ignore_on_load_unexpected or ()),
+                *unused,
+            }
+            self.origins = put_layers(
+                model, self.quantization_config.tensors, self.quantization_config.settings
+            )
 
         def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
             separate = names_for(model, weight_conversions)

@@ -1,4 +1,5 @@
-"""Linear layers of a loaded or an empty model that a choice of quantization cannot take: a few of them stay plain."""
+"""Linear layers of a loaded or an empty model that a choice of quantization cannot take: a few of
+them stay plain."""
 
 from __future__ import annotations
 
@@ -22,21 +23,28 @@ def reason_of(choice: QuantizationConfig, layer: nn.Module, device: str) -> str:
 
 
 def leave_unfit(
-    choice: QuantizationConfig, model: nn.Module, layers: Mapping[str, nn.Module], device: str = "cpu"
+    choice: QuantizationConfig,
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    device: str = "cpu",
 ) -> set[str]:
-    """Return the paths of layers that cannot be quantized; ConfigError if they are more than a few."""
+    """Return the paths of layers that cannot be quantized; ConfigError if they are more than a
+    few."""
     unfit = {
         path: (reason, _numbers(layer))
         for path, layer in layers.items()
         if (reason := reason_of(choice, layer, device))
     }
-    in_blocks = sum(one.numel() for path, one in model.named_parameters() if IN_A_BLOCK.search(path))
+    in_blocks = sum(
+        one.numel() for path, one in model.named_parameters() if IN_A_BLOCK.search(path)
+    )
     check_unfit(choice.name, unfit, in_blocks + numbers_left_out(model))
     return set(unfit)
 
 
 def left_plain(choice: QuantizationConfig, bare: Any, device: str) -> list[str]:
-    """Return all modules of an empty model that stay plain: the head, what is tied to it, and what does not fit."""
+    """Return all modules of an empty model that stay plain: the head, what is tied to it, and what
+    does not fit."""
     from transformers.quantizers.base import get_keys_to_not_convert
 
     always = get_keys_to_not_convert(bare)

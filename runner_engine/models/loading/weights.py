@@ -1,4 +1,5 @@
-"""The weights of a model, by whichever way: files checked, read, found complete, quantized, and released."""
+"""The weights of a model, by whichever way: files checked, read, found complete, quantized, and
+released."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, lis
     mix = resolved.mix
     for choice in mix.choices:
         choice.check_loaded(model)
-    if mix.base.has_byte_rows and not mix.base.is_mixed:  # layers of a mix have it from their own choice
+    if (
+        mix.base.has_byte_rows and not mix.base.is_mixed
+    ):  # layers of a mix have it from their own choice
         for module in model.modules():
             if isinstance(module, GgufLinear | GroupedLinear):
                 module.has_byte_rows = True
@@ -43,8 +46,11 @@ def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, lis
     return model, notes
 
 
-def _read(way: WayOfLoading, arguments: dict[str, Any], folder: Path, named: str) -> tuple[Any, Report]:
-    """Read the weights; whatever is wrong with the files is one message that names the model and the folder."""
+def _read(
+    way: WayOfLoading, arguments: dict[str, Any], folder: Path, named: str
+) -> tuple[Any, Report]:
+    """Read the weights; whatever is wrong with the files is one message that names the model and
+    the folder."""
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -57,7 +63,9 @@ def _read(way: WayOfLoading, arguments: dict[str, Any], folder: Path, named: str
             read_weight_file(file)  # its error names a damaged file and the damage
         with heap.large_blocks_mapped():
             return expert_by_expert.read(way, arguments, scaled)
-    except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
+    except (
+        pickle.UnpicklingError
+    ) as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in files:
             bin_file.refuse_code(file, str(error))
         raise ConfigError(f"{named}: torch cannot read its weights in {folder}") from error
@@ -73,7 +81,8 @@ def _read(way: WayOfLoading, arguments: dict[str, Any], folder: Path, named: str
 
 
 def _check_complete(model: Any, report: Report, checkpoint: str) -> list[str]:
-    """Reject a model with missing weights, which transformers would make up; return a note on unused ones."""
+    """Reject a model with missing weights, which transformers would make up; return a note on
+    unused ones."""
     if absent := sorted(report["missing_keys"]):
         raise ConfigError(
             f"{checkpoint} is not complete: it lacks {few(absent)} of {type(model).__name__}, which would be random "
@@ -85,7 +94,8 @@ def _check_complete(model: Any, report: Report, checkpoint: str) -> list[str]:
 
 
 def _release_files(resolved: ResolvedModel) -> None:
-    """Release the checkpoint's pages after quantizing or converting it; a weight that is still in it is read again.
+    """Release the checkpoint's pages after quantizing or converting it; a weight that is still in
+    it is read again.
 
     A single weight in the file keeps the whole file mapped, as large as the original model.
     """

@@ -15,5 +15,6 @@ from runner_engine.settings.lora import AdapterConfig
 
 
 def module_of(lora: AdapterConfig) -> Any:
-    """Return the module for this kind of adapter; imported here, because some libraries are slow to import."""
+    """Return the module for this kind of adapter; imported here, because some libraries are slow to
+    import."""
     return importlib.import_module(lora.module)

@@ -14,12 +14,21 @@ from runner_engine.checkpoints.adapter_header import adapter_shapes
 from runner_engine.settings.lora import PeftConfig
 
 # what PEFT raises for a field of another type than it expects, as it checks none of them
-DAMAGED = (TypeError, AttributeError, IndexError, ArithmeticError, ImportError, RecursionError, re.error)
+DAMAGED = (
+    TypeError,
+    AttributeError,
+    IndexError,
+    ArithmeticError,
+    ImportError,
+    RecursionError,
+    re.error,
+)
 
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """What an adapter was applied to; an adapter that changes nothing is an error and has no report."""
+    """What an adapter was applied to; an adapter that changes nothing is an error and has no
+    report."""
 
     modules: int
     rank: int
@@ -39,7 +48,10 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
         return  # PEFT checks on the real base
     if settings.get("peft_type") != "LORA":
         return  # another method of PEFT: only its own checks know it
-    label, modules = f"lora.path={lora.path} does not fit model.name={base_name}", dict(bare.named_modules())
+    label, modules = (
+        f"lora.path={lora.path} does not fit model.name={base_name}",
+        dict(bare.named_modules()),
+    )
     shapes = adapter_shapes(folder)
     matched = [path for path in shapes if path in modules]
     if shapes and not matched and not any(targets(settings, path) for path in modules):
@@ -49,7 +61,9 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
             f"{settings.get('target_modules')} name none either: use the base that it was made for"
         )
     for path in matched:
-        inputs, outputs = (getattr(modules[path], side, None) for side in ("in_features", "out_features"))
+        inputs, outputs = (
+            getattr(modules[path], side, None) for side in ("in_features", "out_features")
+        )
         a, b = shapes[path].get("A"), shapes[path].get("B")
         if a is None or b is None or not isinstance(inputs, int):
             continue  # A or B is missing, or it is not a linear layer: left to PEFT
@@ -60,7 +74,9 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
             )
         rank = settings.get("r")
         if not settings.get("rank_pattern") and a[0] != rank:
-            raise ConfigError(f"{label}: adapter_config.json says r={rank}, and A of {path} is {list(a)}: rank {a[0]}")
+            raise ConfigError(
+                f"{label}: adapter_config.json says r={rank}, and A of {path} is {list(a)}: rank {a[0]}"
+            )
 
 
 def targets(settings: dict[str, Any], path: str) -> bool:
@@ -73,7 +89,9 @@ def targets(settings: dict[str, Any], path: str) -> bool:
             return re.fullmatch(wanted, path) is not None
         except re.error:
             return False
-    return isinstance(wanted, list) and any(path == name or path.endswith(f".{name}") for name in wanted)
+    return isinstance(wanted, list) and any(
+        path == name or path.endswith(f".{name}") for name in wanted
+    )
 
 
 def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
@@ -81,18 +99,28 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
     from peft import PeftModel
 
     made_for = load_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    fits = not isinstance(made_for, str) or not made_for or Path(made_for).name == Path(base_name).name
-    notes = () if fits else (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
+    fits = (
+        not isinstance(made_for, str) or not made_for or Path(made_for).name == Path(base_name).name
+    )
+    notes = (
+        () if fits else (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
+    )
     try:
         with warnings.catch_warnings():
             # peft 0.21 uses an old name of transformers 5.23; only peft can fix that
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            warnings.filterwarnings(
+                "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
+            )
             model = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
-        raise ConfigError(f"lora.path={lora.path} does not fit model.name={base_name}: {one_line(error)}") from error
+        raise ConfigError(
+            f"lora.path={lora.path} does not fit model.name={base_name}: {one_line(error)}"
+        ) from error
     except DAMAGED as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise ConfigError(f"lora.path={lora.path}: PEFT cannot read its adapter_config.json: {reason}") from error
+        raise ConfigError(
+            f"lora.path={lora.path}: PEFT cannot read its adapter_config.json: {reason}"
+        ) from error
     report = _report(model, notes)
     if report.modules == 0 or report.delta_norm == 0:
         raise ConfigError(
@@ -110,7 +138,8 @@ def remove(model: Any) -> None:
 
 
 def delta_norm(pairs: Iterable[tuple[Any, Any, float]]) -> float:
-    """Return the Frobenius norm of all scaling * B @ A together, from (A [r, in], B [out, r], scaling)."""
+    """Return the Frobenius norm of all scaling * B @ A together, from (A [r, in], B [out, r],
+    scaling)."""
     squares = 0.0
     for a, b, scaling in pairs:
         # |BA|² = tr((BᵀB)(AAᵀ)): r×r products instead of the full delta

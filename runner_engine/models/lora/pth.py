@@ -1,8 +1,9 @@
-"""lora: pth – the adapter `y = W x + B(A(x))` for square layers, applied by hooks or merged into the weights.
+"""lora: pth – the adapter `y = W x + B(A(x))` for square layers, applied by hooks or merged into
+the weights.
 
-Only tensors are read from the file; no code in it runs. Its keys are `{module path}.lora.A.weight` [r, d] and
-`{module path}.lora.B.weight` [d, r], some with the prefix `module.`. Everything is checked before the base is changed.
-The hooks can be removed again; merging cannot be undone.
+Only tensors are read from the file; no code in it runs. Its keys are `{module path}.lora.A.weight`
+[r, d] and `{module path}.lora.B.weight` [d, r], some with the prefix `module.`. Everything is
+checked before the base is changed. The hooks can be removed again; merging cannot be undone.
 """
 
 from __future__ import annotations
@@ -53,13 +54,19 @@ def read(file: Path, label: str, rank: int | None = None) -> Adapter:
         if match is None:
             other_keys.append(key)
         elif match["side"] in sides.setdefault(match["path"], {}):
-            raise ConfigError(f"{label}: {match['path']}.lora.{match['side']} is duplicated, with and without {PREFIX}")
+            raise ConfigError(
+                f"{label}: {match['path']}.lora.{match['side']} is duplicated, with and without {PREFIX}"
+            )
         else:
             sides[match["path"]][match["side"]] = _checked(tensor, key, label)
     if not sides:
-        raise ConfigError(f"{label} holds no LoRA key: {EXPECTED} expected, found {few(other_keys)}")
+        raise ConfigError(
+            f"{label} holds no LoRA key: {EXPECTED} expected, found {few(other_keys)}"
+        )
     if other_keys:
-        raise ConfigError(f"{label}: {len(other_keys)} keys are not LoRA keys ({EXPECTED}): {few(other_keys)}")
+        raise ConfigError(
+            f"{label}: {len(other_keys)} keys are not LoRA keys ({EXPECTED}): {few(other_keys)}"
+        )
     for path, matrices in sides.items():
         if len(matrices) == 1:
             (side,) = matrices
@@ -86,13 +93,19 @@ def one_rank(pairs: dict[str, Pair], label: str, wanted: int | None = None) -> i
     rank = first.a.shape[0]
     for path, (a, b) in pairs.items():
         if a.shape[0] != b.shape[1]:
-            raise ConfigError(f"{label}: {path} has A {list(a.shape)} and B {list(b.shape)}: A [r, d], B [d, r] needed")
+            raise ConfigError(
+                f"{label}: {path} has A {list(a.shape)} and B {list(b.shape)}: A [r, d], B [d, r] needed"
+            )
         if a.shape[0] != rank:
-            raise ConfigError(f"{label}: two ranks in one file: {rank} in {first_path}, {a.shape[0]} in {path}")
+            raise ConfigError(
+                f"{label}: two ranks in one file: {rank} in {first_path}, {a.shape[0]} in {path}"
+            )
     if rank == 0:
         raise ConfigError(f"{label} changes nothing: its rank is 0")
     if wanted not in (None, rank):
-        raise ConfigError(f"lora.rank={wanted}, but {label} has rank {rank}: use lora.rank={rank}, or leave it out")
+        raise ConfigError(
+            f"lora.rank={wanted}, but {label} has rank {rank}: use lora.rank={rank}, or leave it out"
+        )
     return rank
 
 
@@ -115,8 +128,11 @@ class SquareLora(nn.Module):
         return (output + low.to(output.device)).to(output.dtype)
 
 
-def fit(adapter: Adapter, base: nn.Module, label: str, base_name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return path → layer for every pair of the adapter, and notes; a pair that does not fit is an error."""
+def fit(
+    adapter: Adapter, base: nn.Module, label: str, base_name: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return path → layer for every pair of the adapter, and notes; a pair that does not fit is an
+    error."""
     modules = dict(base.named_modules())
     missing = [path for path in adapter.pairs if not _is_linear(modules.get(path))]
     if missing:
@@ -124,7 +140,9 @@ def fit(adapter: Adapter, base: nn.Module, label: str, base_name: str) -> tuple[
             f"{label}: {len(missing)} of {len(adapter.pairs)} modules are not linear layers of {base_name}: "
             f"{few(missing)}. Its square layers are {few(_squares(modules)) or 'none'}"
         )
-    oblong = [path for path in adapter.pairs if modules[path].in_features != modules[path].out_features]
+    oblong = [
+        path for path in adapter.pairs if modules[path].in_features != modules[path].out_features
+    ]
     if oblong:
         layer, (a, b) = modules[oblong[0]], adapter.pairs[oblong[0]]
         raise ConfigError(
@@ -140,7 +158,11 @@ def fit(adapter: Adapter, base: nn.Module, label: str, base_name: str) -> tuple[
                 f"{[b.shape[0], a.shape[1]]}, the one of {base_name} is {[outputs, inputs]}"
             )
     bare = [path for path in _squares(modules) if path not in adapter.pairs]
-    notes = (f"{len(bare)} square layers are not in the adapter and stay as they are: {few(bare)}",) if bare else ()
+    notes = (
+        (f"{len(bare)} square layers are not in the adapter and stay as they are: {few(bare)}",)
+        if bare
+        else ()
+    )
     return {path: modules[path] for path in adapter.pairs}, notes
 
 
@@ -154,7 +176,8 @@ def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -
 
 
 def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, AdapterReport]:
-    """Apply the adapter in `file` to base, by hooks or merged into its weights, and report the matched layers."""
+    """Apply the adapter in `file` to base, by hooks or merged into its weights, and report the
+    matched layers."""
     label = f"lora.path={lora.path}"
     adapter = read(file, label, lora.rank)
     layers, notes = fit(adapter, base, label, base_name)
@@ -169,13 +192,20 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
     for path, layer in layers.items():
         (merge if lora.merge else attach)(layer, adapter.pairs[path])
     parameters = sum(pair.a.numel() + pair.b.numel() for pair in adapter.pairs.values())
-    return base, AdapterReport(len(layers), adapter.rank, parameters, norm, (*adapter.notes, *notes))
+    return base, AdapterReport(
+        len(layers), adapter.rank, parameters, norm, (*adapter.notes, *notes)
+    )
 
 
-def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None) -> float:
-    """Return the norm of all B A together; an adapter that changes nothing, or gives nan, is an error."""
+def delta(
+    adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None
+) -> float:
+    """Return the norm of all B A together; an adapter that changes nothing, or gives nan, is an
+    error."""
     by_path = scalings or {}
-    norm = delta_norm((pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items())
+    norm = delta_norm(
+        (pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items()
+    )
     if not norm < float("inf"):
         raise ConfigError(f"{label} holds nan or infinity: the norm of its delta is {norm}")
     if norm == 0:
@@ -185,10 +215,13 @@ def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, f
 
 
 def attach(layer: nn.Module, pair: Pair) -> None:
-    """Attach the low-rank path to a layer, in float32 as PEFT does, or in float64 on a float64 base."""
+    """Attach the low-rank path to a layer, in float32 as PEFT does, or in float64 on a float64
+    base."""
     weight = next(itertools.chain(layer.parameters(), layer.buffers()))
     device = weight.device
-    if device.type == "meta":  # its weights are in main memory or on disk, and move to this device when needed
+    if (
+        device.type == "meta"
+    ):  # its weights are in main memory or on disk, and move to this device when needed
         device = torch.device(layer._hf_hook.execution_device)  # type: ignore[union-attr, arg-type]
     path = SquareLora(pair, device, torch.promote_types(weight.dtype, torch.float32)).eval()
     layer.add_module("lora", path)
@@ -200,7 +233,9 @@ def merge(layer: Any, pair: Pair) -> None:
     weight = layer.weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
     a, b = (matrix.to(weight.device, dtype) for matrix in pair)
-    layer.weight = nn.Parameter((weight.detach().to(dtype) + b @ a).to(weight.dtype), requires_grad=False)
+    layer.weight = nn.Parameter(
+        (weight.detach().to(dtype) + b @ a).to(weight.dtype), requires_grad=False
+    )
 
 
 def remove(model: nn.Module) -> None:
@@ -218,11 +253,20 @@ def _is_linear(module: Any) -> bool:
 
 
 def _squares(modules: dict[str, Any]) -> list[str]:
-    return [path for path, one in modules.items() if _is_linear(one) and one.in_features == one.out_features]
+    return [
+        path
+        for path, one in modules.items()
+        if _is_linear(one) and one.in_features == one.out_features
+    ]
 
 
 def _is_plain(layer: Any) -> bool:
     """Whether a layer's weight is a matrix of ordinary numbers, to which another can be added."""
     weight = getattr(layer, "weight", None)
     known = isinstance(layer, nn.Linear) and not type(layer).__module__.startswith("bitsandbytes.")
-    return known and type(weight) is nn.Parameter and type(weight.data) is Tensor and weight.is_floating_point()
+    return (
+        known
+        and type(weight) is nn.Parameter
+        and type(weight.data) is Tensor
+        and weight.is_floating_point()
+    )

@@ -1,7 +1,8 @@
-"""rope: native, rope_2d, linear, dynamic, yarn, llama3 – applies a position encoding, and describes the loaded one.
+"""rope: native, rope_2d, linear, dynamic, yarn, llama3 – applies a position encoding, and describes
+the loaded one.
 
-The scalings are transformers' own: they go into the model's config before the weights load. rope_2d is ours and
-is patched over the loaded model (`runner_engine/models/rope/rope_2d.py`).
+The scalings are transformers' own: they go into the model's config before the weights load. rope_2d
+is ours and is patched over the loaded model (`runner_engine/models/rope/rope_2d.py`).
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ from runner_engine.settings.rope import (
 )
 
 KEPT = ("rope_theta", "partial_rotary_factor")  # by another scaling
-YARN_KEYS = ("truncate", "mscale", "mscale_all_dim")  # of a model's own YaRN, kept by one with another factor
+YARN_KEYS = (
+    "truncate",
+    "mscale",
+    "mscale_all_dim",
+)  # of a model's own YaRN, kept by one with another factor
 MADE_FOR = "made_for_positions"  # the metric of jobs that may read beyond them
 NO_LIMIT = 1e9  # positions, for a model without a maximum
 
 
 def prepare(rope: RopeConfig, folder: Path, trust_remote_code: bool) -> Any:
-    """Return the config to load the model with, None for its own; ConfigError before any weight is read."""
+    """Return the config to load the model with, None for its own; ConfigError before any weight is
+    read."""
     if type(rope) is RopeConfig and not rope.beyond_trained:
         return None
     settings = capability.settings_of(folder, trust_remote_code)
@@ -77,11 +83,17 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
     kept = {key: native[key] for key in (*KEPT, *of_yarn) if native.get(key) is not None}
     scaling: dict[str, Any] = {"rope_type": rope.name, "factor": float(rope.factor), **kept}
     if isinstance(rope, RopeLengthScalingConfig):
-        scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings or _trained_on(text)
+        scaling["original_max_position_embeddings"] = (
+            rope.original_max_position_embeddings or _trained_on(text)
+        )
         if hasattr(text, "original_max_position_embeddings"):  # Phi-3 has it here, with precedence
             text.original_max_position_embeddings = scaling["original_max_position_embeddings"]
-    own = vars(rope).keys() - vars(RopeLengthScalingConfig(factor=1)).keys()  # as transformers calls them, too
-    scaling |= {key: float(getattr(rope, key)) for key in sorted(own) if getattr(rope, key) is not None}
+    own = (
+        vars(rope).keys() - vars(RopeLengthScalingConfig(factor=1)).keys()
+    )  # as transformers calls them, too
+    scaling |= {
+        key: float(getattr(rope, key)) for key in sorted(own) if getattr(rope, key) is not None
+    }
     text.rope_parameters = scaling
 
 
@@ -92,7 +104,8 @@ def apply(model: Any, rope: RopeConfig) -> None:
 
 
 def describe(model: Any, rope: RopeConfig) -> Described:
-    """Count patched pairs and possible positions of a loaded model, and name its rotary embedding."""
+    """Count patched pairs and possible positions of a loaded model, and name its rotary
+    embedding."""
     settings, patch = model.config.get_text_config(), rope_2d.patch_of(model)
     made_for = max_positions(settings)
     metrics = {
@@ -104,11 +117,14 @@ def describe(model: Any, rope: RopeConfig) -> Described:
     if rope.beyond_trained and made_for < NO_LIMIT:
         metrics[MADE_FOR] = made_for
         beyond = f", beyond its {'scaled' if isinstance(rope, RopeScalingConfig) else 'trained'} {made_for:,.0f}"
-    return metrics, {"rope": f"{name_of(settings, None if patch is None else patch.describe())}{beyond}"}
+    return metrics, {
+        "rope": f"{name_of(settings, None if patch is None else patch.describe())}{beyond}"
+    }
 
 
 def max_positions(text: Any) -> float:
-    """Return the maximum number of positions of a loaded model, under its own scaling or a chosen one."""
+    """Return the maximum number of positions of a loaded model, under its own scaling or a chosen
+    one."""
     maximum = getattr(text, "max_position_embeddings", None)
     if maximum is None or maximum <= 0:  # XLNet says -1
         return NO_LIMIT
@@ -122,11 +138,17 @@ def notes(text: Any, rope: RopeConfig) -> list[str]:
     """Return notes that a reader of the numbers needs."""
     if isinstance(rope, RopeDynamicConfig):
         length = getattr(text, "max_position_embeddings", "?")
-        return [f"rope=dynamic: beyond {length} positions a row's angles depend on the longest row of its batch"]
+        return [
+            f"rope=dynamic: beyond {length} positions a row's angles depend on the longest row of its batch"
+        ]
     return []
 
 
 def _trained_on(text: Any) -> int:
     """Return the length of the pretraining, as far as the config tells."""
     native: int | None = text.rope_parameters.get("original_max_position_embeddings")
-    return native or getattr(text, "original_max_position_embeddings", None) or int(text.max_position_embeddings)
+    return (
+        native
+        or getattr(text, "original_max_position_embeddings", None)
+        or int(text.max_position_embeddings)
+    )

@@ -1,8 +1,10 @@
-"""rope: rope_2d – a branch and a time coordinate for every token, patched over the model's rotary embedding.
+"""rope: rope_2d – a branch and a time coordinate for every token, patched over the model's rotary
+embedding.
 
-Of the F frequency pairs, numbered 1 … F, the last n rotate alternately by the two coordinates: branch, time, branch, …
-The others rotate by the ordinary position. A single stream needs no coordinates: it is branch 0, and its time is the
-position id that reaches the embedding, so that prefill, cached decoding, padding and batching agree.
+Of the F frequency pairs, numbered 1 … F, the last n rotate alternately by the two coordinates:
+branch, time, branch, … The others rotate by the ordinary position. A single stream needs no
+coordinates: it is branch 0, and its time is the position id that reaches the embedding, so that
+prefill, cached decoding, padding and batching agree.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ NOT_SET = (
 
 
 def patched_pairs(pairs: int, ratio: float) -> range:
-    """Return the numbers (1 … pairs) of the pairs that rotate by branch and time: the last ones, at least one."""
+    """Return the numbers (1 … pairs) of the pairs that rotate by branch and time: the last ones, at
+    least one."""
     count = min(max(round(pairs * ratio), 1), pairs)
     return range(pairs - count + 1, pairs + 1)
 
@@ -47,10 +50,14 @@ class Rope2d(nn.Module):
         self.patched = patched_pairs(self.pairs, config.ratio)
         self.pos2d: torch.Tensor | None = None  # [B or 1, T, 2]: x = branch · stride, y = time
         self.single_stream = True  # without pos2d: derive it from the position ids
-        self.grows = any(name in str(getattr(native, "rope_type", "")) for name in ("dynamic", "longrope"))
+        self.grows = any(
+            name in str(getattr(native, "rope_type", "")) for name in ("dynamic", "longrope")
+        )
 
     @torch.no_grad()
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin, both [B or 1, T, 2F]."""
         pos2d = self._coordinates(position_ids)
         position = pos2d[..., 1] if position_ids is None else position_ids.to(x.device)
@@ -60,9 +67,14 @@ class Rope2d(nn.Module):
         angles = position[..., None].float() * frequencies  # [B or 1, T, F]
         if pos2d.shape[0] > angles.shape[0]:
             angles = angles.repeat(pos2d.shape[0], 1, 1)
-        for coordinate in (0, 1):  # branch: the 1st, 3rd, … of the patched pairs; time: the 2nd, 4th, …
+        for coordinate in (
+            0,
+            1,
+        ):  # branch: the 1st, 3rd, … of the patched pairs; time: the 2nd, 4th, …
             which = slice(self.patched[0] - 1 + coordinate, None, 2)
-            angles[..., which] = pos2d[..., coordinate, None].float().to(x.device) * frequencies[which]
+            angles[..., which] = (
+                pos2d[..., coordinate, None].float().to(x.device) * frequencies[which]
+            )
         embedding = torch.cat((angles, angles), dim=-1)
         scaling = getattr(self.native, "attention_scaling", 1.0)
         return (embedding.cos() * scaling).to(x.dtype), (embedding.sin() * scaling).to(x.dtype)
@@ -74,19 +86,28 @@ class Rope2d(nn.Module):
             return torch.stack((torch.zeros_like(position_ids), position_ids), dim=-1)
         if position_ids is not None and position_ids.shape[-1] != self.pos2d.shape[-2]:
             here, given = position_ids.shape[-1], self.pos2d.shape[-2]
-            raise RuntimeError(f"pos2d has coordinates of {given} tokens, this forward pass has {here}")
+            raise RuntimeError(
+                f"pos2d has coordinates of {given} tokens, this forward pass has {here}"
+            )
         return self.pos2d
 
     def describe(self) -> str:
         """Say which pairs rotate by which coordinate."""
         first, last = self.patched[0], self.patched[-1]
-        which = f"pairs {first}–{last} of {self.pairs}" if first < last else f"pair {last} of {self.pairs}"
+        which = (
+            f"pairs {first}–{last} of {self.pairs}"
+            if first < last
+            else f"pair {last} of {self.pairs}"
+        )
         time = f" time {_first_two(self.patched[1::2])}" if first < last else ""
-        return f"rope_2d, {which}: branch {_first_two(self.patched[::2])}{time}, stride {self.stride}"
+        return (
+            f"rope_2d, {which}: branch {_first_two(self.patched[::2])}{time}, stride {self.stride}"
+        )
 
 
 def apply(model: Any, config: Rope2dConfig) -> Rope2d:
-    """Patch the rotary embedding of a loaded model, bare or in wrappers, or say why it cannot be done."""
+    """Patch the rotary embedding of a loaded model, bare or in wrappers, or say why it cannot be
+    done."""
     parent, name = find(model)
     native = getattr(parent, name)
     if isinstance(native, Rope2d):
@@ -123,12 +144,15 @@ def pairs_of(model: Any) -> int:
 
 
 def find(model: Any) -> tuple[Any, str]:
-    """Find the rotary embedding, breadth-first through the model and its wrappers: its parent and its name there."""
+    """Find the rotary embedding, breadth-first through the model and its wrappers: its parent and
+    its name there."""
     queue, seen = deque([model]), {id(model)}
     while queue:
         module = queue.popleft()
         for name, child in module.named_children():
-            if isinstance(child, Rope2d) or isinstance(getattr(child, "inv_freq", None), torch.Tensor):
+            if isinstance(child, Rope2d) or isinstance(
+                getattr(child, "inv_freq", None), torch.Tensor
+            ):
                 return module, name
         for name in INNER:
             inner = getattr(module, name, None)
@@ -173,9 +197,13 @@ def require(model: Any) -> Rope2d:
 
 
 def _check_layout(native: Any, owner: str) -> None:
-    """Reject an embedding other than cos and sin of cat(angles, angles), which the patch would break."""
+    """Reject an embedding other than cos and sin of cat(angles, angles), which the patch would
+    break."""
     frequencies = native.inv_freq.float()
-    x, position_ids = torch.zeros(1, 3, 1, device=frequencies.device), torch.arange(3, device=frequencies.device)[None]
+    x, position_ids = (
+        torch.zeros(1, 3, 1, device=frequencies.device),
+        torch.arange(3, device=frequencies.device)[None],
+    )
     angles = position_ids[..., None].float() * frequencies
     expected = torch.cat((angles, angles), dim=-1).cos() * getattr(native, "attention_scaling", 1.0)
     try:
@@ -184,7 +212,11 @@ def _check_layout(native: Any, owner: str) -> None:
         cos, reason = None, f" ({error})"
     else:
         reason = ""
-    if cos is None or cos.shape != expected.shape or not torch.allclose(cos.float(), expected, atol=1e-5):
+    if (
+        cos is None
+        or cos.shape != expected.shape
+        or not torch.allclose(cos.float(), expected, atol=1e-5)
+    ):
         raise ConfigError(
             f"rope=rope_2d: {type(native).__name__} of {owner} does not lay its pairs out as cat(angles, angles)"
             f"{reason}, so they cannot be numbered: use rope=native"

@@ -1,1 +1,2 @@
-"""The kinds of layers that carry a state: each module has `mixer_of(module)`, and `MIXERS` of the contract names it."""
+"""The kinds of layers that carry a state: each module has `mixer_of(module)`, and `MIXERS` of the
+contract names it."""

@@ -1,6 +1,8 @@
-"""The gated delta rule of Qwen3-Next, Qwen3.5, OLMo Hybrid, Kimi Linear and Bailing: delta_rule.py after a convolution.
+"""The gated delta rule of Qwen3-Next, Qwen3.5, OLMo Hybrid, Kimi Linear and Bailing: delta_rule.py
+after a convolution.
 
-The families differ in how their projections are cut, and in the decay: by head, or by dimension of the keys.
+The families differ in how their projections are cut, and in the decay: by head, or by dimension of
+the keys.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Projected(NamedTuple):
 
 
 def _decay_by_head(module: Any, numbers: Tensor) -> Tensor:
-    decay: Tensor = -module.A_log.float().exp() * functional.softplus(numbers.float() + module.dt_bias)
+    decay: Tensor = -module.A_log.float().exp() * functional.softplus(
+        numbers.float() + module.dt_bias
+    )
     return decay
 
 
@@ -45,7 +49,9 @@ def _of_qwen3_5(module: Any, hidden: Tensor) -> Projected:
 
 
 def _of_qwen3_next(module: Any, hidden: Tensor) -> Projected:
-    cut = module.fix_query_key_value_ordering(module.in_proj_qkvz(hidden)[None], module.in_proj_ba(hidden)[None])
+    cut = module.fix_query_key_value_ordering(
+        module.in_proj_qkvz(hidden)[None], module.in_proj_ba(hidden)[None]
+    )
     query, key, value, gate, beta, decay = (part[0] for part in cut)
     mixed = torch.cat((query.flatten(1), key.flatten(1), value.flatten(1)), dim=-1)
     return Projected(mixed, gate, beta.sigmoid(), _decay_by_head(module, decay))
@@ -60,9 +66,15 @@ def _of_olmo(module: Any, hidden: Tensor) -> Projected:
 
 def _of_kimi(module: Any, hidden: Tensor) -> Projected:
     mixed = torch.cat((module.q_proj(hidden), module.k_proj(hidden), module.v_proj(hidden)), dim=-1)
-    gate = module.g_proj(hidden) if hasattr(module, "g_proj") else module.g_b_proj(module.g_a_proj(hidden))
+    gate = (
+        module.g_proj(hidden)
+        if hasattr(module, "g_proj")
+        else module.g_b_proj(module.g_a_proj(hidden))
+    )
     decay = module.forget_gate(hidden[None])[0].float()
-    return Projected(mixed, gate.unflatten(-1, (-1, module.head_dim)), module.b_proj(hidden).sigmoid(), decay)
+    return Projected(
+        mixed, gate.unflatten(-1, (-1, module.head_dim)), module.b_proj(hidden).sigmoid(), decay
+    )
 
 
 PROJECTIONS: dict[str, Callable[[Any, Tensor], Projected]] = {
@@ -75,8 +87,8 @@ PROJECTIONS: dict[str, Callable[[Any, Tensor], Projected]] = {
 }
 
 
-# What gives side by side queries, keys and values, the gate, the rate of each head, and its decay; of BY_KEY_HEADS
-# these are side by side for each head of keys, the last two behind the others
+# What gives side by side queries, keys and values, the gate, the rate of each head, and its decay;
+# of BY_KEY_HEADS these are side by side for each head of keys, the last two behind the others
 INTO: dict[str, tuple[str, ...]] = {
     "Qwen3_5GatedDeltaNet": ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"),
     "Qwen3_5MoeGatedDeltaNet": ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"),
@@ -92,14 +104,20 @@ class GatedDelta(Mixer):
     def __init__(self, module: Any) -> None:
         self.module, self.project = module, PROJECTIONS[type(module).__name__]
         is_kimi = self.project is _of_kimi
-        self.key_heads, self.heads = (module.num_heads,) * 2 if is_kimi else (module.num_k_heads, module.num_v_heads)
-        self.key_dim, self.value_dim = (module.head_dim,) * 2 if is_kimi else (module.head_k_dim, module.head_v_dim)
+        self.key_heads, self.heads = (
+            (module.num_heads,) * 2 if is_kimi else (module.num_k_heads, module.num_v_heads)
+        )
+        self.key_dim, self.value_dim = (
+            (module.head_dim,) * 2 if is_kimi else (module.head_k_dim, module.head_v_dim)
+        )
         self.norm = module.norm if hasattr(module, "norm") else module.o_norm
         self.out = module.out_proj if hasattr(module, "out_proj") else module.o_proj
         self.activation = ACT2FN[module.activation]
         weight = module.conv1d.weight
         has_silu = is_silu(self.activation)
-        self.convolution = Convolution.of(weight[:, 0], module.conv1d.bias, has_silu) if has_silu else None
+        self.convolution = (
+            Convolution.of(weight[:, 0], module.conv1d.bias, has_silu) if has_silu else None
+        )
         heads, dims = (self.key_heads, self.heads), (self.key_dim, self.value_dim)
         decays = self.key_dim if is_kimi else 1
         self.rule = DeltaRule.of(weight, heads, dims, decays, self.norm)
@@ -110,7 +128,8 @@ class GatedDelta(Mixer):
 
     @property
     def call_parts(self) -> CallParts | None:
-        """Convolution and rule between its projections, where these give their results side by side."""
+        """Convolution and rule between its projections, where these give their results side by
+        side."""
         module, names = self.module, INTO.get(type(self.module).__name__)
         if names is None or self.convolution is None or self.rule is None:
             return None
@@ -120,7 +139,10 @@ class GatedDelta(Mixer):
             tuple(getattr(module, name) for name in names),
             self.out,
             {"conv": convolution.address, "delta": rule.address},
-            {"step_bias": module.dt_bias.detach().float(), "decay": -module.A_log.detach().float().exp()},
+            {
+                "step_bias": module.dt_bias.detach().float(),
+                "decay": -module.A_log.detach().float().exp(),
+            },
             2.0 if getattr(module, "allow_neg_eigval", False) else 1.0,
             type(module).__name__ in BY_KEY_HEADS,
             kept=(convolution, rule),
@@ -133,12 +155,16 @@ class GatedDelta(Mixer):
             mixed = self.convolution(projected.mixed, states[0], segments)
         else:
             weight = module.conv1d.weight[:, 0]
-            mixed = self.activation(convolve(projected.mixed, weight, module.conv1d.bias, states[0], segments))
+            mixed = self.activation(
+                convolve(projected.mixed, weight, module.conv1d.bias, states[0], segments)
+            )
         if self.rule is not None:
             beta = projected.beta.float()
             gated = self.rule(mixed, projected.decay, beta, projected.gate, states[1], segments)
         else:
-            result = delta_rule.apply(self._inputs(mixed, projected), states[1], segments).to(hidden.dtype)
+            result = delta_rule.apply(self._inputs(mixed, projected), states[1], segments).to(
+                hidden.dtype
+            )
             gated = self.norm(result.flatten(0, 1), projected.gate.flatten(0, 1))
         output: Tensor = self.out(gated.view(len(hidden), -1))
         return output
@@ -146,12 +172,18 @@ class GatedDelta(Mixer):
     def _inputs(self, mixed: Tensor, projected: Projected) -> Inputs:
         """Return what the rule reads, in float32."""
         wide = self.key_heads * self.key_dim
-        query, key, value = torch.split(mixed.float(), [wide, wide, self.heads * self.value_dim], dim=-1)
+        query, key, value = torch.split(
+            mixed.float(), [wide, wide, self.heads * self.value_dim], dim=-1
+        )
         query, key = (_unit(one.reshape(-1, self.key_heads, self.key_dim)) for one in (query, key))
         if self.key_heads != self.heads:
-            query, key = (one.repeat_interleave(self.heads // self.key_heads, dim=1) for one in (query, key))
+            query, key = (
+                one.repeat_interleave(self.heads // self.key_heads, dim=1) for one in (query, key)
+            )
         value = value.reshape(-1, self.heads, self.value_dim)
-        return Inputs(query * self.key_dim**-0.5, key, value, projected.decay, projected.beta.float())
+        return Inputs(
+            query * self.key_dim**-0.5, key, value, projected.decay, projected.beta.float()
+        )
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The lightning attention of MiniMax: a recurrence of heads whose decay is fixed, and whose time steps are all 1."""
+"""The lightning attention of MiniMax: a recurrence of heads whose decay is fixed, and whose time
+steps are all 1."""
 
 from __future__ import annotations
 
@@ -35,8 +36,12 @@ class LightningAttention(Mixer):
         parts = module.act_fn(module.qkv_proj(hidden)).unflatten(1, (self.heads, 3 * self.width))
         queries, keys, values = parts.chunk(3, dim=2)
         steps = torch.ones((len(hidden), self.heads), device=hidden.device)
-        scanned = scan_heads(values, steps, self.decay, keys, queries, states[0], segments).to(hidden.dtype)
-        result: Tensor = module.out_proj(module.output_gate(hidden).sigmoid() * module.norm(scanned.flatten(1)))
+        scanned = scan_heads(values, steps, self.decay, keys, queries, states[0], segments).to(
+            hidden.dtype
+        )
+        result: Tensor = module.out_proj(
+            module.output_gate(hidden).sigmoid() * module.norm(scanned.flatten(1))
+        )
         return result
 
 

@@ -1,4 +1,5 @@
-"""The layer of Mamba, and of the hybrids that have it: a convolution and a recurrence of channels."""
+"""The layer of Mamba, and of the hybrids that have it: a convolution and a recurrence of
+channels."""
 
 from __future__ import annotations
 
@@ -30,8 +31,14 @@ class Mamba(Mixer):
         )
 
         decay, skip = self.decay, module.D.detach().flatten()
-        self.convolution = compiled.Convolution.of(weight, module.conv1d.bias, True) if is_silu(module.act) else None
-        self.recurrence = compiled.Channels.of(weight, decay, skip, getattr(module, "n_mamba_heads", 1))
+        self.convolution = (
+            compiled.Convolution.of(weight, module.conv1d.bias, True)
+            if is_silu(module.act)
+            else None
+        )
+        self.recurrence = compiled.Channels.of(
+            weight, decay, skip, getattr(module, "n_mamba_heads", 1)
+        )
 
     @cached_property
     def decay(self) -> Tensor:
@@ -46,19 +53,27 @@ class Mamba(Mixer):
         if self.convolution is None or self.recurrence is None:
             gated = self._scanned(mixed, gate, states, segments).to(hidden.dtype)
         else:
-            mixed = self.convolution(mixed if mixed.stride(1) == 1 else mixed.contiguous(), states[0], segments)
+            mixed = self.convolution(
+                mixed if mixed.stride(1) == 1 else mixed.contiguous(), states[0], segments
+            )
             gated = self.recurrence(mixed, *self._parameters(mixed), gate, states[1], segments)
         result: Tensor = module.out_proj(gated)
         return result
 
-    def _scanned(self, mixed: Tensor, gate: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+    def _scanned(
+        self, mixed: Tensor, gate: Tensor, states: Sequence[Tensor], segments: Segments
+    ) -> Tensor:
         """Convolve, scan and gate by operations of torch."""
         module = self.module
-        mixed = module.act(convolve(mixed, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments))
+        mixed = module.act(
+            convolve(mixed, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments)
+        )
         steps, keys, queries = self._parameters(mixed)
         steps = functional.softplus(steps.float())
         scanned = scan_channels(mixed, steps, self.decay, keys, queries, states[1], segments)
-        gated: Tensor = (scanned + mixed.float() * module.D.float().flatten()) * functional.silu(gate)
+        gated: Tensor = (scanned + mixed.float() * module.D.float().flatten()) * functional.silu(
+            gate
+        )
         return gated
 
     def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +101,9 @@ class HeadedMamba(Mamba):
 
     def _parameters(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module = self.module
-        heads = mixed.view(-1, module.n_mamba_heads, module.mamba_head_dim).transpose(0, 1)  # [G, tokens, C / G]
+        heads = mixed.view(-1, module.n_mamba_heads, module.mamba_head_dim).transpose(
+            0, 1
+        )  # [G, tokens, C / G]
         parts = (heads @ module.x_proj_weight.transpose(1, 2)).split(
             [module.time_step_rank, self.size, self.size], dim=-1
         )

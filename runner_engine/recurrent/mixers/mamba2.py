@@ -1,4 +1,5 @@
-"""The layer of Mamba-2, and of the hybrids that have it: a convolution, a recurrence of heads (SSD), a gated norm."""
+"""The layer of Mamba-2, and of the hybrids that have it: a convolution, a recurrence of heads
+(SSD), a gated norm."""
 
 from __future__ import annotations
 
@@ -41,16 +42,23 @@ class Mamba2(Mixer):
 
     @property
     def call_parts(self) -> CallParts | None:
-        """Convolution, recurrence, gate and norm between its two projections; what Falcon-H1 scales, by columns."""
+        """Convolution, recurrence, gate and norm between its two projections; what Falcon-H1
+        scales, by columns."""
         module, between = self.module, self.compiled
-        if between is None or (hasattr(module, "ssm_in_multiplier") and module.in_proj.bias is not None):
+        if between is None or (
+            hasattr(module, "ssm_in_multiplier") and module.in_proj.bias is not None
+        ):
             return None
         floats = {}
         if hasattr(module, "ssm_in_multiplier"):
-            floats["columns"] = (module.mup_vector.detach().float().flatten() * module.ssm_in_multiplier).contiguous()
+            floats["columns"] = (
+                module.mup_vector.detach().float().flatten() * module.ssm_in_multiplier
+            ).contiguous()
         structures = {"heads": between.layer.address}
         into = (module.in_proj,)
-        return CallParts(MixerKind.heads_mixer, into, module.out_proj, structures, floats, kept=(between,))
+        return CallParts(
+            MixerKind.heads_mixer, into, module.out_proj, structures, floats, kept=(between,)
+        )
 
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Project, convolve, scan, gate and project back."""
@@ -67,11 +75,19 @@ class Mamba2(Mixer):
         module = self.module
         sizes = [self.inner, self.inner + 2 * self.group_numbers, self.heads]
         gate, mixed, steps = torch.split(projected, sizes, dim=-1)
-        mixed = module.act(convolve(mixed, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments))
-        inputs, keys, queries = mixed.split([self.inner, self.group_numbers, self.group_numbers], dim=-1)
+        mixed = module.act(
+            convolve(mixed, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments)
+        )
+        inputs, keys, queries = mixed.split(
+            [self.inner, self.group_numbers, self.group_numbers], dim=-1
+        )
         inputs = inputs.unflatten(1, (self.heads, self.width))
-        keys, queries = (numbers.unflatten(1, (module.n_groups, self.size)) for numbers in (keys, queries))
-        scanned = scan_heads(inputs, self._steps(steps, segments), self.decay, keys, queries, states[1], segments)
+        keys, queries = (
+            numbers.unflatten(1, (module.n_groups, self.size)) for numbers in (keys, queries)
+        )
+        scanned = scan_heads(
+            inputs, self._steps(steps, segments), self.decay, keys, queries, states[1], segments
+        )
         scanned = scanned + module.D.float()[:, None] * inputs.float()
         return self._gated(scanned.flatten(1), gate)
 
@@ -80,11 +96,14 @@ class Mamba2(Mixer):
         if not hasattr(module, "ssm_in_multiplier"):
             projected: Tensor = module.in_proj(hidden)
             return projected
-        multiplied: Tensor = module.in_proj(hidden * module.ssm_in_multiplier) * module.mup_vector[0]  # Falcon-H1
+        multiplied: Tensor = (
+            module.in_proj(hidden * module.ssm_in_multiplier) * module.mup_vector[0]
+        )  # Falcon-H1
         return multiplied
 
     def _steps(self, steps: Tensor, segments: Segments) -> Tensor:
-        """Return the lengths of time steps; the family limits them for prompts alone, not where a token is decoded."""
+        """Return the lengths of time steps; the family limits them for prompts alone, not where a
+        token is decoded."""
         module = self.module
         steps = functional.softplus(steps + module.dt_bias)
         least, most = module.time_step_limit

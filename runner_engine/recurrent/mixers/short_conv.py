@@ -1,4 +1,5 @@
-"""The short convolution of LFM2: a gated convolution of each channel, whose state is its last inputs."""
+"""The short convolution of LFM2: a gated convolution of each channel, whose state is its last
+inputs."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ class ShortConvolution(Mixer):
         if self.convolution is not None:
             convolved = self.convolution(inputs, states[0], segments)
         else:
-            convolved = convolve(inputs, module.conv.weight[:, 0], module.conv.bias, states[0], segments)
+            convolved = convolve(
+                inputs, module.conv.weight[:, 0], module.conv.bias, states[0], segments
+            )
         result: Tensor = module.out_proj(after * convolved)
         return result
 

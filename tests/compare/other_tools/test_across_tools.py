@@ -1,4 +1,5 @@
-"""--across-tools: evaluations of several tools on one task are paired by the texts of their questions."""
+"""--across-tools: evaluations of several tools on one task are paired by the texts of their
+questions."""
 
 from __future__ import annotations
 
@@ -11,12 +12,18 @@ from other_logs import INSPECT, Members, changed_log
 from runner_compare.statistics.stats import mcnemar_exact
 
 DATA = INSPECT.parent
-NONE, EVALSCOPE, LIGHTEVAL = INSPECT / "none", DATA / "evalscope" / "nf4", DATA / "lighteval" / "whole"
+NONE, EVALSCOPE, LIGHTEVAL = (
+    INSPECT / "none",
+    DATA / "evalscope" / "nf4",
+    DATA / "lighteval" / "whole",
+)
 LM_EVAL = DATA / "lm_eval" / "problems"
 VERDICTS = ("--across-tools", "--where", "task.metric!='digits'")
 
 
-def test_rows_of_three_tools_are_compared_on_the_questions_that_all_have(tables: Any, run: Any) -> None:
+def test_rows_of_three_tools_are_compared_on_the_questions_that_all_have(
+    tables: Any, run: Any
+) -> None:
     (table,) = tables(NONE, EVALSCOPE, LIGHTEVAL, *VERDICTS)
     base, *rows = table["rows"]
     assert (base["is_baseline"], base["config"]["tool"]) == (True, "inspect_ai")
@@ -45,11 +52,15 @@ def test_pairs_follow_the_texts_and_not_the_ids_or_the_order(tables: Any, tmp_pa
         members["header.json"]["results"]["scores"] = []
         for at, one in enumerate(logged):
             one["id"] = ids[-1 - at]
-            value = "I" if "problem-" in ids[at] and int(ids[at].removeprefix("problem-")) < 6 else "C"
+            value = (
+                "I" if "problem-" in ids[at] and int(ids[at].removeprefix("problem-")) < 6 else "C"
+            )
             one["scores"] = {"match": {"value": value}}
 
     changed = changed_log(tmp_path / "changed.eval", change)
-    (table,) = tables(LIGHTEVAL, changed, "--across-tools", "--where", "task.metric in ('em', 'match')")
+    (table,) = tables(
+        LIGHTEVAL, changed, "--across-tools", "--where", "task.metric in ('em', 'match')"
+    )
     base, row = table["rows"]
     comparison = row["comparison"]
     assert base["metrics"]["correct"] == 22
@@ -61,20 +72,29 @@ def test_pairs_follow_the_texts_and_not_the_ids_or_the_order(tables: Any, tmp_pa
 
 def test_a_log_of_lm_eval_is_paired_with_those_of_other_tools(tables: Any) -> None:
     (table,) = tables(NONE, LM_EVAL, EVALSCOPE, *VERDICTS)
-    assert {row["config"]["tool"] for row in table["rows"]} == {"inspect_ai", "lm-evaluation-harness", "evalscope"}
+    assert {row["config"]["tool"] for row in table["rows"]} == {
+        "inspect_ai",
+        "lm-evaluation-harness",
+        "evalscope",
+    }
     (row,) = (row for row in table["rows"] if row["config"]["tool"] == "lm-evaluation-harness")
     assert (row["metrics"]["n"], row["metrics"]["correct"]) == (24, 22)
     comparison = row["comparison"]
     base = table["rows"][0]["metrics"]["correct"]
     assert base + comparison["wins"] - comparison["losses"] == 22
     assert comparison["p"] == pytest.approx(mcnemar_exact(comparison["wins"], comparison["losses"]))
-    assert "paired by the text of 24 of 24 questions here and of 24 in the baseline" in comparison["remark"]
+    assert (
+        "paired by the text of 24 of 24 questions here and of 24 in the baseline"
+        in comparison["remark"]
+    )
     assert "the scorers (match, here exact_match flexible-extract)" in comparison["remark"]
 
 
 def test_what_cannot_be_paired_is_said(run: Any, rejected: Any) -> None:
     evalplus = DATA / "evalplus" / "none_eval_results.json"
-    assert "has no texts of its questions, only ids: nothing pairs them" in rejected(NONE, evalplus, *VERDICTS)
+    assert "has no texts of its questions, only ids: nothing pairs them" in rejected(
+        NONE, evalplus, *VERDICTS
+    )
     err = rejected(LIGHTEVAL, NONE, *VERDICTS)
     assert "has 2 evaluations" in err
     assert "choose one, e.g. with --where" in err

@@ -1,4 +1,5 @@
-"""Archives and files that cannot be trusted are rejected by name, before they take memory or time."""
+"""Archives and files that cannot be trusted are rejected by name, before they take memory or
+time."""
 
 from __future__ import annotations
 
@@ -41,11 +42,15 @@ def test_the_files_of_an_archive_are_read_and_never_written(tmp_path: Path) -> N
         packed.writestr("samples/../../../evil.json", '{"a": 1}')
         packed.writestr("/etc/evil.json", '{"a": 2}')
     with Archive(path) as opened_archive:
-        assert [json.loads(opened_archive.read(name)) for name in opened_archive.names_below("samples/")] == [{"a": 1}]
+        assert [
+            json.loads(opened_archive.read(name)) for name in opened_archive.names_below("samples/")
+        ] == [{"a": 1}]
     assert [file.name for file in tmp_path.rglob("*")] == ["in", "a.eval"]
 
 
-def test_an_archive_that_would_unpack_to_too_much_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_would_unpack_to_too_much_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.eval"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("header.json", " " * 3 * files.MIB)
@@ -59,7 +64,9 @@ def test_an_archive_that_would_unpack_to_too_much_is_rejected(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, archive.ZSTD])
-def test_a_file_that_is_larger_than_the_archive_says_is_not_unpacked(tmp_path: Path, method: int) -> None:
+def test_a_file_that_is_larger_than_the_archive_says_is_not_unpacked(
+    tmp_path: Path, method: int
+) -> None:
     source = log_of("none")
     path = tmp_path / "a.eval"
     if method == zipfile.ZIP_DEFLATED:
@@ -107,12 +114,18 @@ def test_files_that_are_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 1)
     with pytest.raises(DataError, match="larger than 0 MiB"):
         read_bytes(empty)
-    for raw, reason in ((b"\xff", "not UTF-8"), (b"{", "not JSON"), (b"[" * 200 + b"]" * 200, "nested deeper")):
+    for raw, reason in (
+        (b"\xff", "not UTF-8"),
+        (b"{", "not JSON"),
+        (b"[" * 200 + b"]" * 200, "nested deeper"),
+    ):
         with pytest.raises(DataError, match=f"name: {reason}"):
             parse(raw, "name")
 
 
-def test_paths_without_results_are_rejected(rejected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_without_results_are_rejected(
+    rejected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.json").write_text("{}")
@@ -122,11 +135,17 @@ def test_paths_without_results_are_rejected(rejected: Any, tmp_path: Path, monke
     assert "--results pipe.eval: this is neither a file nor a folder" in rejected("pipe.eval")
     os.mkfifo(tmp_path / "folder" / "pipe.eval")
     assert "folder/pipe.eval: this is not a file" in rejected("folder")
-    assert "--grid: --results reads folders and no MLflow store" in rejected("folder", "--grid", "last")
-    assert "--lm-eval and --results: give all folders to --results" in rejected("folder", "--lm-eval", "folder")
+    assert "--grid: --results reads folders and no MLflow store" in rejected(
+        "folder", "--grid", "last"
+    )
+    assert "--lm-eval and --results: give all folders to --results" in rejected(
+        "folder", "--lm-eval", "folder"
+    )
 
 
-def test_files_with_nothing_in_them_do_not_reject_a_folder(run: Any, rejected: Any, tmp_path: Path) -> None:
+def test_files_with_nothing_in_them_do_not_reject_a_folder(
+    run: Any, rejected: Any, tmp_path: Path
+) -> None:
     for name in ("none", "nf4"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.eval").symlink_to(log_of(name))
@@ -138,6 +157,8 @@ def test_files_with_nothing_in_them_do_not_reject_a_folder(run: Any, rejected: A
     notes = " ".join(err.split())
     assert f"{tmp_path}/none/blank.json (empty), {tmp_path}/none/empty.json (empty)" in notes
     assert f"{tmp_path}/nf4/gone.json (a link to nothing)" in notes
-    assert "empty.json: the file is empty" in rejected(tmp_path / "none" / "empty.json")  # it was named
+    assert "empty.json: the file is empty" in rejected(
+        tmp_path / "none" / "empty.json"
+    )  # it was named
     (tmp_path / "none" / "half.json").write_text('{"eval": ')
     assert "half.json: not JSON" in rejected(tmp_path / "none")  # it may be somebody's results

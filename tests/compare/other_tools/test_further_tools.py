@@ -1,4 +1,5 @@
-"""evalscope, EvalPlus, GuideLLM, AIPerf (real files), llama-eval, olmo-eval and sweeps of vLLM (files of their shape)."""
+"""evalscope, EvalPlus, GuideLLM, AIPerf (real files), llama-eval, olmo-eval and sweeps of vLLM
+(files of their shape)."""
 
 from __future__ import annotations
 
@@ -46,7 +47,12 @@ def pairs(row: dict[str, Any]) -> tuple[int, int, int]:
     ],
 )  # fmt: skip
 def test_evaluations_are_paired_by_sample(
-    tables: Any, places: tuple[Path, ...], task: str, metric: str | None, accuracies: Any, expected: Any
+    tables: Any,
+    places: tuple[Path, ...],
+    task: str,
+    metric: str | None,
+    accuracies: Any,
+    expected: Any,
 ) -> None:
     (table,) = tables(*places, *(["--metric", metric] if metric else []))
     assert table["task"] == task
@@ -62,19 +68,26 @@ def test_evaluations_are_paired_by_sample(
         ((AIPERF / "1", AIPERF / "2"), "task.concurrency", ["1", "2"]),
     ],
 )
-def test_speeds_of_real_files(tables: Any, places: tuple[Path, ...], key: str, values: list[str]) -> None:
+def test_speeds_of_real_files(
+    tables: Any, places: tuple[Path, ...], key: str, values: list[str]
+) -> None:
     (table,) = tables(*places)
     assert [row["config"][key] for row in table["rows"]] == values
     first, second = table["rows"]
     assert {one["measure"] for one in second["ratios"]} == {"output_tok_per_s", "ttft_s"}
     if GUIDELLM in places[0].parents:
         metrics = json.loads(places[0].read_text())["benchmarks"][0]["metrics"]
-        speed, ttft_ms = metrics["output_tokens_per_second"]["successful"]["mean"], metrics["time_to_first_token_ms"]
+        speed, ttft_ms = (
+            metrics["output_tokens_per_second"]["successful"]["mean"],
+            metrics["time_to_first_token_ms"],
+        )
         assert first["metrics"]["ttft_s"] == pytest.approx(ttft_ms["successful"]["median"] / 1000)
     else:
         profile = json.loads(next(places[0].iterdir()).read_text())
         speed = profile["output_token_throughput"]["avg"]
-        assert first["metrics"]["ttft_s"] == pytest.approx(profile["time_to_first_token"]["p50"] / 1000)
+        assert first["metrics"]["ttft_s"] == pytest.approx(
+            profile["time_to_first_token"]["p50"] / 1000
+        )
     assert first["metrics"]["output_tok_per_s"] == pytest.approx(speed)
 
 
@@ -87,12 +100,16 @@ def sweep(folder: Path) -> Path:
         for number, file in enumerate(sorted((VLLM / source).iterdir())):
             runs.append(json.loads(file.read_text()) | {"run_number": number, "max_num_seqs": seqs})
             (comb / f"run={number}.json").write_text(json.dumps(runs[-1]))
-        (comb / "warmup.json").write_text(json.dumps(runs[0] | {"run_number": -1, "output_throughput": 1.0}))
+        (comb / "warmup.json").write_text(
+            json.dumps(runs[0] | {"run_number": -1, "output_throughput": 1.0})
+        )
         (comb / "summary.json").write_text(json.dumps(runs))
     return folder
 
 
-def test_a_sweep_of_vllm_counts_each_run_once_and_knows_its_settings(tables: Any, run: Any, tmp_path: Path) -> None:
+def test_a_sweep_of_vllm_counts_each_run_once_and_knows_its_settings(
+    tables: Any, run: Any, tmp_path: Path
+) -> None:
     folder = sweep(tmp_path / "sweep")
     (table,) = tables(folder, "--by", "sweep.max_num_seqs", "--baseline", "sweep.max_num_seqs=4")
     assert [row["config"]["sweep.max_num_seqs"] for row in table["rows"]] == ["4", "1"]
@@ -102,7 +119,13 @@ def test_a_sweep_of_vllm_counts_each_run_once_and_knows_its_settings(tables: Any
     shutil.copy(folder / "SERVE--max_num_seqs=4" / "run=0.json", alone / "other.json")
     (table,) = tables(alone / "summary.json")
     assert len(table["rows"]) == 1
-    failure = {"run_number": 1, "error_type": "OSError", "error": "gone", "serve_overrides": {}, "bench_overrides": {}}
+    failure = {
+        "run_number": 1,
+        "error_type": "OSError",
+        "error": "gone",
+        "serve_overrides": {},
+        "bench_overrides": {},
+    }
     (folder / "SERVE--max_num_seqs=4" / "run=1.failure.json").write_text(json.dumps(failure))
     _, _, err = run(folder)
     assert "run=1.failure.json, which failed (OSError: gone)" in err
@@ -160,12 +183,20 @@ def test_several_answers_to_a_sample_count_as_one(tables: Any, tmp_path: Path) -
         for task, (solution,) in content["eval"].items():
             fails = solution | {"base_status": "fail", "plus_status": "fail"}
             is_first = task == "HumanEval/0"
-            content["eval"][task] = [*[solution] * solved, *[fails] * (3 - solved)] if is_first else [solution] * 3
+            content["eval"][task] = (
+                [*[solution] * solved, *[fails] * (3 - solved)] if is_first else [solution] * 3
+            )
         (tmp_path / f"{name}_eval_results.json").write_text(json.dumps(content))
-    (table,) = tables(*(tmp_path / f"{name}_eval_results.json" for name in "ab"), "--metric", "base")
-    of_evalplus = [(10 + solved / 3) / 12 for solved in (1, 2)]  # its pass@1: the mean over tasks of c / n
+    (table,) = tables(
+        *(tmp_path / f"{name}_eval_results.json" for name in "ab"), "--metric", "base"
+    )
+    of_evalplus = [
+        (10 + solved / 3) / 12 for solved in (1, 2)
+    ]  # its pass@1: the mean over tasks of c / n
     assert [row["metrics"]["accuracy"] for row in table["rows"]] == pytest.approx(of_evalplus)
     difference = table["rows"][1]["comparison"] or {"difference": 1 / 36}
     assert difference["difference"] == pytest.approx(of_evalplus[1] - of_evalplus[0])
     assert table["rows"][0]["metrics"]["pass_at_k/3"] == pytest.approx(11 / 12)
-    assert not [key for key in table["rows"][0]["metrics"] if key.startswith("maj_at_k")], "programs do not vote"
+    assert not [key for key in table["rows"][0]["metrics"] if key.startswith("maj_at_k")], (
+        "programs do not vote"
+    )

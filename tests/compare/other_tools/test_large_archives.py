@@ -1,4 +1,5 @@
-"""A log of a hundred thousand samples is read in the time that parsing takes, and in the memory of what is kept."""
+"""A log of a hundred thousand samples is read in the time that parsing takes, and in the memory of
+what is kept."""
 
 from __future__ import annotations
 
@@ -47,17 +48,22 @@ def test_only_what_is_compared_is_kept(tmp_path: Path) -> None:
 
 def test_texts_are_read_again_where_they_are_shown(run: Any, tmp_path: Path) -> None:
     first, second = (large_archive(tmp_path / f"{seed}.eval", 60, seed=seed) for seed in (1, 2))
-    code, out, err = run(first, second, "--flips", f"output_dir={first}", f"output_dir={second}", "--format", "json")
+    code, out, err = run(
+        first, second, "--flips", f"output_dir={first}", f"output_dir={second}", "--format", "json"
+    )
     assert code == 0, err
     (flips,) = json.loads(out)["tables"][0]["flips"]
     assert len(flips["questions"]) == flips["won"] + flips["lost"] > 5
     for flip in flips["questions"]:
         assert f"Case {flip['index']}." in flip["question"]
-        assert all("####" in flip[side]["text"] and flip[side]["answer"] for side in ("ours", "theirs"))
+        assert all(
+            "####" in flip[side]["text"] and flip[side]["answer"] for side in ("ours", "theirs")
+        )
 
 
 def nested(path: Path, key: str, items: int) -> Path:
-    """Write a log of which a sample has a field of very many empty lists, which take much more memory than room."""
+    """Write a log of which a sample has a field of very many empty lists, which take much more
+    memory than room."""
     changed_log(path, lambda members: None)
     lists = "[" + ",".join(["[]"] * items) + "]"
     with zipfile.ZipFile(path) as archive:
@@ -101,7 +107,10 @@ def test_a_question_of_another_sample_is_another_question(tables: Any, tmp_path:
         for name, content in members.items():
             archive.writestr(name, json.dumps(content))
     (table,) = tables(first, tmp_path / "b.eval")
-    assert table["rows"][1]["note"] == "different questions: 60 here, 60 in the baseline, 59 are the same"
+    assert (
+        table["rows"][1]["note"]
+        == "different questions: 60 here, 60 in the baseline, 59 are the same"
+    )
 
 
 def contents_of(path: Path) -> dict[str, bytes]:

@@ -1,4 +1,5 @@
-"""Real results of vLLM's benchmarks as runs (those of `serve` with a server of ours); damaged ones are rejected."""
+"""Real results of vLLM's benchmarks as runs (those of `serve` with a server of ours); damaged ones
+are rejected."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from other_logs import VLLM
 from runner_compare.readers import load
 
 AT_ONCE, ONE_AT_A_TIME = VLLM / "at_once", VLLM / "one_at_a_time"
-LATENCY, THROUGHPUT = (json.loads((VLLM / name).read_text()) for name in ("latency.json", "throughput.json"))
+LATENCY, THROUGHPUT = (
+    json.loads((VLLM / name).read_text()) for name in ("latency.json", "throughput.json")
+)
 
 
 def written(path: Path, content: object) -> Path:
@@ -49,7 +52,10 @@ def test_files_of_equal_settings_are_runs_of_one_row(tables: Any, tmp_path: Path
 def test_two_folders_are_never_put_together(tables: Any, tmp_path: Path) -> None:
     for name, seconds in (("before", 2.0), ("after", 1.0)):
         for number in range(2):
-            written(tmp_path / name / f"{number}.json", LATENCY | {"latencies": [seconds, seconds + number]})
+            written(
+                tmp_path / name / f"{number}.json",
+                LATENCY | {"latencies": [seconds, seconds + number]},
+            )
     (table,) = tables(tmp_path / "before", tmp_path / "after")
     before, after = table["rows"]
     assert before["is_baseline"]
@@ -57,10 +63,16 @@ def test_two_folders_are_never_put_together(tables: Any, tmp_path: Path) -> None
 
 
 def test_a_latency_and_a_throughput(tables: Any) -> None:
-    table_by_task = {table["task"]: table for table in tables(VLLM / "latency.json", VLLM / "throughput.json")}
-    latency, throughput = (table_by_task[f"vllm {name}"]["rows"][0]["metrics"] for name in ("latency", "throughput"))
+    table_by_task = {
+        table["task"]: table for table in tables(VLLM / "latency.json", VLLM / "throughput.json")
+    }
+    latency, throughput = (
+        table_by_task[f"vllm {name}"]["rows"][0]["metrics"] for name in ("latency", "throughput")
+    )
     assert latency["batch_latency_s"] == pytest.approx(LATENCY["percentiles"]["50"])
-    assert throughput["total_tok_per_s"] == THROUGHPUT["total_num_tokens"] / THROUGHPUT["elapsed_time"]
+    assert (
+        throughput["total_tok_per_s"] == THROUGHPUT["total_num_tokens"] / THROUGHPUT["elapsed_time"]
+    )
 
 
 def test_settings_that_the_user_has_added_count(tables: Any, tmp_path: Path) -> None:
@@ -83,12 +95,18 @@ def test_the_time_to_the_first_token_of_all_requests(tables: Any, tmp_path: Path
         (LATENCY | {"latencies": [1.0, float("nan")]}, "latencies[1] is no number (null or NaN)"),
         (LATENCY | {"latencies": [1.0, -1]}, "latencies[1] is not a number above 0"),
         (LATENCY | {"model_id": 5}, "model_id has another type (whole number): expected text"),
-        (THROUGHPUT | {"tokens_per_second": "50"}, "tokens_per_second has another type (text): expected number"),
+        (
+            THROUGHPUT | {"tokens_per_second": "50"},
+            "tokens_per_second has another type (text): expected number",
+        ),
         (real() | {"completed": 4}, "2 of 6 requests failed"),
         (real() | {"output_throughput": 0}, "output_throughput is not a number above 0"),
         (real() | {"median_ttft_ms": None, "ttfts": None}, "median_ttft_ms and ttfts are missing"),
         (real() | {"date": None}, "date is missing"),
-        (real() | {"num_prompts": True}, "num_prompts has another type (true or false): expected whole number"),
+        (
+            real() | {"num_prompts": True},
+            "num_prompts has another type (true or false): expected whole number",
+        ),
     ],
 )
 def test_damaged_results_are_rejected_by_name(

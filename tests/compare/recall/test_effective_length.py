@@ -6,13 +6,22 @@ import pytest
 
 from runner_compare.outcomes import QuestionOutcome, RecallPlace
 from runner_compare.recall import RecallFindings, recall_by_length
-from runner_compare.recall_words import effective_sentence, kind_rows, length_depth_rows, length_words
+from runner_compare.recall_words import (
+    effective_sentence,
+    kind_rows,
+    length_depth_rows,
+    length_words,
+)
 from runner_compare.statistics import McNemar, MeanFlips
 from runner_compare.statistics.effective_length import LengthTests, effective_length, length_tests
 
 LENGTHS = (1024, 2048, 4096, 8192)
 DEPTHS = (0.0, 0.5, 1.0)
-KEPT, OPEN, LOST = LengthTests(0.001, 1.0, True), LengthTests(0.3, 1.0, True), LengthTests(1.0, 0.001, False)
+KEPT, OPEN, LOST = (
+    LengthTests(0.001, 1.0, True),
+    LengthTests(0.3, 1.0, True),
+    LengthTests(1.0, 0.001, False),
+)
 LESS = LengthTests(1.0, 0.3, False)  # as counted lost, and not shown
 
 
@@ -53,10 +62,14 @@ def test_recall_that_comes_back_does_not_count() -> None:
     found = effective_length(LENGTHS, (LOST, KEPT, KEPT))
     assert (found.at_least, found.at_most, found.below) == (1024, 1024, 2048)
     undecided_between = effective_length(LENGTHS, (OPEN, KEPT, KEPT))
-    assert (undecided_between.at_least, undecided_between.at_most) == (1024, 8192), "the control: nothing is lost there"
+    assert (undecided_between.at_least, undecided_between.at_most) == (1024, 8192), (
+        "the control: nothing is lost there"
+    )
 
 
-def test_a_length_is_tested_at_half_of_the_error_and_the_shorter_ones_share_the_other_half() -> None:
+def test_a_length_is_tested_at_half_of_the_error_and_the_shorter_ones_share_the_other_half() -> (
+    None
+):
     barely = LengthTests(1.0, 0.02, False)
     assert effective_length(LENGTHS[:2], (barely,)).below == 2048, "below 0.025"
     assert effective_length(LENGTHS[:3], (barely, barely)).below is None, "not below 0.0125, of two"
@@ -69,19 +82,25 @@ def test_a_length_is_tested_at_half_of_the_error_and_the_shorter_ones_share_the_
 def test_the_tests_are_those_of_the_margin() -> None:
     kept = length_tests(McNemar(0, 0, 36), 0.1, None)
     assert kept.p_kept == pytest.approx(0.9**36)
-    assert length_tests(McNemar(0, 0, 35), 0.1, None).p_kept > 0.025, "one question fewer does not show it"
+    assert length_tests(McNemar(0, 0, 35), 0.1, None).p_kept > 0.025, (
+        "one question fewer does not show it"
+    )
     lost = length_tests(McNemar(0, 60, 60), 0.1, None)
     assert (lost.p_kept, lost.is_kept_as_counted) == (1.0, False)
     assert lost.p_lost < 1e-6
     families = [number // 5 for number in range(100)]
     of_families = length_tests(MeanFlips([0.0] * 100, families, "question"), 0.1, None)
-    assert of_families.p_kept > 0.025 > length_tests(McNemar(0, 0, 100), 0.1, None).p_kept, "20 questions are few"
+    assert of_families.p_kept > 0.025 > length_tests(McNemar(0, 0, 100), 0.1, None).p_kept, (
+        "20 questions are few"
+    )
 
 
 def test_answers_that_were_cut_off_show_neither_that_recall_is_kept_nor_that_it_is_lost() -> None:
     right = answers({1024: 20, 2048: 20})
     cut = [
-        outcome._replace(solved=False, cut_off=1) if outcome.recall and outcome.recall.length == 2048 else outcome
+        outcome._replace(solved=False, cut_off=1)
+        if outcome.recall and outcome.recall.length == 2048
+        else outcome
         for outcome in right
     ]
     as_wrong = [outcome._replace(cut_off=0) for outcome in cut]
@@ -121,7 +140,9 @@ def test_the_same_questions_at_all_depths_count_once() -> None:
 def test_recall_near_zero_has_no_effective_length_and_says_so() -> None:
     findings = RecallFindings(tuple(answers({1024: 1, 2048: 0, 4096: 0})))
     assert findings.effective is None
-    assert "recall is near zero even at the shortest length: 5.0 % [" in effective_sentence(findings)
+    assert "recall is near zero even at the shortest length: 5.0 % [" in effective_sentence(
+        findings
+    )
     assert RecallFindings(tuple(answers({1024: 10, 2048: 0}))).effective is not None, "the control"
     wide = RecallFindings(tuple(answers({1024: 20, 2048: 20})), margin=0.95)
     assert wide.effective is None
@@ -134,17 +155,24 @@ def test_one_length_and_other_questions_at_each_length_have_none() -> None:
     one = RecallFindings(tuple(answers({1024: 20})))
     assert effective_sentence(one) == "no effective length: one length was asked"
     outcomes = answers({1024: 20, 2048: 20})
-    others = [outcome._replace(cluster=f"{outcome.cluster} {outcome.recall}") for outcome in outcomes]
+    others = [
+        outcome._replace(cluster=f"{outcome.cluster} {outcome.recall}") for outcome in outcomes
+    ]
     assert all(length.against_shortest is None for length in recall_by_length(others))
     assert (
-        effective_sentence(RecallFindings(tuple(others))) == "no effective length: no question is asked at all lengths"
+        effective_sentence(RecallFindings(tuple(others)))
+        == "no effective length: no question is asked at all lengths"
     )
 
 
 def test_each_kind_has_an_effective_length_and_together_they_hold_at_one_level() -> None:
-    right = answers({1024: 20, 2048: 20, 4096: 0}) + answers({1024: 20, 2048: 0, 4096: 0}, kind="chain")
+    right = answers({1024: 20, 2048: 20, 4096: 0}) + answers(
+        {1024: 20, 2048: 0, 4096: 0}, kind="chain"
+    )
     findings = RecallFindings(tuple(right))
-    reached = {kind: found and (found.at_least, found.below) for kind, found in findings.by_kind.items()}
+    reached = {
+        kind: found and (found.at_least, found.below) for kind, found in findings.by_kind.items()
+    }
     assert reached == {"single": (2048, 4096), "chain": (1024, 2048)}
     assert kind_rows(findings)[1] == {
         "kind": "chain", "reaches": 1024, "less than": 2048, "1,024": 100, "2,048": 0, "4,096": 0

@@ -1,4 +1,5 @@
-"""Where in texts recall is lost: the range of depths is found, and none where the depth does not matter."""
+"""Where in texts recall is lost: the range of depths is found, and none where the depth does not
+matter."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ LENGTHS = (1024, 2048, 4096)
 
 
 def answers(
-    recall: Callable[[int, float], float], a_cell: int, is_same_at_depths: bool = False, seed: int = 0
+    recall: Callable[[int, float], float],
+    a_cell: int,
+    is_same_at_depths: bool = False,
+    seed: int = 0,
 ) -> list[DepthAnswer]:
     """Draw answers with this chance to be right, by length and depth."""
     generator = np.random.default_rng(seed)
@@ -51,7 +55,10 @@ def test_the_middle_is_found_where_it_is_lost(a_cell: int, is_same_at_depths: bo
 @pytest.mark.parametrize("is_same_at_depths", [False, True])
 def test_a_depth_that_does_not_matter_is_rarely_found(is_same_at_depths: bool) -> None:
     shown = sum(
-        any(lost.is_shown for lost in lost_depths(answers(lambda *_: 0.7, 8, is_same_at_depths, seed), draws=199))
+        any(
+            lost.is_shown
+            for lost in lost_depths(answers(lambda *_: 0.7, 8, is_same_at_depths, seed), draws=199)
+        )
         for seed in range(120)
     )
     assert shown <= 12, "6 are expected at most"
@@ -69,7 +76,11 @@ def _lowest_is_far_below(drawn: list[DepthAnswer]) -> bool:
 
 def test_the_p_of_one_length_is_that_of_all_permutations() -> None:
     pattern = (1.0, 1.0, 0.0)
-    drawn = [DepthAnswer(1024, depth, share, "single", str(q)) for q in range(4) for depth, share in enumerate(pattern)]
+    drawn = [
+        DepthAnswer(1024, depth, share, "single", str(q))
+        for q in range(4)
+        for depth, share in enumerate(pattern)
+    ]
     (lost,) = lost_depths(drawn, draws=20_000)
     assert (lost.first, lost.last, lost.recall, lost.rest) == (2, 2, 0.0, 1.0)
     # the largest distance that there is: all four at one end, or at the other, or in the middle
@@ -78,7 +89,9 @@ def test_the_p_of_one_length_is_that_of_all_permutations() -> None:
 
 def test_settings_share_the_error_and_answers_that_are_all_alike_show_nothing() -> None:
     drawn = answers(middle, 5)
-    one, ten = (min(lost.p for lost in lost_depths(drawn, families, draws=999)) for families in (1, 10))
+    one, ten = (
+        min(lost.p for lost in lost_depths(drawn, families, draws=999)) for families in (1, 10)
+    )
     assert ten == pytest.approx(10 * one)
     assert all(lost.p == 1.0 for lost in lost_depths(answers(lambda *_: 1.0, 5), draws=99))
     assert lost_depths([it for it in drawn if it.depth == 0.5]) == []

@@ -44,7 +44,9 @@ def test_families_whose_questions_agree_count_once() -> None:
 
 
 def test_questions_that_differ_within_families_only_are_not_worth_more_than_questions() -> None:
-    low, high = clustered_share_interval([number % 2 == 0 for number in range(400)], [it // 4 for it in range(400)])
+    low, high = clustered_share_interval(
+        [number % 2 == 0 for number in range(400)], [it // 4 for it in range(400)]
+    )
     plain = wilson_interval(200, 400)
     assert low <= plain[0]
     assert high >= plain[1]
@@ -62,23 +64,35 @@ def test_one_family_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("n", [8, 20, 50, 200])
-def test_each_end_of_a_guaranteed_interval_misses_in_at_most_2_5_percent_whatever_the_truth_is(n: int) -> None:
+def test_each_end_of_a_guaranteed_interval_misses_in_at_most_2_5_percent_whatever_the_truth_is(
+    n: int,
+) -> None:
     truths, counts = np.linspace(0.0005, 0.9995, 1999), np.arange(n + 1)
     chances = binom.pmf(counts[:, None], n, truths)
     for interval, holds in ((exact_interval, True), (wilson_interval, False)):
         ends = np.array([interval(int(k), n) for k in counts])
         too_high = (chances * (ends[:, :1] > truths)).sum(0).max()
         too_low = (chances * (ends[:, 1:] < truths)).sum(0).max()
-        assert bool(max(too_high, too_low) <= 0.025) is holds, (interval.__name__, too_high, too_low)
+        assert bool(max(too_high, too_low) <= 0.025) is holds, (
+            interval.__name__,
+            too_high,
+            too_low,
+        )
 
 
 def test_the_guarantee_of_families_is_that_of_questions_where_each_is_a_family() -> None:
     solved, names = [number % 4 > 0 for number in range(40)], [f"q{number}" for number in range(40)]
     assert guaranteed_interval(solved, names) == pytest.approx(exact_interval(30, 40), abs=1e-6)
     for right in (True, False):
-        assert guaranteed_interval([right] * 20, names[:20]) == pytest.approx(exact_interval(20 * right, 20), abs=1e-6)
-    alike = guaranteed_interval([number < 30 for number in range(40)], [str(number // 10) for number in range(40)])
-    assert alike == pytest.approx(exact_interval(3, 4), abs=1e-6), "four families, of which three are solved"
+        assert guaranteed_interval([right] * 20, names[:20]) == pytest.approx(
+            exact_interval(20 * right, 20), abs=1e-6
+        )
+    alike = guaranteed_interval(
+        [number < 30 for number in range(40)], [str(number // 10) for number in range(40)]
+    )
+    assert alike == pytest.approx(exact_interval(3, 4), abs=1e-6), (
+        "four families, of which three are solved"
+    )
     bounds = bounds_of_accuracy([False] * 5 + [True] * 15, [True] * 20, [None] * 20)
     assert bounds["accuracy_uncut_low"] == exact_interval(15, 20)[0]
     assert bounds["accuracy_uncut_high"] == 1.0

@@ -1,4 +1,5 @@
-"""Up to how much context helps, and the loss by position: levels and intervals by simulation, each with a control."""
+"""Up to how much context helps, and the loss by position: levels and intervals by simulation, each
+with a control."""
 
 from __future__ import annotations
 
@@ -24,12 +25,17 @@ LENGTHS = (256, 1024, 4096, 16384)
 Numbers = np.ndarray
 
 
-def scored(generator: np.random.Generator, gains: Sequence[float], spread: float = 0.1) -> list[Likelihood]:
-    """Draw the same tokens after several contexts: each text has a loss, and gains of its own, of its own."""
+def scored(
+    generator: np.random.Generator, gains: Sequence[float], spread: float = 0.1
+) -> list[Likelihood]:
+    """Draw the same tokens after several contexts: each text has a loss, and gains of its own, of
+    its own."""
     parts: list[Likelihood] = []
     of_text = generator.normal(3, 0.8, TEXTS)
     for length, gain in zip(LENGTHS, np.cumsum([0, *gains]), strict=False):
-        own = gain + generator.exponential(spread, TEXTS) - spread  # skewed, as a context that helps few texts much
+        own = (
+            gain + generator.exponential(spread, TEXTS) - spread
+        )  # skewed, as a context that helps few texts much
         nats = -(of_text - own) * TOKENS
         parts += [
             Likelihood(text, float(nats[text]), TOKENS, 3 * TOKENS, 3 * TOKENS, 0, context=length)
@@ -48,11 +54,14 @@ def test_at_most_one_sentence_in_twenty_claims_too_much(gains: Sequence[float]) 
 
 
 def test_the_sequence_is_needed() -> None:
-    """The control: the longest context with any gain at 5 %, by Student's test and without an order, claims too much."""
+    """The control: the longest context with any gain at 5 %, by Student's test and without an
+    order, claims too much."""
     generator, count, wrong = np.random.default_rng(2), 300, 0
     for _ in range(count):
         parts = scored(generator, (0, 0, 0))
-        nats = np.array([[part.nats for part in parts if part.context == length] for length in LENGTHS])
+        nats = np.array(
+            [[part.nats for part in parts if part.context == length] for length in LENGTHS]
+        )
         wrong += any(
             stats.ttest_rel(nats[longer], nats[shorter], alternative="greater").pvalue < ALPHA
             for longer in range(1, 4)
@@ -84,48 +93,67 @@ def test_the_chief_figures_are_those_of_the_longest_context() -> None:
     )
     assert found.metrics["scored_tokens"] == TEXTS * TOKENS
     assert [length for length, _ in found.series["loss_by_context"]] == [*LENGTHS]
-    assert found.facts["context"].startswith("more context helps up to 16,384 tokens (from 4,096 to 16,384: loss −0.")
+    assert found.facts["context"].startswith(
+        "more context helps up to 16,384 tokens (from 4,096 to 16,384: loss −0."
+    )
     assert found.facts["context"].endswith("over 60 texts), the longest that was tried")
 
 
 def test_words() -> None:
     none = context_figures(scored(np.random.default_rng(5), (0, 0, 0)), {})
-    assert context_sentence(none).startswith("no gain from more context is shown (from 256 to 1,024: loss ")
+    assert context_sentence(none).startswith(
+        "no gain from more context is shown (from 256 to 1,024: loss "
+    )
     less = context_figures(scored(np.random.default_rng(6), (0.3, -0.3, 0.3)), {})
     assert "helps up to 1,024 tokens" in context_sentence(less)
     assert "; more hurts (from 1,024 to 4,096: loss +0." in context_sentence(less)
-    few = context_figures([part for part in scored(np.random.default_rng(7), (0.3,)) if part.unit < 49], {})
-    assert context_sentence(few) == "too few texts to test whether more context helps: 49, at least 50"
+    few = context_figures(
+        [part for part in scored(np.random.default_rng(7), (0.3,)) if part.unit < 49], {}
+    )
+    assert (
+        context_sentence(few) == "too few texts to test whether more context helps: 49, at least 50"
+    )
     assert context_sentence({}) == ""
     families = {unit: f"family {unit // 2}" for unit in range(TEXTS)}
     of_families = context_figures(scored(np.random.default_rng(8), (0.3,)), families)
-    assert context_sentence(of_families) == "too few texts to test whether more context helps: 30, at least 50"
+    assert (
+        context_sentence(of_families)
+        == "too few texts to test whether more context helps: 30, at least 50"
+    )
 
 
 def test_the_first_step_without_a_gain_ends_the_sequence() -> None:
-    gain, none, loss = (Step(1, 2, value, 0, 0, p) for value, p in ((0.2, 0.001), (0.2, 0.2), (-0.2, 0.001)))
+    gain, none, loss = (
+        Step(1, 2, value, 0, 0, p) for value, p in ((0.2, 0.001), (0.2, 0.2), (-0.2, 0.001))
+    )
     assert helping([gain, none, gain]) == [gain]
     assert helping([none, gain]) == helping([loss, gain]) == []
     assert helping([gain, gain]) == [gain, gain]
 
 
-# ------------------------------------------------------------------------------------------------------- by position
+# -------------------------------------------------------------------------------------------------------
+# by position
 
 
 def in_windows(generator: np.random.Generator, are_samples: bool = False) -> list[Likelihood]:
-    """Draw texts in 12 windows with the tokens 512 to 1,023; what a text is about moves all of its windows."""
+    """Draw texts in 12 windows with the tokens 512 to 1,023; what a text is about moves all of its
+    windows."""
     parts: list[Likelihood] = []
     for text in range(TEXTS):
         of_text = generator.normal(2, 0.5)
         for _ in range(12):
             loss = of_text + generator.normal(0, 0.3)
             unit = len(parts) if are_samples else text
-            parts.append(Likelihood(unit, -loss * 512, 512, 1, 1, 0, by_position=[[9, 512, -loss * 512]]))
+            parts.append(
+                Likelihood(unit, -loss * 512, 512, 1, 1, 0, by_position=[[9, 512, -loss * 512]])
+            )
     return parts
 
 
 @pytest.mark.parametrize(("are_samples", "least", "most"), [(False, 0.93, 1.0), (True, 0.0, 0.8)])
-def test_the_interval_of_a_bin_counts_texts_and_not_windows(are_samples: bool, least: float, most: float) -> None:
+def test_the_interval_of_a_bin_counts_texts_and_not_windows(
+    are_samples: bool, least: float, most: float
+) -> None:
     """The control counts windows as samples: their interval misses the truth far too often."""
     generator, count, held = np.random.default_rng(9), 400, 0
     for _ in range(count):
@@ -147,7 +175,9 @@ def test_bins_are_summed_by_text_and_family() -> None:
     assert (found["n/position_2"], found["scored_tokens/position_2"]) == (2, 5)
     assert found["kl_nats_per_token/position_2"] == pytest.approx(0.4 / 5)
     assert position_figures(parts, {0: "a", 1: "a"})["n/position_2"] == 1
-    assert position_figures([*parts, Likelihood(2, -1, 1, 1, 1, 0)], {}) == {}  # of an earlier version
+    assert (
+        position_figures([*parts, Likelihood(2, -1, 1, 1, 1, 0)], {}) == {}
+    )  # of an earlier version
     assert [range_of(first) for first in (1, 2, 512)] == ["1", "2–3", "512–1,023"]
 
 

@@ -11,9 +11,11 @@ N = 100
 
 
 def curve(*points: tuple[float, int]) -> Curve:
-    """Return a curve through points of tokens and right answers of N; all questions take the same tokens."""
+    """Return a curve through points of tokens and right answers of N; all questions take the same
+    tokens."""
     return Curve(
-        [[float(at < right) for at in range(N)] for _, right in points], [[tokens] * N for tokens, _ in points]
+        [[float(at < right) for at in range(N)] for _, right in points],
+        [[tokens] * N for tokens, _ in points],
     )
 
 
@@ -23,7 +25,9 @@ def test_the_mean_is_that_of_the_lines_over_the_shared_tokens() -> None:
     assert it is not None
     assert (it.low_tokens, it.high_tokens) == (20, 120)
     # ours: 40 % at 20, 60 % at 40, 75 % at 120; theirs: 20 % at 20, 70 % at 120
-    assert it.difference.value == pytest.approx((20 * (0.4 + 0.6) / 2 + 80 * (0.6 + 0.75) / 2 - 100 * 0.45) / 100)
+    assert it.difference.value == pytest.approx(
+        (20 * (0.4 + 0.6) / 2 + 80 * (0.6 + 0.75) / 2 - 100 * 0.45) / 100
+    )
     (point,) = it.points
     assert (point.budget, point.tokens, point.ours, it.outside) == (1, 40, 0.6, [0, 2])
     assert point.theirs == pytest.approx(0.3)
@@ -52,4 +56,6 @@ def test_equal_curves_do_not_differ_and_a_flat_one_needs_no_tokens() -> None:
     assert it is not None
     judge_equal_tokens([it])
     assert (it.difference.value, it.p, it.finding) == (0.0, 1.0, Finding.open)
-    assert it.difference.low < 0 < it.difference.high, "no differing question does not show that none will differ"
+    assert it.difference.low < 0 < it.difference.high, (
+        "no differing question does not show that none will differ"
+    )

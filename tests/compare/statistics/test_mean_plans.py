@@ -1,4 +1,5 @@
-"""What a comparison of means says that it could detect, it detects; and so many questions as it says decide."""
+"""What a comparison of means says that it could detect, it detects; and so many questions as it
+says decide."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ import pytest
 from scipy.stats import binom
 
 from runner_compare.statistics import MeanFlips, judge
-from runner_compare.statistics.mean_plans import detectable_loss, flip_ps, power_of, questions_for_margin
+from runner_compare.statistics.mean_plans import (
+    detectable_loss,
+    flip_ps,
+    power_of,
+    questions_for_margin,
+)
 from runner_compare.statistics.paired_means import MeanDifference
 from runner_compare.statistics.ratios import sign_flip_p
 
@@ -19,7 +25,9 @@ SLACK = 0.05  # by which a power may be off what is said
 
 def noise(generator: np.random.Generator, families: int, size: int, differ: float) -> np.ndarray:
     """Draw the differences of two equal runs: a line for each family."""
-    return generator.choice([-1.0, 0.0, 1.0], size=(families, size), p=[differ / 2, 1 - differ, differ / 2])
+    return generator.choice(
+        [-1.0, 0.0, 1.0], size=(families, size), p=[differ / 2, 1 - differ, differ / 2]
+    )
 
 
 @pytest.mark.sampled(3)
@@ -29,7 +37,8 @@ def noise(generator: np.random.Generator, families: int, size: int, differ: floa
 def test_what_is_said_to_be_detectable_is_found_in_four_of_five_pairs(
     families: int, size: int, samples: int, is_whole: bool
 ) -> None:
-    """Before, 25 families of which none differed said 13.7 points, and found such a loss in 15 %."""
+    """Before, 25 families of which none differed said 13.7 points, and found such a loss in 15
+    %."""
     generator, found, each = np.random.default_rng(families), 0, size * samples
     it = MeanDifference.of([0.0] * families * size, [at // size for at in range(families * size)])
     loss = detectable_loss(it.sums, it.sizes, samples, is_whole, 0.05)
@@ -39,9 +48,14 @@ def test_what_is_said_to_be_detectable_is_found_in_four_of_five_pairs(
     for _ in range(DRAWS):
         lost = generator.random((families, 1 if is_whole else each)) < loss
         lost = np.broadcast_to(lost, (families, each)).reshape(families * size, samples)
-        it = MeanDifference.of((-lost.mean(axis=1)).tolist(), [at // size for at in range(families * size)])
+        it = MeanDifference.of(
+            (-lost.mean(axis=1)).tolist(), [at // size for at in range(families * size)]
+        )
         found += it.p < 0.05 and it.difference < 0
-    least, most = binom.ppf([0.001], DRAWS, 0.8 - SLACK)[0], binom.ppf([0.999], DRAWS, 0.8 + SLACK)[0]
+    least, most = (
+        binom.ppf([0.001], DRAWS, 0.8 - SLACK)[0],
+        binom.ppf([0.999], DRAWS, 0.8 + SLACK)[0],
+    )
     assert least <= found <= most
 
 
@@ -70,12 +84,15 @@ def test_the_power_is_that_of_the_test_that_decides() -> None:
 
 
 @pytest.mark.parametrize(("families", "size", "differ"), [(100, 3, 0.2), (200, 1, 0.1)])
-def test_so_many_questions_as_are_said_decide_about_a_margin(families: int, size: int, differ: float) -> None:
+def test_so_many_questions_as_are_said_decide_about_a_margin(
+    families: int, size: int, differ: float
+) -> None:
     generator, shown = np.random.default_rng(4), 0
     needed: int | None = None
     for _ in range(DRAWS // 2):
         first = MeanDifference.of(
-            noise(generator, families, size, differ).ravel().tolist(), [at // size for at in range(families * size)]
+            noise(generator, families, size, differ).ravel().tolist(),
+            [at // size for at in range(families * size)],
         )
         needed = questions_for_margin(first.sums, first.sizes, 0.05, 0.05)
         assert needed is not None

@@ -31,7 +31,9 @@ def test_the_ratio_and_its_error_are_welchs(ours: list[float], theirs: list[floa
     if min(map(len, map(set, (ours, theirs)))) > 1:  # scipy warns of equal values
         welch = stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False)
         assert math.log(over.ratio) / over.error == pytest.approx(welch.statistic, abs=1e-6)
-        assert over.p_at(1.0) >= min(1.0, welch.pvalue) - 1e-9, "the smaller side's degrees of freedom are fewer"
+        assert over.p_at(1.0) >= min(1.0, welch.pvalue) - 1e-9, (
+            "the smaller side's degrees of freedom are fewer"
+        )
 
 
 @given(values, values, st.sampled_from([0.05, 0.01]))
@@ -54,7 +56,8 @@ def test_the_sides_can_be_swapped(ours: list[float], theirs: list[float]) -> Non
 
 
 def test_runs_of_two_modes_bound_p() -> None:
-    """All of one side in one mode, all of the other in the other: two equally likely modes do that by themselves."""
+    """All of one side in one mode, all of the other in the other: two equally likely modes do that
+    by themselves."""
     over = RatioOfRuns.of([100.0] * 3, [110.0] * 3)
     assert over.p_at(1.0) == least_p(6) == 2 / 2**6
     assert RatioOfRuns.of([100.0] * 3, [100.0] * 5).p_at(1.0) == 1.0
@@ -75,7 +78,10 @@ def test_the_runs_needed_have_their_power(distance: float, alpha: float) -> None
     generator = np.random.default_rng(1)
     ours = np.exp(0.03 * (distance + generator.standard_normal((600, runs))))
     theirs = np.exp(0.03 * generator.standard_normal((600, runs)))
-    found = sum(RatioOfRuns.of(*pair).p_at(1.0) < alpha for pair in zip(ours.tolist(), theirs.tolist(), strict=True))
+    found = sum(
+        RatioOfRuns.of(*pair).p_at(1.0) < alpha
+        for pair in zip(ours.tolist(), theirs.tolist(), strict=True)
+    )
     assert found / 600 == pytest.approx(power_of(runs, distance, alpha), abs=0.06)
 
 
@@ -91,8 +97,12 @@ def test_the_median_of_runs_lies_between_two_of_them_whatever_the_noise_is() -> 
     assert median_interval([float(at) for at in range(10)]) == (1.0, 8.0)
     generator = np.random.default_rng(4)
     for runs in (6, 9, 12, 20):
-        drawn = np.where(generator.random((2000, runs)) < 0.1, -5.0, 0.0) + generator.normal(0, 1, (2000, runs))
-        whole = np.where(generator.random(400_000) < 0.1, -5.0, 0.0) + generator.normal(0, 1, 400_000)
+        drawn = np.where(generator.random((2000, runs)) < 0.1, -5.0, 0.0) + generator.normal(
+            0, 1, (2000, runs)
+        )
+        whole = np.where(generator.random(400_000) < 0.1, -5.0, 0.0) + generator.normal(
+            0, 1, 400_000
+        )
         truth = float(np.median(whole))
         ends = [median_interval(values) for values in drawn.tolist()]
         missed = sum(not it[0] <= truth <= it[1] for it in ends if it is not None)

@@ -1,4 +1,5 @@
-"""Means over questions and seeds: their intervals hold the truth where it is known, and those of questions alone do not."""
+"""Means over questions and seeds: their intervals hold the truth where it is known, and those of
+questions alone do not."""
 
 from __future__ import annotations
 
@@ -22,11 +23,14 @@ from runner_compare.statistics.over_seeds import (
 
 
 def drawn(draw: np.random.Generator, seeds: int, questions: int, apart: float) -> list[list[bool]]:
-    """Answers of several seeds with an accuracy of 70 % in the mean: `apart` is the standard deviation of seeds."""
+    """Answers of several seeds with an accuracy of 70 % in the mean: `apart` is the standard
+    deviation of seeds."""
     hard, of_seed = draw.normal(size=questions), apart * draw.normal(size=(seeds, 1))
     scale = math.sqrt(1 + apart**2 + 0.25)
     bar = scale * reference.norm.ppf(0.7)
-    solved: list[list[bool]] = (of_seed + hard + 0.5 * draw.normal(size=(seeds, questions)) < bar).tolist()
+    solved: list[list[bool]] = (
+        of_seed + hard + 0.5 * draw.normal(size=(seeds, questions)) < bar
+    ).tolist()
     return solved
 
 
@@ -47,7 +51,10 @@ def test_the_parts_of_the_error_are_those_of_questions_and_of_seeds() -> None:
 
 
 def test_questions_of_a_family_count_as_one() -> None:
-    alone, twins = of_questions([0.0, 1.0, 1.0]), of_questions([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], list("aabbcc"))
+    alone, twins = (
+        of_questions([0.0, 1.0, 1.0]),
+        of_questions([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], list("aabbcc")),
+    )
     assert twins.variance == pytest.approx(alone.variance)
     assert twins.freedom == 2
 
@@ -63,7 +70,8 @@ def test_p_and_interval_agree_with_students_t() -> None:
 
 @pytest.mark.parametrize(("seeds", "apart"), [(2, 0.2), (3, 0.4), (5, 0.0), (5, 0.4)])
 def test_the_interval_of_an_accuracy_counts_seeds(seeds: int, apart: float) -> None:
-    """The control counts questions only: it misses the accuracy over all seeds where these are apart."""
+    """The control counts questions only: it misses the accuracy over all seeds where these are
+    apart."""
     draw, jobs = np.random.default_rng(seeds), 200
     inside, alone = 0, 0
     for _ in range(jobs):
@@ -95,7 +103,9 @@ def test_equal_teams_whose_seeds_are_apart_are_seldom_called_different() -> None
         sides = [drawn(draw, 5, 200, 0.4) for _ in range(2)]
         ours, theirs = (np.mean(side, axis=0) for side in sides)
         by_questions = MeanFlips((ours - theirs).tolist(), samples=5)
-        effect = OverSeeds(by_questions, *([float(np.mean(of_seed)) for of_seed in side] for side in sides)).effect
+        effect = OverSeeds(
+            by_questions, *([float(np.mean(of_seed)) for of_seed in side] for side in sides)
+        ).effect
         wrong += effect.p < ALPHA
         alone += by_questions.effect.p < ALPHA
         missed += not effect.low <= 0 <= effect.high
@@ -119,13 +129,16 @@ def test_a_true_difference_is_shown_and_its_words_name_the_seeds() -> None:
     assert effect.high < 0
     assert test.knows_power
     assert 0 < (test.detects(ALPHA) or 0) < 0.3
-    families = OverSeeds(MeanFlips(gaps, [index // 4 for index in range(200)], "story", 5), [0.5, 0.6], [0.5, 0.6])
+    families = OverSeeds(
+        MeanFlips(gaps, [index // 4 for index in range(200)], "story", 5), [0.5, 0.6], [0.5, 0.6]
+    )
     assert families.effect.counts["grouping"] == ", mean of 2 seeds, in 50 families by story"
     assert of_seeds([0.5]) == []
 
 
 def test_an_end_over_seeds_is_at_least_that_of_questions_and_that_of_seeds() -> None:
-    """3 % of the questions are never solved: the upper end of Student's t alone missed in up to 7 %."""
+    """3 % of the questions are never solved: the upper end of Student's t alone missed in up to 7
+    %."""
     draw, times = np.random.default_rng(3), 400
     missed = {share_over_seeds: 0, guaranteed_over_seeds: 0}
     for _ in range(times):

@@ -31,7 +31,8 @@ def tables(n: int) -> tuple[Any, Any]:
 
 
 def chances(n: int, difference: float, rate: float) -> Any:
-    """Return the probability of each table for a true difference, with this part of the rest discordant by noise."""
+    """Return the probability of each table for a true difference, with this part of the rest
+    discordant by noise."""
     wins, losses = tables(n)
     noise = rate * (1 - abs(difference)) / 2
     win, loss = noise + max(0.0, difference), noise + max(0.0, -difference)
@@ -42,7 +43,8 @@ def chances(n: int, difference: float, rate: float) -> Any:
 
 
 def most_wrong(n: int) -> dict[int, float]:
-    """Return, for each number of comparisons, the largest chance of any wrong word as a share of the level."""
+    """Return, for each number of comparisons, the largest chance of any wrong word as a share of
+    the level."""
     wins, losses = tables(n)
     pairs = list(zip(wins.tolist(), losses.tolist(), strict=True))
     p = np.array([mcnemar_exact(*it) for it in pairs])
@@ -79,7 +81,9 @@ def test_all_wrong_words_together_keep_to_the_level_at_any_n(n: int) -> None:
     assert max(most_wrong(n).values()) <= 1
 
 
-@pytest.mark.parametrize(("n", "truth", "rate"), [(50, 0.0, 0.1), (50, -0.06, 0.02), (100, -0.02, 0.0), (60, 0.3, 0.2)])
+@pytest.mark.parametrize(
+    ("n", "truth", "rate"), [(50, 0.0, 0.1), (50, -0.06, 0.02), (100, -0.02, 0.0), (60, 0.3, 0.2)]
+)
 def test_intervals_hold_95_percent_exactly(n: int, truth: float, rate: float) -> None:
     pairs = zip(*(one.tolist() for one in tables(n)), strict=True)
     ends = np.array([paired_difference_interval(wins, losses, n) for wins, losses in pairs])
@@ -88,12 +92,16 @@ def test_intervals_hold_95_percent_exactly(n: int, truth: float, rate: float) ->
 
 
 def test_few_discordant_pairs_are_not_too_many_errors() -> None:
-    """2 % of 200 pairs are discordant, all of them losses: Tango's test without correction is wrong in 6.7 %."""
+    """2 % of 200 pairs are discordant, all of them losses: Tango's test without correction is wrong
+    in 6.7 %."""
     n, margin = 200, 0.02
     wins, losses = tables(n)
     few = wins + losses < 30
     ps = np.array(
-        [paired_difference_p(*it, n, -margin) for it in zip(wins[few].tolist(), losses[few].tolist(), strict=True)]
+        [
+            paired_difference_p(*it, n, -margin)
+            for it in zip(wins[few].tolist(), losses[few].tolist(), strict=True)
+        ]
     )
     for rate in (0.0, 0.001, 0.01):
         assert float(chances(n, -margin, rate)[few][ps < ALPHA].sum()) <= ALPHA

@@ -1,4 +1,5 @@
-"""Mean differences over questions and clusters: against definitions, and what they promise at the edges."""
+"""Mean differences over questions and clusters: against definitions, and what they promise at the
+edges."""
 
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ def test_questions_of_their_own_give_nearly_tangos_interval() -> None:
 
 def test_clusters_whose_questions_agree_are_worth_one_question_each() -> None:
     whole = [verdict for verdict in VERDICTS[:30] for _ in range(10)]
-    it, single = MeanDifference.of(whole, [at // 10 for at in range(300)]), MeanDifference.of(VERDICTS[:30])
+    it, single = (
+        MeanDifference.of(whole, [at // 10 for at in range(300)]),
+        MeanDifference.of(VERDICTS[:30]),
+    )
     assert it.p == pytest.approx(single.p)
     low, high = it.interval()
     assert (low, high) == pytest.approx(single.interval())
@@ -50,7 +54,9 @@ def test_no_difference_anywhere_still_leaves_room() -> None:
     it = MeanDifference.of([0.0] * 200, [at // 10 for at in range(200)])
     low, high = it.interval()
     assert it.p == 1
-    assert low == pytest.approx(0.05 ** (1 / 20) - 1, abs=1e-3)  # twenty families, of which none differs
+    assert low == pytest.approx(
+        0.05 ** (1 / 20) - 1, abs=1e-3
+    )  # twenty families, of which none differs
     assert high == pytest.approx(-low)
     assert MeanDifference.of([1.0] * 40).interval()[1] == 1.0
 
@@ -64,7 +70,9 @@ def test_there_is_no_step_where_families_become_many() -> None:
             drawn[:families].ravel().tolist(), [at // 10 for at in range(10 * families)]
         ).interval()
         widths[families] = high - low
-    assert all(abs(widths[families + 1] / widths[families] - 1) < 0.04 for families in range(50, 70))
+    assert all(
+        abs(widths[families + 1] / widths[families] - 1) < 0.04 for families in range(50, 70)
+    )
     assert widths[70] < widths[50]
 
 
@@ -74,17 +82,26 @@ def test_twenty_families_that_lose_twenty_points_are_found() -> None:
         own = generator.normal(0, 0.15, (20, 1))  # how well a run does with a family
         solved = generator.random((2, 20, 10)) < np.stack([0.6 + own, np.full((20, 1), 0.8)])
         differences = solved[0].astype(float) - solved[1]
-        found += MeanDifference.of(differences.ravel().tolist(), [at // 10 for at in range(200)]).p < 0.05
+        found += (
+            MeanDifference.of(differences.ravel().tolist(), [at // 10 for at in range(200)]).p
+            < 0.05
+        )
     assert found >= binom.ppf(0.001, DRAWS, 0.7)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("families", [10, 20, 59, 60, 100])
-def test_a_rare_family_that_loses_nearly_everything_deceives_neither_test_nor_interval(families: int) -> None:
+def test_a_rare_family_that_loses_nearly_everything_deceives_neither_test_nor_interval(
+    families: int,
+) -> None:
     generator, wrong, missed = np.random.default_rng(families), 0, 0
     for _ in range(DRAWS):
-        is_lost = generator.random(families) < 0.1  # such a family loses 9 of its 10 questions, any other gains one
-        differences = [float(it) for lost in is_lost for it in ([-1] * 9 + [0] if lost else [1] + [0] * 9)]
+        is_lost = (
+            generator.random(families) < 0.1
+        )  # such a family loses 9 of its 10 questions, any other gains one
+        differences = [
+            float(it) for lost in is_lost for it in ([-1] * 9 + [0] if lost else [1] + [0] * 9)
+        ]
         it = MeanDifference.of(differences, [at // 10 for at in range(len(differences))])
         low, high = it.interval()
         wrong += it.p < 0.05

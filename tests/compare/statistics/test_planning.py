@@ -1,4 +1,5 @@
-"""How many questions are needed: exact power, and what a small sample says about further disagreement."""
+"""How many questions are needed: exact power, and what a small sample says about further
+disagreement."""
 
 from __future__ import annotations
 
@@ -19,9 +20,13 @@ from runner_compare.statistics.ratios import detectable_shift
 from runner_compare.statistics.stats import mcnemar_exact
 
 
-@pytest.mark.parametrize(("noise", "difference"), [(0.0, 0.05), (0.02, 0.01), (0.1, 0.05), (0.4, 0.3), (0.9, 0.5)])
+@pytest.mark.parametrize(
+    ("noise", "difference"), [(0.0, 0.05), (0.02, 0.01), (0.1, 0.05), (0.4, 0.3), (0.9, 0.5)]
+)
 @pytest.mark.parametrize("alpha", [0.05, 0.005])
-def test_the_power_is_the_sum_over_all_tables(noise: float, difference: float, alpha: float) -> None:
+def test_the_power_is_the_sum_over_all_tables(
+    noise: float, difference: float, alpha: float
+) -> None:
     n, rate = 60, min(1.0, noise + difference)
     loses = (rate + difference) / (2 * rate)
     power = 0.0
@@ -34,7 +39,9 @@ def test_the_power_is_the_sum_over_all_tables(noise: float, difference: float, a
 
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1, 0.4])
 @pytest.mark.parametrize("difference", [0.02, 0.05, 0.2])
-def test_the_planned_questions_detect_the_difference_with_the_planned_power(noise: float, difference: float) -> None:
+def test_the_planned_questions_detect_the_difference_with_the_planned_power(
+    noise: float, difference: float
+) -> None:
     for power in (0.8, 0.9):
         n = questions_to_detect(noise, difference, 0.05 / 4, power)
         assert n is not None
@@ -74,7 +81,8 @@ def test_samples_are_as_many_as_make_the_difference_detectable() -> None:
 
 @pytest.mark.parametrize(("n", "rate"), [(6, 0.0), (20, 0.0), (40, 0.05), (200, 0.0), (200, 0.02)])
 def test_the_smallest_detectable_difference_is_exact(n: int, rate: float) -> None:
-    """Its power is 80 %, and that of a difference which is shown as smaller is not: summed over all tables."""
+    """Its power is 80 %, and that of a difference which is shown as smaller is not: summed over all
+    tables."""
     least = smallest_detectable(n, rate)
     assert least is not None
 
@@ -83,7 +91,9 @@ def test_the_smallest_detectable_difference_is_exact(n: int, rate: float) -> Non
         losses, wins = np.meshgrid(np.arange(n + 1), np.arange(min(n, 40) + 1))
         inside = losses + wins <= n
         chances = multinomial.pmf(
-            np.stack([losses, wins, n - losses - wins], axis=-1)[inside], n, [loss, win, max(0.0, 1 - loss - win)]
+            np.stack([losses, wins, n - losses - wins], axis=-1)[inside],
+            n,
+            [loss, win, max(0.0, 1 - loss - win)],
         )
         found = 2 * binom.cdf(wins[inside], (wins + losses)[inside], 0.5) < 0.05
         return float(chances[found & (losses > wins)[inside]].sum())

@@ -1,4 +1,5 @@
-"""One difference over several tasks: the exact weighted test, the intervals, and what is pooled for likelihoods."""
+"""One difference over several tasks: the exact weighted test, the intervals, and what is pooled for
+likelihoods."""
 
 from __future__ import annotations
 
@@ -39,9 +40,14 @@ def counted(tasks: list[PairedVerdicts]) -> float:
     observed = abs(sum((task.wins - task.losses) / task.n for task in tasks)) - 1e-12
     ways = 0
     for wins in product(*(range(task.wins + task.losses + 1) for task in tasks)):
-        total = sum((2 * won - task.wins - task.losses) / task.n for won, task in zip(wins, tasks, strict=True))
+        total = sum(
+            (2 * won - task.wins - task.losses) / task.n
+            for won, task in zip(wins, tasks, strict=True)
+        )
         if abs(total) >= observed:
-            ways += math.prod(math.comb(it.wins + it.losses, won) for won, it in zip(wins, tasks, strict=True))
+            ways += math.prod(
+                math.comb(it.wins + it.losses, won) for won, it in zip(wins, tasks, strict=True)
+            )
     return ways / 2 ** sum(task.wins + task.losses for task in tasks)
 
 
@@ -56,7 +62,9 @@ def counted(tasks: list[PairedVerdicts]) -> float:
 )
 def test_the_weighted_test_is_exact(tasks: list[PairedVerdicts]) -> None:
     assert weighted_flip_p(tasks) == pytest.approx(counted(tasks), rel=1e-8)
-    assert weighted_flip_p(tasks, finest=1 << 12) == pytest.approx(counted(tasks), rel=0.1)  # with rounded weights
+    assert weighted_flip_p(tasks, finest=1 << 12) == pytest.approx(
+        counted(tasks), rel=0.1
+    )  # with rounded weights
 
 
 def test_tasks_of_one_size_give_mcnemars_p() -> None:
@@ -68,12 +76,19 @@ def test_tasks_of_one_size_give_mcnemars_p() -> None:
 def test_questions_that_count_the_same_are_added() -> None:
     pooled = pooled_accuracies(UNEQUAL, Weights.questions).effect
     added = McNemar(63, 105, 2146).effect
-    assert (pooled.value, pooled.low, pooled.high, pooled.p) == (added.value, added.low, added.high, added.p)
+    assert (pooled.value, pooled.low, pooled.high, pooled.p) == (
+        added.value,
+        added.low,
+        added.high,
+        added.p,
+    )
     assert (pooled.method, pooled.counts["tasks"]) == (Method.mcnemar, 3)
 
 
 def test_the_interval_of_one_task_is_tangos() -> None:
-    assert mean_difference_interval([PairedVerdicts(3, 9, 50)]) == pytest.approx(stats.tango_interval(3, 9, 50))
+    assert mean_difference_interval([PairedVerdicts(3, 9, 50)]) == pytest.approx(
+        stats.tango_interval(3, 9, 50)
+    )
 
 
 def test_p_at_a_difference_belongs_to_the_interval() -> None:
@@ -93,12 +108,15 @@ def test_each_finding_is_about_the_weighted_mean(weights: Weights) -> None:
     tasks = [PairedVerdicts(0, 12, 60), PairedVerdicts(30, 0, 1000)]
     (effect,) = judge([pooled_accuracies(tasks, weights)], {"accuracy": 0.02})
     assert effect.finding is (Finding.better if weights is Weights.questions else Finding.worse)
-    assert effect.verdict is (MarginVerdict.better if weights is Weights.questions else MarginVerdict.worse_by_more)
+    assert effect.verdict is (
+        MarginVerdict.better if weights is Weights.questions else MarginVerdict.worse_by_more
+    )
 
 
 @pytest.mark.parametrize("margin", [0.01, 0.02, 0.05])
 def test_a_mean_at_the_margin_itself_is_undecided(margin: float) -> None:
-    """(0 - 4) / 50 and (6 - 0) / 100: their mean is minus 0.01 up to rounding, where the search had no two signs."""
+    """(0 - 4) / 50 and (6 - 0) / 100: their mean is minus 0.01 up to rounding, where the search had
+    no two signs."""
     test = pooled_accuracies([PairedVerdicts(0, 4, 50), PairedVerdicts(6, 0, 100)], Weights.tasks)
     (effect,) = judge([test], {"accuracy": margin})
     assert (effect.finding, effect.verdict) == (Finding.open, MarginVerdict.undecided)
@@ -137,7 +155,9 @@ def test_likelihoods_by_tasks_are_the_mean_of_the_ratios() -> None:
     tasks = [texts(0, 40, -0.05), texts(1, 200, -0.01)]
     test = PooledTexts(tasks, "token", Weights.tasks)
     pooled = test.effect
-    assert pooled.value == pytest.approx(np.mean([ratios.ratio(it.differences, it.sizes) for it in tasks]))
+    assert pooled.value == pytest.approx(
+        np.mean([ratios.ratio(it.differences, it.sizes) for it in tasks])
+    )
     assert pooled.low < pooled.value < pooled.high
     assert test.p_at(pooled.value) == 1.0
 
@@ -156,7 +176,9 @@ def test_likelihoods_of_one_small_skewed_task_are_as_uncertain_as_it_is() -> Non
 
 def test_a_plan_needs_80_texts_in_each_task_that_matters() -> None:
     def texts(n: int, spread: float) -> PairedTexts:
-        return PairedTexts([spread * (-1) ** number * (1 + number % 7) for number in range(n)], [10.0] * n)
+        return PairedTexts(
+            [spread * (-1) ** number * (1 + number % 7) for number in range(n)], [10.0] * n
+        )
 
     def plans(*tasks: PairedTexts) -> bool:
         return PooledTexts(tasks, "token", Weights.questions).can_plan
@@ -177,7 +199,9 @@ def test_the_questions_that_decide_about_a_mean_grow_with_the_tasks() -> None:
     task = PairedVerdicts(10, 10, 200)
     one = McNemar(10, 10, 200).needs
     assert questions_for_mean([task], 0.02) == pytest.approx(one(0.02, ALPHA), rel=0.05)
-    assert questions_for_mean([task] * 4, 0.02) == pytest.approx(questions_for_mean([task], 0.02) or 0, rel=0.05)
+    assert questions_for_mean([task] * 4, 0.02) == pytest.approx(
+        questions_for_mean([task], 0.02) or 0, rel=0.05
+    )
     small, large = PairedVerdicts(5, 5, 50), PairedVerdicts(5, 5, 1000)
     needed = pooled_accuracies([small, large], Weights.tasks).needs
     count, by_questions = needed(0.05, ALPHA), questions_needed(0.05, 20 / 1050, ALPHA)

@@ -15,13 +15,18 @@ def found(strict: int, flexible: int, ended: int = 450) -> dict[str, float]:
 
 
 def test_the_note_has_the_counts_of_each_row_and_the_command() -> None:
-    rows = [("none", found(8, 393), {EXTRACTOR: "strict"}), ("int8", found(4, 390), {EXTRACTOR: "strict"})]
+    rows = [
+        ("none", found(8, 393), {EXTRACTOR: "strict"}),
+        ("int8", found(4, 390), {EXTRACTOR: "strict"}),
+    ]
     assert unread_note(rows) == (
         "task.extractor=strict finds few answers in texts that ended: none in 8 of 450, flexible in 393 (accuracy 3.1%)"
         ", int8 in 4 of 450, flexible in 390 (accuracy 3.1%)" + AGAIN
     )
     single = unread_note([("", found(1200, 1400, 1400), {EXTRACTOR: "strict", SCORER: "null"})])
-    assert single.startswith("task.extractor=strict finds few answers in texts that ended: in 1,200 of 1,400, flexible")
+    assert single.startswith(
+        "task.extractor=strict finds few answers in texts that ended: in 1,200 of 1,400, flexible"
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,5 +41,7 @@ def test_the_note_has_the_counts_of_each_row_and_the_command() -> None:
         ({"perplexity": 3.0}, {}),
     ],
 )
-def test_nothing_is_said_where_the_rule_reads_what_there_is(metrics: dict[str, float], params: dict[str, str]) -> None:
+def test_nothing_is_said_where_the_rule_reads_what_there_is(
+    metrics: dict[str, float], params: dict[str, str]
+) -> None:
     assert unread_note([("none", metrics, params)]) == ""

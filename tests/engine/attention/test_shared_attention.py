@@ -1,4 +1,5 @@
-"""How attention to shared keys is chosen: by a trial and a measurement, by force, with a fact that says so; tiles are emulated."""
+"""How attention to shared keys is chosen: by a trial and a measurement, by force, with a fact that
+says so; tiles are emulated."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
     file: str, right: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
-    choice = choose(HEADS, emulated_attention(tmp_path, with_a_mistake(tmp_path, file, right, wrong)))
+    choice = choose(
+        HEADS, emulated_attention(tmp_path, with_a_mistake(tmp_path, file, right, wrong))
+    )
     assert choice is not None
     assert choice.tile_rows == 0
     whose = "37 tokens to 300" if file == "tile_attention.h" else "a token to its own"
@@ -60,10 +63,34 @@ def times(*milliseconds: float) -> dict[int, float]:
     ("tiles", "in_order", "own", "expected_rows", "words"),
     [
         # of rows 1, 4, 8, 16, 32 and 128
-        (times(2, 2, 2, 3, 4, 16), times(1, 1, 3, 6, 12, 50), times(1, 1, 3, 6, 12, 50), 8, "tiles from 8 rows, "),
-        (times(1, 1, 2, 3, 4, 16), times(2, 2, 3, 6, 12, 50), times(1, 1, 3, 6, 12, 50), 1, "tiles from 1 rows, "),
-        (times(9, 9, 9, 9, 90, 90), times(1, 1, 2, 3, 8, 30), times(2, 2, 4, 6, 9, 50), NO_TILES, "in the order of"),
-        (times(1, 1, 2, 3, 4, 49), times(2, 2, 3, 6, 12, 50), times(1, 1, 3, 3, 4, 50), 0, "vectors, "),
+        (
+            times(2, 2, 2, 3, 4, 16),
+            times(1, 1, 3, 6, 12, 50),
+            times(1, 1, 3, 6, 12, 50),
+            8,
+            "tiles from 8 rows, ",
+        ),
+        (
+            times(1, 1, 2, 3, 4, 16),
+            times(2, 2, 3, 6, 12, 50),
+            times(1, 1, 3, 6, 12, 50),
+            1,
+            "tiles from 1 rows, ",
+        ),
+        (
+            times(9, 9, 9, 9, 90, 90),
+            times(1, 1, 2, 3, 8, 30),
+            times(2, 2, 4, 6, 9, 50),
+            NO_TILES,
+            "in the order of",
+        ),
+        (
+            times(1, 1, 2, 3, 4, 49),
+            times(2, 2, 3, 6, 12, 50),
+            times(1, 1, 3, 3, 4, 50),
+            0,
+            "vectors, ",
+        ),
     ],
 )
 def test_the_fastest_is_chosen(
@@ -109,7 +136,9 @@ def test_a_way_is_forced(emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPa
     assert narrow.note == f"{FORCED}=tiles: heads of 80 numbers are not whole tiles of 32"
     assert (narrow.tile_rows, narrow.fact) == (0, f"vectors, emulation ({narrow.note})")
     monkeypatch.setenv(FORCED, "vectors")
-    assert choose(HEADS, emulated_tiles) == Choice("vectors", f"vectors, emulation (by {FORCED})", is_free=False)
+    assert choose(HEADS, emulated_tiles) == Choice(
+        "vectors", f"vectors, emulation (by {FORCED})", is_free=False
+    )
     assert choose(HEADS, None) is None, "torch computes it"
 
 
@@ -121,14 +150,19 @@ def test_a_word_that_is_no_way_is_rejected_before_the_model_is_loaded(
         opened(model=LocalModelConfig(name="embedded", device="cpu"))
 
 
-def test_what_was_chosen_is_in_the_facts(opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_chosen_is_in_the_facts(
+    opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled = native.kernels()
     if compiled is None:
         pytest.skip("torch computes attention to shared keys here")
     monkeypatch.setenv(FORCED, "tiles")
     engine = opened(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32))
     reason = f"{FORCED}=tiles: tiles multiply bfloat16, and these keys are float32"
-    assert engine.load().facts["shared_attention"] == f"vectors, {compiled.vectors_for(torch.float32)} ({reason})"
+    assert (
+        engine.load().facts["shared_attention"]
+        == f"vectors, {compiled.vectors_for(torch.float32)} ({reason})"
+    )
     heads = engine.heads(engine.loaded)
     assert heads is not None
     engine.install_fast_kernels(engine.loaded, heads)

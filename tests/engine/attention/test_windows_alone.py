@@ -1,4 +1,5 @@
-"""A row's attention to a shared prefix through a window has the same bits whatever rows are beside it."""
+"""A row's attention to a shared prefix through a window has the same bits whatever rows are beside
+it."""
 
 from __future__ import annotations
 
@@ -24,14 +25,18 @@ def test_where_other_windows_begin_changes_no_bit(dtype: torch.dtype) -> None:
     heads = Heads(1, 2, 2, DIM, dtype, torch.device("cpu"))
     shared = SharedKv.empty(heads, KEYS, KERNELS)
     key, value = (torch.randn(KEYS, 2, DIM).to(dtype) for _ in range(2))
-    shared.store.write(0, key, value, torch.zeros(KEYS, dtype=torch.int32), torch.arange(KEYS, dtype=torch.int32))
+    shared.store.write(
+        0, key, value, torch.zeros(KEYS, dtype=torch.int32), torch.arange(KEYS, dtype=torch.int32)
+    )
     query = torch.randn(4, len(FIRSTS), DIM).to(dtype)
 
     def attended(rows: list[int]) -> list[torch.Tensor]:
         first = torch.tensor([FIRSTS[row] for row in rows], dtype=torch.int32)
         places = SharedPlaces(shared.store, 0, KEYS, False)
         asked = query[:, rows].contiguous()
-        parts = attend_shared(KERNELS, heads, Scaling(0.2, 0.0), 0, asked, None, len(rows), places, first)
+        parts = attend_shared(
+            KERNELS, heads, Scaling(0.2, 0.0), 0, asked, None, len(rows), places, first
+        )
         return [part.view(2, len(rows), 2, -1) for part in parts]
 
     together = attended([0, 1, 2, 3])

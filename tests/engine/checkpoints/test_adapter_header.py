@@ -1,4 +1,5 @@
-"""An adapter for another model is refused by headers alone, before torch is imported; processes start cold."""
+"""An adapter for another model is refused by headers alone, before torch is imported; processes
+start cold."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def changed(to: Path, rename: str = "", cut: int = 0) -> Path:
     weights = load_file(to / "adapter_model.safetensors")
     save_file(
         {
-            key.replace("_proj", rename or "_proj"): w[:, : w.shape[1] - cut].copy() if "lora_A" in key else w
+            key.replace("_proj", rename or "_proj"): w[:, : w.shape[1] - cut].copy()
+            if "lora_A" in key
+            else w
             for key, w in weights.items()
         },
         to / "adapter_model.safetensors",
@@ -40,13 +43,25 @@ def changed(to: Path, rename: str = "", cut: int = 0) -> Path:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"rename": "_other"}, "none of its \\d+ modules is there"), ({"cut": 1}, "size mismatch for model.layers.0")],
+    [
+        ({"rename": "_other"}, "none of its \\d+ modules is there"),
+        ({"cut": 1}, "size mismatch for model.layers.0"),
+    ],
 )
 def test_a_wrong_adapter_is_refused_before_torch_is_imported(
     make_config: Callable[..., RunnerConfig], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     folder = changed(tmp_path / "lora", **changes)
-    command = [sys.executable, "-X", "importtime", "-m", "runner", "lora=peft", f"lora.path={folder}", "task.limit=2"]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "runner",
+        "lora=peft",
+        f"lora.path={folder}",
+        "task.limit=2",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     err = done.stderr
     assert done.returncode == 2
@@ -59,7 +74,13 @@ def test_a_wrong_adapter_is_refused_before_torch_is_imported(
     assert not list(tmp_path.glob("outputs/jobs/*/samples.jsonl"))
 
 
-def test_the_adapter_of_the_model_fits(make_config: Callable[..., RunnerConfig], tmp_path: Path) -> None:
+def test_the_adapter_of_the_model_fits(
+    make_config: Callable[..., RunnerConfig], tmp_path: Path
+) -> None:
     lora = PeftConfig(path=str(changed(tmp_path / "lora")))
-    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
-    adapter_header.check(resolve(make_config(model=LocalModelConfig(name="embedded"), lora=lora)).files)
+    assert (
+        json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    )
+    adapter_header.check(
+        resolve(make_config(model=LocalModelConfig(name="embedded"), lora=lora)).files
+    )

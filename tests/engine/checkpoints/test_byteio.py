@@ -41,8 +41,14 @@ def test_a_written_file_opens_with_safetensors(tmp_path: Path, algorithm: str) -
     pieces = byteio.tensor_bytes(header, tensors, lambda _: None, hashes, algorithm)
     digest = byteio.write_digested(tmp_path / "y.safetensors", pieces, algorithm)
     assert len(header) % 8 == 0
-    assert digest == f"{algorithm}:{HASHES[algorithm]((tmp_path / 'y.safetensors').read_bytes()).hexdigest()}"
-    assert hashes["a.weight"] == f"{algorithm}:{HASHES[algorithm](TENSORS['a.weight'].numpy().tobytes()).hexdigest()}"
+    assert (
+        digest
+        == f"{algorithm}:{HASHES[algorithm]((tmp_path / 'y.safetensors').read_bytes()).hexdigest()}"
+    )
+    assert (
+        hashes["a.weight"]
+        == f"{algorithm}:{HASHES[algorithm](TENSORS['a.weight'].numpy().tobytes()).hexdigest()}"
+    )
     with safe_open(tmp_path / "y.safetensors", "pt") as opened:
         assert opened.metadata() == {"format": "pt"}
         for name, tensor in TENSORS.items():
@@ -65,7 +71,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
     with pytest.raises(DataError, match="the source ended"):
         byteio.write_file(target, broken())
-    with pytest.raises(JobFailed, match=r"would not equal the original: sha256:00 expected, sha256:11507a0"):
+    with pytest.raises(
+        JobFailed, match=r"would not equal the original: sha256:00 expected, sha256:11507a0"
+    ):
         byteio.write_file(target, [b"new"], "00")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert target.read_bytes() == b"old"
@@ -89,7 +97,9 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         byteio.list_folder(tmp_path / "file", "task.output_dir")
 
 
-def test_too_little_room_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_room_is_told_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 3 * 2**20))
     byteio.require_space(tmp_path / "not" / "yet", 3 * 2**20)
@@ -98,7 +108,9 @@ def test_too_little_room_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("algorithm", byteio.ALGORITHMS)
-def test_digests_of_large_files_are_right_in_their_thread_too(tmp_path: Path, algorithm: str) -> None:
+def test_digests_of_large_files_are_right_in_their_thread_too(
+    tmp_path: Path, algorithm: str
+) -> None:
     threads = {*threading.enumerate()}
     content = bytes(range(256)) * 9000 + b"rest"  # several pieces, the last one small
     (tmp_path / "x").write_bytes(content)

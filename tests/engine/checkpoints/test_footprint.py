@@ -42,7 +42,9 @@ def predict(make_config: Callable[..., RunnerConfig], folder: Path, **groups: An
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_unquantized_weights_are_exact(make_config: Any, saved_family: Saved, tied: bool, dtype: str) -> None:
+def test_unquantized_weights_are_exact(
+    make_config: Any, saved_family: Saved, tied: bool, dtype: str
+) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = saved_family(tied=tied, dtype=dtype)
@@ -53,7 +55,9 @@ def test_unquantized_weights_are_exact(make_config: Any, saved_family: Saved, ti
 
 def test_model_dtype_overrides_the_checkpoint(make_config: Any, saved_family: Saved) -> None:
     folder = saved_family()
-    whole, half = (predict(make_config, folder, dtype=dtype) for dtype in (Dtype.auto, Dtype.bfloat16))
+    whole, half = (
+        predict(make_config, folder, dtype=dtype) for dtype in (Dtype.auto, Dtype.bfloat16)
+    )
     assert half.weight_mib == whole.weight_mib / 2
     assert half.kv_cache_mib == whole.kv_cache_mib / 2
 
@@ -89,55 +93,76 @@ def test_kv_cache_is_what_the_cache_holds(make_config: Any, saved_family: Saved)
     folder = saved_family()
     model = AutoModelForCausalLM.from_pretrained(folder)
     cache = model(torch.zeros(4, 24, dtype=torch.long), use_cache=True).past_key_values
-    actual = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    actual = sum(
+        t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values)
+    )
     predicted = predict(make_config, folder)  # 4 rows of 16 + 8 tokens
     assert predicted.decode_kv_bytes == actual
     assert predicted.prefill_kv_bytes == actual * 16 // 24
-    in_bytes = predict(make_config, folder, generation=GenerationConfig(max_new_tokens=8, kv_cache=KvCache.int8))
+    in_bytes = predict(
+        make_config, folder, generation=GenerationConfig(max_new_tokens=8, kv_cache=KvCache.int8)
+    )
     dim = model.config.head_dim
-    assert in_bytes.decode_kv_bytes == actual * (dim + 4) // (dim * cache.layers[0].keys.element_size())
+    assert in_bytes.decode_kv_bytes == actual * (dim + 4) // (
+        dim * cache.layers[0].keys.element_size()
+    )
 
 
 def test_total_is_the_largest_stage() -> None:
     sizes = Footprint({"linear": 10}, 1, 3, prefill_activation_bytes=7, decode_activation_bytes=2)
     assert sizes.total_mib == sizes.prefill_mib == 18 / 2**20
     assert sizes.decode_mib == 15 / 2**20
-    resident = replace(sizes, unread_bytes=4, copied_bytes=1, runtime_bytes=5, load_bytes=19, first_pass_bytes=30)
+    resident = replace(
+        sizes, unread_bytes=4, copied_bytes=1, runtime_bytes=5, load_bytes=19, first_pass_bytes=30
+    )
     assert resident.resident_weight_mib == 7 / 2**20
     assert resident.prefill_mib == 20 / 2**20
     assert resident.total_mib == resident.first_pass_mib == 30 / 2**20
 
 
-@pytest.mark.parametrize(("rows", "prompt_tokens", "read"), [(64, 256, 4), (64, 1024, 1), (2, 4096, 1), (3, 100, 3)])
+@pytest.mark.parametrize(
+    ("rows", "prompt_tokens", "read"), [(64, 256, 4), (64, 1024, 1), (2, 4096, 1), (3, 100, 3)]
+)
 def test_prompts_are_read_in_passes_of_bounded_size(
     make_config: Any, saved_family: Saved, rows: int, prompt_tokens: int, read: int
 ) -> None:
-    """Rows that are prefilled in different passes share activations; their keys and values add up."""
+    """Rows that are prefilled in different passes share activations; their keys and values add
+    up."""
     folder = saved_family()
 
     def predicted(rows: int) -> Footprint:
-        found = predict_for(make_config(model=LocalModelConfig(name=str(folder))), rows, prompt_tokens, 8)
+        found = predict_for(
+            make_config(model=LocalModelConfig(name=str(folder))), rows, prompt_tokens, 8
+        )
         assert found is not None
         return found
 
     assert predicted(rows).prefill_activation_bytes == predicted(read).prefill_activation_bytes
-    assert predicted(rows).prefill_activation_bytes > predicted(read - 1).prefill_activation_bytes or read == 1
+    assert (
+        predicted(rows).prefill_activation_bytes > predicted(read - 1).prefill_activation_bytes
+        or read == 1
+    )
     assert predicted(rows).decode_kv_bytes == rows * predicted(1).decode_kv_bytes
 
 
 def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
-    """A packed copy replaces the mapped weight; a converted weight and a tied head stay in addition to their copies."""
+    """A packed copy replaces the mapped weight; a converted weight and a tied head stay in addition
+    to their copies."""
 
     def predicted(free_mib: float = 1e6, attention: Attention = Attention.auto, dtype: Dtype = Dtype.auto,
                   tied: bool = False) -> Footprint:  # fmt: skip
-        model = LocalModelConfig(name=str(saved_family(tied=tied)), dtype=dtype, attention=attention, device="cpu")
+        model = LocalModelConfig(
+            name=str(saved_family(tied=tied)), dtype=dtype, attention=attention, device="cpu"
+        )
         config = make_config(model=model)
         found = footprint.predict(resolve(config), (1, 8, 8), free_mib)
         assert found is not None
         return found
 
     plain = predicted()
-    least = int(footprint.LOAD_MIB * 2**20) + footprint.TOKENIZER_LOAD_BYTES * 512  # slots of a tokenizer's table
+    least = (
+        int(footprint.LOAD_MIB * 2**20) + footprint.TOKENIZER_LOAD_BYTES * 512
+    )  # slots of a tokenizer's table
     assert (plain.copied_bytes, plain.load_bytes) == (0, least)
     assert 0 < plain.unread_bytes < plain.weights["embedding"]
     tied = predicted(tied=True)
@@ -145,7 +170,10 @@ def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
     converted = predicted(dtype=Dtype.bfloat16)
     assert converted.copied_bytes == converted.weights["linear"] + converted.weights["head"]
     assert converted.load_bytes == sum(converted.weights.values()) + least
-    for not_packed in (predicted(free_mib=0.0, tied=True), predicted(attention=Attention.sdpa, tied=True)):
+    for not_packed in (
+        predicted(free_mib=0.0, tied=True),
+        predicted(attention=Attention.sdpa, tied=True),
+    ):
         assert not_packed.copied_bytes == not_packed.unread_bytes == 0
         assert not_packed.runtime_bytes < tied.runtime_bytes
 
@@ -157,7 +185,9 @@ def test_a_large_table_is_not_read_where_its_tied_head_is_packed(
     assert fast_layers.SHARED_BYTES == footprint.SHARED_BYTES
 
     def unread(tied: bool) -> float:
-        config = make_config(model=LocalModelConfig(name=str(saved_family(tied=tied)), device="cpu"))
+        config = make_config(
+            model=LocalModelConfig(name=str(saved_family(tied=tied)), device="cpu")
+        )
         found = footprint.predict(resolve(config), (1, 8, 8), 1e6)
         assert found is not None
         return found.unread_bytes / found.weights["embedding"]
@@ -180,7 +210,9 @@ def test_a_head_that_is_stored_although_tied_counts_once() -> None:
 
 
 def test_weights_that_were_quantized_before_stay_as_stored() -> None:
-    packed = Tensor("model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64)
+    packed = Tensor(
+        "model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64
+    )
     parts = weight_sizes.weight_bytes([packed], {}, None, Mix(QuantizationConfig(), {}), 4)
     assert parts["linear"] == 64
 
@@ -200,10 +232,16 @@ def test_no_safetensors_no_prediction(make_config: Any, tmp_path: Path) -> None:
 
 def test_sharded_checkpoint_reads_every_file_of_its_index_and_no_other(tmp_path: Path) -> None:
     def write(name: str, tensor: str) -> None:
-        header = json.dumps({tensor: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+        header = json.dumps(
+            {tensor: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+        ).encode()
         (tmp_path / name).write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
 
-    for name, tensor in [("a.safetensors", "a"), ("b.safetensors", "b"), ("stray.safetensors", "c")]:
+    for name, tensor in [
+        ("a.safetensors", "a"),
+        ("b.safetensors", "b"),
+        ("stray.safetensors", "c"),
+    ]:
         write(name, tensor)
     index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))

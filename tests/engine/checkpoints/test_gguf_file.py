@@ -1,4 +1,5 @@
-"""A real .gguf file, written with the gguf package from a real tiny Llama, equals the model that it was made from."""
+"""A real .gguf file, written with the gguf package from a real tiny Llama, equals the model that it
+was made from."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ IDS = torch.arange(3, 40)[None]
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untied Llama with grouped heads and a byte-level tokenizer with merges, as transformers saves them."""
+    """An untied Llama with grouped heads and a byte-level tokenizer with merges, as transformers
+    saves them."""
     return save_original(tmp_path_factory.mktemp("original"))
 
 
@@ -58,7 +60,9 @@ def configure(
     return make_config(**{"model": model, "quantization": quantization} | groups)
 
 
-def load(make_config: Make, path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any) -> Loaded:
+def load(
+    make_config: Make, path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any
+) -> Loaded:
     config = configure(make_config, path, dtype, unpacked, **groups)
     return adapt(load_base(config), config)
 
@@ -68,25 +72,37 @@ def logits(loaded: Loaded) -> torch.Tensor:
         return loaded.model(IDS).logits.float()
 
 
-def test_whole_numbers_are_the_original_bit_for_bit(make_config: Make, original: Path, files: dict[str, Path]) -> None:
+def test_whole_numbers_are_the_original_bit_for_bit(
+    make_config: Make, original: Path, files: dict[str, Path]
+) -> None:
     plain, loaded = load(make_config, original), load(make_config, files["F32"])
     assert torch.equal(logits(loaded), logits(plain))
     assert loaded.metrics["quantized_modules"] == 0
     assert loaded.metrics["weight_mib"] == plain.metrics["weight_mib"]
     assert loaded.facts["checkpoint"] == "gguf: F32 ×21"
-    assert "F32.gguf (F32 ×21) is unpacked while loading: in memory its weights are float32" in loaded.notes[0]
+    assert (
+        "F32.gguf (F32 ×21) is unpacked while loading: in memory its weights are float32"
+        in loaded.notes[0]
+    )
 
 
-def test_unpacked_blocks_are_close_to_it(make_config: Make, original: Path, files: dict[str, Path]) -> None:
+def test_unpacked_blocks_are_close_to_it(
+    make_config: Make, original: Path, files: dict[str, Path]
+) -> None:
     plain, loaded = load(make_config, original), load(make_config, files["Q8_0"], unpacked=True)
     for name, weight in plain.model.state_dict().items():
         blocks = weight.reshape(-1, 32)
-        step = blocks.abs().amax(dim=1, keepdim=True) / 127 * (weight.ndim == 2)  # norms are not packed
+        step = (
+            blocks.abs().amax(dim=1, keepdim=True) / 127 * (weight.ndim == 2)
+        )  # norms are not packed
         # half a step of 8 bits, and what float16 rounds off the step itself
         assert (
-            (loaded.model.state_dict()[name].reshape(-1, 32) - blocks).abs() <= step * 0.5 + step * 127 / 2**11
+            (loaded.model.state_dict()[name].reshape(-1, 32) - blocks).abs()
+            <= step * 0.5 + step * 127 / 2**11
         ).all()
-    assert 0 < (logits(loaded) - logits(plain)).norm() / logits(plain).norm() < 0.06, "within 6 % in a random model"
+    assert 0 < (logits(loaded) - logits(plain)).norm() / logits(plain).norm() < 0.06, (
+        "within 6 % in a random model"
+    )
     assert loaded.bytes_by_dtype.keys() == {"float32"}, "nothing stays in blocks"
     assert loaded.facts["checkpoint"] == "gguf: Q8_0 ×16, F32 ×5"
     assert loaded.facts["quantized"] == "none, unpacked from Q8_0 ×16, F32 ×5"
@@ -95,7 +111,9 @@ def test_unpacked_blocks_are_close_to_it(make_config: Make, original: Path, file
     assert "in memory its weights are bfloat16" in half.notes[0]
 
 
-def test_kept_blocks_give_the_logits_of_unpacked_ones(make_config: Make, files: dict[str, Path]) -> None:
+def test_kept_blocks_give_the_logits_of_unpacked_ones(
+    make_config: Make, files: dict[str, Path]
+) -> None:
     kept, loaded = load(make_config, files["Q8_0"]), load(make_config, files["Q8_0"], unpacked=True)
     assert torch.equal(logits(kept), logits(loaded))
     assert kept.metrics["parameters"] == loaded.metrics["parameters"]
@@ -107,12 +125,16 @@ def test_kept_blocks_give_the_logits_of_unpacked_ones(make_config: Make, files: 
     assert not any("unpacked" in note for note in kept.notes)
 
 
-def test_an_adapter_or_a_gpu_gets_unpacked_weights(make_config: Make, files: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter_or_a_gpu_gets_unpacked_weights(
+    make_config: Make, files: dict[str, Path], tmp_path: Path
+) -> None:
     config = configure(make_config, files["Q8_0"])
     assert resolved.resolve(config).mix.base.packed
     adapted = configure(make_config, files["Q8_0"], lora=PthConfig(path=str(tmp_path / "lora.pth")))
     assert not resolved.resolve(adapted).mix.base.packed
-    mapped = make_config(model=LocalConfig(name=str(files["Q8_0"]), device_map="auto"), quantization=GgufConfig())
+    mapped = make_config(
+        model=LocalConfig(name=str(files["Q8_0"]), device_map="auto"), quantization=GgufConfig()
+    )
     assert not resolved.resolve(mapped).mix.base.packed
     whole = configure(make_config, files["F32"])
     assert not resolved.resolve(whole).mix.base.packed
@@ -128,15 +150,23 @@ def test_rows_in_8_bits_need_blocks_and_count_in_the_jobs_identity(
     plain = configure(make_config, files["Q8_0"])
     assert not resolved.resolve(plain).mix.base.may_round_rows
     keys = dict(semantic_keys(plain)), dict(semantic_keys(config))
-    assert {key for key in keys[1] if keys[0].get(key) != keys[1][key]} == {"quantization.int8_rows"}
+    assert {key for key in keys[1] if keys[0].get(key) != keys[1][key]} == {
+        "quantization.int8_rows"
+    }
     with pytest.raises(
-        ConfigError, match=r"quantization\.int8_rows=True: with quantization\.unpacked=true there are no blocks"
+        ConfigError,
+        match=r"quantization\.int8_rows=True: with quantization\.unpacked=true there are no blocks",
     ):
         GgufConfig(unpacked=True, int8_rows=True)
     adapted = configure(
-        make_config, files["Q8_0"], quantization=in_bytes, lora=PthConfig(path=str(tmp_path / "lora.pth"))
+        make_config,
+        files["Q8_0"],
+        quantization=in_bytes,
+        lora=PthConfig(path=str(tmp_path / "lora.pth")),
     )
-    with pytest.raises(ConfigError, match=r"int8_rows=True: these weights do not stay in their blocks"):
+    with pytest.raises(
+        ConfigError, match=r"int8_rows=True: these weights do not stay in their blocks"
+    ):
         assert resolved.resolve(adapted).mix
     found, expected = (
         logits(load(make_config, files["Q8_0"], quantization=in_bytes)),
@@ -146,12 +176,20 @@ def test_rows_in_8_bits_need_blocks_and_count_in_the_jobs_identity(
     assert (found - expected).abs().mean() < 0.05 * expected.std()
 
 
-def test_a_scale_that_is_no_number_is_refused(make_config: Make, files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_scale_that_is_no_number_is_refused(
+    make_config: Make, files: dict[str, Path], tmp_path: Path
+) -> None:
     content = bytearray(files["Q8_0"].read_bytes())
-    tensor = next(one for one in gguf_file.read_header(files["Q8_0"]).tensors if one.name == "blk.1.ffn_up.weight")
+    tensor = next(
+        one
+        for one in gguf_file.read_header(files["Q8_0"]).tensors
+        if one.name == "blk.1.ffn_up.weight"
+    )
     content[tensor.offset + 34 : tensor.offset + 36] = struct.pack("<H", 0x7E00)
     (tmp_path / "nan.gguf").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"blk\.1\.ffn_up\.weight: a scale of its blocks is not a finite number"):
+    with pytest.raises(
+        ConfigError, match=r"blk\.1\.ffn_up\.weight: a scale of its blocks is not a finite number"
+    ):
         load(make_config, tmp_path / "nan.gguf")
 
 
@@ -159,7 +197,12 @@ def test_a_scale_that_is_no_number_is_refused(make_config: Make, files: dict[str
 @pytest.mark.parametrize("dtype", [Dtype.auto, Dtype.bfloat16])
 @pytest.mark.parametrize("unpacked", [True, False])
 def test_its_size_is_known_from_its_header(
-    make_config: Make, files: dict[str, Path], original: Path, kind: str, dtype: Dtype, unpacked: bool
+    make_config: Make,
+    files: dict[str, Path],
+    original: Path,
+    kind: str,
+    dtype: Dtype,
+    unpacked: bool,
 ) -> None:
     loaded = load(make_config, files[kind], dtype, unpacked)
     predicted = predict(configure(make_config, files[kind], dtype, unpacked), 2, 8, 8)
@@ -172,8 +215,13 @@ def test_its_size_is_known_from_its_header(
     assert predicted.activation_mib == like.activation_mib
 
 
-def test_the_tokenizer_comes_from_the_file(make_config: Make, original: Path, files: dict[str, Path]) -> None:
-    ours, theirs = load(make_config, files["F32"]).tokenizer, AutoTokenizer.from_pretrained(original)
+def test_the_tokenizer_comes_from_the_file(
+    make_config: Make, original: Path, files: dict[str, Path]
+) -> None:
+    ours, theirs = (
+        load(make_config, files["F32"]).tokenizer,
+        AutoTokenizer.from_pretrained(original),
+    )
     text = "<|im_start|>hello, world! äöü 1234\n  all<|im_end|>"
     assert ours(text).input_ids == theirs(text).input_ids
     assert ours.decode(ours(text).input_ids) == text
@@ -181,7 +229,9 @@ def test_the_tokenizer_comes_from_the_file(make_config: Make, original: Path, fi
     assert ours.chat_template == TEMPLATE
 
 
-@pytest.mark.parametrize("rope", [RopeLinearConfig(factor=2.0), Rope2dConfig()], ids=["linear", "rope_2d"])
+@pytest.mark.parametrize(
+    "rope", [RopeLinearConfig(factor=2.0), Rope2dConfig()], ids=["linear", "rope_2d"]
+)
 def test_rope_and_lora_work_on_it(
     make_config: Make, original: Path, files: dict[str, Path], tmp_path: Path, rope: Any
 ) -> None:
@@ -206,13 +256,16 @@ def test_a_user_completes_with_it(runner: Callable[..., Any], files: dict[str, P
     assert done.code == 0, done.err
     assert "is unpacked while loading" in done.err
     assert done.json()["metrics"]["quantized_modules"] == 0
-    kept = runner("model=local", name, "quantization=gguf", *common[2:], "tracking=none", "print=json")
+    kept = runner(
+        "model=local", name, "quantization=gguf", *common[2:], "tracking=none", "print=json"
+    )
     assert kept.code == 0, kept.err
     assert kept.json()["metrics"]["quantized_modules"] == 15
     assert kept.json()["completions"] == done.json()["completions"]
 
 
-# -------------------------------------------------------------------------------------------------- refusals
+# --------------------------------------------------------------------------------------------------
+# refusals
 
 
 def _overlapping(whole: bytes) -> bytes:
@@ -228,10 +281,19 @@ def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_pat
     broken |= {
         "magic.gguf": (b"GGML" + whole[4:], "not a GGUF file: it begins with b'GGML'"),
         "empty.gguf": (b"", "not a GGUF file: it begins with b''"),
-        "version.gguf": (whole[:4] + struct.pack("<I", 1) + whole[8:], "GGUF version 1; only versions 2 and 3"),
-        "count.gguf": (whole[:8] + struct.pack("<Q", 2**60) + whole[16:], "damaged header|truncated|type"),
+        "version.gguf": (
+            whole[:4] + struct.pack("<I", 1) + whole[8:],
+            "GGUF version 1; only versions 2 and 3",
+        ),
+        "count.gguf": (
+            whole[:8] + struct.pack("<Q", 2**60) + whole[16:],
+            "damaged header|truncated|type",
+        ),
         "overlap.gguf": (_overlapping(whole), r"tensors \S+ and \S+ overlap"),
-        "end.gguf": (whole[:-300], r"truncated: tensor \S+ should end at byte \d+, the file at \d+"),
+        "end.gguf": (
+            whole[:-300],
+            r"truncated: tensor \S+ should end at byte \d+, the file at \d+",
+        ),
     }
     for name, (content, message) in broken.items():
         (tmp_path / name).write_bytes(content)
@@ -248,12 +310,18 @@ def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_pat
         )
     )
     strange = write(tmp_path / "strange.gguf", model, "F32", "mystery")
-    with pytest.raises(ConfigError, match=r"architecture 'mystery', .* use the model's safetensors files"):
+    with pytest.raises(
+        ConfigError, match=r"architecture 'mystery', .* use the model's safetensors files"
+    ):
         load(make_config, strange)
 
 
 def test_what_does_not_go_together(
-    make_config: Make, files: dict[str, Path], original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: Make,
+    files: dict[str, Path],
+    original: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = files["F32"]
     for config, message in (
@@ -269,15 +337,19 @@ def test_what_does_not_go_together(
             check_format(config)
     monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
     with pytest.raises(
-        ConfigError, match=r"quantization=gguf needs gguf, which is not installed: pip install 'runner-llm\[gguf\]'"
+        ConfigError,
+        match=r"quantization=gguf needs gguf, which is not installed: pip install 'runner-llm\[gguf\]'",
     ):
         load(make_config, file)
 
 
-# -------------------------------------------------------------------------------------------------- identity
+# --------------------------------------------------------------------------------------------------
+# identity
 
 
-def test_what_decides_the_answers_is_hashed(files: dict[str, Path], original: Path, tmp_path: Path) -> None:
+def test_what_decides_the_answers_is_hashed(
+    files: dict[str, Path], original: Path, tmp_path: Path
+) -> None:
     cache = tmp_path / "hashes.json"
     copies = [tmp_path / folder / name for folder, name in (("a", "one.gguf"), ("b", "two.gguf"))]
     for copy in copies:
@@ -289,7 +361,9 @@ def test_what_decides_the_answers_is_hashed(files: dict[str, Path], original: Pa
     shutil.copy(files["Q8_0"], copies[0].parent)
     assert resolve.files_sha256(copies[0], cache) == first, "nor do other files"
     shutil.copy(original / "tokenizer.json", copies[0].parent)
-    assert resolve.files_sha256(copies[0], cache) != first, "transformers prefers this tokenizer to the file's own"
+    assert resolve.files_sha256(copies[0], cache) != first, (
+        "transformers prefers this tokenizer to the file's own"
+    )
     content = bytearray(copies[1].read_bytes())
     content[-1] ^= 1
     copies[1].write_bytes(content)
@@ -297,7 +371,9 @@ def test_what_decides_the_answers_is_hashed(files: dict[str, Path], original: Pa
 
 
 def test_the_table_of_blocks_is_the_formats_own() -> None:
-    known = {kind.value: (kind.name, *size) for kind, size in gguf.constants.GGML_QUANT_SIZES.items()}
+    known = {
+        kind.value: (kind.name, *size) for kind, size in gguf.constants.GGML_QUANT_SIZES.items()
+    }
     assert gguf_file.BLOCKS.items() <= known.items()
     assert len(gguf_file.BLOCKS) >= 30
 
@@ -309,11 +385,20 @@ def test_long_lists_and_lists_by_layer(tmp_path: Path) -> None:
     writer.add_array("lfm2.attention.head_count_kv", [0, 0, 8, 0])
     writer.add_tensor("token_embd.weight", np.zeros((4, 8), dtype=np.float16))
     writer.add_tensor("output_norm.weight", np.zeros(8, dtype=np.float32))
-    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+    for step in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+        writer.close,
+    ):
         step()
     header = gguf_file.read_header(tmp_path / "x.gguf")
     settings = gguf_file.read_settings(header)
-    assert (settings["vocab_size"], settings["num_key_value_heads"], settings["dtype"]) == (5000, 8, "float16")
+    assert (settings["vocab_size"], settings["num_key_value_heads"], settings["dtype"]) == (
+        5000,
+        8,
+        "float16",
+    )
     assert [(tensor.name, tensor.shape) for tensor in header.tensors] == [
         ("token_embd.weight", (4, 8)),
         ("output_norm.weight", (8,)),

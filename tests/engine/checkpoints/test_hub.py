@@ -47,7 +47,11 @@ def amid(hub: Hub, folder: Path) -> subprocess.Popen[str]:
     """Start a download, and return when it has a part of the large file and gets no more of it."""
     hub.stall_after = STALL
     process = locating(folder, "org/open", HF_ENDPOINT=hub.url)
-    part = repo(folder) / "blobs" / f"{checksum('model.safetensors', hub.files['model.safetensors'])}.part"
+    part = (
+        repo(folder)
+        / "blobs"
+        / f"{checksum('model.safetensors', hub.files['model.safetensors'])}.part"
+    )
     while not part.exists() or not part.stat().st_size:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -55,7 +59,8 @@ def amid(hub: Hub, folder: Path) -> subprocess.Popen[str]:
 
 
 def killed_amid(hub: Hub, folder: Path) -> int:
-    """Start a download, kill it in the middle of the large file, and return how many bytes it has written."""
+    """Start a download, kill it in the middle of the large file, and return how many bytes it has
+    written."""
     process = amid(hub, folder)
     process.kill()
     process.communicate()
@@ -66,7 +71,8 @@ def killed_amid(hub: Hub, folder: Path) -> int:
     return part.stat().st_size
 
 
-# ------------------------------------------------------------------------------------------- the cache
+# ------------------------------------------------------------------------------------------- the
+# cache
 
 
 def test_a_download_is_a_cache_like_any_other(tmp_path: Path, hub: Hub) -> None:
@@ -101,9 +107,25 @@ def other_tool(folder: Path, program: str) -> list[str]:
 
 
 def test_what_a_model_needs_of_a_repository() -> None:
-    names = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "tokenizer.json"]
-    spare = ["pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json", "consolidated.safetensors"]
-    other = ["onnx/model.safetensors", "original/params.json", "README.md", "../evil.json", "a\\b.json", "x/../y.json"]
+    names = [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "tokenizer.json",
+    ]
+    spare = [
+        "pytorch_model-00001-of-00001.bin",
+        "pytorch_model.bin.index.json",
+        "consolidated.safetensors",
+    ]
+    other = [
+        "onnx/model.safetensors",
+        "original/params.json",
+        "README.md",
+        "../evil.json",
+        "a\\b.json",
+        "x/../y.json",
+    ]
     chat = ["additional_chat_templates/tools.jinja"]
     patterns = ["*.safetensors", "*.bin", "*.json", "*.jinja"]
 
@@ -113,8 +135,13 @@ def test_what_a_model_needs_of_a_repository() -> None:
 
     assert picked(names + spare + other + chat) == {*names, *chat}
     assert picked(["config.json", *spare[:2]]) == {"config.json", *spare[:2]}
-    assert picked(["adapter_model.bin", "adapter_model.safetensors"]) == {"adapter_model.safetensors"}
-    assert picked(["head.safetensors", "pytorch_model.bin"]) == {"head.safetensors", "pytorch_model.bin"}
+    assert picked(["adapter_model.bin", "adapter_model.safetensors"]) == {
+        "adapter_model.safetensors"
+    }
+    assert picked(["head.safetensors", "pytorch_model.bin"]) == {
+        "head.safetensors",
+        "pytorch_model.bin",
+    }
 
 
 def test_a_commit_that_is_there_is_not_asked_for(tmp_path: Path, hub: Hub) -> None:
@@ -125,7 +152,8 @@ def test_a_commit_that_is_there_is_not_asked_for(tmp_path: Path, hub: Hub) -> No
     assert len(hub.seen) == requests
 
 
-# ---------------------------------------------------------------------------------- going on, checking
+# ---------------------------------------------------------------------------------- going on,
+# checking
 
 
 def test_killed_amid_a_file_and_resumed_from_its_byte(tmp_path: Path, big_hub: Hub) -> None:
@@ -161,9 +189,13 @@ def test_a_file_that_changed_between_two_attempts(tmp_path: Path, big_hub: Hub) 
 def test_damaged_content_never_gets_into_the_cache(tmp_path: Path, hub: Hub) -> None:
     hub.sends = {"model.safetensors": b"x" * 5000}
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
-    assert said.startswith("error: model.name=org/open: model.safetensors arrived damaged: its checksum is ")
+    assert said.startswith(
+        "error: model.name=org/open: model.safetensors arrived damaged: its checksum is "
+    )
     assert said.endswith("run the same command to fetch it again")
-    assert [path.name for path in repo(tmp_path).glob("blobs/*")] == [checksum("config.json", CONFIG)]
+    assert [path.name for path in repo(tmp_path).glob("blobs/*")] == [
+        checksum("config.json", CONFIG)
+    ]
     hub.sends = {"config.json": b"x" * len(CONFIG)}
     (repo(tmp_path) / "snapshots" / hub.commit / "config.json").unlink()
     (repo(tmp_path) / "blobs" / checksum("config.json", CONFIG)).unlink()
@@ -187,7 +219,9 @@ def test_a_beginning_that_was_damaged_on_the_disk(tmp_path: Path, big_hub: Hub) 
 def test_a_beginning_longer_than_the_file(tmp_path: Path, hub: Hub) -> None:
     blobs = repo(tmp_path) / "blobs"
     blobs.mkdir(parents=True)
-    (blobs / f"{checksum('model.safetensors', hub.files['model.safetensors'])}.part").write_bytes(b"w" * 6000)
+    (blobs / f"{checksum('model.safetensors', hub.files['model.safetensors'])}.part").write_bytes(
+        b"w" * 6000
+    )
     assert locate(tmp_path, "org/open", HF_ENDPOINT=hub.url).startswith("at ")
     assert [seen.range for seen in hub.gets("model.safetensors")] == [None]
 
@@ -199,7 +233,10 @@ def test_two_processes_fetch_each_byte_once(tmp_path: Path, big_hub: Hub) -> Non
     while heads < 2:  # both have asked for the large file, and one of them is amid it
         assert all(process.poll() is None for process in processes)
         time.sleep(0.02)
-        heads = sum(seen.method == "HEAD" and seen.path.endswith("model.safetensors") for seen in big_hub.seen)
+        heads = sum(
+            seen.method == "HEAD" and seen.path.endswith("model.safetensors")
+            for seen in big_hub.seen
+        )
     big_hub.go_on.set()
     said = {process.communicate(timeout=120)[0].strip() for process in processes}
     assert len(said) == 1
@@ -208,7 +245,8 @@ def test_two_processes_fetch_each_byte_once(tmp_path: Path, big_hub: Hub) -> Non
     assert len(big_hub.gets("config.json")) == 1
 
 
-# ------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------------------------
+# errors
 
 
 def test_offline_with_a_full_cache(tmp_path: Path, hub: Hub) -> None:
@@ -226,9 +264,15 @@ def test_offline_with_half_a_cache(tmp_path: Path, big_hub: Hub) -> None:
     killed_amid(big_hub, tmp_path)
     said = locate(tmp_path, "org/open", HF_HUB_OFFLINE="1")
     assert "model.name=org/open: only a part of it is in the cache: " in said
-    assert f"{big_hub.commit} lacks model.safetensors, and the hub cannot be reached (HF_HUB_OFFLINE=1)" in said
+    assert (
+        f"{big_hub.commit} lacks model.safetensors, and the hub cannot be reached (HF_HUB_OFFLINE=1)"
+        in said
+    )
     said = locate(tmp_path, "org/open", HF_ENDPOINT="http://127.0.0.1:9")
-    assert "lacks model.safetensors, and the hub (127.0.0.1:9) cannot be reached (ConnectError). As soon as" in said
+    assert (
+        "lacks model.safetensors, and the hub (127.0.0.1:9) cannot be reached (ConnectError). As soon as"
+        in said
+    )
 
 
 def test_offline_with_half_a_cache_that_another_tool_left(tmp_path: Path) -> None:
@@ -259,13 +303,23 @@ def test_an_interrupted_update_leaves_the_old_snapshot_usable(tmp_path: Path, bi
 @pytest.mark.parametrize(
     ("name", "revision", "message"),
     [
-        ("org/private", None, "and the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"),
-        ("org/gated", None, "model.name=org/gated: is gated: accept its licence on the hub and set HF_TOKEN"),
+        (
+            "org/private",
+            None,
+            "and the hub has no such model, or it is private and HF_TOKEN is not set or not allowed",
+        ),
+        (
+            "org/gated",
+            None,
+            "model.name=org/gated: is gated: accept its licence on the hub and set HF_TOKEN",
+        ),
         ("org/open", "nope", "model.revision=nope: org/open has no such branch, tag or commit"),
         ("org/-open--", None, "model.name=org/-open--: not a hub id: "),
     ],
 )
-def test_hub_errors_in_one_message(tmp_path: Path, hub: Hub, name: str, revision: str | None, message: str) -> None:
+def test_hub_errors_in_one_message(
+    tmp_path: Path, hub: Hub, name: str, revision: str | None, message: str
+) -> None:
     said = locate(tmp_path, name, revision, HF_ENDPOINT=hub.url)
     assert message in said
     assert "\n" not in said
@@ -274,10 +328,16 @@ def test_hub_errors_in_one_message(tmp_path: Path, hub: Hub, name: str, revision
 
 def test_no_network_and_nothing_in_the_cache(tmp_path: Path, hub: Hub) -> None:
     said = locate(tmp_path, "org/open", HF_ENDPOINT="http://127.0.0.1:9")
-    assert said.endswith("it is not in the cache and the hub (127.0.0.1:9) cannot be reached (ConnectError)")
-    assert "it is not in the cache and the hub cannot be reached" in locate(tmp_path, "org/open", HF_HUB_OFFLINE="1")
+    assert said.endswith(
+        "it is not in the cache and the hub (127.0.0.1:9) cannot be reached (ConnectError)"
+    )
+    assert "it is not in the cache and the hub cannot be reached" in locate(
+        tmp_path, "org/open", HF_HUB_OFFLINE="1"
+    )
     hub.commit = "no commit"
-    assert f"the server at {hub.url[7:]} is not a hub" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
+    assert f"the server at {hub.url[7:]} is not a hub" in locate(
+        tmp_path, "org/open", HF_ENDPOINT=hub.url
+    )
 
 
 def test_a_download_that_breaks_off(tmp_path: Path, hub: Hub) -> None:
@@ -317,12 +377,15 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
         subprocess.run(["umount", "-l", str(tmp_path / "hf")], check=True)
 
 
-# ------------------------------------------------------------------------------------------- the token
+# ------------------------------------------------------------------------------------------- the
+# token
 
 
 def test_the_token_is_not_sent_elsewhere_and_is_checked(tmp_path: Path, hub: Hub) -> None:
     hub.token = "hf_stored"
-    assert "it is private and HF_TOKEN is not set" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
+    assert "it is private and HF_TOKEN is not set" in locate(
+        tmp_path, "org/open", HF_ENDPOINT=hub.url
+    )
     (tmp_path / "hf").mkdir(exist_ok=True)
     (tmp_path / "hf" / "token").write_text("hf_stored\n")  # what `hf auth login` leaves
     with Hub(hub.files) as storage:
@@ -343,7 +406,13 @@ def test_the_token_is_sent_and_written_nowhere(runner: Callable[..., Any], tmp_p
     with Hub({path.name: path.read_bytes() for path in MODEL_DIR.iterdir()}) as hub:
         hub.token = token
         settings = environment(tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=token)
-        model = ("model=auto", "model.name=org/open", "task=generate", "task.prompt=What is 2+3?", "task.debug=true")
+        model = (
+            "model=auto",
+            "model.name=org/open",
+            "task=generate",
+            "task.prompt=What is 2+3?",
+            "task.debug=true",
+        )
         texts = []
         for more in (["plan=true"], ["--cfg", "job"], ["generation.max_new_tokens=4"]):
             done = runner(*model, *more, **settings)
@@ -368,7 +437,9 @@ print(type(model).__name__, len(AutoTokenizer.from_pretrained("org/open", local_
     assert other_tool(tmp_path, program)[0].startswith("LlamaForCausalLM ")
 
 
-def test_a_plan_of_a_grid_downloads_nothing(runner: Callable[..., Any], tmp_path: Path, big_hub: Hub) -> None:
+def test_a_plan_of_a_grid_downloads_nothing(
+    runner: Callable[..., Any], tmp_path: Path, big_hub: Hub
+) -> None:
     settings = environment(tmp_path, HF_ENDPOINT=big_hub.url)
     done = runner("-m", "model=auto", "model.name=org/open", "seed=1,2", "plan=true", **settings)
     assert done.code == 0, done.err

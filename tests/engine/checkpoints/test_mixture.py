@@ -1,4 +1,5 @@
-"""How many of a mixture's parameters each token uses, from settings and headers as the hub has them."""
+"""How many of a mixture's parameters each token uses, from settings and headers as the hub has
+them."""
 
 from __future__ import annotations
 
@@ -10,7 +11,11 @@ import pytest
 from runner_engine.checkpoints.mixture import mixture_of, short
 from runner_engine.checkpoints.weight_files import Tensor
 
-QWEN3_30B: dict[str, Any] = {"num_experts": 128, "num_experts_per_tok": 8, "tie_word_embeddings": False}
+QWEN3_30B: dict[str, Any] = {
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "tie_word_embeddings": False,
+}
 
 
 def tensor(name: str, *shape: int, dtype: str = "BF16", bits: int = 16) -> Tensor:
@@ -22,7 +27,10 @@ def tensor(name: str, *shape: int, dtype: str = "BF16", bits: int = 16) -> Tenso
 
 def qwen3_30b(fused: bool) -> list[Tensor]:
     """The tensors of Qwen3-30B-A3B, with each expert apart as they are stored, or fused."""
-    tensors = [tensor("model.embed_tokens.weight", 151936, 2048), tensor("lm_head.weight", 151936, 2048)]
+    tensors = [
+        tensor("model.embed_tokens.weight", 151936, 2048),
+        tensor("lm_head.weight", 151936, 2048),
+    ]
     for layer in range(48):
         at = f"model.layers.{layer}"
         tensors += [tensor(f"{at}.self_attn.{name}_proj.weight", *shape) for name, shape in (
@@ -34,7 +42,9 @@ def qwen3_30b(fused: bool) -> list[Tensor]:
         else:
             for expert in range(128):
                 own = f"{at}.mlp.experts.{expert}"
-                tensors += [tensor(f"{own}.{name}_proj.weight", 768, 2048) for name in ("gate", "up")]
+                tensors += [
+                    tensor(f"{own}.{name}_proj.weight", 768, 2048) for name in ("gate", "up")
+                ]
                 tensors.append(tensor(f"{own}.down_proj.weight", 2048, 768))
     return tensors
 
@@ -43,7 +53,9 @@ def qwen3_30b(fused: bool) -> list[Tensor]:
 def test_a_real_mixture_in_numbers(fused: bool) -> None:
     mixture = mixture_of(QWEN3_30B, qwen3_30b(fused))
     assert mixture is not None
-    assert str(mixture) == "8 of 128 · 3.4B of 30.5B active"  # its card: 3.3B of 30.5B, without some embeddings
+    assert (
+        str(mixture) == "8 of 128 · 3.4B of 30.5B active"
+    )  # its card: 3.3B of 30.5B, without some embeddings
     assert mixture.routed == 48 * 128 * 3 * 768 * 2048
     assert mixture.touched(1) == pytest.approx(8 / 128)
     assert mixture.touched(32) == pytest.approx(1 - (120 / 128) ** 32)
@@ -62,9 +74,13 @@ def test_a_real_mixture_in_numbers(fused: bool) -> None:
         ("model.layers.0.self_attn.q_proj.weight", (8, 8), False),
     ],
 )
-def test_which_parameters_are_of_experts_that_are_chosen(name: str, shape: tuple[int, ...], is_routed: bool) -> None:
+def test_which_parameters_are_of_experts_that_are_chosen(
+    name: str, shape: tuple[int, ...], is_routed: bool
+) -> None:
     settings = {"num_local_experts": 2, "num_experts_per_tok": 1}
-    mixture = mixture_of(settings, [tensor(name, *shape), tensor("model.layers.1.mlp.experts.0.w.weight", 4, 4)])
+    mixture = mixture_of(
+        settings, [tensor(name, *shape), tensor("model.layers.1.mlp.experts.0.w.weight", 4, 4)]
+    )
     assert mixture is not None
     assert mixture.routed == 16 + is_routed * mixture_numbers(shape)
 
@@ -74,7 +90,10 @@ def mixture_numbers(shape: tuple[int, ...]) -> int:
 
 
 def test_a_dense_model_is_none() -> None:
-    assert mixture_of({"num_hidden_layers": 2}, [tensor("model.layers.0.mlp.up_proj.weight", 8, 8)]) is None
+    assert (
+        mixture_of({"num_hidden_layers": 2}, [tensor("model.layers.0.mlp.up_proj.weight", 8, 8)])
+        is None
+    )
 
 
 def test_numbers_of_parameters_are_short() -> None:

@@ -22,7 +22,9 @@ from runner_engine.settings.model import LocalModelConfig
         ("smollm2_135", "", "Did you mean model=smollm2_135m?"),
     ],
 )  # fmt: skip
-def test_a_name_that_is_no_place(name: str, base_url: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_no_place(
+    name: str, base_url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BASE_URL", base_url)
     with pytest.raises(ConfigError) as refused:
         resolve.locate(LocalModelConfig(name=name))
@@ -38,7 +40,10 @@ def test_a_folder_beside_a_choices_name_is_a_folder(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "embeded").symlink_to(tiny_llama)
     assert (
-        configure("embeded", dict.fromkeys(("quantization", "lora", "rope", "generation")), {}).model.name == "embeded"
+        configure(
+            "embeded", dict.fromkeys(("quantization", "lora", "rope", "generation")), {}
+        ).model.name
+        == "embeded"
     )
     assert resolve.locate(LocalModelConfig(name="embeded")) == tmp_path / "embeded"
 
@@ -46,5 +51,7 @@ def test_a_folder_beside_a_choices_name_is_a_folder(
 @pytest.mark.parametrize("manifest", ["[]", "{", '{"format": "other"}', "{}"])
 def test_another_manifest_is_not_taken_for_one_of_a_split(tmp_path: Path, manifest: str) -> None:
     (tmp_path / "manifest.json").write_text(manifest)
-    with pytest.raises(ConfigError, match="contains no config.json, so it is not what model.name needs"):
+    with pytest.raises(
+        ConfigError, match="contains no config.json, so it is not what model.name needs"
+    ):
         resolve.locate(LocalModelConfig(name=str(tmp_path)))

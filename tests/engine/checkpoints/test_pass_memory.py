@@ -1,4 +1,5 @@
-"""The predicted memory of drawing tokens, and of what recorded decoding steps keep, against what is really taken."""
+"""The predicted memory of drawing tokens, and of what recorded decoding steps keep, against what is
+really taken."""
 
 from __future__ import annotations
 
@@ -44,14 +45,18 @@ def peak_bytes(work: Callable[[], object]) -> int:
     [{}, {"top_k": 50}, {"min_p": 0.1}, {"top_p": 0.9}, {"repetition_penalty": 1.2}, {"top_p": 0.9, "presence_penalty": 1.0}],
     ids=str,
 )  # fmt: skip
-def test_what_a_gpu_needs_to_draw_tokens(monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]) -> None:
+def test_what_a_gpu_needs_to_draw_tokens(
+    monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
+) -> None:
     monkeypatch.setattr(picking, "for_logits", lambda _: None)  # as on a GPU
     sampling: Sampling = replace(SAMPLED, **keys)
     logits = torch.randn(ROWS, VOCABULARY).bfloat16()
 
     def draw() -> None:
         generators = [generator_of(sampling, row) for row in range(ROWS)]
-        Sampler(VOCABULARY, torch.device("cpu"), [[1]] * ROWS, [sampling] * ROWS, generators).pick(logits)
+        Sampler(VOCABULARY, torch.device("cpu"), [[1]] * ROWS, [sampling] * ROWS, generators).pick(
+            logits
+        )
 
     draw()
     of_logits = 4  # in float32, which greedy rows count, too
@@ -59,9 +64,12 @@ def test_what_a_gpu_needs_to_draw_tokens(monkeypatch: pytest.MonkeyPatch, keys: 
     assert 0.85 * predicted < peak_bytes(draw) < 1.02 * predicted
 
 
-@pytest.mark.parametrize(("rows", "first", "last"), [(1, 40, 300), (16, 100, 420), (128, 64, 1000), (512, 700, 1200)])
+@pytest.mark.parametrize(
+    ("rows", "first", "last"), [(1, 40, 300), (16, 100, 420), (128, 64, 1000), (512, 700, 1200)]
+)
 def test_logits_that_recorded_steps_keep(rows: int, first: int, last: int) -> None:
-    """All rows decode to the end, and then end one after another; shapes that occur often are recorded."""
+    """All rows decode to the end, and then end one after another; shapes that occur often are
+    recorded."""
     for by_length in (False, True):
         occurred: Counter[tuple[int, int]] = Counter()
         for place in range(first, last):
@@ -69,7 +77,9 @@ def test_logits_that_recorded_steps_keep(rows: int, first: int, last: int) -> No
             occurred[pass_memory.rounded_rows(rows), places] += 1
         for left in range(rows, 0, -1):
             occurred[pass_memory.rounded_rows(left), places] += step_graphs.RECORD_AT
-        kept = sum(count for (count, _), times in occurred.items() if times >= step_graphs.RECORD_AT)
+        kept = sum(
+            count for (count, _), times in occurred.items() if times >= step_graphs.RECORD_AT
+        )
         assert kept <= recorded_rows(rows, *(() if by_length else (first, last))) <= 1.3 * kept
 
 

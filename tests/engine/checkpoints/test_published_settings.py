@@ -1,4 +1,5 @@
-"""How a model's own files say that its answers are drawn: as transformers' `generate` reads them."""
+"""How a model's own files say that its answers are drawn: as transformers' `generate` reads
+them."""
 
 from __future__ import annotations
 
@@ -62,7 +63,9 @@ def of_generate(model: Any, published: dict[str, Any]) -> dict[str, float]:
     """Return the settings that transformers' `generate` draws with."""
     model.generation_config = GenerationConfig.from_dict(published)
     config, _ = model._prepare_generation_config(None)
-    processors: LogitsProcessorList = model._get_logits_processor(config, input_ids_seq_length=4, device="cpu")
+    processors: LogitsProcessorList = model._get_logits_processor(
+        config, input_ids_seq_length=4, device="cpu"
+    )
     found = NEUTRAL | {"temperature": 1.0 if config.do_sample else 0.0}
     for processor in processors:
         match processor:
@@ -103,7 +106,9 @@ def test_a_wrong_reading_is_seen(transformers_model: Any, tmp_path: Path) -> Non
     published = read_published(tmp_path)
     assert published is not None
     theirs = of_generate(transformers_model, PUBLISHED["gemma-3-4b-it"])
-    assert {key: value for key, value in theirs.items() if published.values.get(key, value) != value} != {}
+    assert {
+        key: value for key, value in theirs.items() if published.values.get(key, value) != value
+    } != {}
 
 
 def gguf_with(file: Path, **sampling: float) -> Path:
@@ -121,7 +126,9 @@ def gguf_with(file: Path, **sampling: float) -> Path:
 
 def test_the_header_of_a_gguf_file_is_read_before_a_file_beside_it(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.1}')
-    file = gguf_with(tmp_path / "named.gguf", temp=0.6, top_k=20, top_p=0.95, penalty_repeat=1.0, mirostat=2)
+    file = gguf_with(
+        tmp_path / "named.gguf", temp=0.6, top_k=20, top_p=0.95, penalty_repeat=1.0, mirostat=2
+    )
     published = read_published(file)
     assert published is not None
     assert published.words == "temperature 0.6, top_p 0.95, top_k 20"

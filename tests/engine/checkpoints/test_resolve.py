@@ -78,7 +78,11 @@ def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
     stub = make_config()
     assert kind_of(stub.model).fingerprint(resolved.resolve(stub), cache) == {"model": "stub"}
     config = make_config(model=LocalModelConfig(name=str(base)), lora=PeftConfig(path=str(adapter)))
-    assert set(kind_of(config.model).fingerprint(resolved.resolve(config), cache)) == {"model", "lora", "dtype"}
+    assert set(kind_of(config.model).fingerprint(resolved.resolve(config), cache)) == {
+        "model",
+        "lora",
+        "dtype",
+    }
 
 
 @pytest.fixture
@@ -95,15 +99,21 @@ def located(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(), PeftConfig(path="embedded")], ids=lambda lora: lora.name)
-def test_a_job_looks_for_its_model_once(make_config: Make, located: list[str], lora: LoraConfig) -> None:
+@pytest.mark.parametrize(
+    "lora", [LoraConfig(), PeftConfig(path="embedded")], ids=lambda lora: lora.name
+)
+def test_a_job_looks_for_its_model_once(
+    make_config: Make, located: list[str], lora: LoraConfig
+) -> None:
     model = LocalModelConfig(name="embedded", device="cpu")
     record = run(make_config(model=model, lora=lora, quantization=Nf4Config()))
     assert record.result.metrics["quantized_modules"] > 0
     assert located == ["embedded"]
 
 
-def test_a_job_reads_its_mix_and_its_files_once(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_reads_its_mix_and_its_files_once(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From composing to the loaded layers: whoever needs them asks the ResolvedJob."""
     calls: Counter[str] = Counter()
 
@@ -129,15 +139,24 @@ def test_a_job_reads_its_mix_and_its_files_once(make_config: Make, monkeypatch: 
     assert len(calls) == 5
 
 
-def test_a_grid_looks_for_each_model_once(make_config: Make, located: list[str], tiny_model: LocalModelConfig) -> None:
+def test_a_grid_looks_for_each_model_once(
+    make_config: Make, located: list[str], tiny_model: LocalModelConfig
+) -> None:
     models = [tiny_model, LocalModelConfig(name="embedded", device="cpu")]
-    configs = [make_config(model=model, seed=seed, task=task) for model in models for seed in (1, 2) for task in TASKS]
+    configs = [
+        make_config(model=model, seed=seed, task=task)
+        for model in models
+        for seed in (1, 2)
+        for task in TASKS
+    ]
     with resolve.sharing():
         plan = [plan_job([], config) for config in configs]
     assert located == [model.name for model in models]
     assert worker_limits(plan, list(range(len(plan))), "auto").total == 1
     assert predicted_need(resolved.resolve(configs[0])).mib > 0
-    assert len(located) == 3, "outside of a grid's plan every job looks for itself: files may have changed"
+    assert len(located) == 3, (
+        "outside of a grid's plan every job looks for itself: files may have changed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,20 +182,28 @@ def test_a_file_and_an_empty_folder_are_no_model(tmp_path: Path) -> None:
         resolve.locate(LocalModelConfig(name=str(tmp_path)))
     with pytest.raises(ConfigError, match="adapter_config.json"):
         resolve.locate_adapter(PeftConfig(path=str(tmp_path)), LocalModelConfig(name="x"))
-    with pytest.raises(ConfigError, match=r"^lora\.path=nope: no folder .* Give a folder, a hub id, or lora=embedded$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^lora\.path=nope: no folder .* Give a folder, a hub id, or lora=embedded$",
+    ):
         resolve.locate_adapter(PeftConfig(path="nope"), LocalModelConfig(name="x"))
     with pytest.raises(ConfigError, match="lora.path=embedded fits only model=embedded"):
         resolve.locate_adapter(PeftConfig(path="embedded"), LocalModelConfig(name=str(tmp_path)))
 
 
 def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_config: Callable[..., RunnerConfig]
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_config: Callable[..., RunnerConfig],
 ) -> None:
     folder = tmp_path / "half"
     shutil.copytree(tiny_llama, folder)
     settings = json.loads((folder / "config.json").read_text())
 
-    def fingerprint(stored: str, gpus: list[str], torch: str = "2.11.0", **keys: Any) -> dict[str, str]:
+    def fingerprint(
+        stored: str, gpus: list[str], torch: str = "2.11.0", **keys: Any
+    ) -> dict[str, str]:
         (folder / "config.json").write_text(json.dumps(settings | {"dtype": stored}))
         monkeypatch.setattr(machine, "gpu_models", lambda: gpus)
         monkeypatch.setattr(machine, "versions", lambda: {"torch": torch})
@@ -187,8 +214,12 @@ def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
     assert on_cpu["dtype"] == "bfloat16"
     assert fingerprint("float16", ["H200"])["dtype"] == "float16"
     assert fingerprint("float16", ["H200"], device="cpu") == on_cpu
-    assert fingerprint("float16", ["H200"], torch="2.11.0+cpu") == on_cpu, "a torch that knows of no GPU"
-    assert fingerprint("bfloat16", []) == fingerprint("bfloat16", ["H200"]), "the same answers but for rounding"
+    assert fingerprint("float16", ["H200"], torch="2.11.0+cpu") == on_cpu, (
+        "a torch that knows of no GPU"
+    )
+    assert fingerprint("bfloat16", []) == fingerprint("bfloat16", ["H200"]), (
+        "the same answers but for rounding"
+    )
     assert "dtype" not in fingerprint("float16", [], dtype=Dtype.float16), "the key itself says it"
 
 
@@ -220,7 +251,9 @@ def test_an_edit_in_place_of_the_same_size_and_time_is_seen(tmp_path: Path) -> N
     folder, cache = make_folder(tmp_path / "model"), tmp_path / "hashes.json"
     file = folder / "model.safetensors"
     before, stat = resolve.files_sha256(folder, cache), file.stat()
-    while file.stat().st_ctime_ns == stat.st_ctime_ns:  # the file system's clock moves in steps of milliseconds
+    while (
+        file.stat().st_ctime_ns == stat.st_ctime_ns
+    ):  # the file system's clock moves in steps of milliseconds
         with file.open("r+b") as stream:
             stream.write(b"v")
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -228,7 +261,8 @@ def test_an_edit_in_place_of_the_same_size_and_time_is_seen(tmp_path: Path) -> N
 
 
 def test_code_of_another_repository_counts_by_its_commit(tmp_path: Path) -> None:
-    """In its own process, because huggingface_hub reads the location of its cache when it is imported."""
+    """In its own process, because huggingface_hub reads the location of its cache when it is
+    imported."""
     folder = make_folder(tmp_path / "model")
     reference = {"auto_map": {"AutoModelForCausalLM": "org/open--modeling_x.Model"}}
     (folder / "config.json").write_text(json.dumps(reference))
@@ -241,7 +275,9 @@ for trust in (False, True):
     found.model, found.lora = LocalModelConfig(name={str(folder)!r}, trust_remote_code=trust), None
     print(sorted(found.fingerprint(Path({str(tmp_path / "h.json")!r})).items())[:1])
 """
-    with Hub({"modeling_x.py": b"class Model: ...", "sub/part.py": b"x", "model.safetensors": b"w" * 100}) as hub:
+    with Hub(
+        {"modeling_x.py": b"class Model: ...", "sub/part.py": b"x", "model.safetensors": b"w" * 100}
+    ) as hub:
         done = subprocess.run(
             [sys.executable, "-c", program],
             env=environment(tmp_path, HF_ENDPOINT=hub.url),

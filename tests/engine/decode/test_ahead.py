@@ -56,8 +56,11 @@ def opened_here(
 
 
 @pytest.fixture
-def both_ways(opened_here: Callable[[], LocalEngine], monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], Any]:
-    """Return a function that does some work without steps that begin ahead, and with them; both give the same."""
+def both_ways(
+    opened_here: Callable[[], LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Work], Any]:
+    """Return a function that does some work without steps that begin ahead, and with them; both
+    give the same."""
     begun, step = list[int](), Forward.step_of_picked
 
     def counted(self: Forward, own: Slots, rows: Sequence[Row], *rest: Any) -> torch.Tensor | None:
@@ -80,13 +83,19 @@ def both_ways(opened_here: Callable[[], LocalEngine], monkeypatch: pytest.Monkey
 
 
 def asked(**keys: Any) -> list[Request]:
-    """Requests that end at different steps, so that rows move into other slots, and others enter."""
+    """Requests that end at different steps, so that rows move into other slots, and others
+    enter."""
     return [replace(one, max_new_tokens=2 + 5 * int(one.id) % 17, **keys) for one in requests()]
 
 
-def ended(engine: LocalEngine, wanted: Sequence[Request], size: int | None = None) -> dict[Any, Any]:
+def ended(
+    engine: LocalEngine, wanted: Sequence[Request], size: int | None = None
+) -> dict[Any, Any]:
     """What came out for each request."""
-    return {one.id: (one.answer, one.error, one.logprobs) for one in contract.complete(engine, wanted, size)}
+    return {
+        one.id: (one.answer, one.error, one.logprobs)
+        for one in contract.complete(engine, wanted, size)
+    }
 
 
 MIXED = [
@@ -94,15 +103,19 @@ MIXED = [
     for number, one in enumerate(asked())
 ]
 THINKING = [
-    replace(one, prompt=f"{one.prompt}<think>\n", thinking_tokens=3 + int(one.id), ignore_eos=True) for one in MIXED
+    replace(one, prompt=f"{one.prompt}<think>\n", thinking_tokens=3 + int(one.id), ignore_eos=True)
+    for one in MIXED
 ]
 SCORED = [
-    one if number % 4 else Request(one.id, one.prompt, continuation=" and so on") for number, one in enumerate(MIXED)
+    one if number % 4 else Request(one.id, one.prompt, continuation=" and so on")
+    for number, one in enumerate(MIXED)
 ]
 
 
 @pytest.mark.parametrize("size", [None, 5, 1])
-@pytest.mark.parametrize("wanted", [asked(), MIXED, THINKING, SCORED], ids=["greedy", "sampled", "thinking", "scored"])
+@pytest.mark.parametrize(
+    "wanted", [asked(), MIXED, THINKING, SCORED], ids=["greedy", "sampled", "thinking", "scored"]
+)
 def test_answers_are_those_of_steps_that_wait(
     both_ways: Callable[[Work], Any], wanted: list[Request], size: int | None
 ) -> None:
@@ -115,7 +128,10 @@ def test_rows_end_at_tokens_and_texts(both_ways: Callable[[Work], Any]) -> None:
     def work(engine: LocalEngine) -> dict[Any, Any]:
         free = ended(engine, requests(ignore_eos=True))
         engine.loaded.model.generation_config.eos_token_id = free[0][0].token_ids[7]
-        stops = [replace(one, stop=(free[one.id][0].text[5:7],)) if int(one.id) % 3 else one for one in requests()]
+        stops = [
+            replace(one, stop=(free[one.id][0].text[5:7],)) if int(one.id) % 3 else one
+            for one in requests()
+        ]
         return ended(engine, stops, 5)
 
     lengths = {len(answer.token_ids) for answer, _, _ in both_ways(work).values()}
@@ -152,7 +168,9 @@ def test_what_is_kept_of_a_row_has_no_token_that_it_did_not_have(
     def work(engine: LocalEngine) -> Any:
         first = ended(engine, asked(**kept))
         more = [
-            replace(one, prompt=(*engine.encode(one)[1], *first[one.id][0].token_ids, *range(70, 110)))
+            replace(
+                one, prompt=(*engine.encode(one)[1], *first[one.id][0].token_ids, *range(70, 110))
+            )
             for one in asked(**kept)
         ]
         return first, ended(engine, more), engine.stats.shared_tokens, engine.stats.prefill_tokens
@@ -161,7 +179,8 @@ def test_what_is_kept_of_a_row_has_no_token_that_it_did_not_have(
 
 
 def test_a_row_without_numbers_harms_no_other(both_ways: Callable[[Work], Any]) -> None:
-    """A token that some answers come to has an embedding of NaN; others enter the slots of these rows."""
+    """A token that some answers come to has an embedding of NaN; others enter the slots of these
+    rows."""
 
     def work(engine: LocalEngine) -> dict[Any, Any]:
         free = ended(engine, asked(), 3)
@@ -170,7 +189,9 @@ def test_a_row_without_numbers_harms_no_other(both_ways: Callable[[Work], Any]) 
             engine.loaded.model.get_input_embeddings().weight[token] = torch.nan
         assert not any(token in engine.encode(one)[1] for one in asked())
         done = ended(engine, asked(), 3)
-        assert all(answer == free[one][0] for one, (answer, error, _) in done.items() if error is None)
+        assert all(
+            answer == free[one][0] for one, (answer, error, _) in done.items() if error is None
+        )
         return {one: (answer.token_ids, error) for one, (answer, error, _) in done.items()}
 
     errors = [error for _, error in both_ways(work).values() if error is not None]
@@ -181,9 +202,12 @@ def test_a_row_without_numbers_harms_no_other(both_ways: Callable[[Work], Any]) 
     "failing", [("step", (4,)), ("step", (4, 5)), ("step", (3, 7, 8)), ("prompts", (1, 2))], ids=str
 )
 def test_memory_that_runs_out_loses_nothing(
-    both_ways: Callable[[Work], Any], failing: tuple[str, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    both_ways: Callable[[Work], Any],
+    failing: tuple[str, tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """For a step that begins ahead, for one that has to run, or for prompts that are read between steps."""
+    """For a step that begins ahead, for one that has to run, or for prompts that are read between
+    steps."""
     real = Forward._forward
 
     def work(engine: LocalEngine) -> dict[Any, Any]:
@@ -201,17 +225,23 @@ def test_memory_that_runs_out_loses_nothing(
             patch.setattr(Forward, "_forward", forward)
             done = ended(engine, asked(sampling=PENALIZED), 9)
         assert len(ahead_failed) == len(failing[1])
-        assert len(engine.stats.notes) == ahead_failed.count(False), "rows are fewer after a step that had to run"
+        assert len(engine.stats.notes) == ahead_failed.count(False), (
+            "rows are fewer after a step that had to run"
+        )
         assert {error for _, error, _ in done.values()} == {None}
         return done
 
     both_ways(work)
 
 
-def test_recorded_steps_are_replayed_ahead(both_ways: Callable[[Work], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recorded_steps_are_replayed_ahead(
+    both_ways: Callable[[Work], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All recorded steps have their logits in one place."""
     begin = DeviceStep.__init__
-    monkeypatch.setattr(DeviceStep, "__init__", lambda self, model, heads: begin(self, model, heads, Replayed))
+    monkeypatch.setattr(
+        DeviceStep, "__init__", lambda self, model, heads: begin(self, model, heads, Replayed)
+    )
 
     def work(engine: LocalEngine) -> dict[Any, Any]:
         done = ended(engine, THINKING, 6)
@@ -246,7 +276,8 @@ def test_a_token_without_an_embedding_is_told_of(
     assert f"answered with token {largest}, and its embedding ends at {largest - 1}" in said[0]
 
 
-# ----------------------------------------------------------------------------------------------- the order of work
+# -----------------------------------------------------------------------------------------------
+# the order of work
 
 
 class HostReads(TorchFunctionMode):
@@ -257,7 +288,15 @@ class HostReads(TorchFunctionMode):
         self.work = work
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in ("tolist", "numpy", "item", "cpu", "__bool__", "__int__", "__float__"):
+        if getattr(func, "__name__", "") in (
+            "tolist",
+            "numpy",
+            "item",
+            "cpu",
+            "__bool__",
+            "__int__",
+            "__float__",
+        ):
             self.work.append("read")
         return func(*args, **(kwargs or {}))
 
@@ -288,7 +327,11 @@ def test_the_next_step_begins_before_the_only_read_of_a_step(
     if switch == "0":
         assert of_steps == [["step of 4", "read"]] * 4 + [["step of 2", "read"]]
     else:
-        assert of_steps == [["step of 4", "step of 4", "read"], *[["step of 4", "read"]] * 3, ["read"]]
+        assert of_steps == [
+            ["step of 4", "step of 4", "read"],
+            *[["step of 4", "read"]] * 3,
+            ["read"],
+        ]
 
 
 def test_a_gpu_copies_the_tokens_before_the_next_step_and_the_host_waits_after_it(
@@ -302,7 +345,9 @@ def test_a_gpu_copies_the_tokens_before_the_next_step_and_the_host_waits_after_i
     event = SimpleNamespace(record=note("record"), synchronize=note("wait"))
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
-    picked: Any = SimpleNamespace(is_cuda=True, device="cuda:1", to=note("copy", torch.tensor([5, 6])))
+    picked: Any = SimpleNamespace(
+        is_cuda=True, device="cuda:1", to=note("copy", torch.tensor([5, 6]))
+    )
     forward: Any = SimpleNamespace(step_of_picked=note("step", torch.zeros(2, 3)))
     own: Any = object.__new__(Slots)
     own.capacity, own.filled = 8, [1, 1]

@@ -1,4 +1,5 @@
-"""Models that the stream cannot serve: static batching, a note, equal answers; and machines that lack something."""
+"""Models that the stream cannot serve: static batching, a note, equal answers; and machines that
+lack something."""
 
 from __future__ import annotations
 
@@ -51,7 +52,12 @@ Saved = Callable[..., Path]
 GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
 QUICKLY_BUILT = building.FLAGS.replace("-O3", "-O0")  # the same functions, built in a second
 PLAIN = "decoding uses static batching (slower)"
-NO_BEAMS: dict[str, Any] = {"vocab_size": 259, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2}
+NO_BEAMS: dict[str, Any] = {
+    "vocab_size": 259,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+}
 NO_INTERFACE = "(slower): its attention does not go through transformers' interface"
 OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go in static batches, if they do
     "learned positions": (
@@ -76,8 +82,12 @@ OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go in static batch
 }  # fmt: skip
 
 
-def configure(make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any) -> RunnerConfig:
-    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+def configure(
+    make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any
+) -> RunnerConfig:
+    model = LocalModelConfig(
+        name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention
+    )
     return make_config(**({"model": model, "generation": GREEDY} | groups))
 
 
@@ -88,7 +98,9 @@ def by_generate(folder: Path, prompts: list[str] = PROMPTS) -> dict[int, list[in
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("what", OTHERS)
-def test_other_architectures_answer_as_generate(make_config: Make, tiny_llama: Path, tmp_path: Path, what: str) -> None:
+def test_other_architectures_answer_as_generate(
+    make_config: Make, tiny_llama: Path, tmp_path: Path, what: str
+) -> None:
     settings, reason = OTHERS[what]
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path / "model")
@@ -118,7 +130,9 @@ def test_a_window_that_no_mask_tells_of_is_minded_as_soon_as_it_slides(
     assert engine.stats.notes == [], "all within the window"
     assert complete(engine, requests()) == by_generate(folder)
     longest = max(map(len, PROMPTS)) + NEW_TOKENS
-    assert engine.stats.notes == [f"{PLAIN}: its attention slides over 64 tokens, and {longest} were requested"]
+    assert engine.stats.notes == [
+        f"{PLAIN}: its attention slides over 64 tokens, and {longest} were requested"
+    ]
     wide = saved_family("mistral", max_position_embeddings=512, sliding_window=None)
     assert by_generate(wide) != by_generate(folder), "the window matters"
     engine.close()
@@ -154,10 +168,14 @@ def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
     else:
         folder = longrope(tmp_path, tiny_llama)
     longest = max(map(len, PROMPTS))
-    crossing = [SYSTEM[: 110 - NEW_TOKENS // 2], SYSTEM[: 105 - NEW_TOKENS // 2]]  # while they are decoded
+    crossing = [
+        SYSTEM[: 110 - NEW_TOKENS // 2],
+        SYSTEM[: 105 - NEW_TOKENS // 2],
+    ]  # while they are decoded
     prompts = [*PROMPTS, *crossing]
     engine = open_engine(configure(make_config, folder))
-    # a fresh model for each: a rotary embedding may remember the longest row so far, generate or not
+    # a fresh model for each: a rotary embedding may remember the longest row so far, generate or
+    # not
     expected = {number: by_generate(folder, [prompt])[0] for number, prompt in enumerate(prompts)}
     assert complete(engine, requests(prompts)) == expected
     assert complete(engine, requests(prompts[::-1])) == {
@@ -199,17 +217,22 @@ def test_an_attention_that_is_named_is_the_one_that_runs(
     ],
     ids=lambda task: task.name,
 )
-def test_the_result_of_a_job_says_that_decoding_was_plain(make_config: Make, saved_family: Saved, task: Any) -> None:
+def test_the_result_of_a_job_says_that_decoding_was_plain(
+    make_config: Make, saved_family: Saved, task: Any
+) -> None:
     folder = saved_family("llama", max_position_embeddings=4096)
     plain = run(configure(make_config, folder, Attention.sdpa, task=task))
     assert plain.result is not None
-    assert [note for note in plain.result.notes if PLAIN in note] == [f"{PLAIN}: model.attention=sdpa was requested"]
+    assert [note for note in plain.result.notes if PLAIN in note] == [
+        f"{PLAIN}: model.attention=sdpa was requested"
+    ]
     streamed = run(configure(make_config, folder, task=task))
     assert streamed.result is not None
     assert not any(PLAIN in note for note in streamed.result.notes)
 
 
-# --------------------------------------------------------------------------------- no compiler, a broken cache
+# --------------------------------------------------------------------------------- no compiler, a
+# broken cache
 
 
 @pytest.fixture
@@ -224,7 +247,9 @@ def test_a_trial_unpacks_weights_only_where_their_products_count(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = embedded_gguf.write(tmp_path / "model.gguf", "Q8_0")
-    config = make_config(model=LocalModelConfig(name=str(file), device="cpu"), quantization=GgufConfig())
+    config = make_config(
+        model=LocalModelConfig(name=str(file), device="cpu"), quantization=GgufConfig()
+    )
     loaded = adapt(load_base(config), config)
     layers = [module for module in loaded.model.modules() if isinstance(module, GgufLinear)]
     unpack, calls = gguf_types.unpacked, []
@@ -236,14 +261,19 @@ def test_a_trial_unpacks_weights_only_where_their_products_count(
     monkeypatch.setattr(gguf_blocks, "unpacked", counted)
     heads = compat_probe.probe_heads(loaded)
     assert heads.layers == loaded.model.config.num_hidden_layers
-    passes, of_embedding = 4, 6  # the model's own, and three of the scheduler; those for shapes only read rows, too
+    passes, of_embedding = (
+        4,
+        6,
+    )  # the model's own, and three of the scheduler; those for shapes only read rows, too
     assert len(calls) == passes * len(layers) + of_embedding
     assert all("forward" not in vars(layer) for layer in layers)
 
 
 @pytest.mark.sampled(1)
 @pytest.mark.usefixtures("fresh_kernels")
-@pytest.mark.parametrize("environment", [{"RUNNER_NATIVE": "0"}, {"CC": "/nonexistent"}, {"CC": "false"}], ids=str)
+@pytest.mark.parametrize(
+    "environment", [{"RUNNER_NATIVE": "0"}, {"CC": "/nonexistent"}, {"CC": "false"}], ids=str
+)
 def test_without_a_compiler_answers_are_the_same(
     make_config: Make, saved_family: Saved, environment: dict[str, str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
@@ -264,10 +294,15 @@ def test_without_a_compiler_answers_are_the_same(
 
 
 @pytest.mark.usefixtures("fresh_kernels")
-def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_library_in_the_cache_is_built_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if native.kernels() is None:
         pytest.skip("no C compiler is here")
-    whole, compiler = building.library(str(shutil.which(os.environ.get("CC", "cc")))), tmp_path / "cc"
+    whole, compiler = (
+        building.library(str(shutil.which(os.environ.get("CC", "cc")))),
+        tmp_path / "cc",
+    )
     compiler.write_text(
         f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp "{whole}" "$2"\n'
     )  # builds in no time: it copies
@@ -295,14 +330,20 @@ def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
     if native.kernels() is None:
         pytest.skip("no C compiler is here")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-    several = [warm_process.popen([sys.executable, "-c", script, QUICKLY_BUILT], env=environment) for _ in range(2)]
+    several = [
+        warm_process.popen([sys.executable, "-c", script, QUICKLY_BUILT], env=environment)
+        for _ in range(2)
+    ]
     assert [process.wait(timeout=300) for process in several] == [0, 0]
-    suffixes = sorted(path.suffix for path in (tmp_path / "runner").iterdir() if path.name != building.LOCK)
+    suffixes = sorted(
+        path.suffix for path in (tmp_path / "runner").iterdir() if path.name != building.LOCK
+    )
     units = [unit for unit, features in building.UNITS.items() if not features]
     assert suffixes == [".o"] * len(units) + [".so"], "one library, and nothing half done"
 
 
-# -------------------------------------------------------------------------------------------- bare machines
+# -------------------------------------------------------------------------------------------- bare
+# machines
 
 BARE = """
 import json, sys
@@ -333,7 +374,16 @@ print(json.dumps({done.id: done.answer.token_ids for done in complete(engine, as
 @pytest.mark.thorough
 def test_the_engine_needs_neither_hydra_nor_mlflow_nor_bitsandbytes(saved_family: Saved) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
-    command = [sys.executable, "-W", "error", "-c", BARE, str(folder), json.dumps(PROMPTS), str(NEW_TOKENS)]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        BARE,
+        str(folder),
+        json.dumps(PROMPTS),
+        str(NEW_TOKENS),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     tokens = {int(index): ids for index, ids in json.loads(done.stdout).items()}

@@ -32,10 +32,19 @@ from runner_engine.settings.sampling import Sampling
 
 
 class NothingFromLists(TorchFunctionMode):
-    """Refuses what turns a tensor into numbers of Python on a CPU, where no operation is called for it."""
+    """Refuses what turns a tensor into numbers of Python on a CPU, where no operation is called for
+    it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in ("tolist", "numpy", "item", "cpu", "__bool__", "__int__", "__float__"):
+        if getattr(func, "__name__", "") in (
+            "tolist",
+            "numpy",
+            "item",
+            "cpu",
+            "__bool__",
+            "__int__",
+            "__float__",
+        ):
             raise HostRead(func.__name__)
         if func in (torch.tensor, torch.as_tensor):
             raise HostRead("a tensor of numbers of the host")
@@ -43,14 +52,18 @@ class NothingFromLists(TorchFunctionMode):
 
 
 @DEVICES
-@pytest.mark.parametrize(("family", "page"), [*((family, 0) for family in FAMILIES), ("llama", 16), ("mistral", 32)])
+@pytest.mark.parametrize(
+    ("family", "page"), [*((family, 0) for family in FAMILIES), ("llama", 16), ("mistral", 32)]
+)
 @pytest.mark.parametrize("kv_cache", [KvCache.as_model, KvCache.int8])
 def test_logits_are_those_of_the_usual_step(
     pair: Callable[..., list[Decoding]], family: str, page: int, kv_cache: KvCache, device: str
 ) -> None:
-    """Beyond windows of 24 tokens, which hide a whole prefix; and the row that is read meanwhile is not disturbed.
+    """Beyond windows of 24 tokens, which hide a whole prefix; and the row that is read meanwhile is
+    not disturbed.
 
-    With pages, one begins in one prefix and ends in the next; a GPU takes none of so few places, and none of float32.
+    With pages, one begins in one prefix and ends in the next; a GPU takes none of so few places,
+    and none of float32.
     """
     usual, ours = pair(family, device, kv_cache=kv_cache, page=0 if device == "cuda" else page)
     assert ours.forward.device_step is not None
@@ -64,9 +77,15 @@ def test_logits_are_those_of_the_usual_step(
 
 
 @DEVICES
-@pytest.mark.parametrize(("family", "page"), [*((family, 0) for family in FAMILIES), ("mistral", 16)])
+@pytest.mark.parametrize(
+    ("family", "page"), [*((family, 0) for family in FAMILIES), ("mistral", 16)]
+)
 def test_a_step_never_waits_for_the_device(
-    pair: Callable[..., list[Decoding]], family: str, page: int, device: str, monkeypatch: pytest.MonkeyPatch
+    pair: Callable[..., list[Decoding]],
+    family: str,
+    page: int,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, ours = pair(family, device, page=0 if device == "cuda" else page)
     step, ran = DeviceStep._run, []
@@ -74,7 +93,9 @@ def test_a_step_never_waits_for_the_device(
     def watched(self: DeviceStep, attention: Any) -> torch.Tensor:
         ran.append(len(attention.table))
         with NoHostReads():
-            if family == "gemma2":  # its own code makes a number of its settings into a tensor of the host
+            if (
+                family == "gemma2"
+            ):  # its own code makes a number of its settings into a tensor of the host
                 return step(self, attention)
             with NothingFromLists():
                 return step(self, attention)
@@ -100,12 +121,15 @@ def test_what_waits_is_found() -> None:
             ):
                 wait()
     with NoHostReads():
-        numbers[numbers.argmax()[None]] = (numbers.to(torch.float32) * 2.0).long().repeat_interleave(2)[:1]
+        numbers[numbers.argmax()[None]] = (
+            (numbers.to(torch.float32) * 2.0).long().repeat_interleave(2)[:1]
+        )
 
 
 @DEVICES
 @pytest.mark.parametrize(
-    ("family", "kv_cache"), [("llama", KvCache.as_model), ("llama", KvCache.int8), ("mistral", KvCache.as_model)]
+    ("family", "kv_cache"),
+    [("llama", KvCache.as_model), ("llama", KvCache.int8), ("mistral", KvCache.as_model)],
 )
 def test_an_engine_answers_as_by_single_operations(
     make_config: Make,
@@ -115,10 +139,13 @@ def test_an_engine_answers_as_by_single_operations(
     kv_cache: KvCache,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Rows enter, leave and share prefixes, on a CPU in pages; one of them is sampled with a penalty."""
+    """Rows enter, leave and share prefixes, on a CPU in pages; one of them is sampled with a
+    penalty."""
     monkeypatch.setattr(page_trial, "PAGE", 32)
     model = LocalModelConfig(name=str(saved_family(family)), device=device, dtype=Dtype.float32)
-    config = make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, kv_cache=kv_cache))
+    config = make_config(
+        model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, kv_cache=kv_cache)
+    )
     sampled = Sampling(temperature=0.8, top_p=0.9, repetition_penalty=1.2, seed=3)
     asked = [replace(one, sampling=sampled) if one.id == 3 else one for one in requests()]
     answers = {}
@@ -139,7 +166,8 @@ def test_an_engine_answers_as_by_single_operations(
 def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
     make_config: Make, saved_family: Callable[..., Path], page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with several samples of many questions: a step attends to what all begin with, and to nothing else.
+    """As with several samples of many questions: a step attends to what all begin with, and to
+    nothing else.
 
     Or it reads all of them as pages, and rows have copies of their ends.
     """
@@ -185,13 +213,17 @@ def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
         assert answers["sdpa", most] == answers["plain", most]
     assert max(steps) == len(asked)
     if page:
-        assert max(pages) == 1 + 2 * len(questions), "of 50 and of 110 tokens: one page, and two more of each question"
+        assert max(pages) == 1 + 2 * len(questions), (
+            "of 50 and of 110 tokens: one page, and two more of each question"
+        )
     else:
         assert {tuple(prefix.tokens) for prefix in attended} == {tuple(trunk)}
     assert shared == plain_shared, "no token of a prefix is read twice"
 
 
-def test_what_is_forced_must_exist(make_config: Make, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_forced_must_exist(
+    make_config: Make, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RUNNER_ATTENTION", "fast")
     config = make_config(model=LocalModelConfig(name=str(tiny_llama)))
     with pytest.raises(ConfigError, match="RUNNER_ATTENTION=fast: choose one of sdpa, plain"):
@@ -199,7 +231,10 @@ def test_what_is_forced_must_exist(make_config: Make, tiny_llama: Path, monkeypa
 
 
 def test_functions_that_are_missing_or_wrong_are_not_used(
-    make_config: Make, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_config: Make,
+    tiny_llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """As on a GPU for which this torch has no kernel."""
     caplog.set_level("INFO")
@@ -213,7 +248,10 @@ def test_functions_that_are_missing_or_wrong_are_not_used(
     def wrong(scaling: Any, query: torch.Tensor, *_: Any, **__: Any) -> Any:
         return torch.zeros_like(query), query.new_zeros(query.shape[:3])
 
-    for function, why in ((missing, "No available kernel"), (wrong, "by SDPA its logits would be off by")):
+    for function, why in (
+        (missing, "No available kernel"),
+        (wrong, "by SDPA its logits would be off by"),
+    ):
         for module in (device_attention, device_step):
             monkeypatch.setattr(module, "attend", function)
         assert not probe_heads(loaded).by_sdpa

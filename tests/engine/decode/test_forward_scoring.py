@@ -33,11 +33,22 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
-WAYS = pytest.mark.parametrize("attention", [Attention.auto, Attention.sdpa], ids=["scheduler", "plain"])
-CONTINUATIONS = (" yes", " no, not at all, and nobody has ever said so.", "7", "\nBecause it is so.")
+WAYS = pytest.mark.parametrize(
+    "attention", [Attention.auto, Attention.sdpa], ids=["scheduler", "plain"]
+)
+CONTINUATIONS = (
+    " yes",
+    " no, not at all, and nobody has ever said so.",
+    "7",
+    "\nBecause it is so.",
+)
 ASKED = [
     Request(f"{prompt}{continuation}", prompt, continuation=continuation)
-    for prompt in (*(SYSTEM + agent + question for agent in AGENTS for question in QUESTIONS), "y", "Q:")
+    for prompt in (
+        *(SYSTEM + agent + question for agent in AGENTS for question in QUESTIONS),
+        "y",
+        "Q:",
+    )
     for continuation in CONTINUATIONS
 ]
 OTHERS: dict[str, Any] = {
@@ -53,13 +64,20 @@ OTHERS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def configure(make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any) -> RunnerConfig:
-    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
-    return make_config(**({"model": model, "generation": GenerationConfig(max_new_tokens=8)} | groups))
+def configure(
+    make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any
+) -> RunnerConfig:
+    model = LocalModelConfig(
+        name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention
+    )
+    return make_config(
+        **({"model": model, "generation": GenerationConfig(max_new_tokens=8)} | groups)
+    )
 
 
 def by_one_pass(model: Any, prompt: list[int], continuation: list[int]) -> torch.Tensor:
-    """Return the log-probability of each token of a continuation by one forward pass over the whole text."""
+    """Return the log-probability of each token of a continuation by one forward pass over the whole
+    text."""
     ids = torch.tensor([[*prompt, *continuation]])
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0]
@@ -74,13 +92,22 @@ def rounding_of_float32(single: Any, double: Any, tokenizer: Any) -> float:
     """
     far = []
     for request in ASKED:
-        prompt, given = (tokenizer(text)["input_ids"] for text in (request.prompt, request.continuation))
-        far.append(float((by_one_pass(single, prompt, given) - by_one_pass(double, prompt, given)).abs().max()))
+        prompt, given = (
+            tokenizer(text)["input_ids"] for text in (request.prompt, request.continuation)
+        )
+        far.append(
+            float(
+                (by_one_pass(single, prompt, given) - by_one_pass(double, prompt, given))
+                .abs()
+                .max()
+            )
+        )
     return max(far)
 
 
 def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) -> LocalEngine:
-    """Compare all that is asked, by ids and by text, with generating neighbours; return the engine."""
+    """Compare all that is asked, by ids and by text, with generating neighbours; return the
+    engine."""
     engine = local_engine(config)
     free = {done.id: done.answer.token_ids for done in contract.complete(engine, requests())}
     before = replace(engine.stats)
@@ -90,19 +117,30 @@ def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) ->
         "who generates does not notice"
     )
     for request in ASKED:
-        prompt, given = tokenizer(request.prompt)["input_ids"], tokenizer(request.continuation)["input_ids"]
+        prompt, given = (
+            tokenizer(request.prompt)["input_ids"],
+            tokenizer(request.continuation)["input_ids"],
+        )
         one = done[request.id]
-        assert (one.answer.token_ids, one.answer.text, one.answer.finish_reason) == (given, "", FinishReason.stop)
+        assert (one.answer.token_ids, one.answer.text, one.answer.finish_reason) == (
+            given,
+            "",
+            FinishReason.stop,
+        )
         assert one.prompt_tokens == len(prompt)
         expected = by_one_pass(model, prompt, given)
-        torch.testing.assert_close(torch.tensor(one.logprobs, dtype=expected.dtype), expected, atol=tolerance, rtol=0)
+        torch.testing.assert_close(
+            torch.tensor(one.logprobs, dtype=expected.dtype), expected, atol=tolerance, rtol=0
+        )
         assert one.greedy is not None
         assert len(one.greedy) == len(given)
     assert isinstance(config.model, LocalModelConfig)
     if config.model.attention is Attention.auto:
         assert engine.stats.notes == [], "the scheduler served, not its fallback"
         spent = engine.stats - before
-        assert spent.shared_tokens > len(ASKED) * len(SYSTEM) / 2, "what they share was computed once"
+        assert spent.shared_tokens > len(ASKED) * len(SYSTEM) / 2, (
+            "what they share was computed once"
+        )
     return engine
 
 
@@ -110,7 +148,12 @@ def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) ->
 @WAYS
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "gpt2"])
 def test_every_family_scores_as_one_forward_pass(
-    make_config: Make, saved_family: Saved, tiny_llama: Path, family: str, attention: Attention, tmp_path: Path
+    make_config: Make,
+    saved_family: Saved,
+    tiny_llama: Path,
+    family: str,
+    attention: Attention,
+    tmp_path: Path,
 ) -> None:
     if family in OTHERS:
         folder = tmp_path / family
@@ -120,7 +163,8 @@ def test_every_family_scores_as_one_forward_pass(
     else:
         folder = saved_family(family, max_position_embeddings=512)
     single, double = (
-        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval() for dtype in ("float32", "float64")
+        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        for dtype in ("float32", "float64")
     )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # sums in another order round otherwise, and a compiler's optimisation level changes the order
@@ -132,7 +176,12 @@ def test_every_family_scores_as_one_forward_pass(
 @WAYS
 @pytest.mark.parametrize(("what", "tolerance"), [("peft", 1e-5), ("rope_2d", 1e-5), ("nf4", 2e-2)])
 def test_adapters_rope_2d_and_nf4_score_as_one_forward_pass(
-    make_config: Make, saved_family: Saved, what: str, tolerance: float, attention: Attention, tmp_path: Path
+    make_config: Make,
+    saved_family: Saved,
+    what: str,
+    tolerance: float,
+    attention: Attention,
+    tmp_path: Path,
 ) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
     choices: dict[str, dict[str, Any]] = {
@@ -156,7 +205,9 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = (SYSTEM + "".join(QUESTIONS)) * 4
-    asked = [Request(cut, text[:cut], continuation=text[cut : cut + 300]) for cut in (1, 40, 240, 241)]
+    asked = [
+        Request(cut, text[:cut], continuation=text[cut : cut + 300]) for cut in (1, 40, 240, 241)
+    ]
     short = Request("short", "Short", continuation="er")
     monkeypatch.setattr(scoring, "MAX_LOGITS", {"cpu": 50 * 259})
     monkeypatch.setattr(scoring, "AT_ONCE", 7 * 259)
@@ -164,19 +215,30 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     done = {one.id: one for one in contract.complete(engine, [*asked, short])}
     for request in (*asked, short):
         assert isinstance(request.continuation, str)
-        expected = by_one_pass(model, *(tokenizer(one)["input_ids"] for one in (request.prompt, request.continuation)))
-        torch.testing.assert_close(torch.tensor(done[request.id].logprobs), expected, atol=1e-5, rtol=0)
+        expected = by_one_pass(
+            model, *(tokenizer(one)["input_ids"] for one in (request.prompt, request.continuation))
+        )
+        torch.testing.assert_close(
+            torch.tensor(done[request.id].logprobs), expected, atol=1e-5, rtol=0
+        )
     engine.close()
 
 
 @WAYS
-def test_what_a_model_would_say_is_greedy(make_config: Make, saved_family: Saved, attention: Attention) -> None:
-    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
+def test_what_a_model_would_say_is_greedy(
+    make_config: Make, saved_family: Saved, attention: Attention
+) -> None:
+    engine = local_engine(
+        configure(make_config, saved_family("llama", max_position_embeddings=512), attention)
+    )
     engine.load()
     prompt = tuple(engine.encode(Request(0, "Ann has 3 apples."))[1])
     (said,) = contract.complete(engine, [Request(0, prompt, ignore_eos=True)])
     other = [token + 1 if at == 3 else token for at, token in enumerate(said.answer.token_ids)]
-    asked = [Request(at, prompt, continuation=tuple(ids)) for at, ids in enumerate((said.answer.token_ids, other[:4]))]
+    asked = [
+        Request(at, prompt, continuation=tuple(ids))
+        for at, ids in enumerate((said.answer.token_ids, other[:4]))
+    ]
     scored = {one.id: one for one in contract.complete(engine, asked)}
     assert scored[0].greedy == [True] * 8
     assert scored[1].greedy == [True, True, True, False]
@@ -185,11 +247,15 @@ def test_what_a_model_would_say_is_greedy(make_config: Make, saved_family: Saved
 
 
 def test_a_text_is_tokenized_together_with_what_it_follows(make_config: Make) -> None:
-    """The embedded model's tokenizer joins characters: the tokens of a whole text are not those of its halves."""
+    """The embedded model's tokenizer joins characters: the tokens of a whole text are not those of
+    its halves."""
     engine = local_engine(make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.float32)))
     engine.load()
     tokenizer = engine.loaded.tokenizer
-    whole, context = tokenizer("How many apples are left?")["input_ids"], tokenizer("How many app")["input_ids"]
+    whole, context = (
+        tokenizer("How many apples are left?")["input_ids"],
+        tokenizer("How many app")["input_ids"],
+    )
     chat = (Message("user", "How many?"),)
     framed = engine.encode(Request(0, chat))[0]
     asked = [
@@ -205,7 +271,9 @@ def test_a_text_is_tokenized_together_with_what_it_follows(make_config: Make) ->
     engine.close()
 
 
-def test_continuations_that_cannot_be_scored_are_errors_of_their_own(make_config: Make, saved_family: Saved) -> None:
+def test_continuations_that_cannot_be_scored_are_errors_of_their_own(
+    make_config: Make, saved_family: Saved
+) -> None:
     engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=64)))
     asked = [
         Request(0, "x", continuation=""),
@@ -227,7 +295,9 @@ def test_continuations_that_cannot_be_scored_are_errors_of_their_own(make_config
 def test_those_that_decode_have_their_turn_between_those_that_are_scored(
     make_config: Make, saved_family: Saved
 ) -> None:
-    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512)))
+    engine = local_engine(
+        configure(make_config, saved_family("llama", max_position_embeddings=512))
+    )
     with engine.open(batch_size=4) as session:
         session.submit(Request("talk", "Hello", ignore_eos=True))
         session.step()
@@ -248,18 +318,27 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     engine = local_engine(configure(make_config, folder, attention))
     prompts = {f"{count}": tuple(range(5, 5 + count)) for count in (1, 2, 40, 250)}
-    asked = [Request(name, ids[:1], continuation=ids[1:] or (9,), top_logprobs=5) for name, ids in prompts.items()]
+    asked = [
+        Request(name, ids[:1], continuation=ids[1:] or (9,), top_logprobs=5)
+        for name, ids in prompts.items()
+    ]
     for one in contract.complete(engine, asked):
         whole = torch.tensor([[*prompts[str(one.id)][:1], *one.answer.token_ids]])
         with torch.inference_mode():
-            scores = model(input_ids=whole, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
+            scores = (
+                model(input_ids=whole, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
+            )
         best = scores.topk(5, dim=-1)
         assert one.top_logprobs is not None
         assert [[token for token, _ in some] for some in one.top_logprobs] == best.indices.tolist()
         values = torch.tensor([[value for _, value in some] for some in one.top_logprobs])
         torch.testing.assert_close(values, best.values, atol=1e-5, rtol=0)
         for token, said, is_best, some in zip(
-            one.answer.token_ids, one.logprobs or [], one.greedy or [], one.top_logprobs, strict=True
+            one.answer.token_ids,
+            one.logprobs or [],
+            one.greedy or [],
+            one.top_logprobs,
+            strict=True,
         ):
             assert is_best == (some[0][0] == token)
             assert dict(some).get(token, said) == said, "the same number, wherever it stands"
@@ -274,12 +353,16 @@ def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pas
     engine = local_engine(configure(make_config, tiny_llama))
     for strange in (-1, 259, 2**70):
         for asked in (Request(1, (5, strange)), Request(1, (5,), continuation=(strange,))):
-            with pytest.raises(ConfigError, match=rf"{strange} is not a token of .*: its ids go from 0 to 258"):
+            with pytest.raises(
+                ConfigError, match=rf"{strange} is not a token of .*: its ids go from 0 to 258"
+            ):
                 list(contract.complete(engine, [asked]))
     engine.close()
 
 
-def test_token_ids_become_the_text_that_they_are_amid_others(make_config: Make, tiny_llama: Path) -> None:
+def test_token_ids_become_the_text_that_they_are_amid_others(
+    make_config: Make, tiny_llama: Path
+) -> None:
     engine = local_engine(configure(make_config, tiny_llama))
     engine.load()
     _, ids = engine.encode(Request(1, " 你好, you"))
@@ -289,14 +372,20 @@ def test_token_ids_become_the_text_that_they_are_amid_others(make_config: Make, 
     engine.close()
 
 
-def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Make, tiny_llama: Path) -> None:
+def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(
+    make_config: Make, tiny_llama: Path
+) -> None:
     engine = local_engine(
-        configure(make_config, tiny_llama, generation=GenerationConfig(max_new_tokens=12, temperature=1.0))
+        configure(
+            make_config, tiny_llama, generation=GenerationConfig(max_new_tokens=12, temperature=1.0)
+        )
     )
     warm = Sampling(temperature=1.0, seed=7)
     asked = [Request(number, "Once", sampling=warm, n=2, random_id="same") for number in (1, 2)]
     other = [Request(3, "Once", sampling=warm, n=2)]
-    said = {(one.id, one.choice): one.answer.text for one in contract.complete(engine, asked + other)}
+    said = {
+        (one.id, one.choice): one.answer.text for one in contract.complete(engine, asked + other)
+    }
     assert (said[1, 0], said[1, 1]) == (said[2, 0], said[2, 1])
     assert len({said[1, 0], said[1, 1], said[3, 0], said[3, 1]}) == 4
     engine.close()
@@ -307,19 +396,32 @@ def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
     make_config: Make, saved_family: Saved, attention: Attention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "AT_ONCE", 7 * 259)  # some places at a time
-    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
-    asked = Request("top", "A first question", continuation=", and what is said then", top_logprobs=5)
+    engine = local_engine(
+        configure(make_config, saved_family("llama", max_position_embeddings=512), attention)
+    )
+    asked = Request(
+        "top", "A first question", continuation=", and what is said then", top_logprobs=5
+    )
     (most_probable,) = contract.complete(engine, [asked])
     assert most_probable.top_logprobs is not None
     ids = [[token for token, _ in place] for place in most_probable.top_logprobs]
-    (every_token,) = contract.complete(engine, [replace(asked, score_token_ids=ids, top_logprobs=259)])
+    (every_token,) = contract.complete(
+        engine, [replace(asked, score_token_ids=ids, top_logprobs=259)]
+    )
     assert every_token.score_token_logprobs is not None
-    for values, place in zip(every_token.score_token_logprobs, most_probable.top_logprobs, strict=True):
+    for values, place in zip(
+        every_token.score_token_logprobs, most_probable.top_logprobs, strict=True
+    ):
         assert values == pytest.approx([value for _, value in place], abs=1e-5)
     assert every_token.top_logprobs is not None
-    assert every_token.min_logprobs == pytest.approx([place[-1][1] for place in every_token.top_logprobs])
+    assert every_token.min_logprobs == pytest.approx(
+        [place[-1][1] for place in every_token.top_logprobs]
+    )
     (short,) = contract.complete(engine, [replace(asked, score_token_ids=ids[1:])])
-    assert short.error == f"score_token_ids has {len(ids) - 1} entries, but the continuation has {len(ids)} tokens"
+    assert (
+        short.error
+        == f"score_token_ids has {len(ids) - 1} entries, but the continuation has {len(ids)} tokens"
+    )
     with pytest.raises(ConfigError, match="259 is not a token of"):
         list(contract.complete(engine, [replace(asked, score_token_ids=[[259]] * len(ids))]))
     engine.close()

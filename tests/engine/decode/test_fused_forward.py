@@ -37,14 +37,18 @@ from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.sessions.base import Request
 from runner_engine.settings.model import LocalModelConfig
 
-pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
+pytestmark = pytest.mark.skipif(
+    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+)
 OFF = {Dtype.float32: 1e-5, Dtype.bfloat16: 0.05}  # of the logits' spread
 PLAIN = QuantizationConfig()
 MANY = 101  # rows whose own keys are read between the tiles of what all of them share
 
 
 @pytest.fixture
-def engine_of(opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]) -> Callable[..., LocalEngine]:
+def engine_of(
+    opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]
+) -> Callable[..., LocalEngine]:
     def make(
         family: str,
         dtype: Dtype = Dtype.float32,
@@ -59,8 +63,12 @@ def engine_of(opened: Callable[..., LocalEngine], saved_family: Callable[..., Pa
 
 
 @pytest.mark.parametrize("dtype", list(OFF))
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])  # biases; norms of queries and keys
-def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen2", "qwen3", "mistral"]
+)  # biases; norms of queries and keys
+def test_its_logits_are_those_of_the_model(
+    family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]
+) -> None:
     kernels = native.kernels()
     assert kernels is not None
     loaded, heads, fused = with_fast_kernels(engine_of(family, dtype))
@@ -93,8 +101,13 @@ def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
 
     def last_step(prompts: list[list[int]]) -> torch.Tensor:
         own = own_kv(heads, forward.kernels, [64] * len(prompts))
-        rows = [Row(Request(at, ()), prefix.tokens + ids, "", 9, kv=RowKv(prefix)) for at, ids in enumerate(prompts)]
-        forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(rows)])
+        rows = [
+            Row(Request(at, ()), prefix.tokens + ids, "", 9, kv=RowKv(prefix))
+            for at, ids in enumerate(prompts)
+        ]
+        forward.read_prompts(
+            own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(rows)]
+        )
         for row in rows:
             row.kv.places, row.tokens = len(row.pending), [5]
         forward.fused = fused
@@ -122,7 +135,10 @@ def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
     ids=lambda one: getattr(one, "name", None) or str(one),
 )
 def test_quantized_layers_go_in_the_same_call(
-    quantization: QuantizationConfig, family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]
+    quantization: QuantizationConfig,
+    family: str,
+    dtype: Dtype,
+    engine_of: Callable[..., LocalEngine],
 ) -> None:
     kernels = native.kernels()
     assert kernels is not None
@@ -134,12 +150,15 @@ def test_quantized_layers_go_in_the_same_call(
         fused.weights.layers[1].gated[1].kind,
     }
     of_bytes = {"int8": WeightFormat.row_int8, "int8_dynamic": WeightFormat.int8_dynamic}
-    four_bit = WeightFormat.four_bit if processor.has_bfloat16_products() else WeightFormat.four_bit_rows
+    four_bit = (
+        WeightFormat.four_bit if processor.has_bfloat16_products() else WeightFormat.four_bit_rows
+    )
     assert kinds == {of_bytes.get(quantization.name, four_bit)}
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
     forward = Forward(loaded.model, heads)
     forward.fused = fused
-    # in float32 attention adds up in another order, and a number of a row may then be rounded to the next byte
+    # in float32 attention adds up in another order, and a number of a row may then be rounded to
+    # the next byte
     times = 2 if (quantization.name, dtype) == ("int8_dynamic", Dtype.float32) else 1
     for threads in (1, 3):
         before = torch.get_num_threads()
@@ -163,13 +182,19 @@ def test_int8_rows_of_a_checkpoint_go_in_the_same_call(
     assert fused is not None
     assert fused.is_by_row
     of_layer = fused.weights.layers[1]
-    assert {of_layer.qkv[0].kind, of_layer.out.kind, of_layer.gated[1].kind} == {WeightFormat.int8_stored}
+    assert {of_layer.qkv[0].kind, of_layer.out.kind, of_layer.gated[1].kind} == {
+        WeightFormat.int8_stored
+    }
     layer = loaded.model.model.layers[1].mlp.down_proj
-    assert of_layer.down.weight == layer.weight.data_ptr(), "the weights are read where they lie in the file"
+    assert of_layer.down.weight == layer.weight.data_ptr(), (
+        "the weights are read where they lie in the file"
+    )
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
     forward = Forward(loaded.model, heads)
     forward.fused = fused
-    assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= 2 * OFF[Dtype.bfloat16] * expected.std()
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= 2 * OFF[
+        Dtype.bfloat16
+    ] * expected.std()
     assert gives_same_logits_together(forward, 60)
 
 
@@ -180,7 +205,11 @@ def test_rows_of_other_scales_keep_their_own_pass(
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     tensors = load_file(file)
-    save_file(tensors | {"model.layers.0.self_attn.k_proj.input_scale": torch.tensor([0.5])}, file, {"format": "pt"})
+    save_file(
+        tensors | {"model.layers.0.self_attn.k_proj.input_scale": torch.tensor([0.5])},
+        file,
+        {"format": "pt"},
+    )
     model = LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.bfloat16)
     assert with_fast_kernels(opened(model=model))[2] is None
 
@@ -190,7 +219,12 @@ def test_rows_in_bytes_go_in_the_same_call_where_as_many_inputs_share_their_scal
     engine_of: Callable[..., LocalEngine], of_values: str, goes: bool
 ) -> None:
     engine = engine_of(
-        "llama", hidden_size=256, intermediate_size=512, num_attention_heads=8, num_key_value_heads=2, head_dim=32
+        "llama",
+        hidden_size=256,
+        intermediate_size=512,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=32,
     )
     engine.load()
     for module in list(engine.loaded.model.model.layers.modules()):
@@ -206,7 +240,9 @@ def test_rows_in_bytes_go_in_the_same_call_where_as_many_inputs_share_their_scal
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
     forward = Forward(loaded.model, heads)
     forward.fused = fused
-    assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= OFF[Dtype.bfloat16] * expected.std()
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= OFF[
+        Dtype.bfloat16
+    ] * expected.std()
     assert gives_same_logits_together(forward, 60)
 
 
@@ -224,10 +260,13 @@ def test_rows_in_bytes_go_in_the_same_call_where_as_many_inputs_share_their_scal
 def test_tokens_of_a_row_leave_together_what_they_leave_alone(
     dtype: Dtype, quantization: QuantizationConfig, engine_of: Callable[..., LocalEngine]
 ) -> None:
-    """Bit by bit, over the ends of blocks of keys and beside other rows, but where outliers of one row are all rows'."""
+    """Bit by bit, over the ends of blocks of keys and beside other rows, but where outliers of one
+    row are all rows'."""
     kernels = native.kernels()
     assert kernels is not None
-    loaded, heads, fused = with_fast_kernels(engine_of("qwen2", dtype, quantization, max_position_embeddings=1024))
+    loaded, heads, fused = with_fast_kernels(
+        engine_of("qwen2", dtype, quantization, max_position_embeddings=1024)
+    )
     assert fused is not None
     assert fused.is_by_row == (quantization.name != "int8")
     if not fused.is_by_row:
@@ -244,7 +283,9 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
         row = Row(Request(9, ()), [*prefix.tokens, *ids[:length]], "", 99, kv=RowKv(prefix))
         own = own_kv(forward.heads, forward.kernels, [128, 600, 128])
         rows = [others[0], row, others[1]]
-        forward.read_prompts(own, [TokenSpan(one, slot, one.pending) for slot, one in enumerate(rows)])
+        forward.read_prompts(
+            own, [TokenSpan(one, slot, one.pending) for slot, one in enumerate(rows)]
+        )
         for one in rows:
             one.kv.places, one.tokens = len(one.pending), []
         start, alone = row.kv.places, []
@@ -254,7 +295,9 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
             alone.append(forward.step(own, rows, forward.uses_of(rows))[1])
             for one in rows:
                 one.kv.places += 1
-        together = forward.read_prompts(own, [TokenSpan(row, 1, row.tokens, start, targets=row.tokens)])
+        together = forward.read_prompts(
+            own, [TokenSpan(row, 1, row.tokens, start, targets=row.tokens)]
+        )
         assert torch.equal(torch.stack(alone), together)
 
 
@@ -276,7 +319,8 @@ def test_the_rope_table_grows_with_the_rows(
 def test_a_pass_with_a_wrong_rotation_is_noticed_in_each_format(
     engine_of: Callable[..., LocalEngine], dtype: Dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noise of rounded numbers is averaged over a token's logits; what is wrong shows in all of them."""
+    """Noise of rounded numbers is averaged over a token's logits; what is wrong shows in all of
+    them."""
     right = FusedForward._extend_rope_tables
 
     def exchanged(self: FusedForward, positions: int) -> None:
@@ -289,7 +333,9 @@ def test_a_pass_with_a_wrong_rotation_is_noticed_in_each_format(
     assert with_fast_kernels(engine_of("llama", dtype))[2] is None
 
 
-def test_a_function_that_c_does_not_know_stays_with_its_module(engine_of: Callable[..., LocalEngine]) -> None:
+def test_a_function_that_c_does_not_know_stays_with_its_module(
+    engine_of: Callable[..., LocalEngine],
+) -> None:
     fused = with_fast_kernels(engine_of("llama", hidden_act="tanh"))[2]
     assert fused is not None
     assert fused.has_mlps_apart
@@ -305,7 +351,10 @@ def test_a_model_with_hooks_keeps_its_own_pass(engine_of: Callable[..., LocalEng
         FusedForward(loaded.model, heads, 64, kernels, {})
     assert probe_fused_forward(loaded, heads, {}, {}) is None
     hook.remove()
-    assert FusedForward(loaded.model, heads, 64, kernels, {}).weights.vocabulary == loaded.metrics["vocab_size"]
+    assert (
+        FusedForward(loaded.model, heads, 64, kernels, {}).weights.vocabulary
+        == loaded.metrics["vocab_size"]
+    )
 
 
 def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> None:

@@ -1,4 +1,5 @@
-"""Mixtures of experts inside the single call: router, choice, experts and what is beside them, and what is wrong shows."""
+"""Mixtures of experts inside the single call: router, choice, experts and what is beside them, and
+what is wrong shows."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ from runner_engine.quantization import CHOICES
 from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
-pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
+pytestmark = pytest.mark.skipif(
+    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+)
 NEAR = 2e-5  # of the logits' spread
 GROUPED = {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -46,7 +49,9 @@ Change = Callable[[FusedForward], None]
 
 
 @pytest.fixture
-def engine_of(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LocalEngine]:
+def engine_of(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., LocalEngine]:
     def make(family: str, dtype: Dtype = Dtype.float32, **keys: Any) -> LocalEngine:
         monkeypatch.setitem(families.OVERRIDES, family, FAMILIES.get(family, {}) | keys)
         families.build(family, tmp_path / family)
@@ -55,7 +60,10 @@ def engine_of(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         engine.load()
         random = torch.Generator().manual_seed(3)
         with torch.no_grad():
-            for path, numbers in (*engine.loaded.model.named_parameters(), *engine.loaded.model.named_buffers()):
+            for path, numbers in (
+                *engine.loaded.model.named_parameters(),
+                *engine.loaded.model.named_buffers(),
+            ):
                 if path.endswith(("bias", "_correction_bias")):
                     numbers.copy_(torch.randn(numbers.shape, generator=random) / 4)
                 elif ".experts." in path or "shared_expert" in path:
@@ -102,7 +110,8 @@ def _exchange_experts(fused: FusedForward) -> None:
 
 
 def _choose_others(fused: FusedForward) -> None:
-    """Let the router's rows belong to other experts: the best one gets the place of its neighbour."""
+    """Let the router's rows belong to other experts: the best one gets the place of its
+    neighbour."""
     for mixture in fused.weights.mixtures.of_layer.values():
         mixture.router += mixture.set.hidden * 4
         mixture.set.experts -= 1
@@ -130,7 +139,9 @@ def _choose_one_less(fused: FusedForward) -> None:
         ("glm4_moe", _of_mixtures(scale=1.0)),
     ],
 )
-def test_what_is_wrong_shows_in_the_logits(family: str, change: Change, engine_of: Callable[..., LocalEngine]) -> None:
+def test_what_is_wrong_shows_in_the_logits(
+    family: str, change: Change, engine_of: Callable[..., LocalEngine]
+) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of(family))
     assert fused is not None
     forward = Forward(loaded.model, heads)
@@ -141,7 +152,9 @@ def test_what_is_wrong_shows_in_the_logits(family: str, change: Change, engine_o
 
 
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-def test_bits_of_a_token_do_not_depend_on_others(dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
+def test_bits_of_a_token_do_not_depend_on_others(
+    dtype: Dtype, engine_of: Callable[..., LocalEngine]
+) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("qwen2_moe", dtype))
     assert fused is not None
     forward = Forward(loaded.model, heads)
@@ -164,18 +177,27 @@ def test_each_choice_is_counted(engine_of: Callable[..., LocalEngine]) -> None:
     forward.fused = fused
     fused.expert_counts[experts].zero_()
     all_logits(forward, with_prefix=True)
-    assert torch.equal(fused.expert_counts[experts], torch.cat(seen).flatten().bincount(minlength=8))
+    assert torch.equal(
+        fused.expert_counts[experts], torch.cat(seen).flatten().bincount(minlength=8)
+    )
 
 
 @pytest.mark.parametrize("name", ["int8", "nf4"])
 def test_quantized_experts_are_in_the_call(
     name: str, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = {"hidden_size": 128, "moe_intermediate_size": 128, "num_experts": 8, "decoder_sparse_step": 1}
+    sizes = {
+        "hidden_size": 128,
+        "moe_intermediate_size": 128,
+        "num_experts": 8,
+        "decoder_sparse_step": 1,
+    }
     monkeypatch.setitem(families.OVERRIDES, "qwen3_moe", sizes)
     families.build("qwen3_moe", tmp_path / "model")
     model = LocalModelConfig(name=str(tmp_path / "model"), device="cpu", dtype=Dtype.bfloat16)
-    loaded, heads, fused = with_fast_kernels(local_engine(make_config(model=model, quantization=CHOICES[name]())))
+    loaded, heads, fused = with_fast_kernels(
+        local_engine(make_config(model=model, quantization=CHOICES[name]()))
+    )
     assert fused is not None
     assert len(fused.weights.mixtures.of_layer) == 2
     [first, *_] = fused.weights.mixtures.experts.values()
@@ -223,7 +245,9 @@ FORMULAS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def block_of(family: str, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """Return the mixture of a tiny model's last layer, in bfloat16."""
-    monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | FORMULAS[family][0])
+    monkeypatch.setitem(
+        families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | FORMULAS[family][0]
+    )
     model: Any = AutoModelForCausalLM.from_config(families.tiny_config(family)).bfloat16()
     layer = model.model.layers[-1]
     found: nn.Module = getattr(layer, "mlp", None) or layer.feed_forward
@@ -237,7 +261,9 @@ def router_in(block: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("family", list(FORMULAS))
-def test_the_formula_of_a_router_is_found_by_a_trial(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_formula_of_a_router_is_found_by_a_trial(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     block = block_of(family, monkeypatch)
     formula = router_of(router_in(block), block).formula
     assert {name: getattr(formula, name) for name in FORMULAS[family][1]} == FORMULAS[family][1]

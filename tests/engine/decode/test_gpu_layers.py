@@ -1,4 +1,5 @@
-"""What a GPU has for single layers: attention by length, norms, and layers that do not make the host wait."""
+"""What a GPU has for single layers: attention by length, norms, and layers that do not make the
+host wait."""
 
 from __future__ import annotations
 
@@ -29,10 +30,14 @@ def test_a_gpu_without_flash_attention_has_another_function(
     """GPUs older than Ampere; tensors without numbers stand for theirs."""
     monkeypatch.setattr(device_attention, "has_flash", lambda _: has_flash)
     monkeypatch.setattr(device_attention, "_is_for_sdpa", lambda *_: True)
-    query, keys = (torch.empty(2, 4, length, 64, dtype=torch.float16, device="meta") for length in (1, 30))
+    query, keys = (
+        torch.empty(2, 4, length, 64, dtype=torch.float16, device="meta") for length in (1, 30)
+    )
     with Operations() as seen:
         device_attention.attend(Scaling(1.0, 0.0), query, keys, keys)
-    assert [name for name, *_ in seen.calls if "scaled_dot" in name] == [f"_scaled_dot_product_{by}_attention"]
+    assert [name for name, *_ in seen.calls if "scaled_dot" in name] == [
+        f"_scaled_dot_product_{by}_attention"
+    ]
     heads = Heads(1, 2, 2, 64, torch.float16, torch.device("cuda"), by_sdpa=True)
     assert device_attention.attends_by_length(heads) is has_flash
     assert not device_attention.attends_by_length(replace(heads, dtype=torch.float32))
@@ -40,14 +45,18 @@ def test_a_gpu_without_flash_attention_has_another_function(
 
 @GPU
 def test_flash_attention_by_length_is_that_of_the_reference() -> None:
-    """Beside the one of a CPU in float32, with and without a window; and a recorded one follows the numbers of keys."""
+    """Beside the one of a CPU in float32, with and without a window; and a recorded one follows the
+    numbers of keys."""
     generator = torch.Generator("cuda").manual_seed(0)
     rows, places, kv_heads, group, dim = 5, 96, 2, 3, 64
 
     def some(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, device="cuda", dtype=torch.bfloat16)
 
-    query, keys, values = some(rows, kv_heads * group, dim), *(some(rows * places, kv_heads, dim) for _ in range(2))
+    query, keys, values = (
+        some(rows, kv_heads * group, dim),
+        *(some(rows * places, kv_heads, dim) for _ in range(2)),
+    )
     numbers = torch.arange(rows + 1, device="cuda", dtype=torch.int32)
     starts = numbers * places
     for window in (None, 16):
@@ -59,15 +68,24 @@ def test_flash_attention_by_length_is_that_of_the_reference() -> None:
         for seen in ([1, 96, 40, 17, 3], [50, 2, 96, 1, 20]):
             counts.copy_(torch.tensor(seen))
             graph.replay()
-            here = keys.cpu().float(), values.cpu().float(), numbers.cpu(), starts.cpu(), counts.cpu()
-            expected = attend_by_length(Scaling(0.1, 0.0), query.cpu().float(), OwnKeys(*here, places, window))
+            here = (
+                keys.cpu().float(),
+                values.cpu().float(),
+                numbers.cpu(),
+                starts.cpu(),
+                counts.cpu(),
+            )
+            expected = attend_by_length(
+                Scaling(0.1, 0.0), query.cpu().float(), OwnKeys(*here, places, window)
+            )
             for ours, theirs in zip(recorded, expected, strict=True):
                 assert float((ours.cpu().float() - theirs).abs().max()) < 0.02
 
 
 @pytest.mark.parametrize("kind", ["gptq", "gptq_order", "awq"])
 def test_a_layer_of_groups_asks_for_its_order_once(kind: str) -> None:
-    """In each layer of each step it would make the host wait; new numbers in the tensor are read again."""
+    """In each layer of each step it would make the host wait; new numbers in the tensor are read
+    again."""
     layer, _ = layer_of(kind, 64, 256)
     rows = torch.ones(1, 256)
     expected = layer.multiplied(rows)

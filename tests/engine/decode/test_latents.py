@@ -1,4 +1,5 @@
-"""Attention with latents (MLA) goes in the single call: logits of the model, tokens of generate, and what is wrong shows."""
+"""Attention with latents (MLA) goes in the single call: logits of the model, tokens of generate,
+and what is wrong shows."""
 
 from __future__ import annotations
 
@@ -28,10 +29,18 @@ from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
-pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
-OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}  # of the logits' spread: the farthest, and in 16 bits their mean
+pytestmark = pytest.mark.skipif(
+    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+)
+OFF = {
+    Dtype.float32: 2e-5,
+    Dtype.bfloat16: 0.04,
+}  # of the logits' spread: the farthest, and in 16 bits their mean
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "deepseek_v3": ("deepseek_v3", {}),  # neighbours are rotated into halves; experts from layer 1 on
+    "deepseek_v3": (
+        "deepseek_v3",
+        {},
+    ),  # neighbours are rotated into halves; experts from layer 1 on
     "queries at once": ("deepseek_v3", {"q_lora_rank": None}),
     "in halves": ("deepseek_v3", {"rope_interleave": False}),
     "wide values": ("deepseek_v3", {"v_head_dim": 48}),
@@ -46,7 +55,9 @@ Make = Callable[..., LocalEngine]
 
 
 @pytest.fixture
-def engine_of(make_config: Callable[..., RunnerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+def engine_of(
+    make_config: Callable[..., RunnerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Make:
     def make(case: str, dtype: Dtype = Dtype.float32, **settings: Any) -> LocalEngine:
         family, keys = CASES[case]
         monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | keys)
@@ -82,7 +93,9 @@ def test_its_tokens_are_those_of_generate(case: str, engine_of: Make) -> None:
     expected = dict(enumerate(families.by_generate(model)))
     asked = [
         Request(number, ids, ignore_eos=True, max_new_tokens=count)
-        for number, (ids, count) in enumerate(zip(families.PROMPTS, families.NEW_TOKENS, strict=True))
+        for number, (ids, count) in enumerate(
+            zip(families.PROMPTS, families.NEW_TOKENS, strict=True)
+        )
     ]
     assert complete(engine, asked) == expected
     assert engine.fused is not None
@@ -129,15 +142,21 @@ def _other_scale(fused: FusedForward) -> None:
 
 
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize("change", [_as_neighbours, _unrotated, _exchanged_norms, _exchanged_pairs, _other_scale])
-def test_what_is_wrong_shows_in_the_logits(change: Callable[[FusedForward], None], engine_of: Make) -> None:
+@pytest.mark.parametrize(
+    "change", [_as_neighbours, _unrotated, _exchanged_norms, _exchanged_pairs, _other_scale]
+)
+def test_what_is_wrong_shows_in_the_logits(
+    change: Callable[[FusedForward], None], engine_of: Make
+) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("deepseek_v3"))
     assert fused is not None
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
     forward = Forward(loaded.model, heads)
     change(fused)
     forward.fused = fused
-    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[Dtype.float32] * expected.std()
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[
+        Dtype.float32
+    ] * expected.std()
 
 
 def test_numbers_that_do_not_fit_are_refused(engine_of: Make) -> None:

@@ -1,4 +1,5 @@
-"""Long prompts beside short ones: they are read in pieces while others decode, and the answers stay the same."""
+"""Long prompts beside short ones: they are read in pieces while others decode, and the answers stay
+the same."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ def engine(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], by_torch: bool
 ) -> Iterator[LocalEngine]:
     model = LocalModelConfig(
-        name=str(saved_family("llama", max_position_embeddings=1024)), device="cpu", dtype=Dtype.float32
+        name=str(saved_family("llama", max_position_embeddings=1024)),
+        device="cpu",
+        dtype=Dtype.float32,
     )
     greedy = GenerationConfig(max_new_tokens=NEW)
     one = local_engine(make_config(model=model, generation=greedy))
@@ -69,7 +72,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     real = Forward._forward
 
-    def forward(self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
+    def forward(
+        self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any
+    ) -> torch.Tensor:
         seen.append(len(ids))
         return real(self, what, ids, positions, keep)
 
@@ -84,15 +89,20 @@ def alone(engine: LocalEngine, asked: list[Request]) -> dict[Any, Completion]:
 def test_one_long_request_leaves_the_rows_to_short_ones(
     engine: LocalEngine, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The budget counts what each row needs: with all rows as long as the longest, only two would fit."""
+    """The budget counts what each row needs: with all rows as long as the longest, only two would
+    fit."""
     expected = alone(engine, [*SHORT, LONG, GIVEN])
     monkeypatch.setitem(pass_memory.PREFILL_TOKENS, "cpu", MOST)
     # without kernels, as where RUNNER_ATTENTION=sdpa is set, every slot is as long as the longest
-    monkeypatch.setattr(kv_budget, "room_tokens", lambda heads, *_: 40_000 if kernels_for(heads) is None else 1700)
+    monkeypatch.setattr(
+        kv_budget, "room_tokens", lambda heads, *_: 40_000 if kernels_for(heads) is None else 1700
+    )
     engine.stats.peak_rows = 0
     passes.clear()
     done = {one.id: one for one in contract.complete(engine, [*SHORT, LONG, GIVEN])}
-    ours, theirs = ({key: one.answer.token_ids for key, one in some.items()} for some in (done, expected))
+    ours, theirs = (
+        {key: one.answer.token_ids for key, one in some.items()} for some in (done, expected)
+    )
     assert ours == theirs
     assert done["given"].logprobs == pytest.approx(expected["given"].logprobs, abs=1e-5)
     assert engine.stats.peak_rows >= 20
@@ -100,8 +110,11 @@ def test_one_long_request_leaves_the_rows_to_short_ones(
     assert engine.stats.notes == []
 
 
-def test_nobody_waits_for_a_long_prompt(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Active rows get a token in each step that reads a piece, or after it; one of two long prompts is cancelled."""
+def test_nobody_waits_for_a_long_prompt(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Active rows get a token in each step that reads a piece, or after it; one of two long prompts
+    is cancelled."""
     expected = tokens_of(alone(engine, [*SHORT[:4], LONG]).values())
     monkeypatch.setitem(pass_memory.PREFILL_TOKENS, "cpu", MOST)
     with engine.open() as session:
@@ -131,9 +144,12 @@ def test_nobody_waits_for_a_long_prompt(engine: LocalEngine, monkeypatch: pytest
 def test_a_long_beginning_is_read_in_pieces(
     engine: LocalEngine, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other rows decode meanwhile, and a prefix that is cancelled half-way leaves nothing behind."""
+    """Other rows decode meanwhile, and a prefix that is cancelled half-way leaves nothing
+    behind."""
     beginning = ids(400)
-    sharing = [Request(f"sharing {number}", beginning + ids(9), ignore_eos=True) for number in range(4)]
+    sharing = [
+        Request(f"sharing {number}", beginning + ids(9), ignore_eos=True) for number in range(4)
+    ]
     with monkeypatch.context() as patch:
         patch.setattr(prefix_tree, "MIN_TOKENS", 10**9)
         expected = tokens_of(alone(engine, [*SHORT[:2], *sharing]).values())
@@ -157,7 +173,13 @@ def test_a_long_beginning_is_read_in_pieces(
             while not session.idle:
                 events += session.step()
             assert prefixes.tokens == 0
-        ended = {event.id: event.answer.token_ids for event in events if isinstance(event, Completion)}
-        assert all(ended[key] == expected[key] for key in ended if not is_cancelled or not str(key).startswith("s"))
+        ended = {
+            event.id: event.answer.token_ids for event in events if isinstance(event, Completion)
+        }
+        assert all(
+            ended[key] == expected[key]
+            for key in ended
+            if not is_cancelled or not str(key).startswith("s")
+        )
     assert max(passes) <= MOST + len(SHORT)
     assert engine.stats.shared_tokens >= 400 * len(sharing)

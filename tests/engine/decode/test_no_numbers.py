@@ -1,4 +1,5 @@
-"""A model with a NaN among its weights ends the rows that need it with an error, however they are decoded."""
+"""A model with a NaN among its weights ends the rows that need it with an error, however they are
+decoded."""
 
 from __future__ import annotations
 
@@ -75,7 +76,9 @@ def engine_of(
     **groups: Any,
 ) -> Engine:
     attention = Attention.auto if batching is None else Attention.sdpa
-    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    model = LocalModelConfig(
+        name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention
+    )
     engine = open_engine(make_config(model=model, generation=generation, **groups))
     if batching is not None:
         engine.load()
@@ -88,13 +91,18 @@ def answers(engine: Engine, asked: list[Request]) -> dict[tuple[Any, int], Compl
 
 
 def is_nan(done: Completion) -> bool:
-    return done.answer.finish_reason is FinishReason.error and "not numbers (NaN)" in str(done.error)
+    return done.answer.finish_reason is FinishReason.error and "not numbers (NaN)" in str(
+        done.error
+    )
 
 
 @pytest.mark.parametrize("generation", [GREEDY, SAMPLING], ids=lambda one: one.name)
 @pytest.mark.parametrize("batching", BATCHINGS, ids=str)
 def test_only_the_row_ends_in_an_error_and_all_its_choices(
-    make_config: Callable[..., RunnerConfig], damaged: Path, batching: Batching | None, generation: GenerationConfig
+    make_config: Callable[..., RunnerConfig],
+    damaged: Path,
+    batching: Batching | None,
+    generation: GenerationConfig,
 ) -> None:
     engine = engine_of(make_config, damaged, batching, generation)
     done = answers(engine, [replace(one, n=2, ignore_eos=True) for one in ASKED])
@@ -127,17 +135,23 @@ def test_a_model_that_has_no_number_for_one_token_answers_nothing(
 def test_a_model_without_numbers_is_decoded_at_all_and_each_row_says_why(
     make_config: Callable[..., RunnerConfig], headless: Path
 ) -> None:
-    """The trials of stream and batches compare NaN with NaN: that neither rejects a route nor crashes."""
+    """The trials of stream and batches compare NaN with NaN: that neither rejects a route nor
+    crashes."""
     model = LocalModelConfig(name=str(headless), device="cpu", dtype=Dtype.float32)
     for attention in (Attention.auto, Attention.eager):
-        engine = open_engine(make_config(model=replace(model, attention=attention), generation=GREEDY))
+        engine = open_engine(
+            make_config(model=replace(model, attention=attention), generation=GREEDY)
+        )
         assert all(is_nan(one) for one in complete(engine, ASKED))
         engine.close()
 
 
 @pytest.mark.parametrize("generation", [GREEDY, SAMPLING], ids=lambda one: one.name)
 def test_a_branch_without_numbers_ends_with_those_that_see_it(
-    make_config: Callable[..., RunnerConfig], damaged: Path, saved_family: Callable[..., Path], generation: Any
+    make_config: Callable[..., RunnerConfig],
+    damaged: Path,
+    saved_family: Callable[..., Path],
+    generation: Any,
 ) -> None:
     """Branches see earlier tokens of the others: after a z the logits of all branches are NaN."""
     asked = [Request(0, "to be", branches=("o", "x", "n"), ignore_eos=True)]
@@ -150,7 +164,9 @@ def test_a_branch_without_numbers_ends_with_those_that_see_it(
     assert is_nan(done)
     assert done.branches is not None
     assert done.branches[1].token_ids == []
-    assert all(one.finish_reason is FinishReason.error and len(one.token_ids) <= 1 for one in done.branches)
+    assert all(
+        one.finish_reason is FinishReason.error and len(one.token_ids) <= 1 for one in done.branches
+    )
     [again] = complete(engine, asked)
     assert again.branches == expected.branches, "nothing of it is left"
     [main] = complete(engine, [replace(asked[0], prompt="zoo")])
@@ -162,11 +178,17 @@ def test_a_branch_without_numbers_ends_with_those_that_see_it(
 
 @pytest.mark.parametrize("by_torch", [False, True], ids=["kernels", "torch"])
 def test_what_a_damaged_row_has_left_in_its_slot_reaches_no_other_row(
-    make_config: Callable[..., RunnerConfig], damaged: Path, by_torch: bool, monkeypatch: pytest.MonkeyPatch
+    make_config: Callable[..., RunnerConfig],
+    damaged: Path,
+    by_torch: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if by_torch:
         monkeypatch.setattr(native, "kernels", lambda: None)
-    asked = [Request(n, text, ignore_eos=True) for n, text in enumerate(["a" * 20 + "z" * 20, "to", "or not"])]
+    asked = [
+        Request(n, text, ignore_eos=True)
+        for n, text in enumerate(["a" * 20 + "z" * 20, "to", "or not"])
+    ]
     engine = engine_of(make_config, damaged, None, GREEDY)
     expected = {key: one.answer.token_ids for key, one in answers(engine, asked[1:]).items()}
     for size in (1, 2, 3):

@@ -1,4 +1,5 @@
-"""Heads that families make otherwise go in the single call: normed when rotated, scaled by position, side by side."""
+"""Heads that families make otherwise go in the single call: normed when rotated, scaled by
+position, side by side."""
 
 from __future__ import annotations
 
@@ -24,8 +25,13 @@ from runner_engine.sessions.base import Request
 from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
-pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
-OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}  # of the logits' spread: the farthest, and in 16 bits their mean
+pytestmark = pytest.mark.skipif(
+    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+)
+OFF = {
+    Dtype.float32: 2e-5,
+    Dtype.bfloat16: 0.04,
+}  # of the logits' spread: the farthest, and in 16 bits their mean
 # queries grow every 16 positions
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0}
 GROWING = YARN | {"original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.5}
@@ -39,13 +45,19 @@ Make = Callable[..., LocalEngine]
 
 
 @pytest.fixture
-def engine_of(make_config: Callable[..., RunnerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+def engine_of(
+    make_config: Callable[..., RunnerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Make:
     def make(family: str, dtype: Dtype = Dtype.float32, **keys: Any) -> LocalEngine:
         own = families.OVERRIDES.get(family, {}) | FAMILIES[family] | keys
         monkeypatch.setitem(families.OVERRIDES, family, own)
         families.build(family, tmp_path / family)
         make_norms_lively(tmp_path / family)
-        return local_engine(make_config(model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype)))
+        return local_engine(
+            make_config(
+                model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype)
+            )
+        )
 
     return make
 
@@ -74,7 +86,9 @@ def test_its_tokens_are_those_of_generate(family: str, engine_of: Make) -> None:
     expected = dict(enumerate(families.by_generate(model)))
     asked = [
         Request(number, ids, ignore_eos=True, max_new_tokens=count)
-        for number, (ids, count) in enumerate(zip(families.PROMPTS, families.NEW_TOKENS, strict=True))
+        for number, (ids, count) in enumerate(
+            zip(families.PROMPTS, families.NEW_TOKENS, strict=True)
+        )
     ]
     assert complete(engine, asked) == expected
     assert engine.fused is not None
@@ -117,7 +131,9 @@ def test_what_is_wrong_shows_in_the_logits(
     forward = Forward(loaded.model, heads)
     change(fused)
     forward.fused = fused
-    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[Dtype.float32] * expected.std()
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[
+        Dtype.float32
+    ] * expected.std()
 
 
 def test_positions_that_are_used_otherwise_keep_the_models_own_pass(engine_of: Make) -> None:

@@ -1,4 +1,5 @@
-"""Tokens drawn from all but some: by their probability, none that is left out, the same ones again for a position."""
+"""Tokens drawn from all but some: by their probability, none that is left out, the same ones again
+for a position."""
 
 from __future__ import annotations
 
@@ -13,8 +14,12 @@ DRAWS = 200_000
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("vocabulary", [7, 256, 700])
-def test_tokens_are_drawn_by_their_probability_among_those_that_are_not_left_out(vocabulary: int) -> None:
-    scores = (2 * torch.randn(2, vocabulary, generator=torch.Generator().manual_seed(0))).log_softmax(dim=-1)
+def test_tokens_are_drawn_by_their_probability_among_those_that_are_not_left_out(
+    vocabulary: int,
+) -> None:
+    scores = (
+        2 * torch.randn(2, vocabulary, generator=torch.Generator().manual_seed(0))
+    ).log_softmax(dim=-1)
     left_out = scores.topk(3).indices
     uniform = torch.rand(2, DRAWS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     drawn = draw_others(scores, left_out, uniform)
@@ -39,4 +44,6 @@ def test_a_position_has_the_same_numbers_however_many_come_at_once() -> None:
     request = Request(3, "x", continuation="y", top_logprobs=2, drawn_tokens=4)
     whole = numbers(request, 0, 10)
     assert torch.equal(whole, torch.cat([numbers(request, 0, 3), numbers(request, 3, 7)]))
-    assert not torch.equal(whole, numbers(Request(4, "x", continuation="y", top_logprobs=2, drawn_tokens=4), 0, 10))
+    assert not torch.equal(
+        whole, numbers(Request(4, "x", continuation="y", top_logprobs=2, drawn_tokens=4), 0, 10)
+    )

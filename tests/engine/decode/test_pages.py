@@ -1,4 +1,5 @@
-"""An engine whose steps read pages, by the reference of a CPU: its answers are those of `generate`."""
+"""An engine whose steps read pages, by the reference of a CPU: its answers are those of
+`generate`."""
 
 from __future__ import annotations
 
@@ -72,9 +73,14 @@ def by_generate(engine: LocalEngine, prompt: tuple[int, ...]) -> list[int]:
     return answer
 
 
-@pytest.mark.parametrize("keys", [{}, {"family": "mistral", "sliding_window": 40}], ids=["all", "window"])
-def test_answers_are_those_of_generate(engine_of: Callable[..., LocalEngine], keys: dict[str, Any]) -> None:
-    """Together, and three at a time: rows enter between others and leave; then with what the prompt cache has."""
+@pytest.mark.parametrize(
+    "keys", [{}, {"family": "mistral", "sliding_window": 40}], ids=["all", "window"]
+)
+def test_answers_are_those_of_generate(
+    engine_of: Callable[..., LocalEngine], keys: dict[str, Any]
+) -> None:
+    """Together, and three at a time: rows enter between others and leave; then with what the prompt
+    cache has."""
     engine = engine_of(**keys)
     expected = generated(engine.loaded.model, engine.loaded.tokenizer)
     for most, recurring in ((None, False), (3, True), (None, True)):
@@ -129,7 +135,9 @@ def test_pages_that_all_rows_begin_with_are_read_once_where_that_is_less(
     assert seen == {(0, 0)}, "that is little"
     monkeypatch.setattr(device_step, "MOST_READ", 1)
     assert [complete(engine, *some) for some in sets] == expected
-    assert {(1, 2), (2, 4)} <= seen, "two of the trunk's 80 positions in pages of 32; four of 150 with the branch"
+    assert {(1, 2), (2, 4)} <= seen, (
+        "two of the trunk's 80 positions in pages of 32; four of 150 with the branch"
+    )
     assert expected[0] == {at: by_generate(engine, one) for at, one in enumerate([*prompts, other])}
 
 
@@ -145,7 +153,10 @@ def test_a_shortage_of_memory_changes_no_answer(
     def fails_twice(self: Forward, *arguments: Any) -> torch.Tensor:
         nonlocal passes
         passes += 1
-        if passes in (failing, failing + 1):  # a step ahead of the host is tried once more, without a note
+        if passes in (
+            failing,
+            failing + 1,
+        ):  # a step ahead of the host is tried once more, without a note
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return forward(self, *arguments)
 
@@ -156,7 +167,8 @@ def test_a_shortage_of_memory_changes_no_answer(
 
 
 def operations_of(prefixes: int, page: int, layers: int = 3) -> int:
-    """Count the operations of a step of Qwen2.5-0.5B's layers on a GPU, by tensors without numbers."""
+    """Count the operations of a step of Qwen2.5-0.5B's layers on a GPU, by tensors without
+    numbers."""
     config = Qwen2Config(
         vocab_size=151936, hidden_size=896, intermediate_size=4864, num_attention_heads=14, num_key_value_heads=2,
         num_hidden_layers=layers, tie_word_embeddings=True,
@@ -167,7 +179,10 @@ def operations_of(prefixes: int, page: int, layers: int = 3) -> int:
     deepest: Prefix | None = None
     for _ in range(prefixes):
         deepest = Prefix([1] * 300, deepest, kv=SharedKv.empty(heads, 300, None))
-    rows = [Row(Request(0, ()), [1] * (300 * prefixes + 10), "", 50, kv=RowKv(deepest), tokens=[1]) for _ in range(4)]
+    rows = [
+        Row(Request(0, ()), [1] * (300 * prefixes + 10), "", 50, kv=RowKv(deepest), tokens=[1])
+        for _ in range(4)
+    ]
     own = own_kv(heads, None, [512] * 4, [deepest] * 4)
     assert isinstance(own, Slots)
     step = DeviceStep(model, heads)
@@ -176,7 +191,9 @@ def operations_of(prefixes: int, page: int, layers: int = 3) -> int:
     return seen.kernels.total()
 
 
-def test_prefixes_add_no_operation_to_a_step_that_reads_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefixes_add_no_operation_to_a_step_that_reads_pages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(device_attention, "_is_for_sdpa", lambda *_: True)
     monkeypatch.setattr(device_attention, "has_flash", lambda _: True)
     register()
@@ -187,7 +204,9 @@ def test_prefixes_add_no_operation_to_a_step_that_reads_pages(monkeypatch: pytes
     assert apart[2] - apart[1] == 2 * 3 * 3
 
 
-def test_recorded_steps_depend_on_the_number_of_rows_alone(pair: Callable[..., list[Decoding]]) -> None:
+def test_recorded_steps_depend_on_the_number_of_rows_alone(
+    pair: Callable[..., list[Decoding]],
+) -> None:
     """They stay when a prefix is read no more, and go when the pages move."""
     usual, ours = pair(page=16)
     step = ours.forward.device_step

@@ -1,4 +1,5 @@
-"""A long prompt is read in pieces after which rows that decode wait little; without such rows it is read as before."""
+"""A long prompt is read in pieces after which rows that decode wait little; without such rows it is
+read as before."""
 
 from __future__ import annotations
 
@@ -31,10 +32,13 @@ def test_the_next_piece_takes_as_long_as_a_row_may_wait() -> None:
 
 
 @pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so rows do not decode in passes with prompts"
+    native.kernels() is None,
+    reason="no C compiler is here, so rows do not decode in passes with prompts",
 )
 def test_pieces_are_small_only_while_rows_decode(
-    opened: Callable[..., LocalEngine], saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., LocalEngine],
+    saved_family: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(piece_pace, "FIRST_TOKENS", 90)
     monkeypatch.setattr(PiecePace, "note", lambda *_: None)
@@ -43,23 +47,39 @@ def test_pieces_are_small_only_while_rows_decode(
     passes: list[int] = []
     real = Forward._forward
 
-    def forward(self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
+    def forward(
+        self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any
+    ) -> torch.Tensor:
         passes.append(len(ids))
         return real(self, what, ids, positions, keep)
 
     monkeypatch.setattr(Forward, "_forward", forward)
     numbers = torch.Generator().manual_seed(5)
-    short, long = (tuple(torch.randint(5, 60, (count,), generator=numbers).tolist()) for count in (9, 2500))
+    short, long = (
+        tuple(torch.randint(5, 60, (count,), generator=numbers).tolist()) for count in (9, 2500)
+    )
     answers = {}
     for name, asked in (("alone", [long]), ("beside", [short, long])):
         tokens: dict[int | str, Any] = {}
         with engine.open(4) as session:
             for number, prompt in enumerate(asked):
-                session.submit(Request(number, prompt, max_new_tokens=60 if prompt is short else 5, ignore_eos=True))
-                tokens |= {one.id: one.answer.tokens for one in session.step() if isinstance(one, Completion)}
+                session.submit(
+                    Request(
+                        number, prompt, max_new_tokens=60 if prompt is short else 5, ignore_eos=True
+                    )
+                )
+                tokens |= {
+                    one.id: one.answer.tokens
+                    for one in session.step()
+                    if isinstance(one, Completion)
+                }
             passes.clear()
             while not session.idle:
-                tokens |= {one.id: one.answer.tokens for one in session.step() if isinstance(one, Completion)}
+                tokens |= {
+                    one.id: one.answer.tokens
+                    for one in session.step()
+                    if isinstance(one, Completion)
+                }
         answers[name] = tokens[len(asked) - 1]
         largest = max(passes)
         assert (largest <= 91) == (name == "beside")

@@ -1,4 +1,5 @@
-"""The progress of rows that have not ended: not that of the shortest answers, and with their prompts."""
+"""The progress of rows that have not ended: not that of the shortest answers, and with their
+prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +11,10 @@ from runner_engine.sessions.stats import EngineStats
 
 
 def rows(count: int, tokens: int, limit: int = 512, n: int = 1) -> list[Row]:
-    return [Row(Request(number, "?", n=n), [1] * 100, "", limit, tokens=[2] * tokens) for number in range(count)]
+    return [
+        Row(Request(number, "?", n=n), [1] * 100, "", limit, tokens=[2] * tokens)
+        for number in range(count)
+    ]
 
 
 def test_one_short_answer_does_not_make_the_others_almost_done() -> None:

@@ -1,4 +1,5 @@
-"""Rows with different settings in one batch: each gets the tokens that it gets alone and from transformers."""
+"""Rows with different settings in one batch: each gets the tokens that it gets alone and from
+transformers."""
 
 from __future__ import annotations
 
@@ -26,9 +27,19 @@ VOCABULARY, STEPS = 200, 6
 
 
 def settings_of(
-    temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int, **more: float
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    repetition_penalty: float,
+    seed: int,
+    **more: float,
 ) -> Sampling:
-    values = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty}
+    values = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+    }
     return replace(GREEDY, **{**values, **more}, seed=seed)  # type: ignore[arg-type]
 
 
@@ -59,7 +70,9 @@ NAMED_SETTINGS = {
     "greedy with a penalty": settings_of(0.0, 1.0, 0, 1.3, 3),
     "min_p": settings_of(1.0, 1.0, 0, 1.0, 3, min_p=0.1),
     "min_p beside others": settings_of(2.0, 0.9, 100, 1.0, 3, min_p=0.02),
-    "frequency and presence": settings_of(0.8, 1.0, 0, 1.0, 3, frequency_penalty=0.7, presence_penalty=0.4),
+    "frequency and presence": settings_of(
+        0.8, 1.0, 0, 1.0, 3, frequency_penalty=0.7, presence_penalty=0.4
+    ),
 }
 
 
@@ -83,7 +96,9 @@ def logits_at(step: int) -> torch.Tensor:
 
 def sampler_of(rows: list[int]) -> Sampler:
     generators = [generator_of(SETTINGS[row], row) for row in rows]
-    return Sampler(VOCABULARY, CPU, [TEXTS[row] for row in rows], [SETTINGS[row] for row in rows], generators)
+    return Sampler(
+        VOCABULARY, CPU, [TEXTS[row] for row in rows], [SETTINGS[row] for row in rows], generators
+    )
 
 
 def uniform_sampler(settings: Sampling, texts: list[list[int]], vocab_size: int) -> Sampler:
@@ -105,7 +120,9 @@ def warped(settings: Sampling, scores: torch.Tensor) -> torch.Tensor:
     scores = TemperatureLogitsWarper(float(settings.temperature))(None, scores)
     scores = TopKLogitsWarper(settings.top_k)(None, scores) if settings.top_k else scores
     scores = TopPLogitsWarper(settings.top_p)(None, scores) if settings.top_p < 1 else scores
-    return MinPLogitsWarper(settings.min_p)(torch.LongTensor(), scores) if settings.min_p else scores
+    return (
+        MinPLogitsWarper(settings.min_p)(torch.LongTensor(), scores) if settings.min_p else scores
+    )
 
 
 def by_transformers(row: int) -> list[int]:
@@ -115,7 +132,9 @@ def by_transformers(row: int) -> list[int]:
         scores = logits_at(step)[row : row + 1]
         assert settings.repetition_penalty is not None
         if settings.repetition_penalty != 1:
-            scores = RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)(torch.tensor([tokens]), scores)
+            scores = RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)(
+                torch.tensor([tokens]), scores
+            )
         assert settings.frequency_penalty is not None
         assert settings.presence_penalty is not None
         for token, times in Counter(tokens[len(TEXTS[row]) :]).items():  # OpenAI's definition
@@ -164,7 +183,9 @@ def test_rows_with_equal_settings_are_one_group(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NAMED_SETTINGS)
-def test_kernels_pick_what_torch_picks(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_pick_what_torch_picks(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With equal random numbers, for rows from flat to peaked; in 16 bits many logits are equal."""
     if native.kernels() is None:
         pytest.skip("no kernels here")
@@ -172,7 +193,9 @@ def test_kernels_pick_what_torch_picks(name: str, dtype: torch.dtype, monkeypatc
     source = torch.Generator().manual_seed(1)
     sharpness = torch.linspace(0.1, 8, rows)[:, None]
     texts = torch.randint(vocab_size, (rows, 300), generator=source).tolist()
-    steps = [(sharpness * torch.randn(rows, vocab_size, generator=source)).to(dtype) for _ in range(2)]
+    steps = [
+        (sharpness * torch.randn(rows, vocab_size, generator=source)).to(dtype) for _ in range(2)
+    ]
     sampler = uniform_sampler(NAMED_SETTINGS[name], texts, vocab_size)
     got = [sampler.pick(step) for step in steps]
     without_kernels(monkeypatch)
@@ -183,7 +206,9 @@ def test_kernels_pick_what_torch_picks(name: str, dtype: torch.dtype, monkeypatc
 
 @pytest.mark.usefixtures("by")
 @pytest.mark.parametrize("has_kernels", [True, False])
-def test_a_row_that_cannot_be_sampled_ends_alone(has_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_cannot_be_sampled_ends_alone(
+    has_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its settings are changed after they were checked, as a fault of the sampler would."""
     if not has_kernels:
         monkeypatch.setattr(picking, "for_logits", lambda _: None)
@@ -217,7 +242,8 @@ def test_a_lost_gpu_is_no_fault_of_one_row(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_min_p_and_penalties_follow_their_definitions() -> None:
-    """With 200 random logits each: draws are among the tokens of transformers' min_p, penalties follow OpenAI's formula."""
+    """With 200 random logits each: draws are among the tokens of transformers' min_p, penalties
+    follow OpenAI's formula."""
     rows, source = 200, torch.Generator().manual_seed(11)
     logits = 3 * torch.randn(rows, VOCABULARY, generator=source)
     settings = replace(GREEDY, temperature=1.0, min_p=0.15, seed=1)
@@ -233,8 +259,12 @@ def test_min_p_and_penalties_follow_their_definitions() -> None:
         prompts, answers = torch.randint(VOCABULARY, (2, rows, 50), generator=source).tolist()
         sampler = Sampler(VOCABULARY, CPU, prompts, [settings] * rows, [None] * rows, answers)
         for _ in range(3):
-            counts = torch.stack([torch.bincount(torch.tensor(one), minlength=VOCABULARY) for one in answers])
-            expected = (logits - frequency * counts - presence * (counts > 0)).argmax(dim=-1).tolist()
+            counts = torch.stack(
+                [torch.bincount(torch.tensor(one), minlength=VOCABULARY) for one in answers]
+            )
+            expected = (
+                (logits - frequency * counts - presence * (counts > 0)).argmax(dim=-1).tolist()
+            )
             assert sampler.pick(logits).tolist() == expected
             for answer, token in zip(answers, expected, strict=True):
                 answer.append(token)
@@ -242,16 +272,23 @@ def test_min_p_and_penalties_follow_their_definitions() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMED_SETTINGS if "greedy" not in name])
 def test_draws_have_the_distribution_of_transformers(name: str) -> None:
-    """Chi-square test over many draws from the same logits; rarely expected tokens count together."""
+    """Chi-square test over many draws from the same logits; rarely expected tokens count
+    together."""
     settings = NAMED_SETTINGS[name]
     rows, draws, vocab_size = 200, 100, 2000
     logits = 2 * torch.randn(1, vocab_size, generator=torch.Generator().manual_seed(2))
-    settings = replace(settings, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0)
+    settings = replace(
+        settings, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0
+    )
     sampler = uniform_sampler(settings, [[]] * rows, vocab_size)
-    counts = Counter(token for _ in range(draws) for token in sampler.pick(logits.repeat(rows, 1)).tolist())
+    counts = Counter(
+        token for _ in range(draws) for token in sampler.pick(logits.repeat(rows, 1)).tolist()
+    )
     expected = warped(settings, logits).double().softmax(dim=-1)[0] * rows * draws
     often = [token for token in range(vocab_size) if expected[token] >= 5]
-    assert all(expected[token] > 0 for token in counts), "no token is drawn that transformers removes"
+    assert all(expected[token] > 0 for token in counts), (
+        "no token is drawn that transformers removes"
+    )
     observed = [counts[token] for token in often]
     expected_counts = [float(expected[token]) for token in often]
     if (rest := rows * draws - sum(expected_counts)) > 1e-3:
@@ -266,7 +303,8 @@ def test_draws_have_the_distribution_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("settings", [settings_of(1.0, 0.9, 0, 1.0, 0), settings_of(1.0, 1.0, 2, 1.0, 0), settings_of(0.9, 0.4, 7, 1.2, 0)])  # fmt: skip
 @pytest.mark.parametrize("vocab_size", [1, 5, 63, 64, 65, 130])
 def test_odd_rows(settings: Sampling, vocab_size: int) -> None:
-    """A row with NaN has no token; a row with a single possible token gets it; logits may be a strided view."""
+    """A row with NaN has no token; a row with a single possible token gets it; logits may be a
+    strided view."""
     sampler = uniform_sampler(settings, [[0]] * 3, vocab_size)
     wide = torch.zeros(3, 2 * vocab_size)
     wide[0, vocab_size - 1] = float("nan")
@@ -278,7 +316,8 @@ def test_odd_rows(settings: Sampling, vocab_size: int) -> None:
 
 
 def test_top_p_removes_the_first_of_equal_tokens() -> None:
-    """So the result does not depend on the sorting; it has the same scores as that of transformers."""
+    """So the result does not depend on the sorting; it has the same scores as that of
+    transformers."""
     scores = torch.randn(50, 2000, generator=torch.Generator().manual_seed(4)).bfloat16().float()
     ours, theirs = sampling._nucleus(0.7, scores), TopPLogitsWarper(0.7)(None, scores)
     assert torch.equal(ours.sort().values, theirs.sort().values)

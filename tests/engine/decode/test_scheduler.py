@@ -1,4 +1,5 @@
-"""The stream's answers are those of transformers' own generate, whatever other requests are in the batch."""
+"""The stream's answers are those of transformers' own generate, whatever other requests are in the
+batch."""
 
 from __future__ import annotations
 
@@ -36,21 +37,30 @@ GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
 
 
 def local(folder: Path, **keys: Any) -> LocalModelConfig:
-    return LocalModelConfig(**({"name": str(folder), "device": "cpu", "dtype": Dtype.float32} | keys))
+    return LocalModelConfig(
+        **({"name": str(folder), "device": "cpu", "dtype": Dtype.float32} | keys)
+    )
 
 
-def of_family(make_config: Make, saved_family: Saved, family: str = "llama", **groups: Any) -> RunnerConfig:
+def of_family(
+    make_config: Make, saved_family: Saved, family: str = "llama", **groups: Any
+) -> RunnerConfig:
     folder = saved_family(family, max_position_embeddings=512)
     return make_config(**({"model": local(folder), "generation": GREEDY} | groups))
 
 
-def in_every_way(config: RunnerConfig, expected: dict[int, list[int]], monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """Ask for the prompts in all orders, sizes and pieces; return the engine that had the whole batch."""
+def in_every_way(
+    config: RunnerConfig, expected: dict[int, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> Engine:
+    """Ask for the prompts in all orders, sizes and pieces; return the engine that had the whole
+    batch."""
     engine = open_engine(config)
     assert complete(engine, requests()) == expected
     assert engine.stats.notes == [], "the stream served, not its fallback"
     assert engine.stats.shared_tokens > 8 * len(SYSTEM)
-    assert engine.stats.prefill_tokens + engine.stats.shared_tokens >= sum(len(prompt) for prompt in PROMPTS)
+    assert engine.stats.prefill_tokens + engine.stats.shared_tokens >= sum(
+        len(prompt) for prompt in PROMPTS
+    )
     assert complete(engine, requests(), 1) == expected
     assert complete(engine, requests(), 3) == expected
     shuffled = requests()
@@ -81,7 +91,9 @@ def test_every_family_answers_as_generate(
     folder = config.model.name
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     expected = generated(model, AutoTokenizer.from_pretrained(folder))
-    assert len({tuple(tokens) for tokens in expected.values()}) >= len(PROMPTS) - 2, "answers differ with the prompt"
+    assert len({tuple(tokens) for tokens in expected.values()}) >= len(PROMPTS) - 2, (
+        "answers differ with the prompt"
+    )
     in_every_way(config, expected, monkeypatch).close()
 
 
@@ -89,7 +101,11 @@ def test_every_family_answers_as_generate(
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["rope_2d", "peft", "pth", "peft merged", "rope_2d and pth"])
 def test_adapters_and_rope_2d_answer_as_generate(
-    make_config: Make, saved_family: Saved, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: Make,
+    saved_family: Saved,
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = of_family(make_config, saved_family)
     plain = generated(*_loaded(config))
@@ -113,11 +129,14 @@ def _loaded(config: RunnerConfig) -> tuple[Any, Any]:
 
 @pytest.mark.sampled(1)
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    "quantization", [Nf4Config(), Int8Config()], ids=lambda config: config.name
+)
 def test_quantized_models_agree_with_generate_for_most_tokens(
     make_config: Make, saved_family: Saved, quantization: Any
 ) -> None:
-    """Their kernels round differently in other batch sizes: nine in ten tokens before the first difference suffice."""
+    """Their kernels round differently in other batch sizes: nine in ten tokens before the first
+    difference suffice."""
     config = of_family(make_config, saved_family, quantization=quantization)
     model, tokenizer = _loaded(config)
     expected = generated(model, tokenizer, clear=0)
@@ -146,12 +165,22 @@ def test_each_request_ends_in_its_own_way(make_config: Make, saved_family: Saved
     asked: list[Request] = []
     for index, prompt in enumerate(PROMPTS):
         stop = (texts[index][6:8], "never said") if index % 3 == 0 else ()
-        asked.append(Request(index, prompt, stop, [None, 3, 11][index % 3 if index % 2 else 0], ignore_eos=index == 4))
+        asked.append(
+            Request(
+                index,
+                prompt,
+                stop,
+                [None, 3, 11][index % 3 if index % 2 else 0],
+                ignore_eos=index == 4,
+            )
+        )
     engine = open_engine(config)
     engine.load()
     engine._real._loaded.model.generation_config.eos_token_id = eos  # type: ignore[attr-defined]
     for batch_size in (64, 1, 4):
-        done = {completion.id: completion for completion in contract.complete(engine, asked, batch_size)}
+        done = {
+            completion.id: completion for completion in contract.complete(engine, asked, batch_size)
+        }
         for request in asked:
             tokens, text, reason = _expected(request, free[int(request.id)], eos, tokenizer)
             answer = done[request.id].answer
@@ -161,7 +190,9 @@ def test_each_request_ends_in_its_own_way(make_config: Make, saved_family: Saved
     engine.close()
 
 
-def _expected(request: Request, free: list[int], eos: int, tokenizer: Any) -> tuple[list[int], str, FinishReason]:
+def _expected(
+    request: Request, free: list[int], eos: int, tokenizer: Any
+) -> tuple[list[int], str, FinishReason]:
     """Cut freely generated tokens as the contract says, one token after another."""
     limit = request.max_new_tokens or NEW_TOKENS
     for count in range(1, limit + 1):
@@ -169,18 +200,28 @@ def _expected(request: Request, free: list[int], eos: int, tokenizer: Any) -> tu
         text = tokenizer.decode(tokens, skip_special_tokens=True)
         if not request.ignore_eos:
             if tokens[-1] == eos:
-                return tokens, tokenizer.decode(tokens[:-1], skip_special_tokens=True), FinishReason.stop
+                return (
+                    tokens,
+                    tokenizer.decode(tokens[:-1], skip_special_tokens=True),
+                    FinishReason.stop,
+                )
             ends = [text.index(stop) for stop in request.stop if stop in text]
             if ends:
                 return tokens, text[: min(ends)], FinishReason.stop
-    return free[:limit], tokenizer.decode(free[:limit], skip_special_tokens=True), FinishReason.length
+    return (
+        free[:limit],
+        tokenizer.decode(free[:limit], skip_special_tokens=True),
+        FinishReason.length,
+    )
 
 
 @pytest.mark.slow
 def test_repetition_penalty_is_that_of_generate(
     make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = of_family(make_config, saved_family, generation=replace(GREEDY, repetition_penalty=1.3))
+    config = of_family(
+        make_config, saved_family, generation=replace(GREEDY, repetition_penalty=1.3)
+    )
     expected = generated(*_loaded(config), repetition_penalty=1.3)
     assert expected != generated(*_loaded(config))
     in_every_way(config, expected, monkeypatch).close()
@@ -201,7 +242,9 @@ def test_a_sample_depends_on_its_seed_and_index_only(
     engine = in_every_way(config, expected, monkeypatch)
     renumbered = [replace(request, id=int(request.id) + 100) for request in requests()]
     other = complete(engine, renumbered)
-    assert all(other[index + 100] != tokens for index, tokens in expected.items()), "another index, another sample"
+    assert all(other[index + 100] != tokens for index, tokens in expected.items()), (
+        "another index, another sample"
+    )
     engine.close()
     assert complete(open_engine(replace(config, seed=config.seed + 1)), requests()) != expected
 
@@ -220,7 +263,9 @@ def test_many_groups_of_prefixes_in_one_batch(
     engine.close()
 
 
-def test_a_prompt_without_tokens_is_an_error_of_that_sample(make_config: Make, saved_family: Saved) -> None:
+def test_a_prompt_without_tokens_is_an_error_of_that_sample(
+    make_config: Make, saved_family: Saved
+) -> None:
     config = of_family(make_config, saved_family)
     engine = open_engine(config)
     expected = complete(engine, requests())
@@ -247,7 +292,11 @@ def test_prefixes_are_let_go_with_their_last_row(
     monkeypatch.setattr(prefix_tree, "share", share)
     complete(engine, requests())
     with engine.open(3) as session:
-        contract.gather(session, requests(), lambda events: not any(isinstance(one, Completion) for one in events))
+        contract.gather(
+            session,
+            requests(),
+            lambda events: not any(isinstance(one, Completion) for one in events),
+        )
         assert any(prefix.kv is not None for prefix in made)
     assert made
     assert all(prefix.kv is None and prefix.users == 0 for prefix in made)

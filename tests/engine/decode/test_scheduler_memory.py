@@ -37,14 +37,18 @@ from runner_engine.settings.model import Attention, LocalModelConfig
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
 Run = Callable[[Forward, PassLayout, list[int], list[int], Any], torch.Tensor]
-CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
+CUDA_SAYS = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
+)
 GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
 SAMPLING = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
 
 
 @pytest.fixture(params=[GREEDY, SAMPLING], ids=lambda generation: generation.name)
 def engine(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], request: pytest.FixtureRequest
+    make_config: Callable[..., RunnerConfig],
+    saved_family: Callable[..., Path],
+    request: pytest.FixtureRequest,
 ) -> Iterator[Engine]:
     folder = saved_family("llama", max_position_embeddings=512)
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
@@ -55,7 +59,8 @@ def engine(
 
 @contextmanager
 def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[None]:
-    """Call a function before every forward pass of a stream: (number, stream, token ids); it may raise."""
+    """Call a function before every forward pass of a stream: (number, stream, token ids); it may
+    raise."""
     real: Run = Forward._forward
     begin: Any = Scheduler.__init__
     streams: dict[int, Scheduler] = {}
@@ -65,7 +70,9 @@ def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[N
         begin(self, *arguments)
         streams[id(self.decoder.forward)] = self
 
-    def forward(self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
+    def forward(
+        self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any
+    ) -> torch.Tensor:
         nonlocal count
         if id(self) in streams:  # others are the trial of a model before its first stream
             count += 1
@@ -79,8 +86,12 @@ def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[N
 
 
 @pytest.mark.sampled(4)
-@pytest.mark.parametrize("failing", [(1,), (2,), (3,), (4,), (5, 6), (9,), (12, 13, 14), (5, 15, 25)], ids=str)
-def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    "failing", [(1,), (2,), (3,), (4,), (5, 6), (9,), (12, 13, 14), (5, 15, 25)], ids=str
+)
+def test_out_of_memory_at_any_pass_changes_no_answer(
+    engine: Engine, failing: tuple[int, ...]
+) -> None:
     """Forward 1 and 2 read prefixes, the next prompts, later ones give each row a token."""
     expected = complete(engine, requests())
     assert engine.stats.notes == []
@@ -102,7 +113,8 @@ def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: tu
 
 
 def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> None:
-    """The first prompts come in together, before any row is on its way: half of these go on, and not one."""
+    """The first prompts come in together, before any row is on its way: half of these go on, and
+    not one."""
     expected = complete(engine, requests())
     failed = 0
 
@@ -131,7 +143,8 @@ def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
     with forwards(fail):
         assert complete(engine, requests(), 64) == expected
     assert engine.stats.notes == [
-        f"memory ran out while a shared prefix was read: {rows} concurrent rows from now on" for rows in (32, 16, 8)
+        f"memory ran out while a shared prefix was read: {rows} concurrent rows from now on"
+        for rows in (32, 16, 8)
     ]
 
 
@@ -139,14 +152,21 @@ def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("room", "error"),
     [
-        (1, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")),
+        (
+            1,
+            RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
+            ),
+        ),
         (2, RuntimeError("could not create a primitive")),  # oneDNN
         (3, OSError(12, "Cannot allocate memory")),
         (5, RuntimeError("std::bad_alloc")),
     ],
     ids=str,
 )
-def test_no_more_rows_at_once_than_there_is_memory_for(engine: Engine, room: int, error: Exception) -> None:
+def test_no_more_rows_at_once_than_there_is_memory_for(
+    engine: Engine, room: int, error: Exception
+) -> None:
     expected = complete(engine, requests())
     seen = []
 
@@ -163,8 +183,11 @@ def test_no_more_rows_at_once_than_there_is_memory_for(engine: Engine, room: int
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("failing", [1, 2, 3, 6])
-def test_memory_may_run_out_between_the_passes(engine: Engine, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors are also allocated when rows leave: rows that have ended by then are answered once, and unchanged."""
+def test_memory_may_run_out_between_the_passes(
+    engine: Engine, failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors are also allocated when rows leave: rows that have ended by then are answered once,
+    and unchanged."""
     expected = complete(engine, requests())
     real, calls = Sampler.keep, []
 
@@ -190,7 +213,9 @@ def test_memory_may_run_out_between_two_groups_of_sampled_rows(
 ) -> None:  # fmt: skip
     """Random numbers are drawn for all rows before a GPU samples each group of equal settings."""
     model = replace(tiny_model, attention=attention)
-    engine = open_engine(make_config(model=model, generation=replace(SAMPLING, repetition_penalty=None)))
+    engine = open_engine(
+        make_config(model=model, generation=replace(SAMPLING, repetition_penalty=None))
+    )
     mixed = [
         replace(request, sampling=replace(request.sampling, temperature=0.8 + 0.1 * (number % 2)))
         for number, request in enumerate(requests())
@@ -218,9 +243,16 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
     alone = PROMPTS.index("y")
 
     def fail(number: int, running: Scheduler, ids: list[int]) -> None:
-        if ids[-1] == poison and running.kv.own is not None and 1 <= len(ids) <= 2 and not running.rows.active:
+        if (
+            ids[-1] == poison
+            and running.kv.own is not None
+            and 1 <= len(ids) <= 2
+            and not running.rows.active
+        ):
             raise torch.OutOfMemoryError(CUDA_SAYS)
-        if len(running.rows.active) > 0 and any(row.request.id == alone for row in running.rows.active):
+        if len(running.rows.active) > 0 and any(
+            row.request.id == alone for row in running.rows.active
+        ):
             raise torch.OutOfMemoryError(CUDA_SAYS)
 
     with forwards(fail):
@@ -228,7 +260,11 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
     assert sorted(done) == sorted(expected)
     assert done[alone].answer.finish_reason is FinishReason.error
     assert "out of memory with its 1 tokens alone" in str(done[alone].error)
-    assert all(done[index].answer.token_ids == tokens for index, tokens in expected.items() if index != alone)
+    assert all(
+        done[index].answer.token_ids == tokens
+        for index, tokens in expected.items()
+        if index != alone
+    )
 
 
 def test_other_errors_go_on_their_way(engine: Engine) -> None:
@@ -247,8 +283,11 @@ def test_other_errors_go_on_their_way(engine: Engine) -> None:
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("tokens", [1, 150, 400, 900])
-def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefixes and the needs of all rows stay within the budget; a row that needs more than the budget runs alone."""
+def test_rows_at_once_stay_within_the_budget(
+    engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefixes and the needs of all rows stay within the budget; a row that needs more than the
+    budget runs alone."""
     expected = complete(engine, requests())
     monkeypatch.setattr(kv_budget, "room_tokens", lambda *_: tokens)
     most = 0
@@ -257,7 +296,11 @@ def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkey
         nonlocal most
         rows = running.rows.active
         most = max(most, len(rows))
-        held = {id(one): len(one.tokens) for row in rows for one in (row.kv.path if row.kv.prefix else [])}
+        held = {
+            id(one): len(one.tokens)
+            for row in rows
+            for one in (row.kv.path if row.kv.prefix else [])
+        }
         assert len(rows) <= 1 or sum(row.need for row in rows) + sum(held.values()) <= tokens
         assert len(rows) <= 1 or running.kv.cost([row.need for row in rows]) <= tokens
 
@@ -267,14 +310,19 @@ def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkey
     assert most == 1 if tokens == 1 else most > 1
 
 
-def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = complete(engine, requests())
     monkeypatch.setattr(kv_budget, "room_tokens", lambda *_: 400)
     assert complete(engine, requests(), batch_size=2) == expected
     assert engine.stats.notes == []
     complete(engine, requests(), batch_size=12)
     [note] = engine.stats.notes
-    assert re.fullmatch(r"memory has room for 400 tokens of keys and values: \d rows at once, 12 were asked for", note)
+    assert re.fullmatch(
+        r"memory has room for 400 tokens of keys and values: \d rows at once, 12 were asked for",
+        note,
+    )
     assert note.startswith(FEWER_ROWS), "a sweep takes no figures from such a batch"
 
 
@@ -297,19 +345,23 @@ def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
     assert "memory ran out with 6 rows at once" in large["note"]
 
 
-# ----------------------------------------------------------------------- memory that ends in a kill, not in an error
+# ----------------------------------------------------------------------- memory that ends in a
+# kill, not in an error
 
 
 @pytest.fixture
 def free_mib(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return a list whose last entry is the free memory from now on; it is read before each pass."""
+    """Return a list whose last entry is the free memory from now on; it is read before each
+    pass."""
     free = [10_000.0]
     monkeypatch.setattr(memory, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(machine, "available_mib", lambda: free[-1])
     return free
 
 
-def test_rows_are_set_back_before_the_kernel_ends_the_process(engine: Engine, free_mib: list[float]) -> None:
+def test_rows_are_set_back_before_the_kernel_ends_the_process(
+    engine: Engine, free_mib: list[float]
+) -> None:
     expected = complete(engine, requests())
 
     def take(number: int, running: Scheduler, ids: list[int]) -> None:

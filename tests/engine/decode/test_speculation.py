@@ -1,4 +1,5 @@
-"""Guessed tokens that are checked several at a time: the answers are those of one token at a time, whatever ends them."""
+"""Guessed tokens that are checked several at a time: the answers are those of one token at a time,
+whatever ends them."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from runner_base.dtypes import Dtype
 from runner_engine.attention.device_attention import FORCED
 from runner_engine.decode.rows import Row
 from runner_engine.decode.tokens import speculation
-from runner_engine.decode.tokens.speculation import MAX_ROWS, MIN_PLAIN_PASSES, PAUSE, TRIALS, Lookup, Speculation
+from runner_engine.decode.tokens.speculation import (
+    MAX_ROWS,
+    MIN_PLAIN_PASSES,
+    PAUSE,
+    TRIALS,
+    Lookup,
+    Speculation,
+)
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization.base import QuantizationConfig
@@ -28,11 +36,15 @@ from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.sampling import Sampling
 
 kernels = native.kernels()
-pytestmark = pytest.mark.skipif(kernels is None, reason="no C compiler is here, so no pass is checked")
+pytestmark = pytest.mark.skipif(
+    kernels is None, reason="no C compiler is here, so no pass is checked"
+)
 NEW_TOKENS = 90
 MANY = 100
 MORE = {
-    "limits": [Request(f"limit {limit}", PROMPTS[1], max_new_tokens=limit) for limit in (1, 2, 3, 17, 62)],
+    "limits": [
+        Request(f"limit {limit}", PROMPTS[1], max_new_tokens=limit) for limit in (1, 2, 3, 17, 62)
+    ],
     "penalty": [Request("penalty", PROMPTS[2], sampling=Sampling(repetition_penalty=1.3))],
     "sampled": [Request("sampled", PROMPTS[2], sampling=Sampling(temperature=0.8), n=2)],
 }
@@ -40,12 +52,15 @@ MORE = {
 
 @pytest.fixture(autouse=True)
 def by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the kernels attend, whatever is forced outside: only a pass of theirs checks what was guessed."""
+    """Let the kernels attend, whatever is forced outside: only a pass of theirs checks what was
+    guessed."""
     monkeypatch.delenv(FORCED, raising=False)
 
 
 @pytest.fixture
-def engine_of(opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]) -> Callable[..., LocalEngine]:
+def engine_of(
+    opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]
+) -> Callable[..., LocalEngine]:
     def make(
         speculate: Speculate = Speculate.auto,
         folder: Path | None = None,
@@ -69,7 +84,12 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ended(engine: LocalEngine, asked: Sequence[Request], rows: int) -> dict[Any, tuple[Any, ...]]:
     return {
-        (done.id, done.choice): (done.answer.token_ids, done.answer.text, done.answer.finish_reason, done.error)
+        (done.id, done.choice): (
+            done.answer.token_ids,
+            done.answer.text,
+            done.answer.finish_reason,
+            done.error,
+        )
         for done in contract.complete(engine, asked, rows)
     }
 
@@ -91,21 +111,31 @@ def test_answers_are_those_of_one_token_at_a_time(
     engine_of: Callable[..., LocalEngine],
     saved_family: Callable[..., Path],
 ) -> None:
-    """With limits, stop texts and stop tokens that lie within guesses, and beside rows that are not guessed for."""
+    """With limits, stop texts and stop tokens that lie within guesses, and beside rows that are not
+    guessed for."""
     folder = saved_family(family, max_position_embeddings=512)
-    plain, guessing = (engine_of(speculate, folder, dtype) for speculate in (Speculate.off, Speculate.auto))
+    plain, guessing = (
+        engine_of(speculate, folder, dtype) for speculate in (Speculate.off, Speculate.auto)
+    )
     free = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
     alone = ended(plain, free, rows)
     asked = [*free, *(request for some in MORE.values() for request in some)]
     for (at, _), (_, text, *_) in list(alone.items())[:4]:
-        asked += [Request(f"{at} to {end}", PROMPTS[at], stop=(text[end : end + 2],)) for end in (9, 40, 70)]
+        asked += [
+            Request(f"{at} to {end}", PROMPTS[at], stop=(text[end : end + 2],))
+            for end in (9, 40, 70)
+        ]
     before = plain.stats.decode_tokens
     expected = ended(plain, asked, rows)
     assert ended(guessing, asked, rows) == expected
     stats = guessing.stats
     assert stats.accepted_tokens >= MANY
     assert stats.accepted_tokens < stats.draft_tokens, "some were wrong"
-    assert stats.decode_tokens == plain.stats.decode_tokens - before == sum(len(it[0]) - 1 for it in expected.values())
+    assert (
+        stats.decode_tokens
+        == plain.stats.decode_tokens - before
+        == sum(len(it[0]) - 1 for it in expected.values())
+    )
     assert plain.stats.draft_tokens == 0
     # a token that ends answers, amid what was guessed
     end = alone[0, 0][0][60]
@@ -120,7 +150,9 @@ def test_rows_beyond_the_end_of_a_window(
 ) -> None:
     """What a window hides from a row does not depend on the rows and tokens beside it."""
     folder = saved_family("mistral", max_position_embeddings=512, sliding_window=64)
-    plain, guessing = (engine_of(speculate, folder) for speculate in (Speculate.off, Speculate.auto))
+    plain, guessing = (
+        engine_of(speculate, folder) for speculate in (Speculate.off, Speculate.auto)
+    )
     asked = [Request(0, "y"), Request(1, "Nothing in common.")]
     assert ended(guessing, asked, 1) == ended(plain, asked, 1)
     assert guessing.fused is not None
@@ -130,13 +162,17 @@ def test_rows_beyond_the_end_of_a_window(
 
 @pytest.mark.usefixtures("eager")
 def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., LocalEngine]) -> None:
-    """Keys and values of wrong guesses do no harm, neither in conversations nor in blocks of prompts."""
+    """Keys and values of wrong guesses do no harm, neither in conversations nor in blocks of
+    prompts."""
     plain, guessing = engine_of(Speculate.off), engine_of()
     for kept in ({"keep": True}, {"recurring": True}):
         text = PROMPTS[1]
         for turn in range(3):
             request = Request(turn, text, max_new_tokens=41, **kept)  # type: ignore[arg-type]
-            [expected], [done] = contract.complete(plain, [request]), contract.complete(guessing, [request])
+            [expected], [done] = (
+                contract.complete(plain, [request]),
+                contract.complete(guessing, [request]),
+            )
             assert done.answer.token_ids == expected.answer.token_ids
             text += done.answer.text + " and"
     assert MANY // 5 <= guessing.stats.accepted_tokens <= guessing.stats.draft_tokens
@@ -144,9 +180,14 @@ def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., Lo
 
 @pytest.mark.usefixtures("eager")
 def test_deltas_and_a_cancelled_row(engine_of: Callable[..., LocalEngine]) -> None:
-    """With nothing in common: on some processors rows that share a beginning are not guessed for."""
+    """With nothing in common: on some processors rows that share a beginning are not guessed
+    for."""
     prompts = (PROMPTS[2], PROMPTS[-2])
-    plain = ended(engine_of(Speculate.off), [Request(number, prompt) for number, prompt in enumerate(prompts)], 1)
+    plain = ended(
+        engine_of(Speculate.off),
+        [Request(number, prompt) for number, prompt in enumerate(prompts)],
+        1,
+    )
     whole, of_cancelled = (plain[number, 0][1] for number in range(2))
     guessing = engine_of()
     texts, ends = {0: "", 1: ""}, dict[Any, Completion]()
@@ -170,9 +211,12 @@ def test_deltas_and_a_cancelled_row(engine_of: Callable[..., LocalEngine]) -> No
 
 @pytest.mark.usefixtures("eager")
 def test_nothing_is_guessed_where_it_could_change_an_answer_or_a_measurement(
-    engine_of: Callable[..., LocalEngine], saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    engine_of: Callable[..., LocalEngine],
+    saved_family: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Sampled rows, rows of a measurement, many rows, models whose passes are many calls, rows that depend on their batch."""
+    """Sampled rows, rows of a measurement, many rows, models whose passes are many calls, rows that
+    depend on their batch."""
     prompt = PROMPTS[0]
     guessing = engine_of()
     for request in (*MORE["sampled"], *MORE["penalty"], Request(0, prompt, ignore_eos=True)):
@@ -199,7 +243,9 @@ def test_what_followed_before_is_guessed() -> None:
     assert lookup.draft([2, 3], 2) == [4, 2]
     assert lookup.draft([2, 3, 9, 2, 3], 2) == [9, 2], "the last time counts"
     assert lookup.draft([2, 3, 9, 2, 3, 1, 2, 3], 1) == [4], "three tokens say more than two"
-    assert Lookup([5, 7, 8, 7, 8, 7, 8]).draft([], 5) == [7, 8, 7, 8, 7], "what repeats itself goes on"
+    assert Lookup([5, 7, 8, 7, 8, 7, 8]).draft([], 5) == [7, 8, 7, 8, 7], (
+        "what repeats itself goes on"
+    )
     lookup.learn(3, 3)
     assert lookup.most == 6
     lookup.learn(6, 0)
@@ -207,7 +253,9 @@ def test_what_followed_before_is_guessed() -> None:
 
 
 def test_guesses_that_do_not_pay_pause_for_longer_each_time(
-    engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    engine_of: Callable[..., LocalEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", logger="runner_engine")
     now = 0.0

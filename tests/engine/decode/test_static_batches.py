@@ -1,4 +1,5 @@
-"""All batchings answer alike, also where sampling, stops, scores, or memory that runs out come in between."""
+"""All batchings answer alike, also where sampling, stops, scores, or memory that runs out come in
+between."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ CUDA_SAYS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(h
 def make_engine(make_config: Make, saved_family: Callable[..., Path]) -> Callable[..., Engine]:
     def make(batching: Batching = PADDED, generation: GenerationConfig = SAMPLING) -> Engine:
         folder = saved_family("llama", max_position_embeddings=512)
-        model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=Attention.sdpa)
+        model = LocalModelConfig(
+            name=str(folder), device="cpu", dtype=Dtype.float32, attention=Attention.sdpa
+        )
         engine = open_engine(make_config(model=model, generation=generation))
         engine.load()
         engine._real._batching = batching  # type: ignore[attr-defined]
@@ -49,9 +52,13 @@ def make_engine(make_config: Make, saved_family: Callable[..., Path]) -> Callabl
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
-    "batching", [Batching(equal_length=True), BY_GENERATE, replace(BY_GENERATE, alone=True)], ids=str
+    "batching",
+    [Batching(equal_length=True), BY_GENERATE, replace(BY_GENERATE, alone=True)],
+    ids=str,
 )
-def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine], batching: Batching) -> None:
+def test_all_batchings_give_the_same_answers(
+    make_engine: Callable[..., Engine], batching: Batching
+) -> None:
     padded, other = make_engine(), make_engine(batching)
     assert complete(other, requests()) == complete(padded, requests())
     (done,) = contract.complete(make_engine(), requests(PROMPTS[:1]))
@@ -62,7 +69,9 @@ def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine],
     def answers(engine: Engine) -> dict[Any, Completion]:
         heard: dict[Any, list[str]] = {}
         done = complete_with_deltas(
-            engine, asked, lambda delta: heard.setdefault((delta.id, delta.choice), []).append(delta.text)
+            engine,
+            asked,
+            lambda delta: heard.setdefault((delta.id, delta.choice), []).append(delta.text),
         )
         assert all("".join(heard.get((one.id, one.choice), [])) == one.answer.text for one in done)
         return {(one.id, one.choice): one for one in done}
@@ -70,13 +79,16 @@ def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine],
     ours, theirs = answers(other), answers(padded)
     for key, done in ours.items():
         assert (done.answer, done.greedy) == (theirs[key].answer, theirs[key].greedy)
-        assert torch.allclose(torch.tensor(done.logprobs or []), torch.tensor(theirs[key].logprobs or []), atol=1e-4)
+        assert torch.allclose(
+            torch.tensor(done.logprobs or []), torch.tensor(theirs[key].logprobs or []), atol=1e-4
+        )
     assert other.stats.decode_tokens == padded.stats.decode_tokens
 
 
 @pytest.fixture
 def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, ...]], None]:
-    """Return a function that has memory run out in some of the next forward passes of static batches."""
+    """Return a function that has memory run out in some of the next forward passes of static
+    batches."""
     real = static_batches._forward
 
     def arrange(numbers: tuple[int, ...]) -> None:
@@ -97,7 +109,9 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, ...]], None
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("numbers", [(1,), (5,), (5, 6, 9)], ids=str)
 def test_memory_that_runs_out_changes_no_answer(
-    make_engine: Callable[..., Engine], fail_at: Callable[[tuple[int, ...]], None], numbers: tuple[int, ...]
+    make_engine: Callable[..., Engine],
+    fail_at: Callable[[tuple[int, ...]], None],
+    numbers: tuple[int, ...],
 ) -> None:
     engine = make_engine()
     expected = complete(engine, requests())
@@ -106,7 +120,8 @@ def test_memory_that_runs_out_changes_no_answer(
     notes = [note for note in engine.stats.notes if "memory ran out" in note]
     assert len(notes) == len(numbers)
     assert (
-        notes[0] == f"memory ran out with {len(PROMPTS)} rows at once: {len(PROMPTS) // 2} concurrent rows from now on"
+        notes[0]
+        == f"memory ran out with {len(PROMPTS)} rows at once: {len(PROMPTS) // 2} concurrent rows from now on"
     )
 
 
@@ -115,7 +130,9 @@ def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
 ) -> None:
     engine = make_engine()
     fail_at((1, 2))
-    first, second = sorted(contract.complete(engine, requests(["x", "longer"])), key=lambda done: done.id)
+    first, second = sorted(
+        contract.complete(engine, requests(["x", "longer"])), key=lambda done: done.id
+    )
     assert second.answer.finish_reason is FinishReason.error
     assert second.error == "out of memory with its 6 tokens alone"
     assert first.error is None

@@ -46,7 +46,8 @@ def test_recorded_steps_are_replayed_until_what_they_read_moves(
 
 
 class ReplaysNothing(Replayed):
-    """As a graph that was recorded on another GPU's stream: empty, beside logits that were computed meanwhile."""
+    """As a graph that was recorded on another GPU's stream: empty, beside logits that were computed
+    meanwhile."""
 
     def replay(self) -> None:
         self.replays += 1
@@ -69,7 +70,12 @@ def not_permitted(run: Callable[[], torch.Tensor]) -> Replayed:
 
 
 @pytest.mark.parametrize(
-    ("record", "why"), [(ReplaysNothing, "off by nan"), (ReplaysOldTokens, "off by"), (not_permitted, "not permitted")]
+    ("record", "why"),
+    [
+        (ReplaysNothing, "off by nan"),
+        (ReplaysOldTokens, "off by"),
+        (not_permitted, "not permitted"),
+    ],
 )
 def test_a_recording_that_differs_or_fails_is_not_used(
     pair: Callable[..., list[Decoding]], record: Any, why: str
@@ -86,7 +92,9 @@ def test_a_recording_that_differs_or_fails_is_not_used(
     assert step.graphs.summary.startswith("none: 1 shape not recorded: ")
 
 
-def test_one_shape_that_fails_leaves_the_others_recorded(pair: Callable[..., list[Decoding]]) -> None:
+def test_one_shape_that_fails_leaves_the_others_recorded(
+    pair: Callable[..., list[Decoding]],
+) -> None:
     usual, ours = pair()
     step = ours.forward.device_step
     assert step is not None
@@ -105,7 +113,9 @@ def test_one_shape_that_fails_leaves_the_others_recorded(pair: Callable[..., lis
     assert step.graphs.summary == f"1 shape, {share} % of steps; {failure}"
 
 
-def test_graphs_are_recorded_and_replayed_on_their_models_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_are_recorded_and_replayed_on_their_models_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each call that CUDA relates to the current GPU is made within the model's one."""
     current, calls = [0], []
 
@@ -129,14 +139,21 @@ def test_graphs_are_recorded_and_replayed_on_their_models_gpu(monkeypatch: pytes
         yield
 
     handle = lambda: calls.append(("pool", current[0]))  # noqa: E731
-    for name, instead in {"device": On, "CUDAGraph": Graph, "graph": graph, "graph_pool_handle": handle}.items():
+    for name, instead in {
+        "device": On,
+        "CUDAGraph": Graph,
+        "graph": graph,
+        "graph_pool_handle": handle,
+    }.items():
         monkeypatch.setattr(torch.cuda, name, instead)
     CudaGraphs(torch.device("cuda:1"))(lambda: torch.zeros(1)).replay()
     assert calls == [("pool", 1), ("record", 1), ("replay", 1)]
 
 
 def test_a_model_that_waits_is_not_recorded(
-    pair: Callable[..., list[Decoding]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    pair: Callable[..., list[Decoding]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
     usual, ours = pair()

@@ -14,8 +14,11 @@ from runner_engine.devices import gpu
 ASSERTION = "CUDA error: device-side assert triggered"
 
 
-def fake_torch(monkeypatch: pytest.MonkeyPatch, error: Exception | None, in_use: tuple[int, ...] = (1,)) -> list[int]:
-    """Put a torch in place whose GPU 1 raises this error at each use; return the GPUs that were waited for."""
+def fake_torch(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, in_use: tuple[int, ...] = (1,)
+) -> list[int]:
+    """Put a torch in place whose GPU 1 raises this error at each use; return the GPUs that were
+    waited for."""
     waited: list[int] = []
 
     def use(device: int = 1) -> None:
@@ -40,7 +43,9 @@ def test_only_gpus_in_use_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
     assert waited == [0, 2]
 
 
-def test_a_lost_gpu_is_found_and_hides_no_error_when_its_memory_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_gpu_is_found_and_hides_no_error_when_its_memory_is_freed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fake_torch(monkeypatch, torch.AcceleratorError(ASSERTION))
     assert gpu.why_lost() == f"AcceleratorError: {ASSERTION}"
     gpu.free_unused()

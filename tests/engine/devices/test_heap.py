@@ -1,4 +1,5 @@
-"""Freed memory goes back to the system while the process runs, and the garbage collector passes over what is old."""
+"""Freed memory goes back to the system while the process runs, and the garbage collector passes
+over what is old."""
 
 import gc
 import platform
@@ -65,7 +66,9 @@ with heap.large_blocks_mapped():
 
 def test_freed_blocks_leave_nothing_behind_while_a_model_is_loaded() -> None:
     """Memory that is freed between blocks in use goes back then, and stays otherwise."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
     first, otherwise, again = map(float, done.stdout.split())
     assert first < 8
     assert otherwise > 32

@@ -15,13 +15,16 @@ SIZE = 64 * mmap.PAGESIZE
 
 @pytest.fixture
 def mapped(tmp_path: Path) -> tuple[Path, mmap.mmap, int]:
-    """A file of ones, mapped as torch maps a checkpoint, with all its pages read, and its address."""
+    """A file of ones, mapped as torch maps a checkpoint, with all its pages read, and its
+    address."""
     import ctypes
 
     file = tmp_path / "weights.bin"
     file.write_bytes(b"\1" * SIZE)
     with file.open("rb") as opened:
-        pages = mmap.mmap(opened.fileno(), SIZE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        pages = mmap.mmap(
+            opened.fileno(), SIZE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
     assert sum(pages[:: mmap.PAGESIZE]) == 64
     return file, pages, ctypes.addressof(ctypes.c_char.from_buffer(pages))
 

@@ -1,4 +1,5 @@
-"""How unevenly experts are used: counted beside the passes, without changing an answer, and given back at the end."""
+"""How unevenly experts are used: counted beside the passes, without changing an answer, and given
+back at the end."""
 
 from __future__ import annotations
 
@@ -70,7 +71,9 @@ def test_layers_get_their_own_functions_back(model: torch.nn.Module) -> None:
     assert "forward" not in vars(experts[1])
 
 
-def test_a_job_says_how_unevenly_experts_were_used(make_config: Callable[..., RunnerConfig], tmp_path: Path) -> None:
+def test_a_job_says_how_unevenly_experts_were_used(
+    make_config: Callable[..., RunnerConfig], tmp_path: Path
+) -> None:
     families.build("qwen3_moe", tmp_path)
     model = LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
     engine = local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=4)))

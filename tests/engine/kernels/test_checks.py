@@ -35,7 +35,9 @@ from runner_engine.sessions.base import Request
 from runner_engine.settings.kv_cache import KvCache
 
 KERNELS = native.kernels()
-pytestmark = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
+pytestmark = pytest.mark.skipif(
+    KERNELS is None, reason="no C compiler is here, so nothing is called in C"
+)
 HEADS = Heads(1, 2, 2, 16, torch.float32, torch.device("cpu"))
 VOCABULARY, POSITIONS, PLACES = 50, 64, 20
 
@@ -45,12 +47,15 @@ def ints(*numbers: int) -> torch.Tensor:
 
 
 def layout(**other: Any) -> PassLayout:
-    """Three tokens of one row, in order, in a store with two rows of 32 places; `other` makes the call wrong."""
+    """Three tokens of one row, in order, in a store with two rows of 32 places; `other` makes the
+    call wrong."""
     given: dict[str, Any] = {"slot": ints(0, 0, 0), "place": ints(0, 1, 2), "seen": ints(1, 2, 3)}
     return PassLayout(HEADS, KERNELS, own_kv(HEADS, KERNELS, [PLACES, PLACES]), **(given | other))
 
 
-def shared(rows: list[int] | None, row_of: list[int], length: int = 5, first: torch.Tensor | None = None) -> PrefixUse:
+def shared(
+    rows: list[int] | None, row_of: list[int], length: int = 5, first: torch.Tensor | None = None
+) -> PrefixUse:
     """A prefix of 5 places, or a wrong number, that some tokens see."""
     kv = SharedKv(SharedKv.empty(HEADS, 5, KERNELS).store, length)
     chosen = None if rows is None else torch.tensor(rows)
@@ -59,17 +64,38 @@ def shared(rows: list[int] | None, row_of: list[int], length: int = 5, first: to
 
 WRONG_LAYOUTS: dict[str, tuple[Callable[[], PassLayout], str]] = {
     "slot": (lambda: layout(slot=ints(0, 2, 0)), "there is no such slot as that of token 1"),
-    "negative slot": (lambda: layout(slot=ints(-1, 0, 0)), "there is no such slot as that of token 0"),
+    "negative slot": (
+        lambda: layout(slot=ints(-1, 0, 0)),
+        "there is no such slot as that of token 0",
+    ),
     "place": (lambda: layout(place=ints(0, 1, 32)), "the slot of token 2 has no such place"),
-    "negative place": (lambda: layout(place=ints(0, -1, 2)), "the slot of token 1 has no such place"),
+    "negative place": (
+        lambda: layout(place=ints(0, -1, 2)),
+        "the slot of token 1 has no such place",
+    ),
     "seen": (lambda: layout(seen=ints(1, 33, 3)), "token 1 sees more places than its slot has"),
-    "step without a place": (lambda: layout(seen=ints(1, 2, 0), is_step=True), "token 2 sees more .* or too few"),
+    "step without a place": (
+        lambda: layout(seen=ints(1, 2, 0), is_step=True),
+        "token 2 sees more .* or too few",
+    ),
 }
 WRONG_PARTS: dict[str, tuple[Callable[[], PassLayout], str]] = {
-    "row of a part": (lambda: layout(uses=[shared([0, 1], [0, 1, 2])]), "token 2 has no such row in a shared part"),
-    "chosen token": (lambda: layout(uses=[shared([0, 3], [0, -1, 1])]), "entry 1 of those that see shared keys"),
-    "length of a prefix": (lambda: layout(uses=[shared(None, [0, 1, 2], 17)]), "are not all in their arena"),
-    "length of a span": (lambda: layout(seen=ints(0, 0, 0), spans=[Span(0, 3, 0, 30)]), "are not all in their arena"),
+    "row of a part": (
+        lambda: layout(uses=[shared([0, 1], [0, 1, 2])]),
+        "token 2 has no such row in a shared part",
+    ),
+    "chosen token": (
+        lambda: layout(uses=[shared([0, 3], [0, -1, 1])]),
+        "entry 1 of those that see shared keys",
+    ),
+    "length of a prefix": (
+        lambda: layout(uses=[shared(None, [0, 1, 2], 17)]),
+        "are not all in their arena",
+    ),
+    "length of a span": (
+        lambda: layout(seen=ints(0, 0, 0), spans=[Span(0, 3, 0, 30)]),
+        "are not all in their arena",
+    ),
 }
 
 
@@ -92,7 +118,10 @@ def attend(of: PassLayout) -> torch.Tensor:
 
 def test_right_calls_are_not_refused(fused: FusedForward) -> None:
     assert attend(layout()).isfinite().all()
-    assert fused(layout(), [0, 1, VOCABULARY - 1], [0, 1, POSITIONS - 1], [2]).shape == (1, VOCABULARY)
+    assert fused(layout(), [0, 1, VOCABULARY - 1], [0, 1, POSITIONS - 1], [2]).shape == (
+        1,
+        VOCABULARY,
+    )
 
 
 @pytest.mark.parametrize("name", [*WRONG_LAYOUTS, *WRONG_PARTS])
@@ -139,12 +168,20 @@ def test_how_a_layer_is_stored(field: str, number: int, kv_cache: KvCache) -> No
 
 
 def test_codes_are_read_as_codes_alone() -> None:
-    """Functions for the model's numbers refuse other formats, and arenas that keep first ones beside them."""
+    """Functions for the model's numbers refuse other formats, and arenas that keep first ones
+    beside them."""
     heads = replace(HEADS)
     heads.kernel_layers[0].values = KvCode.kv_int8
     with pytest.raises(IndexError, match="layer 0 of the KV cache has a format"):
         attend(
-            PassLayout(heads, KERNELS, own_kv(heads, KERNELS, [PLACES]), ints(0, 0, 0), ints(0, 1, 2), ints(1, 2, 3))
+            PassLayout(
+                heads,
+                KERNELS,
+                own_kv(heads, KERNELS, [PLACES]),
+                ints(0, 0, 0),
+                ints(0, 1, 2),
+                ints(1, 2, 3),
+            )
         )
     for first_plain in (1, 32, -16):
         of = layout()
@@ -173,7 +210,8 @@ def test_tokens_that_do_not_exist(
 
 
 def test_an_answer_that_its_own_embedding_lacks() -> None:
-    """A head that is larger than the embedding can answer with such a token; prompts are checked when they arrive."""
+    """A head that is larger than the embedding can answer with such a token; prompts are checked
+    when they arrive."""
     settings = LlamaConfig(
         hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, head_dim=16,
@@ -188,7 +226,9 @@ def test_an_answer_that_its_own_embedding_lacks() -> None:
         row = Row(Request(0, ()), [1, 2], "", 4)
         forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
         row.kv.places, row.tokens = 2, [VOCABULARY]
-        with pytest.raises(ConfigError, match="answered with token 50, and its embedding ends at 49"):
+        with pytest.raises(
+            ConfigError, match="answered with token 50, and its embedding ends at 49"
+        ):
             forward.step(own, [row], [])
 
 
@@ -198,14 +238,22 @@ def test_tensors_of_another_length_format_or_order(fused: FusedForward) -> None:
         with pytest.raises(ValueError, match="C expects torch.int32"):
             fused(layout(slot=wrong), [0, 1, 2], [0, 1, 2], None)
     with pytest.raises(IndexError, match="layer 1: keys and values are stored for 1 layers"):
-        layout().attend(1, torch.randn(4, 3, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 16), 0.25)
+        layout().attend(
+            1, torch.randn(4, 3, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 16), 0.25
+        )
     with pytest.raises(ValueError, match="C expects torch.float32"):
-        layout().attend(0, torch.randn(4, 3, 16), torch.randn(2, 2, 16), torch.randn(2, 2, 16), 0.25)
+        layout().attend(
+            0, torch.randn(4, 3, 16), torch.randn(2, 2, 16), torch.randn(2, 2, 16), 0.25
+        )
     with pytest.raises(ValueError, match="C expects torch.float32"):
-        layout().attend(0, torch.randn(2, 3, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 16), 0.25)
+        layout().attend(
+            0, torch.randn(2, 3, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 16), 0.25
+        )
 
 
-def test_a_workspace_that_is_too_small(fused: FusedForward, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workspace_that_is_too_small(
+    fused: FusedForward, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needed = fused._workspace_bytes(3, [])
     monkeypatch.setattr(fused, "_workspace_bytes", lambda *_: needed // 2)
     with pytest.raises(IndexError, match="the workspace is too small"):
@@ -228,11 +276,15 @@ def test_products_with_rows_of_another_width_or_format() -> None:
 
 
 def test_no_memory_for_widened_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each thread has memory of its own for them, so that too many threads need more than there is."""
+    """Each thread has memory of its own for them, so that too many threads need more than there
+    is."""
     assert KERNELS is not None
     if "bfloat16" in KERNELS.vectors:
         pytest.skip("this processor multiplies bfloat16, so rows are not widened")
-    panels, rows = Panels.of(torch.ones(40, 4096).bfloat16(), None, KERNELS), torch.ones(2, 4096).bfloat16()
+    panels, rows = (
+        Panels.of(torch.ones(40, 4096).bfloat16(), None, KERNELS),
+        torch.ones(2, 4096).bfloat16(),
+    )
     assert bool((panels.product(rows) == 4096).all())
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2**31 - 1)
     with pytest.raises(MemoryError, match="^product: there is no memory for the rows of a product"):
@@ -241,11 +293,20 @@ def test_no_memory_for_widened_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_quantized_products_with_wrong_sizes() -> None:
     assert KERNELS is not None
-    weight, scale, table = torch.zeros(32 * 64 // 2, dtype=torch.uint8), torch.ones(1, 32), torch.ones(32)
+    weight, scale, table = (
+        torch.zeros(32 * 64 // 2, dtype=torch.uint8),
+        torch.ones(1, 32),
+        torch.ones(32),
+    )
     it = QuantizedWeights(WeightFormat.four_bit, 64, 32, (torch.bfloat16,))
     it.matrix.block = 64
     right = weight, None, scale.bfloat16(), table.bfloat16()
-    for place, wrong in ((0, weight[1:]), (1, torch.ones(31)), (2, torch.ones(2, 32).bfloat16()), (3, table)):
+    for place, wrong in (
+        (0, weight[1:]),
+        (1, torch.ones(31)),
+        (2, torch.ones(2, 32).bfloat16()),
+        (3, table),
+    ):
         with pytest.raises(ValueError, match="C expects"):
             it.point_at(*(wrong if at == place else one for at, one in enumerate(right)))  # type: ignore[arg-type]
     it.point_at(*right)
@@ -253,7 +314,9 @@ def test_quantized_products_with_wrong_sizes() -> None:
     if KERNELS.has_quantized:
         with pytest.raises(IndexError, match="the workspace is too small"):
             multiply(KERNELS, rows, it, torch.empty(100, dtype=torch.uint8))
-        with pytest.raises(IndexError, match="this processor cannot multiply"):  # its rows would be read as pairs
+        with pytest.raises(
+            IndexError, match="this processor cannot multiply"
+        ):  # its rows would be read as pairs
             multiply(KERNELS, rows.float(), it, torch.empty(10**7, dtype=torch.uint8))
         it.matrix.block = 48
     if KERNELS.has("product", torch.bfloat16):
@@ -292,7 +355,9 @@ def test_groups_that_do_not_exist(group: int) -> None:
         (group_of,) = groups.others
         assert sorted(group_of.unique().tolist()) == [0, 1, 2, 3]
         group_of[255] = group
-        with pytest.raises(IndexError, match="matrix or layer 0 has sizes or a format that this processor cannot"):
+        with pytest.raises(
+            IndexError, match="matrix or layer 0 has sizes or a format that this processor cannot"
+        ):
             groups.product(rows)
 
 
@@ -313,18 +378,33 @@ except ValueError as error:
 
 
 def test_a_wrong_width_is_refused_also_without_asserts() -> None:
-    done = subprocess.run([sys.executable, "-O", "-c", OPTIMIZED], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", OPTIMIZED], capture_output=True, text=True, check=False
+    )
     said = "torch.Size([1])\nrows of 1000000 logits; the history is of 1000 tokens\n"
     assert (done.returncode, done.stdout) == (0, said), done.stderr
 
 
-ROOMS = ("attention", "decode", "kernels", "kv_cache", "local", "matmul", "memory")  # where tensors are
+ROOMS = (
+    "attention",
+    "decode",
+    "kernels",
+    "kv_cache",
+    "local",
+    "matmul",
+    "memory",
+)  # where tensors are
 
 
 def test_no_assert_guards_a_call_into_c() -> None:
-    """`python -O` leaves asserts out: beside the kernels, they only tell the type checker what a thing is."""
+    """`python -O` leaves asserts out: beside the kernels, they only tell the type checker what a
+    thing is."""
     folder = Path(runner_engine.__file__).parent
-    callers = [file for file in folder.rglob("*.py") if "kernels" in (text := file.read_text()) and "native" in text]
+    callers = [
+        file
+        for file in folder.rglob("*.py")
+        if "kernels" in (text := file.read_text()) and "native" in text
+    ]
     assert folder / "attention" / "attention.py" in callers
     guards = [
         f"{file.relative_to(folder)}:{node.lineno}: {ast.unparse(node.test)}"

@@ -1,4 +1,5 @@
-"""C and Python agree on every structure and number that both rely on, or the library is not used."""
+"""C and Python agree on every structure and number that both rely on, or the library is not
+used."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from runner_engine.kernels import building, native, shared_numbers
 from runner_engine.kernels.refusals import error_of
 from runner_engine.kernels.shared_numbers import SharedPart
 
-pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
+pytestmark = pytest.mark.skipif(
+    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+)
 
 
 def loaded() -> ctypes.CDLL:
@@ -23,7 +26,9 @@ def loaded() -> ctypes.CDLL:
 
 def test_they_agree() -> None:
     assert shared_numbers.differences(loaded()) == []
-    assert shared_numbers.of_c(loaded())["sizeof fused_tokens"] == ctypes.sizeof(shared_numbers.FusedTokens)
+    assert shared_numbers.of_c(loaded())["sizeof fused_tokens"] == ctypes.sizeof(
+        shared_numbers.FusedTokens
+    )
 
 
 class Swapped(ctypes.Structure):
@@ -41,10 +46,19 @@ class Short(ctypes.Structure):
 @pytest.mark.parametrize(
     ("structure", "expected"),
     [
-        (Swapped, ["shared_part.causal is 16 in C and 8 in Python", "shared_part.sees is 8 in C and 16 in Python"]),
+        (
+            Swapped,
+            [
+                "shared_part.causal is 16 in C and 8 in Python",
+                "shared_part.sees is 8 in C and 16 in Python",
+            ],
+        ),
         (
             Short,
-            ["shared_part.from is 56 in C and unknown in Python", "sizeof shared_part is 64 in C and 56 in Python"],
+            [
+                "shared_part.from is 56 in C and unknown in Python",
+                "sizeof shared_part is 64 in C and 56 in Python",
+            ],
         ),
     ],
 )
@@ -63,14 +77,19 @@ def test_a_library_with_other_structures_is_not_used(
     finally:
         native.kernels.cache_clear()
     [message] = caplog.messages
-    assert message == f"the kernels are not used, torch does their work more slowly: {'; '.join(expected)}"
+    assert (
+        message
+        == f"the kernels are not used, torch does their work more slowly: {'; '.join(expected)}"
+    )
 
 
 def test_every_refusal_has_words() -> None:
     for refusal in shared_numbers.Refusal:
         error = error_of(int(refusal) << 32 | 7, "product")
         assert len(str(error)) > len("product: ")
-        assert type(error) is (MemoryError if refusal is shared_numbers.Refusal.NO_MEMORY else IndexError)
+        assert type(error) is (
+            MemoryError if refusal is shared_numbers.Refusal.NO_MEMORY else IndexError
+        )
 
 
 def test_a_library_that_exports_no_numbers_is_damaged() -> None:

@@ -1,4 +1,5 @@
-"""What is before a window is given back while rows grow: answers are those of generate, and the memory is what is said."""
+"""What is before a window is given back while rows grow: answers are those of generate, and the
+memory is what is said."""
 
 from __future__ import annotations
 
@@ -31,10 +32,15 @@ from tools import families
 
 Make = Callable[..., RunnerConfig]
 WINDOW, NEW_TOKENS = 32, 40
-SHARED = [30 + place * 7 % 90 for place in range(210)]  # several windows long, as are the prompts behind it
+SHARED = [
+    30 + place * 7 % 90 for place in range(210)
+]  # several windows long, as are the prompts behind it
 LONG = [100 + place * 11 % 130 for place in range(333)]
 PROMPTS = [[*SHARED, *LONG[:190]], [*SHARED, *LONG[:100], *LONG[7:77]], [*SHARED, 9], LONG, [5]]
-LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}  # else a tiny Gemma repeats its last token for ever
+LIVELY = {
+    "query_pre_attn_scalar": 8,
+    "tie_word_embeddings": False,
+}  # else a tiny Gemma repeats its last token for ever
 MIXED = {"layer_types": ["sliding_attention", "full_attention"]}
 FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {}, "gemma3_text": LIVELY | MIXED, "gpt_oss": MIXED, "cohere2": MIXED, "olmo3": MIXED,
@@ -59,7 +65,11 @@ def engine_of(
         families.build(family, tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=Dtype.float32)
         engines.append(
-            local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, **keys)))
+            local_engine(
+                make_config(
+                    model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, **keys)
+                )
+            )
         )
         return engines[-1]
 
@@ -95,9 +105,13 @@ def freed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_several_windows_answer_as_generate(
-    engine_of: Callable[..., LocalEngine], family: str, freed: list[int], monkeypatch: pytest.MonkeyPatch
+    engine_of: Callable[..., LocalEngine],
+    family: str,
+    freed: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Shared prefixes, prompts in pieces, decoding beyond, rows that enter later, and a shortage of memory."""
+    """Shared prefixes, prompts in pieces, decoding beyond, rows that enter later, and a shortage of
+    memory."""
     engine = engine_of(family)
     expected = expected_of(engine)
     assert complete(engine, asked()) == expected
@@ -125,7 +139,9 @@ def test_what_is_freed_matters(
     engine = engine_of(family)
     expected = expected_of(engine)
     real = FreedPlaces._free
-    monkeypatch.setattr(FreedPlaces, "_free", lambda self, size, end: real(self, size, end + 3 * size))
+    monkeypatch.setattr(
+        FreedPlaces, "_free", lambda self, size, end: real(self, size, end + 3 * size)
+    )
     assert complete(engine, asked()) != expected
 
 
@@ -134,7 +150,8 @@ def test_scores_are_those_of_a_row_that_keeps_everything(
 ) -> None:
     engine = engine_of("gemma3_text")
     requests = [
-        Request(number, tuple(ids[:60]), continuation=tuple(ids[60:])) for number, ids in enumerate(PROMPTS[:4])
+        Request(number, tuple(ids[:60]), continuation=tuple(ids[60:]))
+        for number, ids in enumerate(PROMPTS[:4])
     ]
     done = [one.logprobs for one in contract.complete(engine, requests)]
     assert freed
@@ -145,12 +162,18 @@ def test_scores_are_those_of_a_row_that_keeps_everything(
 
 
 @pytest.mark.parametrize("shared", [len(SHARED), 40], ids=["as long", "shorter"])
-def test_a_conversation_begins_where_all_its_keys_are(engine_of: Callable[..., LocalEngine], shared: int) -> None:
+def test_a_conversation_begins_where_all_its_keys_are(
+    engine_of: Callable[..., LocalEngine], shared: int
+) -> None:
     """A kept row keeps all of its own; what it has of a prefix is used whole, or not at all."""
     engine = engine_of("gemma3_text")
     first = [[*SHARED, *LONG[:50]], [*SHARED, *LONG[9:60]]]
     answers = complete(engine, asked(first, keep=True))
-    later = [[*first[0], *answers[0], 7, 8, 9], [*SHARED[:shared], *LONG[100:300]], [*first[1], 11, 12]]
+    later = [
+        [*first[0], *answers[0], 7, 8, 9],
+        [*SHARED[:shared], *LONG[100:300]],
+        [*first[1], 11, 12],
+    ]
     for prompt in later:
         assert complete(engine, asked([prompt], keep=True)) == expected_of(engine, [prompt])
 
@@ -166,14 +189,18 @@ def test_what_a_server_keeps_of_prompts_is_whole(engine_of: Callable[..., LocalE
 
 @pytest.mark.parametrize("kv_cache", [KvCache.as_model, KvCache.int8, KvCache.k8v4], ids=str)
 def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
-    """What the system says of its pages: a layer with a window keeps that and a few more places, others keep all."""
+    """What the system says of its pages: a layer with a window keeps that and a few more places,
+    others keep all."""
     heads = replace(HEADS, kv_cache=kv_cache)
     own = own_kv(heads, kernels_for(heads), [2048])
     assert isinstance(own, kv_arenas.KvArenas)
     rows = torch.randn(2048, 2, 64, dtype=torch.bfloat16)
     most = 0
     for place in range(0, 2048, 16):
-        slots, places = torch.zeros(16, dtype=torch.int32), torch.arange(place, place + 16, dtype=torch.int32)
+        slots, places = (
+            torch.zeros(16, dtype=torch.int32),
+            torch.arange(place, place + 16, dtype=torch.int32),
+        )
         for layer in range(3):
             own.write(layer, rows[place : place + 16], rows[place : place + 16], slots, places)
         own.fill(0, place + 16)
@@ -206,5 +233,7 @@ def _resident(tensor: torch.Tensor) -> int:
     first = tensor.data_ptr() // PAGE * PAGE
     pages = -(-(tensor.data_ptr() + tensor.nbytes - first) // PAGE)
     seen = (ctypes.c_ubyte * pages)()
-    assert ctypes.CDLL(None).mincore(ctypes.c_void_p(first), ctypes.c_size_t(pages * PAGE), seen) == 0
+    assert (
+        ctypes.CDLL(None).mincore(ctypes.c_void_p(first), ctypes.c_size_t(pages * PAGE), seen) == 0
+    )
     return sum(page & 1 for page in seen) * PAGE

@@ -1,4 +1,5 @@
-"""Keys and values in 8 bits: what is stored; attention over it is tested beside that over other formats."""
+"""Keys and values in 8 bits: what is stored; attention over it is tested beside that over other
+formats."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ CPU = torch.device("cpu")
 FORMATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 
 
-def heads_of(shape: tuple[int, int, int], dtype: torch.dtype, layers: int = 1, way: str = "torch") -> Heads:
+def heads_of(
+    shape: tuple[int, int, int], dtype: torch.dtype, layers: int = 1, way: str = "torch"
+) -> Heads:
     return replace(heads_for(way, layers, *shape, dtype), kv_cache=KvCache.int8)
 
 
@@ -44,7 +47,13 @@ def test_kernels_and_torch_store_the_same_bits(dim: int, dtype: torch.dtype) -> 
         pytest.skip("there is no C compiler here")
     heads, generator = heads_of((3, 1, dim), dtype, layers=2), torch.Generator().manual_seed(dim)
     keys, values = (random(generator, 37, 3, dim, dtype=dtype) * 5 for _ in range(2))
-    keys[3, 1], keys[5, 2, 7], keys[6, 0, 0], values[4], values[9, 1, 2] = 0.0, torch.nan, torch.inf, 1e-38, -torch.inf
+    keys[3, 1], keys[5, 2, 7], keys[6, 0, 0], values[4], values[9, 1, 2] = (
+        0.0,
+        torch.nan,
+        torch.inf,
+        1e-38,
+        -torch.inf,
+    )
     own, other = own_kv(heads, kernels, [40, 40]), own_kv(heads, kernels, [50])
     order = torch.randperm(37, generator=generator)
     own.write(1, keys[order], values[order], ints([1] * 37), order.int())
@@ -56,7 +65,9 @@ def test_kernels_and_torch_store_the_same_bits(dim: int, dtype: torch.dtype) -> 
     assert not bool(torch.cat(own.stored(1, 0, 40)).any()), "no neighbour is touched"
     assert not bool(torch.cat(own.stored(0, 1, 40)).any())
     other.put_stored(1, *own.stored(1, 1, 37))
-    assert all(map(torch.equal, other.stored(1, 0, 37), own.stored(1, 1, 37))), "a copy has the same bits"
+    assert all(map(torch.equal, other.stored(1, 0, 37), own.stored(1, 1, 37))), (
+        "a copy has the same bits"
+    )
     numbers = own.read(1, 1, 37)[0].float()
     assert bool(numbers[2, 5].isnan().all()), "what is not a number does not become one"
     assert bool((numbers[0, 6].isnan()).all())
@@ -64,7 +75,9 @@ def test_kernels_and_torch_store_the_same_bits(dim: int, dtype: torch.dtype) -> 
     sound = numbers[:, 10:] - keys[10:].transpose(0, 1).float()
     # half a step; bfloat16 rounds the result again
     most = keys[10:].transpose(0, 1).float().abs().amax(dim=-1, keepdim=True)
-    assert bool((sound.abs() <= most * (0.5 / 127 + (2**-8 if dtype == torch.bfloat16 else 1e-6))).all())
+    assert bool(
+        (sound.abs() <= most * (0.5 / 127 + (2**-8 if dtype == torch.bfloat16 else 1e-6))).all()
+    )
 
 
 @FORMATS

@@ -1,4 +1,5 @@
-"""Formats of keys and values: what the key takes, what is stored bit for bit, and controls that must fail."""
+"""Formats of keys and values: what the key takes, what is stored bit for bit, and controls that
+must fail."""
 
 from __future__ import annotations
 
@@ -41,7 +42,15 @@ def kernels() -> native.Kernels:
         ({"keys": "as_model"}, "as_model"),
         ({"keys": "int8", "values": "int8", "rotate": True}, "int8_rotated"),
         ({"values": "int8"}, "{keys: as_model, values: int8, rotate: false}"),
-        ({"keys": "int8", "values": "int4", "rotate": False, "layers": {0: "int8", -1: "as_model"}}, MAPPING),
+        (
+            {
+                "keys": "int8",
+                "values": "int4",
+                "rotate": False,
+                "layers": {0: "int8", -1: "as_model"},
+            },
+            MAPPING,
+        ),
         (MAPPING, MAPPING),
         ({"keys": "int4", "values": "int4", "first_tokens": "as_model"}, FIRST),
         (FIRST, FIRST),
@@ -56,13 +65,19 @@ def test_a_value_has_one_text(given: object, said: str) -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ("int3", "generation.kv_cache=int3: must be one of as_model, int8, int8_rotated, int4, k8v4, or {keys: …"),
+        (
+            "int3",
+            "generation.kv_cache=int3: must be one of as_model, int8, int8_rotated, int4, k8v4, or {keys: …",
+        ),
         ({"key": "int8"}, "it has no key key"),
         ({"keys": "fp8"}, "'fp8' is none of as_model, int8, int4"),
         ({"keys": "int8", "rotate": "yes"}, "rotate is 'yes', and must be true or false"),
         ({"rotate": True}, "rotate alone changes nothing"),
         ({"first_tokens": "as_model"}, "first_tokens alone changes nothing"),
-        ({"keys": "int8", "first_tokens": "int8"}, "first_tokens is 'int8', and can only be as_model"),
+        (
+            {"keys": "int8", "first_tokens": "int8"},
+            "first_tokens is 'int8', and can only be as_model",
+        ),
         ({"keys": "int8", "layers": [0]}, "layers is [0], and must say {NUMBER: FORMAT, …}"),
         ("{keys: [", "must be one of"),
     ],
@@ -77,14 +92,22 @@ def test_mistakes_are_one_message(given: object, why: str) -> None:
 def test_a_layer_that_a_model_does_not_have_is_refused() -> None:
     of = KvCache.of({"keys": "int8", "layers": {4: "as_model"}})
     of.check_layers(5)
-    with pytest.raises(ConfigError, match="there is no layer 4: 4 layers of this model store keys and values, 0 to 3"):
+    with pytest.raises(
+        ConfigError,
+        match="there is no layer 4: 4 layers of this model store keys and values, 0 to 3",
+    ):
         of.check_layers(4)
 
 
 def test_only_other_formats_count_in_a_jobs_id(make_config: Any) -> None:
-    keys = {name: dict(semantic_keys(make_config(generation=GenerationConfig(kv_cache=name)))) for name in SHORT_NAMES}
+    keys = {
+        name: dict(semantic_keys(make_config(generation=GenerationConfig(kv_cache=name))))
+        for name in SHORT_NAMES
+    }
     assert "generation.kv_cache" not in keys.pop("as_model")
-    assert {name: found["generation.kv_cache"] for name, found in keys.items()} == {name: name for name in keys}
+    assert {name: found["generation.kv_cache"] for name, found in keys.items()} == {
+        name: name for name in keys
+    }
 
 
 @DTYPES
@@ -121,14 +144,18 @@ def test_four_bits_use_all_their_steps_and_are_near() -> None:
     most = torch.nn.functional.pad(numbers, (0, 16)).unflatten(-1, (3, 32)).abs().amax(-1)
     step = (most / 8).repeat_interleave(32, dim=-1)[..., :80]
     assert bool(((read - numbers).abs() <= step * 1.01).all())
-    assert float(((read - numbers).abs() / step).mean()) < 0.3, "half a step at most, but for the largest"
+    assert float(((read - numbers).abs() / step).mean()) < 0.3, (
+        "half a step at most, but for the largest"
+    )
     codes = rows[..., :48]
     assert {*(codes << 4 >> 4).unique().tolist()} == set(range(-8, 8))
 
 
 @DTYPES
 @pytest.mark.parametrize(("dim", "piece"), [(64, 64), (80, 16), (96, 32), (112, 16), (128, 128)])
-def test_a_rotation_is_undone_by_itself(kernels: native.Kernels, dim: int, piece: int, dtype: torch.dtype) -> None:
+def test_a_rotation_is_undone_by_itself(
+    kernels: native.Kernels, dim: int, piece: int, dtype: torch.dtype
+) -> None:
     assert rotation.piece_of(dim) == piece
     heads = replace(heads_for("kernels", 1, 3, 1, dim, dtype), kv_cache=KvCache.int4)
     given = random(torch.Generator().manual_seed(dim), 5, 3, dim, dtype=dtype)
@@ -136,7 +163,9 @@ def test_a_rotation_is_undone_by_itself(kernels: native.Kernels, dim: int, piece
     turned = heads.turned(given)
     assert torch.equal(heads.turned(given, kernels), turned), "C has the same bits"
     assert float(turned[0, 0].abs().max()) < 60, "one large number is spread"
-    assert torch.allclose(rotation.rotated(turned).float(), given.float(), atol=1e-4 if dtype is torch.float32 else 1)
+    assert torch.allclose(
+        rotation.rotated(turned).float(), given.float(), atol=1e-4 if dtype is torch.float32 else 1
+    )
     exact = given.double() @ given.double().mT
     assert torch.allclose((turned.double() @ turned.double().mT), exact, rtol=1e-5 if dtype is torch.float32 else 0.05,
                           atol=1e-3 if dtype is torch.float32 else 5.0)  # fmt: skip
@@ -167,7 +196,9 @@ def test_a_scale_of_another_head_fails(form: str, monkeypatch: pytest.MonkeyPatc
     def shifted(heads: Heads, layer: int, keys: torch.Tensor, values: torch.Tensor) -> Any:
         read = as_stored(heads, layer, keys, values)
         sizes = [some.abs().amax(dim=-1, keepdim=True).clamp_min(1e-9) for some in read]
-        return tuple(some * (size.roll(1, 0) / size) for some, size in zip(read, sizes, strict=True))
+        return tuple(
+            some * (size.roll(1, 0) / size) for some, size in zip(read, sizes, strict=True)
+        )
 
     monkeypatch.setattr(passes, "as_stored", shifted)
     with pytest.raises(AssertionError, match="off by"):
@@ -177,7 +208,12 @@ def test_a_scale_of_another_head_fails(form: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("kv_cache", [*SHORT_NAMES.values(), KvCache.of(MAPPING)], ids=str)
 @pytest.mark.parametrize("dim", [64, 80])
 def test_the_plan_counts_what_is_stored(kv_cache: KvCache, dim: int) -> None:
-    settings = {"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": dim}
+    settings = {
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": dim,
+    }
     heads = replace(heads_for("kernels", 3, 2, 3, dim, torch.bfloat16), kv_cache=kv_cache)
     planned = kept_kv(settings, 2, kv_cache, lanes=16).token_bytes
     assert planned == heads.bytes_per_token

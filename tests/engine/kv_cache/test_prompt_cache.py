@@ -1,4 +1,5 @@
-"""Prompts that come again: their keys and values are copied, and the answers stay those of `generate`."""
+"""Prompts that come again: their keys and values are copied, and the answers stay those of
+`generate`."""
 
 from __future__ import annotations
 
@@ -84,7 +85,9 @@ def test_nothing_is_kept_of_what_nobody_said_would_come_again(engine: LocalEngin
     assert engine.prompts.tokens == 0
 
 
-def test_a_full_cache_forgets_what_was_longest_ago(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_cache_forgets_what_was_longest_ago(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prefix_tree, "MIN_TOKENS", 10**9)
     asked = requests(recurring=True)
     expected, _ = computed(engine, asked, 1)
@@ -92,7 +95,9 @@ def test_a_full_cache_forgets_what_was_longest_ago(engine: LocalEngine, monkeypa
     heads = engine.heads(engine.loaded)
     assert heads is not None
     blocks = 12
-    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB)
+    monkeypatch.setattr(
+        prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB
+    )
     for _ in range(2):
         assert computed(engine, asked, 1)[0] == expected
         assert engine.prompts.tokens == blocks * shared_numbers.LANES
@@ -104,14 +109,19 @@ def test_a_full_cache_forgets_what_was_longest_ago(engine: LocalEngine, monkeypa
 def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys and values, the keys that find them, and what is known of stop texts: all of them level off."""
+    """Keys and values, the keys that find them, and what is known of stop texts: all of them level
+    off."""
     monkeypatch.setattr("runner_engine.decode.tokens.stopping.MAX_CACHED", 100)
     engine.load()
     heads = engine.heads(engine.loaded)
     assert heads is not None
     blocks = 24
-    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB)
-    common = "Each of these begins with the same long text, which is read once for all of them. " * 3
+    monkeypatch.setattr(
+        prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB
+    )
+    common = (
+        "Each of these begins with the same long text, which is read once for all of them. " * 3
+    )
     stopping = [0]
     accept = Stopping.accept
 
@@ -124,7 +134,12 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     sizes = []
     for turn in range(4):
         asked = [
-            Request(n, f"{common}{turn}.{n} {n * 7919}", stop=(chr(0x400 + 12 * turn + n),), recurring=True)
+            Request(
+                n,
+                f"{common}{turn}.{n} {n * 7919}",
+                stop=(chr(0x400 + 12 * turn + n),),
+                recurring=True,
+            )
             for n in range(12)
         ]
         complete(engine, asked, 6)
@@ -132,5 +147,7 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
         sizes.append(len(pickle.dumps([*engine.prompts._known])))
     assert engine.prompts.tokens == blocks * shared_numbers.LANES == engine.stats.kept_tokens
     assert engine.stats.shared_tokens > len(common), "some of them stood on the common text"
-    assert max(sizes) < 200 * blocks, "a block's keys: its own tokens, and a word on what is before it"
+    assert max(sizes) < 200 * blocks, (
+        "a block's keys: its own tokens, and a word on what is before it"
+    )
     assert 0 < max(stopping) <= 100

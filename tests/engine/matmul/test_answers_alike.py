@@ -1,4 +1,5 @@
-"""A model in any number format answers a prompt alike whatever others go along, and its passes are single calls."""
+"""A model in any number format answers a prompt alike whatever others go along, and its passes are
+single calls."""
 
 from __future__ import annotations
 
@@ -47,7 +48,12 @@ def test_of_a_stored_format(
 @pytest.mark.parametrize("choice", [HqqConfig(), TorchaoIntxConfig(bits=3, symmetric=False)])
 @DTYPES
 def test_of_a_format_that_is_made(
-    choice: MadeGroupsConfig, dtype: Dtype, opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]
+    choice: MadeGroupsConfig,
+    dtype: Dtype,
+    opened: Callable[..., LocalEngine],
+    saved_family: Callable[..., Path],
 ) -> None:
-    engine = opened(model=LocalConfig(name=str(saved_family()), device="cpu", dtype=dtype), quantization=choice)
+    engine = opened(
+        model=LocalConfig(name=str(saved_family()), device="cpu", dtype=dtype), quantization=choice
+    )
     check(engine, "(14 of 15 linear layers: 14 GroupedLinear)")

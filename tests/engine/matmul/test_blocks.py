@@ -1,4 +1,5 @@
-"""Products with the blocks of a .gguf file equal those with its unpacked weights bit for bit, for any number of rows."""
+"""Products with the blocks of a .gguf file equal those with its unpacked weights bit for bit, for
+any number of rows."""
 
 from __future__ import annotations
 
@@ -57,7 +58,9 @@ def test_what_the_kernel_refuses() -> None:
 @has_kernels
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_of_an_embedding_are_those_of_the_unpacked_weights(name: str, dtype: torch.dtype) -> None:
+def test_rows_of_an_embedding_are_those_of_the_unpacked_weights(
+    name: str, dtype: torch.dtype
+) -> None:
     assert KERNELS is not None
     layer = layer_of(name, outputs := 75, 768)
     weight = unpacked(layer.rows(0, outputs), name, 768).to(dtype)
@@ -70,7 +73,9 @@ def test_rows_of_an_embedding_are_those_of_the_unpacked_weights(name: str, dtype
 def test_a_token_that_an_embedding_does_not_have_is_refused(token: int) -> None:
     assert KERNELS is not None
     with pytest.raises(IndexError, match="rows_of_blocks"):
-        Blocks.of(layer_of("Q4_K", 75, 256), KERNELS, Workspace()).rows(torch.tensor([3, token]), torch.float32)
+        Blocks.of(layer_of("Q4_K", 75, 256), KERNELS, Workspace()).rows(
+            torch.tensor([3, token]), torch.float32
+        )
 
 
 @has_kernels
@@ -100,7 +105,9 @@ def by_bytes(layer: GgufLinear, rows: torch.Tensor) -> tuple[torch.Tensor, torch
 @has_kernels
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_products_of_rows_in_bytes_are_exact_but_for_the_rounding_of_rows(name: str, dtype: torch.dtype) -> None:
+def test_products_of_rows_in_bytes_are_exact_but_for_the_rounding_of_rows(
+    name: str, dtype: torch.dtype
+) -> None:
     assert KERNELS is not None
     outputs, inputs = 75, 768
     layer = layer_of(name, outputs, inputs, ordered=False, has_byte_rows=True)
@@ -111,8 +118,12 @@ def test_products_of_rows_in_bytes_are_exact_but_for_the_rounding_of_rows(name: 
     off = 2.0**-8 if dtype is torch.bfloat16 else 0.0  # of an output that is rounded
     assert ((whole.double() - expected).abs() <= allowed + off * expected.abs()).all()
     for count in (1, 2, 4, 7, 50):
-        assert torch.equal(Blocks.of(layer, KERNELS, Workspace()).product(rows[:count]), whole[:count])
-    plain = Blocks.of(layer_of(name, outputs, inputs, ordered=False), KERNELS, Workspace()).product(rows)
+        assert torch.equal(
+            Blocks.of(layer, KERNELS, Workspace()).product(rows[:count]), whole[:count]
+        )
+    plain = Blocks.of(layer_of(name, outputs, inputs, ordered=False), KERNELS, Workspace()).product(
+        rows
+    )
     assert not torch.equal(plain, whole)  # rows are rounded
 
 

@@ -1,4 +1,5 @@
-"""Codes in groups by rows in bytes: products are exact but for the rounding of rows, alike for any number of rows."""
+"""Codes in groups by rows in bytes: products are exact but for the rounding of rows, alike for any
+number of rows."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ def check_byte_products(layer: GroupedLinear, dtype: torch.dtype) -> None:
         layer.unpacked(0, layer.out_features, torch.float32).double(),
         rounded_by_parts(rows.float()).double(),
     )
-    codes = 256 * layer.layout.scales(layer.stored, 0, layer.out_features).double().amax(1)  # before zero points
+    codes = 256 * layer.layout.scales(layer.stored, 0, layer.out_features).double().amax(
+        1
+    )  # before zero points
     allowed = (numbers.abs() @ weight.abs().T + numbers.abs().sum(1, keepdim=True) * codes) * 2e-6
     expected = numbers @ weight.T
     off = 2.0**-8 if dtype is torch.bfloat16 else 0.0  # of an output that is rounded
@@ -93,7 +96,8 @@ def test_a_table_that_bytes_cannot_have() -> None:
 @has_kernels
 @pytest.mark.parametrize(("kind", "inputs"), [("gptq_order", 640), ("float8", 640), ("packed", 72)])
 def test_rows_are_rounded_where_the_kernels_do_not_do_it(kind: str, inputs: int) -> None:
-    """Groups that are not in order, codes that no bytes stand for, and a row whose last part is a short one."""
+    """Groups that are not in order, codes that no bytes stand for, and a row whose last part is a
+    short one."""
     if kind == "float8":
         layer = values_layer(96, inputs, 8, 32, torch.float32)
     else:
@@ -125,11 +129,18 @@ def test_what_the_kernel_refuses(wrong: dict[str, int]) -> None:
 
 
 @has_kernels
-@pytest.mark.parametrize(("name", "choice"), [("gptq", GptqConfig), ("gptq_order", GptqConfig), ("hqq", HqqConfig)])
+@pytest.mark.parametrize(
+    ("name", "choice"), [("gptq", GptqConfig), ("gptq_order", GptqConfig), ("hqq", HqqConfig)]
+)
 def test_a_model_with_rows_in_bytes(
-    opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path, name: str, choice: type[WithByteRows]
+    opened: Callable[..., LocalEngine],
+    tmp_path: Path,
+    tiny_llama: Path,
+    name: str,
+    choice: type[WithByteRows],
 ) -> None:
-    """The same tokens whatever rows go along, in a single call, and other logits than with exact rows."""
+    """The same tokens whatever rows go along, in a single call, and other logits than with exact
+    rows."""
     if name == "hqq":
         shutil.copytree(tiny_llama, tmp_path, dirs_exist_ok=True)
     else:
@@ -137,7 +148,9 @@ def test_a_model_with_rows_in_bytes(
         AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
     keys: dict[str, Any] = {"group_size": 32} if name == "hqq" else {}
     model = LocalConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
-    by_bytes, exact = (opened(model=model, quantization=choice(**keys, int8_rows=on)) for on in (True, False))
+    by_bytes, exact = (
+        opened(model=model, quantization=choice(**keys, int8_rows=on)) for on in (True, False)
+    )
     asked = [Request(number, "word " * number, max_new_tokens=12) for number in range(1, 6)]
     together = {one.id: one.answer.token_ids for one in complete(by_bytes, asked, 5)}
     assert together == {one.id: one.answer.token_ids for one in complete(by_bytes, asked, 1)}

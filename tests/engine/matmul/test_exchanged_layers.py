@@ -1,4 +1,5 @@
-"""Layers of packed weights get the kernels' products, and keep their own where these are wrong or missing."""
+"""Layers of packed weights get the kernels' products, and keep their own where these are wrong or
+missing."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ OF_GROUPS = Packing(group_layer, Groups, groups, "GroupedLinear is")
 def test_a_last_strip_that_is_short_and_a_bias(of: Packing, kind: str) -> None:
     layer = of.layer(kind, 40, 320, bias=torch.randn(40))
     expected = layer(rows := rows_of(9, 320, torch.float32))
-    assert torch.allclose(of.weights.of(layer, KERNELS, Workspace()).product(rows), expected, atol=1e-5)
+    assert torch.allclose(
+        of.weights.of(layer, KERNELS, Workspace()).product(rows), expected, atol=1e-5
+    )
     assert not torch.allclose(expected, expected - layer.bias, atol=1e-5)  # the bias counts
 
 
@@ -81,7 +84,9 @@ def test_without_kernels_torch_multiplies_and_a_note_says_so(
 
 @has_kernels
 @pytest.mark.parametrize(("of", "kind"), [(OF_BLOCKS, "Q4_0"), (OF_GROUPS, "packed")])
-def test_a_wrong_kernel_is_noticed_and_not_used(monkeypatch: pytest.MonkeyPatch, of: Packing, kind: str) -> None:
+def test_a_wrong_kernel_is_noticed_and_not_used(
+    monkeypatch: pytest.MonkeyPatch, of: Packing, kind: str
+) -> None:
     module: Any = of.module
     right = module.packed
     monkeypatch.setattr(module, "packed", lambda *arguments: right(*arguments).roll(1, dims=1))

@@ -1,4 +1,5 @@
-"""4-bit weights in the order in which bitsandbytes stores them have the bits of the products of unpacked weights."""
+"""4-bit weights in the order in which bitsandbytes stores them have the bits of the products of
+unpacked weights."""
 
 from __future__ import annotations
 
@@ -21,9 +22,12 @@ from runner_engine.matmul.quantized_layers import QuantizedLayers
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
-is_x86 = pytest.mark.skipif(KERNELS is None or "avx2" not in CPU_FLAGS, reason="the flags are those of x86")
+is_x86 = pytest.mark.skipif(
+    KERNELS is None or "avx2" not in CPU_FLAGS, reason="the flags are those of x86"
+)
 BF16 = torch.bfloat16
-# kind, inputs, outputs, keys: whole panels and parts, one block and several, scales that are quantized or not
+# kind, inputs, outputs, keys: whole panels and parts, one block and several, scales that are
+# quantized or not
 LAYERS: list[tuple[str, int, int, dict[str, Any]]] = [
     ("nf4", 192, 96, {}),
     ("nf4", 64, 32, {"double_quant": False}),
@@ -31,7 +35,11 @@ LAYERS: list[tuple[str, int, int, dict[str, Any]]] = [
     ("fp4", 128, 5, {}),
     ("fp4", 576, 160, {}),
 ]
-OTHERS = {"AVX2": ["-mno-avx512f"], "without AVX2": ["-mno-avx512f", "-mno-avx2"], "AVX-512": ["-mno-avx512bf16"]}
+OTHERS = {
+    "AVX2": ["-mno-avx512f"],
+    "without AVX2": ["-mno-avx512f", "-mno-avx2"],
+    "AVX-512": ["-mno-avx512bf16"],
+}
 
 
 def unpacked(layer: Any) -> torch.Tensor:
@@ -65,7 +73,9 @@ def test_they_are_the_products_of_the_unpacked_weights(
         ours, library = layer(rows), own(rows).float()
         assert torch.equal(ours, plain.product(rows)), count
         assert (ours.float() - library).abs().max() <= 0.01 * library.abs().max()
-        assert torch.equal(layer(rows.float()), ours.float()), "rows in float32 are rounded, as the library does"
+        assert torch.equal(layer(rows.float()), ours.float()), (
+            "rows in float32 are rounded, as the library does"
+        )
     assert torch.equal(layer.weight.data, held), "nothing is packed"
 
 
@@ -83,7 +93,13 @@ def test_other_processors_have_the_same_bits(processor: str, tmp_path: Path) -> 
         for count in (1, 5, 40, 200):
             rows = rows_of(count, inputs)
             found = multiply(kernels, rows, weights)
-            assert torch.equal(found, plain.product(rows)), (processor, kind, inputs, outputs, count)
+            assert torch.equal(found, plain.product(rows)), (
+                processor,
+                kind,
+                inputs,
+                outputs,
+                count,
+            )
             assert torch.equal(multiply(kernels, rows[-1:], weights)[0], found[-1])
 
 
@@ -97,11 +113,15 @@ def test_what_is_left_to_the_library() -> None:
         layer = stored_four_bits("nf4", inputs, 32, False, **keys)
         found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=BF16), layer]), Heap())
         assert (found.exchanged, found.left) == ([], [layer])
-        assert found.notes == [f"Linear4bit is multiplied by its library's own function, which is slower: {reason}"]
+        assert found.notes == [
+            f"Linear4bit is multiplied by its library's own function, which is slower: {reason}"
+        ]
 
 
 @has_kernels
-@pytest.mark.parametrize(("field", "value"), [("block", 48), ("block", 0), ("scale", None), ("constants", None)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("block", 48), ("block", 0), ("scale", None), ("constants", None)]
+)
 def test_what_c_refuses(field: str, value: Any) -> None:
     assert KERNELS is not None
     layer = stored_four_bits("nf4", 192, 32, False)

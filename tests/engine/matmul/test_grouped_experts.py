@@ -1,4 +1,5 @@
-"""Experts in one call of C: beside the family's own function, in panels, as they lie, and quantized."""
+"""Experts in one call of C: beside the family's own function, in panels, as they lie, and
+quantized."""
 
 from __future__ import annotations
 
@@ -54,7 +55,10 @@ def is_near(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> 
 def test_logits_are_the_models_own(family: str, dtype: torch.dtype) -> None:
     """And its parameters are afterwards what they were, bit for bit."""
     model = mixture(family).to(dtype)
-    expected, before = logits_of(model), {name: one.clone() for name, one in model.named_parameters()}
+    expected, before = (
+        logits_of(model),
+        {name: one.clone() for name, one in model.named_parameters()},
+    )
     with grouped(model) as found:
         assert found.layers
         assert found.packed
@@ -86,7 +90,9 @@ def test_weights_that_fill_no_panels_are_read_where_they_lie(dtype: torch.dtype)
         assert is_near(logits_of(model), expected, dtype)
 
 
-def layer_and_rows(dtype: torch.dtype, in_panels: bool) -> tuple[ExpertLayer, torch.Tensor, torch.Tensor, torch.Tensor]:
+def layer_and_rows(
+    dtype: torch.dtype, in_panels: bool
+) -> tuple[ExpertLayer, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return a layer of experts, rows, their experts and weights."""
     model = mixture("qwen3_moe", **({} if in_panels else {"moe_intermediate_size": 40})).to(dtype)
     with grouped(model) as found:
@@ -95,7 +101,9 @@ def layer_and_rows(dtype: torch.dtype, in_panels: bool) -> tuple[ExpertLayer, to
         found.layers, found.packed = {}, []  # so that they stay in panels
     random = torch.Generator().manual_seed(1)
     rows = torch.randn(50, 64, generator=random).to(dtype)
-    index = torch.stack([torch.randperm(7, generator=random)[:3] for _ in rows])  # the last expert has no rows
+    index = torch.stack(
+        [torch.randperm(7, generator=random)[:3] for _ in rows]
+    )  # the last expert has no rows
     return layer, rows, index, torch.rand(index.shape, generator=random).to(dtype)
 
 
@@ -106,7 +114,10 @@ def test_bits_of_a_row_do_not_depend_on_other_rows(dtype: torch.dtype, in_panels
     layer, rows, index, weights = layer_and_rows(dtype, in_panels)
     together = layer(rows, index, weights)
     for some in (1, 3, 7):
-        parts = [layer(*part) for part in zip(rows.split(some), index.split(some), weights.split(some), strict=True)]
+        parts = [
+            layer(*part)
+            for part in zip(rows.split(some), index.split(some), weights.split(some), strict=True)
+        ]
         assert torch.equal(torch.cat(parts), together)
 
 
@@ -153,13 +164,20 @@ def test_gates_are_those_of_torch(formula: GateFormula, has_gate: bool) -> None:
     kernels = native.kernels()
     assert kernels is not None
     shapes = ((24, 16), (24, 16), (16, 24)) if has_gate else ((24, 16), (16, 24))
-    weights = [PlainRows(torch.randn(shape, generator=random), torch.randn(shape[0])) for shape in shapes]
+    weights = [
+        PlainRows(torch.randn(shape, generator=random), torch.randn(shape[0])) for shape in shapes
+    ]
     layer = ExpertLayer.of(weights, formula, has_gate, kernels, ExpertWorkspace(), torch.float32)
     rows, one = torch.randn(9, 16, generator=random), torch.zeros(9, 1, dtype=torch.int64)
-    inner = formula(*(nn.functional.linear(rows, weight.weight, weight.bias) for weight in weights[:-1]))
+    inner = formula(
+        *(nn.functional.linear(rows, weight.weight, weight.bias) for weight in weights[:-1])
+    )
     expected = nn.functional.linear(inner, weights[-1].weight, weights[-1].bias)
     assert torch.allclose(
-        layer(rows, one, torch.ones(9, 1)), expected, rtol=1e-5, atol=1e-4 * float(expected.abs().max())
+        layer(rows, one, torch.ones(9, 1)),
+        expected,
+        rtol=1e-5,
+        atol=1e-4 * float(expected.abs().max()),
     )
     family: Any = nn.Module()
     family.limit, family.alpha = formula.limit or 7.0, formula.alpha
@@ -193,9 +211,13 @@ def test_the_variable_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
 def quantize_experts(model: nn.Module, kind: str) -> None:
     """Exchange the experts' layers for those of a library, each with other weights."""
     for experts in [module for module in model.modules() if isinstance(module, SeparateExperts)]:
-        for path, layer in [(path, one) for path, one in experts.named_modules() if isinstance(one, nn.Linear)]:
+        for path, layer in [
+            (path, one) for path, one in experts.named_modules() if isinstance(one, nn.Linear)
+        ]:
             weight = layer.weight.data.clone()
-            experts.set_submodule(path, layer_of(kind, layer.in_features, layer.out_features, False, weight=weight))
+            experts.set_submodule(
+                path, layer_of(kind, layer.in_features, layer.out_features, False, weight=weight)
+            )
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4", "torchao_int8"])

@@ -1,4 +1,5 @@
-"""int8 of weights and rows: every way to compute it gives the bits of its formula, and each row its own."""
+"""int8 of weights and rows: every way to compute it gives the bits of its formula, and each row its
+own."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ Saved = Callable[..., Path]
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="there is no C compiler")
 has_vnni = pytest.mark.skipif(
-    KERNELS is None or not KERNELS.has_quantized, reason="the library's own sums saturate without products of bytes"
+    KERNELS is None or not KERNELS.has_quantized,
+    reason="the library's own sums saturate without products of bytes",
 )
 SHAPES = ((192, 96), (72, 50), (1090, 70), (130, 33), (3, 5))
 COUNTS = (1, 2, 3, 4, 5, 12, 29, 200)
@@ -52,11 +54,14 @@ def layer_of(inputs: int, outputs: int, dtype: torch.dtype, bias: bool, **keys: 
 
 
 def exchange(layer: Any) -> QuantizedLayers:
-    return QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=layer.weight.dtype), layer]), Heap())
+    return QuantizedLayers(
+        nn.ModuleList([nn.Embedding(1, 1, dtype=layer.weight.dtype), layer]), Heap()
+    )
 
 
 def rows_of(count: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
-    """Rows of very different sizes: one with a large number, one that is nearly zero, one of zeros."""
+    """Rows of very different sizes: one with a large number, one that is nearly zero, one of
+    zeros."""
     rows = torch.randn(count, inputs)
     rows[-1, 2] = 60
     rows[0] *= 1e-9 if count == 5 else 1
@@ -69,9 +74,13 @@ def round_as(numbers: np.ndarray[Any, Any], dtype: torch.dtype) -> np.ndarray[An
 
 
 def by_formula(layer: Any, rows: torch.Tensor) -> torch.Tensor:
-    """The outputs in numpy: sums of integers, and float32 that is rounded to the format of the rows twice."""
+    """The outputs in numpy: sums of integers, and float32 that is rounded to the format of the rows
+    twice."""
     x, weight = rows.float().numpy(), layer.weight.qdata.numpy().astype(np.int64)
-    scale = np.maximum(round_as(np.abs(x).max(1, keepdims=True) / np.float32(127.5), rows.dtype), np.float32(2**-23))
+    scale = np.maximum(
+        round_as(np.abs(x).max(1, keepdims=True) / np.float32(127.5), rows.dtype),
+        np.float32(2**-23),
+    )
     numbers = np.clip(np.rint(x * (np.float32(1) / scale)), -128, 127).astype(np.int64)
     outputs = round_as((numbers @ weight.T).astype(np.float32) * scale, rows.dtype)
     outputs = outputs * layer.weight.scale.numpy().reshape(-1)
@@ -130,7 +139,9 @@ def test_large_sums_do_not_saturate() -> None:
         outputs = forward(torch.ones(5, 2048))
         assert torch.equal(outputs, by_formula(layer, torch.ones(5, 2048)))
         scale = layer.weight.scale.flatten()
-        assert outputs.allclose((127 * 127 * 2048 / 127.5) * scale.expand(5, -1)), "a sum of pairs has 17 bits"
+        assert outputs.allclose((127 * 127 * 2048 / 127.5) * scale.expand(5, -1)), (
+            "a sum of pairs has 17 bits"
+        )
 
 
 @pytest.mark.thorough
@@ -138,7 +149,9 @@ def test_large_sums_do_not_saturate() -> None:
 def test_products_of_bytes_without_avx512_are_compiled() -> None:
     """AVX-VNNI is the instruction of AVX-512 in another encoding, which this processor may lack."""
     library = built_for("x86-64-v3 -mavxvnni")
-    code = subprocess.run(["objdump", "-d", str(library)], check=True, capture_output=True, text=True).stdout
+    code = subprocess.run(
+        ["objdump", "-d", str(library)], check=True, capture_output=True, text=True
+    ).stdout
     assert "{vex} vpdpbusd" in code
     assert "zmm" not in code
 
@@ -151,7 +164,12 @@ def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(ta
     for (inputs, outputs), bias in product(SHAPES, (False, True)):
         layer = layer_of(inputs, outputs, torch.bfloat16, bias)
         weights = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, ())
-        weights.point_at(layer.weight.qdata, layer.bias, layer.weight.scale.flatten(), shifted_sums(layer.weight.qdata))
+        weights.point_at(
+            layer.weight.qdata,
+            layer.bias,
+            layer.weight.scale.flatten(),
+            shifted_sums(layer.weight.qdata),
+        )
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
             assert torch.equal(product_by(function, rows, weights), by_formula(layer, rows)), (
@@ -165,7 +183,10 @@ def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(ta
 @has_kernels
 def test_what_c_refuses() -> None:
     assert KERNELS is not None
-    layer, rows = layer_of(64, 32, torch.bfloat16, bias=False), torch.ones(2, 64, dtype=torch.bfloat16)
+    layer, rows = (
+        layer_of(64, 32, torch.bfloat16, bias=False),
+        torch.ones(2, 64, dtype=torch.bfloat16),
+    )
     weights = exchange(layer).matrices[layer]
     with pytest.raises(IndexError, match="workspace is too small"):
         multiply(KERNELS, rows, weights, torch.empty(64, dtype=torch.uint8))
@@ -180,23 +201,33 @@ def test_what_c_refuses() -> None:
 def test_other_ways_of_torchao_keep_their_own_function(keys: dict[str, Any]) -> None:
     from torchao.quantization import MappingType
 
-    keys = {name: getattr(MappingType, value) if isinstance(value, str) else value for name, value in keys.items()}
+    keys = {
+        name: getattr(MappingType, value) if isinstance(value, str) else value
+        for name, value in keys.items()
+    }
     layer = layer_of(64, 32, torch.bfloat16, bias=False, **keys)
     found = exchange(layer)
     assert (found.exchanged, found.left) == ([], [layer])
-    assert "its library's own function, which is slower: its rows are quantized in another way" in found.notes[0]
+    assert (
+        "its library's own function, which is slower: its rows are quantized in another way"
+        in found.notes[0]
+    )
     assert "forward" not in vars(layer)
 
 
 def answers(make_config: Make, folder: Path) -> tuple[dict[Any, list[int]], list[str], str]:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
-    config = make_config(model=model, quantization=Int8DynamicConfig(), generation=GenerationConfig(max_new_tokens=6))
+    config = make_config(
+        model=model, quantization=Int8DynamicConfig(), generation=GenerationConfig(max_new_tokens=6)
+    )
     engine = local_engine(config)
     done = complete(engine, requests())
     notes, quantized = engine.stats.notes, str(engine.loaded.facts["quantized"])
     layers = [layer for layer in engine.loaded.model.modules() if isinstance(layer, nn.Linear)]
     engine.close()
-    assert not any("forward" in vars(layer) for layer in layers), "every layer has its own function back"
+    assert not any("forward" in vars(layer) for layer in layers), (
+        "every layer has its own function back"
+    )
     return done, notes, quantized
 
 

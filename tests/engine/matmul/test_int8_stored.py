@@ -1,4 +1,5 @@
-"""int8 weights and rows of a checkpoint (W8A8): every way to compute them has the bits of the formula."""
+"""int8 weights and rows of a checkpoint (W8A8): every way to compute them has the bits of the
+formula."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ COUNTS = (1, 2, 4, 5, 12, 29, 200)
 
 
 def rows_of(count: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
-    """Rows of very different sizes: one with a large number, one that is nearly zero, one of zeros."""
+    """Rows of very different sizes: one with a large number, one that is nearly zero, one of
+    zeros."""
     rows = torch.randn(count, inputs, generator=torch.Generator().manual_seed(count))
     rows[-1, 2] = 60
     rows[0] *= 1e-41 if count == 5 else 1  # below the normal numbers
@@ -35,7 +37,8 @@ def rows_of(count: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def by_formula(layer: GroupedLinear, rows: torch.Tensor) -> torch.Tensor:
-    """The outputs: exact sums of the whole numbers of torch's way, times both scales, in float32."""
+    """The outputs: exact sums of the whole numbers of torch's way, times both scales, in
+    float32."""
     layout, stored = layer.layout, layer.stored
     assert isinstance(layout, Int8Layout)
     numbers, scale = layout.whole_numbers(stored, rows)
@@ -62,7 +65,9 @@ def test_every_way_gives_the_bits_of_the_formula(
         assert weights.tensors[0].data_ptr() == layer.weight.data_ptr(), "no copy"
         for count in COUNTS:
             rows = rows_of(count, inputs, dtype)
-            workspace = torch.empty(quantized_workspace_bytes(count, inputs, threads), dtype=torch.uint8)
+            workspace = torch.empty(
+                quantized_workspace_bytes(count, inputs, threads), dtype=torch.uint8
+            )
             expected = by_formula(layer, rows)
             found = multiply(KERNELS, rows, weights, workspace)
             assert torch.equal(found, expected), (inputs, outputs, has_bias, count)
@@ -78,14 +83,22 @@ def test_other_processors_have_the_same_bits(target: str) -> None:
         weights = int8_stored.weights_of(layer, 0)
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
-            assert torch.equal(product_by(function, rows, weights), by_formula(layer, rows)), (kind, inputs, count)
+            assert torch.equal(product_by(function, rows, weights), by_formula(layer, rows)), (
+                kind,
+                inputs,
+                count,
+            )
 
 
 @has_kernels
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 def test_torchs_way_is_as_far_as_rounding_explains(kind: Kind) -> None:
     layer = layer_of(192, 96, kind)
-    rows = torch.randn(40, 192, generator=torch.Generator().manual_seed(0)) * (kind.row_scale or 1) * 50
+    rows = (
+        torch.randn(40, 192, generator=torch.Generator().manual_seed(0))
+        * (kind.row_scale or 1)
+        * 50
+    )
     expected = layer(rows)
     found = QuantizedLayers(nn.ModuleList([layer]), Heap())
     assert (found.exchanged, found.left, found.notes) == ([layer], [], [])
@@ -119,7 +132,9 @@ def test_sums_are_exact_at_the_ends_of_the_range(zero_point: int | None) -> None
     layer = layer_of(inputs, 3, Kind(0.5, zero_point))
     layer.weight.data.fill_(-128)
     weights = int8_stored.weights_of(layer, 0)
-    workspace = torch.empty(quantized_workspace_bytes(5, inputs, torch.get_num_threads()), dtype=torch.uint8)
+    workspace = torch.empty(
+        quantized_workspace_bytes(5, inputs, torch.get_num_threads()), dtype=torch.uint8
+    )
     for sign in (1, -1):
         rows = torch.full((5, inputs), sign * 1e9)
         assert torch.equal(multiply(KERNELS, rows, weights, workspace), by_formula(layer, rows))
@@ -145,7 +160,9 @@ def test_what_is_left_to_torch() -> None:
 def test_what_c_refuses() -> None:
     assert KERNELS is not None
     layer, rows = layer_of(64, 32, Kind(0.5, 3)), torch.ones(2, 64)
-    workspace = torch.empty(quantized_workspace_bytes(2, 64, torch.get_num_threads()), dtype=torch.uint8)
+    workspace = torch.empty(
+        quantized_workspace_bytes(2, 64, torch.get_num_threads()), dtype=torch.uint8
+    )
     for field, value in {"zero_point": 128, "row_scale": 0, "constants": None}.items():
         weights = int8_stored.weights_of(layer, 0)
         multiply(KERNELS, rows, weights, workspace)

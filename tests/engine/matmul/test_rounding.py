@@ -1,4 +1,5 @@
-"""A model with outliers in its activations: rounding its rows to 8 bits is unstable, and it is decoded in a stream."""
+"""A model with outliers in its activations: rounding its rows to 8 bits is unstable, and it is
+decoded in a stream."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ WIDTH, LAYERS = 128, 8
 
 
 def save(folder: Path, tokenizer: Path, times: float) -> Path:
-    """Save a model one of whose numbers is, after each norm, so many times as large, and counts as much as the others."""
+    """Save a model one of whose numbers is, after each norm, so many times as large, and counts as
+    much as the others."""
     torch.manual_seed(0)
     config: Any = LlamaConfig(
         vocab_size=512, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4,
@@ -39,7 +41,13 @@ def save(folder: Path, tokenizer: Path, times: float) -> Path:
             attention, mlp = layer.self_attn, layer.mlp
             for norm in (layer.input_layernorm, layer.post_attention_layernorm):
                 norm.weight[0] = times
-            for one in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
+            for one in (
+                attention.q_proj,
+                attention.k_proj,
+                attention.v_proj,
+                mlp.gate_proj,
+                mlp.up_proj,
+            ):
                 one.weight[:, 0] /= times
     model.to(torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
@@ -47,10 +55,14 @@ def save(folder: Path, tokenizer: Path, times: float) -> Path:
 
 
 def opened(make_config: Make, folder: Path, quantization: Any) -> LocalEngine:
-    pytest.importorskip("torchao" if isinstance(quantization, Int8DynamicConfig) else "bitsandbytes")
+    pytest.importorskip(
+        "torchao" if isinstance(quantization, Int8DynamicConfig) else "bitsandbytes"
+    )
     model = LocalModelConfig(name=str(folder), device="cpu")
     return local_engine(
-        make_config(model=model, quantization=quantization, generation=GenerationConfig(max_new_tokens=4))
+        make_config(
+            model=model, quantization=quantization, generation=GenerationConfig(max_new_tokens=4)
+        )
     )
 
 
@@ -71,7 +83,9 @@ def test_a_model_with_outliers_is_decoded_in_a_stream(
     rounded.close()
 
 
-def test_layers_that_lose_most_of_their_rows_are_named(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
+def test_layers_that_lose_most_of_their_rows_are_named(
+    make_config: Make, tiny_llama: Path, tmp_path: Path
+) -> None:
     folder = save(tmp_path / "model", tiny_llama, 5000)
     for _ in range(2):  # the second time, the trial may be a kept one
         engine = opened(make_config, folder, Int8DynamicConfig())
@@ -81,7 +95,9 @@ def test_layers_that_lose_most_of_their_rows_are_named(make_config: Make, tiny_l
         engine.close()
 
 
-@pytest.mark.parametrize("quantization", [Int8DynamicConfig(), Int8Config()], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "quantization", [Int8DynamicConfig(), Int8Config()], ids=lambda one: one.name
+)
 def test_rows_as_they_come_give_the_products_of_the_unpacked_weights(
     make_config: Make, tiny_llama: Path, tmp_path: Path, quantization: Any
 ) -> None:

@@ -1,4 +1,5 @@
-"""Products by tiles (AMX): emulated where the processor has none, so packing and loops are checked bit by bit anywhere."""
+"""Products by tiles (AMX): emulated where the processor has none, so packing and loops are checked
+bit by bit anywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +28,15 @@ from runner_engine.matmul.panels import Panels
 from runner_engine.matmul.products import Way, choose_plain
 
 pytestmark = needs_tile_compiler
-SHAPES = [(8, 32), (32, 64), (33, 96), (64, 32), (96, 160), (250, 576), (130, 62)]  # outputs, inputs
+SHAPES = [
+    (8, 32),
+    (32, 64),
+    (33, 96),
+    (64, 32),
+    (96, 160),
+    (250, 576),
+    (130, 62),
+]  # outputs, inputs
 COUNTS = (1, 2, 5, 6, 7, 15, 16, 17, 31, 32, 33, 40, 64, 65, 131)
 
 
@@ -41,27 +50,38 @@ def test_tiles_and_vectors_give_the_bits_of_the_documented_order(
     torch.manual_seed(0)
     before = emulated_tiles.count("loads")
     for outputs, inputs in SHAPES:
-        weight, rows = torch.randn(outputs, inputs).bfloat16(), torch.randn(max(COUNTS), inputs).bfloat16()
+        weight, rows = (
+            torch.randn(outputs, inputs).bfloat16(),
+            torch.randn(max(COUNTS), inputs).bfloat16(),
+        )
         expected = sums_in_the_order_of_tiles(rows, weight).bfloat16()
         panels = Panels.of(weight, None, emulated_tiles, tile_rows)
         for count in COUNTS:
-            assert torch.equal(panels.product(rows[:count]), expected[:count]), (outputs, inputs, count)
+            assert torch.equal(panels.product(rows[:count]), expected[:count]), (
+                outputs,
+                inputs,
+                count,
+            )
     assert (emulated_tiles.count("loads") > before) is (tile_rows != NO_TILES)
 
 
 def test_a_row_has_the_same_bits_by_tiles_and_by_vectors(emulated_tiles: OnlyTiles) -> None:
-    """So a job may decode few rows by vectors and many by tiles; also numbers too small to be normal."""
+    """So a job may decode few rows by vectors and many by tiles; also numbers too small to be
+    normal."""
     torch.manual_seed(1)
     for scale in (1.0, 1e-19, 1e-38):
         weight, rows = (torch.randn(100, 256) * scale).bfloat16(), torch.randn(50, 256).bfloat16()
         by_tiles, by_vectors, mixed = (
-            Panels.of(weight, None, emulated_tiles, count).product(rows) for count in (1, NO_TILES, 20)
+            Panels.of(weight, None, emulated_tiles, count).product(rows)
+            for count in (1, NO_TILES, 20)
         )
         assert torch.equal(by_tiles.view(torch.int16), by_vectors.view(torch.int16))
         assert torch.equal(by_tiles.view(torch.int16), mixed.view(torch.int16))
 
 
-def test_nothing_is_written_behind_the_results_and_no_input_behind_the_rows_counts(emulated_tiles: OnlyTiles) -> None:
+def test_nothing_is_written_behind_the_results_and_no_input_behind_the_rows_counts(
+    emulated_tiles: OnlyTiles,
+) -> None:
     weight = torch.randn(33, 64).bfloat16()
     panels = Panels.of(weight, None, emulated_tiles, 1)
     for count in (1, 15, 17, 33):
@@ -87,11 +107,17 @@ def test_nothing_is_written_behind_the_results_and_no_input_behind_the_rows_coun
 
 def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path) -> None:
     """The odd inputs of each pair are left out in this build."""
-    flags = with_a_mistake(tmp_path, "tile_sums.h", "TILE_MULTIPLY_ADD(3, 5, 7);", "TILE_MULTIPLY_ADD(3, 5, 6);")
+    flags = with_a_mistake(
+        tmp_path, "tile_sums.h", "TILE_MULTIPLY_ADD(3, 5, 7);", "TILE_MULTIPLY_ADD(3, 5, 6);"
+    )
     kernels = emulated(tmp_path, flags)
-    choice = choose_plain([torch.nn.Linear(576, 96, dtype=torch.bfloat16)], torch.bfloat16, kernels, is_small=True)
+    choice = choose_plain(
+        [torch.nn.Linear(576, 96, dtype=torch.bfloat16)], torch.bfloat16, kernels, is_small=True
+    )
     assert choice.way == Way.panels
-    assert re.search(r"tiles left out: its product of 33 rows by 80 x 576 is off by \d", choice.note), choice.note
+    assert re.search(
+        r"tiles left out: its product of 33 rows by 80 x 576 is off by \d", choice.note
+    ), choice.note
     assert choice.note in choice.fact
 
 
@@ -101,7 +127,9 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
     if shutil.which("objdump") is None:
         pytest.skip("there is no objdump to read the machine code")
     library = build(tmp_path, "-O1", "-mavx512vnni", source="tiles_only.c")
-    code = subprocess.run(["objdump", "-d", str(library)], check=True, capture_output=True, text=True).stdout
+    code = subprocess.run(
+        ["objdump", "-d", str(library)], check=True, capture_output=True, text=True
+    ).stdout
     holders = {
         block.split(">:")[0].split("<")[-1]
         for block in code.split("\n\n")
@@ -115,7 +143,9 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
 
 
 @pytest.mark.skipif("amx_tile" not in CPU_FLAGS, reason="this processor has no tiles")
-def test_real_tiles_give_the_bits_of_the_emulation(emulated_tiles: OnlyTiles, tmp_path: Path) -> None:
+def test_real_tiles_give_the_bits_of_the_emulation(
+    emulated_tiles: OnlyTiles, tmp_path: Path
+) -> None:
     compiled = native.kernels()
     assert compiled is not None
     if compiled.tiles_problem:
@@ -125,7 +155,10 @@ def test_real_tiles_give_the_bits_of_the_emulation(emulated_tiles: OnlyTiles, tm
     for outputs, inputs in SHAPES:
         weight, rows = torch.randn(outputs, inputs).bfloat16(), torch.randn(131, inputs).bfloat16()
         for count in COUNTS:
-            pair = [Panels.of(weight, None, which, 1).product(rows[:count]) for which in (real, emulated_tiles)]
+            pair = [
+                Panels.of(weight, None, which, 1).product(rows[:count])
+                for which in (real, emulated_tiles)
+            ]
             assert torch.equal(*pair), (outputs, inputs, count)
 
 

@@ -11,7 +11,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def saved_format(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Callable[..., Path]:
-    """Return a function that saves a tiny model in a format of `stored_formats`, once; no test may change its files."""
+    """Return a function that saves a tiny model in a format of `stored_formats`, once; no test may
+    change its files."""
     from stored_formats import FORMATS
     from transformers import AutoTokenizer
 

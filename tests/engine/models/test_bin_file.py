@@ -1,4 +1,5 @@
-"""Legacy .bin files: every tensor is found where it is, and a file with code is rejected without running it."""
+"""Legacy .bin files: every tensor is found where it is, and a file with code is rejected without
+running it."""
 
 from __future__ import annotations
 
@@ -20,11 +21,14 @@ from runner_engine.models import bin_file, pickled
 
 
 def tensors() -> dict[str, torch.Tensor]:
-    """All forms of storages: many dtypes, views, transposed, expanded, shared, empty, without dimensions."""
+    """All forms of storages: many dtypes, views, transposed, expanded, shared, empty, without
+    dimensions."""
     torch.manual_seed(0)
     base = torch.randn(6, 10)
     kinds = [*(getattr(torch, name) for name in bin_file.DTYPES)]
-    by_dtype = {f"kind.{kind}".replace("torch.", ""): (torch.rand(3, 4) * 100).to(kind) for kind in kinds}
+    by_dtype = {
+        f"kind.{kind}".replace("torch.", ""): (torch.rand(3, 4) * 100).to(kind) for kind in kinds
+    }
     return by_dtype | {
         "base": base,
         "same": base,
@@ -48,8 +52,12 @@ def copied(tensor: Tensor) -> bytes:
     return b"".join(bytes(piece) for piece in byteio.tensor_pieces(tensor))
 
 
-def test_every_tensor_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(byteio, "CHUNK_BYTES", 256)  # so that small tensors come in several pieces, too
+def test_every_tensor_is_found_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        byteio, "CHUNK_BYTES", 256
+    )  # so that small tensors come in several pieces, too
     written = tensors()
     torch.save(written, tmp_path / "x.bin")
     file = bin_file.read_bin(tmp_path / "x.bin")
@@ -117,12 +125,15 @@ def cut_in_the_middle(file: Path) -> None:
 def test_a_damaged_archive_is_refused(tmp_path: Path, damage: Any) -> None:
     torch.save(tensors(), tmp_path / "x.bin")
     damage(tmp_path / "x.bin")
-    with pytest.raises(DataError, match=r"x\.bin: truncated or damaged: it begins as a zip archive, but"):
+    with pytest.raises(
+        DataError, match=r"x\.bin: truncated or damaged: it begins as a zip archive, but"
+    ):
         bin_file.read_bin(tmp_path / "x.bin")
 
 
 def rewritten(file: Path, change: Any) -> Path:
-    """Write the same archive again, entry by entry; change gets (name, content) and returns content, compression."""
+    """Write the same archive again, entry by entry; change gets (name, content) and returns
+    content, compression."""
     with zipfile.ZipFile(file) as old:
         entries = [(entry.filename, old.read(entry)) for entry in old.infolist()]
     with zipfile.ZipFile(file, "w") as new:
@@ -145,8 +156,14 @@ def test_an_archive_that_lies_about_its_storages_is_refused(tmp_path: Path) -> N
         return (b"big" if name.endswith("byteorder") else content), zipfile.ZIP_STORED
 
     for change, message in (
-        (shorter, r"x\.bin: tensor w needs 400 bytes at byte \d+, (392 bytes are|no entry is) there"),
-        (packed, r"x\.bin: its entry x/data/0 is compressed, 0\.0 MiB .* nothing in it was unpacked"),
+        (
+            shorter,
+            r"x\.bin: tensor w needs 400 bytes at byte \d+, (392 bytes are|no entry is) there",
+        ),
+        (
+            packed,
+            r"x\.bin: its entry x/data/0 is compressed, 0\.0 MiB .* nothing in it was unpacked",
+        ),
         (turned, r"x\.bin: its numbers are stored in big-endian order"),
     ):
         torch.save({"w": torch.arange(100.0)}, file)
@@ -159,10 +176,19 @@ def test_an_archive_that_lies_about_its_storages_is_refused(tmp_path: Path) -> N
     [
         ([torch.ones(2)], "a dictionary from name to tensor is expected, found a list"),
         ({"step": 3}, "step is a int, a tensor is expected"),
-        ({"net": {"w": torch.ones(2)}}, "net is a dict, a tensor is expected: if the weights are in it"),
-        ({"model": {"w": torch.ones(2)}, "module": {"w": torch.ones(2)}}, "has tensors under module and under model"),
+        (
+            {"net": {"w": torch.ones(2)}},
+            "net is a dict, a tensor is expected: if the weights are in it",
+        ),
+        (
+            {"model": {"w": torch.ones(2)}, "module": {"w": torch.ones(2)}},
+            "has tensors under module and under model",
+        ),
         ({3: torch.ones(2)}, "3 is a Tensor, a tensor is expected|3 is a"),
-        ({"w": torch.ones(2, dtype=torch.complex128)}, "tensor w: safetensors has no type for torch.complex128"),
+        (
+            {"w": torch.ones(2, dtype=torch.complex128)},
+            "tensor w: safetensors has no type for torch.complex128",
+        ),
         ({"w": torch.eye(3).to_sparse()}, "safetensors has no type for|torch cannot read it"),
     ],
 )
@@ -177,7 +203,10 @@ def test_what_is_no_plain_tensor_is_refused(tmp_path: Path, content: Any, messag
     [
         (b"", "not a .bin file written by torch: empty, truncated or another format"),
         (b"nonsense", "not a .bin file written by torch"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "a Git LFS pointer and not the weights"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1",
+            "a Git LFS pointer and not the weights",
+        ),
         (b"PK\x03\x04 and then nothing", "truncated or damaged"),
     ],
 )
@@ -191,11 +220,16 @@ def test_what_is_no_bin_is_refused(tmp_path: Path, content: bytes, message: str)
 
 def test_the_old_format_says_what_it_costs(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(2**18)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
-    with pytest.raises(DataError, match=r"before 1\.6.* Convert it once, which takes 1 MiB of memory: torch\.save\("):
+    with pytest.raises(
+        DataError,
+        match=r"before 1\.6.* Convert it once, which takes 1 MiB of memory: torch\.save\(",
+    ):
         bin_file.read_bin(tmp_path / "x.bin")
 
 
-@pytest.mark.parametrize("way", [["model_state_dict"], ["state_dict"], ["module"], ["model"], ["module", "state_dict"]])
+@pytest.mark.parametrize(
+    "way", [["model_state_dict"], ["state_dict"], ["module"], ["model"], ["module", "state_dict"]]
+)
 def test_a_wrapped_state_dict_is_opened_and_said(tmp_path: Path, way: list[str]) -> None:
     content: Any = {"w": torch.arange(4.0)}
     for key in reversed(way):
@@ -205,7 +239,10 @@ def test_a_wrapped_state_dict_is_opened_and_said(tmp_path: Path, way: list[str])
     (tensor,) = file.tensors
     assert (tensor.name, copied(tensor)) == ("w", as_bytes(torch.arange(4.0)))
     (note,) = file.notes
-    assert f"the tensors are under {'.'.join(way)} and are taken from there; left out: epoch, optimizer" in note
+    assert (
+        f"the tensors are under {'.'.join(way)} and are taken from there; left out: epoch, optimizer"
+        in note
+    )
 
 
 def bomb(file: Path, entry: str, size: int = 256 * 2**20) -> Path:
@@ -236,7 +273,9 @@ def test_a_small_file_with_a_huge_entry_takes_no_memory(tmp_path: Path, entry: s
     file = bomb(tmp_path / "x.bin", entry)
     assert file.stat().st_size < 2 * 2**20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DataError, match=r"its entry x.* is compressed, 0\.\d MiB that claim to be 256\.0"):
+    with pytest.raises(
+        DataError, match=r"its entry x.* is compressed, 0\.\d MiB that claim to be 256\.0"
+    ):
         bin_file.read_bin(file)
     with pytest.raises(DataError, match="is compressed"):
         pickled.load_tensors(file, "lora.path=x.pth")

@@ -1,4 +1,5 @@
-"""Fields of a downloaded adapter_config.json with other types than PEFT expects: one message each."""
+"""Fields of a downloaded adapter_config.json with other types than PEFT expects: one message
+each."""
 
 from __future__ import annotations
 
@@ -24,11 +25,20 @@ FIELDS: dict[str, Any] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_field_of_another_type_is_one_message(runner: Callable[..., Any], tmp_path: Path, field: str) -> None:
+def test_a_field_of_another_type_is_one_message(
+    runner: Callable[..., Any], tmp_path: Path, field: str
+) -> None:
     shutil.copytree(MODEL_DIR.with_name("lora_peft"), tmp_path / "adapter")
     path = tmp_path / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: FIELDS[field]}))
-    words = ("model=embedded", "lora=peft", "lora.path=./adapter", "task.limit=1", "tracking=none", "print=none")
+    words = (
+        "model=embedded",
+        "lora=peft",
+        "lora.path=./adapter",
+        "task.limit=1",
+        "tracking=none",
+        "print=none",
+    )
     done = runner(*words, "generation.max_new_tokens=2")
     assert "Traceback" not in done.err
     if field == "base_model_name_or_path":  # it only names the base
@@ -41,6 +51,8 @@ def test_a_field_of_another_type_is_one_message(runner: Callable[..., Any], tmp_
 
 def test_objects_nested_too_deeply_are_refused_below_the_parsers_own_limit() -> None:
     deep = b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1)
-    with pytest.raises(DataError, match=f"config.json: not readable as JSON .nested deeper than {MAX_DEPTH}"):
+    with pytest.raises(
+        DataError, match=f"config.json: not readable as JSON .nested deeper than {MAX_DEPTH}"
+    ):
         parse_object(deep, "config.json")
     assert parse_object(b'{"a": {"b": [1]}}', "config.json") == {"a": {"b": [1]}}

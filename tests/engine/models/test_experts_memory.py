@@ -1,4 +1,5 @@
-"""A mixture that does not fit as it is stored is loaded within what it takes quantized, and within its plan."""
+"""A mixture that does not fit as it is stored is loaded within what it takes quantized, and within
+its plan."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from mixtures import mixture
 
 from runner_engine.embedded import MODEL_DIR
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and marks of memory are Linux's")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="limits and marks of memory are Linux's"
+)
 
 ROOM_MIB = 115  # the file counts with its 74 MiB, as it is mapped; nf4 needs 20 to 24 more, and joined experts 74
 SHAPE: dict[str, Any] = {
@@ -65,11 +68,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def said(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what processes that load it say, by the quantization; each may take ROOM_MIB more than before."""
+    """Return what processes that load it say, by the quantization; each may take ROOM_MIB more than
+    before."""
     command = [sys.executable, "-c", PROGRAM, str(MODEL_DIR), str(folder)]
     started = {
         name: subprocess.Popen(
-            [*command, name, str(ROOM_MIB)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, name, str(ROOM_MIB)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for name in ("none", "nf4")
     }
@@ -83,7 +90,9 @@ def test_as_it_is_stored_it_does_not_fit(said: dict[str, dict[str, Any]]) -> Non
     assert said["none"].get("error"), said
 
 
-def test_quantized_it_is_loaded_within_the_limit_and_its_plan(said: dict[str, dict[str, Any]]) -> None:
+def test_quantized_it_is_loaded_within_the_limit_and_its_plan(
+    said: dict[str, dict[str, Any]],
+) -> None:
     """No two copies are in memory, and what is freed in between is taken again."""
     assert "error" not in said["nf4"], said
     assert 15 < said["nf4"]["weights"] < 25

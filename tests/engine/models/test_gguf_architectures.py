@@ -1,6 +1,8 @@
-"""A tiny model of each architecture, written as llama.cpp's converter does, is the same model when it is read again.
+"""A tiny model of each architecture, written as llama.cpp's converter does, is the same model when
+it is read again.
 
-bench/gguf_against_llamacpp.py asks llama.cpp itself for what follows some prompts in the same files.
+bench/gguf_against_llamacpp.py asks llama.cpp itself for what follows some prompts in the same
+files.
 """
 
 from __future__ import annotations
@@ -60,21 +62,33 @@ def test_blocks_are_multiplied_as_what_they_stand_for(name: str, tmp_path: Path)
     layers = {place: one for place, one in model.named_modules() if isinstance(one, nn.Linear)}
     blocks = [place for place, one in layers.items() if isinstance(one, GgufLinear)]
     has_latent = name.startswith("deepseek")  # its keys lie the other way round in the file
-    left = [place for place in layers if place not in blocks and not (has_latent and place.endswith("kv_b_proj"))]
+    left = [
+        place
+        for place in layers
+        if place not in blocks and not (has_latent and place.endswith("kv_b_proj"))
+    ]
     assert all(place.endswith(("shared_expert_gate", "in_proj_ba", "proj")) for place in left), left
     assert len(left) < len(blocks) / 4
     assert isinstance(model.get_input_embeddings(), GgufEmbedding)
     experts = [one for one in model.modules() if isinstance(one, SeparateExperts)]
     assert bool(experts) == ("exps" in str([tensor.name for tensor in read_header(path).tensors]))
     assert all(
-        isinstance(layer, GgufLinear) for one in experts for layer in one.modules() if isinstance(layer, nn.Linear)
+        isinstance(layer, GgufLinear)
+        for one in experts
+        for layer in one.modules()
+        if isinstance(layer, nn.Linear)
     )
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_1", "MXFP4"])
 @pytest.mark.parametrize("name", MIXTURES)
 def test_experts_in_few_bits(name: str, kind: str, tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "model.gguf", name, tiny(name), lambda tensor: kind if "exps" in tensor else "Q8_0")
+    path = write_gguf(
+        tmp_path / "model.gguf",
+        name,
+        tiny(name),
+        lambda tensor: kind if "exps" in tensor else "Q8_0",
+    )
     assert kind in {tensor.dtype for tensor in read_header(path).tensors}
     model = read(path)
     assert (logits(model) - logits(read(path, keeps_blocks=False))).abs().max() < CLOSE
@@ -83,7 +97,9 @@ def test_experts_in_few_bits(name: str, kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
-def test_two_experts_exchanged_are_another_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_experts_exchanged_are_another_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny(name)
     right = logits(read(write_gguf(tmp_path / "right.gguf", name, model, "Q8_0")))
     of_model = gguf_families.tensors_of
@@ -99,7 +115,8 @@ def test_two_experts_exchanged_are_another_model(name: str, tmp_path: Path, monk
     assert (wrong - right).abs().max() > 100 * CLOSE
 
 
-# whose weights have an order, or numbers, of the converter's own; where nothing is rotated, pairs make no difference
+# whose weights have an order, or numbers, of the converter's own; where nothing is rotated, pairs
+# make no difference
 CHANGED = (
     "granite",
     "gemma2",
@@ -127,13 +144,16 @@ def test_without_what_undoes_the_converter_it_is_another_model(
 
 
 @pytest.mark.parametrize("name", ["mamba2", "qwen3_5_text"])
-def test_a_wrong_decay_is_another_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_decay_is_another_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny(name)
     of_model = gguf_families.tensors_of
 
     def wrong(name: str, model: Any) -> Any:
         return (
-            (tensor, values * 2 if tensor.endswith("ssm_a") else values) for tensor, values in of_model(name, model)
+            (tensor, values * 2 if tensor.endswith("ssm_a") else values)
+            for tensor, values in of_model(name, model)
         )
 
     monkeypatch.setattr(gguf_families, "tensors_of", wrong)
@@ -142,7 +162,8 @@ def test_a_wrong_decay_is_another_model(name: str, tmp_path: Path, monkeypatch: 
 
 
 def test_heads_of_values_move_with_their_blocks(tmp_path: Path) -> None:
-    """Where a head is as wide as blocks, these move; else the inputs are put in the file's order."""
+    """Where a head is as wide as blocks, these move; else the inputs are put in the file's
+    order."""
     for size, is_moved in ((32, True), (16, False)):
         model = tiny("qwen3_5_text", linear_key_head_dim=size, linear_value_head_dim=size)
         path = write_gguf(tmp_path / f"{size}.gguf", "qwen3_5_text", model, "Q8_0")
@@ -161,7 +182,9 @@ def test_the_blocks_of_wide_rows(tmp_path: Path) -> None:
         block, nbytes = gguf.GGML_QUANT_SIZES[number]
 
         def packed(
-            values: np.ndarray[Any, Any], wanted: gguf.GGMLQuantizationType, plain: Any = gguf.quants.quantize
+            values: np.ndarray[Any, Any],
+            wanted: gguf.GGMLQuantizationType,
+            plain: Any = gguf.quants.quantize,
         ) -> np.ndarray[Any, Any]:
             """Return random blocks for the experts: the gguf package cannot write these types."""
             if wanted == gguf.GGMLQuantizationType.Q8_0:
@@ -176,7 +199,12 @@ def test_the_blocks_of_wide_rows(tmp_path: Path) -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gguf.quants, "quantize", packed)
-            write_gguf(path, "qwen3_moe", model, lambda tensor: kind if "exps" in tensor else "Q8_0")  # noqa: B023
+            write_gguf(
+                path,
+                "qwen3_moe",
+                model,
+                lambda tensor: kind if "exps" in tensor else "Q8_0",  # noqa: B023
+            )
         found = read(path)
         assert (logits(found) - logits(read(path, keeps_blocks=False))).abs().max() < 10 * CLOSE
         assert found.model.layers[0].mlp.experts.expert(7).gate_proj.kind == kind
@@ -192,8 +220,16 @@ def test_a_layer_that_predicts_further_tokens_is_left_out(tmp_path: Path) -> Non
 
 
 def test_experts_of_another_shape_are_named(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "model.gguf", "qwen3_moe", tiny("qwen3_moe"), "Q8_0", expert_feed_forward_length=64)
-    with pytest.raises(DataError, match=r"tensor blk\.0\.ffn_gate_exps\.weight is \[8, 32, 64\], .* \[8, 64, 64\]"):
+    path = write_gguf(
+        tmp_path / "model.gguf",
+        "qwen3_moe",
+        tiny("qwen3_moe"),
+        "Q8_0",
+        expert_feed_forward_length=64,
+    )
+    with pytest.raises(
+        DataError, match=r"tensor blk\.0\.ffn_gate_exps\.weight is \[8, 32, 64\], .* \[8, 64, 64\]"
+    ):
         read(path)
 
 
@@ -208,7 +244,8 @@ def test_an_architecture_that_is_not_read_is_named(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(
-        ConfigError, match=r"the architecture 'plamo3', which is not read .* gpt-oss, .* by transformers: "
+        ConfigError,
+        match=r"the architecture 'plamo3', which is not read .* gpt-oss, .* by transformers: ",
     ):
         formats.check(resolve(spec_of(tmp_path / "model.gguf")))
 
@@ -216,19 +253,38 @@ def test_an_architecture_that_is_not_read_is_named(tmp_path: Path) -> None:
 def test_what_is_left_to_transformers_is_read_there() -> None:
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-    assert {name.replace("-", "_") for name in architectures.BY_TRANSFORMERS} <= {*GGUF_SUPPORTED_ARCHITECTURES}
+    assert {name.replace("-", "_") for name in architectures.BY_TRANSFORMERS} <= {
+        *GGUF_SUPPORTED_ARCHITECTURES
+    }
     assert not {*architectures.BY_TRANSFORMERS} & {*architectures.MODULES}
 
 
-@pytest.mark.parametrize("name", ["gemma3_text", "qwen3_5_text", "nemotron_h_moe", "gpt_oss", "deepseek_v3"])
+@pytest.mark.parametrize(
+    "name", ["gemma3_text", "qwen3_5_text", "nemotron_h_moe", "gpt_oss", "deepseek_v3"]
+)
 def test_a_plan_knows_layers_and_experts(name: str, tmp_path: Path) -> None:
     """The settings that memory is planned by are those of the model's own config."""
     model = tiny(name)
-    settings = resolve(spec_of(write_gguf(tmp_path / "model.gguf", name, model))).files.text_settings
+    settings = resolve(
+        spec_of(write_gguf(tmp_path / "model.gguf", name, model))
+    ).files.text_settings
     config = model.config.to_dict()
     wanted = [
-        *("model_type", "layer_types", "layers_block_type", "sliding_window", "num_experts", "n_routed_experts"),
-        *("num_local_experts", "num_experts_per_tok", "kv_lora_rank", "num_key_value_heads", "hidden_size"),
+        *(
+            "model_type",
+            "layer_types",
+            "layers_block_type",
+            "sliding_window",
+            "num_experts",
+            "n_routed_experts",
+        ),
+        *(
+            "num_local_experts",
+            "num_experts_per_tok",
+            "kv_lora_rank",
+            "num_key_value_heads",
+            "hidden_size",
+        ),
     ]
     assert {key: settings.get(key) for key in wanted if key in config} == {
         key: config[key] for key in wanted if key in config

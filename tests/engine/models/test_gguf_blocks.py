@@ -1,4 +1,5 @@
-"""A model in the blocks of a .gguf file gives the logits of transformers' own reading of the file, which unpacks it."""
+"""A model in the blocks of a .gguf file gives the logits of transformers' own reading of the file,
+which unpacks it."""
 
 from __future__ import annotations
 
@@ -22,8 +23,18 @@ from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner_engine.models.loading.gguf import load
 
 IDS = torch.arange(3, 40)[None]
-# which transformers reads, too, by the same settings; of Gemma's it leaves out by what queries are divided
-KEPT_ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "starcoder2", "stablelm", "gemma2", "gemma3")
+# which transformers reads, too, by the same settings; of Gemma's it leaves out by what queries are
+# divided
+KEPT_ARCHITECTURES = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "phi3",
+    "starcoder2",
+    "stablelm",
+    "gemma2",
+    "gemma3",
+)
 MODEL_TYPES = {"gemma3": "gemma3_text"}
 SIZES: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -41,7 +52,9 @@ DEFAULTS = {
 def write(path: Path, architecture: str) -> None:
     """Write a model with random weights as a .gguf file in blocks of 8 bits."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(MODEL_TYPES.get(architecture, architecture), **SIZES | DEFAULTS.get(architecture, {}))
+    config = AutoConfig.for_model(
+        MODEL_TYPES.get(architecture, architecture), **SIZES | DEFAULTS.get(architecture, {})
+    )
     model = AutoModelForCausalLM.from_config(config)
     writer, settings = gguf.GGUFWriter(path, architecture), model.config.to_dict()
     writer.add_name(f"A {architecture} of a test")
@@ -73,9 +86,13 @@ def write(path: Path, architecture: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # transformers' copies of a read-only file
 @pytest.mark.parametrize("architecture", KEPT_ARCHITECTURES)
-def test_each_architecture_gives_the_logits_of_the_unpacked_file(architecture: str, tmp_path: Path) -> None:
+def test_each_architecture_gives_the_logits_of_the_unpacked_file(
+    architecture: str, tmp_path: Path
+) -> None:
     write(tmp_path / "model.gguf", architecture)
-    unpacked = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32).eval()
+    unpacked = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="model.gguf", dtype=torch.float32
+    ).eval()
     config = settings_of(tmp_path / "model.gguf")
     kept, report = load(tmp_path / "model.gguf", config, torch.float32, None)
     assert report == {"missing_keys": [], "unexpected_keys": []}
@@ -105,15 +122,23 @@ def test_settings_and_names_are_those_of_transformers(architecture: str, tmp_pat
     assert found.to_dict() == expected.to_dict()
     known = architecture_of(read_header(tmp_path / "model.gguf"))
     for unlike in (False, True):  # layers with what some models of an architecture have
-        more = {"use_qkv_bias": unlike, "use_parallel_residual": unlike} if architecture == "stablelm" else {}
-        settings = AutoConfig.for_model(**{**expected.to_dict(), **more, "tie_word_embeddings": not unlike})
+        more = (
+            {"use_qkv_bias": unlike, "use_parallel_residual": unlike}
+            if architecture == "stablelm"
+            else {}
+        )
+        settings = AutoConfig.for_model(
+            **{**expected.to_dict(), **more, "tie_word_embeddings": not unlike}
+        )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
         names = get_gguf_hf_weights_map(model, TensorProcessor(config=settings.to_dict()))
         assert len(names) >= 15
         assert {name: weight_name(known, name) for name in names} == names
     assert weight_name(known, "rope_freqs.weight") is None
-    assert all(weight_name(known, tensor.name) for tensor in read_header(tmp_path / "model.gguf").tensors)
+    assert all(
+        weight_name(known, tensor.name) for tensor in read_header(tmp_path / "model.gguf").tensors
+    )
 
 
 def test_a_vocabulary_without_size_counts_its_tokens(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from transformers.utils import import_utils
 
 from runner_engine.models import kept_names
 
-read = getattr(import_utils.define_import_structure, "__wrapped__", import_utils.define_import_structure)
+read = getattr(
+    import_utils.define_import_structure, "__wrapped__", import_utils.define_import_structure
+)
 READ = getattr(read, "__wrapped__", read)
 MODELS = Path(transformers.__file__).parent / "models"
 
@@ -34,7 +36,9 @@ def some(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("where", [("",), ("", "models"), ("__init__.py",), ("auto/__init__.py",)], ids=str)
+@pytest.mark.parametrize(
+    "where", [("",), ("", "models"), ("__init__.py",), ("auto/__init__.py",)], ids=str
+)
 def test_they_are_those_of_transformers(some: Path, where: tuple[str, ...], cache: Path) -> None:
     place = (str(some / where[0]), *where[1:])
     expected = READ(*place)
@@ -56,7 +60,9 @@ def test_kept_names_are_not_read_again_until_a_file_changes(some: Path) -> None:
         kept_names.keeping(never)(str(some))
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"names": []}', '{"names": [["torch"], 5], "checksum": "0"}'])
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"names": []}', '{"names": [["torch"], 5], "checksum": "0"}']
+)
 def test_a_damaged_file_is_read_anew(some: Path, cache: Path, damage: str) -> None:
     kept_names.keeping(READ)(str(some))
     [file] = cache.glob("names-*")

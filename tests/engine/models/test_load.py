@@ -64,12 +64,20 @@ def test_plain_load_reports_what_is_there(make_config: Make, tiny_model: LocalMo
     ids=["int8", "nf4", "fp4", "nf4-single"],
 )
 def test_quantization_is_really_on(
-    make_config: Make, tiny_model: LocalModelConfig, quantization: QuantizationConfig, bits: int, tolerance: float
+    make_config: Make,
+    tiny_model: LocalModelConfig,
+    quantization: QuantizationConfig,
+    bits: int,
+    tolerance: float,
 ) -> None:
     model = dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)
     plain = load(make_config(model=model))
     loaded = load(make_config(model=model, quantization=quantization))
-    linears = [m for n, m in plain.model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
+    linears = [
+        m
+        for n, m in plain.model.named_modules()
+        if isinstance(m, torch.nn.Linear) and n != "lm_head"
+    ]
     assert loaded.metrics["quantized_modules"] == len(linears) == 14
     saved = sum(m.weight.numel() for m in linears) * (16 - bits) / 8 / 2**20
     kept = loaded.metrics["weight_mib"] - (plain.metrics["weight_mib"] - saved)
@@ -82,17 +90,29 @@ def test_quantization_is_really_on(
     assert torch.isfinite(logits(loaded)).all()
 
 
-@pytest.mark.parametrize("quantization", [QuantizationConfig(), Nf4Config(), Int8Config()], ids=lambda held: held.name)
+@pytest.mark.parametrize(
+    "quantization", [QuantizationConfig(), Nf4Config(), Int8Config()], ids=lambda held: held.name
+)
 def test_an_incomplete_checkpoint_is_refused_instead_of_filled_with_random_weights(
-    make_config: Make, tmp_path: Path, tiny_model: LocalModelConfig, quantization: QuantizationConfig
+    make_config: Make,
+    tmp_path: Path,
+    tiny_model: LocalModelConfig,
+    quantization: QuantizationConfig,
 ) -> None:
     folder = tmp_path / "incomplete"
     shutil.copytree(tiny_model.name, folder)
     weights = load_file(folder / "model.safetensors")
     left_out = ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
-    save_file({name: weights[name] for name in weights if name not in left_out}, folder / "model.safetensors")
-    config = make_config(model=dataclasses.replace(tiny_model, name=str(folder)), quantization=quantization)
-    with pytest.raises(ConfigError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight, model\.norm\.weight of"):
+    save_file(
+        {name: weights[name] for name in weights if name not in left_out},
+        folder / "model.safetensors",
+    )
+    config = make_config(
+        model=dataclasses.replace(tiny_model, name=str(folder)), quantization=quantization
+    )
+    with pytest.raises(
+        ConfigError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight, model\.norm\.weight of"
+    ):
         load(config)
 
 
@@ -102,24 +122,36 @@ def test_stored_weights_that_the_model_has_no_use_for_are_said(
     folder = tmp_path / "fewer_layers"
     shutil.copytree(tiny_model.name, folder)
     settings = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 1, "layer_types": None}))
+    (folder / "config.json").write_text(
+        json.dumps(settings | {"num_hidden_layers": 1, "layer_types": None})
+    )
     loaded = load(make_config(model=dataclasses.replace(tiny_model, name=str(folder))))
-    assert any("has no use for model.layers.1.input_layernorm.weight" in note for note in loaded.notes)
+    assert any(
+        "has no use for model.layers.1.input_layernorm.weight" in note for note in loaded.notes
+    )
     assert not any("has no use" in note for note in load(make_config(model=tiny_model)).notes)
 
 
-def test_layer_sizes_that_the_4_bit_kernels_cannot_do(make_config: Make, tmp_path: Path, tiny_llama: Path) -> None:
+def test_layer_sizes_that_the_4_bit_kernels_cannot_do(
+    make_config: Make, tmp_path: Path, tiny_llama: Path
+) -> None:
     from bitsandbytes.functional import has_avx512bf16
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     if not has_avx512bf16():
         pytest.skip("this CPU has no AVX512-BF16, so bitsandbytes packs nothing")
     config = LlamaConfig(
-        vocab_size=64, hidden_size=96, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=64,
+        hidden_size=96,
+        intermediate_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=2,
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"quantization=nf4: .* is 96 x 96, and bitsandbytes' 4-bit kernels"):
+    with pytest.raises(
+        ConfigError, match=r"quantization=nf4: .* is 96 x 96, and bitsandbytes' 4-bit kernels"
+    ):
         load(make_config(model=LocalModelConfig(name=str(tmp_path)), quantization=Nf4Config()))
 
 
@@ -130,8 +162,12 @@ def adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)  # peft's own
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
+    warnings.filterwarnings(
+        "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
+    )  # peft's own
+    model = get_peft_model(
+        base, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -159,8 +195,13 @@ def test_peft_is_really_on_and_merging_changes_nothing_more(
     assert "lora_modules" in merged.metrics
 
 
-def test_an_adapter_leaves_nothing_behind(make_config: Make, tiny_model: LocalModelConfig, adapter: Path) -> None:
-    plain, adapted = make_config(model=tiny_model), make_config(model=tiny_model, lora=PeftConfig(path=str(adapter)))
+def test_an_adapter_leaves_nothing_behind(
+    make_config: Make, tiny_model: LocalModelConfig, adapter: Path
+) -> None:
+    plain, adapted = (
+        make_config(model=tiny_model),
+        make_config(model=tiny_model, lora=PeftConfig(path=str(adapter))),
+    )
     merged = make_config(model=tiny_model, lora=PeftConfig(path=str(adapter), merge=True))
     base = load_base(plain)
     before = logits(adapt(base, plain))
@@ -173,7 +214,9 @@ def test_an_adapter_leaves_nothing_behind(make_config: Make, tiny_model: LocalMo
 
 
 def test_peft_over_4_bit(make_config: Make, tiny_model: LocalModelConfig, adapter: Path) -> None:
-    loaded = load(make_config(model=tiny_model, quantization=Nf4Config(), lora=PeftConfig(path=str(adapter))))
+    loaded = load(
+        make_config(model=tiny_model, quantization=Nf4Config(), lora=PeftConfig(path=str(adapter)))
+    )
     assert loaded.metrics["quantized_modules"] == 14
     assert loaded.metrics["lora_modules"] == 4
     assert torch.isfinite(logits(loaded)).all()
@@ -185,7 +228,9 @@ def test_an_adapter_for_another_base_is_named(
     other = tmp_path / "other"
     shutil.copytree(adapter, other)
     settings = json.loads((other / "adapter_config.json").read_text())
-    (other / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "org/other"}))
+    (other / "adapter_config.json").write_text(
+        json.dumps(settings | {"base_model_name_or_path": "org/other"})
+    )
     loaded = load(make_config(model=tiny_model, lora=PeftConfig(path=str(other))))
     assert any("made for org/other, the loaded base is" in note for note in loaded.notes)
 
@@ -220,23 +265,35 @@ def test_device_dtype_and_attention(make_config: Make, tiny_model: LocalModelCon
     assert eager.facts["attention"] == "eager"
 
 
-def test_flash_attention_falls_back_and_says_so(make_config: Make, tiny_model: LocalModelConfig) -> None:
+def test_flash_attention_falls_back_and_says_so(
+    make_config: Make, tiny_model: LocalModelConfig
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("flash attention may run here")
-    loaded = load(make_config(model=dataclasses.replace(tiny_model, attention=Attention.flash_attention_2)))
+    loaded = load(
+        make_config(model=dataclasses.replace(tiny_model, attention=Attention.flash_attention_2))
+    )
     assert loaded.facts["attention"] == "sdpa"
-    assert "model.attention=flash_attention_2: there is no CUDA GPU, so sdpa is used" in loaded.notes
+    assert (
+        "model.attention=flash_attention_2: there is no CUDA GPU, so sdpa is used" in loaded.notes
+    )
 
 
-def test_a_limit_for_a_gpu_that_is_not_there_is_left_out(make_config: Make, tiny_model: LocalModelConfig) -> None:
+def test_a_limit_for_a_gpu_that_is_not_there_is_left_out(
+    make_config: Make, tiny_model: LocalModelConfig
+) -> None:
     places = {"0": "3GB", "97": "3GB", "cpu": "8GB"}
     model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory=places)
-    (note,) = [note for note in load_base(make_config(model=model)).notes if "model.max_memory" in note]
+    (note,) = [
+        note for note in load_base(make_config(model=model)).notes if "model.max_memory" in note
+    ]
     assert "GPU 97, which this machine does not have: that limit is ignored" in note
 
 
 def test_device_map_auto(make_config: Make, tiny_model: LocalModelConfig) -> None:
-    model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory={"cpu": "2GB"})
+    model = dataclasses.replace(
+        tiny_model, device="auto", device_map="auto", max_memory={"cpu": "2GB"}
+    )
     spread, plain = load(make_config(model=model)), load(make_config(model=tiny_model))
     if not torch.cuda.is_available():
         assert spread.facts["device"] == "cpu"

@@ -1,4 +1,5 @@
-"""Mixes for real: every pair of choices, what they compute beside the libraries' own, adapters and memory."""
+"""Mixes for real: every pair of choices, what they compute beside the libraries' own, adapters and
+memory."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
 Saved = Callable[..., Path]
 QUANTIZING = sorted(
-    name for name, kind in CHOICES.items() if kind.source is CheckpointSource.plain and kind.quantizes_layers()
+    name
+    for name, kind in CHOICES.items()
+    if kind.source is CheckpointSource.plain and kind.quantizes_layers()
 )
 LAYERS = 14  # of the tiny model: two blocks of seven
 
@@ -59,14 +62,20 @@ def test_every_pair_computes_each_layer_in_its_own_format(
     rows = torch.randn(5, 192, generator=torch.Generator().manual_seed(0)).bfloat16()
     wholes = {name: load(make_config, folder, CHOICES[name]()) for name in (base, other)}
     for path, name in (("mlp.down_proj", other), ("self_attn.o_proj", base)):
-        ours, theirs = (one.model.model.layers[1].get_submodule(path) for one in (loaded, wholes[name]))
+        ours, theirs = (
+            one.model.model.layers[1].get_submodule(path) for one in (loaded, wholes[name])
+        )
         with torch.inference_mode():
-            assert torch.equal(ours(rows[:, : ours.in_features]), theirs(rows[:, : ours.in_features]))
+            assert torch.equal(
+                ours(rows[:, : ours.in_features]), theirs(rows[:, : ours.in_features])
+            )
     config = configure(make_config, folder, pair)
     predicted = predict(config, 1, 8, 8)
     assert predicted is not None
     buffers = sum(it.numel() * it.element_size() for it in wholes[base].model.buffers())
-    assert sum(predicted.weights.values()) == pytest.approx(sum(loaded.bytes_by_dtype.values()) - buffers, rel=0.001)
+    assert sum(predicted.weights.values()) == pytest.approx(
+        sum(loaded.bytes_by_dtype.values()) - buffers, rel=0.001
+    )
 
 
 @pytest.mark.parametrize("base", ["none", "nf4"])
@@ -108,10 +117,14 @@ def test_a_head_is_quantized_only_where_it_is_named_and_has_a_weight_of_its_own(
             load(make_config, folder, named)
     else:
         loaded = load(make_config, folder, named)
-        assert loaded.facts["quantized"].endswith("15 of 15 linear layers: 14 Linear4bit, 1 Linear8bitLt)")
+        assert loaded.facts["quantized"].endswith(
+            "15 of 15 linear layers: 14 Linear4bit, 1 Linear8bitLt)"
+        )
         assert loaded.facts["left_alone"] == "model.embed_tokens"
         config = configure(make_config, folder, named)
-        predicted, before = (predict(it, 1, 8, 8) for it in (config, configure(make_config, folder, Nf4Config())))
+        predicted, before = (
+            predict(it, 1, 8, 8) for it in (config, configure(make_config, folder, Nf4Config()))
+        )
         assert predicted is not None
         assert before is not None
         numbers = loaded.model.lm_head.weight.numel()
@@ -125,7 +138,9 @@ def test_a_head_is_quantized_only_where_it_is_named_and_has_a_weight_of_its_own(
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["peft", "pth"])
 @pytest.mark.parametrize("base", ["none", *QUANTIZING])
-def test_adapters_over_a_mix(make_config: Make, saved_family: Saved, tmp_path: Path, kind: str, base: str) -> None:
+def test_adapters_over_a_mix(
+    make_config: Make, saved_family: Saved, tmp_path: Path, kind: str, base: str
+) -> None:
     folder = saved_family()
     if kind == "peft":
         lora: Any = PeftConfig(path=str(save_peft(tmp_path / "adapter", folder)))
@@ -145,7 +160,9 @@ def test_adapters_over_a_mix(make_config: Make, saved_family: Saved, tmp_path: P
         "torchao_intx",
         "hqq",
     ):  # which change this model as much as its adapter does: the test below is exact
-        assert (logits(loaded) - logits(before)).norm() > 4 * (logits(loaded) - logits(plain)).norm()
+        assert (logits(loaded) - logits(before)).norm() > 4 * (
+            logits(loaded) - logits(plain)
+        ).norm()
 
 
 @pytest.mark.sampled(2)
@@ -167,11 +184,18 @@ def test_gpt2s_linear_layers_are_quantized_as_transformers_does(
 
     folder = tmp_path / "gpt2"
     torch.manual_seed(0)
-    settings = transformers.GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=259, bos_token_id=1, eos_token_id=2)
+    settings = transformers.GPT2Config(
+        n_embd=64, n_layer=2, n_head=4, vocab_size=259, bos_token_id=1, eos_token_id=2
+    )
     transformers.GPT2LMHeadModel(settings).save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(saved_family()).save_pretrained(folder)
-    whole, mixed = (load(make_config, folder, it) for it in (Int8Config(), QuantizationConfig(overrides={"h": "int8"})))
+    whole, mixed = (
+        load(make_config, folder, it)
+        for it in (Int8Config(), QuantizationConfig(overrides={"h": "int8"}))
+    )
     assert whole.metrics["quantized_modules"] == mixed.metrics["quantized_modules"] > 0
     assert torch.equal(logits(whole), logits(mixed))
-    with pytest.raises(ConfigError, match="would quantize nothing: it takes none of the classes that hold"):
+    with pytest.raises(
+        ConfigError, match="would quantize nothing: it takes none of the classes that hold"
+    ):
         load(make_config, folder, QuantizationConfig(overrides={"h": "torchao_int8"}))

@@ -1,4 +1,5 @@
-"""What a plan says of a quantized model's bytes and share is what is loaded, for hybrids and for every mixture."""
+"""What a plan says of a quantized model's bytes and share is what is loaded, for hybrids and for
+every mixture."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ RULED_CASES = [
     for name in ("none", "int8", "nf4")
     if (family, name) != ("gemma3n_text", "nf4")  # more than 2 % of a tiny one are layers of 4 x 4
 ]
-KEPT_IN_FLOAT32 = 0.01  # of the bytes: some numbers of state spaces and routers stay so, whatever model.dtype is
+KEPT_IN_FLOAT32 = (
+    0.01  # of the bytes: some numbers of state spaces and routers stay so, whatever model.dtype is
+)
 
 
 def resolved_of(family: str, name: str, folder: Path, dtype: Dtype = Dtype.auto) -> ResolvedModel:
@@ -55,11 +58,14 @@ def planned_mib(resolved: ResolvedModel) -> float:
 
 
 def compare(family: str, name: str, folder: Path, dtype: Dtype = Dtype.auto) -> float:
-    """Compare a plan with a load; return the share of the parameters in blocks that is quantized."""
+    """Compare a plan with a load; return the share of the parameters in blocks that is
+    quantized."""
     resolved = resolved_of(family, name, folder, dtype)
     walked = walk_files(resolved.files, resolved.mix, "cpu").share
     base = load_base(resolved)
-    assert planned_mib(resolved) == pytest.approx(sum(base.bytes_by_dtype.values()) / MIB, rel=KEPT_IN_FLOAT32)
+    assert planned_mib(resolved) == pytest.approx(
+        sum(base.bytes_by_dtype.values()) / MIB, rel=KEPT_IN_FLOAT32
+    )
     share = base.metrics.get("quantized_share", 0.0)
     assert share == pytest.approx(walked.of_blocks, abs=2e-3)
     return share
@@ -67,7 +73,9 @@ def compare(family: str, name: str, folder: Path, dtype: Dtype = Dtype.auto) -> 
 
 @pytest.mark.parametrize("family", HYBRIDS)
 def test_of_hybrids(tmp_path: Path, family: str) -> None:
-    assert compare(family, "int8", tmp_path) > (0.4 if family == "zamba2" else 0.85)  # whose blocks share some
+    assert compare(family, "int8", tmp_path) > (
+        0.4 if family == "zamba2" else 0.85
+    )  # whose blocks share some
 
 
 @pytest.mark.thorough
@@ -77,8 +85,12 @@ def test_of_mixtures(tmp_path: Path, family: str) -> None:
 
 
 @pytest.mark.parametrize(("family", "name"), RULED_CASES)
-def test_of_families_with_rules(tmp_path: Path, family: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | RULED[family])
+def test_of_families_with_rules(
+    tmp_path: Path, family: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | RULED[family]
+    )
     monkeypatch.setattr(families, "NOT_TINY", set())
     share = compare(family, name, tmp_path, Dtype.bfloat16)
     assert share == 0 if name == "none" else share > 0.85

@@ -1,4 +1,5 @@
-"""torchao's real int8 of weights, and of weights and rows, checkpoints that are quantized already (real ones by bitsandbytes and torchao), and errors."""
+"""torchao's real int8 of weights, and of weights and rows, checkpoints that are quantized already
+(real ones by bitsandbytes and torchao), and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +31,11 @@ from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.quantization.grouped import AwqConfig, GptqConfig
-from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config
+from runner_engine.quantization.torchao import (
+    Int8DynamicConfig,
+    TorchaoFloat8Config,
+    TorchaoInt8Config,
+)
 from runner_engine.settings.lora import PeftConfig, PthConfig
 from runner_engine.settings.model import LocalConfig, LocalModelConfig
 
@@ -49,7 +54,8 @@ def predicted_bytes(config: RunnerConfig) -> int:
     return sum(predicted.weights.values())
 
 
-# ------------------------------------------------------------------------------------------------- torchao
+# -------------------------------------------------------------------------------------------------
+# torchao
 
 
 @pytest.mark.sampled(2)
@@ -77,18 +83,24 @@ def test_torchaos_8_bits_are_really_on(
     exact = logits(load(make_config, folder, dtype=Dtype.float32))
     plain = load(make_config, folder, dtype=dtype)
     rough = load(make_config, folder, quantization, dtype=dtype)
-    linears = [m for n, m in plain.model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
+    linears = [
+        m
+        for n, m in plain.model.named_modules()
+        if isinstance(m, torch.nn.Linear) and n != "lm_head"
+    ]
     assert rough.metrics["quantized_modules"] == len(linears) == 14
     assert f"14 {weight_class}" in rough.facts["quantized"]
     size = linears[0].weight.element_size()
-    # a byte a number instead of the dtype; a float32 scale a row comes on top, and for int8 a zero point
+    # a byte a number instead of the dtype; a float32 scale a row comes on top, and for int8 a zero
+    # point
     of_row = 4 if weight_class == "Float8Tensor" else 5
     less = sum(m.weight.numel() * (size - 1) - m.weight.shape[0] * of_row for m in linears)
     buffers = sum(b.numel() * b.element_size() for b in plain.model.buffers())
     assert loaded_bytes(plain) - loaded_bytes(rough) == less
     config = configure(make_config, folder, quantization, dtype=dtype)
     assert predicted_bytes(config) == loaded_bytes(rough) - buffers
-    # one layer within 1 or 2 %, and the logits within 4 or 8 % of float32: a random model multiplies errors from layer to layer
+    # one layer within 1 or 2 %, and the logits within 4 or 8 % of float32: a random model
+    # multiplies errors from layer to layer
     x = torch.randn(8, 128, generator=torch.Generator().manual_seed(0)).to(linears[0].weight.dtype)
     with torch.inference_mode():
         before, after = (m.model.model.layers[0].mlp.gate_proj(x).float() for m in (plain, rough))
@@ -110,10 +122,16 @@ def test_a_torchao_weight_that_two_layers_share_counts_once() -> None:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["peft", "pth"])
 @pytest.mark.parametrize(
-    ("quantization", "times"), [(TorchaoInt8Config(), 10), (Int8DynamicConfig(), 5), (TorchaoFloat8Config(), 2)]
+    ("quantization", "times"),
+    [(TorchaoInt8Config(), 10), (Int8DynamicConfig(), 5), (TorchaoFloat8Config(), 2)],
 )
 def test_adapters_over_torchaos_int8(
-    make_config: Make, saved_family: Saved, tmp_path: Path, kind: str, quantization: QuantizationConfig, times: int
+    make_config: Make,
+    saved_family: Saved,
+    tmp_path: Path,
+    kind: str,
+    quantization: QuantizationConfig,
+    times: int,
 ) -> None:
     folder = saved_family()
     if kind == "peft":
@@ -146,12 +164,15 @@ model = LocalConfig(name={str(saved_family())!r}, device="cpu")
 config = RunnerConfig(model=model, quantization=TorchaoInt8Config(), **groups)
 load_base(resolve(config))
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 
 
-# --------------------------------------------------------------------------------- quantized already, for real
+# --------------------------------------------------------------------------------- quantized
+# already, for real
 
 
 REAL = {
@@ -165,7 +186,9 @@ REAL = {
 
 
 @pytest.fixture(scope="module")
-def quantized(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def quantized(
+    saved_family: Saved, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
     """Return a function that saves a model as its library does, quantized."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -198,7 +221,9 @@ def test_a_quantized_checkpoint_loads_as_it_is(
     assert as_it_is.metrics["quantized_modules"] == insisted.metrics["quantized_modules"] == 14
     assert loaded_bytes(as_it_is) == loaded_bytes(insisted) == loaded_bytes(at_load)
     method = REAL[kind].method
-    assert as_it_is.facts["checkpoint"].startswith(f"quantized already: {REAL[kind].name} by {method}")
+    assert as_it_is.facts["checkpoint"].startswith(
+        f"quantized already: {REAL[kind].name} by {method}"
+    )
     assert any("the checkpoint itself is quantized" in note for note in as_it_is.notes)
     assert "checkpoint" not in at_load.facts
     assert torch.equal(logits(as_it_is), logits(at_load))
@@ -207,14 +232,18 @@ def test_a_quantized_checkpoint_loads_as_it_is(
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", REAL)
-def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callable[[str], Path], kind: str) -> None:
+def test_its_size_is_known_from_the_headers(
+    make_config: Make, quantized: Callable[[str], Path], kind: str
+) -> None:
     folder = quantized(kind)
     loaded = load(make_config, folder)
     buffers = sum(b.numel() * b.element_size() for b in loaded.model.buffers())
     actual = loaded_bytes(loaded) - buffers
     # bitsandbytes shares one table of codes among layers in memory, and writes it for each
     assert actual <= predicted_bytes(configure(make_config, folder)) <= actual * 1.2
-    at_load, stored = (predict(configure(make_config, folder, q), 1, 8, 8) for q in (REAL[kind], NONE))
+    at_load, stored = (
+        predict(configure(make_config, folder, q), 1, 8, 8) for q in (REAL[kind], NONE)
+    )
     assert at_load == stored
 
 
@@ -235,26 +264,36 @@ def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callab
     ],
 )  # fmt: skip
 def test_it_is_not_quantized_again(
-    make_config: Make, quantized: Callable[[str], Path], kind: str, wanted: QuantizationConfig, message: str
+    make_config: Make,
+    quantized: Callable[[str], Path],
+    kind: str,
+    wanted: QuantizationConfig,
+    message: str,
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         check_format(configure(make_config, quantized(kind), wanted))
 
 
-def test_nothing_is_merged_into_it(make_config: Make, quantized: Callable[[str], Path], tmp_path: Path) -> None:
+def test_nothing_is_merged_into_it(
+    make_config: Make, quantized: Callable[[str], Path], tmp_path: Path
+) -> None:
     lora = PeftConfig(path=str(tmp_path), merge=True)
-    with pytest.raises(ConfigError, match=r"lora.merge=true: model.name=\S+ is quantized already, int8 by bitsandb"):
+    with pytest.raises(
+        ConfigError, match=r"lora.merge=true: model.name=\S+ is quantized already, int8 by bitsandb"
+    ):
         check_format(configure(make_config, quantized("int8"), lora=lora))
 
 
-# --------------------------------------------------------------------------- GPTQ, AWQ: shape and refusals
+# --------------------------------------------------------------------------- GPTQ, AWQ: shape and
+# refusals
 
 GPTQ = {"bits": 4, "group_size": 128, "desc_act": False, "sym": True, "quant_method": "gptq"}
 AWQ = {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm", "quant_method": "awq"}
 
 
 def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
-    """Save a Llama as GPTQ and AWQ do: its config, and packed layers of the right sizes, filled with noise."""
+    """Save a Llama as GPTQ and AWQ do: its config, and packed layers of the right sizes, filled
+    with noise."""
     from safetensors.torch import save_file
 
     settings = family_settings("llama", dtype="float16")
@@ -265,11 +304,20 @@ def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
         "lm_head.weight": torch.randn(259, 128).half(),
     }
     for layer in range(2):
-        for name, (rows, columns) in {"mlp.up_proj": (128, 192), "mlp.down_proj": (192, 128)}.items():
+        for name, (rows, columns) in {
+            "mlp.up_proj": (128, 192),
+            "mlp.down_proj": (192, 128),
+        }.items():
             path, groups = f"model.layers.{layer}.{name}", 2
-            packed = (rows // 8, columns) if stored["quant_method"] == "gptq" else (rows, columns // 8)
-            tensors[f"{path}.qweight"] = torch.randint(-(2**31), 2**31 - 1, packed, dtype=torch.int32)
-            tensors[f"{path}.qzeros"] = torch.randint(-(2**31), 2**31 - 1, (groups, columns // 8), dtype=torch.int32)
+            packed = (
+                (rows // 8, columns) if stored["quant_method"] == "gptq" else (rows, columns // 8)
+            )
+            tensors[f"{path}.qweight"] = torch.randint(
+                -(2**31), 2**31 - 1, packed, dtype=torch.int32
+            )
+            tensors[f"{path}.qzeros"] = torch.randint(
+                -(2**31), 2**31 - 1, (groups, columns // 8), dtype=torch.int32
+            )
             tensors[f"{path}.scales"] = torch.randn(groups, columns).half()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
@@ -287,16 +335,24 @@ def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
     ],
 )  # fmt: skip
 def test_what_does_not_go_together(
-    make_config: Make, tmp_path: Path, stored: dict[str, Any] | None, wanted: QuantizationConfig, message: str
+    make_config: Make,
+    tmp_path: Path,
+    stored: dict[str, Any] | None,
+    wanted: QuantizationConfig,
+    message: str,
 ) -> None:
-    settings = family_settings("llama").to_dict() | ({"quantization_config": stored} if stored else {})
+    settings = family_settings("llama").to_dict() | (
+        {"quantization_config": stored} if stored else {}
+    )
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=message):
         check_format(configure(make_config, tmp_path, wanted))
 
 
 @pytest.mark.parametrize("stored", [GPTQ, AWQ], ids=["gptq", "awq"])
-def test_the_size_of_packed_layers_is_their_bytes(make_config: Make, tmp_path: Path, stored: dict[str, Any]) -> None:
+def test_the_size_of_packed_layers_is_their_bytes(
+    make_config: Make, tmp_path: Path, stored: dict[str, Any]
+) -> None:
     from safetensors.torch import load_file
 
     folder = save_packed(tmp_path / "packed", stored)
@@ -312,38 +368,67 @@ def test_the_size_of_packed_layers_is_their_bytes(make_config: Make, tmp_path: P
     ("package", "quantization", "fix"),
     [
         ("bitsandbytes", Nf4Config(), "pip install bitsandbytes, or use quantization=none"),
-        ("torchao", Int8DynamicConfig(), r"pip install 'runner-llm\[torchao\]', or use quantization=none"),
-        ("torchao", TorchaoInt8Config(), r"pip install 'runner-llm\[torchao\]', or use quantization=none"),
+        (
+            "torchao",
+            Int8DynamicConfig(),
+            r"pip install 'runner-llm\[torchao\]', or use quantization=none",
+        ),
+        (
+            "torchao",
+            TorchaoInt8Config(),
+            r"pip install 'runner-llm\[torchao\]', or use quantization=none",
+        ),
     ],
 )
 def test_a_missing_library_is_named(
-    make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch, package: str, quantization: Any, fix: str
+    make_config: Make,
+    saved_family: Saved,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    quantization: Any,
+    fix: str,
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     name = quantization.name
-    with pytest.raises(ConfigError, match=f"quantization={name} needs {package}, which is not installed: {fix}"):
+    with pytest.raises(
+        ConfigError, match=f"quantization={name} needs {package}, which is not installed: {fix}"
+    ):
         load(make_config, saved_family(), quantization)
 
 
 def test_a_plan_refuses_without_torch(
-    runner: Callable[..., Any], saved_family: Saved, quantized: Callable[[str], Path], tmp_path: Path
+    runner: Callable[..., Any],
+    saved_family: Saved,
+    quantized: Callable[[str], Path],
+    tmp_path: Path,
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(quantized("nf4"), broken)
     (broken / "model.safetensors").write_bytes(b"")
     program = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\nfrom runner.__main__ import entry"
-    arguments = ["plan=true", "model=local", f"model.name={broken}", "quantization=int8", "tracking=none"]
+    arguments = [
+        "plan=true",
+        "model=local",
+        f"model.name={broken}",
+        "quantization=int8",
+        "tracking=none",
+    ]
     program += f"\nsys.argv = ['runner', *{arguments!r}]\nentry()"
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2, done.stderr
     assert "is quantized already, nf4 by bitsandbytes" in done.stdout
     assert "1 job: 1 impossible" in done.stdout
-    real = runner("model=local", f"model.name={saved_family()}", "quantization=awq", "tracking=none")
+    real = runner(
+        "model=local", f"model.name={saved_family()}", "quantization=awq", "tracking=none"
+    )
     assert real.code == 2
     assert "quantization=awq loads checkpoints that are already quantized with it" in real.err
 
 
-# ------------------------------------------------------------------------------------------------ model=local
+# ------------------------------------------------------------------------------------------------
+# model=local
 
 
 def test_a_local_model_is_never_a_hub_id(make_config: Make) -> None:
@@ -359,13 +444,17 @@ try:
 except ConfigError as error:
     print(error, "huggingface_hub" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert "model.name=org/model: there is no folder and no .gguf file" in done.stdout
     assert "model=local never asks the hub" in done.stdout
     assert done.stdout.endswith("False\n")
 
 
-def test_a_local_folder_is_the_same_job_as_under_auto(make_config: Make, saved_family: Saved, tmp_path: Path) -> None:
+def test_a_local_folder_is_the_same_job_as_under_auto(
+    make_config: Make, saved_family: Saved, tmp_path: Path
+) -> None:
     from runner.run import identify
 
     folder = str(saved_family())

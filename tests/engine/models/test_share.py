@@ -1,4 +1,5 @@
-"""The share of a model that is quantized: as loaded, as the headers predict it, and what is refused for it."""
+"""The share of a model that is quantized: as loaded, as the headers predict it, and what is refused
+for it."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ from runner_engine.quantization.share import Share
 from runner_engine.settings.model import LocalModelConfig
 
 MISSED = ("jetmoe",)  # a mixture whose experts no library takes, also in its attention
-OWN_CLASSES = {"falcon": ("nf4", "int8", "hqq"), "gpt2": ("hqq", "torchao_int8", "int8_dynamic")}  # reached by none
+OWN_CLASSES = {
+    "falcon": ("nf4", "int8", "hqq"),
+    "gpt2": ("hqq", "torchao_int8", "int8_dynamic"),
+}  # reached by none
 PARTLY = (*MISSED, "zamba2")  # of which a part is missed
 FORMATS = ("none", "nf4", "int8", "hqq", "torchao_int8", "int8_dynamic")
 
@@ -62,13 +66,17 @@ def weight_mib(base: Loaded) -> float:
 @pytest.mark.sampled(24)  # each kind of model and each format
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_plan_and_the_load_agree_on_what_is_quantized(job: Callable[..., Any], kind: str, name: str) -> None:
+def test_the_plan_and_the_load_agree_on_what_is_quantized(
+    job: Callable[..., Any], kind: str, name: str
+) -> None:
     resolved = job(kind, CHOICES[name](allow_partial=True))
     formats.check(resolved)
     predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
     if name in OWN_CLASSES.get(kind, ()):
         assert walk_files(resolved.files, resolved.mix, "cpu").share.quantized == 0
-        with pytest.raises(ConfigError, match=rf"^quantization={name} found no linear layer to quantize"):
+        with pytest.raises(
+            ConfigError, match=rf"^quantization={name} found no linear layer to quantize"
+        ):
             load_base(resolved)
         return
     base = load_base(resolved)
@@ -108,7 +116,9 @@ def test_a_choice_that_misses_the_experts_is_refused_by_the_headers(
     formats.check(job("qwen3", CHOICES[name]()))
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in OWN_CLASSES.items() for name in names])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, names in OWN_CLASSES.items() for name in names]
+)
 def test_a_choice_that_takes_no_layer_of_a_family_is_refused_by_the_headers(
     job: Callable[..., Any], kind: str, name: str
 ) -> None:
@@ -122,15 +132,21 @@ def test_the_blocks_that_zamba_shares_stay_plain(job: Callable[..., Any], name: 
     tied = job("zamba2", CHOICES[name]())
     (note,) = formats.notes_of_reach(tied)
     assert note.startswith(f"quantization={name} quantizes only 59 % of the parameters in blocks, ")
-    assert note.split(": ")[1].startswith("model.layers.*.shared_transformer.feed_forward.gate_up_proj_adapter_list.*")
+    assert note.split(": ")[1].startswith(
+        "model.layers.*.shared_transformer.feed_forward.gate_up_proj_adapter_list.*"
+    )
     assert formats.notes_of_reach(job("zamba2", CHOICES[name](), tie_word_embeddings=False)) == []
 
 
-def test_without_headers_it_is_refused_after_the_load(job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_headers_it_is_refused_after_the_load(
+    job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     resolved = job("jetmoe", Nf4Config(), num_local_experts=32)
     resolved.files.__dict__["tensors"] = []  # as of a .bin file
     formats.check(resolved)
-    with pytest.raises(ConfigError, match=r"quantization=nf4 would quantize only 1.2 % of the parameters in blocks"):
+    with pytest.raises(
+        ConfigError, match=r"quantization=nf4 would quantize only 1.2 % of the parameters in blocks"
+    ):
         load_base(resolved)
 
 
@@ -153,10 +169,20 @@ def test_layers_that_a_kernel_cannot_take_stay_plain_if_they_are_few(
     resolved = job("qwen3_5", Nf4Config())
     formats.check(resolved)
     walked = walk_files(resolved.files, resolved.mix, "cpu")
-    assert sorted(path.split(".")[-1] for path in walked.unfit) == ["in_proj_a", "in_proj_a", "in_proj_b", "in_proj_b"]
+    assert sorted(path.split(".")[-1] for path in walked.unfit) == [
+        "in_proj_a",
+        "in_proj_a",
+        "in_proj_b",
+        "in_proj_b",
+    ]
     base = load_base(resolved)
-    assert type(base.model.get_submodule("model.layers.0.linear_attn.in_proj_b")).__name__ == "Linear"
-    assert type(base.model.get_submodule("model.layers.0.linear_attn.out_proj")).__name__ == "Linear4bit"
+    assert (
+        type(base.model.get_submodule("model.layers.0.linear_attn.in_proj_b")).__name__ == "Linear"
+    )
+    assert (
+        type(base.model.get_submodule("model.layers.0.linear_attn.out_proj")).__name__
+        == "Linear4bit"
+    )
     assert type(base.model.lm_head).__name__ == "Linear"
     assert base.metrics["quantized_modules"] == 26
     assert "in_proj" in base.facts["left_alone"]
@@ -168,15 +194,21 @@ def test_layers_that_are_no_few_end_the_job_before_the_load(
     job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processor, "has_bfloat16_products", lambda: True)
-    with pytest.raises(ConfigError, match=r"quantization=nf4: \S+ is 200 x 128, and bitsandbytes' 4-bit kernels"):
+    with pytest.raises(
+        ConfigError, match=r"quantization=nf4: \S+ is 200 x 128, and bitsandbytes' 4-bit kernels"
+    ):
         formats.check(job("qwen3", Nf4Config(), intermediate_size=200))
     monkeypatch.setattr(processor, "has_bfloat16_products", lambda: False)
     formats.check(job("qwen3", Nf4Config(), intermediate_size=200))
 
 
-def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callable[..., Any]) -> None:
+def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(
+    job: Callable[..., Any],
+) -> None:
     resolved = job("qwen3", HqqConfig(group_size=128), head_dim=8)
-    with pytest.raises(ConfigError, match=r"quantization=hqq: \S+o_proj has 32 inputs, which are not whole groups"):
+    with pytest.raises(
+        ConfigError, match=r"quantization=hqq: \S+o_proj has 32 inputs, which are not whole groups"
+    ):
         formats.check(resolved)
     few = job("qwen3", HqqConfig(group_size=128), head_dim=8, intermediate_size=1024)
     formats.check(few)

@@ -1,4 +1,5 @@
-"""Checkpoints that HQQ has stored: read as they are, and refused by name where they are not what they say."""
+"""Checkpoints that HQQ has stored: read as they are, and refused by name where they are not what
+they say."""
 
 from __future__ import annotations
 
@@ -55,7 +56,10 @@ def test_it_is_what_the_same_numbers_made_here_are(
         loaded = load(make_config, folder, wanted)
         assert loaded.metrics["quantized_modules"] == 14
         assert "14 of 15 linear layers: 14 GroupedLinear)" in loaded.facts["quantized"]
-        assert loaded.facts["checkpoint"] == f"quantized already: hqq by hqq (bits={bits}, group_size={group})"
+        assert (
+            loaded.facts["checkpoint"]
+            == f"quantized already: hqq by hqq (bits={bits}, group_size={group})"
+        )
         assert torch.equal(logits(loaded), logits(made))
         assert loaded.metrics["parameters"] == made.metrics["parameters"]
         check_predicted_bytes(loaded, configure(make_config, folder, wanted))
@@ -80,7 +84,11 @@ def test_the_kernels_multiply_it(bits: int) -> None:
 def test_each_kind_of_layer_may_have_settings_of_its_own() -> None:
     three = {"weight_quant_params": {"nbits": 3, "group_size": 32, "axis": 1}}
     stored = hqq_checkpoints.stored()
-    stored["quant_config"] = {"self_attn.q_proj": three, "mlp.up_proj": stored["quant_config"], "mlp.down_proj": None}
+    stored["quant_config"] = {
+        "self_attn.q_proj": three,
+        "mlp.up_proj": stored["quant_config"],
+        "mlp.down_proj": None,
+    }
     found = read_format({"quantization_config": stored})
     assert found is not None
     assert (found.name, found.bits, found.refusal) == ("hqq", 3, "")
@@ -111,7 +119,9 @@ def test_a_config_without_settings_is_named(config: object) -> None:
         read_format({"quantization_config": hqq_checkpoints.stored() | {"quant_config": config}})
 
 
-def replaced(end: str, make: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[Tensors], None]:
+def replaced(
+    end: str, make: Callable[[torch.Tensor], torch.Tensor | None]
+) -> Callable[[Tensors], None]:
     def change(tensors: Tensors) -> None:
         made = make(tensors.pop(f"{DOWN}.{end}"))
         tensors.update({} if made is None else {f"{DOWN}.{end}": made})
@@ -131,9 +141,21 @@ def with_number(number: float) -> Callable[[torch.Tensor], torch.Tensor]:
 @pytest.mark.parametrize(
     ("end", "make", "words"),
     [
-        ("W_q", lambda one: one[:-1], r"W_q: \[191, 64\], and a layer of 192 inputs, 128 outputs has"),
-        ("W_q", lambda one: one.reshape(-1), r"W_q: \[12288\]: rows that are groups of 192 inputs expected"),
-        ("W_q", lambda one: one.reshape(-1, 128), r"W_q: \[96, 128\]: rows that are groups of 192 inputs expected"),
+        (
+            "W_q",
+            lambda one: one[:-1],
+            r"W_q: \[191, 64\], and a layer of 192 inputs, 128 outputs has",
+        ),
+        (
+            "W_q",
+            lambda one: one.reshape(-1),
+            r"W_q: \[12288\]: rows that are groups of 192 inputs expected",
+        ),
+        (
+            "W_q",
+            lambda one: one.reshape(-1, 128),
+            r"W_q: \[96, 128\]: rows that are groups of 192 inputs expected",
+        ),
         ("W_q", lambda one: one.to(torch.int64), "W_q: I64, and U8 or I32 expected"),
         ("scale", lambda one: one[1:], r"scale: \[383, 1\], and a layer"),
         ("zero", lambda one: one.T, r"zero: \[1, 384\], and a layer"),
@@ -144,13 +166,21 @@ def with_number(number: float) -> Callable[[torch.Tensor], torch.Tensor]:
         ("shape", with_number(64), r"shape: \[128, 64\], and \[128, 192\] expected"),
         ("axis", lambda one: one * 0, "axis: 0, and 1 expected"),
         ("nbits", lambda one: one + 4, "nbits: 8, and 4 expected"),
-        ("packing", lambda one: one.expand(99, -1), r"packing: \[99, 7\]: a number or a word expected"),
+        (
+            "packing",
+            lambda one: one.expand(99, -1),
+            r"packing: \[99, 7\]: a number or a word expected",
+        ),
         ("zero", lambda _: None, "the checkpoint lacks its zero"),
         ("W_q", lambda _: None, "belong to no layer"),
     ],
 )
 def test_damaged_tensors_are_named(
-    make_config: Make, saved: Saved, end: str, make: Callable[[torch.Tensor], torch.Tensor | None], words: str
+    make_config: Make,
+    saved: Saved,
+    end: str,
+    make: Callable[[torch.Tensor], torch.Tensor | None],
+    words: str,
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         load(make_config, saved(change=replaced(end, make)))

@@ -1,4 +1,5 @@
-"""Mixtures whose experts are stored as codes: computed from these, equal to the model of their plain weights."""
+"""Mixtures whose experts are stored as codes: computed from these, equal to the model of their
+plain weights."""
 
 from __future__ import annotations
 
@@ -42,7 +43,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Any:
             if family == "fused":
                 known[key] = save_fused(folder, name, **keys)
             else:
-                known[key] = save_gpt_oss(folder, **keys) if name == "mxfp4" else save(folder, family, name, **keys)
+                known[key] = (
+                    save_gpt_oss(folder, **keys)
+                    if name == "mxfp4"
+                    else save(folder, family, name, **keys)
+                )
             for one in known[key]:
                 AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(one)
         return known[key]
@@ -78,13 +83,20 @@ def test_a_stored_mixture_computes_what_its_plain_weights_do(
     assert not any("no use for" in note for note in loaded.notes)
     if name not in ROUNDS_ROWS:  # and by the kernels
         layers = QuantizedLayers(loaded.model, Heap())
-        assert native.kernels() is None or len(layers.exchanged) == len(grouped_layers(loaded.model))
+        assert native.kernels() is None or len(layers.exchanged) == len(
+            grouped_layers(loaded.model)
+        )
         assert off(logits(loaded), expected) < 1e-5
 
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [("mixtral", "gptq"), ("deepseek_v3", "fp8"), ("gpt_oss", "mxfp4"), *(("fused", name) for name in FUSED)],
+    [
+        ("mixtral", "gptq"),
+        ("deepseek_v3", "fp8"),
+        ("gpt_oss", "mxfp4"),
+        *(("fused", name) for name in FUSED),
+    ],
 )
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 def test_the_predicted_size_is_that_of_the_loaded_weights(
@@ -94,17 +106,24 @@ def test_the_predicted_size_is_that_of_the_loaded_weights(
     loaded = load(make_config, folder, dtype=dtype)
     predicted = predict(configure(make_config, folder, dtype=dtype), 2, 8, 8)
     assert predicted is not None
-    unnamed = sum(one.nbytes for key, one in loaded.model.named_buffers() if "inv_freq" in key)  # that no file has
+    unnamed = sum(
+        one.nbytes for key, one in loaded.model.named_buffers() if "inv_freq" in key
+    )  # that no file has
     # a router's biases may be of another number format than the rest
-    assert sum(predicted.weights.values()) == pytest.approx(sum(loaded.bytes_by_dtype.values()) - unnamed, rel=1e-3)
+    assert sum(predicted.weights.values()) == pytest.approx(
+        sum(loaded.bytes_by_dtype.values()) - unnamed, rel=1e-3
+    )
     codes = sum(one.weight.nbytes for one in grouped_layers(loaded.model).values())
     assert loaded.metrics["mapped_weight_mib"] * 2**20 >= codes, "the codes stay in the file"
 
 
 @pytest.mark.parametrize(
-    ("family", "name"), [("qwen3_moe", "pack_quantized"), ("gpt_oss", "mxfp4"), *(("fused", name) for name in FUSED)]
+    ("family", "name"),
+    [("qwen3_moe", "pack_quantized"), ("gpt_oss", "mxfp4"), *(("fused", name) for name in FUSED)],
 )
-def test_exchanged_experts_are_seen(make_config: Make, saved: Any, tmp_path: Path, family: str, name: str) -> None:
+def test_exchanged_experts_are_seen(
+    make_config: Make, saved: Any, tmp_path: Path, family: str, name: str
+) -> None:
     folder, plain = saved(family, name)
     other = exchanged(folder, tmp_path / "other", "model.layers.1.")
     AutoTokenizer.from_pretrained(folder).save_pretrained(other)
@@ -116,7 +135,9 @@ def test_mxfp4_of_gpt_oss_takes_no_more_memory_than_its_file(make_config: Make, 
     folder, _ = saved("gpt_oss", "mxfp4")
     loaded = load(make_config, folder)
     codes = [
-        one for name, one in load_file(folder / "model.safetensors").items() if name.endswith(("_blocks", "_scales"))
+        one
+        for name, one in load_file(folder / "model.safetensors").items()
+        if name.endswith(("_blocks", "_scales"))
     ]
     weights = QuantizedLayers(loaded.model, Heap()).matrices.values()
     assert sum(one.tensors[0].nbytes for one in weights) == sum(one.nbytes for one in codes)
@@ -138,7 +159,12 @@ DAMAGES: list[tuple[str, Callable[[Any], Any], str]] = [
 
 @pytest.mark.parametrize(("name", "change", "message"), DAMAGES)
 def test_what_does_not_fit_is_refused_by_name(
-    make_config: Make, saved: Any, tmp_path: Path, name: str, change: Callable[[Any], Any], message: str
+    make_config: Make,
+    saved: Any,
+    tmp_path: Path,
+    name: str,
+    change: Callable[[Any], Any],
+    message: str,
 ) -> None:
     folder, _ = saved("gpt_oss" if name == "mxfp4" else "qwen3_moe", name)
     with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,5 @@
-"""Damaged checkpoints of each format of stored weights, and settings that the runner does not read, are refused by name."""
+"""Damaged checkpoints of each format of stored weights, and settings that the runner does not read,
+are refused by name."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ Saved = Callable[..., Path]
 UP = "model.layers.1.mlp.up_proj"  # 128 inputs, 192 outputs
 
 
-# ------------------------------------------------------------------------------------------------------- tensors
+# -------------------------------------------------------------------------------------------------------
+# tensors
 
 
 def with_nan(one: torch.Tensor) -> torch.Tensor:
@@ -136,7 +138,10 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 @pytest.mark.parametrize(
     ("name", "edit", "message"),
     [
-        *((name, lambda content: content[:-100], "truncated: tensor") for name in ("fp8", "int8_dynamic", "gptq")),
+        *(
+            (name, lambda content: content[:-100], "truncated: tensor")
+            for name in ("fp8", "int8_dynamic", "gptq")
+        ),
         (
             "gptq",
             lambda content: content.replace(b'"shape":[16,192]', b'"shape":[99,192]'),
@@ -145,7 +150,12 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
     ],
 )
 def test_a_truncated_file_and_a_header_that_lies_are_refused(
-    make_config: Make, saved_format: Saved, tmp_path: Path, name: str, edit: Callable[[bytes], bytes], message: str
+    make_config: Make,
+    saved_format: Saved,
+    tmp_path: Path,
+    name: str,
+    edit: Callable[[bytes], bytes],
+    message: str,
 ) -> None:
     folder = tmp_path / "edited"
     shutil.copytree(saved_format(name), folder)
@@ -158,8 +168,17 @@ def test_a_truncated_file_and_a_header_that_lies_are_refused(
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        ("fbgemm_fp8", {"weight": torch.ones(259, 128).to(torch.float8_e4m3fn), "weight_scale": torch.ones(259, 1)}),
-        ("int8_dynamic", {"weight": torch.ones(259, 128, dtype=torch.int8), "weight_scale": torch.ones(259, 1)}),
+        (
+            "fbgemm_fp8",
+            {
+                "weight": torch.ones(259, 128).to(torch.float8_e4m3fn),
+                "weight_scale": torch.ones(259, 1),
+            },
+        ),
+        (
+            "int8_dynamic",
+            {"weight": torch.ones(259, 128, dtype=torch.int8), "weight_scale": torch.ones(259, 1)},
+        ),
         ("gptq", {"qweight": torch.ones(16, 259, dtype=torch.int32)}),
     ],
 )
@@ -167,15 +186,24 @@ def test_a_quantized_head_that_is_tied_is_refused(
     make_config: Make, saved_format: Saved, tmp_path: Path, name: str, head: dict[str, torch.Tensor]
 ) -> None:
     more = {f"lm_head.{end}": tensor for end, tensor in head.items()}
-    folder = changed(saved_format(name, tie_word_embeddings=True), tmp_path / "tied", lambda tensors: tensors | more)
-    with pytest.raises(ConfigError, match=r"lm_head\.q?weight: config\.json ties the head to the embedding"):
+    folder = changed(
+        saved_format(name, tie_word_embeddings=True),
+        tmp_path / "tied",
+        lambda tensors: tensors | more,
+    )
+    with pytest.raises(
+        ConfigError, match=r"lm_head\.q?weight: config\.json ties the head to the embedding"
+    ):
         load(make_config, folder)
 
 
-# ------------------------------------------------------------------------------------------------------ settings
+# ------------------------------------------------------------------------------------------------------
+# settings
 
 
-def check_refused_before_weights(make_config: Make, saved_format: Saved, to: Path, stored: Any, message: str) -> None:
+def check_refused_before_weights(
+    make_config: Make, saved_format: Saved, to: Path, stored: Any, message: str
+) -> None:
     shutil.copytree(saved_format("gptq"), to)
     settings = json.loads((to / "config.json").read_text()) | {"quantization_config": stored}
     (to / "config.json").write_text(json.dumps(settings))
@@ -267,9 +295,14 @@ def test_settings_that_make_no_sense_are_refused_before_weights(
 
 @pytest.mark.parametrize(
     ("weights", "kind"),
-    [({"strategy": "block"}, "type=int strategy=block"), ({"type": "float"}, "type=float strategy=group")],
+    [
+        ({"strategy": "block"}, "type=int strategy=block"),
+        ({"type": "float"}, "type=float strategy=group"),
+    ],
 )
-def test_other_weights_of_compressed_tensors_are_refused(weights: dict[str, str], kind: str) -> None:
+def test_other_weights_of_compressed_tensors_are_refused(
+    weights: dict[str, str], kind: str
+) -> None:
     stored = json.loads(json.dumps(grouped.scheme()))
     stored["config_groups"]["group_0"]["weights"] |= weights
     found = PackQuantizedConfig.read_stored(stored)
@@ -287,9 +320,13 @@ def test_other_formats_of_compressed_tensors_are_another_choices(extra: dict[str
 
 def test_what_compressed_tensors_would_do_besides_is_refused() -> None:
     for key in ("kv_cache_scheme", "transform_config", "sparsity_config"):
-        found = PackQuantizedConfig.read_stored(grouped.scheme() | {key: {"format": "sparse-24-bitmask"}})
+        found = PackQuantizedConfig.read_stored(
+            grouped.scheme() | {key: {"format": "sparse-24-bitmask"}}
+        )
         assert found is not None
         assert f"it has a {key}, which the runner does not read" in found.refusal
-    dense = PackQuantizedConfig.read_stored(grouped.scheme(sparsity_config={"format": "dense"}, transform_config={}))
+    dense = PackQuantizedConfig.read_stored(
+        grouped.scheme(sparsity_config={"format": "dense"}, transform_config={})
+    )
     assert dense is not None
     assert not dense.refusal, "that is what some versions write where nothing is sparse"

@@ -1,4 +1,5 @@
-"""Hostile tokenizers: patterns with too many ways to match, and replacements that make ever longer texts."""
+"""Hostile tokenizers: patterns with too many ways to match, and replacements that make ever longer
+texts."""
 
 from __future__ import annotations
 
@@ -58,10 +59,13 @@ def test_a_job_ends_in_one_message(runner: Callable[..., Any], runaway: Path) ->
     ],
     ids=["normalizer", "decoder", "nested"],
 )  # fmt: skip
-def test_replacements_that_make_ever_more_are_refused_before_the_load(tmp_path: Path, steps: dict[str, Any]) -> None:
+def test_replacements_that_make_ever_more_are_refused_before_the_load(
+    tmp_path: Path, steps: dict[str, Any]
+) -> None:
     folder = with_tokenizer(tmp_path / "model", **steps)
     with pytest.raises(
-        ConfigError, match=rf"tokenizer.json: its {next(iter(steps))} turns one character into up to 1e\+12"
+        ConfigError,
+        match=rf"tokenizer.json: its {next(iter(steps))} turns one character into up to 1e\+12",
     ):
         load_tokenizer("model.name=x", folder)
 
@@ -73,7 +77,9 @@ def test_ordinary_tokenizers_are_let_through(tmp_path: Path) -> None:
     blanks = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
     dots = {"type": "Replace", "pattern": {"String": "…"}, "content": "..."}
     steps = [{"type": "Prepend", "prepend": "▁"}, *[blanks] * 20, *[dots] * 20, space]
-    folder = with_tokenizer(tmp_path / "model", normalizer={"type": "Sequence", "normalizers": steps})
+    folder = with_tokenizer(
+        tmp_path / "model", normalizer={"type": "Sequence", "normalizers": steps}
+    )
     assert load_tokenizer("model.name=x", folder)("…")["input_ids"]
 
 
@@ -83,14 +89,22 @@ def test_ordinary_tokenizers_are_let_through(tmp_path: Path) -> None:
         ([], 1),
         ([("a", False, "b")], 1),
         ([("a", False, "bb"), ("b", False, "cc"), ("c", False, "dd")], 8),
-        ([("b", False, "cc"), ("a", False, "bb")], 2),  # an earlier replacement does not see the output of a later one
+        (
+            [("b", False, "cc"), ("a", False, "bb")],
+            2,
+        ),  # an earlier replacement does not see the output of a later one
         ([("ab", False, "abab")] * 3, 8),
         ([("a", False, "")] * 50, 1),
         ([(".", True, "xx")] * 3, 8),
         ([("", False, "x")] * 3, 8),
         ([("x*", True, "x")] * 3, 8),
-        ([(r"\p{L}", True, "xx")] * 2, 9),  # a dialect that Python does not know: it may match nothing
+        (
+            [(r"\p{L}", True, "xx")] * 2,
+            9,
+        ),  # a dialect that Python does not know: it may match nothing
     ],
 )
-def test_growth_is_bounded_from_the_last_step_on(steps: list[tuple[str, bool, str]], most: float) -> None:
+def test_growth_is_bounded_from_the_last_step_on(
+    steps: list[tuple[str, bool, str]], most: float
+) -> None:
     assert growth(steps) == most

@@ -16,7 +16,13 @@ from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner_base.dtypes import BYTES
 from runner_engine.quantization import CHOICES, SMALLEST, methods, read_format
-from runner_engine.quantization.base import GENERAL_KEYS, CheckpointSource, Format, QuantizationConfig, Quantized
+from runner_engine.quantization.base import (
+    GENERAL_KEYS,
+    CheckpointSource,
+    Format,
+    QuantizationConfig,
+    Quantized,
+)
 from runner_engine.quantization.torchao import TorchaoInt8Config
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -27,7 +33,11 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
     "fp4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
     "gptq": {"quant_method": "gptq", "bits": 4},
     "awq": {"quant_method": "awq", "bits": 4},
-    "auto_round": {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:auto_gptq"},
+    "auto_round": {
+        "quant_method": "auto-round",
+        "bits": 4,
+        "packing_format": "auto_round:auto_gptq",
+    },
     "pack_quantized": {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
@@ -36,31 +46,42 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
     "int_quantized": {
         "quant_method": "compressed-tensors",
         "format": "int-quantized",
-        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "int", "strategy": "channel"}}},
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 8, "type": "int", "strategy": "channel"}}
+        },
     },
     "float_quantized": {
         "quant_method": "compressed-tensors",
         "format": "float-quantized",
-        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}
+        },
     },
     "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
     "fbgemm_fp8": {"quant_method": "fbgemm_fp8"},
     "nvfp4_pack_quantized": {
         "quant_method": "compressed-tensors",
         "format": "nvfp4-pack-quantized",
-        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 16}}},
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 16}}
+        },
     },
     "mxfp4_pack_quantized": {
         "quant_method": "compressed-tensors",
         "format": "mxfp4-pack-quantized",
-        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 32}}},
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 32}}
+        },
     },
     "bitnet": {"quant_method": "bitnet"},
     "int8_dynamic": {
         "quant_method": "torchao",
         "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}},
     },
-    "torchao_int8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}},
+    "torchao_int8": {
+        "quant_method": "torchao",
+        "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}},
+    },
     "hqq": {
         "quant_method": "hqq",
         "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64, "axis": 1}},
@@ -79,7 +100,10 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
             }
         },
     },
-    "torchao_float8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig"}}},
+    "torchao_float8": {
+        "quant_method": "torchao",
+        "quant_type": {"default": {"_type": "Float8WeightOnlyConfig"}},
+    },
 }
 
 
@@ -92,7 +116,9 @@ def test_every_choice_is_in_the_menu_and_no_other() -> None:
         keys = {item.name for item in fields(choice)} - {"name", *GENERAL_KEYS}
         assert set(yaml.safe_load(text)) - {"defaults", *GENERAL_KEYS} == keys
         if quantizes_layers(choice):
-            assert set(yaml.safe_load(text)) >= {*GENERAL_KEYS}, "the menu shows that it can be mixed"
+            assert set(yaml.safe_load(text)) >= {*GENERAL_KEYS}, (
+                "the menu shows that it can be mixed"
+            )
         assert choice().name == name
 
 
@@ -102,7 +128,9 @@ def quantizes_layers(choice: type[QuantizationConfig]) -> bool:
 
 @pytest.mark.parametrize("choice", OTHERS)
 def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None:
-    assert issubclass(choice, Quantized), "price, unpacked copy and load arguments must not be those of `none`"
+    assert issubclass(choice, Quantized), (
+        "price, unpacked copy and load arguments must not be those of `none`"
+    )
     assert choice.install.startswith("pip install ") == bool(choice.packages)
     assert all(package in choice.install for package in choice.packages)
     assert bool(choice.holders) == (choice.packed or choice().in_blocks() is not None), (
@@ -121,7 +149,9 @@ def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None
 
 @pytest.mark.parametrize("choice", [choice for choice in OTHERS if choice.method])
 def test_every_choice_knows_its_own_checkpoints(choice: type[QuantizationConfig]) -> None:
-    assert choice.name in STORED, f"add to STORED what the config.json of a checkpoint by {choice.name} says"
+    assert choice.name in STORED, (
+        f"add to STORED what the config.json of a checkpoint by {choice.name} says"
+    )
     stored = read_format({"quantization_config": STORED[choice.name]})
     assert stored is not None
     assert (stored.config.name, stored.method) == (choice().name, choice.method)
@@ -131,7 +161,9 @@ def test_every_choice_knows_its_own_checkpoints(choice: type[QuantizationConfig]
     assert choice.method in methods()
 
 
-def test_of_two_choices_of_a_library_the_one_that_fits_reads_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_choices_of_a_library_the_one_that_fits_reads_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     @dataclass
     class Narrow(TorchaoInt8Config):
         name: ClassVar[str] = "narrow"
@@ -146,7 +178,14 @@ def test_of_two_choices_of_a_library_the_one_that_fits_reads_a_checkpoint(monkey
     found = read_format({"quantization_config": stored})
     assert found is not None
     assert (found.name, found.matched) == ("narrow", True)
-    other = read_format({"quantization_config": {"quant_method": "torchao", "quant_type": {"default": {"_type": "X"}}}})
+    other = read_format(
+        {
+            "quantization_config": {
+                "quant_method": "torchao",
+                "quant_type": {"default": {"_type": "X"}},
+            }
+        }
+    )
     assert other is not None
     assert (other.name, other.matched) == ("X", False)
 
@@ -164,7 +203,9 @@ def test_other_ways_of_torchao_to_quantize_rows_are_not_int8_dynamic(keys: dict[
     kind = "Int8DynamicActivationInt8WeightConfig"
     for extra, matched in (({}, True), (keys, False)):
         default = {"_type": kind, "_data": {"granularity": None, **extra}}
-        found = read_format({"quantization_config": {"quant_method": "torchao", "quant_type": {"default": default}}})
+        found = read_format(
+            {"quantization_config": {"quant_method": "torchao", "quant_type": {"default": default}}}
+        )
         assert found is not None
         assert (found.name, found.matched) == (("int8_dynamic", True) if matched else (kind, False))
 
@@ -182,17 +223,23 @@ def test_every_choice_is_really_loaded_in_a_test() -> None:
     for file in TESTS.rglob("test_*.py"):
         nodes = list(ast.walk(ast.parse(file.read_text())))
         names = {node.id for node in nodes if isinstance(node, ast.Name)}
-        loads = "load_base" in names or any(isinstance(it, ast.ImportFrom) and it.module == "loading" for it in nodes)
+        loads = "load_base" in names or any(
+            isinstance(it, ast.ImportFrom) and it.module == "loading" for it in nodes
+        )
         used |= names if loads else set()
     unused = {choice.__name__ for choice in CHOICES.values()} - used
-    assert not unused, "load a model with it by load_base, such as in tests/engine/models/test_quantization.py"
+    assert not unused, (
+        "load a model with it by load_base, such as in tests/engine/models/test_quantization.py"
+    )
 
 
 def test_a_choice_that_forgets_its_price_cannot_be_made() -> None:
     class Forgetful(Quantized):
         pass
 
-    with pytest.raises(TypeError, match=r"abstract methods?.*load_arguments.*price.*unpacked_bytes"):
+    with pytest.raises(
+        TypeError, match=r"abstract methods?.*load_arguments.*price.*unpacked_bytes"
+    ):
         Forgetful()  # type: ignore[abstract]
 
 

@@ -28,7 +28,9 @@ def _layer(bias: bool, width: int = 3) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("way", ["kernels", "torch"])
 @pytest.mark.parametrize(("bias", "width"), [(False, 3), (True, 4)])
-def test_it_gives_the_family_s_numbers(bias: bool, width: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_gives_the_family_s_numbers(
+    bias: bool, width: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if way == "torch":
         monkeypatch.setattr(native, "kernels", lambda: None)
     layer, config = _layer(bias, width)
@@ -36,7 +38,9 @@ def test_it_gives_the_family_s_numbers(bias: bool, width: int, way: str, monkeyp
     assert (mixer.convolution is not None) is (way == "kernels")
     named = {"past_key_values": DynamicCache}
     assert check(layer, config, mixer, named) < TOLERANCE
-    assert check(layer, config, mixer, named, lambda states: states[0].fill_(0.1)) > 1e-3  # a state not set to zeros
+    assert (
+        check(layer, config, mixer, named, lambda states: states[0].fill_(0.1)) > 1e-3
+    )  # a state not set to zeros
 
 
 def test_other_slots_stay_as_they_are() -> None:

@@ -1,4 +1,5 @@
-"""Hybrids in a single call: the model's logits, the same bits wherever a text is cut, and what is wrong is noticed."""
+"""Hybrids in a single call: the model's logits, the same bits wherever a text is cut, and what is
+wrong is noticed."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C"),
+    pytest.mark.skipif(
+        native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+    ),
 ]
 CUTS = ((50,), (1, 6, 1, 25, 17), (40, 10))
 Make = Callable[..., RunnerConfig]
@@ -41,14 +44,18 @@ Make = Callable[..., RunnerConfig]
 def engine_of(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., LocalEngine]:
     def make(family: str, dtype: Dtype = Dtype.float32) -> LocalEngine:
         folder = save_hybrid(tmp_path / family, family, tiny_llama)
-        return local_engine(make_config(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)))
+        return local_engine(
+            make_config(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype))
+        )
 
     return make
 
 
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("family", SINGLE_CALL)
-def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
+def test_its_logits_are_those_of_the_model(
+    family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]
+) -> None:
     """Rows of all kinds: entering, read in pieces, decoding, and behind a prefix."""
     check_logits(engine_of(family, dtype), dtype)
 
@@ -93,7 +100,9 @@ def _doubled(name: str) -> Callable[[FusedForward], None]:
 
     def change(fused: FusedForward) -> None:
         for mixer in _mixers(fused):
-            numbers = (ctypes.c_float * DeltaLayer.from_address(mixer.delta).heads).from_address(getattr(mixer, name))
+            numbers = (ctypes.c_float * DeltaLayer.from_address(mixer.delta).heads).from_address(
+                getattr(mixer, name)
+            )
             numbers[:] = [2 * number for number in numbers]
 
     return change
@@ -124,7 +133,8 @@ def _in_another_order(fused: FusedForward) -> None:
 
 
 def _alike(name: str) -> Callable[[FusedForward], None]:
-    """Return a change: a mixer beside attention, or attention, is not multiplied by a number of its own."""
+    """Return a change: a mixer beside attention, or attention, is not multiplied by a number of its
+    own."""
 
     def change(fused: FusedForward) -> None:
         for layer in fused.weights.layers:
@@ -160,7 +170,10 @@ def _not_rotated(fused: FusedForward) -> None:
         ("mamba2 of one format", _faster_decay),
         ("falcon_h1", _faster_decay),
         ("falcon_h1", _columns_alike),
-        *(("falcon_h1", _alike(name)) for name in ("heads", "keys", "attention", "mixed", "gate", "mlp")),
+        *(
+            ("falcon_h1", _alike(name))
+            for name in ("heads", "keys", "attention", "mixed", "gate", "mlp")
+        ),
     ],
 )
 def test_what_is_wrong_shows_in_the_logits(

@@ -1,4 +1,5 @@
-"""Each family of state spaces in the stream: the tokens of `generate`, with prefixes that are shared, whoever enters or leaves."""
+"""Each family of state spaces in the stream: the tokens of `generate`, with prefixes that are
+shared, whoever enters or leaves."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ LONG = 500
 
 
 @pytest.fixture(scope="module", params=list(STATE_SPACES))
-def saved(request: pytest.FixtureRequest, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(
+    request: pytest.FixtureRequest, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     return save_hybrid(tmp_path_factory.mktemp(request.param), request.param, tiny_llama)
 
 
@@ -43,7 +46,8 @@ def family(saved: Path) -> tuple[Any, Any]:
 
 
 def _forget(model: Any, _: Any, named: dict[str, Any]) -> None:
-    """Drop what a block of RecurrentGemma keeps of the last prompt: a prompt of a single token would go on from there."""
+    """Drop what a block of RecurrentGemma keeps of the last prompt: a prompt of a single token
+    would go on from there."""
     cache = named.get("past_key_values")
     if cache is not None and cache.get_seq_length() == 0:
         for module in model.modules():
@@ -53,7 +57,9 @@ def _forget(model: Any, _: Any, named: dict[str, Any]) -> None:
 
 def opened(make_config: Make, saved: Path, new_tokens: int) -> LocalEngine:
     model = LocalModelConfig(name=str(saved), device="cpu", dtype=Dtype.float32)
-    return local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=new_tokens)))
+    return local_engine(
+        make_config(model=model, generation=GenerationConfig(max_new_tokens=new_tokens))
+    )
 
 
 def asked() -> list[Request]:
@@ -70,7 +76,9 @@ def test_rows_enter_and_leave_and_share_prefixes(
     assert engine.stats.notes == []
     assert engine.stats.shared_tokens > 0
     monkeypatch.setattr(
-        RowStates, "put", lambda self, slot, other, of_slot=0: self.read.__setitem__(slot, other.read[of_slot])
+        RowStates,
+        "put",
+        lambda self, slot, other, of_slot=0: self.read.__setitem__(slot, other.read[of_slot]),
     )
     assert complete(engine, asked()) != expected  # the control: a prefix's state is not copied
     engine.close()
@@ -89,7 +97,9 @@ def test_five_hundred_tokens(make_config: Make, saved: Path, family: tuple[Any, 
 
 
 @pytest.mark.thorough  # most of the time is that of generate
-def test_five_hundred_tokens_are_those_of_generate(make_config: Make, saved: Path, family: tuple[Any, Any]) -> None:
+def test_five_hundred_tokens_are_those_of_generate(
+    make_config: Make, saved: Path, family: tuple[Any, Any]
+) -> None:
     prompts = [SYSTEM + AGENTS[0] + QUESTIONS[0], SYSTEM + AGENTS[1], "y"]
     expected = generated(*family, prompts, LONG, clear=1e-6, eos_token_id=300)
     engine = opened(make_config, saved, LONG)

@@ -1,4 +1,5 @@
-"""Layers of state spaces beside the families' own: Mamba-2, Mamba, RG-LRU and lightning attention."""
+"""Layers of state spaces beside the families' own: Mamba-2, Mamba, RG-LRU and lightning
+attention."""
 
 from __future__ import annotations
 
@@ -17,8 +18,17 @@ from runner_engine.kernels import native
 from runner_engine.recurrent import Mixer, Segments, compiled, mixer_of
 
 pytestmark = pytest.mark.slow
-MAMBA2: dict[str, Any] = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 2}
-OTHERS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+MAMBA2: dict[str, Any] = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 2,
+}
+OTHERS: dict[str, Any] = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+}
 JAMBA: dict[str, Any] = {"mamba_d_state": 8, "mamba_dt_rank": 4, "use_mamba_kernels": True}
 # the family: the layer's class and what its config is made of, beside a width of 32
 LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -92,7 +102,10 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def is_compiled(mixer: Any) -> bool:
     """Whether a mixer computes in C."""
-    return getattr(mixer, "compiled", None) is not None or getattr(mixer, "recurrence", None) is not None
+    return (
+        getattr(mixer, "compiled", None) is not None
+        or getattr(mixer, "recurrence", None) is not None
+    )
 
 
 @pytest.mark.parametrize("family", list(LAYERS))
@@ -106,7 +119,10 @@ def test_a_layer_gives_the_family_s_numbers(family: str, by: str) -> None:
     wrong = mixer_of(with_other_decay(layer))
     assert wrong is not None
     assert check(layer, config, wrong, named) > 1e-3
-    for spoil in (lambda states: states[0].fill_(0.1), lambda states: states[1].fill_(0.1)):  # not those of the row
+    for spoil in (
+        lambda states: states[0].fill_(0.1),
+        lambda states: states[1].fill_(0.1),
+    ):  # not those of the row
         assert check(layer, config, mixer, named, spoil) > 1e-3
 
 
@@ -150,7 +166,9 @@ def test_bits_depend_neither_on_other_rows_nor_on_how_a_prompt_is_divided(by: st
     projected = torch.randn(300, layer.in_proj.out_features)
 
     def read(states: list[Tensor], slots: list[int], counts: list[int], first: int) -> Tensor:
-        return heads(projected[first : first + sum(counts)], states[0], states[1], Segments.of(slots, counts))
+        return heads(
+            projected[first : first + sum(counts)], states[0], states[1], Segments.of(slots, counts)
+        )
 
     alone, beside, divided = (fresh(mixer, 3) for _ in range(3))
     whole = read(alone, [1], [200], 0)
@@ -179,7 +197,9 @@ def _block(heads: int = 4) -> tuple[Any, Any]:
     config: Any = transformers.RecurrentGemmaConfig(
         hidden_size=32, lru_width=32, num_attention_heads=heads, num_hidden_layers=1, vocab_size=64
     )
-    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRecurrentBlock
+    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import (
+        RecurrentGemmaRecurrentBlock,
+    )
 
     block = RecurrentGemmaRecurrentBlock(config, 0).eval()
     spread_weights(block)
@@ -187,11 +207,15 @@ def _block(heads: int = 4) -> tuple[Any, Any]:
 
 
 def _results_of_block(block: Any, rows: Sequence[Tensor]) -> list[Tensor]:
-    """Return the family's own results: the prompt, then tokens one by one (it carries no state from piece to piece)."""
+    """Return the family's own results: the prompt, then tokens one by one (it carries no state from
+    piece to piece)."""
     results = []
     for row in rows:
         block.conv1d_state, outputs, start = None, [], len(row) - 3
-        for first, piece in ((0, row[:start]), *((start + at, row[start + at : start + at + 1]) for at in range(3))):
+        for first, piece in (
+            (0, row[:start]),
+            *((start + at, row[start + at : start + at + 1]) for at in range(3)),
+        ):
             positions = torch.arange(first, first + len(piece))[None]
             outputs.append(block(piece[None], positions, None, use_cache=True)[0][0])
         results.append(torch.cat(outputs))
@@ -219,7 +243,12 @@ def test_the_block_of_recurrent_gemma_gives_the_family_s_numbers() -> None:
 
 def test_lightning_attention_gives_the_family_s_numbers() -> None:
     config: Any = transformers.MiniMaxConfig(
-        hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_hidden_layers=4, block_size=16
+        hidden_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_hidden_layers=4,
+        block_size=16,
     )
     from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLightningAttention
 
@@ -232,7 +261,12 @@ def test_lightning_attention_gives_the_family_s_numbers() -> None:
             cache, start = MiniMaxCache(), len(row) - 3
             pieces = [row[:start], *row[start:].split(1)]
             expected.append(
-                torch.cat([layer(piece[None], None, None, past_key_values=cache)[0][0] for piece in pieces])
+                torch.cat(
+                    [
+                        layer(piece[None], None, None, past_key_values=cache)[0][0]
+                        for piece in pieces
+                    ]
+                )
             )
         mixer = mixer_of(layer)
         assert isinstance(mixer, Mixer)

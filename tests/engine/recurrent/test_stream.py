@@ -1,4 +1,5 @@
-"""Models with recurrent layers in the stream: the tokens of `generate`, whoever enters and leaves, and what breaks them."""
+"""Models with recurrent layers in the stream: the tokens of `generate`, whoever enters and leaves,
+and what breaks them."""
 
 from __future__ import annotations
 
@@ -31,7 +32,20 @@ from runner_engine.settings.model import LocalModelConfig
 pytestmark = pytest.mark.slow
 
 Make = Callable[..., RunnerConfig]
-LENGTHS = (20, 3, 11, 20, 7, 1, 16, 5, 9, 13, 2, 18)  # of the answers, so that rows leave and enter all the time
+LENGTHS = (
+    20,
+    3,
+    11,
+    20,
+    7,
+    1,
+    16,
+    5,
+    9,
+    13,
+    2,
+    18,
+)  # of the answers, so that rows leave and enter all the time
 LONG = 500
 NO_END = 300  # no token of the model
 
@@ -51,13 +65,21 @@ class Model:
 
 
 @pytest.fixture(scope="module", params=list(HYBRIDS))
-def hybrid(request: pytest.FixtureRequest, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def hybrid(
+    request: pytest.FixtureRequest, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Model:
     return Model(save_hybrid(tmp_path_factory.mktemp(request.param), request.param, tiny_llama))
 
 
-def opened(make_config: Make, hybrid: Model, new_tokens: int = 20, **generation: Any) -> LocalEngine:
+def opened(
+    make_config: Make, hybrid: Model, new_tokens: int = 20, **generation: Any
+) -> LocalEngine:
     model = LocalModelConfig(name=str(hybrid.folder), device="cpu", dtype=Dtype.float32)
-    return local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=new_tokens, **generation)))
+    return local_engine(
+        make_config(
+            model=model, generation=GenerationConfig(max_new_tokens=new_tokens, **generation)
+        )
+    )
 
 
 @pytest.fixture
@@ -80,7 +102,9 @@ def lengths(some: list[Request]) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("rows", [None, 1, 3])
-def test_rows_enter_and_leave_and_share_prefixes(engine: LocalEngine, hybrid: Model, rows: int | None) -> None:
+def test_rows_enter_and_leave_and_share_prefixes(
+    engine: LocalEngine, hybrid: Model, rows: int | None
+) -> None:
     some = asked()
     assert complete(engine, some, rows) == hybrid.expected(lengths(some))
     assert native.kernels() is None or engine.fused is not None
@@ -97,12 +121,18 @@ def test_five_hundred_tokens(make_config: Make, hybrid: Model, token_by_token: b
     assert [len(answer) for answer in answers.values()] == [LONG] * len(prompts)
     assert answers == chosen(hybrid.model, hybrid.tokenizer, prompts, answers, clear=1e-6)
     wrong = answers | {2: [*answers[2][:-2], answers[2][-2] ^ 1, answers[2][-1]]}
-    assert wrong != chosen(hybrid.model, hybrid.tokenizer, prompts, wrong, clear=0), "the control: another token"
+    assert wrong != chosen(hybrid.model, hybrid.tokenizer, prompts, wrong, clear=0), (
+        "the control: another token"
+    )
     if token_by_token:
-        assert answers == generated(hybrid.model, hybrid.tokenizer, prompts, LONG, clear=1e-6, eos_token_id=NO_END)
+        assert answers == generated(
+            hybrid.model, hybrid.tokenizer, prompts, LONG, clear=1e-6, eos_token_id=NO_END
+        )
 
 
-def test_prompts_are_read_in_pieces(engine: LocalEngine, hybrid: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_are_read_in_pieces(
+    engine: LocalEngine, hybrid: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prefixes, and prefixes of prefixes, too."""
     monkeypatch.setitem(pass_memory.PREFILL_TOKENS, "cpu", 64)
     some = asked()
@@ -139,7 +169,9 @@ def test_continuations_are_scored(engine: LocalEngine, hybrid: Model) -> None:
         prompt, more = pairs[int(completion.id)]
         ids = hybrid.tokenizer(prompt)["input_ids"], hybrid.tokenizer(more)["input_ids"]
         with torch.inference_mode():
-            logits = hybrid.model(torch.tensor([[*ids[0], *ids[1]]])).logits[0, len(ids[0]) - 1 : -1]
+            logits = hybrid.model(torch.tensor([[*ids[0], *ids[1]]])).logits[
+                0, len(ids[0]) - 1 : -1
+            ]
         expected = logits.log_softmax(-1).gather(1, torch.tensor(ids[1])[:, None])[:, 0]
         assert completion.logprobs == pytest.approx(expected.tolist(), abs=2e-4)
 
@@ -159,14 +191,17 @@ def test_choices_of_a_request_do_not_depend_on_the_others(make_config: Make, hyb
 
 
 def test_a_conversation_goes_on(engine: LocalEngine, hybrid: Model) -> None:
-    """Its state is kept at the end of the turn, and is used where the next prompt goes on from there."""
+    """Its state is kept at the end of the turn, and is used where the next prompt goes on from
+    there."""
     first = hybrid.tokenizer(PROMPTS[0])["input_ids"]
     said = complete(engine, [Request(0, tuple(first), keep=True, ignore_eos=True)])[0]
     second = [*first, *said, *hybrid.tokenizer(" And then?")["input_ids"]]
     other = [*first, *said[:5], *hybrid.tokenizer(" And then?")["input_ids"]]
     for ids, shared in ((other, 0), (second, len(first) + len(said) - 1)):
         before = engine.stats.prefill_tokens
-        out = hybrid.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, len(ids) :].tolist()
+        out = hybrid.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[
+            0, len(ids) :
+        ].tolist()
         assert complete(engine, [Request(1, tuple(ids), keep=True)])[1] == out
         assert engine.stats.prefill_tokens - before == len(ids) - shared
 
@@ -178,12 +213,15 @@ def test_recurring_prompts_are_answered_alike(engine: LocalEngine, hybrid: Model
 
 
 def test_a_beginning_that_came_twice_is_kept(engine: LocalEngine, hybrid: Model) -> None:
-    """The second prompt finds what it has in common with the first, and leaves the state there; the third one uses it."""
+    """The second prompt finds what it has in common with the first, and leaves the state there; the
+    third one uses it."""
     some = [at for at, prompt in enumerate(PROMPTS) if prompt.startswith(SYSTEM + AGENTS[0])][:4]
     shared, read = [], []
     for at in some:
         before = engine.stats.prefill_tokens
-        assert complete(engine, [Request(at, PROMPTS[at], recurring=True)]) == {at: hybrid.answers[at]}
+        assert complete(engine, [Request(at, PROMPTS[at], recurring=True)]) == {
+            at: hybrid.answers[at]
+        }
         read.append(engine.stats.prefill_tokens - before)
         shared.append(len(PROMPTS[at]) - read[-1])
     assert shared[:2] == [0, 0]
@@ -191,7 +229,8 @@ def test_a_beginning_that_came_twice_is_kept(engine: LocalEngine, hybrid: Model)
     assert complete(engine, requests()) == hybrid.answers
 
 
-# ------------------------------------------------------------------------------------------------------- controls
+# -------------------------------------------------------------------------------------------------------
+# controls
 
 
 def test_a_wrong_decay_is_found_by_the_trial(
@@ -236,14 +275,18 @@ def test_a_state_that_is_not_set_changes_the_answers(
     assert complete(engine, asked()) != hybrid.expected(lengths(asked()))
 
 
-def test_a_state_of_other_tokens_is_an_error(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_of_other_tokens_is_an_error(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine.load()
     monkeypatch.setattr(states.RowStates, "put", lambda self, slot, other, of_slot=0: None)
     with pytest.raises(RuntimeError, match="stands for 0 tokens"):
         complete(engine, asked())
 
 
-def test_no_library_is_recommended_for_what_is_computed_here(make_config: Make, hybrid: Model) -> None:
+def test_no_library_is_recommended_for_what_is_computed_here(
+    make_config: Make, hybrid: Model
+) -> None:
     hints = logging.getLogger(cache_probe.HINTS)
     said: list[str] = []
     hints.addHandler(handler := logging.Handler())

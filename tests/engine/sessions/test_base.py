@@ -34,7 +34,10 @@ def test_the_generation_group_supplies_the_defaults_of_a_request() -> None:
         (Request(0, "x", n=2, deltas=True), {Capability.several, Capability.deltas}),
         (Request(0, "x", sampling=Sampling(seed=1)), {Capability.sampling}),
         (Request(0, "x", continuation=""), {Capability.logprobs}),
-        (Request(0, "x", continuation="", on_logprobs=print), {Capability.logprobs, Capability.distributions}),
+        (
+            Request(0, "x", continuation="", on_logprobs=print),
+            {Capability.logprobs, Capability.distributions},
+        ),
     ],
 )
 def test_what_a_request_needs(request_: Request, needs: set[Capability]) -> None:

@@ -1,4 +1,5 @@
-"""Chat templates: the text is that of transformers, and any template ends at a limit that the error names."""
+"""Chat templates: the text is that of transformers, and any template ends at a limit that the error
+names."""
 
 from __future__ import annotations
 
@@ -81,7 +82,9 @@ def test_the_text_is_the_one_of_transformers(tokenizer: Any, case: str) -> None:
     values = {"thinking": {"budget": 7, "on": True, "by": ["a", 0.5, None]}}
     template = ChatTemplate(tokenizer, "it", values)
     for count in range(1, len(TURNS) + 1):
-        theirs = tokenizer.apply_chat_template(TURNS[:count], tokenize=False, add_generation_prompt=True, **values)
+        theirs = tokenizer.apply_chat_template(
+            TURNS[:count], tokenize=False, add_generation_prompt=True, **values
+        )
         assert template.render(TURNS[:count]) == theirs
 
 
@@ -92,10 +95,14 @@ def test_a_message_is_continued_as_transformers_does_it(tokenizer: Any) -> None:
         tokenizer.chat_template = template
         for last in ("The answer is", "The answer is \n", "x"):
             turns = [*TURNS[:2], {"role": "assistant", "content": last}]
-            theirs = tokenizer.apply_chat_template(turns, tokenize=False, continue_final_message=True)
+            theirs = tokenizer.apply_chat_template(
+                turns, tokenize=False, continue_final_message=True
+            )
             assert ChatTemplate(tokenizer, "it", {}).render(turns, continues=True) == theirs
     tokenizer.chat_template = "{{ messages[0].content }}"
-    with pytest.raises(ConfigError, match="the chat template of model.name=it .* leaves out the last message"):
+    with pytest.raises(
+        ConfigError, match="the chat template of model.name=it .* leaves out the last message"
+    ):
         ChatTemplate(tokenizer, "it", {}).render(TURNS[:2], continues=True)
 
 
@@ -105,7 +112,9 @@ def test_a_tokenizers_own_method_is_used(tokenizer: Any) -> None:
             return f"own: {conversation[0]['content']} {sorted(keys)}"
 
     tokenizer.__class__ = Own
-    theirs = tokenizer.apply_chat_template(TURNS[:2], tokenize=False, add_generation_prompt=True, thinking=1)
+    theirs = tokenizer.apply_chat_template(
+        TURNS[:2], tokenize=False, add_generation_prompt=True, thinking=1
+    )
     assert ChatTemplate(tokenizer, "it", {"thinking": 1}).render(TURNS[:2]) == theirs
 
 
@@ -113,7 +122,14 @@ def test_the_environment_equals_that_of_transformers() -> None:
     theirs, ours = _compile_jinja_template("x").environment, template_child.environment()
     for what in ("filters", "tests", "globals"):
         assert sorted(getattr(ours, what)) == sorted(getattr(theirs, what)), what
-    for what in ("trim_blocks", "lstrip_blocks", "keep_trailing_newline", "autoescape", "undefined", "optimized"):
+    for what in (
+        "trim_blocks",
+        "lstrip_blocks",
+        "keep_trailing_newline",
+        "autoescape",
+        "undefined",
+        "optimized",
+    ):
         assert getattr(ours, what) == getattr(theirs, what), what
     assert {tag for one in ours.extensions.values() for tag in one.tags} == {
         tag for one in theirs.extensions.values() for tag in one.tags
@@ -124,15 +140,21 @@ def test_the_environment_equals_that_of_transformers() -> None:
 def test_a_template_ends_at_a_limit_that_is_named(tokenizer: Any, case: str) -> None:
     tokenizer.chat_template, limit = HOSTILE[case]
     template = ChatTemplate(tokenizer, "it", {}, SMALL)
-    with pytest.raises(ConfigError, match=rf"^the chat template of model\.name=it .*{limit}.*fix it, or use task"):
+    with pytest.raises(
+        ConfigError, match=rf"^the chat template of model\.name=it .*{limit}.*fix it, or use task"
+    ):
         template.render(TURNS[1:2])
     tokenizer.chat_template = TEMPLATES["chatml"]
-    assert template.render(TURNS[1:2]).startswith("<|im_start|>user\n"), "the next conversation is rendered"
+    assert template.render(TURNS[1:2]).startswith("<|im_start|>user\n"), (
+        "the next conversation is rendered"
+    )
 
 
 def test_the_refusal_of_a_template_is_reported(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ raise_exception('no system message, please') }}"
-    with pytest.raises(ConfigError, match=r"model\.name=it .*refuses system, user: no system message, please"):
+    with pytest.raises(
+        ConfigError, match=r"model\.name=it .*refuses system, user: no system message, please"
+    ):
         ChatTemplate(tokenizer, "it", {}).render(TURNS[:2])
     tokenizer.chat_template = "{% set ns = namespace(_x=1) %}"
     with pytest.raises(ConfigError, match="cannot store underscore-prefixed attributes"):
@@ -152,7 +174,9 @@ def test_other_requests_do_not_wait_for_a_template(
         return template_child.TEXT, "rendered"
 
     monkeypatch.setattr(chat_template._renderers, "render", render)
-    encoder = RequestEncoder(make_config(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100)
+    encoder = RequestEncoder(
+        make_config(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100
+    )
     with ThreadPoolExecutor(2) as pool:
         chat = pool.submit(encoder.encode, Request(0, (Message("user", "Hi"),)))
         assert has_begun.wait(WAIT_S)

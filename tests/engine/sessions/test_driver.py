@@ -45,11 +45,16 @@ class Recorder:
         return text, event
 
 
-def test_each_of_eight_threads_gets_its_own_events(make_config: Make, tiny_model: LocalModelConfig) -> None:
+def test_each_of_eight_threads_gets_its_own_events(
+    make_config: Make, tiny_model: LocalModelConfig
+) -> None:
     config = make_config(model=tiny_model, generation=GenerationConfig(max_new_tokens=12))
     prompts = [f"{number} apples and {number % 7} pears" for number in range(40)]
     engine = open_engine(config)
-    alone = {one.id: one for one in complete(engine, [Request(n, prompt) for n, prompt in enumerate(prompts)])}
+    alone = {
+        one.id: one
+        for one in complete(engine, [Request(n, prompt) for n, prompt in enumerate(prompts)])
+    }
     engine.close()
     answers: dict[int, tuple[str, Completion]] = {}
     with Driver(open_engine(config)) as driver:
@@ -67,9 +72,9 @@ def test_each_of_eight_threads_gets_its_own_events(make_config: Make, tiny_model
         for thread in threads:
             thread.join(WAIT_S)
         assert driver.under_way == 0
-    assert {n: (text, one.answer.text, one.answer.token_ids) for n, (text, one) in answers.items()} == {
-        n: (one.answer.text, one.answer.text, one.answer.token_ids) for n, one in alone.items()
-    }
+    assert {
+        n: (text, one.answer.text, one.answer.token_ids) for n, (text, one) in answers.items()
+    } == {n: (one.answer.text, one.answer.text, one.answer.token_ids) for n, one in alone.items()}
 
 
 class BreakingEngine(StubEngine):
@@ -135,7 +140,9 @@ def test_cancelling_and_closing(make_config: Make) -> None:
         driver.submit(Request(20, "Hi"), Recorder())
 
 
-def test_the_error_of_a_load_is_raised_for_those_who_wait(make_config: Make, tiny_model: LocalModelConfig) -> None:
+def test_the_error_of_a_load_is_raised_for_those_who_wait(
+    make_config: Make, tiny_model: LocalModelConfig
+) -> None:
     config = make_config(model=LocalModelConfig(name="/nowhere/at/all", device="cpu"))
     driver = Driver(open_engine(config))
     with pytest.raises(ConfigError, match="nowhere"):
@@ -144,7 +151,9 @@ def test_the_error_of_a_load_is_raised_for_those_who_wait(make_config: Make, tin
 
 
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
-def test_the_error_that_ended_the_engine_is_raised_for_every_request(make_config: Make, is_busy: bool) -> None:
+def test_the_error_that_ended_the_engine_is_raised_for_every_request(
+    make_config: Make, is_busy: bool
+) -> None:
     class Dying(StubSession):
         is_dead = False
 

@@ -1,4 +1,5 @@
-"""What the sessions of all engines have in common, tested with the stub: waiting, closing, ids, and errors."""
+"""What the sessions of all engines have in common, tested with the stub: waiting, closing, ids, and
+errors."""
 
 from __future__ import annotations
 
@@ -48,13 +49,17 @@ def test_an_engine_thread_waits_for_work_and_ends_with_the_session(engine: Engin
 def test_an_id_is_under_way_until_all_its_choices_have_ended(engine: Engine) -> None:
     with engine.open() as session:
         session.submit(Request(0, "x", n=2))
-        with pytest.raises(ConfigError, match="request 0 is under way already: give each request an id of its own"):
+        with pytest.raises(
+            ConfigError, match="request 0 is under way already: give each request an id of its own"
+        ):
             session.submit(Request(0, "y"))
         session.submit(Request("0", "y"))
         assert len(session.step()) == 2
         session.submit(Request(0, "z"))
         session.cancel(0)
-        ended = [event for _ in range(2) for event in session.step() if isinstance(event, Completion)]
+        ended = [
+            event for _ in range(2) for event in session.step() if isinstance(event, Completion)
+        ]
         reasons = {one.id: one.answer.finish_reason for one in ended}
         assert reasons == {0: FinishReason.cancelled, "0": FinishReason.stop}
         assert session.idle
@@ -75,7 +80,10 @@ class Refusing(Session):
         return request
 
     def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
-        return [Completion(Answer("", [], FinishReason.stop), "", 1, 0.0, one.id, 0.0) for one in arrived]
+        return [
+            Completion(Answer("", [], FinishReason.stop), "", 1, 0.0, one.id, 0.0)
+            for one in arrived
+        ]
 
     def _drop(self) -> None:
         self.dropped = True
@@ -85,7 +93,9 @@ def test_a_refused_request_leaves_no_state() -> None:
     with Refusing() as session:
         with pytest.raises(ValueError, match="no"):
             session.submit(Request(0, "no"))
-        with pytest.raises(ConfigError, match="request 0 needs log-probabilities of a continuation, which this eng"):
+        with pytest.raises(
+            ConfigError, match="request 0 needs log-probabilities of a continuation, which this eng"
+        ):
             session.submit(Request(0, "yes", continuation="x"))
         assert session.idle
         session.submit(Request(0, "yes"))

@@ -22,7 +22,9 @@ Make = Callable[..., RunnerConfig]
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - set(own_options("model"))))
-def test_every_model_has_a_complete_description(make_config: Make, name: str, tmp_path: Path) -> None:
+def test_every_model_has_a_complete_description(
+    make_config: Make, name: str, tmp_path: Path
+) -> None:
     """Those of options are checked beside the option."""
     config = make_config(model=MODELS[name](**({} if name == "stub" else {"name": str(MODEL_DIR)})))
     check_description(config, tmp_path)
@@ -32,13 +34,17 @@ def test_a_kind_without_a_fingerprint_cannot_be_instantiated() -> None:
     class Incomplete(ModelKind):
         pass
 
-    with pytest.raises(TypeError, match=r"abstract methods?.*capabilities.*fingerprint.*open_engine"):
+    with pytest.raises(
+        TypeError, match=r"abstract methods?.*capabilities.*fingerprint.*open_engine"
+    ):
         Incomplete()  # type: ignore[abstract]
 
 
 def test_the_stub_has_no_keys_of_a_local_model(runner: Callable[..., object]) -> None:
     assert [item.name for item in fields(StubConfig)] == ["delay_s", "thinking_words", "answer"]
-    assert local_model(StubConfig()) == LocalModelConfig(name="stub"), "a request for them still gets the defaults"
+    assert local_model(StubConfig()) == LocalModelConfig(name="stub"), (
+        "a request for them still gets the defaults"
+    )
     done = runner("model=stub", "model.device=cpu")
     assert done.code == 2  # type: ignore[attr-defined]
     assert "model.device: no key 'model.device'" in done.err  # type: ignore[attr-defined]

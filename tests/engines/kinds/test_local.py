@@ -1,4 +1,5 @@
-"""What a local model needs is imported before it is loaded: no signal comes amid an import, nor counts one as memory."""
+"""What a local model needs is imported before it is loaded: no signal comes amid an import, nor
+counts one as memory."""
 
 from __future__ import annotations
 

@@ -21,7 +21,9 @@ from runner_engine.settings.kv_cache import KvCache
 def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerConfig]) -> None:
     engine = open_engine(make_config(model=StubConfig()))
     prompt = "p" * 200
-    first, second = contract.complete(engine, [Request(3, prompt), Request(4, (Message("user", "How many?"),))])
+    first, second = contract.complete(
+        engine, [Request(3, prompt), Request(4, (Message("user", "How many?"),))]
+    )
     assert first.id == 3
     assert first.answer.text == "[STUB_GENERATION]\n" + "p" * 120 + "..."
     assert second.answer.text == "[STUB_GENERATION]\nHow many?..."
@@ -29,9 +31,12 @@ def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerCon
 
 
 def test_stub_says_that_it_has_no_kv_cache(make_config: Callable[..., RunnerConfig]) -> None:
-    """A grid over formats of the KV cache can be tried out with the stub, as one over quantizations can."""
+    """A grid over formats of the KV cache can be tried out with the stub, as one over quantizations
+    can."""
     plain, eight = (
-        open_engine(make_config(model=StubConfig(), generation=GenerationConfig(kv_cache=one))).load().facts
+        open_engine(make_config(model=StubConfig(), generation=GenerationConfig(kv_cache=one)))
+        .load()
+        .facts
         for one in (KvCache.as_model, KvCache.int8)
     )
     assert "kv_cache" not in plain
@@ -55,7 +60,11 @@ def test_stub_serves_all_that_can_be_asked(make_config: Callable[..., RunnerConf
         session.submit(Request("gone", "Hi"))
         session.cancel("gone")
         events = session.step()
-        ended = {event.id: event.answer.finish_reason for event in events if isinstance(event, Completion)}
+        ended = {
+            event.id: event.answer.finish_reason
+            for event in events
+            if isinstance(event, Completion)
+        }
         assert ended["gone"] is FinishReason.cancelled
         events += session.step()
         assert session.idle
@@ -63,19 +72,28 @@ def test_stub_serves_all_that_can_be_asked(make_config: Callable[..., RunnerConf
     done = {(event.id, event.choice): event for event in events if isinstance(event, Completion)}
     assert texts == [done["three", choice].answer.text for choice in range(3)]
     scored = done["scored", 0]
-    assert (len(scored.answer.token_ids), scored.logprobs, scored.answer.text) == (3, [-1.0] * 3, "")
+    assert (len(scored.answer.token_ids), scored.logprobs, scored.answer.text) == (
+        3,
+        [-1.0] * 3,
+        "",
+    )
 
 
 def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
     make_config: Callable[..., RunnerConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of MLflow, which opens beside the imports: a store's error does not wait for a long load."""
+    """As of MLflow, which opens beside the imports: a store's error does not wait for a long
+    load."""
 
     def store_is_gone() -> None:
         raise TrackingError("the store is gone")
 
     config = make_config(model=StubConfig())
-    monkeypatch.setattr(type(kind_of(config.model)), "open_engine", lambda *_: pytest.fail("nothing is to be loaded"))
+    monkeypatch.setattr(
+        type(kind_of(config.model)),
+        "open_engine",
+        lambda *_: pytest.fail("nothing is to be loaded"),
+    )
     engine = engines.open_engine(resolve(config), before_loading=store_is_gone)
     for use in (engine.load, engine.open, engine.load):  # each time, whoever comes first
         with pytest.raises(TrackingError, match="the store is gone"):

@@ -1,4 +1,5 @@
-"""runner-advise: on three described machines, within limits, on this machine with records, and its error messages."""
+"""runner-advise: on three described machines, within limits, on this machine with records, and its
+error messages."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ SEVEN = "model=qwen25_7b_instruct"
 
 
 @pytest.fixture
-def data(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def data(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
     """Run the command for JSON; returns its exit code and its output."""
     monkeypatch.chdir(tmp_path)
 
@@ -43,13 +46,19 @@ def settings(advice: dict[str, Any], which: str = "recommended") -> list[dict[st
 
 
 @pytest.mark.slow
-def test_a_laptop_holds_seven_billion_in_four_bits_with_few_rows_or_a_smaller_model(data: Any) -> None:
+def test_a_laptop_holds_seven_billion_in_four_bits_with_few_rows_or_a_smaller_model(
+    data: Any,
+) -> None:
     code, advice = data(SEVEN, "--machine", "laptop_8gb")
     first, *others = settings(advice)
     assert code == 0
     assert (first["model"], first["quantization"]) == (SEVEN[6:], "nf4")
     assert int(first["generation.batch_size"]) <= 16
-    assert {it["model"] for it in others} == {"qwen15_18b_chat", "qwen25_15b_instruct", "llama32_1b"}
+    assert {it["model"] for it in others} == {
+        "qwen15_18b_chat",
+        "qwen25_15b_instruct",
+        "llama32_1b",
+    }
     assert {it["quantization"] for it in settings(advice, "out")} == {"none", "int8"}
     assert all("are allowed" in it["why_not"] for it in advice["out"])
     assert all(it["memory"]["peak_mib"] <= 6 * 1024 for it in advice["recommended"])
@@ -68,7 +77,9 @@ def test_a_workstation_holds_it_in_all_formats_and_a_large_gpu_with_many_rows(da
 
 @pytest.mark.slow
 def test_limits_reject_with_a_reason_and_the_users_overrides_stay(data: Any) -> None:
-    code, advice = data(SEVEN, "--machine", "gpu_80gb", "--memory-gib", "12", "quantization=nf4", "task.limit=4")
+    code, advice = data(
+        SEVEN, "--machine", "gpu_80gb", "--memory-gib", "12", "quantization=nf4", "task.limit=4"
+    )
     assert code == 0
     assert settings(advice)[0]["quantization"] == "nf4"
     assert advice["recommended"][0]["memory"]["peak_mib"] <= 12 * 1024
@@ -85,12 +96,20 @@ def test_a_job_with_as_many_rows_as_fit_tells_the_time_of_the_largest_batch_that
     file = Path(config.output_dir, "jobs", "job", "result.json")
     record = Record.from_json(file.read_text())
     assert record.params["generation.batch_size"] == "null"
-    speeds = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "prompt_tokens": 400.0, "new_tokens": 84.0}
+    speeds = {
+        "prefill_tok_per_s": 100.0,
+        "decode_tok_per_s": 10.0,
+        "prompt_tokens": 400.0,
+        "new_tokens": 84.0,
+    }
     record.result.metrics |= speeds
     file.write_text(record.to_json())
     words = ("model=embedded", "quantization=none", "task.limit=4", "generation.max_new_tokens=24")
     job = (*words, f"output_dir={config.output_dir}", "--quick")
-    ((none,), others) = (data(*job)[1]["recommended"], data(*job, "generation.batch_size=2")[1]["recommended"])
+    ((none,), others) = (
+        data(*job)[1]["recommended"],
+        data(*job, "generation.batch_size=2")[1]["recommended"],
+    )
     assert any(word.startswith("generation.batch_size=") for word in none["overrides"]), none
     assert none["time"]["source"] == "recorded"
     assert none["time"]["seconds_per_question"] == pytest.approx(100 / 100 + (84 - 4) / 4 / 10)
@@ -99,7 +118,13 @@ def test_a_job_with_as_many_rows_as_fit_tells_the_time_of_the_largest_batch_that
 
 @pytest.mark.slow
 def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any]) -> None:
-    job = ("model=embedded", "quantization=none", "task.limit=2", "generation.max_new_tokens=8", "tracking=none")
+    job = (
+        "model=embedded",
+        "quantization=none",
+        "task.limit=2",
+        "generation.max_new_tokens=8",
+        "tracking=none",
+    )
     done = runner(*job, "--quick", "--run", module="runner.options.advise")
     assert done.code == 0, done.err
     assert ": guessed from bandwidth and matrix rate" in done.out
@@ -117,11 +142,18 @@ def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any])
 
 
 @pytest.mark.slow
-def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Callable[..., Any]) -> None:
+def test_two_recorded_number_formats_are_compared_on_their_questions(
+    runner: Callable[..., Any],
+) -> None:
     job = ("model=embedded", "task.limit=8", "generation.max_new_tokens=64")
     runner("-m", *job, "quantization=none,nf4", "tracking=none", "workers=1", "print=none")
-    advice = json.loads(runner(*job, "--quick", "--json", module="runner.options.advise").out)["recommended"]
-    known = {dict(word.split("=") for word in it["overrides"])["quantization"]: it["accuracy"] for it in advice}
+    advice = json.loads(runner(*job, "--quick", "--json", module="runner.options.advise").out)[
+        "recommended"
+    ]
+    known = {
+        dict(word.split("=") for word in it["overrides"])["quantization"]: it["accuracy"]
+        for it in advice
+    }
     assert known["int8"] is None
     for name in ("none", "nf4"):
         assert (known[name]["n"], known[name]["questions"]) == (8, 8)
@@ -129,11 +161,15 @@ def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Cal
     shown = runner(*job, "--quick", module="runner.options.advise").out
     orders = [line for line in shown.splitlines() if line.startswith("   order     ")]
     assert len(orders) == 2
-    assert all("unknown here" in line or "no difference in accuracy shown" in line for line in orders), orders
+    assert all(
+        "unknown here" in line or "no difference in accuracy shown" in line for line in orders
+    ), orders
 
 
 @pytest.mark.slow
-def test_files_are_candidates_with_their_recorded_kl_and_memory(runner: Callable[..., Any], tmp_path: Path) -> None:
+def test_files_are_candidates_with_their_recorded_kl_and_memory(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
     (tmp_path / "models").mkdir()
     for name in ("F16", "Q8_0", "Q4_1"):
         embedded_gguf.write(tmp_path / "models" / f"{name}.gguf", name)
@@ -145,13 +181,27 @@ def test_files_are_candidates_with_their_recorded_kl_and_memory(runner: Callable
     assert before.out.count("quantization=gguf") == 3
     assert "KL" not in before.out
     runner(
-        "-m", files, "task=likelihood", "task.limit=50", "tracking=none", "workers=1", "print=none", "task.exact=false"
+        "-m",
+        files,
+        "task=likelihood",
+        "task.limit=50",
+        "tracking=none",
+        "workers=1",
+        "print=none",
+        "task.exact=false",
     )
     shown = runner(files, "--quick", module="runner.options.advise").out
     assert shown.count("nats/token to ") >= 2
     assert re.search(r"order .* closer to .*F16.gguf: KL .* instead of KL ", shown), shown
     advised = json.loads(
-        runner(files, "task=likelihood", "task.limit=50", "--quick", "--json", module="runner.options.advise").out
+        runner(
+            files,
+            "task=likelihood",
+            "task.limit=50",
+            "--quick",
+            "--json",
+            module="runner.options.advise",
+        ).out
     )
     measured = {Path(it["overrides"][1]).stem: it for it in advised["recommended"]}
     assert measured["Q8_0"]["divergence"]["high"] < measured["Q4_1"]["divergence"]["low"]
@@ -162,13 +212,23 @@ def test_files_are_candidates_with_their_recorded_kl_and_memory(runner: Callable
 
 
 @pytest.mark.slow
-def test_records_are_read_without_torch(runner: Callable[..., Any], make_config: Callable[..., Any]) -> None:
+def test_records_are_read_without_torch(
+    runner: Callable[..., Any], make_config: Callable[..., Any]
+) -> None:
     outputs = Path(make_config().output_dir)
     config = make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4))
     record_job(config, "job", [True] * 4)
-    words = ["model=embedded", "task.limit=4", "generation.max_new_tokens=24", f"output_dir={outputs}", "--quick"]
+    words = [
+        "model=embedded",
+        "task.limit=4",
+        "generation.max_new_tokens=24",
+        f"output_dir={outputs}",
+        "--quick",
+    ]
     program = f"import sys; from runner.options import advise; advise.main({words!r}); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert "100.0 % [51.0, 100.0] of 4 recorded (job)" in done.stdout
     assert done.stdout.endswith("False\n")
 
@@ -177,14 +237,19 @@ def test_records_are_read_without_torch(runner: Callable[..., Any], make_config:
     ("arguments", "message"),
     [
         (["model=stub"], "it has no weights here, so there is nothing to choose"),
-        ([SEVEN, "--machine", "laptop"], "--machine laptop: no machine or file 'laptop'. Did you mean laptop_8gb?"),
+        (
+            [SEVEN, "--machine", "laptop"],
+            "--machine laptop: no machine or file 'laptop'. Did you mean laptop_8gb?",
+        ),
         ([SEVEN, "--machine", "gpu_80gb", "--run"], "a described machine cannot run jobs"),
         ([SEVEN, "--memory-gib", "0"], "--memory-gib 0: must be more than 0"),
         (["qwen"], "qwen: not a valid override: write KEY=VALUE"),
         (["model=qwen3_8"], "model=qwen3_8: no choice for model 'qwen3_8'. Did you mean qwen3_8b?"),
     ],
 )
-def test_mistakes_are_one_message(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_message(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert advise.main(arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -196,7 +261,10 @@ def test_a_file_describes_a_machine(tmp_path: Path) -> None:
     for text, message in (
         ("memory_gb: 30\n", "memory_gb: no key 'memory_gb'. Did you mean memory_gib?"),
         ("memory_gib: 30\n", "bandwidth_gb_s, tflop_s is missing"),
-        ("memory_gib: much\nbandwidth_gb_s: 1\ntflop_s: 1\n", "memory_gib=much: must be a number from 0 on"),
+        (
+            "memory_gib: much\nbandwidth_gb_s: 1\ntflop_s: 1\n",
+            "memory_gib=much: must be a number from 0 on",
+        ),
         ("a: [", "it is not valid YAML"),
     ):
         file.write_text(text)
@@ -243,5 +311,10 @@ def test_a_mixture_is_recommended_with_its_experts_quantized(data: Any, tmp_path
 
 
 def test_it_imports_nothing_heavy(tmp_path: Path) -> None:
-    arguments = "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb']"
-    assert heavy_imports(f"{arguments}; from runner.options.advise import entry; entry()", tmp_path) == []
+    arguments = (
+        "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb']"
+    )
+    assert (
+        heavy_imports(f"{arguments}; from runner.options.advise import entry; entry()", tmp_path)
+        == []
+    )

@@ -1,4 +1,5 @@
-"""What an attack changes, who notices, and whether training drops the edges of an agent that does harm."""
+"""What an attack changes, who notices, and whether training drops the edges of an agent that does
+harm."""
 
 from __future__ import annotations
 
@@ -42,7 +43,13 @@ def discussion(
     team = Team.of(4, roles, Domain.brief, decision, letters)
     rng = random.Random(seed)
     drawn = [graph.draw(rng, number) for number in range(rounds)]
-    return Discussion(team, "test/0", "How many?", drawn, Tampering.of(attack, agent, seed, "B" if letters else "7"))
+    return Discussion(
+        team,
+        "test/0",
+        "How many?",
+        drawn,
+        Tampering.of(attack, agent, seed, "B" if letters else "7"),
+    )
 
 
 def played(one: Discussion, say: Say) -> dict[str, AgentCall]:
@@ -52,7 +59,11 @@ def played(one: Discussion, say: Say) -> dict[str, AgentCall]:
         for turn in turns:
             text = say(turn)
             code = CodeOutcome("7", CodeStatus.ok) if turn.writes_code else None
-            one.take(Answered(turn, Call(Answer(text, [1], FinishReason.stop), "sha", 10, 0.1, turn.who), code))
+            one.take(
+                Answered(
+                    turn, Call(Answer(text, [1], FinishReason.stop), "sha", 10, 0.1, turn.who), code
+                )
+            )
             calls[f"{turn.round}/{turn.agent}" if turn.agent is not None else "decision"] = turn
     return calls
 
@@ -61,9 +72,17 @@ def user(call: AgentCall) -> str:
     return call.messages[-1].content
 
 
-@given(st.integers(-(10**12), 10**12), st.integers(0, 99), st.integers(1, 12), st.integers(0, 2**32))
-def test_a_false_number_is_a_plain_number_close_to_the_right_one(top: int, rest: int, bottom: int, seed: int) -> None:
-    for gold in (str(top), plain_number(f"{top}.{rest:02d}"), plain_number(f"{abs(top) % 10**6}/{bottom}")):
+@given(
+    st.integers(-(10**12), 10**12), st.integers(0, 99), st.integers(1, 12), st.integers(0, 2**32)
+)
+def test_a_false_number_is_a_plain_number_close_to_the_right_one(
+    top: int, rest: int, bottom: int, seed: int
+) -> None:
+    for gold in (
+        str(top),
+        plain_number(f"{top}.{rest:02d}"),
+        plain_number(f"{abs(top) % 10**6}/{bottom}"),
+    ):
         lie = false_answer(gold, random.Random(seed))
         assert lie == plain_number(lie) != gold
         assert false_answer(gold, random.Random(seed)) == lie
@@ -71,7 +90,8 @@ def test_a_false_number_is_a_plain_number_close_to_the_right_one(top: int, rest:
 
 
 @pytest.mark.parametrize(
-    ("gold", "choices", "possible"), [("B", 2, "A"), ("C", 3, "AB"), ("A", 0, "BCD"), ("F", 0, "ABCDE")]
+    ("gold", "choices", "possible"),
+    [("B", 2, "A"), ("C", 3, "AB"), ("A", 0, "BCD"), ("F", 0, "ABCDE")],
 )
 def test_a_false_letter_is_that_of_another_choice(gold: str, choices: int, possible: str) -> None:
     found = {false_answer(gold, random.Random(seed), choices) for seed in range(200)}
@@ -84,7 +104,9 @@ def test_a_falsified_reply_says_the_false_number_wherever_it_said_its_own() -> N
     for text in ("I cannot tell.", "", "7 or 8, so 8. I take one of these"):
         told = falsified(agent_message(0, Role.inspector, text), "12")
         assert agent_message(0, Role.inspector, told.text).answer == told.answer == "12"
-    letter = falsified(agent_message(0, Role.inspector, "B is larger than A.\nThe answer is B", letters=True), "C")
+    letter = falsified(
+        agent_message(0, Role.inspector, "B is larger than A.\nThe answer is B", letters=True), "C"
+    )
     assert (letter.text, letter.answer) == ("C is larger than A.\nThe answer is C", "C")
 
 
@@ -103,7 +125,9 @@ def test_a_falsified_program_does_what_the_others_are_told(text: str, lie: str) 
 
 
 def test_noise_is_as_long_as_what_was_said_and_holds_no_answer() -> None:
-    said = agent_message(1, Role.programming_expert, "answer = 3 + 4  # 7", CodeOutcome("7", CodeStatus.ok))
+    said = agent_message(
+        1, Role.programming_expert, "answer = 3 + 4  # 7", CodeOutcome("7", CodeStatus.ok)
+    )
     heard = noise(said, random.Random(0))
     assert (len(heard.text), heard.answer, heard.code) == (len(said.text), None, None)
     assert not any(sign.isdigit() or sign.isupper() for sign in heard.text)
@@ -118,15 +142,27 @@ def test_only_the_liar_is_told_to_lie(domain: Domain, letters: bool) -> None:
     for attack in (Attack.none, Attack.liar):
         team = Team.of(4, None, domain, DecisionMethod.final_refer, letters)
         drawn = [graph.draw(random.Random(0), 0)]
-        one = Discussion(team, "test/0", "How many?", drawn, Tampering.of(attack, 2, "0", "B" if letters else "7"))
+        one = Discussion(
+            team,
+            "test/0",
+            "How many?",
+            drawn,
+            Tampering.of(attack, 2, "0", "B" if letters else "7"),
+        )
         calls = played(one, lambda turn: "The answer is 7")
-        assert [call.who for call in calls.values()] == [*team.titles, "decision"], "it keeps its role's name"
+        assert [call.who for call in calls.values()] == [*team.titles, "decision"], (
+            "it keeps its role's name"
+        )
         heads[attack] = {key: call.messages for key, call in calls.items()}
-    changed = [key for key in heads[Attack.none] if heads[Attack.none][key] != heads[Attack.liar][key]]
+    changed = [
+        key for key in heads[Attack.none] if heads[Attack.none][key] != heads[Attack.liar][key]
+    ]
     assert changed == ["0/2"], "neither the others nor the decision are told"
     told = heads[Attack.liar]["0/2"][0].content
     assert "lie" in told.lower()
-    assert told != head(Role.math_solver, domain, letters, lies=True), "one that writes programs lies in programs"
+    assert told != head(Role.math_solver, domain, letters, lies=True), (
+        "one that writes programs lies in programs"
+    )
     assert "Examples" not in told
 
 
@@ -140,11 +176,17 @@ def test_a_false_answer_reaches_listeners_votes_and_the_decision() -> None:
         assert "1: Ana has 3+4=7 apples" in user(calls[key])
     assert one.votes == ["7", lie, "7", "7"]
     assert one.answer == "7"
-    last = discussion(Attack.false_answer, 3, decision=DecisionMethod.direct, roles=[Role.inspector])
+    last = discussion(
+        Attack.false_answer, 3, decision=DecisionMethod.direct, roles=[Role.inspector]
+    )
     played(last, lambda turn: SOLVED)
-    assert last.answer == last.tampering.lie, "where the last agent decides, what it is taken to have said decides"
+    assert last.answer == last.tampering.lie, (
+        "where the last agent decides, what it is taken to have said decides"
+    )
     solver = discussion(Attack.false_answer, 0, roles=[Role.inspector, Role.math_solver])
-    assert f"Other answers: {solver.tampering.lie}." in user(played(solver, lambda turn: SOLVED)["0/1"])
+    assert f"Other answers: {solver.tampering.lie}." in user(
+        played(solver, lambda turn: SOLVED)["0/1"]
+    )
 
 
 def test_a_cut_link_spares_votes_the_decision_and_the_agents_own_memory() -> None:
@@ -158,43 +200,67 @@ def test_a_cut_link_spares_votes_the_decision_and_the_agents_own_memory() -> Non
         assert "\n2: " in user(calls[key]), "something arrives"
         assert "of agent" in user(calls[key]), "from the others, too"
     told_numbers = discussion(Attack.cut_link, 0, roles=[Role.inspector, Role.math_solver])
-    assert user(played(told_numbers, lambda turn: SOLVED)["0/1"]) == "How many?", "noise holds no number"
+    assert user(played(told_numbers, lambda turn: SOLVED)["0/1"]) == "How many?", (
+        "noise holds no number"
+    )
 
 
 def test_without_an_attack_nothing_is_changed_and_a_restart_makes_up_the_same() -> None:
-    plain = {key: call.messages for key, call in played(discussion(Attack.none), lambda turn: SOLVED).items()}
+    plain = {
+        key: call.messages
+        for key, call in played(discussion(Attack.none), lambda turn: SOLVED).items()
+    }
     for attack in Attack:
         first, second = (
-            {key: call.messages for key, call in played(discussion(attack), lambda turn: SOLVED).items()}
+            {
+                key: call.messages
+                for key, call in played(discussion(attack), lambda turn: SOLVED).items()
+            }
             for _ in range(2)
         )
         assert first == second
         assert (first == plain) == (attack is Attack.none)
     other = played(discussion(Attack.cut_link, seed="1"), lambda turn: SOLVED)
-    assert other["0/1"].messages != played(discussion(Attack.cut_link), lambda turn: SOLVED)["0/1"].messages
+    assert (
+        other["0/1"].messages
+        != played(discussion(Attack.cut_link), lambda turn: SOLVED)["0/1"].messages
+    )
 
 
-# ------------------------------------------------------------------------- does pruning drop the agent that does harm?
+# ------------------------------------------------------------------------- does pruning drop the
+# agent that does harm?
 
 SEEDS, ITERATIONS = 12, 30
 BY_CHANCE = 3 * 7 / 12  # of an agent's three edges to others, since 7 of the 12 edges stay
 
 
-def kept(attack: Attack, attacked: int, decision: DecisionMethod, say: Callable[[bool, AgentCall], str]) -> float:
-    """Train teams of four on a script; return how many edges to others the agent has kept in the mean."""
+def kept(
+    attack: Attack, attacked: int, decision: DecisionMethod, say: Callable[[bool, AgentCall], str]
+) -> float:
+    """Train teams of four on a script; return how many edges to others the agent has kept in the
+    mean."""
     return sum(_kept(attack, attacked, decision, say, seed) for seed in range(SEEDS)) / SEEDS
 
 
 def _kept(
-    attack: Attack, attacked: int, decision: DecisionMethod, say: Callable[[bool, AgentCall], str], seed: int
+    attack: Attack,
+    attacked: int,
+    decision: DecisionMethod,
+    say: Callable[[bool, AgentCall], str],
+    seed: int,
 ) -> int:
-    graph, rng = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True), random.Random(seed)
+    graph, rng = (
+        Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True),
+        random.Random(seed),
+    )
     learner = Learner(graph, Ours(0.25, ITERATIONS // 2, Baseline.mean, 0.0))
     for iteration in range(ITERATIONS):
         plays: list[Play] = []
         for number in range(4):
             name, is_lucky = f"{seed}/{iteration}/{number}", rng.random() < 0.5
-            one = discussion(attack, attacked, graph=graph, decision=decision, seed=name, roles=[Role.inspector])
+            one = discussion(
+                attack, attacked, graph=graph, decision=decision, seed=name, roles=[Role.inspector]
+            )
             played(one, partial(say, is_lucky))
             plays.append((one.rounds, one.answer == "7"))
         learner.step(plays)
@@ -202,7 +268,8 @@ def _kept(
 
 
 def credulous(_: bool, turn: AgentCall) -> str:
-    """Who is told to lie says 8. Who hears something else than 7, or noise, repeats it. Everybody else is right."""
+    """Who is told to lie says 8. Who hears something else than 7, or noise, repeats it. Everybody
+    else is right."""
     wrong = sorted({message.answer or "0" for message in turn.spatial} - {"7"})
     return f"The answer is {8 if turn.lies else wrong[0] if wrong else 7}"
 
@@ -224,7 +291,8 @@ def indifferent(is_lucky: bool, _: AgentCall) -> str:
 def test_pruning_drops_the_edges_of_an_agent_that_misleads_the_others(
     attack: Attack, attacked: int, decision: DecisionMethod
 ) -> None:
-    """And of no agent that misleads nobody: neither without an attack nor where the others do not listen."""
+    """And of no agent that misleads nobody: neither without an attack nor where the others do not
+    listen."""
     assert kept(attack, attacked, decision, credulous) < 0.5 * BY_CHANCE
     without = kept(Attack.none, attacked, decision, indifferent)
     assert without == pytest.approx(BY_CHANCE, abs=0.6)

@@ -29,10 +29,14 @@ def turn(key: str = "test/0/0/2", question: str = "How many?") -> AgentCall:
     return AgentCall(key, 2, 0, Role.programming_expert, Domain.brief, question, (), ())
 
 
-def answered(of: AgentCall, reason: FinishReason = FinishReason.stop, permanent: bool = False) -> Answered:
+def answered(
+    of: AgentCall, reason: FinishReason = FinishReason.stop, permanent: bool = False
+) -> Answered:
     error = "boom" if reason is FinishReason.error else None
     answer = Answer("answer = 7", [1, 2], reason)
-    return Answered(of, Call(answer, "sha", 9, 0.25, of.who, error=error, permanent=permanent, cost_usd=0.5))
+    return Answered(
+        of, Call(answer, "sha", 9, 0.25, of.who, error=error, permanent=permanent, cost_usd=0.5)
+    )
 
 
 def coded(of: AgentCall) -> Answered:
@@ -40,7 +44,9 @@ def coded(of: AgentCall) -> Answered:
     return Answered(of, plain.call, CodeOutcome("7", CodeStatus.ok, printed="hello"))
 
 
-def test_a_call_comes_back_as_it_was_with_what_its_program_came_to(tmp_path: Path, calls: Calls) -> None:
+def test_a_call_comes_back_as_it_was_with_what_its_program_came_to(
+    tmp_path: Path, calls: Calls
+) -> None:
     file, failed = calls(), CodeOutcome(None, CodeStatus.code_failed, "it was stopped")
     asked = turn()
     assert file.find(asked) is None
@@ -62,7 +68,9 @@ def test_a_call_comes_back_as_it_was_with_what_its_program_came_to(tmp_path: Pat
     assert last.find(turn(question="How few?")) is None, "another prompt under the same id"
 
 
-def test_what_ended_in_an_error_is_asked_again_unless_nothing_could_come_of_it(tmp_path: Path, calls: Calls) -> None:
+def test_what_ended_in_an_error_is_asked_again_unless_nothing_could_come_of_it(
+    tmp_path: Path, calls: Calls
+) -> None:
     file = calls()
     passing, hopeless = turn("a"), turn("b")
     file.add(answered(passing, FinishReason.error))
@@ -93,7 +101,9 @@ def test_a_torn_line_is_cut_off_and_a_damaged_one_named(tmp_path: Path, calls: C
     torn.close()
     assert path.read_bytes() == whole
     path.write_bytes(whole.replace(b"answer = 7", b"answer = 8", 1))
-    with pytest.raises(EvidenceError, match=r"calls.jsonl, line 1 is not a call \(its checksum does not fit"):
+    with pytest.raises(
+        EvidenceError, match=r"calls.jsonl, line 1 is not a call \(its checksum does not fit"
+    ):
         calls()
     stray = json.loads(whole.splitlines()[0])
     assert stray["who"] == "Programming Expert"

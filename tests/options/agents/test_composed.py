@@ -1,4 +1,5 @@
-"""The keys of a team as they are composed: data sets by name, what --help says, and what goes with no team."""
+"""The keys of a team as they are composed: data sets by name, what --help says, and what goes with
+no team."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from runner_base.errors import ConfigError
 
 
 def task(*overrides: str, folder: Path | None = None) -> Any:
-    return to_config(*compose(["task=agents", *overrides], folder=None if folder is None else str(folder))).task
+    return to_config(
+        *compose(["task=agents", *overrides], folder=None if folder is None else str(folder))
+    ).task
 
 
 def test_a_data_set_by_name(tmp_path: Path) -> None:
@@ -29,7 +32,9 @@ def test_a_data_set_by_name(tmp_path: Path) -> None:
 
 
 def test_expressions_are_refused() -> None:
-    with pytest.raises(ConfigError, match="task.gold=expression: agents answer with numbers or letters"):
+    with pytest.raises(
+        ConfigError, match="task.gold=expression: agents answer with numbers or letters"
+    ):
         task("task.data=math_500")
 
 
@@ -38,12 +43,18 @@ def test_the_help_describes_a_team() -> None:
         *compose(["task=agents", "task.data=embedded_hard5", "task.limit=7", "task.graph=null"])
     ).splitlines()
     beside = {
-        key: text for line in lines if (key := line.partition("=")[0].strip()) for text in [line.partition("=")[2]]
+        key: text
+        for line in lines
+        if (key := line.partition("=")[0].strip())
+        for text in [line.partition("=")[2]]
     }
     assert beside["task.split"].startswith("hard5 ")
     assert re.fullmatch(r"7 +# then the first N; null: all", beside["task.limit"])
     assert beside["task.mode"].startswith("full_connected ")
     assert beside["task.roles"].startswith("null ")
     folded = re.sub(r"\s+#?\s*", " ", "\n".join(lines))
-    assert "direct_answer (one agent) | full_connected | random | chain | debate | layered | star" in folded
+    assert (
+        "direct_answer (one agent) | full_connected | random | chain | debate | layered | star"
+        in folded
+    )
     assert f"Data sets: {', '.join(choices_for('dataset'))}" in folded

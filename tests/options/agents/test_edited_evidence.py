@@ -1,4 +1,5 @@
-"""Edited files of a team's job: each edit is rejected with the file's name, or the results are unchanged."""
+"""Edited files of a team's job: each edit is rejected with the file's name, or the results are
+unchanged."""
 
 from __future__ import annotations
 

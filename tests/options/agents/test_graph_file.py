@@ -24,7 +24,9 @@ from runner_base.errors import DataError
 
 ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
 ONES = [[1] * 4] * 4
-LEARNED = Learned(10, 40, 7, {"lr": 0.1, "baseline": "mean", "nuclear_norm": None, "shuffled": True})
+LEARNED = Learned(
+    10, 40, 7, {"lr": 0.1, "baseline": "mean", "nuclear_norm": None, "shuffled": True}
+)
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -51,11 +53,18 @@ def trained(seed: int = 0) -> Graph:
 
 def per_round() -> Graph:
     """A graph with matrices for each of three rounds; an agent is silent in the second."""
-    graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True, optimized_temporal=True, rounds=3)
+    graph = Graph.of(
+        Mode.full_connected, 4, seed=0, optimized_spatial=True, optimized_temporal=True, rounds=3
+    )
     graph.silence([(1, 2)])
     learner, rng = Learner(graph, Ours()), random.Random(0)
     for _ in range(5):
-        learner.step([([graph.draw(rng, number) for number in range(3)], rng.random() < 0.5) for _ in range(4)])
+        learner.step(
+            [
+                ([graph.draw(rng, number) for number in range(3)], rng.random() < 0.5)
+                for _ in range(4)
+            ]
+        )
     return graph
 
 
@@ -77,7 +86,9 @@ def test_a_learned_graph_comes_back_to_the_last_bit_and_draws_the_same_rounds(sa
             assert getattr(read, name).dtype == getattr(edges, name).dtype
     assert (back.graph.spatial.count, back.graph.temporal.count) == (7, 16)
     one, other = random.Random(3), random.Random(3)
-    assert [graph.draw(one, number) for number in range(9)] == [back.graph.draw(other, number) for number in range(9)]
+    assert [graph.draw(one, number) for number in range(9)] == [
+        back.graph.draw(other, number) for number in range(9)
+    ]
     assert to_json(back.graph, back.roles, back.learned) == saved.read_text()
     assert load(str(saved)).learned == LEARNED
 
@@ -87,9 +98,13 @@ def test_a_graph_with_matrices_for_each_round_comes_back(tmp_path: Path) -> None
     path.write_text(to_json(graph, ROLES, LEARNED))
     back = load(path).graph
     assert (back.rounds, back.silent) == (3, frozenset({(1, 2)}))
-    assert [graph.settled(number) for number in range(3)] == [back.settled(number) for number in range(3)]
+    assert [graph.settled(number) for number in range(3)] == [
+        back.settled(number) for number in range(3)
+    ]
     one, other = random.Random(3), random.Random(3)
-    assert [graph.draw(one, number) for number in range(3)] == [back.draw(other, number) for number in range(3)]
+    assert [graph.draw(one, number) for number in range(3)] == [
+        back.draw(other, number) for number in range(3)
+    ]
     assert to_json(back, ROLES, LEARNED) == path.read_text()
     assert sha256(back) == sha256(graph)
     back.silence([(2, 0)])
@@ -103,7 +118,11 @@ def test_a_graph_with_matrices_for_each_round_comes_back(tmp_path: Path) -> None
 def test_a_file_of_version_1_is_read(saved: Path) -> None:
     now = load(saved).graph
     values = json.loads(saved.read_text()) | {"version": 1}
-    saved.write_text(json.dumps({name: value for name, value in values.items() if name not in ("rounds", "silent")}))
+    saved.write_text(
+        json.dumps(
+            {name: value for name, value in values.items() if name not in ("rounds", "silent")}
+        )
+    )
     before = load(saved).graph
     assert sha256(before) == sha256(now)
     assert (before.rounds, before.silent, before.settled(1)) == (None, frozenset(), now.settled(1))
@@ -117,14 +136,29 @@ def test_a_file_of_version_1_is_read(saved: Path) -> None:
     [
         (put("rounds", value=2), "spatial.allowed: 2 matrices expected, found 3"),
         (put("rounds", value=0), "rounds: null, or a whole number in 1..100 expected, found 0"),
-        (put("rounds", value=None), "spatial.allowed: 4 rows expected, one for each agent, found 3"),
-        (put("silent", value=[[], []]), "silent: a list for each of 3 rounds with matrices of their own expected"),
+        (
+            put("rounds", value=None),
+            "spatial.allowed: 4 rows expected, one for each agent, found 3",
+        ),
+        (
+            put("silent", value=[[], []]),
+            "silent: a list for each of 3 rounds with matrices of their own expected",
+        ),
         (put("silent", 0, value=[4]), "silent[0]: agents in 0..3 expected, found 4"),
         (put("silent", 0, value=[True]), "silent[0]: agents in 0..3 expected, found True"),
         (put("silent", 0, value=[0, 1, 2, 3]), "silent[0]: an agent that speaks expected"),
-        (put("spatial", "live", 1, value=ONES), "spatial.live[1][0][0]: 0, as in spatial.allowed, expected, found 1"),
-        (put("temporal", "live", 0, value=ONES), "temporal.live[0][0][2]: 0 for an agent that is silent expected"),
-        (put("temporal", "logits", 1, 2, value=[0]), "temporal.logits[1][2]: 4 cells expected, found 1"),
+        (
+            put("spatial", "live", 1, value=ONES),
+            "spatial.live[1][0][0]: 0, as in spatial.allowed, expected, found 1",
+        ),
+        (
+            put("temporal", "live", 0, value=ONES),
+            "temporal.live[0][0][2]: 0 for an agent that is silent expected",
+        ),
+        (
+            put("temporal", "logits", 1, 2, value=[0]),
+            "temporal.logits[1][2]: 4 cells expected, found 1",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_round_is_named(change: Change, message: str, tmp_path: Path) -> None:
@@ -266,7 +300,9 @@ def test_what_is_no_graph_file_is_refused(saved: Path, tmp_path: Path) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -277,10 +313,14 @@ JSON = st.recursive(
 def test_whatever_stands_in_a_place_is_read_or_refused(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    values = json.loads(to_json(data.draw(st.sampled_from([trained(), per_round()])), ROLES, LEARNED))
+    values = json.loads(
+        to_json(data.draw(st.sampled_from([trained(), per_round()])), ROLES, LEARNED)
+    )
     inside: Any = values
     while True:
-        key = data.draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else range(len(inside))))
+        key = data.draw(
+            st.sampled_from(sorted(inside) if isinstance(inside, dict) else range(len(inside)))
+        )
         if not isinstance(inside[key], (dict, list)) or not inside[key] or data.draw(st.booleans()):
             break
         inside = inside[key]

@@ -1,4 +1,5 @@
-"""The survival of edges over the seeds of a team that learns: counted, drawn, and what is said of damaged graphs."""
+"""The survival of edges over the seeds of a team that learns: counted, drawn, and what is said of
+damaged graphs."""
 
 from __future__ import annotations
 
@@ -38,7 +39,17 @@ def learned(store: Store, experiment: str, kept: Sequence[Sequence[tuple[int, in
         tokens = [800 + at for at in range(N)]
         name = f"learned-{seed}"
         solved, new = marks(45, N), [90] * N
-        folder = team(store, experiment, name, solved, tokens, new, seed=seed, training_tokens=5000, kept=edges)
+        folder = team(
+            store,
+            experiment,
+            name,
+            solved,
+            tokens,
+            new,
+            seed=seed,
+            training_tokens=5000,
+            kept=edges,
+        )
         graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True)
         graph.spatial.live[:] = False
         for source, target in edges:
@@ -52,7 +63,11 @@ def test_survival_of_edges_is_counted_and_drawn(store: Store, show: Any, tmp_pat
     (found,) = table["survival"]
     edges = {(it["source"], it["target"]): it for it in found["edges"]}
     assert len(edges) == 12
-    assert (edges[1, 2]["survived"], edges[1, 2]["seeds"], edges[1, 2]["finding"]) == (5, 5, "more often than chance")
+    assert (edges[1, 2]["survived"], edges[1, 2]["seeds"], edges[1, 2]["finding"]) == (
+        5,
+        5,
+        "more often than chance",
+    )
     assert edges[2, 3]["survived"] == 1
     assert edges[4, 3]["survived"] == 0
     assert edges[1, 2]["by_chance"] == pytest.approx(2 / 12)
@@ -60,9 +75,14 @@ def test_survival_of_edges_is_counted_and_drawn(store: Store, show: Any, tmp_pat
     assert "1 Math Solver → 2 Mathematical Analyst spatial 5 of 5 seeds" in " ".join(out.split())
     picture = (tmp_path / "survival_1.svg").read_text()
     assert "survived in 5 of 5 seeds, by chance 0.8" in picture
-    assert picture.count('stroke-dasharray="6 5"') == sum(not it["survived"] for it in edges.values())
+    assert picture.count('stroke-dasharray="6 5"') == sum(
+        not it["survived"] for it in edges.values()
+    )
     page = (tmp_path / "comparison.html").read_text()
-    assert "how often each edge survived: the learned full_connected graph with 2 of 12 spatial edges" in page
+    assert (
+        "how often each edge survived: the learned full_connected graph with 2 of 12 spatial edges"
+        in page
+    )
     assert "data:image/svg+xml;base64," in page
 
 

@@ -8,7 +8,15 @@ from runner.config.compose import compose
 from runner.config.explained import config_errors
 from runner.config.extractors import Gold
 from runner.config.root import semantic_keys
-from runner.options.agents.keys import AgentsConfig, Attack, Baseline, DecisionMethod, Method, Mode, dropped_agents
+from runner.options.agents.keys import (
+    AgentsConfig,
+    Attack,
+    Baseline,
+    DecisionMethod,
+    Method,
+    Mode,
+    dropped_agents,
+)
 from runner_base.errors import ConfigError
 
 
@@ -27,7 +35,10 @@ from runner_base.errors import ConfigError
         ({"code_timeout_s": 0.0}, "task.code_timeout_s=0.0: must be more than 0"),
         ({"pruning_rate": 1.0}, r"task.pruning_rate=1.0: must lie in \[0, 1\); 0: no pruning"),
         ({"initial_probability": 1.0}, "task.initial_probability=1.0: must lie between 0 and 1"),
-        ({"roles": []}, r"task.roles=\[\]: give one role or more of math_solver, mathematical_analyst"),
+        (
+            {"roles": []},
+            r"task.roles=\[\]: give one role or more of math_solver, mathematical_analyst",
+        ),
         ({"train_split": " "}, "task.train_split=' '"),
         ({"graph": ""}, "task.graph='': give a graph.json that an earlier job has saved, or null"),
         ({"limit": 0}, "task.limit=0"),
@@ -35,10 +46,19 @@ from runner_base.errors import ConfigError
             {"attack_agent": 2},
             r"task.attack_agent=2: nobody is attacked: give task.attack=liar\|false_answer\|cut_link",
         ),
-        ({"attack": Attack.liar, "attack_agent": 5}, r"task.attack_agent=5: must lie in 1..4, the agents of the team"),
+        (
+            {"attack": Attack.liar, "attack_agent": 5},
+            r"task.attack_agent=5: must lie in 1..4, the agents of the team",
+        ),
         ({"attack": Attack.liar, "attack_agent": 0}, r"task.attack_agent=0: must lie in 1..4"),
-        ({"attack": Attack.liar, "agents": 1}, "task.attack=liar: there must be an honest agent beside the attacked"),
-        ({"attack": Attack.cut_link, "mode": Mode.direct_answer}, "task.attack=cut_link: there must be an honest"),
+        (
+            {"attack": Attack.liar, "agents": 1},
+            "task.attack=liar: there must be an honest agent beside the attacked",
+        ),
+        (
+            {"attack": Attack.cut_link, "mode": Mode.direct_answer},
+            "task.attack=cut_link: there must be an honest",
+        ),
         (
             {"mode": Mode.direct_answer, "optimized_spatial": True},
             "task.optimized_spatial=True: task.mode=direct_answer has no edges to optimize: use another task.mode",
@@ -67,17 +87,34 @@ from runner_base.errors import ConfigError
             {"optimized_spatial": True, "method": Method.agent_dropout, "nuclear_norm": 0.5},
             "task.nuclear_norm=0.5: with task.method=agent_dropout its nuclear norms have weight 1",
         ),
-        ({"delta": 0.2}, r"task.delta=0.2: with task.method=runner its loss has no such term.*the default is 0.1"),
-        ({"node_pruning_rate": 0.5}, "task.node_pruning_rate=0.5: with task.method=runner all agents stay in it"),
-        ({"node_pruning_rate": 1.0}, r"task.node_pruning_rate=1.0: must lie in \[0, 1\); 0: all agents stay"),
+        (
+            {"delta": 0.2},
+            r"task.delta=0.2: with task.method=runner its loss has no such term.*the default is 0.1",
+        ),
+        (
+            {"node_pruning_rate": 0.5},
+            "task.node_pruning_rate=0.5: with task.method=runner all agents stay in it",
+        ),
+        (
+            {"node_pruning_rate": 1.0},
+            r"task.node_pruning_rate=1.0: must lie in \[0, 1\); 0: all agents stay",
+        ),
         ({"delta": -0.1}, "task.delta=-0.1: must be 0 or more"),
         (
             {"method": Method.agent_prune},
             "task.method=agent_prune: it learns edges, and none is to be learned: give task",
         ),
-        ({"method": Method.agent_prune, "graph": "g.json"}, "task.method=agent_prune: task.graph=g.json is used as it"),
         (
-            {"method": Method.agent_dropout, "mode": Mode.debate, "num_rounds": 2, "optimized_temporal": True},
+            {"method": Method.agent_prune, "graph": "g.json"},
+            "task.method=agent_prune: task.graph=g.json is used as it",
+        ),
+        (
+            {
+                "method": Method.agent_dropout,
+                "mode": Mode.debate,
+                "num_rounds": 2,
+                "optimized_temporal": True,
+            },
             "task.method=agent_dropout: agents are dropped by their learned spatial edges: give task.optimized_spatial",
         ),
         (
@@ -102,7 +139,9 @@ def test_a_team_that_cannot_be_names_its_key(keys: dict[str, Any], message: str)
 def test_how_much_a_team_asks() -> None:
     plain = AgentsConfig(limit=10)
     assert (plain.questions, plain.train_questions, plain.is_trained) == (50, 0, False)
-    trained = AgentsConfig(limit=10, num_rounds=2, optimized_temporal=True, decision_method=DecisionMethod.direct)
+    trained = AgentsConfig(
+        limit=10, num_rounds=2, optimized_temporal=True, decision_method=DecisionMethod.direct
+    )
     assert (trained.questions, trained.train_questions) == ((10 + 40) * 8, 40)
     assert AgentsConfig(limit=10, mode=Mode.direct_answer).questions == 20
     assert AgentsConfig(mode=Mode.star, optimized_spatial=True).subject == "star pruned test"
@@ -132,7 +171,12 @@ def test_letters_are_answers_too() -> None:
 
 
 def test_what_a_method_asks_and_how_it_is_scored() -> None:
-    keys: dict[str, Any] = {"limit": 10, "num_rounds": 2, "optimized_spatial": True, "optimized_temporal": True}
+    keys: dict[str, Any] = {
+        "limit": 10,
+        "num_rounds": 2,
+        "optimized_spatial": True,
+        "optimized_temporal": True,
+    }
     coin = AgentsConfig(method=Method.none, draw=True, **keys)
     assert (coin.is_trained, coin.train_questions, coin.draws, coin.subject) == (
         False,
@@ -145,13 +189,17 @@ def test_what_a_method_asks_and_how_it_is_scored() -> None:
     assert not AgentsConfig(method=Method.agent_prune_code, draw=False, **keys).draws
     dropout = AgentsConfig(method=Method.agent_dropout, **keys)
     assert (dropout.iterations, dropout.train_questions, dropout.silent_agents) == (20, 80, 1)
-    assert dropout.questions == 40 * 9 + (40 + 10) * 7, "an agent of each round is not called after the first half"
+    assert dropout.questions == 40 * 9 + (40 + 10) * 7, (
+        "an agent of each round is not called after the first half"
+    )
     stays = AgentsConfig(method=Method.agent_dropout, node_pruning_rate=0.0, **keys)
     assert (stays.train_questions, stays.questions) == (40, 50 * 9)
     assert [dropped_agents(2, 0.9), dropped_agents(1, 0.2), dropped_agents(8, 0.25)] == [1, 0, 2]
 
 
 def test_another_seed_takes_the_place_of_repeats() -> None:
-    message = "^task.repeat: only task=gsm8k, task=likelihood and task=recall have it: with another seed"
+    message = (
+        "^task.repeat: only task=gsm8k, task=likelihood and task=recall have it: with another seed"
+    )
     with pytest.raises(ConfigError, match=message), config_errors():
         compose(["task=agents", "task.repeat=1"])

@@ -18,7 +18,9 @@ from runner.options.agents.learning import Adam, Learner, Play, low_rank, prune
 from runner.options.agents.methods import Ours
 
 
-def team(spatial: bool = True, temporal: bool = False, agents: int = 4, mode: Mode = Mode.full_connected) -> Graph:
+def team(
+    spatial: bool = True, temporal: bool = False, agents: int = 4, mode: Mode = Mode.full_connected
+) -> Graph:
     return Graph.of(mode, agents, seed=0, optimized_spatial=spatial, optimized_temporal=temporal)
 
 
@@ -32,7 +34,10 @@ def uneven(graph: Graph, seed: int = 0) -> Graph:
 
 def played(graph: Graph, questions: int, rng: random.Random, rounds: int = 2) -> list[Play]:
     """Questions that are solved by the toss of a coin."""
-    return [([graph.draw(rng, number) for number in range(rounds)], rng.random() < 0.5) for _ in range(questions)]
+    return [
+        ([graph.draw(rng, number) for number in range(rounds)], rng.random() < 0.5)
+        for _ in range(questions)
+    ]
 
 
 def slope(of: Callable[[Matrix], float], at: Matrix, step: float = 1e-6) -> Matrix:
@@ -68,7 +73,9 @@ def test_the_loss_and_its_gradient_are_what_torch_makes_of_the_formula(baseline:
     assert {solved for _, solved in plays} == {True, False}
     loss, gradients = Learner(graph, Ours(baseline=baseline, nuclear_norm=0.3)).gradients(plays)
 
-    logits = {kind: torch.tensor(edges.logits, requires_grad=True) for kind, edges in graph.kinds.items()}
+    logits = {
+        kind: torch.tensor(edges.logits, requires_grad=True) for kind, edges in graph.kinds.items()
+    }
     subtracted = sum(solved for _, solved in plays) / 6 if baseline is Baseline.mean else 0.0
     terms = []
     for rounds, solved in plays:
@@ -89,7 +96,9 @@ def test_the_loss_and_its_gradient_are_what_torch_makes_of_the_formula(baseline:
 
 @settings(max_examples=40)
 @given(st.integers(2, 6), st.integers(0, 2**32))
-def test_the_nuclear_norm_has_the_gradient_of_torch_and_of_finite_differences(agents: int, seed: int) -> None:
+def test_the_nuclear_norm_has_the_gradient_of_torch_and_of_finite_differences(
+    agents: int, seed: int
+) -> None:
     edges = uneven(team(agents=agents), seed).spatial
     if agents > 3:
         edges.live[1, 0] = False
@@ -126,7 +135,9 @@ def test_the_nuclear_norm_alone_makes_a_graph_of_lower_rank() -> None:
         for _ in range(40):
             learner.step([(rounds, False) for rounds, _ in played(graph, 4, rng)])
     assert low_rank(pressed.spatial)[0] < 0.5 * low_rank(plain.spatial)[0]
-    assert plain.spatial.logits.tolist() == uneven(team()).spatial.logits.tolist(), "nothing solved, nothing learned"
+    assert plain.spatial.logits.tolist() == uneven(team()).spatial.logits.tolist(), (
+        "nothing solved, nothing learned"
+    )
 
 
 def test_the_loss_is_the_mean_of_minus_log_p_over_solved_questions() -> None:
@@ -140,7 +151,9 @@ def test_the_loss_is_the_mean_of_minus_log_p_over_solved_questions() -> None:
     learner = Learner(graph, Ours(baseline=Baseline.mean))
     step = learner.step([(one, True) for one, _ in plays])
     assert (step.iteration, step.solved, step.loss) == (1, 1.0, 0.0)
-    assert (graph.spatial.logits == 0).all(), "equal rewards tell a baseline-subtracted loss nothing"
+    assert (graph.spatial.logits == 0).all(), (
+        "equal rewards tell a baseline-subtracted loss nothing"
+    )
 
 
 def test_pruning_leaves_9_and_then_7_of_12_edges_and_each_kind_counts_for_itself() -> None:
@@ -150,11 +163,16 @@ def test_pruning_leaves_9_and_then_7_of_12_edges_and_each_kind_counts_for_itself
     assert [step.live["spatial"] for step in steps] == [12] * 4 + [9] * 5 + [7]
     assert [step.live["temporal"] for step in steps] == [16] * 4 + [12] * 5 + [9]
     assert [step.iteration for step in steps if step.pruned] == [5, 10]
-    assert {kind: len(edges) for kind, edges in steps[4].pruned.items()} == {"spatial": 3, "temporal": 4}
+    assert {kind: len(edges) for kind, edges in steps[4].pruned.items()} == {
+        "spatial": 3,
+        "temporal": 4,
+    }
     for kind, edges in graph.kinds.items():
         gone = [edge for step in (steps[4], steps[9]) for edge in step.pruned.get(kind, ())]
         assert sorted([*gone, *edges.scan()]) == Graph.of(graph.mode, 4, seed=0).kinds[kind].scan()
-        assert edges.allowed.sum() == {"spatial": 12, "temporal": 16}[kind], "what was allowed stays known"
+        assert edges.allowed.sum() == {"spatial": 12, "temporal": 16}[kind], (
+            "what was allowed stays known"
+        )
 
 
 def test_what_goes_are_the_lowest_logits_and_of_equal_ones_the_last() -> None:
@@ -195,16 +213,24 @@ def test_only_what_is_optimized_changes_and_a_pruned_edge_keeps_its_weight() -> 
 
 
 def trained(
-    edge: Edge, seed: int, kind: Kind = "spatial", *, iterations: int = 10, baseline: Baseline = Baseline.none
+    edge: Edge,
+    seed: int,
+    kind: Kind = "spatial",
+    *,
+    iterations: int = 10,
+    baseline: Baseline = Baseline.none,
 ) -> Edges:
-    """The edges of a kind after training on a stub: 0.9 of the questions are solved with one edge, 0.3 without it."""
+    """The edges of a kind after training on a stub: 0.9 of the questions are solved with one edge,
+    0.3 without it."""
     graph, rng = team(kind == "spatial", kind == "temporal"), random.Random(seed)
     learner = Learner(graph, Ours(baseline=baseline, imp_per_iterations=iterations // 2))
     for _ in range(iterations):
         plays: list[Play] = []
         for _ in range(4):
             rounds = [graph.draw(rng, number) for number in range(1 if kind == "spatial" else 2)]
-            taken = any(edge in (one.spatial if kind == "spatial" else one.temporal) for one in rounds)
+            taken = any(
+                edge in (one.spatial if kind == "spatial" else one.temporal) for one in rounds
+            )
             plays.append((rounds, rng.random() < (0.9 if taken else 0.3)))
         learner.step(plays)
     return graph.kinds[kind]
@@ -222,16 +248,25 @@ def test_training_finds_the_one_edge_that_matters(edge: Edge) -> None:
 
 
 def test_training_finds_the_one_memory_that_matters() -> None:
-    runs = [trained((2, 2), seed, "temporal", iterations=40, baseline=Baseline.mean) for seed in range(20)]
+    runs = [
+        trained((2, 2), seed, "temporal", iterations=40, baseline=Baseline.mean)
+        for seed in range(20)
+    ]
     assert {edges.count for edges in runs} == {9}
     assert sum(found(edges) == (2, 2) for edges in runs) >= 19
 
 
-@pytest.mark.parametrize(("baseline", "kept", "named"), [(Baseline.none, 0.90, 0.45), (Baseline.mean, 0.95, 0.65)])
+@pytest.mark.parametrize(
+    ("baseline", "kept", "named"), [(Baseline.none, 0.90, 0.45), (Baseline.mean, 0.95, 0.65)]
+)
 def test_ten_iterations_keep_the_edge_more_often_than_they_name_it(
     baseline: Baseline, kept: float, named: float
 ) -> None:
-    runs = [(trained(edge, seed, baseline=baseline), edge) for edge in team().spatial.scan() for seed in range(20)]
+    runs = [
+        (trained(edge, seed, baseline=baseline), edge)
+        for edge in team().spatial.scan()
+        for seed in range(20)
+    ]
     survives = sum(bool(edges.live[edge]) for edges, edge in runs) / len(runs)
     is_largest = sum(found(edges) == edge for edges, edge in runs) / len(runs)
     assert kept <= survives < 1  # 7 of 12 edges stay: 0.58 without learning

@@ -1,4 +1,5 @@
-"""The folders of written programs after a real SIGKILL: the next start removes them, and no other process's."""
+"""The folders of written programs after a real SIGKILL: the next start removes them, and no other
+process's."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ ENDLESS = "while True:\n    pass"
 
 
 @pytest.mark.slow
-def test_what_a_kill_leaves_is_removed_by_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_kill_leaves_is_removed_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     with subprocess.Popen([sys.executable, "-c", RUNS % ENDLESS], cwd=Path.cwd()) as process:

@@ -45,11 +45,19 @@ def test_a_vote_over_letters(make_config: Make, again: Starts, quiz: str) -> Non
         letter = said[question][int(agent)]
         return f"A or B or C? The answer is {letter}" if letter != "none" else "I cannot tell."
 
-    config = make_config(task=team(data=quiz, choices_key="options", decision_method=DecisionMethod.majority_vote))
+    config = make_config(
+        task=team(data=quiz, choices_key="options", decision_method=DecisionMethod.majority_vote)
+    )
     recorder = again()
     result = work(agents, config, recorder, Team(say))
-    assert [recorder.done[at].answer.extracted for at in range(3)] == [{"team": letter} for letter in "BCB"]
-    assert [recorder.done[at].answer.verdict for at in range(3)] == [Verdict.correct, Verdict.correct, Verdict.wrong]
+    assert [recorder.done[at].answer.extracted for at in range(3)] == [
+        {"team": letter} for letter in "BCB"
+    ]
+    assert [recorder.done[at].answer.verdict for at in range(3)] == [
+        Verdict.correct,
+        Verdict.correct,
+        Verdict.wrong,
+    ]
     assert [recorder.done[at].gold for at in range(3)] == ["B", "C", "A"]
     assert result.metrics["accuracy"] == 2 / 3
     assert "Which is a prime?\nA. 9\nB. 15\nC. 7" in prompts["test/1/0/0"]
@@ -58,14 +66,26 @@ def test_a_vote_over_letters(make_config: Make, again: Starts, quiz: str) -> Non
 
 def test_hints_programs_and_the_decision(make_config: Make, again: Starts, quiz: str) -> None:
     roles = [Role.programming_expert, Role.math_solver]
-    task = team(data=quiz, choices_key="options", limit=1, mode=Mode.chain, agents=2, roles=roles, domain=Domain.gsm8k)
+    task = team(
+        data=quiz,
+        choices_key="options",
+        limit=1,
+        mode=Mode.chain,
+        agents=2,
+        roles=roles,
+        domain=Domain.gsm8k,
+    )
     prompts = dict[str, str]()
 
     def say(key: str, prompt: str) -> str:
         prompts[key] = prompt
         if key == "test/0/0/0":
             return "```python\nanswer = 'AB'[1]\n```"
-        return "The answer is A" if key == "test/0/0/1" else "The answer is B, as the program says and not A"
+        return (
+            "The answer is A"
+            if key == "test/0/0/1"
+            else "The answer is B, as the program says and not A"
+        )
 
     recorder = again()
     result = work(agents, make_config(task=task), recorder, Team(say))
@@ -87,10 +107,16 @@ def test_a_graph_learns_from_letters_and_a_restart_asks_nothing_again(
     golds = {item.question: item.gold for item in inputs.items + inputs.train}
 
     def say(_: str, prompt: str) -> str:
-        return f"The answer is {next(gold for question, gold in golds.items() if question in prompt)}"
+        return (
+            f"The answer is {next(gold for question, gold in golds.items() if question in prompt)}"
+        )
 
     first = work(agents, config, again(), Team(say))
-    assert (first.metrics["train_solved"], first.metrics["accuracy"], first.metrics["spatial_edges_after"]) == (8, 1, 7)
+    assert (
+        first.metrics["train_solved"],
+        first.metrics["accuracy"],
+        first.metrics["spatial_edges_after"],
+    ) == (8, 1, 7)
     recorder = again()
     lines = (recorder.folder / CALLS).read_text().splitlines(keepends=True)
     (recorder.folder / CALLS).write_text("".join(lines[:30]))
@@ -102,17 +128,32 @@ def test_a_graph_learns_from_letters_and_a_restart_asks_nothing_again(
     assert resumed.metrics["accuracy"] == 1
 
 
-def test_questions_that_hold_their_choices(make_config: Make, again: Starts, tmp_path: Path) -> None:
+def test_questions_that_hold_their_choices(
+    make_config: Make, again: Starts, tmp_path: Path
+) -> None:
     file = tmp_path / "own.jsonl"
-    file.write_text(json.dumps({"question": "Is it (A) hot or (B) cold?", "answer": "So cold. #### B"}) + "\n")
+    file.write_text(
+        json.dumps({"question": "Is it (A) hot or (B) cold?", "answer": "So cold. #### B"}) + "\n"
+    )
     config = make_config(task=team(data=str(file), gold=Gold.letter, limit=None))
-    assert work(agents, config, again(), Team(lambda *_: "The answer is B")).metrics["accuracy"] == 1
+    assert (
+        work(agents, config, again(), Team(lambda *_: "The answer is B")).metrics["accuracy"] == 1
+    )
 
 
-def test_programming_tasks_are_refused_before_anything_is_loaded(make_config: Make, tmp_path: Path) -> None:
-    row = {"task_id": "HumanEval/0", "prompt": "def f():", "test": "def check(f): pass", "entry_point": "f"}
+def test_programming_tasks_are_refused_before_anything_is_loaded(
+    make_config: Make, tmp_path: Path
+) -> None:
+    row = {
+        "task_id": "HumanEval/0",
+        "prompt": "def f():",
+        "test": "def check(f): pass",
+        "entry_point": "f",
+    }
     (tmp_path / "code.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match="programming tasks, as in HumanEval and MBPP.*no scorer here does that"):
+    with pytest.raises(
+        DataError, match="programming tasks, as in HumanEval and MBPP.*no scorer here does that"
+    ):
         agents.prepare(make_config(task=team(data=str(tmp_path / "code.jsonl"))))
 
 
@@ -120,8 +161,14 @@ def test_programming_tasks_are_refused_before_anything_is_loaded(make_config: Ma
 @pytest.mark.slow
 @pytest.mark.parametrize("domain", Domain)
 def test_a_command_over_choices(runner: Callable[..., Any], quiz: str, domain: Domain) -> None:
-    """The embedded model solves word problems only: here it counts that all roles are asked, read and judged."""
-    keys = [f"task.data={quiz}", "task.choices_key=options", f"task.domain={domain}", "generation.max_new_tokens=16"]
+    """The embedded model solves word problems only: here it counts that all roles are asked, read
+    and judged."""
+    keys = [
+        f"task.data={quiz}",
+        "task.choices_key=options",
+        f"task.domain={domain}",
+        "generation.max_new_tokens=16",
+    ]
     done = runner("task=agents", *keys, "tracking=none", "print=json")
     assert done.code == 0, done.err
     metrics = done.json()["metrics"]

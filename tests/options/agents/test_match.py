@@ -1,4 +1,5 @@
-"""task.match: a single agent with the tokens of a team's job: which job that is, how near it comes, kills and errors."""
+"""task.match: a single agent with the tokens of a team's job: which job that is, how near it comes,
+kills and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +29,12 @@ Make = Callable[..., RunnerConfig]
 Runner = Callable[..., Any]
 COMMON = ("model=stub", "task=agents", "task.limit=4", "tracking=none", "task.roles=[inspector]")
 TEAM = "task.mode=debate task.optimized_temporal=true task.num_rounds=2 task.num_iterations=1 generation.temperature=0"
-ALONE = (*COMMON, "task.mode=direct_answer", "task.decision_method=majority_vote", "generation.temperature=0.7")
+ALONE = (
+    *COMMON,
+    "task.mode=direct_answer",
+    "task.decision_method=majority_vote",
+    "generation.temperature=0.7",
+)
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -50,7 +56,11 @@ def test_one_agent_gets_the_tokens_of_a_team_question_by_question_and_those_of_i
     slow = [sys.executable, "-m", "runner", *ALONE, spaced, "model.delay_s=0.1"]
     process = warm_process.popen(slow, cwd=tmp_path, stderr=subprocess.DEVNULL)
     give_up_at = time.monotonic() + 90
-    while not (files := [path for path in tmp_path.glob(f"outputs/jobs/*/{CALLS}") if '/0/5"' in path.read_text()]):
+    while not (
+        files := [
+            path for path in tmp_path.glob(f"outputs/jobs/*/{CALLS}") if '/0/5"' in path.read_text()
+        ]
+    ):
         assert time.monotonic() < give_up_at
         assert process.poll() is None
         time.sleep(0.02)
@@ -61,7 +71,9 @@ def test_one_agent_gets_the_tokens_of_a_team_question_by_question_and_those_of_i
     assert done.code == 0, done.err
     after = files[0].read_text().splitlines()
     assert after[: len(before)] == before
-    assert len({json.loads(line)["id"] for line in after}) == len(after), "no sample was asked twice"
+    assert len({json.loads(line)["id"] for line in after}) == len(after), (
+        "no sample was asked twice"
+    )
 
     more = runner(*ALONE, spaced, "task.limit=5")
     assert more.code == 2, "the team has another id with five questions"
@@ -70,7 +82,10 @@ def test_one_agent_gets_the_tokens_of_a_team_question_by_question_and_those_of_i
 
     both = records(tmp_path)
     ours, theirs = (both[mode]["result"]["metrics"] for mode in ("direct_answer", "debate"))
-    whole = sum(theirs[key] for key in ("prompt_tokens", "new_tokens", "train_prompt_tokens", "train_new_tokens"))
+    whole = sum(
+        theirs[key]
+        for key in ("prompt_tokens", "new_tokens", "train_prompt_tokens", "train_new_tokens")
+    )
     assert theirs["train_prompt_tokens"] > 0
     assert ours["match_tokens"] == pytest.approx(whole)
     assert ours["prompt_tokens"] + ours["new_tokens"] == pytest.approx(whole, rel=0.05)
@@ -81,9 +96,13 @@ def test_one_agent_gets_the_tokens_of_a_team_question_by_question_and_those_of_i
     )
     training = (whole - theirs["prompt_tokens"] - theirs["new_tokens"]) / 4
     for index in range(4):
-        tokens = [it[index].prompt_tokens + (it[index].answer.new_tokens or 0) for it in (one, other)]
+        tokens = [
+            it[index].prompt_tokens + (it[index].answer.new_tokens or 0) for it in (one, other)
+        ]
         each = tokens[0] / json.dumps(after).count(f"test/{index}/0/")
-        assert abs(tokens[0] - tokens[1] - training) <= each / 2, "no other number of samples is nearer"
+        assert abs(tokens[0] - tokens[1] - training) <= each / 2, (
+            "no other number of samples is nearer"
+        )
     assert both["debate"]["job_id"] in both["direct_answer"]["result"]["facts"]["match"]
 
 
@@ -95,7 +114,10 @@ def test_in_a_grid_the_team_goes_first_and_a_plan_says_so(tmp_path: Path, runner
     )
     plan = runner("-m", *COMMON, cases, "plan=quick")
     assert plan.code == 0, plan.err
-    assert "match: as many samples as the tokens of task.mode=chain generation.temperature=0" in plan.out + plan.err
+    assert (
+        "match: as many samples as the tokens of task.mode=chain generation.temperature=0"
+        in plan.out + plan.err
+    )
     assert "that job: must run first" in plan.out + plan.err
     done = runner("-m", *COMMON, cases, "workers=2")
     assert done.code == 0, done.err
@@ -111,8 +133,14 @@ def test_the_id_of_the_matched_job_counts(make_config: Make) -> None:
     chain = agents.prepare(sampled(make_config, "task.mode=chain"))
     assert chain.after.startswith("agents-")
     assert chain.hashes["match"] == chain.after
-    assert agents.prepare(sampled(make_config, chain.after)).hashes == chain.hashes, "by its id, too"
-    for other in ("task.mode=star", "task.mode=chain generation.temperature=0", "task.mode=chain seed=5"):
+    assert agents.prepare(sampled(make_config, chain.after)).hashes == chain.hashes, (
+        "by its id, too"
+    )
+    for other in (
+        "task.mode=star",
+        "task.mode=chain generation.temperature=0",
+        "task.mode=chain seed=5",
+    ):
         assert agents.prepare(sampled(make_config, other)).after != chain.after
 
 
@@ -124,11 +152,20 @@ def alone(**keys: Any) -> Any:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"mode": Mode.chain, "samples": 3}, "task.samples=3: one agent is asked several times: give task.mode=direct"),
-        ({"match": "task.mode=chain", "samples": 3}, "task.samples=3: with task.match=task.mode=chain the tokens of"),
+        (
+            {"mode": Mode.chain, "samples": 3},
+            "task.samples=3: one agent is asked several times: give task.mode=direct",
+        ),
+        (
+            {"match": "task.mode=chain", "samples": 3},
+            "task.samples=3: with task.match=task.mode=chain the tokens of",
+        ),
         ({"samples": 0}, "task.samples=0: must lie in 1.."),
         ({"samples": 3, "num_rounds": 2}, "task.num_rounds=2: samples are of one round"),
-        ({"samples": 3, "decision_method": DecisionMethod.direct}, "task.decision_method=direct: of several samples"),
+        (
+            {"samples": 3, "decision_method": DecisionMethod.direct},
+            "task.decision_method=direct: of several samples",
+        ),
         ({"match": " "}, "task.match=' '"),
     ],
 )
@@ -140,7 +177,9 @@ def test_what_cannot_be_is_rejected(keys: dict[str, Any], message: str) -> None:
 
 def test_greedy_samples_would_all_be_the_same() -> None:
     for task in (alone(samples=3), alone(match="task.mode=chain")):
-        with pytest.raises(ConfigError, match=r"needs answers that differ, and generation\.temperature=0 is greedy"):
+        with pytest.raises(
+            ConfigError, match=r"needs answers that differ, and generation\.temperature=0 is greedy"
+        ):
             task.check_beside(GenerationConfig(temperature=0.0))
         task.check_beside(GenerationConfig(temperature=0.7))
 

@@ -1,4 +1,5 @@
-"""Each method's loss, gradients, draws and pruning against its formulas, written with torch's autograd."""
+"""Each method's loss, gradients, draws and pruning against its formulas, written with torch's
+autograd."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from hypothesis import strategies as st
 from runner.options.agents.graph import Edge, Graph, Kind, acyclic
 from runner.options.agents.keys import AgentsConfig, Baseline, Method, Mode
 from runner.options.agents.learning import Learner, LearningMethod, Play
-from runner.options.agents.methods import AgentDropout, AgentPrune, AgentPruneCode, Ours, method_of, weakest_agents
+from runner.options.agents.methods import (
+    AgentDropout,
+    AgentPrune,
+    AgentPruneCode,
+    Ours,
+    method_of,
+    weakest_agents,
+)
 
 KINDS: tuple[Kind, ...] = ("spatial", "temporal")
 DELTA, RATE, ITERATIONS = 0.1, 0.25, 4
@@ -28,7 +36,9 @@ def nuclear(matrix: torch.Tensor) -> torch.Tensor:
         return torch.linalg.matrix_norm(matrix, ord="nuc")
     still = matrix.detach()
     squares, vectors = torch.linalg.eigh(still.T @ still)
-    roots = torch.where(squares > 1e-12 * squares.max().clamp(min=1e-300), squares.clamp(min=1e-300).rsqrt(), 0.0)
+    roots = torch.where(
+        squares > 1e-12 * squares.max().clamp(min=1e-300), squares.clamp(min=1e-300).rsqrt(), 0.0
+    )
     return (matrix * (still @ vectors @ torch.diag(roots) @ vectors.T)).sum()
 
 
@@ -37,13 +47,18 @@ def far(given: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Reference:
-    """A graph of torch parameters, drawn and trained by the formulas; `each` round may have its own matrices."""
+    """A graph of torch parameters, drawn and trained by the formulas; `each` round may have its own
+    matrices."""
 
     def __init__(self, graph: Graph, method: Method, rounds: int) -> None:
         self.method, self.rounds, self.each = method, rounds, method is Method.agent_dropout
-        self.allowed = {kind: [torch.tensor(one.allowed) for one in graph.kinds[kind].squares] for kind in KINDS}
+        self.allowed = {
+            kind: [torch.tensor(one.allowed) for one in graph.kinds[kind].squares] for kind in KINDS
+        }
         self.live = {kind: [mask.clone() for mask in masks] for kind, masks in self.allowed.items()}
-        self.first = {kind: [torch.tensor(one.logits) for one in graph.kinds[kind].squares] for kind in KINDS}
+        self.first = {
+            kind: [torch.tensor(one.logits) for one in graph.kinds[kind].squares] for kind in KINDS
+        }
         self.optimized = {kind: graph.kinds[kind].optimized for kind in KINDS}
         self.was_optimized = dict(self.optimized)
         self.optimized["temporal"] &= method is not Method.agent_dropout  # not in its first stage
@@ -51,8 +66,12 @@ class Reference:
         self.start()
 
     def start(self) -> None:
-        self.logits: Tensors = {kind: [torch.nn.Parameter(one.clone()) for one in self.first[kind]] for kind in KINDS}
-        self.optimizer = torch.optim.Adam([one for kind in KINDS for one in self.logits[kind]], lr=0.1)
+        self.logits: Tensors = {
+            kind: [torch.nn.Parameter(one.clone()) for one in self.first[kind]] for kind in KINDS
+        }
+        self.optimizer = torch.optim.Adam(
+            [one for kind in KINDS for one in self.logits[kind]], lr=0.1
+        )
 
     def draw(self, rng: random.Random) -> tuple[list[tuple[list[Edge], list[Edge]]], torch.Tensor]:
         """The edges of all rounds, and the log-probability of all choices."""
@@ -104,7 +123,9 @@ class Reference:
             loss.backward()
         self.optimizer.step()
         for kind in KINDS:
-            for logits, live, old in zip(self.logits[kind], self.live[kind], before[kind], strict=True):
+            for logits, live, old in zip(
+                self.logits[kind], self.live[kind], before[kind], strict=True
+            ):
                 if self.method is not Method.agent_prune_code:
                     logits.data = torch.where(live, logits.data, old)
         return loss
@@ -116,10 +137,15 @@ class Reference:
             self.drop_agents()
             self.optimized, self.stage = dict(self.was_optimized), 2
             self.start()
-        elif is_last_of_stage or (self.method in (Method.runner, Method.agent_prune_code) and iteration % 2 == 0):
+        elif is_last_of_stage or (
+            self.method in (Method.runner, Method.agent_prune_code) and iteration % 2 == 0
+        ):
             for kind in (kind for kind in KINDS if self.optimized[kind]):
                 for logits, live in zip(self.logits[kind], self.live[kind], strict=True):
-                    edges = sorted((logits[at].item(), -place) for place, at in enumerate(map(tuple, live.nonzero())))
+                    edges = sorted(
+                        (logits[at].item(), -place)
+                        for place, at in enumerate(map(tuple, live.nonzero()))
+                    )
                     places = [tuple(place) for place in live.nonzero().tolist()]
                     for _, place in edges[: max(1, round(len(edges) * RATE))]:
                         live[places[-place]] = False
@@ -199,13 +225,24 @@ def test_a_whole_training_is_that_of_the_formulas(
         loss = reference.step(log_ps, solved)
         assert step.loss == pytest.approx(loss.item(), abs=1e-6)
         for kind, gradient in gradients.items():
-            parts = [one.grad if one.grad is not None else torch.zeros_like(one) for one in reference.logits[kind]]
+            parts = [
+                one.grad if one.grad is not None else torch.zeros_like(one)
+                for one in reference.logits[kind]
+            ]
             theirs_here = np.stack(parts).reshape(gradient.shape) if parts else gradient
-            wanted = True if method is Method.agent_prune_code else masks_before(reference, kind, gradient.shape)
-            np.testing.assert_allclose(np.where(wanted, gradient, 0), np.where(wanted, theirs_here, 0), atol=1e-6)
+            wanted = (
+                True
+                if method is Method.agent_prune_code
+                else masks_before(reference, kind, gradient.shape)
+            )
+            np.testing.assert_allclose(
+                np.where(wanted, gradient, 0), np.where(wanted, theirs_here, 0), atol=1e-6
+            )
         reference.after(iteration)
         for kind, edges in graph.kinds.items():
-            for ours_now, logits, live in zip(edges.squares, reference.logits[kind], reference.live[kind], strict=True):
+            for ours_now, logits, live in zip(
+                edges.squares, reference.logits[kind], reference.live[kind], strict=True
+            ):
                 np.testing.assert_array_equal(ours_now.live, live.numpy())
                 np.testing.assert_allclose(ours_now.logits, logits.detach().numpy(), atol=1e-6)
 
@@ -215,15 +252,31 @@ def masks_before(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """The live edges, in the shape of the arrays of their kind."""
     masks = reference.live[kind]
-    return np.stack([mask.numpy() for mask in masks]).reshape(shape) if masks else np.zeros(shape, dtype=np.bool_)
+    return (
+        np.stack([mask.numpy() for mask in masks]).reshape(shape)
+        if masks
+        else np.zeros(shape, dtype=np.bool_)
+    )
 
 
-def counts(method: LearningMethod, iterations: int, rounds: int | None = None) -> list[tuple[int, int]]:
+def counts(
+    method: LearningMethod, iterations: int, rounds: int | None = None
+) -> list[tuple[int, int]]:
     """How many edges of both kinds a full team of four has after each iteration."""
-    graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True, optimized_temporal=True, rounds=rounds)
+    graph = Graph.of(
+        Mode.full_connected,
+        4,
+        seed=0,
+        optimized_spatial=True,
+        optimized_temporal=True,
+        rounds=rounds,
+    )
     learner, rng, found = Learner(graph, method), random.Random(0), []
     for _ in range(iterations):
-        plays = [([graph.draw(rng, number) for number in range(rounds or 2)], rng.random() < 0.5) for _ in range(4)]
+        plays = [
+            ([graph.draw(rng, number) for number in range(rounds or 2)], rng.random() < 0.5)
+            for _ in range(4)
+        ]
         step = learner.step(plays)
         found.append((step.live["spatial"], step.live["temporal"]))
     return found
@@ -236,26 +289,37 @@ def test_how_many_edges_each_method_leaves() -> None:
     # three rounds: 36 spatial edges, 32 temporal ones; without an agent a round has 6 of 12
     dropout = counts(AgentDropout(), 20, rounds=3)
     assert dropout[:9] == [(36, 32)] * 9
-    assert dropout[9:19] == [(18, 18)] * 10, "3 of 4 agents speak in each round: 6 edges, and 9 from round to round"
+    assert dropout[9:19] == [(18, 18)] * 10, (
+        "3 of 4 agents speak in each round: 6 edges, and 9 from round to round"
+    )
     assert dropout[19] == (18 - 3 * 2, 18 - 2 * 2)
-    assert counts(AgentDropout(node_pruning_rate=0.0), 10, rounds=3)[9] == (27, 24), "a single stage"
+    assert counts(AgentDropout(node_pruning_rate=0.0), 10, rounds=3)[9] == (27, 24), (
+        "a single stage"
+    )
     assert counts(LearningMethod(), 10) == [(12, 16)] * 10
 
 
-@pytest.mark.parametrize(("agents", "rate", "gone"), [(4, 0.2, 1), (5, 0.2, 1), (6, 0.3, 2), (3, 0.9, 2), (4, 0.0, 0)])
+@pytest.mark.parametrize(
+    ("agents", "rate", "gone"), [(4, 0.2, 1), (5, 0.2, 1), (6, 0.3, 2), (3, 0.9, 2), (4, 0.0, 0)]
+)
 def test_how_many_agents_leave_each_round(agents: int, rate: float, gone: int) -> None:
     graph = Graph.of(Mode.full_connected, agents, seed=0, optimized_spatial=True, rounds=2)
     for number in range(agents):
         graph.spatial.logits[1, number, :] = number
     found = weakest_agents(graph, rate)
     assert len(found) == 2 * gone
-    assert [agent for round, agent in found if round == 1] == list(range(gone)), "those with the smallest degree"
-    assert [agent for round, agent in found if round == 0] == list(range(agents))[::-1][:gone], "of equal ones the last"
+    assert [agent for round, agent in found if round == 1] == list(range(gone)), (
+        "those with the smallest degree"
+    )
+    assert [agent for round, agent in found if round == 0] == list(range(agents))[::-1][:gone], (
+        "of equal ones the last"
+    )
 
 
 @pytest.mark.parametrize("harmful", [0, 3])
 def test_an_agent_whose_words_harm_is_dropped(harmful: int) -> None:
-    """A simulated truth, and as a control the same with another agent: a coin would drop each in a quarter."""
+    """A simulated truth, and as a control the same with another agent: a coin would drop each in a
+    quarter."""
     dropped = [0, 0, 0, 0]
     for seed in range(40):
         graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True, rounds=1)
@@ -264,21 +328,32 @@ def test_an_agent_whose_words_harm_is_dropped(harmful: int) -> None:
             rounds = [graph.draw(rng, 0) for _ in range(4)]
             is_harmed = [any(source == harmful for source, _ in one.spatial) for one in rounds]
             chances = [0.1 if harmed else 0.9 for harmed in is_harmed]
-            learner.step([([one], rng.random() < chance) for one, chance in zip(rounds, chances, strict=True)])
+            learner.step(
+                [
+                    ([one], rng.random() < chance)
+                    for one, chance in zip(rounds, chances, strict=True)
+                ]
+            )
         ((_, agent),) = graph.silent
         dropped[agent] += 1
     assert dropped[harmful] >= 25, dropped
 
 
 def test_without_chance_the_learned_preference_wins() -> None:
-    """An edge against the order of the scan, learned as the one that matters, is taken; by the order it is not."""
+    """An edge against the order of the scan, learned as the one that matters, is taken; by the
+    order it is not."""
     settled = ordered = 0
     for seed in range(20):
         graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True)
-        learner, rng = Learner(graph, Ours(pruning_rate=0.0, baseline=Baseline.mean)), random.Random(seed)
+        learner, rng = (
+            Learner(graph, Ours(pruning_rate=0.0, baseline=Baseline.mean)),
+            random.Random(seed),
+        )
         for _ in range(40):
             rounds = [graph.draw(rng, 0) for _ in range(4)]
-            learner.step([([one], rng.random() < (0.9 if (3, 0) in one.spatial else 0.3)) for one in rounds])
+            learner.step(
+                [([one], rng.random() < (0.9 if (3, 0) in one.spatial else 0.3)) for one in rounds]
+            )
         settled += (3, 0) in graph.settled(0).spatial
         ordered += (3, 0) in acyclic(4, graph.spatial.scan())
     assert settled >= 19
@@ -287,7 +362,9 @@ def test_without_chance_the_learned_preference_wins() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 6), st.integers(0, 2**32), st.booleans())
-def test_the_settled_round_is_the_greedy_choice_of_the_likeliest_edges(agents: int, seed: int, pruned: bool) -> None:
+def test_the_settled_round_is_the_greedy_choice_of_the_likeliest_edges(
+    agents: int, seed: int, pruned: bool
+) -> None:
     graph = uneven(Method.runner, Mode.full_connected, agents, 2, seed)
     if pruned:
         graph.spatial.live[0, 1] = False
@@ -299,7 +376,11 @@ def test_the_settled_round_is_the_greedy_choice_of_the_likeliest_edges(agents: i
             taken.append(edge)
     found = graph.settled(1)
     assert list(found.spatial) == sorted(taken)
-    wanted = [edge for edge in graph.temporal.scan() if torch.sigmoid(torch.tensor(graph.temporal.logits[edge])) >= 0.5]
+    wanted = [
+        edge
+        for edge in graph.temporal.scan()
+        if torch.sigmoid(torch.tensor(graph.temporal.logits[edge])) >= 0.5
+    ]
     assert list(found.temporal) == wanted
     assert (found.choices, graph.settled(0).temporal) == ((), ())
 
@@ -314,7 +395,9 @@ def test_a_silent_agent_has_no_edges_in_its_round() -> None:
     assert {source for source, _ in rounds[1].temporal} == {0, 1, 2}, "what it said before is heard"
     assert {source for source, _ in rounds[2].temporal} == {0, 1}
     assert {target for _, target in rounds[2].temporal} == {0, 1, 2}
-    assert [graph.draw(random.Random(0), number) for number in range(3)] == rounds, "nothing is random in a fixed graph"
+    assert [graph.draw(random.Random(0), number) for number in range(3)] == rounds, (
+        "nothing is random in a fixed graph"
+    )
 
 
 def test_the_task_chooses_its_method() -> None:

@@ -34,7 +34,9 @@ def discussions(
     asked = [problem.question for problem in problems(Split.TEST, count)]
     rng = random.Random(0)
     return [
-        Discussion(team, f"test/{at}", question, [graph.draw(rng, number) for number in range(rounds)])
+        Discussion(
+            team, f"test/{at}", question, [graph.draw(rng, number) for number in range(rounds)]
+        )
         for at, question in enumerate(asked)
     ]
 
@@ -86,12 +88,16 @@ class Picky(Session):
     def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
         self.waiting |= {request.id: request for request in arrived}
         self.lots.append([str(request.id) for request in arrived])
-        events: list[Event] = [completion(key, FinishReason.cancelled) for key in cancelled if self.waiting.pop(key)]
+        events: list[Event] = [
+            completion(key, FinishReason.cancelled) for key in cancelled if self.waiting.pop(key)
+        ]
         if self.waiting:
             key = self.choose([str(key) for key in self.waiting])
             del self.waiting[key]
             self.order.append(key)
-            events.append(completion(key, FinishReason.error if key == self.fails else FinishReason.stop))
+            events.append(
+                completion(key, FinishReason.error if key == self.fails else FinishReason.stop)
+            )
         return events
 
     def _drop(self) -> None:
@@ -100,7 +106,9 @@ class Picky(Session):
 
 def completion(key: RequestId, reason: FinishReason) -> Completion:
     error = "boom" if reason is FinishReason.error else None
-    return Completion(Answer("so\n#### 7", [1, 2, 3], reason), "sha", 50, 0.2, key, 0.1, error=error)
+    return Completion(
+        Answer("so\n#### 7", [1, 2, 3], reason), "sha", 50, 0.2, key, 0.1, error=error
+    )
 
 
 def first(keys: list[str]) -> str:
@@ -143,7 +151,9 @@ def test_what_is_ready_goes_in_lots_of_what_is_under_way() -> None:
         player.play(discussions(40))
     lots = [len(lot) for lot in session.lots if lot]
     assert lots[0] == 40
-    assert min(lots[: len(lots) // 2]) >= 40 // BATCHES - 1, "as long as much is under way, nothing goes alone"
+    assert min(lots[: len(lots) // 2]) >= 40 // BATCHES - 1, (
+        "as long as much is under way, nothing goes alone"
+    )
     assert sum(lots) == 200
 
 
@@ -152,21 +162,29 @@ def test_an_error_ends_its_question_and_no_other() -> None:
     played = discussions(2, Mode.debate)
     with Player(records, Seven(), lambda: session) as player:
         player.play(played)
-        assert (played[0].failed is not None, played[0].answer, played[1].answer) == (True, None, "7")
+        assert (played[0].failed is not None, played[0].answer, played[1].answer) == (
+            True,
+            None,
+            "7",
+        )
         (again,) = discussions(1)
         again.key = "test/5"
         player.play([again])
     assert again.answer == "7", "the session goes on"
     asked = [answered.turn.id for answered in records.added]
     assert asked.count("test/0/0/0") == 1
-    assert not [key for key in asked if key.startswith("test/0/") and key != "test/0/0/0"], "the others were cancelled"
+    assert not [key for key in asked if key.startswith("test/0/") and key != "test/0/0/0"], (
+        "the others were cancelled"
+    )
 
 
 def test_what_is_recorded_is_not_asked() -> None:
     before = Kept()
     with Player(before, Seven(), lambda: Picky(first)) as player:
         player.play(discussions(2, roles=list(Role)))
-    known = [answered for answered in before.added if answered.turn.id != "test/1/decision"]  # without outcomes
+    known = [
+        answered for answered in before.added if answered.turn.id != "test/1/decision"
+    ]  # without outcomes
     after, session = Kept(*known), Picky(first)
     with Player(after, Seven(), lambda: session) as player:
         player.play(discussions(2, roles=list(Role)))
@@ -189,12 +207,16 @@ def test_what_breaks_the_sandbox_ends_the_job() -> None:
         def run(self, text: str) -> CodeOutcome:
             raise OSError("no process can be started")
 
-    with pytest.raises(OSError, match="no process"), Player(Kept(), Broken(), lambda: Picky(first)) as player:
+    with (
+        pytest.raises(OSError, match="no process"),
+        Player(Kept(), Broken(), lambda: Picky(first)) as player,
+    ):
         player.play(discussions(1, roles=[Role.programming_expert]))
 
 
 def test_batches_give_the_same_transcripts_as_one_agent_at_a_time(make_config: Make) -> None:
-    """The embedded model in float32: calls that decode together, share prefixes and come in any order, and alone."""
+    """The embedded model in float32: calls that decode together, share prefixes and come in any
+    order, and alone."""
     config = make_config(
         model=LocalModelConfig(name=str(EMBEDDED), device="cpu", dtype=Dtype.float32),
         generation=GenerationConfig(max_new_tokens=32),
@@ -210,7 +232,10 @@ def test_batches_give_the_same_transcripts_as_one_agent_at_a_time(make_config: M
             for lot in lots:
                 player.play(lot)
         return {
-            key: one.call.answer.text for lot in lots for discussion in lot for key, one in discussion.answered.items()
+            key: one.call.answer.text
+            for lot in lots
+            for discussion in lot
+            for key, one in discussion.answered.items()
         }
 
     together = transcripts([made()], None)

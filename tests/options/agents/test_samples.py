@@ -1,4 +1,5 @@
-"""One agent that is asked several times: how often, by a number or by tokens, and what becomes of the samples."""
+"""One agent that is asked several times: how often, by a number or by tokens, and what becomes of
+the samples."""
 
 from __future__ import annotations
 
@@ -13,10 +14,14 @@ PROMPT, NEW = 100, 20  # tokens of a sample
 
 def answered(turn: AgentCall, text: str, reason: FinishReason = FinishReason.stop) -> Answered:
     prompt = PROMPT if turn.agent is not None else PROMPT + text.count("|") * NEW
-    return Answered(turn, Call(Answer(text, [7] * NEW, reason), "sha", prompt, 0.1, turn.who, error="boom"))
+    return Answered(
+        turn, Call(Answer(text, [7] * NEW, reason), "sha", prompt, 0.1, turn.who, error="boom")
+    )
 
 
-def one(decision: DecisionMethod, samples: int = 1, budget: float | None = None) -> SampledDiscussion:
+def one(
+    decision: DecisionMethod, samples: int = 1, budget: float | None = None
+) -> SampledDiscussion:
     team = Team.of(1, [Role.inspector], Domain.brief, decision)
     return SampledDiscussion(team, "test/0", "How many?", samples, budget)
 
@@ -34,7 +39,9 @@ def play(discussion: SampledDiscussion, texts: list[str]) -> list[list[str]]:
 
 def test_so_many_samples_are_asked_at_once_and_vote() -> None:
     it = one(DecisionMethod.majority_vote, samples=5)
-    assert play(it, ["#### 1", "#### 2", "#### 2", "#### 1", "#### 2"]) == [[f"0/{number}" for number in range(5)]]
+    assert play(it, ["#### 1", "#### 2", "#### 2", "#### 1", "#### 2"]) == [
+        [f"0/{number}" for number in range(5)]
+    ]
     assert (it.has_ended, it.answer, it.votes) == (True, "2", ["1", "2", "2", "1", "2"])
 
 
@@ -43,14 +50,22 @@ def test_no_sample_is_told_of_another_and_the_decision_reads_all() -> None:
     while turns := it.ready():
         for turn in turns:
             seen[turn.id.removeprefix("test/0/")] = turn.messages[-1].content
-            it.take(answered(turn, f"words of {turn.agent}\n#### 4" if turn.agent is not None else "#### 9"))
+            it.take(
+                answered(
+                    turn, f"words of {turn.agent}\n#### 4" if turn.agent is not None else "#### 9"
+                )
+            )
     assert it.answer == "9"
     assert len({seen[f"0/{number}"] for number in range(3)}) == 1
     assert all(f"words of {number}" in seen["decision"] for number in range(3))
 
 
-@pytest.mark.parametrize(("budget", "samples"), [(0, 1), (120, 1), (179, 1), (180, 2), (600, 5), (659, 5), (660, 6)])
-def test_a_vote_takes_the_number_of_samples_that_comes_nearest_to_the_tokens(budget: float, samples: int) -> None:
+@pytest.mark.parametrize(
+    ("budget", "samples"), [(0, 1), (120, 1), (179, 1), (180, 2), (600, 5), (659, 5), (660, 6)]
+)
+def test_a_vote_takes_the_number_of_samples_that_comes_nearest_to_the_tokens(
+    budget: float, samples: int
+) -> None:
     it = one(DecisionMethod.majority_vote, budget=budget)
     assert play(it, ["#### 1"]) == [[f"0/{number}"] for number in range(samples)]
     assert it.has_ended

@@ -1,4 +1,5 @@
-"""How often edges survive: exact against chance; graphs that were pruned by chance show nothing, a kept edge does."""
+"""How often edges survive: exact against chance; graphs that were pruned by chance show nothing, a
+kept edge does."""
 
 from __future__ import annotations
 
@@ -7,7 +8,13 @@ import random
 import pytest
 from scipy.stats import binom, poisson_binom
 
-from runner.options.agents.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, count_p, survival_of
+from runner.options.agents.survival import (
+    EdgeOfSeed,
+    EdgesOfSeed,
+    SurvivalTable,
+    count_p,
+    survival_of,
+)
 from runner_compare.statistics.stats import wilson_interval
 
 EDGES = [(source, target) for source in range(4) for target in range(4) if source != target]
@@ -32,7 +39,9 @@ def test_chance_is_seldom_taken_for_more() -> None:
     draw, tables = random.Random(0), 300
     wrong = 0
     for _ in range(tables):
-        wrong += any(it.finding for it in survival_of({"spatial": [pruned(draw) for _ in range(10)]}))
+        wrong += any(
+            it.finding for it in survival_of({"spatial": [pruned(draw) for _ in range(10)]})
+        )
     assert wilson_interval(wrong, tables)[0] <= 0.05
 
 
@@ -48,7 +57,11 @@ def test_an_edge_that_every_seed_keeps_is_found_with_enough_seeds() -> None:
 
 
 def test_an_edge_counts_only_where_the_graph_allows_it() -> None:
-    seeds = [{(0, 1): EdgeOfSeed(True, 0.8)}, {(0, 1): EdgeOfSeed(False, 0.4), (1, 0): EdgeOfSeed(True, 0.5)}, {}]
+    seeds = [
+        {(0, 1): EdgeOfSeed(True, 0.8)},
+        {(0, 1): EdgeOfSeed(False, 0.4), (1, 0): EdgeOfSeed(True, 0.5)},
+        {},
+    ]
     first, second = survival_of({"temporal": seeds})
     assert (first.survived, first.seeds) == (1, 2)
     assert first.probability == pytest.approx(0.4), "0 where it was pruned"

@@ -42,12 +42,16 @@ def verdict(program: bytes, architecture: int, number: int, first: int = 0, seco
 def test_only_what_is_listed_passes(machine: str, imports: bool) -> None:
     column, architecture = syscalls.ARCHITECTURES[machine]
     program = syscalls.programs(machine)[0 if imports else 1]
-    listed = {pair[column] for pair in (syscalls.ALLOWED | (syscalls.BY_PATH if imports else {})).values()} - {None}
+    listed = {
+        pair[column] for pair in (syscalls.ALLOWED | (syscalls.BY_PATH if imports else {})).values()
+    } - {None}
     special = {syscalls.FCNTL[column], *(pair[column] for pair, _ in syscalls.ANSWERED.values())}
     special |= {syscalls.PRCTL[column]} if imports else set()
     for number in range(1000):
         if number not in special:
-            assert verdict(program, architecture, number) == (ALLOW if number in listed else REFUSE), number
+            assert verdict(program, architecture, number) == (
+                ALLOW if number in listed else REFUSE
+            ), number
     for numbers, error in syscalls.ANSWERED.values():
         assert verdict(program, architecture, numbers[column]) == 0x00050000 | error
     for value in range(2000):

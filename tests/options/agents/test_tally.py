@@ -23,7 +23,11 @@ def played(prompt_tokens: int) -> Discussion:
     while turns := discussion.ready():
         for turn in turns:
             call = Call(
-                Answer("12 + 3 = 15\n#### 15", [1, 2, 3], FinishReason.stop), "sha", prompt_tokens, 0.1, turn.who
+                Answer("12 + 3 = 15\n#### 15", [1, 2, 3], FinishReason.stop),
+                "sha",
+                prompt_tokens,
+                0.1,
+                turn.who,
             )
             code = CodeOutcome(None, CodeStatus.code_failed, "why") if turn.writes_code else None
             discussion.take(Answered(turn, call, code))
@@ -61,10 +65,14 @@ def test_costs_by_role_and_by_edge() -> None:
     assert [row["programs failed"] for row in rows[:5]] == [None, None, 2, None, None]
     to_decision = [row["prompt tokens"] for row in rows[8:]]
     assert all(tokens > 0 for tokens in to_decision)
-    assert sum(to_decision) < 200, "they have brought a part of the decision's prompts, the question is the rest"
+    assert sum(to_decision) < 200, (
+        "they have brought a part of the decision's prompts, the question is the rest"
+    )
     assert to_decision[2] > to_decision[0], "what the program came to is a text, too"
     facts = tally.facts()
-    assert facts["tokens_by_role"].startswith("Math Solver 200 + 6 · Mathematical Analyst 200 + 6 · ")
+    assert facts["tokens_by_role"].startswith(
+        "Math Solver 200 + 6 · Mathematical Analyst 200 + 6 · "
+    )
     assert facts["prompt_tokens_by_edge"].count(" → ") == 7
 
 
@@ -82,7 +90,17 @@ def ended(*numbers: int, decided: int, fails: bool = False) -> Discussion:
             number = decided if turn.agent is None else numbers[turn.agent]
             reason = FinishReason.error if fails and turn.agent == 1 else FinishReason.stop
             one.take(
-                Answered(turn, Call(Answer(f"#### {number}", [1, 2], reason), "sha", 10, 0.1, turn.who, error="boom"))
+                Answered(
+                    turn,
+                    Call(
+                        Answer(f"#### {number}", [1, 2], reason),
+                        "sha",
+                        10,
+                        0.1,
+                        turn.who,
+                        error="boom",
+                    ),
+                )
             )
     return one
 
@@ -92,7 +110,9 @@ def test_what_came_of_it_is_counted() -> None:
     for discussion in (
         ended(9, 7, 7, decided=9),  # followed
         ended(9, 7, 7, decided=7),  # not followed
-        ended(9, 9, 7, decided=9),  # followed by another agent, too: of 9 and 7 the earlier one counts
+        ended(
+            9, 9, 7, decided=9
+        ),  # followed by another agent, too: of 9 and 7 the earlier one counts
         ended(7, 8, 8, decided=7),  # it says the truth: no lie, whatever it was told
         ended(9, 7, 7, decided=9, fails=True),
     ):

@@ -11,9 +11,22 @@ from runner.options.agents.team import AgentCall, Answered, Discussion, Team, ma
 from runner_base.result import Answer, Call, FinishReason
 
 
-def answered(turn: AgentCall, text: str, reason: FinishReason = FinishReason.stop, code: str | None = None) -> Answered:
-    call = Call(Answer(text, [1, 2], reason), "sha", 100, 0.1, turn.who, error="boom" if reason == "error" else None)
-    outcome = CodeOutcome(code, CodeStatus.ok if code else CodeStatus.code_failed) if turn.writes_code else None
+def answered(
+    turn: AgentCall, text: str, reason: FinishReason = FinishReason.stop, code: str | None = None
+) -> Answered:
+    call = Call(
+        Answer(text, [1, 2], reason),
+        "sha",
+        100,
+        0.1,
+        turn.who,
+        error="boom" if reason == "error" else None,
+    )
+    outcome = (
+        CodeOutcome(code, CodeStatus.ok if code else CodeStatus.code_failed)
+        if turn.writes_code
+        else None
+    )
     return Answered(turn, call, outcome)
 
 
@@ -26,7 +39,9 @@ def discussion(
 ) -> Discussion:
     graph, rng = Graph.of(mode, agents, seed=0), random.Random(0)
     team = Team.of(graph.agents, roles, Domain.brief, decision)
-    return Discussion(team, "test/0", "How many?", [graph.draw(rng, number) for number in range(rounds)])
+    return Discussion(
+        team, "test/0", "How many?", [graph.draw(rng, number) for number in range(rounds)]
+    )
 
 
 def play(one: Discussion, texts: dict[str, str]) -> list[list[str]]:
@@ -44,10 +59,18 @@ def play(one: Discussion, texts: dict[str, str]) -> list[list[str]]:
     [
         (Mode.full_connected, 1, [["0/0"], ["0/1"], ["0/2"], ["0/3"], ["decision"]]),
         (Mode.debate, 1, [["0/0", "0/1", "0/2", "0/3"], ["decision"]]),
-        (Mode.debate, 2, [["0/0", "0/1", "0/2", "0/3"], ["1/0", "1/1", "1/2", "1/3"], ["decision"]]),
+        (
+            Mode.debate,
+            2,
+            [["0/0", "0/1", "0/2", "0/3"], ["1/0", "1/1", "1/2", "1/3"], ["decision"]],
+        ),
         (Mode.direct_answer, 1, [["0/0"], ["decision"]]),
         # the last agent speaks to the first of the next round
-        (Mode.chain, 2, [["0/0"], ["0/1"], ["0/2"], ["0/3"], ["1/0"], ["1/1"], ["1/2"], ["1/3"], ["decision"]]),
+        (
+            Mode.chain,
+            2,
+            [["0/0"], ["0/1"], ["0/2"], ["0/3"], ["1/0"], ["1/1"], ["1/2"], ["1/3"], ["decision"]],
+        ),
     ],
 )
 def test_a_call_is_ready_as_soon_as_all_that_it_hears_has_spoken(
@@ -94,7 +117,10 @@ def test_shares_of_a_prompt() -> None:
         f"{source} → decision" for source in (1, 2, 3)
     ]
     temporal = AgentCall("x", 0, 1, Role.inspector, Domain.brief, "?", (), last.spatial)
-    assert [str(link) for link in temporal.shares()] == ["1 → 1 (round before)", "2 → 1 (round before)"]
+    assert [str(link) for link in temporal.shares()] == [
+        "1 → 1 (round before)",
+        "2 → 1 (round before)",
+    ]
 
 
 def test_votes() -> None:
@@ -107,7 +133,9 @@ def test_votes() -> None:
         one.take(answered(turn, f"#### {number}"))
     assert one.ready() == []
     assert (had_ended, one.has_ended) == (False, True)
-    assert (one.votes, one.answer) == (["5", "6", None, "6"], "6"), "a program that failed has no vote"
+    assert (one.votes, one.answer) == (["5", "6", None, "6"], "6"), (
+        "a program that failed has no vote"
+    )
 
 
 def test_direct_takes_the_last_agents_number() -> None:
@@ -129,7 +157,9 @@ def test_a_failed_call_is_the_questions_end_and_no_answer() -> None:
 
 
 def test_a_failed_program_has_no_number_and_its_text_is_seen() -> None:
-    one = discussion(Mode.chain, DecisionMethod.direct, agents=2, roles=[Role.programming_expert, Role.inspector])
+    one = discussion(
+        Mode.chain, DecisionMethod.direct, agents=2, roles=[Role.programming_expert, Role.inspector]
+    )
     (writer,) = one.ready()
     one.take(answered(writer, "answer = 1 / 0 or 12"))
     assert one.answered[writer.id].answer is None

@@ -1,4 +1,5 @@
-"""Teams whose answers are letters of choices: what they are told, and which letter of a reply counts."""
+"""Teams whose answers are letters of choices: what they are told, and which letter of a reply
+counts."""
 
 from __future__ import annotations
 
@@ -26,12 +27,16 @@ QUESTION = "Which colour has the sky?\nA. green\nB. blue"
         ("", None, None),
     ],
 )
-def test_a_marked_letter_counts_before_the_last_one(text: str, whole: str | None, cut_off: str | None) -> None:
+def test_a_marked_letter_counts_before_the_last_one(
+    text: str, whole: str | None, cut_off: str | None
+) -> None:
     assert answer_of(Role.inspector, text, letters=True) == whole
     assert answer_of(Role.inspector, text, is_whole=False, letters=True) == cut_off
     assert answer_of(None, text, letters=True) == whole
     program = CodeOutcome("A", CodeStatus.ok)
-    assert answer_of(Role.programming_expert, text, program, letters=True) == "A", "what it came to, not what it says"
+    assert answer_of(Role.programming_expert, text, program, letters=True) == "A", (
+        "what it came to, not what it says"
+    )
 
 
 @pytest.mark.parametrize("domain", Domain)
@@ -44,7 +49,9 @@ def test_all_are_told_to_give_a_letter_and_none_a_number(domain: Domain) -> None
             assert "a number" not in system.content
             assert QUESTION in user.content
             assert ("The sky" in user.content) == (not role.hears_numbers)
-            assert "B." in user.content.replace(QUESTION, "") or not role.hears_numbers, "a hint is a letter"
+            assert "B." in user.content.replace(QUESTION, "") or not role.hears_numbers, (
+                "a hint is a letter"
+            )
     system, user = decision_messages(domain, QUESTION, [said], letters=True)
     assert "letter" in system.content
     assert "The answer is B" in user.content
@@ -52,7 +59,11 @@ def test_all_are_told_to_give_a_letter_and_none_a_number(domain: Domain) -> None
 
 @pytest.mark.parametrize("domain", Domain)
 def test_numbers_are_asked_for_as_ever(domain: Domain) -> None:
-    assert wording_of(domain).heads.keys() == wording_of(domain, letters=True).heads.keys() == set(Role)
+    assert (
+        wording_of(domain).heads.keys()
+        == wording_of(domain, letters=True).heads.keys()
+        == set(Role)
+    )
     for role in Role:
         assert head(role, domain) != head(role, domain, letters=True)
         assert "letter" not in head(role, domain)

@@ -66,7 +66,9 @@ def test_the_entry_point_names_the_model() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["ls", "-h"]])
-def test_its_help_names_this_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_help_names_this_command(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("usage: runner-lm-eval")
@@ -82,14 +84,22 @@ def test_its_help_names_this_command(arguments: list[str], capsys: pytest.Captur
 def test_the_examples_of_its_help_name_our_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    for word in ("which is the default of --model", "quantization=nf4", "lora=ADAPTER", "runner-compare --lm-eval"):
+    for word in (
+        "which is the default of --model",
+        "quantization=nf4",
+        "lora=ADAPTER",
+        "runner-compare --lm-eval",
+    ):
         assert word in printed
 
 
 @pytest.mark.thorough
 def test_a_task_of_ones_own_runs_from_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "sums.jsonl"
-    lines = [{"question": f"What is {n} + {n}?", "choices": [str(2 * n), str(n), "no"], "gold": 0} for n in range(3, 9)]
+    lines = [
+        {"question": f"What is {n} + {n}?", "choices": [str(2 * n), str(n), "no"], "gold": 0}
+        for n in range(3, 9)
+    ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "sums.yaml").write_text(TASK.format(file=file))
     common = ["--tasks", "sums", "--include_path", str(tmp_path)]
@@ -100,7 +110,9 @@ def test_a_task_of_ones_own_runs_from_the_command_line(tmp_path: Path) -> None:
     ]
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *common, *more], capture_output=True, text=True, cwd=tmp_path, check=False)
+        return subprocess.run(
+            [*command, *common, *more], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
 
     wrong = run("--model_args", "quantization=nf5")
     assert wrong.returncode == 2
@@ -108,7 +120,11 @@ def test_a_task_of_ones_own_runs_from_the_command_line(tmp_path: Path) -> None:
     assert "Traceback" not in wrong.stderr
 
     done = run(
-        "--model_args", "pretrained=embedded,dtype=float32,quantization=nf4", "--output_path", "out", "--log_samples"
+        "--model_args",
+        "pretrained=embedded,dtype=float32,quantization=nf4",
+        "--output_path",
+        "out",
+        "--log_samples",
     )
     assert done.returncode == 0, done.stderr
     assert "runner ({'pretrained': 'embedded'" in done.stdout

@@ -1,4 +1,5 @@
-"""hydra.sweeper.prune=true: only trials that are worse stop early, and the best one is the same as without it."""
+"""hydra.sweeper.prune=true: only trials that are worse stop early, and the best one is the same as
+without it."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ LONG_SEARCH = (*SEARCH, "task.limit=150")  # long enough to be killed amid a tri
 
 
 def trials(outputs: Path) -> dict[float, tuple[str, float | None]]:
-    """Return state and score of each trial by its temperature; the choices are numbered in the database."""
+    """Return state and score of each trial by its temperature; the choices are numbered in the
+    database."""
     query = """
         select param_value, distribution_json, state, value from trials join trial_params using (trial_id)
         left join trial_values using (trial_id)
@@ -37,7 +39,8 @@ def trials(outputs: Path) -> dict[float, tuple[str, float | None]]:
     with closing(read_together(outputs / "searches.db")) as database:
         found: list[tuple[float, str, str, float | None]] = [*database.execute(query)]
     return {
-        json.loads(choices)["attributes"]["choices"][int(at)]: (state, score) for at, choices, state, score in found
+        json.loads(choices)["attributes"]["choices"][int(at)]: (state, score)
+        for at, choices, state, score in found
     }
 
 
@@ -62,7 +65,9 @@ def test_what_is_pruned_is_worse_and_the_best_is_the_same(
         if state == "PRUNED":
             assert (truth[key] or 0) < best, "the control: what it would have scored"
         else:
-            assert (state, score) == ("COMPLETE", truth[key]), "a score that counts is that of all questions"
+            assert (state, score) == ("COMPLETE", truth[key]), (
+                "a score that counts is that of all questions"
+            )
     assert [state for state, _ in found.values()].count("PRUNED") >= 2
     assert f"accuracy {100 * best:.1f}%" in pruned.out.split("best of 5 trials: ")[1]
     assert "early_stop" not in pruned.out, "what the search sets itself is no column"
@@ -75,8 +80,11 @@ def test_what_is_pruned_is_worse_and_the_best_is_the_same(
 
 
 @pytest.mark.thorough
-def test_a_search_that_is_killed_prunes_as_one_that_is_not(runner: Callable[..., Any], tmp_path: Path) -> None:
-    """Killed amid a trial that is compared: it goes on against the same job, and the same trials are pruned."""
+def test_a_search_that_is_killed_prunes_as_one_that_is_not(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Killed amid a trial that is compared: it goes on against the same job, and the same trials
+    are pruned."""
     search = [*LONG_SEARCH, "hydra.sweeper.sampler.seed=1", "hydra.sweeper.prune=true"]
     jobs = tmp_path / "killed" / "outputs" / "jobs"
     for kill in (1, 2):
@@ -86,7 +94,10 @@ def test_a_search_that_is_killed_prunes_as_one_that_is_not(runner: Callable[...,
         finally:
             one.process.kill()
             one.wait()
-    begun = {path.parent.name: len(path.read_text().splitlines()) for path in jobs.glob("*/samples.jsonl")}
+    begun = {
+        path.parent.name: len(path.read_text().splitlines())
+        for path in jobs.glob("*/samples.jsonl")
+    }
     for folder in ("killed", "alone"):
         (tmp_path / folder).mkdir(exist_ok=True)
         done = runner(*search, cwd=tmp_path / folder)
@@ -100,12 +111,21 @@ def test_a_search_that_is_killed_prunes_as_one_that_is_not(runner: Callable[...,
 
 
 def is_amid_a_comparison(jobs: Path, ended: int) -> bool:
-    """Whether so many jobs have ended with a comparison, and another one has some samples and no end."""
-    records = {path.parent.name: json.loads(path.read_text()) for path in jobs.glob("*/result.json")}
+    """Whether so many jobs have ended with a comparison, and another one has some samples and no
+    end."""
+    records = {
+        path.parent.name: json.loads(path.read_text()) for path in jobs.glob("*/result.json")
+    }
     with_end = [it for it in records.values() if "early_stop_verdict" in it["result"]["facts"]]
     running = [path for path in jobs.glob("*/samples.jsonl") if path.parent.name not in records]
-    compared_now = [path for path in running if "early_stop_vs: gsm8k" in path.with_name("config.yaml").read_text()]
-    return len(with_end) >= ended and any(path.read_text().count("\n") >= 8 for path in compared_now)
+    compared_now = [
+        path
+        for path in running
+        if "early_stop_vs: gsm8k" in path.with_name("config.yaml").read_text()
+    ]
+    return len(with_end) >= ended and any(
+        path.read_text().count("\n") >= 8 for path in compared_now
+    )
 
 
 def compared(outputs: Path) -> set[tuple[str, str]]:
@@ -117,7 +137,12 @@ def compared(outputs: Path) -> set[tuple[str, str]]:
 
 def record(verdict: str | None = None, left: int = 0, accuracy: float = 0.5) -> Record:
     facts = {} if verdict is None else {"early_stop_verdict": verdict}
-    return Record("x", Status.FINISHED, "", Result({"questions_left": left, "accuracy": accuracy}, facts=facts))
+    return Record(
+        "x",
+        Status.FINISHED,
+        "",
+        Result({"questions_left": left, "accuracy": accuracy}, facts=facts),
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""A real Ray: every job is done once, whatever happens to nodes, jobs and the grid, with a shared disk and without."""
+"""A real Ray: every job is done once, whatever happens to nodes, jobs and the grid, with a shared
+disk and without."""
 
 from __future__ import annotations
 
@@ -13,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import FAULTS, Grid, assert_each_done_once, mlflow_runs, results, samples, statuses, timeless, wait_for
+from grids import (
+    FAULTS,
+    Grid,
+    assert_each_done_once,
+    mlflow_runs,
+    results,
+    samples,
+    statuses,
+    timeless,
+    wait_for,
+)
 from ray_cluster import ENVIRONMENT, RayCluster, missing, running_ray
 
 from runner.config.root import RunnerConfig
@@ -43,7 +54,8 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def faulty(tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """Return a function that gives the variables with which jobs on nodes break by seed, and send samples each second."""
+    """Return a function that gives the variables with which jobs on nodes break by seed, and send
+    samples each second."""
 
     def variables(faults: str = "") -> dict[str, str]:
         (tmp_path / "in_jobs").mkdir()
@@ -56,7 +68,9 @@ def faulty(tmp_path: Path) -> Callable[..., dict[str, str]]:
 def on(cluster: RayCluster, grid: Start, *arguments: str, **keys: Any) -> Grid:
     """Start a grid on the cluster's head."""
     ray = ("hydra/launcher=ray", f"hydra.launcher.address={cluster.address}", "model=stub")
-    return grid(*ray, *arguments, within=cluster.on_head, place=cluster.folder, **ENVIRONMENT, **keys)
+    return grid(
+        *ray, *arguments, within=cluster.on_head, place=cluster.folder, **ENVIRONMENT, **keys
+    )
 
 
 def begun(cluster: RayCluster) -> list[int]:
@@ -70,7 +84,8 @@ def node_amid_a_job(cluster: RayCluster) -> str | None:
     return next((node for job in amid if (node := cluster.node_of(job))), None)
 
 
-# -------------------------------------------------------------------------------------- nothing is shared
+# -------------------------------------------------------------------------------------- nothing is
+# shared
 
 
 @CLUSTER
@@ -79,7 +94,8 @@ def node_amid_a_job(cluster: RayCluster) -> str | None:
 def test_a_node_is_killed_amid_a_grid(
     folder: Path, grid: Start, faulty: Callable[..., dict[str, str]], shares_folder: bool
 ) -> None:
-    """The jobs of the dead node go on from the samples that it has sent; nothing is lost, nothing is done twice."""
+    """The jobs of the dead node go on from the samples that it has sent; nothing is lost, nothing
+    is done twice."""
     with running_ray(folder, faulty(), shares_folder=shares_folder) as cluster:
         jobs = ("seed=range(1,13)", "task.limit=6", "model.delay_s=1", "print=json")
         launched = on(cluster, grid, *jobs)
@@ -94,18 +110,25 @@ def test_a_node_is_killed_amid_a_grid(
         assert_each_done_once(launched.folder, 12, 6)
         assert statuses(launched.folder).count("FINISHED") == 12
         others = {status for status in statuses(launched.folder) if status != "FINISHED"}
-        # a node with the grid's disk logs by itself: the run of its dead job goes on, or is KILLED if nothing was kept
+        # a node with the grid's disk logs by itself: the run of its dead job goes on, or is KILLED
+        # if nothing was kept
         assert others <= ({"KILLED"} if shares_folder else set())
         kept = samples(launched.folder)
-        assert all(kept[job][: len(lines)] == lines for job, lines in before.items()), "what was sent is not done again"
+        assert all(kept[job][: len(lines)] == lines for job, lines in before.items()), (
+            "what was sent is not done again"
+        )
     again = grid("model=stub", *jobs, place=folder).wait()
-    assert (again.code, again.err.splitlines()[0]) == (0, "12 jobs: 12 done"), "our own launcher finds them done"
+    assert (again.code, again.err.splitlines()[0]) == (0, "12 jobs: 12 done"), (
+        "our own launcher finds them done"
+    )
 
 
 @CLUSTER
 @THOROUGH
 @pytest.mark.parametrize("shares_folder", [False, True])
-def test_the_same_grid_gives_the_same_results(folder: Path, grid: Start, shares_folder: bool) -> None:
+def test_the_same_grid_gives_the_same_results(
+    folder: Path, grid: Start, shares_folder: bool
+) -> None:
     jobs = ("seed=1,2,3,4", "generation=greedy,sampling", "task.limit=3")
     with running_ray(folder, shares_folder=shares_folder) as cluster:
         launched = on(cluster, grid, *jobs)
@@ -114,14 +137,18 @@ def test_the_same_grid_gives_the_same_results(folder: Path, grid: Start, shares_
     assert_each_done_once(launched.folder, 8, 3)
     assert statuses(launched.folder) == ["FINISHED"] * 8
     (parent,) = (run for run in mlflow_runs(launched.folder) if run.is_grid)
-    assert {run.tags.get("mlflow.parentRunId") for run in mlflow_runs(launched.folder) if not run.is_grid} == {
-        parent.run_id
-    }
+    assert {
+        run.tags.get("mlflow.parentRunId")
+        for run in mlflow_runs(launched.folder)
+        if not run.is_grid
+    } == {parent.run_id}
     other = grid("model=stub", *jobs, folder="home")
     at_home = other.wait()
     assert at_home.code == 0, at_home.err
     assert timeless(launched.folder) == timeless(other.folder)
-    ours, theirs = ([line.strip(" ─").split()[:4] for line in it.out.splitlines()] for it in (ended, at_home))
+    ours, theirs = (
+        [line.strip(" ─").split()[:4] for line in it.out.splitlines()] for it in (ended, at_home)
+    )
     assert ours == theirs, "but for seconds, and thus for how wide the table is"
     assert sorted(path.name for path in (launched.folder / "outputs" / "jobs").iterdir()) == sorted(
         results(other.folder)
@@ -130,7 +157,9 @@ def test_the_same_grid_gives_the_same_results(folder: Path, grid: Start, shares_
 
 @CLUSTER
 @THOROUGH
-def test_jobs_that_fail_fail_alone(folder: Path, grid: Start, faulty: Callable[..., dict[str, str]]) -> None:
+def test_jobs_that_fail_fail_alone(
+    folder: Path, grid: Start, faulty: Callable[..., dict[str, str]]
+) -> None:
     with running_ray(folder, faulty("1=hang,2=raise,3=kill")) as cluster:
         jobs = ("seed=1,2,3,4", "task.limit=3")
         launched = on(cluster, grid, *jobs, "job_timeout_s=15")
@@ -138,10 +167,14 @@ def test_jobs_that_fail_fail_alone(folder: Path, grid: Start, faulty: Callable[.
         assert ended.code == 1, ended.err
         assert "FAILED: seed=1: still running after job_timeout_s=15\n" in ended.err
         assert "FAILED: seed=2: RuntimeError: out of luck\n" in ended.err
-        assert "FAILED: seed=3: its process died under hydra/launcher=ray (see the logs" in ended.err
+        assert (
+            "FAILED: seed=3: its process died under hydra/launcher=ray (see the logs" in ended.err
+        )
         assert ended.err.endswith("error: 3 of 4 jobs are not finished, see above\n")
         assert "Traceback" not in ended.err
-        assert sorted(result["status"] for result in results(launched.folder).values()) == ["FAILED"] * 3 + ["FINISHED"]
+        assert sorted(result["status"] for result in results(launched.folder).values()) == [
+            "FAILED"
+        ] * 3 + ["FINISHED"]
     again = grid("model=stub", *jobs, place=folder).wait()
     assert again.code == 0, again.err
     assert_each_done_once(folder / "work", 4, 3)
@@ -174,22 +207,29 @@ def test_what_a_node_lacks_is_said(folder: Path, grid: Start) -> None:
     with running_ray(folder) as cluster:
         (folder / "work").mkdir()
         (folder / "work" / "own.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
-        ended = on(cluster, grid, "task=gsm8k", "task.data=own.jsonl", "seed=1,2", "tracking=none").wait()
+        ended = on(
+            cluster, grid, "task=gsm8k", "task.data=own.jsonl", "seed=1,2", "tracking=none"
+        ).wait()
         assert ended.code == 2, ended.err
         assert "own.jsonl" in ended.err
         assert "(on " in ended.err
         assert "Traceback" not in ended.err
 
 
-# ------------------------------------------------------------------------------------------- on this machine
+# ------------------------------------------------------------------------------------------- on
+# this machine
 
 
 @THOROUGH
-def test_ray_starts_on_this_machine_and_a_slow_start_is_repeated(grid: Start, tmp_path: Path) -> None:
+def test_ray_starts_on_this_machine_and_a_slow_start_is_repeated(
+    grid: Start, tmp_path: Path
+) -> None:
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW_RAY)
     environment = {"PYTHONPATH": str(tmp_path / "slow"), "FAILED_ONCE": str(tmp_path / "once")}
-    launched = grid("hydra/launcher=ray", "model=stub", "seed=1,2", "task.limit=3", "workers=1", **environment)
+    launched = grid(
+        "hydra/launcher=ray", "model=stub", "seed=1,2", "task.limit=3", "workers=1", **environment
+    )
     ended = launched.wait()
     assert ended.code == 0, ended.err
     assert "Ray did not start within its 30 s, as on a busy machine: start 2 of 3" in ended.err
@@ -220,14 +260,17 @@ if "runner" in " ".join(sys.orig_argv):
 
 @THOROUGH
 def test_a_cluster_that_is_not_there_is_one_line(grid: Start) -> None:
-    ended = grid("hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:9", "model=stub", "tracking=none").wait()
+    ended = grid(
+        "hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:9", "model=stub", "tracking=none"
+    ).wait()
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.splitlines()[-1] == (
         "error: hydra.launcher.address=127.0.0.1:9: nothing answers there: [Errno 111] Connection refused"
     )
 
 
-# ------------------------------------------------------------------------------------------------ on a node
+# ------------------------------------------------------------------------------------------------
+# on a node
 
 
 def assignment(config: RunnerConfig, shared: SharedFile, job_id: str = "") -> Assignment:
@@ -273,7 +316,9 @@ def test_another_model_or_other_data_on_a_node_is_another_job(
     make_config: Callable[..., RunnerConfig], mailbox: Any, tmp_path: Path
 ) -> None:
     config = make_config(task=Gsm8kConfig(limit=2))
-    delivery = do_job(assignment(config, SharedFile(str(tmp_path / "no"), "x"), "gsm8k-000000000000"), mailbox)
+    delivery = do_job(
+        assignment(config, SharedFile(str(tmp_path / "no"), "x"), "gsm8k-000000000000"), mailbox
+    )
     assert delivery.files is None
     assert delivery.outcome.status == "FAILED"
     assert delivery.outcome.exit_code == 2

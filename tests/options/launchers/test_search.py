@@ -85,16 +85,27 @@ def test_a_search_in_our_workers(start: Start, tmp_path: Path) -> None:
     assert {"history.png", "slice.png"} <= pictures
     again = start(tmp_path, *command)  # nothing is left to do
     assert again.code == 0
-    assert re.search(r"^search-\w{12}: 4 trials are done, 0 are taken up again$", again.err, re.MULTILINE)
+    assert re.search(
+        r"^search-\w{12}: 4 trials are done, 0 are taken up again$", again.err, re.MULTILINE
+    )
     assert not re.search(r"^\[\d", again.err, re.MULTILINE)
     assert len(re.findall(r"^ *0\.\d+ +finished.* gsm8k-\w+", again.out, re.MULTILINE)) == 4
 
 
 @pytest.mark.thorough
 def test_it_maximises_by_default(start: Start, tmp_path: Path) -> None:
-    """The embedded model's accuracy differs with the temperature, so a search for the minimum would be noticed."""
+    """The embedded model's accuracy differs with the temperature, so a search for the minimum would
+    be noticed."""
     wide = 'hydra.sweeper.params={generation.temperature: "interval(0.1,4.0)"}'
-    done = start(tmp_path, *SEARCH[:3], wide, *SEARCH[4:5], "task.limit=20", "hydra/launcher=workers", "tracking=none")
+    done = start(
+        tmp_path,
+        *SEARCH[:3],
+        wide,
+        *SEARCH[4:5],
+        "task.limit=20",
+        "hydra/launcher=workers",
+        "tracking=none",
+    )
     assert done.code == 0, done.err
     accuracies = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
     assert min(accuracies) < max(accuracies)
@@ -104,7 +115,13 @@ def test_it_maximises_by_default(start: Start, tmp_path: Path) -> None:
 @pytest.mark.thorough
 def test_a_search_that_is_killed_three_times(grid: Start, start: Start, tmp_path: Path) -> None:
     """No finished trial is repeated, and the values are those of a search that was left alone."""
-    slow = (*SEARCH[:1], "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=1", *SEARCH[2:], "model=stub")
+    slow = (
+        *SEARCH[:1],
+        "hydra.sweeper.n_trials=6",
+        "hydra.sweeper.n_jobs=1",
+        *SEARCH[2:],
+        "model=stub",
+    )
     delayed = (*slow, "model.delay_s=0.3")
     folder, finished_before = tmp_path / "work", []
     for kill in range(1, 4):
@@ -123,10 +140,14 @@ def test_a_search_that_is_killed_three_times(grid: Start, start: Start, tmp_path
     ended = grid(*delayed).wait()
     assert ended.code == 0, ended.err
     rows = trials(folder)
-    assert [(number, state) for number, state, *_ in rows] == [(number, "COMPLETE") for number in range(6)]
+    assert [(number, state) for number, state, *_ in rows] == [
+        (number, "COMPLETE") for number in range(6)
+    ]
     for before in finished_before:
         assert rows[: len(before)] == before, "with the same time of their end"
-    found = [json.loads(path.read_text()) for path in (folder / "outputs" / "jobs").glob("*/result.json")]
+    found = [
+        json.loads(path.read_text()) for path in (folder / "outputs" / "jobs").glob("*/result.json")
+    ]
     assert len(found) == 6, "a repeat with other values would be a seventh"
     ran = [run for run in mlflow_runs(folder) if run.status == "FINISHED"]
     assert len(ran) == 6
@@ -136,7 +157,8 @@ def test_a_search_that_is_killed_three_times(grid: Start, start: Start, tmp_path
     alone = start(tmp_path / "alone", *slow)
     assert alone.code == 0, alone.err
     assert [row[2] for row in trials(tmp_path / "alone")] == [row[2] for row in rows]
-    # the control of the count: without its study the search would have begun anew, and a repeat is seen
+    # the control of the count: without its study the search would have begun anew, and a repeat is
+    # seen
     (folder / "outputs" / "searches.db").unlink()
     anew = start(folder, *delayed, "hydra.sweeper.sampler.seed=2")
     assert anew.code == 0, anew.err
@@ -164,7 +186,10 @@ def test_a_search_with_another_setting_is_another_search(start: Start, tmp_path:
     assert len(results(tmp_path)) == 4
     refused = start(tmp_path, *command, "hydra.sweeper.study_name=mine")
     assert refused.code == 2
-    assert "hydra.sweeper.study_name=mine: this study was begun with another model, data set or setting" in refused.err
+    assert (
+        "hydra.sweeper.study_name=mine: this study was begun with another model, data set or setting"
+        in refused.err
+    )
 
 
 @pytest.mark.thorough
@@ -205,7 +230,9 @@ def test_two_processes_share_a_search(grid: Start, tmp_path: Path) -> None:
     assert {state for _, state, *_ in rows} == {"COMPLETE"}
     assert len(rows) == 6
     assert len({value for _, _, value, _ in rows}) == 6, "no value is proposed twice"
-    assert len(list((tmp_path / "work" / "outputs" / ".searches").glob("*.running"))) <= 1, "locks do not pile up"
+    assert len(list((tmp_path / "work" / "outputs" / ".searches").glob("*.running"))) <= 1, (
+        "locks do not pile up"
+    )
     assert all(len(lines) == 4 for lines in samples(tmp_path / "work").values())
 
 
@@ -224,13 +251,15 @@ def test_a_trial_that_fails_is_tried_again(grid: Start, start: Start, tmp_path: 
     assert [state for _, state, *_ in rows] == ["COMPLETE"] * 4
     assert [row[2] for row in rows][: len(asked)] == asked
     # failures that are allowed count as trials
-    other = ("hydra.sweeper.max_failure_rate=1", "hydra.sweeper.study_name=mine", "hydra.sweeper.sampler.seed=5")
+    other = (
+        "hydra.sweeper.max_failure_rate=1",
+        "hydra.sweeper.study_name=mine",
+        "hydra.sweeper.sampler.seed=5",
+    )
     some = grid(*command, *other, faults={2: "raise"}).wait()
     assert some.code == 0, some.err
     with closing(read_together(tmp_path / "work" / "outputs" / "searches.db")) as database:
-        query = (
-            "select state, count(*) from trials join studies using (study_id) where study_name = 'mine' group by state"
-        )
+        query = "select state, count(*) from trials join studies using (study_id) where study_name = 'mine' group by state"
         assert [*database.execute(query)] == [("FAIL", 4)]
 
 

@@ -1,4 +1,5 @@
-"""The fixtures `trip`, `model` and `parts`: a tiny model of four layers, and its split into as many parts."""
+"""The fixtures `trip`, `model` and `parts`: a tiny model of four layers, and its split into as many
+parts."""
 
 from __future__ import annotations
 

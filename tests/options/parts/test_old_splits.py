@@ -23,8 +23,11 @@ from runner_base.errors import ConfigError, DataError
 from runner_engine.checkpoints import byteio
 
 
-def write_old(folder: Path, tensors: dict[str, torch.Tensor], num_parts: int = 2, indent: int | None = None) -> Path:
-    """Write partitions as the old command did, with the dtype under layer_type, and the config beside them."""
+def write_old(
+    folder: Path, tensors: dict[str, torch.Tensor], num_parts: int = 2, indent: int | None = None
+) -> Path:
+    """Write partitions as the old command did, with the dtype under layer_type, and the config
+    beside them."""
     folder.mkdir(parents=True)
     names = list(tensors)
     for part in range(num_parts):
@@ -50,18 +53,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-def test_old_partitions_become_a_model_that_loads(model: Path, trip: Trip, indent: int | None) -> None:
+def test_old_partitions_become_a_model_that_loads(
+    model: Path, trip: Trip, indent: int | None
+) -> None:
     before = load_file(model / "model.safetensors")
     old = write_old(trip.folder / "old", before, indent=indent)
     (old / "config.json").write_bytes((model / "config.json").read_bytes())
     (old / "tokenizer.json").write_text("{}")
     (old / "leftover.bin").write_text("no part of it")
     result = trip.merge(old)
-    assert {path.name for path in trip.merged.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
+    assert {path.name for path in trip.merged.iterdir()} == {
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+    }
     checkpoints.assert_same(before, load_file(trip.merged / "model.safetensors"))
     tokens = torch.arange(12).reshape(2, 6)
     with torch.no_grad():
-        logits = [AutoModelForCausalLM.from_pretrained(folder)(tokens).logits for folder in (model, trip.merged)]
+        logits = [
+            AutoModelForCausalLM.from_pretrained(folder)(tokens).logits
+            for folder in (model, trip.merged)
+        ]
     assert torch.equal(*logits)
     assert (result.metrics["num_parts"], result.metrics["tensors"]) == (2, len(before))
     assert trip.merge(old).notes == ["all files existed already: nothing was written"]
@@ -134,29 +146,65 @@ def edit(old: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v["layers"][0]["parameters"].__setitem__(1, float("nan")), r"parameters of a: numbers .*'NaN'"),
+        (
+            lambda v: v["layers"][0]["parameters"].__setitem__(1, float("nan")),
+            r"parameters of a: numbers .*'NaN'",
+        ),
         (
             lambda v: v["layers"][0]["parameters"].__setitem__(1, None),
             r"parameters of a: numbers expected, found 'null'",
         ),
-        (lambda v: v["layers"][0]["parameters"].__setitem__(1, "1"), r"parameters of a: numbers expected, found "),
-        (lambda v: v["layers"][0].update(parameters=[[1], [2]]), r"one flat list of numbers expected"),
-        (lambda v: v["layers"][0]["parameters"].append(1), r"parameters of a: 4 numbers .* shape \[2, 2\], 5 found"),
-        (lambda v: v["layers"][0]["parameters"].pop(), r"parameters of a: 4 numbers expected .*, 3 found"),
-        (lambda v: v["layers"][0].update(parameters=[]), r"parameters of a: 4 numbers expected .*, 0 found"),
-        (lambda v: v["layers"][0].update(parameters="x"), r"layers\[0\] \(a\)\.parameters: a JSON object expected"),
-        (lambda v: v["layers"][0].update(shape=[2, -2]), r"layers\[0\] \(a\)\.shape: a whole number from 0 .* -2"),
+        (
+            lambda v: v["layers"][0]["parameters"].__setitem__(1, "1"),
+            r"parameters of a: numbers expected, found ",
+        ),
+        (
+            lambda v: v["layers"][0].update(parameters=[[1], [2]]),
+            r"one flat list of numbers expected",
+        ),
+        (
+            lambda v: v["layers"][0]["parameters"].append(1),
+            r"parameters of a: 4 numbers .* shape \[2, 2\], 5 found",
+        ),
+        (
+            lambda v: v["layers"][0]["parameters"].pop(),
+            r"parameters of a: 4 numbers expected .*, 3 found",
+        ),
+        (
+            lambda v: v["layers"][0].update(parameters=[]),
+            r"parameters of a: 4 numbers expected .*, 0 found",
+        ),
+        (
+            lambda v: v["layers"][0].update(parameters="x"),
+            r"layers\[0\] \(a\)\.parameters: a JSON object expected",
+        ),
+        (
+            lambda v: v["layers"][0].update(shape=[2, -2]),
+            r"layers\[0\] \(a\)\.shape: a whole number from 0 .* -2",
+        ),
         (lambda v: v["layers"][0].update(name="b"), r"layers: b is duplicated"),
-        (lambda v: v["layers"][0]["parameters"].__setitem__(0, 1e300), r"a: 1e\+300 is beyond the range of F32"),
-        (lambda v: v.update(total_params=9), r"total_params: 8, as the shapes say, expected, found 9"),
+        (
+            lambda v: v["layers"][0]["parameters"].__setitem__(0, 1e300),
+            r"a: 1e\+300 is beyond the range of F32",
+        ),
+        (
+            lambda v: v.update(total_params=9),
+            r"total_params: 8, as the shapes say, expected, found 9",
+        ),
         (lambda v: v.update(part_id=3), r"part_id: 0 expected, found 3"),
-        (lambda v: v.update(parameters_format="reference"), r"parameters_format: inline, as .* found 'reference'"),
+        (
+            lambda v: v.update(parameters_format="reference"),
+            r"parameters_format: inline, as .* found 'reference'",
+        ),
         (lambda v: v.pop("layers"), r"layers: a list expected, found None"),
     ],
 )
-def test_bad_partitions_are_named(trip: Trip, change: Callable[[dict[str, Any]], object], message: str) -> None:
+def test_bad_partitions_are_named(
+    trip: Trip, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
     old = write_old(
-        trip.folder / "old", {"a": torch.ones(2, 2), "b": torch.ones(4), "c": torch.ones(1), "d": torch.ones(1)}
+        trip.folder / "old",
+        {"a": torch.ones(2, 2), "b": torch.ones(4), "c": torch.ones(1), "d": torch.ones(1)},
     )
     edit(old, change)
     with pytest.raises(DataError, match=message):
@@ -168,7 +216,9 @@ def test_text_that_is_no_partition(trip: Trip) -> None:
     old = write_old(trip.folder / "old", {"a": torch.ones(2), "b": torch.ones(2)})
     text = (old / "partition_0.json").read_text()
     (old / "partition_0.json").write_text(text[: text.index("1.0") + 5])
-    with pytest.raises(DataError, match="truncated: the list of numbers that begins at byte .* has no end"):
+    with pytest.raises(
+        DataError, match="truncated: the list of numbers that begins at byte .* has no end"
+    ):
         trip.merge(old)
     (old / "partition_0.json").write_text(text.replace('"part_id"', '"part_id": 1, "part_id"'))
     with pytest.raises(DataError, match="the key 'part_id' is duplicated"):
@@ -185,7 +235,9 @@ def test_text_that_is_no_partition(trip: Trip) -> None:
     with pytest.raises(DataError, match="partition_2.json: part_id: 2 expected, found 0"):
         trip.merge(old)
     (old / "partition_2.json").rename(old / "partition_3.json")
-    with pytest.raises(DataError, match=r"partition_0\.json, .*expected, found .*partition_3\.json"):
+    with pytest.raises(
+        DataError, match=r"partition_0\.json, .*expected, found .*partition_3\.json"
+    ):
         trip.merge(old)
 
 
@@ -193,10 +245,14 @@ def test_text_that_is_no_partition(trip: Trip) -> None:
 def test_numbers_of_two_bytes_round_as_torch_does(dtype: str, kind: torch.dtype) -> None:
     patterns = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
     every = patterns.view(kind).float()
-    assert np.array_equal(partition_file.decode(dtype, patterns.numpy().tobytes()), every.numpy(), equal_nan=True)
+    assert np.array_equal(
+        partition_file.decode(dtype, patterns.numpy().tobytes()), every.numpy(), equal_nan=True
+    )
     finite = every[every.isfinite()]
     torch.manual_seed(0)
-    between = finite + torch.rand(len(finite)) * finite.abs() * 2**-8  # and what lies between two of them
+    between = (
+        finite + torch.rand(len(finite)) * finite.abs() * 2**-8
+    )  # and what lies between two of them
     ties = (finite[:-1].double() + finite[1:].double()).div(2).float()
     for values in (finite, between, ties):
         values = values[values.abs() < 6e4]
@@ -210,7 +266,15 @@ def test_numbers_of_two_bytes_round_as_torch_does(dtype: str, kind: torch.dtype)
 def test_dtypes_that_hold_no_such_numbers() -> None:
     with pytest.raises(DataError, match="I8 expected, found numbers with fractions"):
         encode(np.array([1.5]), "I8", "here")
-    with pytest.raises(ConfigError, match=r"here: numbers cannot be stored as F8_E4M3: use task\.dtype=float32"):
+    with pytest.raises(
+        ConfigError, match=r"here: numbers cannot be stored as F8_E4M3: use task\.dtype=float32"
+    ):
         encode(np.array([1.5]), "F8_E4M3", "here")
-    expected = {"torch.bfloat16": "BF16", "float32": "F32", "F16": "F16", "torch.int8": "I8", "attention": None}
+    expected = {
+        "torch.bfloat16": "BF16",
+        "float32": "F32",
+        "F16": "F16",
+        "torch.int8": "I8",
+        "attention": None,
+    }
     assert {word: safetensors_dtype(word) for word in expected} == expected

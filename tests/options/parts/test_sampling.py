@@ -22,7 +22,10 @@ def embedded_parts(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The model in two parts."""
     folder = tmp_path_factory.mktemp("split")
     code, _, errors = in_process.run(
-        "runner", ["task=split", "task.num_parts=2", "task.output_dir=parts", "tracking=none"], folder, {}
+        "runner",
+        ["task=split", "task.num_parts=2", "task.output_dir=parts", "tracking=none"],
+        folder,
+        {},
     )
     assert code == 0, errors
     return str(folder / "parts")
@@ -30,6 +33,8 @@ def embedded_parts(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SAMPLINGS)
-def test_a_model_in_parts(name: str, answers: dict[str, str], runner: Callable[..., Any], embedded_parts: str) -> None:
+def test_a_model_in_parts(
+    name: str, answers: dict[str, str], runner: Callable[..., Any], embedded_parts: str
+) -> None:
     model = ("model=parts", f"model.name={embedded_parts}", "model.stages=1")
     assert generated(runner, SAMPLINGS[name], *model, *EXACT) == answers[name]

@@ -22,7 +22,13 @@ def api() -> Iterator[Api]:
 
 
 def at(api: Api) -> list[str]:
-    return ["model=api", "model.name=tiny", f"model.base_url={api.url}", "model.backoff_s=0.01", "tracking=none"]
+    return [
+        "model=api",
+        "model.name=tiny",
+        f"model.base_url={api.url}",
+        "model.backoff_s=0.01",
+        "tracking=none",
+    ]
 
 
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -30,7 +36,9 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_generate_shows_the_answer_and_keeps_the_thought(runner: Run, tmp_path: Path, api: Api) -> None:
+def test_generate_shows_the_answer_and_keeps_the_thought(
+    runner: Run, tmp_path: Path, api: Api
+) -> None:
     def ask(*more: str) -> Any:
         done = runner(*at(api), "task=generate", *more)
         assert done.code == 0, done.err
@@ -39,11 +47,18 @@ def test_generate_shows_the_answer_and_keeps_the_thought(runner: Run, tmp_path: 
     shown = ask("task.prompt=Hi")
     assert shown.out.startswith("The answer is 21\n\n")
     assert THOUGHT not in shown.out
-    assert ask("task.prompt=Hi", "print=full").out.startswith(f"[thinking] {THOUGHT}\n\nThe answer is 21\n\n")
+    assert ask("task.prompt=Hi", "print=full").out.startswith(
+        f"[thinking] {THOUGHT}\n\nThe answer is 21\n\n"
+    )
     (completion,) = ask("task.prompt=Hi", "print=json").json()["completions"]
-    assert (completion["text"], completion["thinking"]) == ("\n\nThe answer is 21", f"\n{THOUGHT}\n")
+    assert (completion["text"], completion["thinking"]) == (
+        "\n\nThe answer is 21",
+        f"\n{THOUGHT}\n",
+    )
     (tmp_path / "p.txt").write_text("Hi\nHo\n")
-    api.answer = lambda body: "<think>\nhm" if "Ho" in str(body) else f"<think>{THOUGHT}</think>\n\nThe answer is 21"
+    api.answer = lambda body: (
+        "<think>\nhm" if "Ho" in str(body) else f"<think>{THOUGHT}</think>\n\nThe answer is 21"
+    )
     table = ask("task.prompts=p.txt").out
     assert "stop, still thinking" in table
     assert THOUGHT not in table
@@ -52,9 +67,16 @@ def test_generate_shows_the_answer_and_keeps_the_thought(runner: Run, tmp_path: 
 
 def test_reviews_and_revisions_read_the_answer(runner: Run, tmp_path: Path, api: Api) -> None:
     with Api(lambda body: "<think>0.1</think>" + '{"score": 0.2, "feedback": "Again."}') as teacher:
-        hybrid = ("model=hybrid", "model.rounds=2", f"model.teacher.base_url={teacher.url}", "model.teacher.name=tiny")
+        hybrid = (
+            "model=hybrid",
+            "model.rounds=2",
+            f"model.teacher.base_url={teacher.url}",
+            "model.teacher.name=tiny",
+        )
         student = ("model.student.name=x", "model.student.stub=true")
-        done = runner(*hybrid, *student, "task=generate", "task.prompt=Hi", "tracking=none", "print=json")
+        done = runner(
+            *hybrid, *student, "task=generate", "task.prompt=Hi", "tracking=none", "print=json"
+        )
     assert done.code == 0, done.err
     assert [call["what"] for call in lines(tmp_path, "samples.jsonl")[0]["calls"]] == [
         "draft", "review", "revision", "review", "answer"
@@ -65,7 +87,13 @@ def test_reviews_and_revisions_read_the_answer(runner: Run, tmp_path: Path, api:
 def test_a_trace_has_the_thought_by_itself(runner: Run, tmp_path: Path, api: Api) -> None:
     from mlflow import MlflowClient
 
-    done = runner(*at(api)[:-1], "task.limit=1", "task.check_invariance=0", "tracking.traces=true", "print=json")
+    done = runner(
+        *at(api)[:-1],
+        "task.limit=1",
+        "task.check_invariance=0",
+        "tracking.traces=true",
+        "print=json",
+    )
     assert done.code == 0, done.err
     client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
     run = client.get_run(done.json()["mlflow_run_id"])

@@ -1,4 +1,5 @@
-"""model=api as a user sees it: jobs with a server that works, misbehaves or stops; one message each; no secret printed."""
+"""model=api as a user sees it: jobs with a server that works, misbehaves or stops; one message
+each; no secret printed."""
 
 from __future__ import annotations
 
@@ -26,7 +27,13 @@ pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
 GOLD = {item.question: item.gold for item in load_questions(Gsm8kConfig(limit=40))}
 KEY = "sk-very-secret-0123456789"
-QUICK = ("model=api", "model.name=tiny", "model.backoff_s=0.01", "model.first_token_s=1", "tracking=none")
+QUICK = (
+    "model=api",
+    "model.name=tiny",
+    "model.backoff_s=0.01",
+    "model.first_token_s=1",
+    "tracking=none",
+)
 
 
 def solve(body: dict[str, Any]) -> str:
@@ -61,7 +68,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
-def test_wrong_settings_are_one_message(runner: Run, arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_wrong_settings_are_one_message(
+    runner: Run, arguments: list[str], message: str, tmp_path: Path
+) -> None:
     common = ["model.base_url=http://127.0.0.1:1/v1", *QUICK] if arguments != ["model=api"] else []
     done = runner(*common, *arguments)
     assert (done.code, done.out) == (2, "")
@@ -77,7 +86,10 @@ def test_a_wrong_key_is_one_error_and_no_second_try(runner: Run, tmp_path: Path)
     with Api(solve, key=KEY) as api:
         done = runner(*QUICK, f"model.base_url={api.url}", API_KEY="sk-wrong-key-987654321")
     assert done.code == 2
-    assert "answered 401: Incorrect API key provided: Bearer *** (the key in API_KEY was rejected)" in done.err
+    assert (
+        "answered 401: Incorrect API key provided: Bearer *** (the key in API_KEY was rejected)"
+        in done.err
+    )
     assert done.err.count("\n") == 1
     assert api.seen == []
     assert not (tmp_path / "outputs" / "jobs").exists()
@@ -102,7 +114,13 @@ def test_an_unreachable_server_is_one_error(runner: Run) -> None:
 
 def test_several_answers_to_a_question_are_one_request(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
-        common = (*QUICK, f"model.base_url={api.url}", "task.samples=3", "generation.temperature=0.7", "print=json")
+        common = (
+            *QUICK,
+            f"model.base_url={api.url}",
+            "task.samples=3",
+            "generation.temperature=0.7",
+            "print=json",
+        )
         done = runner(*common, "task.limit=4", "task.check_invariance=1")
         assert done.code == 0, done.err
         assert [body["n"] for body in api.seen] == [3] * 5
@@ -111,7 +129,12 @@ def test_several_answers_to_a_question_are_one_request(runner: Run, tmp_path: Pa
         assert smaller.code == 0, smaller.err
         assert len(api.seen) == 5, "the answers of the larger job are reused"
     metrics = done.json()["metrics"]
-    assert (metrics["accuracy"], metrics["pass_at_k/1"], metrics["maj_at_k/2"], metrics["asked_again"]) == (1, 1, 1, 1)
+    assert (
+        metrics["accuracy"],
+        metrics["pass_at_k/1"],
+        metrics["maj_at_k/2"],
+        metrics["asked_again"],
+    ) == (1, 1, 1, 1)
     assert "double_bos" not in metrics, "only the server knows which tokens a prompt has"
     assert smaller.json()["metrics"]["accuracy"] == 1
 
@@ -123,16 +146,25 @@ def test_gsm8k_over_a_server_that_misbehaves(runner: Run, tmp_path: Path) -> Non
             api.troubles.extend([Trouble("status", 429), Trouble(kind), Trouble("status", 500)])
         api.troubles.extend([Trouble("status", 429, {"Retry-After": "0.2"})] * 5)
         done = runner(
-            *QUICK, f"model.base_url={api.url}", "task.limit=40", "print=json", "model.price_in=1", "model.price_out=2"
+            *QUICK,
+            f"model.base_url={api.url}",
+            "task.limit=40",
+            "print=json",
+            "model.price_in=1",
+            "model.price_out=2",
         )
     assert done.code == 0, done.err
     metrics = done.json()["metrics"]
     assert (metrics["accuracy"], metrics["n"], metrics["errors"]) == (1.0, 40, 0)
-    assert Counter(line["index"] for line in lines(tmp_path)) == Counter(range(40)), "nothing is duplicated"
+    assert Counter(line["index"] for line in lines(tmp_path)) == Counter(range(40)), (
+        "nothing is duplicated"
+    )
     assert len(api.answered) == 40
     assert len(set(api.answered)) == 40
     assert len(api.seen) == 40 + 3 * len(kinds) + 5
-    tokens = sum(len(solve({"messages": [{"content": prompt}]}).split(" ")) for prompt in api.answered)
+    tokens = sum(
+        len(solve({"messages": [{"content": prompt}]}).split(" ")) for prompt in api.answered
+    )
     assert metrics["new_tokens"] == tokens
     assert metrics["cost_usd"] == pytest.approx((metrics["prompt_tokens"] + 2 * tokens) / 1e6)
     assert "prefill_tok_per_s" not in metrics, "a prefill cannot be measured from outside"
@@ -150,8 +182,17 @@ def test_gsm8k_over_a_server_that_misbehaves(runner: Run, tmp_path: Path) -> Non
 def test_an_interrupted_job_resumes(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
         api.delay_s = 0.02
-        command = [sys.executable, "-m", "runner", *QUICK, f"model.base_url={api.url}", "task.limit=40"]
-        process = warm_process.popen([*command, "model.concurrency=2"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            "-m",
+            "runner",
+            *QUICK,
+            f"model.base_url={api.url}",
+            "task.limit=40",
+        ]
+        process = warm_process.popen(
+            [*command, "model.concurrency=2"], cwd=tmp_path, stderr=subprocess.DEVNULL
+        )
         while len(api.answered) < 10:
             assert process.poll() is None
             time.sleep(0.02)
@@ -182,9 +223,20 @@ def test_an_interrupted_job_resumes(runner: Run, tmp_path: Path) -> None:
 def test_an_interrupt_ends_it(tmp_path: Path, ends: signal.Signals) -> None:
     with Api(solve) as api:
         api.delay_s = 0.5
-        command = [sys.executable, "-m", "runner", *QUICK, f"model.base_url={api.url}", "task.limit=40"]
-        with warm_process.popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-            while not list(tmp_path.glob("outputs/jobs/*/samples.jsonl")) or len(lines(tmp_path)) < 3:
+        command = [
+            sys.executable,
+            "-m",
+            "runner",
+            *QUICK,
+            f"model.base_url={api.url}",
+            "task.limit=40",
+        ]
+        with warm_process.popen(
+            command, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        ) as process:
+            while (
+                not list(tmp_path.glob("outputs/jobs/*/samples.jsonl")) or len(lines(tmp_path)) < 3
+            ):
                 assert process.poll() is None
                 time.sleep(0.02)
             process.send_signal(ends)
@@ -192,7 +244,8 @@ def test_an_interrupt_ends_it(tmp_path: Path, ends: signal.Signals) -> None:
             printed = process.stderr.read()
     assert process.wait() == 130
     said = re.fullmatch(
-        r"interrupted: (\d+) kept(?:, \d+ unfinished will be asked again)?, run the same command to resume\n", printed
+        r"interrupted: (\d+) kept(?:, \d+ unfinished will be asked again)?, run the same command to resume\n",
+        printed,
     )
     assert said is not None, printed
     assert int(said[1]) == len(lines(tmp_path))
@@ -219,8 +272,9 @@ def test_a_change_of_model_during_a_job_is_reported(runner: Run) -> None:
         api.reports = "tiny-2026-12"
         done = runner(*job)
     assert done.code == 0, done.err
-    assert "the server changed to another model during the job: tiny-2026-11 3, tiny-2026-12 1" in " ".join(
-        done.out.split()
+    assert (
+        "the server changed to another model during the job: tiny-2026-11 3, tiny-2026-12 1"
+        in " ".join(done.out.split())
     )
 
 
@@ -230,7 +284,13 @@ def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
         one = runner(*QUICK, f"model.base_url={api.url}", "task=generate", "task.prompt=Hello, you")
         assert one.out.startswith("I heard Hello, you\n")
         api.answer = lambda body: " ".join(["word"] * 100)
-        vllm = (*QUICK, f"model.base_url={api.url}", "model.extensions=vllm", "task=sweep", "task.batch_sizes=[1,4]")
+        vllm = (
+            *QUICK,
+            f"model.base_url={api.url}",
+            "model.extensions=vllm",
+            "task=sweep",
+            "task.batch_sizes=[1,4]",
+        )
         swept = runner(*vllm, "task.new_tokens=5", "print=json", "task.prompt_tokens=[8]")
         assert swept.code == 0, swept.err
         metrics = swept.json()["metrics"]
@@ -253,7 +313,13 @@ def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_grid(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
-        done = runner(*QUICK, f"model.base_url={api.url}", "-m", "task.limit=2", "generation.max_new_tokens=8,16,32")
+        done = runner(
+            *QUICK,
+            f"model.base_url={api.url}",
+            "-m",
+            "task.limit=2",
+            "generation.max_new_tokens=8,16,32",
+        )
     assert done.code == 0, done.err
     assert len(api.seen) == 6
 
@@ -264,15 +330,36 @@ def test_a_grid_of_sweeps_shows_latency_and_speed(
     runner: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Api(lambda body: " ".join(["word"] * 100)) as api:
-        sweep = ("model=api", "model.name=tiny", f"model.base_url={api.url}", "model.extensions=vllm", "task=sweep")
-        small = ("task.batch_sizes=[1]", "task.prompt_tokens=[4]", "task.warmup=0", "task.repeats=2")
+        sweep = (
+            "model=api",
+            "model.name=tiny",
+            f"model.base_url={api.url}",
+            "model.extensions=vllm",
+            "task=sweep",
+        )
+        small = (
+            "task.batch_sizes=[1]",
+            "task.prompt_tokens=[4]",
+            "task.warmup=0",
+            "task.repeats=2",
+        )
         done = runner("-m", *sweep, *small, "task.new_tokens=[3],[5]", COLUMNS="250")
     assert done.code == 0, done.err
-    assert re.search(r"best output tok/s +best time to first token s +peak RSS MiB +seconds", done.out)
+    assert re.search(
+        r"best output tok/s +best time to first token s +peak RSS MiB +seconds", done.out
+    )
     rows = [line for line in done.out.splitlines() if "finished" in line]
     assert len(rows) == 2
     assert all(re.search(r"finished +[\d,]+ +0\.\d+ +[\d,]+ +[\d,.]+", row) for row in rows), rows
-    assert len(re.findall(r"fastest cell [\d,]+ tok/s answered, batch 1, prompt 4 · first token after", done.err)) == 2
+    assert (
+        len(
+            re.findall(
+                r"fastest cell [\d,]+ tok/s answered, batch 1, prompt 4 · first token after",
+                done.err,
+            )
+        )
+        == 2
+    )
     monkeypatch.setenv("COLUMNS", "250")
     assert compare.main(["--output-dir", str(tmp_path / "outputs")]) == 0
     table = capsys.readouterr().out
@@ -287,7 +374,13 @@ def test_a_job_with_a_server_imports_no_torch(
 ) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
     with Api(solve) as api:
-        arguments = ["runner", *QUICK, f"model.base_url={api.url}", "task.limit=2", f"tracking={tracking}"]
+        arguments = [
+            "runner",
+            *QUICK,
+            f"model.base_url={api.url}",
+            "task.limit=2",
+            f"tracking={tracking}",
+        ]
         program = (
             "import atexit, sys\n"
             "atexit.register(lambda: print('TORCH', 'torch' in sys.modules, 'transformers' in sys.modules))\n"
@@ -295,7 +388,11 @@ def test_a_job_with_a_server_imports_no_torch(
             "from runner.__main__ import entry; entry()"
         )
         done = subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     assert done.returncode == 0, done.stderr
     assert "TORCH False False" in done.stdout
@@ -308,7 +405,9 @@ def test_the_key_is_nowhere(runner: Run, tmp_path: Path) -> None:
 
     def run(*arguments: str, key: str = KEY) -> int:
         nonlocal printed
-        done = runner("model=api", "model.name=tiny", "model.backoff_s=0.01", *arguments, API_KEY=key)
+        done = runner(
+            "model=api", "model.name=tiny", "model.backoff_s=0.01", *arguments, API_KEY=key
+        )
         printed += done.out + done.err
         return int(done.code)
 
@@ -317,8 +416,20 @@ def test_the_key_is_nowhere(runner: Run, tmp_path: Path) -> None:
         assert run(url, "task.limit=3", "hydra.verbose=true") == 0
         assert run(url, "-m", "task.limit=1,2", "print=json") == 0
         assert run(url, "task.limit=3", "--cfg", "job", "--resolve") == 0
-        api.answer, api.reports = (lambda body: f"That is Bearer {KEY}, or {KEY} alone."), f"tiny of {KEY}"
-        assert run(url, "task.limit=2", "generation.max_new_tokens=9", "model.price_in=1", "model.price_out=1") == 0
+        api.answer, api.reports = (
+            (lambda body: f"That is Bearer {KEY}, or {KEY} alone."),
+            f"tiny of {KEY}",
+        )
+        assert (
+            run(
+                url,
+                "task.limit=2",
+                "generation.max_new_tokens=9",
+                "model.price_in=1",
+                "model.price_out=1",
+            )
+            == 0
+        )
         api.always = Trouble("status", 400, message=f"what is Bearer {KEY}?")
         assert run(url, "task.limit=4") == 1
         api.always = Trouble("status", 500, {"Retry-After": KEY}, message=f"what is Bearer {KEY}?")

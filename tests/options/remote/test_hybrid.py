@@ -1,4 +1,5 @@
-"""Student and teacher: who answers when, and what is recorded; over real HTTP, with a real student if needed."""
+"""Student and teacher: who answers when, and what is recorded; over real HTTP, with a real student
+if needed."""
 
 from __future__ import annotations
 
@@ -54,15 +55,22 @@ def bad(feedback: str = "Count again.") -> str:
 
 
 def hybrid(url: str, student: StudentConfig | None = None, **keys: Any) -> HybridConfig:
-    teacher = TeacherConfig(name="tiny", base_url=url, backoff_s=0.01, retries=1, price_in=1.0, price_out=1.0)
-    return HybridConfig(student=student or StudentConfig(name="x", stub=True), teacher=teacher, **keys)
+    teacher = TeacherConfig(
+        name="tiny", base_url=url, backoff_s=0.01, retries=1, price_in=1.0, price_out=1.0
+    )
+    return HybridConfig(
+        student=student or StudentConfig(name="x", stub=True), teacher=teacher, **keys
+    )
 
 
 @pytest.fixture
 def ask(make_config: Make) -> Ask:
-    """Return a function that asks one question and returns the completion and the engine's notes."""
+    """Return a function that asks one question and returns the completion and the engine's
+    notes."""
 
-    def ask(teacher: Teacher, request: Request | None = None, **keys: Any) -> tuple[Completion, list[str]]:
+    def ask(
+        teacher: Teacher, request: Request | None = None, **keys: Any
+    ) -> tuple[Completion, list[str]]:
         engine = open_engine(make_config(model=hybrid(teacher.url, **keys)))
         try:
             (one,) = complete(engine, [request or Request(0, ASKED)])
@@ -97,7 +105,12 @@ def test_a_bad_draft_is_revised_once_and_reviewed_again(ask: Ask) -> None:
     with Teacher(bad(), good()) as teacher:
         one, _ = ask(teacher)
     assert one.by == "student"
-    assert calls(one) == [("student", "draft"), ("teacher", "review"), ("student", "revision"), ("teacher", "review")]
+    assert calls(one) == [
+        ("student", "draft"),
+        ("teacher", "review"),
+        ("student", "revision"),
+        ("teacher", "review"),
+    ]
     assert one.answer.text.startswith("[STUB_GENERATION]\nWhat is 2+2? [STUB_GENERATION]"), (
         "the revision sees the draft"
     )
@@ -131,7 +144,9 @@ def test_reviews_that_are_not_json_count_as_bad(ask: Ask, review: str) -> None:
     with Teacher(review) as teacher:
         one, notes = ask(teacher)
     assert (one.answer.text, one.by) == ("four", "teacher")
-    assert notes == ['a review was not JSON {"score", "feedback"} and counted as below the threshold: 2 times']
+    assert notes == [
+        'a review was not JSON {"score", "feedback"} and counted as below the threshold: 2 times'
+    ]
 
 
 def test_a_verdict_is_found_within_other_text() -> None:
@@ -176,7 +191,10 @@ def test_the_teacher_continues_if_the_student_breaks_down(
         notes = engine.stats.notes
         engine.close()
     assert [(one.answer.text, one.by) for one in done] == [("four", "teacher")] * 3
-    assert "the student broke down (out of everything) and the teacher continued alone: 1 times" in notes
+    assert (
+        "the student broke down (out of everything) and the teacher continued alone: 1 times"
+        in notes
+    )
 
 
 def test_a_teacher_that_does_not_answer_is_an_error_of_the_question(ask: Ask) -> None:
@@ -212,7 +230,8 @@ def test_text_is_returned_when_it_is_clear_whose_answer_counts(make_config: Make
     assert deltas == ["four"]
 
 
-# ------------------------------------------------------------------------------------------------- whole jobs
+# -------------------------------------------------------------------------------------------------
+# whole jobs
 
 
 def test_a_job_records_who_answered(make_config: Make, tmp_path: Any) -> None:
@@ -228,7 +247,10 @@ def test_a_job_records_who_answered(make_config: Make, tmp_path: Any) -> None:
     calls = [call for sample in samples for call in sample.calls or []]
     assert metrics["student_calls"] == sum(call.who == "student" for call in calls)
     assert metrics["new_tokens"] == metrics["student_new_tokens"] + metrics["teacher_new_tokens"]
-    assert metrics["prompt_tokens"] == metrics["student_prompt_tokens"] + metrics["teacher_prompt_tokens"]
+    assert (
+        metrics["prompt_tokens"]
+        == metrics["student_prompt_tokens"] + metrics["teacher_prompt_tokens"]
+    )
     assert {sample.by for sample in samples} == {"student", "teacher"}
     assert set(record.result.facts["answered_by"].split()) >= {"student", "teacher"}
     assert metrics["cost_usd"] > 0
@@ -243,14 +265,17 @@ def test_without_a_student_the_teacher_answers_alone(make_config: Make, name: st
     assert record.result.metrics["teacher_answers"] == 1
     assert record.result.facts["student"].startswith("none: model.")
     assert any(
-        note.startswith("the student cannot be loaded, so the teacher answers alone") for note in record.result.notes
+        note.startswith("the student cannot be loaded, so the teacher answers alone")
+        for note in record.result.notes
     )
 
 
 def test_the_students_own_answers_are_those_of_the_student_alone(make_config: Make) -> None:
     short = GenerationConfig(max_new_tokens=48)
     with Teacher(good()) as teacher:
-        both = run(make_config(model=hybrid(teacher.url, StudentConfig(name="embedded")), generation=short))
+        both = run(
+            make_config(model=hybrid(teacher.url, StudentConfig(name="embedded")), generation=short)
+        )
     alone = run(make_config(model=StudentConfig(name="embedded"), generation=short))
     assert both.result.metrics["student_answers"] == 4
     assert both.result.metrics["accuracy"] == alone.result.metrics["accuracy"]

@@ -1,4 +1,5 @@
-"""Several servers with one model, over real HTTP: who gets a request, and what happens when one fails or returns."""
+"""Several servers with one model, over real HTTP: who gets a request, and what happens when one
+fails or returns."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ def opened(make_config: Make) -> Iterator[Callable[..., RemoteModel]]:
 
     def opened(*urls: str, **keys: Any) -> RemoteModel:
         quick = {"backoff_s": 0.02, "retries": 3, "connect_s": WAIT_S, "first_token_s": WAIT_S}
-        engine: Any = open_engine(make_config(model=ApiConfig(name="tiny", base_url=list(urls), **(quick | keys))))
+        engine: Any = open_engine(
+            make_config(model=ApiConfig(name="tiny", base_url=list(urls), **(quick | keys)))
+        )
         engines.append(engine)
         return engine
 
@@ -69,7 +72,10 @@ def expected(number: int) -> dict[int, str]:
 
 
 def lines(engine: RemoteModel) -> dict[str, tuple[int, int, str]]:
-    return {row["server"]: (row["requests"], row["failures"], row["state"]) for row in engine.stats.servers}
+    return {
+        row["server"]: (row["requests"], row["failures"], row["state"])
+        for row in engine.stats.servers
+    }
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -96,8 +102,13 @@ def test_the_least_busy_server_gets_the_next_request(opened: Any, two: tuple[Api
 
     threading.Thread(target=free_the_slow_one, daemon=True).start()
     assert answers(engine, requests(20)) == expected(20)
-    assert len(slow.answered) <= 3, "with one request waiting at each, the slow server has as many as the quick one"
-    assert lines(engine) == {slow.url: (len(slow.seen), 0, "in use"), quick.url: (len(quick.seen), 0, "in use")}
+    assert len(slow.answered) <= 3, (
+        "with one request waiting at each, the slow server has as many as the quick one"
+    )
+    assert lines(engine) == {
+        slow.url: (len(slow.seen), 0, "in use"),
+        quick.url: (len(quick.seen), 0, "in use"),
+    }
 
 
 def test_equal_servers_get_equally_many(opened: Any, two: tuple[Api, Api]) -> None:
@@ -125,7 +136,9 @@ def test_requests_of_a_server_that_dies_are_asked_at_the_other(
     threading.Thread(target=die, daemon=True).start()
     with caplog.at_level(logging.WARNING):
         assert answers(engine, requests(30)) == expected(30)
-    assert sorted(healthy.answered) == sorted(f"question {index}" for index in range(30)), "each once"
+    assert sorted(healthy.answered) == sorted(f"question {index}" for index in range(30)), (
+        "each once"
+    )
     sent, failed, state = lines(engine)[dying.url]
     assert sent == failed > 0
     assert state == "left out"
@@ -136,7 +149,9 @@ def test_requests_of_a_server_that_dies_are_asked_at_the_other(
     assert left_out[0].endswith("; the other servers get its requests")
 
 
-def test_a_server_that_fails_quickly_does_not_attract_all_requests(opened: Any, two: tuple[Api, Api]) -> None:
+def test_a_server_that_fails_quickly_does_not_attract_all_requests(
+    opened: Any, two: tuple[Api, Api]
+) -> None:
     failing, healthy = two
     failing.always = Trouble("status", 500)
     engine = opened(failing.url, healthy.url, concurrency=2, backoff_s=5.0)
@@ -144,7 +159,9 @@ def test_a_server_that_fails_quickly_does_not_attract_all_requests(opened: Any, 
     assert len(failing.seen) <= pool.FAILURES_IN_A_ROW + 1
 
 
-def test_a_pause_holds_only_for_the_server_that_asks_for_it(opened: Any, two: tuple[Api, Api]) -> None:
+def test_a_pause_holds_only_for_the_server_that_asks_for_it(
+    opened: Any, two: tuple[Api, Api]
+) -> None:
     busy, free = two
     busy.always = Trouble("status", 429, {"Retry-After": "3600"})
     engine = opened(busy.url, free.url, concurrency=2)
@@ -175,7 +192,11 @@ def test_a_server_that_answers_again_gets_requests_again(
     again = Api()
     again.port = port
     with again, caplog.at_level(logging.WARNING):
-        until(lambda: any("answers again, and gets requests again" in line for line in caplog.messages))
+        until(
+            lambda: any(
+                "answers again, and gets requests again" in line for line in caplog.messages
+            )
+        )
         assert answers(engine, requests(10)) == expected(10)
         assert again.answered
         assert lines(engine)[first.url][2] == "in use"
@@ -207,21 +228,30 @@ def test_a_server_that_is_gone_at_the_start_is_left_out(opened: Any, two: tuple[
 def test_no_server_at_all_is_one_error(opened: Any, caplog: pytest.LogCaptureFixture) -> None:
     with unreachable() as one, unreachable() as other, caplog.at_level(logging.WARNING):
         engine = opened(one, other, extensions=Extensions.openai)
-        with pytest.raises(JobFailed, match=r"cannot be reached \(.*\). Completed answers are kept"):
+        with pytest.raises(
+            JobFailed, match=r"cannot be reached \(.*\). Completed answers are kept"
+        ):
             engine.load()
         with pytest.raises(JobFailed, match="cannot be reached .*; tried 8 times"):
             list(complete(engine, requests(1)))
-    said = [line.partition("left out until it answers again; ")[2] for line in caplog.messages if "left out" in line]
+    said = [
+        line.partition("left out until it answers again; ")[2]
+        for line in caplog.messages
+        if "left out" in line
+    ]
     assert said == ["the other servers get its requests", "no other server is left"]
 
 
-def test_a_question_without_an_answer_anywhere_is_an_error(opened: Any, two: tuple[Api, Api]) -> None:
+def test_a_question_without_an_answer_anywhere_is_an_error(
+    opened: Any, two: tuple[Api, Api]
+) -> None:
     for api in two:
         api.troubles.extend([Trouble("status", 500)] * 4)
     engine = opened(*(api.url for api in two), concurrency=1)
     (first,) = complete(engine, requests(1))
     assert first.answer.finish_reason is FinishReason.error
-    # three rounds leave out both; one that is back in use by the fourth is asked alone, if the other is still out
+    # three rounds leave out both; one that is back in use by the fourth is asked alone, if the
+    # other is still out
     sent = sum(len(api.seen) for api in two)
     assert sent in (7, 8)
     assert str(first.error).endswith(f"answered 500: boom; tried {sent} times")
@@ -229,7 +259,9 @@ def test_a_question_without_an_answer_anywhere_is_an_error(opened: Any, two: tup
 
 def test_servers_with_different_models_are_refused(opened: Any, two: tuple[Api, Api]) -> None:
     two[1].models = [{"id": "tiny", "root": "/models/tiny-v2"}]
-    with pytest.raises(ConfigError, match=r"model\.base_url: all servers must have the same model, and ") as error:
+    with pytest.raises(
+        ConfigError, match=r"model\.base_url: all servers must have the same model, and "
+    ) as error:
         opened(*(api.url for api in two)).load()
     for api, version in zip(two, ("v1", "v2"), strict=True):
         pattern = rf"{api.url} (reports )?id tiny, root /models/tiny-{version}\b"
@@ -238,17 +270,23 @@ def test_servers_with_different_models_are_refused(opened: Any, two: tuple[Api, 
 
 def test_a_server_without_the_model_is_refused(opened: Any, two: tuple[Api, Api]) -> None:
     two[1].models = [{"id": "huge"}, {"id": "large"}]
-    with pytest.raises(ConfigError, match=f"model.name=tiny: {two[1].url} has no such model; it has huge, large"):
+    with pytest.raises(
+        ConfigError, match=f"model.name=tiny: {two[1].url} has no such model; it has huge, large"
+    ):
         opened(*(api.url for api in two)).load()
 
 
 def test_only_what_all_servers_accept_is_sent(opened: Any, two: tuple[Api, Api]) -> None:
     for api, owner in zip(two, ("vllm", "somebody"), strict=True):
-        api.models = [{"id": "tiny", "owned_by": owner, "max_model_len": 512 if owner == "vllm" else 256}]
+        api.models = [
+            {"id": "tiny", "owned_by": owner, "max_model_len": 512 if owner == "vllm" else 256}
+        ]
     engine = opened(*(api.url for api in two))
     assert engine.load().metrics["max_positions"] == 256
     with pytest.raises(ConfigError, match="answers of a fixed length"):
         list(complete(engine, [Request(0, "x", ignore_eos=True)]))
     one = opened(two[0].url)
     assert one.load().metrics["max_positions"] == 512
-    assert [answer.answer.text for answer in complete(one, [Request(0, "x", ignore_eos=True)])] == ["I heard x"]
+    assert [answer.answer.text for answer in complete(one, [Request(0, "x", ignore_eos=True)])] == [
+        "I heard x"
+    ]

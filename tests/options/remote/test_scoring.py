@@ -1,4 +1,5 @@
-"""Log-probabilities from a server: from ours the same as from our engine; refused if a server has none."""
+"""Log-probabilities from a server: from ours the same as from our engine; refused if a server has
+none."""
 
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ def test_a_server_without_log_probabilities_is_refused_with_one_message(
     (tmp_path / "text.txt").write_text(TEXT)
     data = data if data == "embedded" else str(tmp_path / data)
     with Api() as api:
-        config = make_config(model=ApiConfig(name="tiny", base_url=api.url), task=LikelihoodConfig(data=data, limit=9))
+        config = make_config(
+            model=ApiConfig(name="tiny", base_url=api.url),
+            task=LikelihoodConfig(data=data, limit=9),
+        )
         with pytest.raises(ConfigError) as error:
             run(config)
     assert str(error.value).startswith(

@@ -1,4 +1,5 @@
-"""The text of a server: its key is in nothing that is stored or shown, and its counts are plausible."""
+"""The text of a server: its key is in nothing that is stored or shown, and its counts are
+plausible."""
 
 from __future__ import annotations
 
@@ -15,7 +16,13 @@ from opening import open_engine
 
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
-from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
+from runner.options.remote.keys import (
+    ApiConfig,
+    Extensions,
+    HybridConfig,
+    StudentConfig,
+    TeacherConfig,
+)
 from runner.options.remote.server_text import AnswerText, Secret
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
@@ -49,7 +56,9 @@ def ask(make: Make, api: Api, **more: Any) -> tuple[Completion, list[str], list[
     engine = open_engine(make(model=ApiConfig(**keys(api, **more))))
     deltas: list[str] = []
     try:
-        (one,) = complete_with_deltas(engine, [Request(0, HI)], lambda delta: deltas.append(delta.text))
+        (one,) = complete_with_deltas(
+            engine, [Request(0, HI)], lambda delta: deltas.append(delta.text)
+        )
         return one, deltas, engine.stats.notes
     finally:
         engine.close()
@@ -59,11 +68,16 @@ def ask(make: Make, api: Api, **more: Any) -> tuple[Completion, list[str], list[
 def test_a_key_that_comes_in_pieces_is_in_no_text(make_config: Make, api: Api, cut: int) -> None:
     answer = f"a {KEY} b sk-very {KEY}{KEY}"
     pieces = tuple(answer[at : at + cut] for at in range(0, len(answer), cut))
-    api.troubles.append(Trouble("says", pieces=pieces, usage={"prompt_tokens": 1, "completion_tokens": 9}))
+    api.troubles.append(
+        Trouble("says", pieces=pieces, usage={"prompt_tokens": 1, "completion_tokens": 9})
+    )
     one, deltas, notes = ask(make_config, api)
     assert one.answer.text == "".join(deltas) == "a *** b sk-very ******"
     assert (one.by, one.answer.new_tokens) == ("tiny of ***", 9)
-    assert any(note.startswith("the server sent its own key back: it was replaced by *** in ") for note in notes)
+    assert any(
+        note.startswith("the server sent its own key back: it was replaced by *** in ")
+        for note in notes
+    )
 
 
 def test_text_that_only_begins_like_the_key_is_complete(make_config: Make, api: Api) -> None:
@@ -72,7 +86,9 @@ def test_text_that_only_begins_like_the_key_is_complete(make_config: Make, api: 
     assert one.answer.text == "".join(deltas) == "sk-very-secret sk-v"
 
 
-def test_a_short_key_is_a_word_that_answers_may_hold(make_config: Make, api: Api, monkeypatch: Any) -> None:
+def test_a_short_key_is_a_word_that_answers_may_hold(
+    make_config: Make, api: Api, monkeypatch: Any
+) -> None:
     monkeypatch.setenv("API_KEY", "EMPTY")
     api.key, api.answer = "EMPTY", lambda body: "Bearer EMPTY says that it is EMPTY"
     one, _, _ = ask(make_config, api)
@@ -88,7 +104,9 @@ def test_surrogates_are_joined_or_replaced() -> None:
 
 def test_a_message_is_cut_behind_the_key_and_not_within() -> None:
     assert KEY[:4] not in Secret(KEY).plain("x" * 290 + KEY)
-    assert "\\" not in Secret('a"b\\c-long-key').plain(repr('a"b\\c-long-key') + json.dumps('a"b\\c-long-key'))
+    assert "\\" not in Secret('a"b\\c-long-key').plain(
+        repr('a"b\\c-long-key') + json.dumps('a"b\\c-long-key')
+    )
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "generate", "sweep", "hybrid"])
@@ -97,11 +115,15 @@ def test_the_key_is_in_no_file_of_a_job(
 ) -> None:
     tasks = {
         "generate": GenerateConfig(prompt="Hi"),
-        "sweep": SweepConfig(batch_sizes=[1], prompt_tokens=[4], new_tokens=[6], repeats=1, warmup=0),
+        "sweep": SweepConfig(
+            batch_sizes=[1], prompt_tokens=[4], new_tokens=[6], repeats=1, warmup=0
+        ),
     }
     model: Any = ApiConfig(**keys(api, extensions=Extensions.vllm))
     if name == "hybrid":
-        model = HybridConfig(student=StudentConfig(name="x", stub=True), teacher=TeacherConfig(**keys(api)))
+        model = HybridConfig(
+            student=StudentConfig(name="x", stub=True), teacher=TeacherConfig(**keys(api))
+        )
     record = run(make_config(model=model, task=tasks.get(name, Gsm8kConfig(limit=2))))
     kept = json.dumps(dataclasses.asdict(record)) + "".join(capsys.readouterr())
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -111,12 +133,26 @@ def test_the_key_is_in_no_file_of_a_job(
     assert record.result.facts["reported_model"] == "id tiny, root ***"
 
 
-NONSENSE = [-1, -(10**24), "NaN", float("nan"), float("inf"), 1.5, True, 10**30, f"Bearer {KEY}", [], {}]
+NONSENSE = [
+    -1,
+    -(10**24),
+    "NaN",
+    float("nan"),
+    float("inf"),
+    1.5,
+    True,
+    10**30,
+    f"Bearer {KEY}",
+    [],
+    {},
+]
 
 
 @pytest.mark.parametrize("value", NONSENSE, ids=str)
 @pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
-def test_impossible_counts_are_a_fault_of_the_server(make_config: Make, api: Api, name: str, value: Any) -> None:
+def test_impossible_counts_are_a_fault_of_the_server(
+    make_config: Make, api: Api, name: str, value: Any
+) -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2} | {name: value}
     api.always = Trouble("says", pieces=("four",), usage=usage)
     engine = open_engine(make_config(model=ApiConfig(**keys(api, price_in=1.0, price_out=1.0))))
@@ -125,11 +161,18 @@ def test_impossible_counts_are_a_fault_of_the_server(make_config: Make, api: Api
     assert f"answered with usage.{name}=" in str(one.error)
     assert "which is not a number of tokens; tried 2 times" in str(one.error)
     assert KEY not in str(one.error)
-    assert (one.prompt_tokens, one.answer.new_tokens, one.cost_usd, other.error) == (0, 0, 0.0, one.error)
+    assert (one.prompt_tokens, one.answer.new_tokens, one.cost_usd, other.error) == (
+        0,
+        0,
+        0.0,
+        one.error,
+    )
     assert len(api.seen) == 4, "each is sent again, as after any other malformed answer"
 
 
-@pytest.mark.parametrize("usage", [{}, {"prompt_tokens": None, "completion_tokens": 3}, None, "many"], ids=str)
+@pytest.mark.parametrize(
+    "usage", [{}, {"prompt_tokens": None, "completion_tokens": 3}, None, "many"], ids=str
+)
 def test_missing_counts_are_unknown(make_config: Make, api: Api, usage: Any) -> None:
     api.always = Trouble("says", pieces=("four",), usage=usage)
     one, _, notes = ask(make_config, api)

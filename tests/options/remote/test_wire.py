@@ -1,4 +1,5 @@
-"""The guard of responses: each kind of unlimited body has its own message, and prompts stay with their host."""
+"""The guard of responses: each kind of unlimited body has its own message, and prompts stay with
+their host."""
 
 from __future__ import annotations
 
@@ -32,7 +33,12 @@ def ask(make_config: Callable[..., RunnerConfig], api: Api) -> Callable[..., Com
     """Return a function that asks once, without a second try."""
 
     def ask(url: str = "", **keys: Any) -> Completion:
-        quick: dict[str, Any] = {"name": "tiny", "base_url": url or api.url, "retries": 0, "first_token_s": 60.0}
+        quick: dict[str, Any] = {
+            "name": "tiny",
+            "base_url": url or api.url,
+            "retries": 0,
+            "first_token_s": 60.0,
+        }
         engine = open_engine(make_config(model=ApiConfig(**quick | keys)))
         try:
             (one,) = complete(engine, [Request(0, HI)])
@@ -53,7 +59,9 @@ def ask(make_config: Callable[..., RunnerConfig], api: Api) -> Callable[..., Com
     ],
     ids=lambda value: f"{value.kind}-{value.status}" if isinstance(value, Trouble) else "",
 )
-def test_each_unlimited_body_has_its_own_message(ask: Any, api: Api, trouble: Trouble, words: str) -> None:
+def test_each_unlimited_body_has_its_own_message(
+    ask: Any, api: Api, trouble: Trouble, words: str
+) -> None:
     api.always = trouble
     ask()  # the first one also takes the libraries' memory
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -80,7 +88,9 @@ def test_prompts_do_not_follow_to_another_host(ask: Any, api: Api, status: int) 
     with Api() as other:
         other_url = f"http://localhost:{other.port}/v1"
         for path in ("/chat/completions", "/models?key=12345"):
-            api.always = Trouble("status", status, {"Location": f"http://u:pass@localhost:{other.port}/v1{path}"})
+            api.always = Trouble(
+                "status", status, {"Location": f"http://u:pass@localhost:{other.port}/v1{path}"}
+            )
             with pytest.raises(ConfigError) as error:
                 ask()
             assert str(error.value) == (

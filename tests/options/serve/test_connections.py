@@ -1,4 +1,5 @@
-"""Connections that say nothing, half a header or too much, and clients that do not read: a real server ends them."""
+"""Connections that say nothing, half a header or too much, and clients that do not read: a real
+server ends them."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ ECHO = {
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server that soon ends connections without a request."""
-    with serving(tmp_path_factory.mktemp("hasty"), *STUB, "task.idle_s=1", "task.max_connections=20") as server:
+    with serving(
+        tmp_path_factory.mktemp("hasty"), *STUB, "task.idle_s=1", "task.max_connections=20"
+    ) as server:
         yield server
 
 
@@ -65,7 +68,9 @@ def is_reset(client: socket.socket, data: bytes, size: int = 65536, pause_s: flo
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
-    "sent", [b"", b"P", HEADER, HEADER + b"Content-Length: 1"], ids=["nothing", "P", "lines", "line"]
+    "sent",
+    [b"", b"P", HEADER, HEADER + b"Content-Length: 1"],
+    ids=["nothing", "P", "lines", "line"],
 )
 def test_a_connection_without_a_whole_header_is_closed(hasty: Serving, sent: bytes) -> None:
     with connect(hasty) as client:
@@ -115,7 +120,9 @@ def test_connections_beyond_the_limit_are_answered_that_they_are_too_many(tmp_pa
             client.close()
 
 
-def test_a_place_is_free_when_its_completion_is_complete_though_it_is_unread(tmp_path: Path) -> None:
+def test_a_place_is_free_when_its_completion_is_complete_though_it_is_unread(
+    tmp_path: Path,
+) -> None:
     limits = ("task.max_open=8", "task.timeout_s=300", "task.write_s=300")
     with serving(tmp_path, *STUB, *limits) as server, connect(server, narrow=True) as client:
         client.sendall(whole(json.dumps(ECHO).encode()))
@@ -127,10 +134,16 @@ def test_a_place_is_free_when_its_completion_is_complete_though_it_is_unread(tmp
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("limits", "is_stream"),
-    [(("task.write_s=1",), True), (("task.write_s=1",), False), (("task.timeout_s=1", "task.write_s=300"), True)],
+    [
+        (("task.write_s=1",), True),
+        (("task.write_s=1",), False),
+        (("task.timeout_s=1", "task.write_s=300"), True),
+    ],
     ids=["stream", "whole", "timeout"],
 )
-def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path, limits: tuple[str, ...], is_stream: bool) -> None:
+def test_a_client_that_does_not_read_is_disconnected(
+    tmp_path: Path, limits: tuple[str, ...], is_stream: bool
+) -> None:
     with serving(tmp_path, *STUB, *limits) as server, connect(server, narrow=True) as client:
         client.sendall(whole(json.dumps(ECHO | {"stream": is_stream}).encode()))
         assert b" 200 " in first_line(client)
@@ -143,7 +156,10 @@ def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path, limits: tup
 
 
 def test_a_client_that_reads_slowly_gets_its_whole_answer(tmp_path: Path) -> None:
-    with serving(tmp_path, *STUB, "task.write_s=0.5") as server, connect(server, narrow=True) as client:
+    with (
+        serving(tmp_path, *STUB, "task.write_s=0.5") as server,
+        connect(server, narrow=True) as client,
+    ):
         client.sendall(whole(json.dumps(ECHO | {"n": 1}).encode()))
         text = b""
         for pause in [0.1] * 30 + [0.0] * 100_000:

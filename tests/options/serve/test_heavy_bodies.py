@@ -1,4 +1,5 @@
-"""Heavy bodies of every kind against a real server: it answers /health meanwhile within half a second."""
+"""Heavy bodies of every kind against a real server: it answers /health meanwhile within half a
+second."""
 
 from __future__ import annotations
 
@@ -81,7 +82,8 @@ T = TypeVar("T")
 def in_good_health(server: Serving, act: Callable[[], T]) -> T:
     """Call `act` while another thread polls /health, and assert that each poll was answered soon.
 
-    A fault of the server delays an answer in every try; other work on this machine may delay one in a single try.
+    A fault of the server delays an answer in every try; other work on this machine may delay one in
+    a single try.
     """
     for _ in range(TRIES):
         result, longest_s = with_health_polled(server, act)
@@ -94,7 +96,8 @@ def in_good_health(server: Serving, act: Callable[[], T]) -> T:
 def with_health_polled(server: Serving, act: Callable[[], T]) -> tuple[T, float]:
     """Return the result of `act`, and the longest time that /health took meanwhile.
 
-    The server's CPU time is the limit of each time, so that a wait for a busy machine does not count.
+    The server's CPU time is the limit of each time, so that a wait for a busy machine does not
+    count.
     """
     times: list[float] = []
     over = threading.Event()
@@ -136,7 +139,9 @@ def test_a_heavy_body_stalls_nobody(server: Serving, case: str) -> None:
     assert status == expected, answer
     if message:
         assert message in answer["error"]["message"]
-        assert len(answer["error"]["message"]) < 3000, "the answer does not quote all of a huge body"
+        assert len(answer["error"]["message"]) < 3000, (
+            "the answer does not quote all of a huge body"
+        )
 
 
 def send_in_pieces(server: Serving, pieces: Iterable[bytes], pause_s: float = 0.0) -> bytes:
@@ -152,7 +157,9 @@ def test_a_body_in_tiny_pieces_stalls_nobody(server: Serving) -> None:
     data = json.dumps({"prompt": "7 pens " * 20_000}).encode()
     head = f"POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in data) + b"0\r\n\r\n"
-    assert b" 400 " in in_good_health(server, lambda: send_in_pieces(server, [head.encode() + pieces]))
+    assert b" 400 " in in_good_health(
+        server, lambda: send_in_pieces(server, [head.encode() + pieces])
+    )
 
 
 def test_a_dripping_body_stalls_nobody(server: Serving) -> None:

@@ -1,4 +1,5 @@
-"""Clients that leave, or request too much, too long or too many at once: a real server with narrow limits."""
+"""Clients that leave, or request too much, too long or too many at once: a real server with narrow
+limits."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def test_a_client_that_leaves_frees_its_row_at_once(small: Serving) -> None:
 
 
 def check_that_its_row_ends_first(server: Serving, leave: Callable[[], None]) -> None:
-    """Let a client leave; a second client's shorter answer would end first, had the first one's row gone on."""
+    """Let a client leave; a second client's shorter answer would end first, had the first one's row
+    gone on."""
     before = server.metrics()["runner_clients_left_total"]
     second = server.open_stream("/v1/completions", LONG | {"max_tokens": 800})
     server.until(lambda now: now["runner_rows_alive"] == 2)
@@ -63,7 +65,9 @@ def close(stream: http.client.HTTPConnection) -> None:
     stream.answer.close()  # type: ignore[attr-defined]
 
 
-def test_a_client_that_leaves_before_its_stream_begins_is_noticed_while_it_waits(tmp_path: Path) -> None:
+def test_a_client_that_leaves_before_its_stream_begins_is_noticed_while_it_waits(
+    tmp_path: Path,
+) -> None:
     # one request at a time, and the first one takes longer than this test waits
     with (
         serving(tmp_path, *STUB, "model.delay_s=300") as server,
@@ -111,7 +115,9 @@ def test_bodies_that_are_too_large_are_not_read(small: Serving) -> None:
         413,
         "the body is too large: this server takes 16 KiB (task.max_body_kib)",
     )
-    with socket.create_connection(("127.0.0.1", small.port), timeout=WAIT_S) as endless:  # has no length and no end
+    with socket.create_connection(
+        ("127.0.0.1", small.port), timeout=WAIT_S
+    ) as endless:  # has no length and no end
         head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         endless.sendall(head.encode() + b"10000\r\n" + b" " * 0x10000 + b"\r\n")
         assert b" 413 " in first_line(endless), "it is answered while the client is sending"
@@ -120,7 +126,9 @@ def test_bodies_that_are_too_large_are_not_read(small: Serving) -> None:
     assert small.ask("/health")[0] == 200
 
 
-def test_a_client_that_reads_only_after_sending_gets_the_answer_to_too_large_a_body(small: Serving) -> None:
+def test_a_client_that_reads_only_after_sending_gets_the_answer_to_too_large_a_body(
+    small: Serving,
+) -> None:
     for headers in ({}, {"Transfer_Encoding": "chunked"}, {"Expect": "100-continue"}):
         status, answer = small.ask("/v1/completions", b" " * 10_000_000, **headers)
         assert (status, answer["error"]["type"]) == (413, "invalid_request_error")
@@ -135,7 +143,8 @@ def test_a_client_that_reads_only_after_sending_gets_the_answer_to_too_large_a_b
         host = "evil.example" if status_in_line == b" 403 " else "localhost"
         with socket.create_connection(("127.0.0.1", small.port), timeout=WAIT_S) as client:
             client.sendall(
-                f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 16000\r\n\r\n".encode() + b" " * 16000
+                f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 16000\r\n\r\n".encode()
+                + b" " * 16000
             )
             assert status_in_line in first_line(client)
 
@@ -153,7 +162,9 @@ def test_a_slow_body_is_refused_after_its_time_limit(monkeypatch: pytest.MonkeyP
         return {"type": "http.request", "body": b" ", "more_body": True}
 
     async def read() -> None:
-        body = guard.LimitedBody({"headers": [(b"content-length", b"1000")]}, drip, Limits(ServeConfig()))
+        body = guard.LimitedBody(
+            {"headers": [(b"content-length", b"1000")]}, drip, Limits(ServeConfig())
+        )
         while True:
             await body.receive()
 
@@ -164,7 +175,9 @@ def test_a_slow_body_is_refused_after_its_time_limit(monkeypatch: pytest.MonkeyP
 
 def test_prompts_that_are_too_long_are_refused_without_harm_to_others(small: Serving) -> None:
     with ThreadPoolExecutor(2) as pool:
-        good = pool.submit(small.ask, "/v1/completions", {"prompt": "7", "max_tokens": 30, "ignore_eos": True})
+        good = pool.submit(
+            small.ask, "/v1/completions", {"prompt": "7", "max_tokens": 30, "ignore_eos": True}
+        )
         status, answer = small.ask("/v1/completions", {"prompt": [5] * 2000})
         assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
         assert good.result()[0] == 200

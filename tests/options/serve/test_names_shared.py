@@ -1,4 +1,5 @@
-"""What the server shares with other parts: the parameters of a sampling, and the label of a mix in its name."""
+"""What the server shares with other parts: the parameters of a sampling, and the label of a mix in
+its name."""
 
 from __future__ import annotations
 
@@ -21,6 +22,8 @@ def test_a_body_has_all_parameters(body: type[ChatBody | TextBody | GenerateBody
 
 
 def test_the_name_tells_a_mix(make_config: Callable[..., RunnerConfig]) -> None:
-    mix = Nf4Config(skip=["layers.0", "lm_head"], overrides={"down_proj": {"name": "int8", "threshold": 0}})
+    mix = Nf4Config(
+        skip=["layers.0", "lm_head"], overrides={"down_proj": {"name": "int8", "threshold": 0}}
+    )
     config = make_config(model=LocalConfig(name="models/tiny"), quantization=mix)
     assert served_name(config, ServeConfig()) == "models/tiny+nf4-mixed"

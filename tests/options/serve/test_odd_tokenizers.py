@@ -1,4 +1,5 @@
-"""Prompts that no tokens come of, or whose tokens have no embedding, get an error, and a server goes on."""
+"""Prompts that no tokens come of, or whose tokens have no embedding, get an error, and a server
+goes on."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from serving import FLOAT32, serving
 def test_one_prompt_does_not_end_a_server(tmp_path: Path) -> None:
     runaway = save_runaway(tmp_path / "model")
     with serving(
-        tmp_path, *FLOAT32, "model=local", f"model.name={runaway}", "model.device=cpu", "tracking=none"
+        tmp_path,
+        *FLOAT32,
+        "model=local",
+        f"model.name={runaway}",
+        "model.device=cpu",
+        "tracking=none",
     ) as server:
         for body in (
             {"prompt": BAD},
@@ -35,7 +41,9 @@ def test_one_prompt_does_not_end_a_server(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_server_says_400_and_goes_on(tmp_path: Path) -> None:
     beyond = save_beyond(tmp_path / "model")
-    with serving(tmp_path, *FLOAT32, "model=auto", f"model.name={beyond}", "model.device=cpu") as server:
+    with serving(
+        tmp_path, *FLOAT32, "model=auto", f"model.name={beyond}", "model.device=cpu"
+    ) as server:
         text = f"Tom has {EXTRA} pens"
         for path, body in (
             ("/v1/completions", {"prompt": text}),
@@ -44,8 +52,10 @@ def test_a_server_says_400_and_goes_on(tmp_path: Path) -> None:
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]}),
         ):
             status, answer = server.ask(path, body)
-            assert (status, f"'{EXTRA}'" in str(answer), "896 is not a token" in str(answer)) == (400, True, True), (
-                answer
-            )
+            assert (status, f"'{EXTRA}'" in str(answer), "896 is not a token" in str(answer)) == (
+                400,
+                True,
+                True,
+            ), answer
         assert server.ask("/v1/completions", {"prompt": "7", "max_tokens": 2})[0] == 200
         assert "Traceback" not in server.err

@@ -1,4 +1,5 @@
-"""The page at /, in a real browser without a window: it sends, streams, stops, and shows text as text."""
+"""The page at /, in a real browser without a window: it sends, streams, stops, and shows text as
+text."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from chromium import CHROMIUM, Page, browser
 from PIL import Image
 from serving import Serving, serving
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium")
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium"
+)
 
 QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?\nSolve it step by step. End with '#### ' and the number."
 LAST = "[...document.querySelectorAll('.turn')].at(-1)"
@@ -39,7 +42,9 @@ def ask(page: Page, text: str) -> None:
 
 
 @pytest.mark.slow
-def test_it_sends_streams_and_continues_the_conversation(page: Page, server: Serving, tmp_path: Path) -> None:
+def test_it_sends_streams_and_continues_the_conversation(
+    page: Page, server: Serving, tmp_path: Path
+) -> None:
     page.do("""globalThis.steps = new Set();
         new MutationObserver(() => steps.add(document.querySelector('.assistant')?.textContent.length ?? 0))
           .observe(document.querySelector('#log'), {childList: true, subtree: true, characterData: true})""")
@@ -63,12 +68,15 @@ def test_it_sends_streams_and_continues_the_conversation(page: Page, server: Ser
         greys = image.convert("L").histogram()
     assert sum(greys[:110]) > 2000, "the page is not empty"
     assert page.complaints() == []
-    assert {url.split("/")[2] for url in page.requested() if url.startswith("http")} == {server.url.split("/")[2]}
+    assert {url.split("/")[2] for url in page.requested() if url.startswith("http")} == {
+        server.url.split("/")[2]
+    }
 
 
 @pytest.mark.thorough
 def test_stop_ends_the_answer_and_frees_its_row(page: Page, server: Serving) -> None:
-    # The page itself stops as soon as there is text: an answer may end before a click from here arrives.
+    # The page itself stops as soon as there is text: an answer may end before a click from here
+    # arrives.
     page.do(f"""document.getElementById('max_tokens').value = 900;
         const plain = fetch;  // a long answer, also after the model's end token
         globalThis.fetch = (url, how) => plain(url, {{...how, body: how.body.replace('{{', '{{"ignore_eos":true,')}})
@@ -107,7 +115,9 @@ def test_errors_are_shown_and_the_settings_are_sent(page: Page) -> None:
     page.do("document.getElementById('max_tokens').value = 100000")
     ask(page, "Hi")
     page.until(IDLE)
-    assert page.do(f"{LAST}.textContent").startswith("max_tokens=100000: this server gives at most 4096")
+    assert page.do(f"{LAST}.textContent").startswith(
+        "max_tokens=100000: this server gives at most 4096"
+    )
     assert "error" in page.do(f"{LAST}.className")
 
 
@@ -117,7 +127,9 @@ def test_the_policy_forbids_other_scripts_and_servers(page: Page, server: Servin
         "document.body.append(Object.assign(document.createElement('script'), {textContent: \"document.title = 'owned'\"}))"
     )
     assert page.do("document.title") != "owned"
-    assert page.do("fetch('http://127.0.0.1:9/').then(() => 'sent', error => 'refused')") == "refused"
+    assert (
+        page.do("fetch('http://127.0.0.1:9/').then(() => 'sent', error => 'refused')") == "refused"
+    )
     assert any("Content Security Policy" in text for text in page.complaints())
     status, text = server.ask("/")
     assert status == 200
@@ -130,10 +142,18 @@ def test_a_phone_shows_the_conversation_above_open_settings(
     server: Serving, tmp_path: Path, width: int, height: int, least: int
 ) -> None:
     with browser(tmp_path) as page:
-        page.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=True)
+        page.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=True,
+        )
         page.go(server.url + "/")
         page.do("document.querySelector('details').open = true")
-        assert page.do("document.documentElement.scrollWidth") <= width, "without scrolling sideways"
+        assert page.do("document.documentElement.scrollWidth") <= width, (
+            "without scrolling sideways"
+        )
         assert page.do("document.querySelector('#log').clientHeight") > least
         for name in ("text", "send", "stop", "reset"):
             box = page.do(f"document.getElementById('{name}').getBoundingClientRect().toJSON()")
@@ -141,13 +161,17 @@ def test_a_phone_shows_the_conversation_above_open_settings(
             assert box["right"] <= width
             assert box["bottom"] <= height
         page.do("document.getElementById('key').scrollIntoView()")
-        assert page.do("document.getElementById('key').getBoundingClientRect().bottom") <= height, "the last one"
+        assert page.do("document.getElementById('key').getBoundingClientRect().bottom") <= height, (
+            "the last one"
+        )
 
 
 @pytest.mark.thorough
 def test_the_page_asks_for_the_key_that_the_server_demands(tmp_path: Path) -> None:
     with (
-        serving(tmp_path / "server", "model=stub", "tracking=none", RUNNER_API_KEY="sk-page") as server,
+        serving(
+            tmp_path / "server", "model=stub", "tracking=none", RUNNER_API_KEY="sk-page"
+        ) as server,
         browser(tmp_path) as page,
     ):
         page.go(server.url + "/")

@@ -1,4 +1,5 @@
-"""Clients that ask for much, leave amid a body, or say its length twice: the others are served all the same."""
+"""Clients that ask for much, leave amid a body, or say its length twice: the others are served all
+the same."""
 
 from __future__ import annotations
 
@@ -27,9 +28,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 def post_from(address: str, port: int, body: dict[str, Any]) -> tuple[int, Any]:
     """Ask for a completion from one of this machine's own addresses."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=200, source_address=(address, 0))
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", port, timeout=200, source_address=(address, 0)
+    )
     try:
-        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        connection.request(
+            "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
+        )
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:
@@ -38,14 +43,18 @@ def post_from(address: str, port: int, body: dict[str, Any]) -> tuple[int, Any]:
 
 @pytest.mark.slow
 def test_one_client_that_takes_all_places_locks_nobody_out(server: Serving) -> None:
-    """Another address, another key, and a small request beside the large one get in; a second large one does not."""
+    """Another address, another key, and a small request beside the large one get in; a second large
+    one does not."""
     small = {"prompt": "7", "max_tokens": 2, "ignore_eos": True}
     with ThreadPoolExecutor(1) as pool:
         large = pool.submit(post_from, "127.0.0.1", server.port, MANY)
         server.until(lambda now: now["runner_open"] == 16)
         begun = time.monotonic()
         statuses = [post_from("127.0.0.2", server.port, small)[0] for _ in range(20)]
-        statuses += [server.ask("/v1/completions", small, Authorization=f"Bearer key-{number}")[0] for number in (1, 2)]
+        statuses += [
+            server.ask("/v1/completions", small, Authorization=f"Bearer key-{number}")[0]
+            for number in (1, 2)
+        ]
         statuses += [post_from("127.0.0.1", server.port, small)[0] for _ in range(4)]
         took_s = time.monotonic() - begun
         assert server.metrics()["runner_open"] == 16, "the large request goes on meanwhile"
@@ -67,7 +76,9 @@ def test_shares() -> None:
     assert not has_room(256, full, "a", 129)
     assert not has_room(256, [Held("a", 1)] * 256, "a", 1), "many small requests are as many places"
     assert has_room(256, [Held("a", 1)] * 256, "b", 1)
-    assert has_room(256, [Held("a", 0), Held("b", 100)], "b", 156), "a complete answer that is being read has no place"
+    assert has_room(256, [Held("a", 0), Held("b", 100)], "b", 156), (
+        "a complete answer that is being read has no place"
+    )
 
 
 def test_however_many_clients_come_there_is_an_end() -> None:
@@ -84,9 +95,7 @@ def test_a_client_that_leaves_amid_its_body_is_gone_and_not_a_failure(server: Se
     before = server.metrics()
     for path in ("/v1/completions", "/v1/chat/completions", "/generate"):
         with socket.create_connection(("127.0.0.1", server.port)) as client:
-            head = (
-                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 500\r\n"
-            )
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 500\r\n"
             client.sendall(head.encode() + b'\r\n{"prompt": "On')
             time.sleep(0.2)
     left = "runner_clients_left_total"
@@ -116,8 +125,14 @@ def test_a_body_with_two_lengths_is_refused_and_the_connection_closed(server: Se
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("body", [{"max_tokens": 0, "echo": True}, {"max_tokens": 2, "echo": True}, {"max_tokens": 2}])
-def test_a_prompt_too_long_to_be_scored_is_the_clients_fault(server: Serving, body: dict[str, Any]) -> None:
-    status, answer = server.ask("/v1/completions", {"prompt": "Ann has 3 apples. " * 900, "logprobs": 1} | body)
+@pytest.mark.parametrize(
+    "body", [{"max_tokens": 0, "echo": True}, {"max_tokens": 2, "echo": True}, {"max_tokens": 2}]
+)
+def test_a_prompt_too_long_to_be_scored_is_the_clients_fault(
+    server: Serving, body: dict[str, Any]
+) -> None:
+    status, answer = server.ask(
+        "/v1/completions", {"prompt": "Ann has 3 apples. " * 900, "logprobs": 1} | body
+    )
     assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
     assert "7200 tokens" in answer["error"]["message"]

@@ -1,4 +1,5 @@
-"""A server as its users start, stop, kill and overload it: real processes and signals on 127.0.0.1."""
+"""A server as its users start, stop, kill and overload it: real processes and signals on
+127.0.0.1."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def until_draining(server: Serving) -> None:
         time.sleep(0.02)
 
 
-# --------------------------------------------------------------------------------------------- before a load
+# ---------------------------------------------------------------------------------------------
+# before a load
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,8 @@ def test_an_address_that_others_reach_needs_a_key(
 ) -> None:
     config = make_config(task=ServeConfig(host=host, port=0))
     with pytest.raises(
-        ConfigError, match=f"task.host={host}: others could use this server, so it needs a key: set RUNNER_API_KEY"
+        ConfigError,
+        match=f"task.host={host}: others could use this server, so it needs a key: set RUNNER_API_KEY",
     ):
         serve.prepare(config)
     monkeypatch.setenv("RUNNER_API_KEY", "  ")
@@ -99,7 +102,9 @@ def test_a_key_that_no_header_carries_is_refused_and_not_shown(
 
 
 @SLOW
-def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, make_config: Make) -> None:
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
+    runner: Any, make_config: Make
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -112,22 +117,34 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, mak
         )
     with pytest.raises(ConfigError, match="task.host=8.8.8.8"):
         serve.bound_to(ServeConfig(host="8.8.8.8"))
-    with pytest.raises(ConfigError, match="task.host=no.such.host.invalid: not an address of this machine"):
+    with pytest.raises(
+        ConfigError, match="task.host=no.such.host.invalid: not an address of this machine"
+    ):
         serve.bound_to(ServeConfig(host="no.such.host.invalid"))
 
 
 @SLOW
 def test_a_grid_of_servers_is_impossible(runner: Any) -> None:
-    done = runner("-m", "task=serve", "task.port=0", "model=stub", "generation.max_new_tokens=1,2", "tracking=none")
+    done = runner(
+        "-m",
+        "task=serve",
+        "task.port=0",
+        "model=stub",
+        "generation.max_new_tokens=1,2",
+        "tracking=none",
+    )
     assert done.code == 2
     assert "task=serve runs until it is stopped, so it cannot be a job of a grid" in done.err
 
 
-# ------------------------------------------------------------------------------------------- ends, restarts
+# ------------------------------------------------------------------------------------------- ends,
+# restarts
 
 
 @SLOW
-def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(tmp_path: Path, new_database: NewDatabase) -> None:
+def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(
+    tmp_path: Path, new_database: NewDatabase
+) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
     with serving(tmp_path, *FLOAT32, "task.port=0") as server:
         assert server.ask("/v1/completions", {"prompt": "7", "max_tokens": 4})[0] == 200
@@ -146,9 +163,10 @@ def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(tmp_path: Pa
             status, answer = slow.result()
         assert (status, answer["usage"]["completion_tokens"]) == (200, 7200)
         assert server.process.wait(60) == 0
-        assert "requests       4   2 answered · 1 sent away · 0 clients left · 1 wrong · 0 failed" in server.out, (
-            server.out
-        )
+        assert (
+            "requests       4   2 answered · 1 sent away · 0 clients left · 1 wrong · 0 failed"
+            in server.out
+        ), server.out
         assert "Traceback" not in server.err
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     (run,) = client.search_runs(["1"])
@@ -161,8 +179,13 @@ def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(tmp_path: Pa
 @pytest.mark.parametrize("how", ["drain_s", "second signal"])
 @SLOW
 def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
-    drain = "task.drain_s=0.5" if how == "drain_s" else "task.drain_s=3600"  # in which all answers would be complete
-    with serving(tmp_path, *FLOAT32, "tracking=none", drain) as server, ThreadPoolExecutor(2) as pool:
+    drain = (
+        "task.drain_s=0.5" if how == "drain_s" else "task.drain_s=3600"
+    )  # in which all answers would be complete
+    with (
+        serving(tmp_path, *FLOAT32, "tracking=none", drain) as server,
+        ThreadPoolExecutor(2) as pool,
+    ):
         body = LONG | {"n": 16}
         whole = pool.submit(server.ask, "/v1/completions", body)
         stream = pool.submit(server.ask, "/v1/completions", body | {"stream": True})
@@ -172,7 +195,10 @@ def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
             until_draining(server)
             server.process.send_signal(signal.SIGTERM)
         status, answer = whole.result()
-        assert (status, answer["error"]["message"]) == (503, "the server is being stopped: the answer is not complete")
+        assert (status, answer["error"]["message"]) == (
+            503,
+            "the server is being stopped: the answer is not complete",
+        )
         assert "the answer is not complete" in stream.result()[1]
         assert server.process.wait(60) == 0
         assert "0 answered" not in server.out, "a stream that was begun has its status"
@@ -180,7 +206,9 @@ def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
 
 
 @SLOW
-def test_a_killed_server_starts_again_on_the_same_port(tmp_path: Path, new_database: NewDatabase) -> None:
+def test_a_killed_server_starts_again_on_the_same_port(
+    tmp_path: Path, new_database: NewDatabase
+) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
     port = f"task.port={free_port()}"
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
@@ -202,7 +230,9 @@ def test_a_killed_server_starts_again_on_the_same_port(tmp_path: Path, new_datab
 @SLOW
 def test_a_signal_while_the_model_loads_ends_it_as_any_job(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "runner", "task=serve", "task.port=0", "tracking=none"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     while not list(tmp_path.glob("outputs/jobs/*/config.yaml")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -213,7 +243,8 @@ def test_a_signal_while_the_model_loads_ends_it_as_any_job(tmp_path: Path) -> No
     assert "Traceback" not in err
 
 
-# ------------------------------------------------------------------------------------------------- the key
+# -------------------------------------------------------------------------------------------------
+# the key
 
 
 @SLOW
@@ -223,14 +254,24 @@ def test_with_a_key_nothing_is_told_without_it_and_it_is_written_nowhere(
     new_database(tmp_path / "outputs" / "mlflow.db")
     with serving(tmp_path, "model=stub", "task.host=0.0.0.0", RUNNER_API_KEY=KEY) as server:
         assert server.ask("/v1/completions", {"prompt": "7"})[0] == 200
-        for wrong in ("", "Bearer ", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", KEY, "Bearer \xff"):
+        for wrong in (
+            "",
+            "Bearer ",
+            "Bearer wrong",
+            f"Basic {KEY}",
+            f"Bearer {KEY}x",
+            KEY,
+            "Bearer \xff",
+        ):
             for path in ("/v1/completions", "/v1/models", "/metrics", "/generate", "/nothing"):
                 status, answer = server.ask(path, Authorization=wrong)
                 assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
                 assert KEY not in json.dumps(answer)
         assert server.ask("/", Authorization="")[0] == 200
         assert server.ask("/health", Authorization="") == (200, {"status": "ok"})
-        assert server.ask("/v1/completions", b"{", Host="evil.example")[0] == 400, "with a key, any name will do"
+        assert server.ask("/v1/completions", b"{", Host="evil.example")[0] == 400, (
+            "with a key, any name will do"
+        )
         server.ask(f"/v1/models/{KEY}")
         assert "with the key in RUNNER_API_KEY" in server.err
         assert server.stop() == 0
@@ -248,14 +289,18 @@ def test_a_key_is_demanded_on_this_machine_too_where_there_is_one(tmp_path: Path
         assert server.ask("/v1/models")[0] == 200
 
 
-# ------------------------------------------------------------------------------------------- other engines
+# ------------------------------------------------------------------------------------------- other
+# engines
 
 
 @SLOW
 def test_the_stub_serves_and_is_named_as_asked(tmp_path: Path) -> None:
     with serving(tmp_path, *STUB, "task.model_name=mine", "model.delay_s=0.3") as server:
         assert server.ask("/v1/models")[1]["data"][0]["id"] == "mine"
-        asked = [threading.Thread(target=server.ask, args=("/v1/completions", {"prompt": "x"})) for _ in range(3)]
+        asked = [
+            threading.Thread(target=server.ask, args=("/v1/completions", {"prompt": "x"}))
+            for _ in range(3)
+        ]
         for thread in asked:
             thread.start()
         for thread in asked:

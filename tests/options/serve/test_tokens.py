@@ -1,4 +1,5 @@
-"""POST /tokenize on a real server: the tokens, refusals, and that a request counts as an open completion."""
+"""POST /tokenize on a real server: the tokens, refusals, and that a request counts as an open
+completion."""
 
 from __future__ import annotations
 
@@ -23,8 +24,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 def test_a_prompt_and_a_chat_have_the_tokens_that_the_model_reads(server: Serving) -> None:
     text = "Tom has 8 pens."
     status, plain = server.ask("/tokenize", {"prompt": text})
-    assert (status, plain["count"], plain["prompt"], plain["max_model_len"]) == (200, len(plain["tokens"]), text, 1024)
-    _, scored = server.ask("/v1/completions", {"prompt": plain["tokens"], "max_tokens": 0, "echo": True})
+    assert (status, plain["count"], plain["prompt"], plain["max_model_len"]) == (
+        200,
+        len(plain["tokens"]),
+        text,
+        1024,
+    )
+    _, scored = server.ask(
+        "/v1/completions", {"prompt": plain["tokens"], "max_tokens": 0, "echo": True}
+    )
     assert scored["choices"][0]["text"] == text
     _, bare = server.ask("/tokenize", {"prompt": text, "add_special_tokens": False})
     assert plain["tokens"][-bare["count"] :] == bare["tokens"]
@@ -51,14 +59,18 @@ def test_a_prompt_and_a_chat_have_the_tokens_that_the_model_reads(server: Servin
         (b" " * 2_000_000, 413, "1024 KiB (task.max_body_kib)"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_refused_by_name(server: Serving, body: Any, status: int, message: str) -> None:
+def test_what_cannot_be_read_is_refused_by_name(
+    server: Serving, body: Any, status: int, message: str
+) -> None:
     actual, answer = server.ask("/tokenize", body)
     assert actual == status, answer
     assert message in answer["error"]["message"]
 
 
 def test_it_counts_as_an_open_completion(tmp_path: Path) -> None:
-    with serving(tmp_path, "model=stub", "model.delay_s=300", "tracking=none", "task.max_open=1") as server:
+    with serving(
+        tmp_path, "model=stub", "model.delay_s=300", "tracking=none", "task.max_open=1"
+    ) as server:
         with server.send("/v1/completions", {"prompt": "7"}):
             server.until(lambda now: now["runner_open"] == 1)
             status, answer = server.ask("/tokenize", {"prompt": "7"})

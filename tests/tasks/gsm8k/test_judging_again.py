@@ -1,4 +1,5 @@
-"""A job that differs in how answers are judged takes the recorded texts, judges them anew, and decodes nothing."""
+"""A job that differs in how answers are judged takes the recorded texts, judges them anew, and
+decodes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +32,10 @@ MARKED = "It has 3+4=7 legs, so the answer is 7"  # strict finds nothing here; t
 @pytest.fixture
 def questions(tmp_path: Path) -> str:
     file = tmp_path / "questions.jsonl"
-    rows = [{"question": f"How many legs have {n} dogs?", "answer": f"#### {4 * n}"} for n in range(1, 6)]
+    rows = [
+        {"question": f"How many legs have {n} dogs?", "answer": f"#### {4 * n}"}
+        for n in range(1, 6)
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(file)
 
@@ -62,20 +66,36 @@ def test_another_extractor_takes_the_texts_and_judges_as_a_job_of_its_own(
     again = run(job(Extractor.flexible))
     assert again.job_id != strict.job_id
     assert samples_of(again) == samples_of(alone)
-    same = ("accuracy", "accuracy/flexible", "n", "no_answer", "wrong", "answers_found/strict", "new_tokens")
-    assert [again.result.metrics[key] for key in same] == [alone.result.metrics[key] for key in same]
+    same = (
+        "accuracy",
+        "accuracy/flexible",
+        "n",
+        "no_answer",
+        "wrong",
+        "answers_found/strict",
+        "new_tokens",
+    )
+    assert [again.result.metrics[key] for key in same] == [
+        alone.result.metrics[key] for key in same
+    ]
     assert f"5 of 5 samples were taken from job {strict.job_id}" in again.result.notes[0]
     back = run(job(Extractor.boxed))
     assert f"from job {strict.job_id}" in back.result.notes[0], "the job that generated them"
 
 
-def test_a_verdict_is_another_where_the_rule_is(make_config: Make, questions: str, no_engine: None) -> None:
-    config = make_config(task=Gsm8kConfig(data=questions, limit=5, extractor=Extractor.the_answer_is))
+def test_a_verdict_is_another_where_the_rule_is(
+    make_config: Make, questions: str, no_engine: None
+) -> None:
+    config = make_config(
+        task=Gsm8kConfig(data=questions, limit=5, extractor=Extractor.the_answer_is)
+    )
     inputs, _ = identify(resolve(config))
     assert isinstance(inputs, gsm8k.Problems)
     judge = Judge(inputs.task, {item.number: replace(item, gold="7") for item in inputs.items})
     strict = Judge(Gsm8kConfig(data=questions), judge.items)
-    recorded = strict.judged(Sample(Answer(MARKED, [1], FinishReason.stop), "sha", 3, 0.1, 0)).sample
+    recorded = strict.judged(
+        Sample(Answer(MARKED, [1], FinishReason.stop), "sha", 3, 0.1, 0)
+    ).sample
     assert recorded.answer.verdict is Verdict.no_answer
     adopted = judge.adopted(recorded)
     assert adopted is not None
@@ -89,7 +109,9 @@ def test_a_verdict_is_another_where_the_rule_is(make_config: Make, questions: st
 @pytest.mark.parametrize(
     "change", [{"instruction": "Be brief."}, {"system": "You count."}, {"samples": 1, "repeat": 1}]
 )
-def test_what_changes_a_prompt_or_a_draw_takes_nothing(make_config: Make, questions: str, change: Any) -> None:
+def test_what_changes_a_prompt_or_a_draw_takes_nothing(
+    make_config: Make, questions: str, change: Any
+) -> None:
     task = Gsm8kConfig(data=questions, limit=3)
     strict = run(make_config(task=task))
     other = run(make_config(task=replace(task, extractor=Extractor.flexible, **change)))
@@ -111,7 +133,9 @@ def test_a_plan_knows_that_nothing_is_left_to_decode(make_config: Make, question
     assert all(time is None or time.seconds > 0 for time in times[1:])
 
 
-def test_jobs_judged_as_usual_keep_the_key_that_earlier_versions_left_in_their_folders(make_config: Make) -> None:
+def test_jobs_judged_as_usual_keep_the_key_that_earlier_versions_left_in_their_folders(
+    make_config: Make,
+) -> None:
     keys = {
         identify(resolve(make_config(task=Gsm8kConfig(limit=2, extractor=it))))[1].sibling_key
         for it in (Extractor.strict, Extractor.flexible, Extractor.boxed)

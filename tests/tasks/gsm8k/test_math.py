@@ -1,4 +1,5 @@
-"""task.extractor=math: files of MATH-500's and AIME's shape, from their keys to the verdicts in a job's record."""
+"""task.extractor=math: files of MATH-500's and AIME's shape, from their keys to the verdicts in a
+job's record."""
 
 from __future__ import annotations
 
@@ -62,7 +63,14 @@ MATH = [
     },
 ]
 AIME = [
-    {"id": 60, "problem": "Find $r$.", "solution": "It is 33.", "answer": "033", "url": "x", "year": "2024"},
+    {
+        "id": 60,
+        "problem": "Find $r$.",
+        "solution": "It is 33.",
+        "answer": "033",
+        "url": "x",
+        "year": "2024",
+    },
     {"id": "1", "problem": "Find $s$.", "answer": "70"},
 ]
 
@@ -131,7 +139,9 @@ def test_rows_of_both_layouts_are_read(row: dict[str, Any]) -> None:
 def test_a_job_judges_keeps_the_reasons_and_resumes(
     make_config: Make, recorder: Callable[[], Recorder], file: Path
 ) -> None:
-    config = make_config(task=Gsm8kConfig(data=str(file), limit=None, extractor=Extractor.math, cluster="subject"))
+    config = make_config(
+        task=Gsm8kConfig(data=str(file), limit=None, extractor=Extractor.math, cluster="subject")
+    )
     answers: dict[int, Reply | list[Reply]] = {
         0: ("<think>\\boxed{4}</think>It is $\\boxed{\\sqrt{18}}$.", FinishReason.stop),
         1: ("\\boxed{9^{9^{9^{9}}}}", FinishReason.stop),
@@ -147,9 +157,16 @@ def test_a_job_judges_keeps_the_reasons_and_resumes(
     assert found[1] is not None
     assert str(found[1]["why_not"]).startswith("took more than 0.5 s of CPU")
     assert found[2] == {"math": None}
-    assert [written.done[index].cluster for index in range(4)] == ["Algebra", "Algebra", "Precalculus", "Prealgebra"]
+    assert [written.done[index].cluster for index in range(4)] == [
+        "Algebra",
+        "Algebra",
+        "Precalculus",
+        "Prealgebra",
+    ]
     (note,) = [it for it in result.notes if "compared with the right one" in it]
-    assert note.startswith("1 answer could not be compared with the right one, and counts as wrong: question 1 took")
+    assert note.startswith(
+        "1 answer could not be compared with the right one, and counts as wrong: question 1 took"
+    )
     assert {key for key in result.metrics if key.startswith("accuracy/")} == {"accuracy/math"}
     engine = Scripted(answers)
     again = work(gsm8k, config, recorder(), engine)
@@ -157,7 +174,9 @@ def test_a_job_judges_keeps_the_reasons_and_resumes(
     assert again.metrics["accuracy"] == result.metrics["accuracy"] == 1 / 4
 
 
-def test_equal_expressions_elect_one_answer(make_config: Make, recorder: Callable[[], Recorder], file: Path) -> None:
+def test_equal_expressions_elect_one_answer(
+    make_config: Make, recorder: Callable[[], Recorder], file: Path
+) -> None:
     task = Gsm8kConfig(data=str(file), limit=1, extractor=Extractor.math, samples=5)
     config = make_config(task=task, generation=GenerationConfig(temperature=0.7))
     texts = ["2\\sqrt{2}", "\\sqrt{18}", "\\sqrt{8}", "3\\sqrt 2", "\\frac{6}{\\sqrt{2}}"]
@@ -173,11 +192,17 @@ def test_equal_expressions_elect_one_answer(make_config: Make, recorder: Callabl
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"gold": Gold.letter}, "task.gold=letter: it is for numbers and letters, and task.extractor=math judges"),
+        (
+            {"gold": Gold.letter},
+            "task.gold=letter: it is for numbers and letters, and task.extractor=math judges",
+        ),
         ({"choices_key": "options"}, "task.choices_key=options: it is for numbers and letters"),
         ({"gold_after": "So"}, "task.gold_after=So: it is for numbers and letters"),
         ({"check_contamination": 3}, "task.check_contamination=3: it is for numbers and letters"),
-        ({"extractor": Extractor.boxed, "gold": Gold.expression}, "task.gold=expression: only task.extractor=math"),
+        (
+            {"extractor": Extractor.boxed, "gold": Gold.expression},
+            "task.gold=expression: only task.extractor=math",
+        ),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], message: str) -> None:

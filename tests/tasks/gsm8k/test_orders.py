@@ -13,12 +13,18 @@ from likely import jsonl
 from runner_compare.statistics.choice_positions import AskedInOrders, position_bias
 
 QUESTIONS = [
-    {"question": f"What is {number} + 1?", "choices": [str(number + at) for at in range(4)], "answer": 1}
+    {
+        "question": f"What is {number} + 1?",
+        "choices": [str(number + at) for at in range(4)],
+        "answer": 1,
+    }
     for number in range(20)
 ]
 
 
-def asked(runner: Callable[..., Any], tmp_path: Path, *arguments: str) -> tuple[dict[str, float], str]:
+def asked(
+    runner: Callable[..., Any], tmp_path: Path, *arguments: str
+) -> tuple[dict[str, float], str]:
     data = jsonl(tmp_path / "sums.jsonl", QUESTIONS)
     done = runner("model=stub", f"task.data={data}", "tracking=none", "print=json", *arguments)
     assert done.code == 0, done.err
@@ -43,8 +49,14 @@ def test_a_stub_that_always_prefers_b_is_found(runner: Callable[..., Any], tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["task.rotate=4", "task.early_stop_vs=quantization=none"], "task.rotate=4: task.early_stop_vs takes each"),
-        (["task.rotate=4", "task.check_contamination=2"], "task.rotate=4: a rotated question has no twin"),
+        (
+            ["task.rotate=4", "task.early_stop_vs=quantization=none"],
+            "task.rotate=4: task.early_stop_vs takes each",
+        ),
+        (
+            ["task.rotate=4", "task.check_contamination=2"],
+            "task.rotate=4: a rotated question has no twin",
+        ),
         (["task.rotate=27"], "task.rotate=27"),
     ],
 )
@@ -57,13 +69,18 @@ def test_what_it_cannot_be_asked_with_is_refused(
 
 
 def test_knowledge_is_no_bias_whatever_the_letter(tmp_path: Path) -> None:
-    """Texts are chosen with noise, and the right one stands at A first: not even two of four orders mislead."""
+    """Texts are chosen with noise, and the right one stands at A first: not even two of four orders
+    mislead."""
     draw = Random(0)
     shifts = (0, 2)
     answers = []
     for _ in range(200):
         texts = [0 if draw.random() < 0.8 else draw.randrange(4) for _ in shifts]
-        answers.append(AskedInOrders(4, shifts, tuple((it + at) % 4 for it, at in zip(texts, shifts, strict=True))))
+        answers.append(
+            AskedInOrders(
+                4, shifts, tuple((it + at) % 4 for it, at in zip(texts, shifts, strict=True))
+            )
+        )
     result = position_bias(answers)
     assert result.positions[0].share > 0.35, "A is chosen most"
     assert abs(result.positions[0].share - result.positions[0].expected) < 0.05

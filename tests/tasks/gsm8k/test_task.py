@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted import Reply, Scripted
@@ -65,7 +66,12 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
     assert found == {"strict": None, "flexible": golds[2], "boxed": None, "the_answer_is": None}
     metrics = result.metrics
     assert metrics["accuracy"] == pytest.approx(2 / 6)
-    assert (metrics["correct"], metrics["wrong"], metrics["no_answer"], metrics["cut_off"]) == (2, 1, 1, 2)
+    assert (metrics["correct"], metrics["wrong"], metrics["no_answer"], metrics["cut_off"]) == (
+        2,
+        1,
+        1,
+        2,
+    )
     assert (metrics["prompt_tokens"], metrics["new_tokens"], metrics["n"]) == (60, 18, 6)
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
     assert metrics["lora_modules"] == 2
@@ -75,15 +81,24 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
 
 def test_all_errors_fail_the_job(make_config: Make, recorder: Callable[[], Recorder]) -> None:
     with pytest.raises(JobFailed, match="boom"):
-        work(gsm8k, make_config(), recorder(), Scripted(dict.fromkeys(range(4), ("", FinishReason.error))))
+        work(
+            gsm8k,
+            make_config(),
+            recorder(),
+            Scripted(dict.fromkeys(range(4), ("", FinishReason.error))),
+        )
 
 
-def test_resume_asks_only_for_what_is_missing(make_config: Make, recorder: Callable[[], Recorder]) -> None:
+def test_resume_asks_only_for_what_is_missing(
+    make_config: Make, recorder: Callable[[], Recorder]
+) -> None:
     config = make_config(task=Gsm8kConfig(limit=4))
     answers = dict.fromkeys(range(4), ("#### 1", FinishReason.stop))
     whole = work(gsm8k, config, recorder(), Scripted(answers))
     lines = recorder().job.samples_path.read_text().splitlines(keepends=True)
-    recorder().job.samples_path.write_text("".join(lines[:2]) + lines[2][:20])  # torn while it was written
+    recorder().job.samples_path.write_text(
+        "".join(lines[:2]) + lines[2][:20]
+    )  # torn while it was written
     engine = Scripted(answers)
     again = work(gsm8k, config, recorder(), engine)
     assert sorted(map(int, engine.asked)) == [0, 1]  # 3 and 2 had been answered first
@@ -98,7 +113,11 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
     config = make_config(task=Gsm8kConfig(limit=3, samples=4), generation=SAMPLED)
     golds = [item.gold for item in gsm8k.prepare(config).items]
     right = [(f"so\n#### {gold}", FinishReason.stop) for gold in golds]
-    wrong, silent, cut = ("#### 1", FinishReason.stop), ("?", FinishReason.stop), ("12", FinishReason.length)
+    wrong, silent, cut = (
+        ("#### 1", FinishReason.stop),
+        ("?", FinishReason.stop),
+        ("12", FinishReason.length),
+    )
     answers: dict[int, Reply | list[Reply]] = {
         0: [wrong, right[0], right[0], silent],
         1: [wrong, right[1], wrong, right[1]],  # a tie: the first to come
@@ -106,7 +125,11 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
     }
     written = recorder()
     result = work(gsm8k, config, written, Scripted(answers))
-    assert [written.done[i].answer.verdict for i in range(3)] == [Verdict.correct, Verdict.wrong, Verdict.cut_off]
+    assert [written.done[i].answer.verdict for i in range(3)] == [
+        Verdict.correct,
+        Verdict.wrong,
+        Verdict.cut_off,
+    ]
     first = written.done[0]
     assert first.choices is not None
     assert [one.verdict for one in first.choices] == [
@@ -122,7 +145,11 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
     metrics = result.metrics
     assert metrics["accuracy"] == pytest.approx(1 / 3)
     assert (metrics["answers_each"], metrics["tied_votes"]) == (4, 1)
-    assert (metrics["prompt_tokens"], metrics["new_tokens"], metrics["stopped_by_length"]) == (30, 36, 4)
+    assert (metrics["prompt_tokens"], metrics["new_tokens"], metrics["stopped_by_length"]) == (
+        30,
+        36,
+        4,
+    )
     assert metrics["pass_at_k/1"] == metrics["maj_at_k/1"] == pytest.approx((1 / 2 + 1 / 2) / 3)
     assert metrics["pass_at_k/4"] == pytest.approx(2 / 3)
     assert metrics["maj_at_k/4"] == pytest.approx((1 + 1 / 2) / 3)
@@ -134,12 +161,18 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
     assert engine.asked == [0]  # 2 and 1 had been answered first
     assert {**again.metrics, "peak_rss_mib": 0} == {**metrics, "peak_rss_mib": 0}
     with pytest.raises(EvidenceError, match="line 1 holds 4 answers, and this job asks for 2"):
-        work(gsm8k, make_config(task=Gsm8kConfig(limit=3, samples=2), generation=SAMPLED), recorder(), engine)
+        work(
+            gsm8k,
+            make_config(task=Gsm8kConfig(limit=3, samples=2), generation=SAMPLED),
+            recorder(),
+            engine,
+        )
 
 
 def test_prompts_are_shown_as_the_model_sees_them_without_its_weights(make_config: Make) -> None:
-    def shown(**keys: object) -> str:
-        config = make_config(model=LocalModelConfig(name="embedded"), task=Gsm8kConfig(limit=3, **keys))  # type: ignore[arg-type]
+    def shown(**keys: Any) -> str:
+        task = Gsm8kConfig(limit=3, **keys)
+        config = make_config(model=LocalModelConfig(name="embedded"), task=task)
         return gsm8k.preview(gsm8k.prepare(config), resolve(config))
 
     asked = [item.question for item in load_questions(Gsm8kConfig(limit=3))]
@@ -171,11 +204,16 @@ def test_identity_follows_the_content_of_the_data(make_config: Make, tmp_path: P
     first, copy, other = tmp_path / "a.jsonl", tmp_path / "b" / "a.jsonl", tmp_path / "c.jsonl"
     for file, gold in ((first, 1), (copy, 1), (other, 2)):
         file.write_text(f'{{"question": "Q?", "answer": "#### {gold}"}}\n')
-    hashes = [gsm8k.prepare(make_config(task=Gsm8kConfig(data=str(file)))).hashes for file in (first, copy, other)]
+    hashes = [
+        gsm8k.prepare(make_config(task=Gsm8kConfig(data=str(file)))).hashes
+        for file in (first, copy, other)
+    ]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_an_answer_joins_the_family_of_questions_that_another_job_names(make_config: Make, tmp_path: Path) -> None:
+def test_an_answer_joins_the_family_of_questions_that_another_job_names(
+    make_config: Make, tmp_path: Path
+) -> None:
     file = tmp_path / "twins.jsonl"
     file.write_text('{"question": "1 + 1?", "answer": 2, "story": "sums"}\n')
     plain, named = (Gsm8kConfig(data=str(file), cluster=cluster) for cluster in (None, "story"))

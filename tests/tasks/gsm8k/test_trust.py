@@ -1,4 +1,5 @@
-"""The trust report and its two checks: what they count, when they warn, and that they go on after a kill."""
+"""The trust report and its two checks: what they count, when they warn, and that they go on after a
+kill."""
 
 from __future__ import annotations
 
@@ -29,7 +30,15 @@ from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.trust import TWINS, trust_report, warnings
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason, Result, Sample, Verdict
-from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Message, Request, request_sha256
+from runner_engine.sessions.base import (
+    Capability,
+    Completion,
+    EngineReport,
+    Event,
+    Message,
+    Request,
+    request_sha256,
+)
 from runner_engine.sessions.stats import EngineStats
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -42,7 +51,8 @@ GOLD = {item.question: item.gold for item in load_questions(Gsm8kConfig(limit=40
 
 
 class Knowing:
-    """An engine that knows the questions of the embedded set by heart, and answers otherwise once it is alone."""
+    """An engine that knows the questions of the embedded set by heart, and answers otherwise once
+    it is alone."""
 
     capabilities = frozenset(Capability)
 
@@ -56,7 +66,9 @@ class Knowing:
         return str(request.prompt), []
 
     def open(self, batch_size: int | None = None) -> ListSession:
-        return ListSession(self.capabilities, lambda requests: ([self.said(it, batch_size)] for it in requests))
+        return ListSession(
+            self.capabilities, lambda requests: ([self.said(it, batch_size)] for it in requests)
+        )
 
     def said(self, request: Request, batch_size: int | None) -> Completion:
         self.asked.append((request.id, batch_size))
@@ -79,14 +91,23 @@ def started(tmp_path: Path, config: RunnerConfig, engine: Knowing) -> Result:
         recorder.close()
 
 
-def judged(text: str, reason: FinishReason = FinishReason.stop, gold: str = "7", in_thinking: bool = False) -> Judged:
+def judged(
+    text: str, reason: FinishReason = FinishReason.stop, gold: str = "7", in_thinking: bool = False
+) -> Judged:
     task = Gsm8kConfig()
     item = replace(load_questions(Gsm8kConfig(limit=1))[0], gold=gold)
-    return Judge(task, {0: item}).judged(Sample(Answer(text, [1], reason, in_thinking=in_thinking), "sha", 3, 0.1, 0))
+    return Judge(task, {0: item}).judged(
+        Sample(Answer(text, [1], reason, in_thinking=in_thinking), "sha", 3, 0.1, 0)
+    )
 
 
 def test_extractors_and_lengths_are_counted() -> None:
-    samples = [judged("#### 7"), judged("it is 7"), judged("#### 8"), judged("it is", FinishReason.length)]
+    samples = [
+        judged("#### 7"),
+        judged("it is 7"),
+        judged("#### 8"),
+        judged("it is", FinishReason.length),
+    ]
     report = trust_report(samples, {})
     assert report["accuracy/strict"] == 0.25
     assert report["accuracy/flexible"] == 0.5
@@ -98,13 +119,20 @@ def test_extractors_and_lengths_are_counted() -> None:
 
 def test_answers_with_thinking_are_counted_and_said() -> None:
     stop, length = FinishReason.stop, FinishReason.length
-    texts = [("<think> hm", length), ("<think> hm </think> so", length), ("hm", length), ("<think> #### 7", stop)]
+    texts = [
+        ("<think> hm", length),
+        ("<think> hm </think> so", length),
+        ("hm", length),
+        ("<think> #### 7", stop),
+    ]
     samples = [judged(text, reason) for text, reason in texts]
     report = trust_report(samples, {})
     assert (report["cut_off_thinking"], report["thinking_removed"]) == (2, 1)
     removed, cut_off = warnings(report, {})
     assert removed == "thinking was removed from 1 answer: only what follows it was judged"
-    assert cut_off.startswith("2 answers ended while the model was still thinking, which counts as cut off")
+    assert cut_off.startswith(
+        "2 answers ended while the model was still thinking, which counts as cut off"
+    )
     begun = [judged(text, reason, in_thinking=True) for text, reason in texts]
     assert trust_report(begun, {})["cut_off_thinking"] == 3
     assert [one.sample.answer.verdict for one in begun] == [Verdict.cut_off] * 4
@@ -124,24 +152,47 @@ class Encoding:
     ("style", "ids", "has_template", "bos", "warned"),
     [
         (PromptStyle.chat, [BOS, 5], True, "begins with BOS", []),
-        (PromptStyle.chat, [BOS, BOS, 5], True, "begins with two BOS", ["every prompt begins with two BOS tokens"]),
-        (PromptStyle.text, [5, 6], True, "without BOS", ["the model has a chat template, and was asked in plain text"]),
+        (
+            PromptStyle.chat,
+            [BOS, BOS, 5],
+            True,
+            "begins with two BOS",
+            ["every prompt begins with two BOS tokens"],
+        ),
+        (
+            PromptStyle.text,
+            [5, 6],
+            True,
+            "without BOS",
+            ["the model has a chat template, and was asked in plain text"],
+        ),
         (PromptStyle.text, [5, 6], False, "without BOS", []),
         (PromptStyle.text, [], None, None, []),
     ],
 )
 def test_what_the_model_sees_is_described(
-    style: PromptStyle, ids: list[int], has_template: bool | None, bos: str | None, warned: list[str]
+    style: PromptStyle,
+    ids: list[int],
+    has_template: bool | None,
+    bos: str | None,
+    warned: list[str],
 ) -> None:
     asked = Request(0, "x" if style is PromptStyle.text else (Message("user", "x"),))
-    report = EngineReport(bos_token=None if has_template is None else BOS, has_chat_template=has_template)
+    report = EngineReport(
+        bos_token=None if has_template is None else BOS, has_chat_template=has_template
+    )
     engine: Any = Encoding("<s>Question: QUESTION", ids)
     look_at_prompts([style.value, "1 worked example"], asked, asked, engine, report)
     assert report.facts.get("bos") == bos
     assert report.facts["prompt"].startswith(f"{style.value} · 1 worked example · form ")
     metrics = trust_report([judged("#### 7")], report.facts)
-    assert metrics.get("double_bos") == (None if bos is None else float(len(warned) == 1 and "BOS" in warned[0]))
-    assert [note[: len(start)] for note, start in zip(warnings(metrics, report.facts), warned, strict=True)] == warned
+    assert metrics.get("double_bos") == (
+        None if bos is None else float(len(warned) == 1 and "BOS" in warned[0])
+    )
+    assert [
+        note[: len(start)]
+        for note, start in zip(warnings(metrics, report.facts), warned, strict=True)
+    ] == warned
 
 
 def test_the_form_is_the_same_for_all_questions_and_another_for_another_prompt(
@@ -155,10 +206,13 @@ def test_the_form_is_the_same_for_all_questions_and_another_for_another_prompt(
     assert form(limit=2) == form(limit=1, split="hard") != form(limit=1, instruction="Go.")
 
 
-# ----------------------------------------------------------------------------------------------------- checks
+# -----------------------------------------------------------------------------------------------------
+# checks
 
 
-def test_answers_that_change_alone_are_counted_and_asked_once(make_config: Make, tmp_path: Path) -> None:
+def test_answers_that_change_alone_are_counted_and_asked_once(
+    make_config: Make, tmp_path: Path
+) -> None:
     config = make_config(task=Gsm8kConfig(limit=6, check_invariance=4))
     engine = Knowing(changing=[2, 3])
     result = started(tmp_path, config, engine)
@@ -179,7 +233,8 @@ def test_answers_that_change_alone_are_counted_and_asked_once(make_config: Make,
 
 
 class Busy(Knowing):
-    """Decodes four rows at once, so that questions wait; some answers change when they are asked a second time."""
+    """Decodes four rows at once, so that questions wait; some answers change when they are asked a
+    second time."""
 
     rows_are_independent = True
 
@@ -209,13 +264,21 @@ def test_a_few_are_asked_again_beside_the_others(make_config: Make, tmp_path: Pa
     result = started(tmp_path, config, engine)
     asked = [number for number, _ in engine.asked]
     assert asked[:500] == list(range(500))
-    assert asked[500:] == [f"again {number}" for number in range(5)], "after their first answers, in one session"
+    assert asked[500:] == [f"again {number}" for number in range(5)], (
+        "after their first answers, in one session"
+    )
     assert {size for _, size in engine.asked} == {None}
-    assert [result.metrics[key] for key in ("asked_again", "texts_changed", "answers_changed")] == [5, 1, 1]
+    assert [result.metrics[key] for key in ("asked_again", "texts_changed", "answers_changed")] == [
+        5,
+        1,
+        1,
+    ]
     assert result.metrics["n"] == 500
     assert result.metrics["new_tokens"] == 1000, "what is asked again is no part of the score"
     [note] = result.notes
-    assert note.startswith("1 of 5 answers changed when their questions were asked again beside other ones")
+    assert note.startswith(
+        "1 of 5 answers changed when their questions were asked again beside other ones"
+    )
     samples, again = tmp_path / "job" / "samples.jsonl", tmp_path / "job" / AGAIN
     for file, kept in ((samples, 200), (again, 2)):  # as after a kill
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:kept]))
@@ -247,7 +310,9 @@ def test_nothing_is_asked_again_where_it_shows_nothing_or_takes_long(
     assert not (tmp_path / "job" / AGAIN).exists()
 
 
-def test_nothing_is_asked_again_where_it_would_change_the_answers_beside_it(make_config: Make, tmp_path: Path) -> None:
+def test_nothing_is_asked_again_where_it_would_change_the_answers_beside_it(
+    make_config: Make, tmp_path: Path
+) -> None:
     engine = Busy(changing=[2])
     engine.rows_are_independent = False
     result = started(tmp_path, make_config(task=Gsm8kConfig(limit=500)), engine)
@@ -263,7 +328,9 @@ def test_auto_is_the_same_job_as_without_the_check() -> None:
     assert counting[0]["check_invariance"] == 0
 
 
-def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: Make, tmp_path: Path) -> None:
+def test_a_repeat_asks_in_another_order_with_other_random_numbers(
+    make_config: Make, tmp_path: Path
+) -> None:
     orders, results = [], []
     for repeat in (0, 1, 2):
         folder = tmp_path / str(repeat)
@@ -290,7 +357,13 @@ def test_a_repeat_is_a_job_of_its_own_that_reuses_nothing(make_config: Make) -> 
 def test_twins_that_are_not_solved_are_a_hint(make_config: Make, tmp_path: Path) -> None:
     config = make_config(task=Gsm8kConfig(limit=10, check_contamination=8))
     result = started(tmp_path, config, Knowing())
-    names = ("twins", "originals_correct", "twins_correct", "only_original_correct", "only_twin_correct")
+    names = (
+        "twins",
+        "originals_correct",
+        "twins_correct",
+        "only_original_correct",
+        "only_twin_correct",
+    )
     assert [result.metrics[name] for name in names] == [8, 8, 0, 8, 0]
     assert result.metrics["twins_p"] == pytest.approx(2 / 2**8)
     [note] = result.notes
@@ -309,7 +382,8 @@ def test_no_twins_at_all_are_told_before_a_load(make_config: Make, tmp_path: Pat
     file = tmp_path / "q.jsonl"
     file.write_text('{"question": "He has 48 dogs.", "answer": "#### 48"}\n' * 3)
     with pytest.raises(
-        ConfigError, match=r"task.check_contamination=2: .*none of its first 2 questions has a worked answer"
+        ConfigError,
+        match=r"task.check_contamination=2: .*none of its first 2 questions has a worked answer",
     ):
         gsm8k.prepare(make_config(task=Gsm8kConfig(data=str(file), check_contamination=2)))
 
@@ -335,8 +409,13 @@ def test_each_answer_is_read_once_from_its_completion_to_the_report_and_once_at_
         return extracting.extract_all(text, notation)
 
     monkeypatch.setattr("runner.scorers.reading.extract_all", extract_all)
-    config = make_config(task=Gsm8kConfig(limit=3, samples=samples), generation=GenerationConfig(temperature=1.0))
-    answers = {number: [(f"#### {choice}", FinishReason.stop) for choice in range(samples)] for number in range(3)}
+    config = make_config(
+        task=Gsm8kConfig(limit=3, samples=samples), generation=GenerationConfig(temperature=1.0)
+    )
+    answers = {
+        number: [(f"#### {choice}", FinishReason.stop) for choice in range(samples)]
+        for number in range(3)
+    }
     for _ in range(2):
         (tmp_path / "job").mkdir(exist_ok=True)
         with closing(Recorder(Job("gsm8k-test", tmp_path / "job"))) as recorder:

@@ -1,4 +1,5 @@
-"""Loss and divergence by position: against plain forward passes, and of a stub whose loss by position is known."""
+"""Loss and divergence by position: against plain forward passes, and of a stub whose loss by
+position is known."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def test_losses_by_position_are_those_of_plain_forward_passes(
             read = ids[begin : begin + 64]
             after = scores(tiny_llama, read).gather(1, torch.tensor(read[1:])[:, None])[:, 0]
             for place in range(scored - begin, len(read)):
-                losses.setdefault(2 ** (place.bit_length() - 1), []).append(-float(after[place - 1]))
+                losses.setdefault(2 ** (place.bit_length() - 1), []).append(
+                    -float(after[place - 1])
+                )
             scored = begin + len(read)
             if scored == len(ids):
                 break
@@ -57,11 +60,15 @@ def test_losses_by_position_are_those_of_plain_forward_passes(
     assert [*losses] == [1, 2, 4, 8, 16, 32]
     for first, values in losses.items():
         assert metrics[f"scored_tokens/position_{first}"] == len(values)
-        assert metrics[f"{LOSS}/position_{first}"] == pytest.approx(sum(values) / len(values), abs=1e-5)
+        assert metrics[f"{LOSS}/position_{first}"] == pytest.approx(
+            sum(values) / len(values), abs=1e-5
+        )
     assert dict(record.result.series["loss_by_position"]) == pytest.approx(
         {first: metrics[f"{LOSS}/position_{first}"] for first in losses}
     )
-    (table,) = (rows for title, rows in record.result.tables.items() if title.startswith("by position"))
+    (table,) = (
+        rows for title, rows in record.result.tables.items() if title.startswith("by position")
+    )
     assert [row["tokens before"] for row in table] == ["1", "2–3", "4–7", "8–15", "16–31", "32–63"]
 
 
@@ -74,7 +81,9 @@ def test_windows_that_are_short_keep_nothing_by_position(
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_the_divergence_by_position_adds_up_to_the_jobs(two: Make, tmp_path: Path, exact: bool) -> None:
+def test_the_divergence_by_position_adds_up_to_the_jobs(
+    two: Make, tmp_path: Path, exact: bool
+) -> None:
     data = jsonl(tmp_path / "texts.jsonl", [{"text": WORDS * 2}, {"text": WORDS}])
     keys: dict[str, Any] = {"data": data, "window": 64, "stride": 32}
     base = two(0, **keys, keep_top_k=0 if exact else 8)
@@ -90,7 +99,8 @@ def test_the_divergence_by_position_adds_up_to_the_jobs(two: Make, tmp_path: Pat
 
 
 def test_a_stub_whose_loss_falls_by_a_known_amount_at_each_doubling() -> None:
-    """The loss of a token with n tokens before it is 5 - log2(n) / 4; the parts are windows of 1,024 every 512."""
+    """The loss of a token with n tokens before it is 5 - log2(n) / 4; the parts are windows of
+    1,024 every 512."""
     from runner_base.result import Likelihood
 
     parts: list[Likelihood] = []
@@ -104,12 +114,19 @@ def test_a_stub_whose_loss_falls_by_a_known_amount_at_each_doubling() -> None:
         exact = sum(5 - math.log2(before) / 4 for before in range(first, 2 * first)) / first
         assert found[f"{LOSS}/position_{first}"] == pytest.approx(exact)
     assert found["scored_tokens/position_512"] == 3 * 16 * 512
-    assert found["scored_tokens/position_256"] == 3 * 256  # only the first window has so few before a token
+    assert (
+        found["scored_tokens/position_256"] == 3 * 256
+    )  # only the first window has so few before a token
 
 
 @pytest.mark.parametrize(
     ("before", "count", "bins"),
-    [(1, 7, [(0, 1), (1, 2), (2, 4)]), (5, 4, [(2, 3), (3, 1)]), (512, 512, [(9, 512)]), (1023, 2, [(9, 1), (10, 1)])],
+    [
+        (1, 7, [(0, 1), (1, 2), (2, 4)]),
+        (5, 4, [(2, 3), (3, 1)]),
+        (512, 512, [(9, 512)]),
+        (1023, 2, [(9, 1), (10, 1)]),
+    ],
 )
 def test_bins_of_powers_of_two(before: int, count: int, bins: list[tuple[int, int]]) -> None:
     found = sums_by_position(before, [-1.0] * count, [0.5] * count)

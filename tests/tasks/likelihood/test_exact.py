@@ -1,4 +1,5 @@
-"""A model and its reference side by side: whole distributions against plain float64, memory for both, early refusals."""
+"""A model and its reference side by side: whole distributions against plain float64, memory for
+both, early refusals."""
 
 from __future__ import annotations
 
@@ -35,16 +36,22 @@ Two = Callable[..., RunnerConfig]
 
 
 def exact_kl(two: Two, row: dict[str, str], places: int) -> tuple[float, int]:
-    """KL(reference || this) and equal first choices over a continuation, in float64 by transformers alone."""
+    """KL(reference || this) and equal first choices over a continuation, in float64 by transformers
+    alone."""
     tokenizer = AutoTokenizer.from_pretrained(two(0).model.name)
     ids = tokenizer(row["prompt"] + row["continuation"])["input_ids"]
     q, p = (scores(Path(two(which).model.name), ids, "float64")[-places:] for which in (0, 1))
     return float((p.exp() * (p - q)).sum()), int((p.argmax(dim=-1) == q.argmax(dim=-1)).sum())
 
 
-def probabilities(two: Two, row: dict[str, str], ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The probabilities of a continuation's tokens under the reference and under this model, by transformers alone."""
-    whole = AutoTokenizer.from_pretrained(two(0).model.name)(row["prompt"] + row["continuation"])["input_ids"]
+def probabilities(
+    two: Two, row: dict[str, str], ids: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The probabilities of a continuation's tokens under the reference and under this model, by
+    transformers alone."""
+    whole = AutoTokenizer.from_pretrained(two(0).model.name)(row["prompt"] + row["continuation"])[
+        "input_ids"
+    ]
     both = (scores(Path(two(which).model.name), whole, "float64")[-len(ids) :] for which in (1, 0))
     p, q = (one.exp().gather(1, torch.tensor(ids)[:, None])[:, 0] for one in both)
     return p, q
@@ -66,16 +73,23 @@ def test_the_divergence_is_that_of_plain_float64_and_as_near_to_the_kept_one_as_
         it, other = sample.likelihood, cut_off.likelihood
         assert it.kl_nats == pytest.approx(expected, abs=1e-5)
         assert (it.truncation_nats, it.top_1_agreed) == (0.0, same)
-        assert other.kl_nats == pytest.approx(it.kl_nats, abs=4 * math.sqrt(other.kl_variance) + 1e-5)
+        assert other.kl_nats == pytest.approx(
+            it.kl_nats, abs=4 * math.sqrt(other.kl_variance) + 1e-5
+        )
         assert (it.nats, it.rank_1) == (pytest.approx(other.nats, abs=1e-5), other.rank_1)
         kl, agreed = kl + expected, agreed + same
     metrics = record.result.metrics
     assert metrics["kl_nats_per_token"] == pytest.approx(kl / metrics["scored_tokens"], abs=1e-5)
     assert metrics["top_1_agreement"] == agreed / metrics["scored_tokens"]
     bounded = {key for key in kept.result.metrics if key.endswith("_at_most")}
-    assert metrics.keys() == kept.result.metrics.keys() - bounded, "percentiles of bounds are bounds"
+    assert metrics.keys() == kept.result.metrics.keys() - bounded, (
+        "percentiles of bounds are bounds"
+    )
     for key in bounded:
-        exact, at_least = metrics[key.removesuffix("_at_most")], kept.result.metrics[key.removesuffix("_at_most")]
+        exact, at_least = (
+            metrics[key.removesuffix("_at_most")],
+            kept.result.metrics[key.removesuffix("_at_most")],
+        )
         assert at_least - 1e-6 <= exact <= kept.result.metrics[key] + 1e-6, key
     assert metrics["delta_p_rms"] == pytest.approx(kept.result.metrics["delta_p_rms"], abs=1e-5)
     own = read_divergences(Path(record.output_dir) / DIVERGENCES)
@@ -87,7 +101,10 @@ def test_the_divergence_is_that_of_plain_float64_and_as_near_to_the_kept_one_as_
     assert metrics["delta_p_mean"] == pytest.approx(sum(changes) / len(changes), abs=1e-6)
     assert "±" in headline(kept.result.metrics)["KL"]
     assert "±" not in headline(metrics)["KL"]
-    assert f"{model_overrides(two(1))} · side by side, LlamaForCausalLM" in record.result.facts["reference"]
+    assert (
+        f"{model_overrides(two(1))} · side by side, LlamaForCausalLM"
+        in record.result.facts["reference"]
+    )
 
 
 def test_windows_of_a_text_that_is_longer_than_what_may_wait(
@@ -108,12 +125,15 @@ def test_windows_of_a_text_that_is_longer_than_what_may_wait(
     assert whole["scored_tokens"] == len(WORDS) * 2 - 1
 
 
-def test_a_model_beside_itself_has_no_divergence_and_one_that_is_its_own_reference_is_the_plain_job(two: Two) -> None:
+def test_a_model_beside_itself_has_no_divergence_and_one_that_is_its_own_reference_is_the_plain_job(
+    two: Two,
+) -> None:
     plain = likelihood.prepare(two(1))
     itself = likelihood.prepare(two(1, exact=True, reference=model_overrides(two(1))))
     assert (itself.hashes, itself.second) == (plain.hashes, None)
     stored, exact = (
-        likelihood.prepare(two(0, exact=exact, reference=model_overrides(two(1)))) for exact in (False, True)
+        likelihood.prepare(two(0, exact=exact, reference=model_overrides(two(1))))
+        for exact in (False, True)
     )
     assert stored.after
     assert (exact.after, exact.hashes["exact"]) == ("", "true")
@@ -154,7 +174,8 @@ def test_distributions_of_a_row_that_is_set_back_count_once() -> None:
     assert course.latest.kl_nats == pytest.approx(expected)
 
 
-# ------------------------------------------------------------------------------------------- what cannot work
+# ------------------------------------------------------------------------------------------- what
+# cannot work
 
 
 def test_memory_is_that_of_both(two: Two) -> None:
@@ -168,37 +189,60 @@ def test_memory_is_that_of_both(two: Two) -> None:
     assert both.weight_mib == 2 * one.weight_mib
     assert both.kv_cache_mib == 2 * one.kv_cache_mib
     assert both.total_mib > 2 * one.weight_mib
-    assert kinds.kind_of(config.model).need(resolved).mib > kinds.kind_of(alone.model).need(resolve(alone)).mib
+    assert (
+        kinds.kind_of(config.model).need(resolved).mib
+        > kinds.kind_of(alone.model).need(resolve(alone)).mib
+    )
     room = {"main memory": 1.5 * one.weight_mib}
     assert all("memory is short" in note for note in check_memory(resolve(alone), room))
-    with pytest.raises(ConfigError, match="the weights of this model and of its reference need .* task.exact=false"):
+    with pytest.raises(
+        ConfigError, match="the weights of this model and of its reference need .* task.exact=false"
+    ):
         check_memory(resolved, room)
 
 
 @pytest.mark.parametrize(
     ("model", "words", "message"),
     [
-        (None, "likelihood-0123456789ab", "names a job, and task.exact=true loads the reference itself: give over"),
-        (StubConfig(), "quantization=none", "task.exact=true needs whole distributions of a continuation"),
+        (
+            None,
+            "likelihood-0123456789ab",
+            "names a job, and task.exact=true loads the reference itself: give over",
+        ),
+        (
+            StubConfig(),
+            "quantization=none",
+            "task.exact=true needs whole distributions of a continuation",
+        ),
     ],
 )
-def test_a_reference_that_cannot_be_loaded_beside_is_refused(two: Two, model: Any, words: str, message: str) -> None:
+def test_a_reference_that_cannot_be_loaded_beside_is_refused(
+    two: Two, model: Any, words: str, message: str
+) -> None:
     config = two(0, exact=True, reference=words)
     with pytest.raises(ConfigError, match=message):
         likelihood.prepare(config if model is None else replace(config, model=model))
 
 
 def test_exact_needs_a_reference() -> None:
-    with pytest.raises(ConfigError, match="task.exact=true: compares with another model: give task.reference="):
+    with pytest.raises(
+        ConfigError, match="task.exact=true: compares with another model: give task.reference="
+    ):
         LikelihoodConfig(exact=True)
 
 
 def test_other_vocabularies_and_other_tokenizers_are_refused_before_a_weight_is_read(
-    two: Two, saved_family: Callable[..., Path], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two: Two,
+    saved_family: Callable[..., Path],
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     larger = LocalModelConfig(name=str(saved_family("llama", vocab_size=300)), device="cpu")
     words = f"model=auto model.name={larger.name}"
-    with pytest.raises(ConfigError, match=r"its vocabulary has 300 tokens and this model's 259, so whole"):
+    with pytest.raises(
+        ConfigError, match=r"its vocabulary has 300 tokens and this model's 259, so whole"
+    ):
         likelihood.prepare(two(0, exact=True, reference=words))
     other = tmp_path / "other"  # its template says something else
     other.mkdir()
@@ -210,7 +254,9 @@ def test_other_vocabularies_and_other_tokenizers_are_refused_before_a_weight_is_
     asked = jsonl(tmp_path / "asked.jsonl", [{"question": "How many?", "answer": "Two."}])
     config = two(0, data=asked, exact=True, reference=f"model=auto model.name={other}")
     monkeypatch.setattr("runner_engine.models.load.load_base", None)  # whoever loads fails
-    with pytest.raises(ConfigError, match="the reference reads text 0 as other tokens, or after another prompt"):
+    with pytest.raises(
+        ConfigError, match="the reference reads text 0 as other tokens, or after another prompt"
+    ):
         run(config)
 
 
@@ -222,9 +268,15 @@ def test_a_text_that_is_too_long_for_the_reference_alone_is_an_error_of_its_own(
     words = f"model=auto model.name={short} model.device=cpu model.dtype=float32"
     rows = [PAIRS[0], {"prompt": WORDS, "continuation": "And so on."}]
     record = run(two(0, data=jsonl(tmp_path / "long.jsonl", rows), exact=True, reference=words))
-    assert (record.status, record.result.metrics["n"], record.result.metrics["errors"]) == (Status.FAILED, 1, 1)
+    assert (record.status, record.result.metrics["n"], record.result.metrics["errors"]) == (
+        Status.FAILED,
+        1,
+        1,
+    )
     assert "the reference: the prompt and its continuation have" in str(samples(record)[1].error)
     (tmp_path / "text.txt").write_text(WORDS)
     config = two(0, data=str(tmp_path / "text.txt"), window=64, exact=True, reference=words)
-    with pytest.raises((ConfigError, JobFailed), match="task.window=64: the model has room for 32 tokens"):
+    with pytest.raises(
+        (ConfigError, JobFailed), match="task.window=64: the model has room for 32 tokens"
+    ):
         run(config)

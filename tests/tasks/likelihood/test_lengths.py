@@ -1,4 +1,5 @@
-"""Windows that the model has no room for: refused by the plan as by the run, and predicted at their length."""
+"""Windows that the model has no room for: refused by the plan as by the run, and predicted at their
+length."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def text(tmp_path: Path) -> Path:
     return file
 
 
-def planned(make_config: Callable[..., Any], model: LocalModelConfig, task: Any, **groups: Any) -> Any:
+def planned(
+    make_config: Callable[..., Any], model: LocalModelConfig, task: Any, **groups: Any
+) -> Any:
     resolved = resolve(make_config(model=model, task=task, **groups))
     inputs, _ = identify(resolved)
     return resolved, check(resolved, inputs)
@@ -40,7 +43,8 @@ def test_a_plan_refuses_a_window_in_the_words_of_the_run(
 ) -> None:
     task = LikelihoodConfig(data=str(text), window=700)
     with pytest.raises(
-        ConfigError, match="^task.window=700: the model has room for 512 tokens: give task.window=512, or"
+        ConfigError,
+        match="^task.window=700: the model has room for 512 tokens: give task.window=512, or",
     ):
         planned(make_config, tiny_model, task)
     planned(make_config, tiny_model, LikelihoodConfig(data=str(text), window=512))
@@ -53,7 +57,9 @@ def test_texts_that_are_shorter_than_the_room_are_not_refused(
     short = tmp_path / "short.txt"
     short.write_text(WORDS * 12)  # fewer bytes than positions
     planned(make_config, tiny_model, LikelihoodConfig(data=str(short), window=5000))
-    planned(make_config, tiny_model, LikelihoodConfig(window=5000, limit=3))  # answers, which no window cuts
+    planned(
+        make_config, tiny_model, LikelihoodConfig(window=5000, limit=3)
+    )  # answers, which no window cuts
 
 
 def test_without_a_tokenizer_to_read_the_plan_says_that_only_the_load_can_tell(
@@ -66,7 +72,11 @@ def test_without_a_tokenizer_to_read_the_plan_says_that_only_the_load_can_tell(
             (folder / file.name).symlink_to(file)
     task = LikelihoodConfig(data=str(text), window=700)
     _, notes = planned(make_config, LocalModelConfig(name=str(folder), device="cpu"), task)
-    assert [note for note in notes if note.startswith("task.window=700: the model has room for 256 tokens, and its")]
+    assert [
+        note
+        for note in notes
+        if note.startswith("task.window=700: the model has room for 256 tokens, and its")
+    ]
 
 
 def test_memory_is_predicted_for_the_window(
@@ -106,23 +116,21 @@ def test_positions_follow_from_settings_and_a_scaling(
 def test_a_plan_refuses_cells_of_a_sweep_that_the_run_would(
     make_config: Callable[..., Any], tiny_model: LocalModelConfig
 ) -> None:
-    message = (
-        "^task.prompt_tokens=500 and task.new_tokens=64 make 564 tokens, the model has room for 512: make one smaller"
-    )
+    message = "^task.prompt_tokens=500 and task.new_tokens=64 make 564 tokens, the model has room for 512: make one smaller"
     with pytest.raises(ConfigError, match=message):
         planned(make_config, tiny_model, SweepConfig(prompt_tokens=[8, 500], new_tokens=[64]))
     planned(make_config, tiny_model, SweepConfig(prompt_tokens=[8, 400], new_tokens=[64]))
 
 
 @pytest.mark.parametrize(
-    "lengths", [{"context_lengths": [64, 600]}, {"prompt_tokens": 568}], ids=["context_lengths", "prompt_tokens"]
+    "lengths",
+    [{"context_lengths": [64, 600]}, {"prompt_tokens": 568}],
+    ids=["context_lengths", "prompt_tokens"],
 )
 def test_a_plan_refuses_lengths_of_a_memory_job_that_the_run_would(
     make_config: Callable[..., Any], tiny_model: LocalModelConfig, lengths: dict[str, Any]
 ) -> None:
-    message = (
-        "^task.prompt_tokens=568 and task.new_tokens=32 make 600 tokens, the model has room for 512: make one smaller"
-    )
+    message = "^task.prompt_tokens=568 and task.new_tokens=32 make 600 tokens, the model has room for 512: make one smaller"
     with pytest.raises(ConfigError, match=message):
         planned(make_config, tiny_model, MemoryConfig(new_tokens=32, **lengths))
     planned(make_config, tiny_model, MemoryConfig(new_tokens=32, context_lengths=[64, 512]))

@@ -1,4 +1,5 @@
-"""Likelihoods of given texts on real tiny models: against plain forward passes, windows, references, and resuming."""
+"""Likelihoods of given texts on real tiny models: against plain forward passes, windows,
+references, and resuming."""
 
 from __future__ import annotations
 
@@ -36,7 +37,11 @@ Make = Callable[..., RunnerConfig]
 def test_pairs_score_as_one_plain_forward_pass(
     make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    record = run(make_config(model=tiny_model, task=LikelihoodConfig(data=jsonl(tmp_path / "p.jsonl", PAIRS))))
+    record = run(
+        make_config(
+            model=tiny_model, task=LikelihoodConfig(data=jsonl(tmp_path / "p.jsonl", PAIRS))
+        )
+    )
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     total = 0.0
     for row, sample in zip(PAIRS, samples(record), strict=True):
@@ -46,7 +51,10 @@ def test_pairs_score_as_one_plain_forward_pass(
         expected = after.gather(1, torch.tensor(ids[len(prompt) :])[:, None])
         it = sample.likelihood
         assert (sample.question, sample.gold) == (row["prompt"], row["continuation"])
-        assert (it.tokens, it.bytes, it.characters) == (len(ids) - len(prompt), *[len(row["continuation"])] * 2)
+        assert (it.tokens, it.bytes, it.characters) == (
+            len(ids) - len(prompt),
+            *[len(row["continuation"])] * 2,
+        )
         assert it.nats == pytest.approx(float(expected.sum()), abs=1e-5 * it.tokens)
         assert it.rank_1 == int((after.argmax(dim=-1) == torch.tensor(ids[len(prompt) :])).sum())
         total += it.nats
@@ -60,7 +68,8 @@ def test_pairs_score_as_one_plain_forward_pass(
 
 
 def reference_perplexity(folder: Path, text: str, window: int, stride: int) -> float:
-    """Perplexity by sliding windows as transformers' guide defines it, weighted by the tokens that count."""
+    """Perplexity by sliding windows as transformers' guide defines it, weighted by the tokens that
+    count."""
     ids = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     total, count, before = 0.0, 0, 0
@@ -80,7 +89,12 @@ def reference_perplexity(folder: Path, text: str, window: int, stride: int) -> f
 
 @pytest.mark.parametrize(("window", "stride"), [(64, 32), (50, 49), (40, 7), (1000, None)])
 def test_a_texts_perplexity_is_that_of_sliding_windows(
-    make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path, tmp_path: Path, window: int, stride: int | None
+    make_config: Make,
+    tiny_model: LocalModelConfig,
+    tiny_llama: Path,
+    tmp_path: Path,
+    window: int,
+    stride: int | None,
 ) -> None:
     text = WORDS * 3
     (tmp_path / "text.txt").write_text(text)
@@ -108,12 +122,18 @@ def test_windows_longer_than_the_model_reads_are_refused(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "text.txt").write_text(WORDS * 10)
-    config = make_config(model=tiny_model, task=LikelihoodConfig(data=str(tmp_path / "text.txt"), window=700))
-    with pytest.raises(ConfigError, match="task.window=700: the model has room for 512 tokens: give task.window=512"):
+    config = make_config(
+        model=tiny_model, task=LikelihoodConfig(data=str(tmp_path / "text.txt"), window=700)
+    )
+    with pytest.raises(
+        ConfigError,
+        match="task.window=700: the model has room for 512 tokens: give task.window=512",
+    ):
         run(config)
 
 
-# ------------------------------------------------------------------------------------------------- a reference
+# -------------------------------------------------------------------------------------------------
+# a reference
 
 
 def as_before_tokens_were_drawn(path: Path) -> None:
@@ -152,18 +172,29 @@ def test_the_divergence_from_kept_tokens_is_as_near_to_the_exact_one_as_it_says(
         assert it.top_1_agreed == same
         assert kept[sample.index].width == 64
         torch.testing.assert_close(
-            torch.tensor(kept[sample.index].logprobs.tolist()), p.topk(64).values.float().flatten(), atol=1e-4, rtol=0
+            torch.tensor(kept[sample.index].logprobs.tolist()),
+            p.topk(64).values.float().flatten(),
+            atol=1e-4,
+            rtol=0,
         )
         kl, agreed = kl + exact, agreed + same
     metrics = record.result.metrics
-    error, more = metrics["kl_drawing_error_nats_per_token"], metrics["kl_truncation_nats_per_token"]
+    error, more = (
+        metrics["kl_drawing_error_nats_per_token"],
+        metrics["kl_truncation_nats_per_token"],
+    )
     low, high = metrics["kl_nats_per_token"] - error, metrics["kl_nats_per_token"] + error + more
     assert 0 < low <= kl / metrics["scored_tokens"] <= high
-    assert ("±" in headline(metrics)["KL"], "at most" in headline(metrics)["KL"]) == (is_drawn, not is_drawn)
+    assert ("±" in headline(metrics)["KL"], "at most" in headline(metrics)["KL"]) == (
+        is_drawn,
+        not is_drawn,
+    )
     assert metrics["top_1_agreement"] == agreed / metrics["scored_tokens"]
 
 
-def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..., RunnerConfig]) -> None:
+def test_a_job_that_is_its_own_reference_is_the_job_without_one(
+    two: Callable[..., RunnerConfig],
+) -> None:
     config = two(1, keep_top_k=64)
     named_itself = two(1, keep_top_k=64, reference=model_overrides(config))
     assert likelihood.prepare(named_itself).hashes == likelihood.prepare(config).hashes
@@ -177,13 +208,23 @@ def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..
 
 
 @pytest.mark.slow
-def test_a_reference_that_is_not_there_is_refused_with_what_to_run(two: Callable[..., RunnerConfig]) -> None:
-    with pytest.raises(ConfigError, match=r"is not done in .*the same command with model=auto .* task.keep_top_k=64"):
+def test_a_reference_that_is_not_there_is_refused_with_what_to_run(
+    two: Callable[..., RunnerConfig],
+) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"is not done in .*the same command with model=auto .* task.keep_top_k=64",
+    ):
         run(two(0, reference=model_overrides(two(1)), exact=False))
-    with pytest.raises(ConfigError, match="no finished job in .*task.keep_top_k=64: there is none yet"):
+    with pytest.raises(
+        ConfigError, match="no finished job in .*task.keep_top_k=64: there is none yet"
+    ):
         run(two(0, reference="likelihood-0123456789ab"))
     without = run(two(1))
-    with pytest.raises(ConfigError, match=f"task.reference={without.job_id}: {without.job_id} has kept no top_k.jsonl"):
+    with pytest.raises(
+        ConfigError,
+        match=f"task.reference={without.job_id}: {without.job_id} has kept no top_k.jsonl",
+    ):
         run(two(0, reference=without.job_id))
     kept = run(two(1, keep_top_k=4))
     with pytest.raises(ConfigError, match=f"such jobs are {kept.job_id}"):
@@ -210,7 +251,9 @@ def test_a_reference_on_other_texts_is_refused(two: Callable[..., RunnerConfig])
         ("quantization=nf4 quantization.double=1", "quantization.double: .*double_quant"),
     ],
 )
-def test_overrides_of_a_reference_are_checked(two: Callable[..., RunnerConfig], words: str, message: str) -> None:
+def test_overrides_of_a_reference_are_checked(
+    two: Callable[..., RunnerConfig], words: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         likelihood.prepare(two(0, reference=words))
 
@@ -220,12 +263,16 @@ def test_a_key_alone_changes_the_jobs_own_choice(two: Callable[..., RunnerConfig
     assert isinstance(plain.model, LocalModelConfig)
     config = replace(plain, model=replace(plain.model, threads=1))
     other = overridden(config, "task.reference", "model.dtype=bfloat16", MODEL_GROUPS)
-    assert other.model == replace(plain.model, threads=1, dtype=Dtype.bfloat16), "also its name and its threads stay"
+    assert other.model == replace(plain.model, threads=1, dtype=Dtype.bfloat16), (
+        "also its name and its threads stay"
+    )
     assert replace(other, model=config.model) == config
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_kv_cache_in_8_bits_is_compared_with_that_of_the_model(two: Callable[..., RunnerConfig], exact: bool) -> None:
+def test_a_kv_cache_in_8_bits_is_compared_with_that_of_the_model(
+    two: Callable[..., RunnerConfig], exact: bool
+) -> None:
     plain = "generation.kv_cache=as_model"
     eight = replace(two(0), generation=replace(two(0).generation, kv_cache=KvCache.int8))
     if not exact:
@@ -233,11 +280,14 @@ def test_a_kv_cache_in_8_bits_is_compared_with_that_of_the_model(two: Callable[.
     keys = {"reference": plain, "keep_top_k": 16, "exact": exact}
     compared = run(replace(eight, task=two(0, **keys).task))
     assert plain in compared.result.facts["reference"]
-    assert 0 < compared.result.metrics["kl_nats_per_token"] < 0.01, "8 bits change little, and something"
+    assert 0 < compared.result.metrics["kl_nats_per_token"] < 0.01, (
+        "8 bits change little, and something"
+    )
     assert "kl_nats_per_token" not in run(two(0, **keys)).result.metrics, "it is its own reference"
 
 
-# -------------------------------------------------------------------------------------------------- going on
+# --------------------------------------------------------------------------------------------------
+# going on
 
 
 @pytest.mark.slow
@@ -249,7 +299,9 @@ def test_an_interrupted_job_goes_on_and_comes_to_the_same(two: Callable[..., Run
     before = {name: (folder / name).read_text() for name in ("samples.jsonl", TOP_K)}
     (folder / "result.json").unlink()
     lines = before["samples.jsonl"].splitlines(keepends=True)
-    (folder / "samples.jsonl").write_text(lines[0] + lines[1][:40])  # killed while it wrote the second one
+    (folder / "samples.jsonl").write_text(
+        lines[0] + lines[1][:40]
+    )  # killed while it wrote the second one
     again = run(config)
     assert again.status is Status.FINISHED
     assert any("1 of 3 samples were on disk" in note for note in again.result.notes)
@@ -269,18 +321,24 @@ def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerCon
     with pytest.raises(EvidenceError, match=r"samples.jsonl, line \d has no line in top_k.jsonl"):
         run(config)
     other = run(two(1))
-    (folder / "samples.jsonl").write_text((Path(other.output_dir) / "samples.jsonl").read_text().replace("dog", "cat"))
+    (folder / "samples.jsonl").write_text(
+        (Path(other.output_dir) / "samples.jsonl").read_text().replace("dog", "cat")
+    )
     with pytest.raises(EvidenceError, match="its checksum does not fit"):
         run(config)
 
 
-# ---------------------------------------------------------------------------------------------- keys and data
+# ----------------------------------------------------------------------------------------------
+# keys and data
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"prompt": PromptStyle.lm_eval_5shot}, "task.prompt=lm_eval_5shot: .* choose one of chat, text"),
+        (
+            {"prompt": PromptStyle.lm_eval_5shot},
+            "task.prompt=lm_eval_5shot: .* choose one of chat, text",
+        ),
         ({"window": 1}, "task.window=1: must be 2 or more"),
         ({"window": "4M"}, "task.window=4M: must be 2 or more, such as 4k"),
         ({"window": 8, "stride": 8}, "task.stride=8: must be below task.window=8"),
@@ -288,7 +346,10 @@ def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerCon
         ({"keep_top_k": -1}, "task.keep_top_k=-1: must be 0 or more"),
         ({"reference": " "}, "task.reference=' ': give overrides such as quantization=none"),
         ({"repeat": -1}, "task.repeat=-1: must be 0 or more"),
-        ({"repeat": 1, "reference": "lora=none"}, "task.repeat=1: .*task.reference compares with another job"),
+        (
+            {"repeat": 1, "reference": "lora=none"},
+            "task.repeat=1: .*task.reference compares with another job",
+        ),
         ({"prompt": PromptStyle.text, "system": "x"}, "task.system needs task.prompt=chat"),
     ],
 )
@@ -301,17 +362,33 @@ def test_thousands_of_tokens_are_the_same_job(make_config: Make) -> None:
     def keys(**given: Any) -> dict[str, Any]:
         return dict(semantic_keys(make_config(task=LikelihoodConfig(**given))))
 
-    assert keys(window="4k", stride="1K") == keys(window=4096, stride=1024) != keys(window=4000, stride=1024)
+    assert (
+        keys(window="4k", stride="1K")
+        == keys(window=4096, stride=1024)
+        != keys(window=4000, stride=1024)
+    )
     contexts = {"contexts": ["4k"]}
-    assert keys(last_tokens="1k", **contexts) == keys(last_tokens="1024", **contexts) != keys(**contexts)
+    assert (
+        keys(last_tokens="1k", **contexts)
+        == keys(last_tokens="1024", **contexts)
+        != keys(**contexts)
+    )
     assert keys(window="1k", last_tokens=256) == keys(), "the defaults, in other words"
 
 
 def test_choices_are_told_apart_by_their_likelihood(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
-    rows = [{"prompt": "The sky is", "choices": [" blue", " a green and very long one", " é"], "gold": 0}] * 2
-    record = run(make_config(model=tiny_model, task=LikelihoodConfig(data=jsonl(tmp_path / "c.jsonl", rows))))
+    rows = [
+        {
+            "prompt": "The sky is",
+            "choices": [" blue", " a green and very long one", " é"],
+            "gold": 0,
+        }
+    ] * 2
+    record = run(
+        make_config(model=tiny_model, task=LikelihoodConfig(data=jsonl(tmp_path / "c.jsonl", rows)))
+    )
     found = [sample.likelihood for sample in samples(record)]
     assert [it.is_other for it in found] == [False, True, True] * 2
     assert [(it.characters, it.bytes) for it in found[:3]] == [(5, 5), (26, 26), (2, 3)]
@@ -333,10 +410,14 @@ def test_gold_answers_follow_their_questions_as_gsm8k_puts_them(make_config: Mak
 
 
 def test_a_repeat_scores_in_another_order_as_a_job_of_its_own(make_config: Make) -> None:
-    first, again = (run(make_config(task=LikelihoodConfig(limit=6, repeat=repeat))) for repeat in (0, 1))
+    first, again = (
+        run(make_config(task=LikelihoodConfig(limit=6, repeat=repeat))) for repeat in (0, 1)
+    )
     assert first.job_id != again.job_id
     files = [Path(it.output_dir) / "samples.jsonl" for it in (first, again)]
-    orders = [[json.loads(line)["index"] for line in file.read_text().splitlines()] for file in files]
+    orders = [
+        [json.loads(line)["index"] for line in file.read_text().splitlines()] for file in files
+    ]
     assert orders[0] == sorted(orders[1]) == list(range(6))
     assert orders[1] != orders[0]
     key = "log_likelihood_nats_per_token"

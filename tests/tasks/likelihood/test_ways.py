@@ -22,7 +22,9 @@ def free(monkeypatch: pytest.MonkeyPatch, mib: float) -> None:
     monkeypatch.setattr(machine, "available_mib", lambda: 600 + mib)
 
 
-def test_both_models_are_loaded_if_the_prediction_says_that_they_fit(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_models_are_loaded_if_the_prediction_says_that_they_fit(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = two(0, reference=model_overrides(two(1)))
     needed = 0.0
     for mib in (5, 40, 80, 160, 320, 640, 1280):  # of which 64 MiB are distributions that wait
@@ -45,11 +47,15 @@ def test_a_record_says_which_way_it_was(two: Two, monkeypatch: pytest.MonkeyPatc
     assert record.params["task.exact"] == "true"
     assert "side by side" in record.result.facts["reference"]
     assert record.job_id == run(two(0, reference=model_overrides(two(1)), exact=True)).job_id
-    assert run(two(0)).params["task.exact"] == "false", "as it was recorded before the key could be left open"
+    assert run(two(0)).params["task.exact"] == "false", (
+        "as it was recorded before the key could be left open"
+    )
 
 
 @pytest.mark.parametrize("begins_exact", [True, False])
-def test_what_has_begun_goes_on_in_its_way(two: Two, monkeypatch: pytest.MonkeyPatch, begins_exact: bool) -> None:
+def test_what_has_begun_goes_on_in_its_way(
+    two: Two, monkeypatch: pytest.MonkeyPatch, begins_exact: bool
+) -> None:
     config = two(0, reference=model_overrides(two(1)))
     run(two(1, keep_top_k=64))
     free(monkeypatch, 1000 if begins_exact else 5)
@@ -70,7 +76,9 @@ def test_a_reference_that_no_model_can_be_loaded_of_is_what_it_kept(two: Two) ->
     assert f"because task.reference={kept.job_id} names a job and not a model" in inputs.why_kept
 
 
-def test_a_job_that_names_itself_keeps_what_the_others_need(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_names_itself_keeps_what_the_others_need(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = model_overrides(two(1))
     named = run(two(1, reference=words, exact=False))
     assert (Path(named.output_dir) / TOP_K).is_file()
@@ -81,4 +89,6 @@ def test_a_job_that_names_itself_keeps_what_the_others_need(two: Two, monkeypatc
     free(monkeypatch, 1000)
     assert run(two(1, reference=words)).job_id == named.job_id, "it has begun so"
     other = two(1, reference=words, limit=2)
-    assert likelihood.prepare(other).hashes == likelihood.prepare(two(1, limit=2)).hashes, "nothing has to be kept"
+    assert likelihood.prepare(other).hashes == likelihood.prepare(two(1, limit=2)).hashes, (
+        "nothing has to be kept"
+    )

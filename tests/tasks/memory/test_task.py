@@ -1,4 +1,5 @@
-"""The memory task: its fresh process on the stub and on a real tiny model, and how it reports a death."""
+"""The memory task: its fresh process on the stub and on a real tiny model, and how it reports a
+death."""
 
 import re
 import shutil
@@ -43,7 +44,9 @@ def measure(config: RunnerConfig, recorder: Recorder) -> Result:
 
 
 def small(**keys: Any) -> MemoryConfig:
-    return MemoryConfig(**({"batch_size": 2, "prompt_tokens": 8, "new_tokens": 3, "repeats": 1} | keys))
+    return MemoryConfig(
+        **({"batch_size": 2, "prompt_tokens": 8, "new_tokens": 3, "repeats": 1} | keys)
+    )
 
 
 @pytest.mark.slow
@@ -55,7 +58,11 @@ def test_the_stub_goes_through_all_stages(make_config: MakeConfig, recorder: Rec
         parts = sum(row[f"{part}_mib"] for part in ("weights", "kv", "activation", "runtime"))
         assert parts == pytest.approx(row["peak_mib"], abs=0.3)
     assert [row["predicted_mib"] for row in result.rows] == [None, 0, 0, 0, 0]
-    assert result.metrics["peak_rss_mib_min"] <= result.metrics["peak_rss_mib"] <= result.metrics["peak_rss_mib_max"]
+    assert (
+        result.metrics["peak_rss_mib_min"]
+        <= result.metrics["peak_rss_mib"]
+        <= result.metrics["peak_rss_mib_max"]
+    )
     assert result.metrics["weight_mib"] == result.metrics["predicted_weight_mib"] == 0
     assert all(re.fullmatch(r"[\w\-. :/]+", key) for key in result.metrics)
     repeats = read_repeats(recorder.folder / "repeats.jsonl")
@@ -67,8 +74,11 @@ def test_the_stub_goes_through_all_stages(make_config: MakeConfig, recorder: Rec
 
 
 @pytest.mark.slow
-def test_a_real_model_is_measured_and_predicted(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
-    """Two batch sizes × two lengths, in one process: keys and values grow as the formula has it, and are drawn."""
+def test_a_real_model_is_measured_and_predicted(
+    make_config: MakeConfig, recorder: Recorder, tiny_llama: Path
+) -> None:
+    """Two batch sizes × two lengths, in one process: keys and values grow as the formula has it,
+    and are drawn."""
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")
     task = small(batch_sizes=[4, 32], context_lengths=[200, 400])
     result = measure(make_config(model=model, task=task), recorder)
@@ -113,9 +123,14 @@ sys.exit(probe.main())
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not keep to RLIMIT_AS")
 def test_a_point_that_runs_out_of_memory_is_recorded(
-    make_config: MakeConfig, recorder: Recorder, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig,
+    recorder: Recorder,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A real limit of the system; the points that are as large are not tried, and the others are measured."""
+    """A real limit of the system; the points that are as large are not tried, and the others are
+    measured."""
     pretend(monkeypatch, tmp_path, LIMITED)
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")
     task = small(batch_sizes=[1, 1024], context_lengths=[400, 420], new_tokens=8, pictures=False)
@@ -150,7 +165,8 @@ def test_a_point_that_kills_its_process_leaves_the_others(
     """A batch of 2 × 128 is no smaller, but is smaller in one of the two: it may do."""
     pretend(monkeypatch, tmp_path, KILLED)
     result = measure(
-        make_config(task=small(batch_sizes=[1, 2, 3], context_lengths=[64, 128], pictures=False)), recorder
+        make_config(task=small(batch_sizes=[1, 2, 3], context_lengths=[64, 128], pictures=False)),
+        recorder,
     )
     notes = {(row["batch"], row["context"]): row["note"] for row in result.rows if row["batch"]}
     why = "was killed by SIGKILL, likely for lack of memory, in stage prefill"
@@ -160,7 +176,8 @@ def test_a_point_that_kills_its_process_leaves_the_others(
 
 @pytest.fixture
 def blocky_llama(tiny_llama: Path, tmp_path: Path) -> Path:
-    """The tiny Llama with sizes that are multiples of 64, as 4-bit blocks on some CPUs need them."""
+    """The tiny Llama with sizes that are multiples of 64, as 4-bit blocks on some CPUs need
+    them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path / "blocky"
@@ -181,7 +198,9 @@ def test_a_quantized_model(make_config: MakeConfig, recorder: Recorder, blocky_l
 
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
-def test_an_error_in_the_probe_arrives_as_itself(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
+def test_an_error_in_the_probe_arrives_as_itself(
+    make_config: MakeConfig, recorder: Recorder, tiny_llama: Path
+) -> None:
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")
     with pytest.raises(ConfigError, match=r"task\.prompt_tokens=100000"):
         measure(make_config(model=model, task=small(prompt_tokens=100_000)), recorder)
@@ -198,7 +217,9 @@ def test_a_killed_probe_is_named(
     make_config: MakeConfig, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = "print(json.dumps({'begin': 'load', 'point': None}), flush=True)\nsys.stderr.write('last words\\n')\n"
-    pretend(monkeypatch, tmp_path, code + "sys.stderr.flush()\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    pretend(
+        monkeypatch, tmp_path, code + "sys.stderr.flush()\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
     with pytest.raises(JobFailed) as failed:
         measure(make_config(task=small()), recorder)
     message = str(failed.value)
@@ -224,7 +245,9 @@ def test_a_probe_that_ends_early_is_not_a_result(
         measure(make_config(task=small()), recorder)
 
 
-def test_a_missing_model_is_refused_before_any_process(make_config: MakeConfig, recorder: Recorder) -> None:
+def test_a_missing_model_is_refused_before_any_process(
+    make_config: MakeConfig, recorder: Recorder
+) -> None:
     with pytest.raises(ConfigError, match=r"model\.name=\./nowhere"):
         measure(make_config(model=LocalModelConfig(name="./nowhere"), task=small()), recorder)
 

@@ -1,4 +1,5 @@
-"""What a job of task=recall says of itself: how far a model that is known to forget can look back, and where it is lost."""
+"""What a job of task=recall says of itself: how far a model that is known to forget can look back,
+and where it is lost."""
 
 from __future__ import annotations
 
@@ -42,7 +43,11 @@ def asked(make_config: Make, recorder: Recorder) -> Callable[..., Result]:
     """Return a function that asks a model that remembers the last characters of a prompt."""
 
     def ask(characters: int | None, **keys: Any) -> Result:
-        of_task: dict[str, Any] = {"cases": 8, "lengths": ["256", "512", "1k"], "pictures": False} | keys
+        of_task: dict[str, Any] = {
+            "cases": 8,
+            "lengths": ["256", "512", "1k"],
+            "pictures": False,
+        } | keys
         task = RecallConfig(**of_task)
         model = LocalModelConfig(name="embedded", device="cpu")
         config = make_config(model=model, generation=GenerationConfig(max_new_tokens=32), task=task)
@@ -51,9 +56,13 @@ def asked(make_config: Make, recorder: Recorder) -> Callable[..., Result]:
     return ask
 
 
-def test_a_model_that_forgets_the_beginning_is_said_to(asked: Callable[..., Result], recorder: Recorder) -> None:
+def test_a_model_that_forgets_the_beginning_is_said_to(
+    asked: Callable[..., Result], recorder: Recorder
+) -> None:
     result = asked(FORGETS)
-    assert result.facts["effective_length"].startswith("reaches at least 512 tokens, less than 1,024")
+    assert result.facts["effective_length"].startswith(
+        "reaches at least 512 tokens, less than 1,024"
+    )
     ends = [result.metrics[f"effective_length_tokens{end}"] for end in ("", "_low", "_high")]
     assert ends == [512, 512, 512]
     first, _, last = result.tables[BY_DEPTH]
@@ -67,34 +76,55 @@ def test_a_model_that_forgets_the_beginning_is_said_to(asked: Callable[..., Resu
     assert draw_recall(drawn)[1].svg().count(">100<") > 5
 
 
-def test_a_model_that_finds_all_reaches_the_longest(asked: Callable[..., Result], recorder: Recorder) -> None:
-    result = asked(None, kinds=["single", "several_asked_one", "several_asked_all"], lengths=["512", "1k"])
-    assert "reaches at least 1,024 tokens, the longest that was asked" in result.facts["effective_length"]
+def test_a_model_that_finds_all_reaches_the_longest(
+    asked: Callable[..., Result], recorder: Recorder
+) -> None:
+    result = asked(
+        None, kinds=["single", "several_asked_one", "several_asked_all"], lengths=["512", "1k"]
+    )
+    assert (
+        "reaches at least 1,024 tokens, the longest that was asked"
+        in result.facts["effective_length"]
+    )
     assert not any("depends on the depth" in note for note in result.notes)
     by_kind = next(rows for title, rows in result.tables.items() if "by kind" in title)
     assert {row["kind"]: row["less than"] for row in by_kind} == {
         "single": None, "several_asked_one": None, "several_asked_all": None
     }  # fmt: skip
-    places = {outcome.recall for outcome in read_answers(recorder.folder / "samples.jsonl").values()}
-    assert {(place.kind, place.depth) for place in places if place} >= {("single", 0.5), ("several_asked_all", None)}
+    places = {
+        outcome.recall for outcome in read_answers(recorder.folder / "samples.jsonl").values()
+    }
+    assert {(place.kind, place.depth) for place in places if place} >= {
+        ("single", 0.5),
+        ("several_asked_all", None),
+    }
 
 
-def test_answers_to_a_question_count_as_one_question(asked: Callable[..., Result], recorder: Recorder) -> None:
+def test_answers_to_a_question_count_as_one_question(
+    asked: Callable[..., Result], recorder: Recorder
+) -> None:
     result = asked(None, kinds=["single", "several_asked_one"], cases=3, lengths=["512"])
     clusters = {sample.cluster for sample in recorder.samples.values()}
-    assert clusters == {f"single/{depth}/{number}" for depth in (0.0, 0.25, 0.5, 0.75, 1.0) for number in range(3)} | {
-        f"several_asked_one/{number}" for number in range(3)
-    }
+    assert clusters == {
+        f"single/{depth}/{number}" for depth in (0.0, 0.25, 0.5, 0.75, 1.0) for number in range(3)
+    } | {f"several_asked_one/{number}" for number in range(3)}
     assert result.metrics["families"] == 15 + 3
 
 
-def test_near_zero_is_said_with_what_was_cut_off(asked: Callable[..., Result], recorder: Recorder) -> None:
+def test_near_zero_is_said_with_what_was_cut_off(
+    asked: Callable[..., Result], recorder: Recorder
+) -> None:
     result = asked(1)
     assert "effective_length" not in result.facts
     (note,) = (note for note in result.notes if "near zero" in note)
     assert "answers cut off" not in note
     cut = [
-        replace(sample, answer=replace(sample.answer, finish_reason=FinishReason.length, verdict=Verdict.cut_off))
+        replace(
+            sample,
+            answer=replace(
+                sample.answer, finish_reason=FinishReason.length, verdict=Verdict.cut_off
+            ),
+        )
         for sample in recorder.samples.values()
     ]
     assert "40 of 40 answers cut off" in RecallCard.of(cut, 10, "").notes[0]

@@ -1,4 +1,5 @@
-"""How often the tokens of a haystack are read: once for all questions of a setting, by the count of computed tokens."""
+"""How often the tokens of a haystack are read: once for all questions of a setting, by the count of
+computed tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +20,13 @@ from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.writing import written
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
-from runner_engine.settings.rope import Rope2dConfig, RopeConfig, RopeDynamicConfig, RopeLinearConfig, RopeYarnConfig
+from runner_engine.settings.rope import (
+    Rope2dConfig,
+    RopeConfig,
+    RopeDynamicConfig,
+    RopeLinearConfig,
+    RopeYarnConfig,
+)
 
 Make = Callable[..., RunnerConfig]
 SHORT = GenerationConfig(max_new_tokens=4)
@@ -47,11 +54,19 @@ def distinct_beginnings(prompts: Iterable[Sequence[int]]) -> int:
 def prompts_of(config: RunnerConfig) -> list[Sequence[int]]:
     inputs, resolved = recall.prepare(config), resolve(config)
     requests = recall.requests_for(inputs.task, written(inputs.task, inputs.units, resolved))
-    return [ids for _, ids in kind_of(config.model).encoded(resolved, [request.prompt for request in requests])]
+    return [
+        ids
+        for _, ids in kind_of(config.model).encoded(
+            resolved, [request.prompt for request in requests]
+        )
+    ]
 
 
-# Needles at different depths of one text part its beginnings in many places, and short common pieces are read again.
-@pytest.mark.parametrize(("kind", "most", "least"), [("several_asked_one", 1.01, 4), ("single", 1.2, 1.5)])
+# Needles at different depths of one text part its beginnings in many places, and short common
+# pieces are read again.
+@pytest.mark.parametrize(
+    ("kind", "most", "least"), [("several_asked_one", 1.01, 4), ("single", 1.2, 1.5)]
+)
 def test_each_setting_of_a_grid_reads_a_common_beginning_once(
     make_config: Make, tmp_path: Path, kind: str, most: float, least: float
 ) -> None:
@@ -60,7 +75,10 @@ def test_each_setting_of_a_grid_reads_a_common_beginning_once(
     prompts: list[Sequence[int]] = []
     for rope in ROPES:
         config = make_config(
-            model=LocalModelConfig(name="embedded", device="cpu"), generation=SHORT, task=task, rope=rope
+            model=LocalModelConfig(name="embedded", device="cpu"),
+            generation=SHORT,
+            task=task,
+            rope=rope,
         )
         folder = tmp_path / rope.name
         folder.mkdir()

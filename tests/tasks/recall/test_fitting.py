@@ -13,7 +13,12 @@ MANY = 10**9
 
 def case(tokens_a_unit: float, base: int, most: int | None = None) -> Case:
     return Case(
-        "single", 0, None, lambda size: Asked("", "x" * (base + int(size * tokens_a_unit)), "", "", ()), 1, most
+        "single",
+        0,
+        None,
+        lambda size: Asked("", "x" * (base + int(size * tokens_a_unit)), "", "", ()),
+        1,
+        most,
     )
 
 
@@ -27,7 +32,9 @@ def test_the_largest_size_that_fits_is_found(seed: int) -> None:
     cases = [case(draw.uniform(1, 60), draw.randrange(5, 90)) for _ in range(4)]
     group = Group(4096, draw.randrange(200, 4000), cases)
     fit([group], lambda _, tokens: int(tokens / draw.uniform(1, 60)), count, "room")  # type: ignore[arg-type]
-    longest = [max(len(each.at(size).context) for each in cases) for size in (group.size, group.size + 1)]
+    longest = [
+        max(len(each.at(size).context) for each in cases) for size in (group.size, group.size + 1)
+    ]
     assert longest[0] <= group.room
     assert longest[1] > group.room or longest[0] >= 0.9 * group.room
 

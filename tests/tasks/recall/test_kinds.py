@@ -16,7 +16,15 @@ DEPTHS = [0.0, 0.5, 1.0]
 
 
 def cases_of(kind: str, **keys: object) -> list[Case]:
-    values = {"kind": kind, "seed": 0, "cases": 5, "depths": DEPTHS, "values": "numbers", "needles": 4, "length": 1024}
+    values = {
+        "kind": kind,
+        "seed": 0,
+        "cases": 5,
+        "depths": DEPTHS,
+        "values": "numbers",
+        "needles": 4,
+        "length": 1024,
+    }
     return [*drawn_by(kind)(Recipe(**(values | {"filler": FILLER} | keys)))]  # type: ignore[arg-type]
 
 
@@ -39,7 +47,9 @@ def test_the_right_answer_does_not_stand_in_the_question(kind: str) -> None:
 
 def test_several_needles_share_their_text() -> None:
     for number in range(5):
-        texts = {case.at(60).context for case in cases_of("several_asked_one") if case.number == number}
+        texts = {
+            case.at(60).context for case in cases_of("several_asked_one") if case.number == number
+        }
         assert len(texts) == 1
 
 
@@ -75,11 +85,15 @@ def test_bells_ring_as_often_as_is_right() -> None:
         assert 0 < rung.count(name) < len(rung)
 
 
-@pytest.mark.parametrize(("kind", "pattern"), [("common_words", r"\d+\. (\S+)"), ("frequent_words", r"\b([a-z]{6})\b")])
+@pytest.mark.parametrize(
+    ("kind", "pattern"), [("common_words", r"\d+\. (\S+)"), ("frequent_words", r"\b([a-z]{6})\b")]
+)
 def test_the_asked_words_are_the_most_frequent_ones(kind: str, pattern: str) -> None:
     for case in cases_of(kind):
         asked = case.at(200)
-        of_context: Counter[str] = Counter(word for word in re.findall(pattern, asked.context) if word in asked.known)
+        of_context: Counter[str] = Counter(
+            word for word in re.findall(pattern, asked.context) if word in asked.known
+        )
         asked_ones = {word for word, _ in of_context.most_common(len(asked.gold))}
         assert asked_ones == {*asked.gold}
 
@@ -105,7 +119,10 @@ def test_a_needle_that_stands_in_the_filler_is_not_drawn() -> None:
 
 
 def test_words_and_uuids_are_asked_for() -> None:
-    words, uuids = cases_of("single", values="words")[0].at(9), cases_of("single", values="uuids")[0].at(9)
+    words, uuids = (
+        cases_of("single", values="words")[0].at(9),
+        cases_of("single", values="uuids")[0].at(9),
+    )
     assert re.fullmatch(r"[a-z]+-[a-z]+", words.gold[0])
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", uuids.gold[0])
     for asked, value in ((words, "word"), (uuids, "uuid")):

@@ -1,4 +1,5 @@
-"""RULER's strings beside those of lm-evaluation-harness, from the same random numbers and the same size."""
+"""RULER's strings beside those of lm-evaluation-harness, from the same random numbers and the same
+size."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ VERBS = ["carry", "find", "hold"]
 
 
 class RandomWord:
-    """Our words in the place of those of the package wonderwords, which the harness takes them from."""
+    """Our words in the place of those of the package wonderwords, which the harness takes them
+    from."""
 
     _categories: ClassVar = {
         "noun": [*NOUNS],
@@ -38,8 +40,11 @@ class RandomWord:
 
 @pytest.fixture
 def theirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
-    """Return a function that imports one of the harness's modules anew, with our words and without a download."""
-    monkeypatch.setenv("HF_XET_HIGH_PERFORMANCE", "1")  # the harness sets it, and it ends with the test
+    """Return a function that imports one of the harness's modules anew, with our words and without
+    a download."""
+    monkeypatch.setenv(
+        "HF_XET_HIGH_PERFORMANCE", "1"
+    )  # the harness sets it, and it ends with the test
     pytest.importorskip("lm_eval")
     words = ModuleType("wonderwords")
     words.RandomWord = RandomWord  # type: ignore[attr-defined]
@@ -95,7 +100,9 @@ def test_what_the_harness_draws_is_what_it_asks_of_each_task(
     for name, kind in TASKS.items():
         given = getattr(utils, name)()
         assert (given["type_haystack"] == "needle") == kind.in_needles
-        assert {key: given[key] for key in types} == {key: getattr(kind, own) for key, own in types.items()}
+        assert {key: given[key] for key in types} == {
+            key: getattr(kind, own) for key, own in types.items()
+        }
         of_keys = {key: given.get(key, 1) for key in keys}
         of_keys["num_needle_k"] = max(of_keys["num_needle_k"], of_keys["num_needle_q"])
         assert of_keys == {key: getattr(kind, own) for key, own in keys.items()}

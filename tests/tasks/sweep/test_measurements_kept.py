@@ -1,4 +1,5 @@
-"""Sweeps and memory tasks that are interrupted by real signals: what was measured is kept, and not measured again."""
+"""Sweeps and memory tasks that are interrupted by real signals: what was measured is kept, and not
+measured again."""
 
 from __future__ import annotations
 
@@ -23,7 +24,14 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
 SAID = re.compile(r"interrupted: (\d+) of (\d+) measurements kept, run the same command to resume")
 PLAIN = ("tracking=none", "print=none", "task.pictures=false")
 # a token takes as long as the stub sleeps, however busy the machine is
-SWEEP = (*PLAIN, "task=sweep", "model=stub", "model.delay_s=0.03", "task.batch_sizes=[1,2]", "task.prompt_tokens=[4,8]")
+SWEEP = (
+    *PLAIN,
+    "task=sweep",
+    "model=stub",
+    "model.delay_s=0.03",
+    "task.batch_sizes=[1,2]",
+    "task.prompt_tokens=[4,8]",
+)
 MEMORY = (
     *PLAIN,
     "task=memory",
@@ -32,11 +40,22 @@ MEMORY = (
     "task.context_lengths=[16,32]",
     "task.new_tokens=4",
 )
-PROMPTS = (*PLAIN, "task=sweep", "model=embedded", "task.prompts=embedded", "task.new_tokens=4", "task.repeats=3")
+PROMPTS = (
+    *PLAIN,
+    "task=sweep",
+    "model=embedded",
+    "task.prompts=embedded",
+    "task.new_tokens=4",
+    "task.repeats=3",
+)
 
 
 def lines_of(folder: Path) -> list[str]:
-    return [line for path in folder.glob("jobs/*/measurements.jsonl") for line in path.read_text().splitlines()]
+    return [
+        line
+        for path in folder.glob("jobs/*/measurements.jsonl")
+        for line in path.read_text().splitlines()
+    ]
 
 
 def result_of(folder: Path) -> dict[str, Any]:
@@ -46,7 +65,8 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 
 def interrupt_after(count: int, sent: signal.Signals, folder: Path, *words: str) -> str:
-    """Start a job in a process of its own, send a signal when so many lines are on disk, and return its stderr."""
+    """Start a job in a process of its own, send a signal when so many lines are on disk, and return
+    its stderr."""
     process = warm_process.popen(
         [sys.executable, "-m", "runner", *words, f"output_dir={folder}"],
         cwd=folder.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -61,7 +81,9 @@ def interrupt_after(count: int, sent: signal.Signals, folder: Path, *words: str)
 @pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("sent", SIGNALS, ids=[it.name for it in SIGNALS])
-def test_an_interrupted_sweep_goes_on(runner: Callable[..., Any], tmp_path: Path, sent: signal.Signals) -> None:
+def test_an_interrupted_sweep_goes_on(
+    runner: Callable[..., Any], tmp_path: Path, sent: signal.Signals
+) -> None:
     """4 cells in 6 rounds, 24 measurements; the first round is the warm-up."""
     whole, folder = tmp_path / "whole", tmp_path / "interrupted"
     assert runner(*SWEEP, f"output_dir={whole}").code == 0
@@ -79,7 +101,10 @@ def test_an_interrupted_sweep_goes_on(runner: Callable[..., Any], tmp_path: Path
     cells = [(line["round"], line["cell"]) for line in map(json.loads, after)]
     assert len(cells) == len(set(cells)) == 24, "each is measured once"
     ours, other = result_of(folder), result_of(whole)
-    assert f"{len(before)} of 24 measurements were on disk from an earlier, interrupted run" in ours["notes"]
+    assert (
+        f"{len(before)} of 24 measurements were on disk from an earlier, interrupted run"
+        in ours["notes"]
+    )
     assert not any("measurements were on disk" in note for note in other["notes"])
     assert ours["metrics"].keys() == other["metrics"].keys()
     assert [row.keys() for row in ours["rows"]] == [row.keys() for row in other["rows"]]
@@ -96,12 +121,22 @@ def test_an_interrupted_sweep_goes_on(runner: Callable[..., Any], tmp_path: Path
 
 
 @pytest.mark.slow
-def test_real_prompts_and_rates_of_requests_go_on(runner: Callable[..., Any], tmp_path: Path) -> None:
-    """Each prompt is sent once, in the order of a sweep without an interruption; a rate of requests is kept whole."""
-    words = (*PROMPTS, "task.batch_sizes=[1,3]", "task.arrival_rates=[20,40]", "task.arrival_requests=40")
+def test_real_prompts_and_rates_of_requests_go_on(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Each prompt is sent once, in the order of a sweep without an interruption; a rate of requests
+    is kept whole."""
+    words = (
+        *PROMPTS,
+        "task.batch_sizes=[1,3]",
+        "task.arrival_rates=[20,40]",
+        "task.arrival_requests=40",
+    )
     whole, folder = tmp_path / "whole", tmp_path / "interrupted"
     assert runner(*words, f"output_dir={whole}").code == 0
-    interrupt_after(6, signal.SIGKILL, folder, *words)  # in the second round or later: it has 2 runs and the rates
+    interrupt_after(
+        6, signal.SIGKILL, folder, *words
+    )  # in the second round or later: it has 2 runs and the rates
     of_cells = lines_of(folder)
     loads = len([line for line in lines_of(whole) if '"what": "load"' in line])
     assert loads == 2
@@ -123,14 +158,19 @@ def test_real_prompts_and_rates_of_requests_go_on(runner: Callable[..., Any], tm
 @pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
-def test_an_interrupted_memory_task_goes_on(runner: Callable[..., Any], tmp_path: Path, sent: signal.Signals) -> None:
-    """4 points in 3 fresh processes; the one that was stopped amid its points is followed by one with the rest."""
+def test_an_interrupted_memory_task_goes_on(
+    runner: Callable[..., Any], tmp_path: Path, sent: signal.Signals
+) -> None:
+    """4 points in 3 fresh processes; the one that was stopped amid its points is followed by one
+    with the rest."""
     folder = tmp_path / "interrupted"
 
     def points() -> list[str]:
         return [line for line in lines_of(folder) if '"speed"' in line]
 
-    err = interrupt_after(22, sent, folder, *MEMORY)  # 16 lines a repeat: its start, and 3 for each point
+    err = interrupt_after(
+        22, sent, folder, *MEMORY
+    )  # 16 lines a repeat: its start, and 3 for each point
     before = points()
     assert 4 < len(before) < 12
     if sent is not signal.SIGKILL:
@@ -143,34 +183,49 @@ def test_an_interrupted_memory_task_goes_on(runner: Callable[..., Any], tmp_path
     measured = [(line["repeat"], line["event"]["point"]) for line in map(json.loads, points())]
     assert len(measured) == len(set(measured)) == 12
     result = result_of(folder)
-    assert f"{len(before)} of 12 measurements were on disk from an earlier, interrupted run" in result["notes"]
+    assert (
+        f"{len(before)} of 12 measurements were on disk from an earlier, interrupted run"
+        in result["notes"]
+    )
     assert (result["metrics"]["repeats"], result["metrics"]["points_not_measured"]) == (3, 0)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or (os.cpu_count() or 1) < 2, reason="needs two cores")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or (os.cpu_count() or 1) < 2, reason="needs two cores"
+)
 def test_other_cores_are_another_machine(runner: Callable[..., Any], tmp_path: Path) -> None:
     interrupt_after(10, signal.SIGKILL, tmp_path / "here", *SWEEP)
     (interrupted,) = (tmp_path / "here" / "jobs").glob("sweep-*")
     command = [sys.executable, "-m", "runner", *SWEEP, f"output_dir={tmp_path}/here"]
-    done = subprocess.run(["taskset", "-c", "0", *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["taskset", "-c", "0", *command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    (other,) = (path for path in (tmp_path / "here" / "jobs").glob("sweep-*") if path != interrupted)
+    (other,) = (
+        path for path in (tmp_path / "here" / "jobs").glob("sweep-*") if path != interrupted
+    )
     assert len((other / "measurements.jsonl").read_text().splitlines()) == 24
     assert "measurements were on disk" not in (other / "result.json").read_text()
 
 
-def test_the_plan_of_a_grid_says_that_a_sweep_resumes(runner: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_plan_of_a_grid_says_that_a_sweep_resumes(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
     words = (*SWEEP, "task.repeats=1")
     assert runner(*words, f"output_dir={tmp_path}/here").code == 0
     (result,) = (tmp_path / "here").glob("jobs/*/result.json")
     result.unlink()
-    done = runner("-m", *words, "seed=0,1", "plan=true", "print=table", f"output_dir={tmp_path}/here")
+    done = runner(
+        "-m", *words, "seed=0,1", "plan=true", "print=table", f"output_dir={tmp_path}/here"
+    )
     assert done.code == 0, done.err
     assert "1 to do, 1 to resume" in done.out
 
 
-def test_a_changed_line_is_refused_by_its_number(runner: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_changed_line_is_refused_by_its_number(
+    runner: Callable[..., Any], tmp_path: Path
+) -> None:
     words = (*SWEEP, "task.repeats=1")
     assert runner(*words, f"output_dir={tmp_path}/here").code == 0
     (job,) = (tmp_path / "here" / "jobs").glob("sweep-*")

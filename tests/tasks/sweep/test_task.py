@@ -57,7 +57,9 @@ def recorder(tmp_path: Path) -> Recorder:
 class Spy(StubEngine):
     """Notes what it was asked, and runs out of memory where it is told to."""
 
-    def __init__(self, config: RunnerConfig, fail_at: tuple[int, ...] = (), error: Exception | None = None):
+    def __init__(
+        self, config: RunnerConfig, fail_at: tuple[int, ...] = (), error: Exception | None = None
+    ):
         super().__init__(config, delay_s=0.0)
         self.calls: list[tuple[int, int]] = []
         self.requests: list[Sequence[Request]] = []
@@ -91,7 +93,13 @@ class SpySession(StubSession):
 
 
 def small(**keys: Any) -> SweepConfig:
-    plain: dict[str, Any] = {"batch_sizes": [1, 2], "prompt_tokens": [4, 8], "new_tokens": 3, "repeats": 2, "warmup": 1}
+    plain: dict[str, Any] = {
+        "batch_sizes": [1, 2],
+        "prompt_tokens": [4, 8],
+        "new_tokens": 3,
+        "repeats": 2,
+        "warmup": 1,
+    }
     return SweepConfig(**(plain | {"pictures": False} | keys))
 
 
@@ -110,22 +118,30 @@ def test_rows_metrics_and_raw_repeats(make_config: MakeConfig, recorder: Recorde
     assert result.metrics["best_decode_tok_per_s"] == max(
         value for key, value in result.metrics.items() if key.startswith("decode_tok_per_s/")
     )
-    lines = [json.loads(line) for line in (recorder.folder / "repeats.jsonl").read_text().splitlines()]
-    assert [line["repeat"] for line in lines] == [1] * 16 + [2] * 16  # 4 figures of 4 cells, the warm-up left out
+    lines = [
+        json.loads(line) for line in (recorder.folder / "repeats.jsonl").read_text().splitlines()
+    ]
+    assert [line["repeat"] for line in lines] == [1] * 16 + [
+        2
+    ] * 16  # 4 figures of 4 cells, the warm-up left out
     repeats = read_repeats(recorder.folder / "repeats.jsonl")
     assert len(repeats) == 16
     for measure, values in repeats.items():
         assert result.metrics[measure] == median(values)
 
 
-def test_repeats_are_interleaved_over_the_cells(make_config: MakeConfig, recorder: Recorder) -> None:
+def test_repeats_are_interleaved_over_the_cells(
+    make_config: MakeConfig, recorder: Recorder
+) -> None:
     config = make_config(task=small())
     engine = Spy(config)
     work(sweep, config, recorder, engine)
     assert engine.calls == [(1, 4), (1, 8), (2, 4), (2, 8)] * 3
 
 
-def test_prompts_differ_by_row_and_repeat_but_not_by_run(make_config: MakeConfig, recorder: Recorder) -> None:
+def test_prompts_differ_by_row_and_repeat_but_not_by_run(
+    make_config: MakeConfig, recorder: Recorder
+) -> None:
     config = make_config(task=small(batch_sizes=[8], prompt_tokens=[4]))
     engine, again = Spy(config), Spy(config)
     work(sweep, config, recorder, engine)
@@ -150,7 +166,9 @@ def test_prompts_of_one_token_and_of_a_tiny_vocabulary() -> None:
         RuntimeError("can't allocate memory: no room"),
     ],
 )
-def test_a_cell_out_of_memory_becomes_a_note(make_config: MakeConfig, recorder: Recorder, error: Exception) -> None:
+def test_a_cell_out_of_memory_becomes_a_note(
+    make_config: MakeConfig, recorder: Recorder, error: Exception
+) -> None:
     config = make_config(task=small())
     engine = Spy(config, fail_at=(2,), error=error)
     result = work(sweep, config, recorder, engine)
@@ -161,7 +179,9 @@ def test_a_cell_out_of_memory_becomes_a_note(make_config: MakeConfig, recorder: 
     assert any("2 of 4 cells" in note for note in result.notes)
 
 
-def test_every_cell_out_of_memory_fails_the_job(make_config: MakeConfig, recorder: Recorder) -> None:
+def test_every_cell_out_of_memory_fails_the_job(
+    make_config: MakeConfig, recorder: Recorder
+) -> None:
     config = make_config(task=small())
     with pytest.raises(JobFailed, match="no room"):
         work(sweep, config, recorder, Spy(config, fail_at=(1, 2), error=MemoryError("no room")))
@@ -173,22 +193,33 @@ def test_other_errors_end_the_sweep(make_config: MakeConfig, recorder: Recorder)
         work(sweep, config, recorder, Spy(config, fail_at=(2,), error=ValueError("a bug")))
 
 
-def test_a_prompt_too_long_is_refused_before_the_first_run(make_config: MakeConfig, recorder: Recorder) -> None:
+def test_a_prompt_too_long_is_refused_before_the_first_run(
+    make_config: MakeConfig, recorder: Recorder
+) -> None:
     config = make_config(task=small(prompt_tokens=[4, 99]))
     engine = Spy(config)
-    with pytest.raises(ConfigError, match=r"task\.prompt_tokens=99 and task\.new_tokens=3 .* room for 100"):
+    with pytest.raises(
+        ConfigError, match=r"task\.prompt_tokens=99 and task\.new_tokens=3 .* room for 100"
+    ):
         work(sweep, config, recorder, engine)
     assert engine.calls == []
 
 
-def test_names_mention_an_axis_with_several_values(make_config: MakeConfig, recorder: Recorder) -> None:
+def test_names_mention_an_axis_with_several_values(
+    make_config: MakeConfig, recorder: Recorder
+) -> None:
     task = small(batch_sizes=[2], prompt_tokens=[40], new_tokens=[3, 5], shared_prefix=[0, 0.9])
     config = make_config(task=task)
     engine = Spy(config)
     result = work(sweep, config, recorder, engine)
     names = [f"batch_2_prompt_40_new_{new}_shared_{share}" for new in (3, 5) for share in (0, 90)]
     assert [key.partition("/")[2] for key in result.metrics if key.startswith("ttft_s/")] == names
-    assert [(row["new_tokens"], row["shared_prefix"]) for row in result.rows] == [(3, 0), (3, 0.9), (5, 0), (5, 0.9)]
+    assert [(row["new_tokens"], row["shared_prefix"]) for row in result.rows] == [
+        (3, 0),
+        (3, 0.9),
+        (5, 0),
+        (5, 0.9),
+    ]
     plain, shared, *_ = engine.requests
     assert plain[0].prompt[0] != plain[1].prompt[0]
     assert shared[0].prompt[:36] == shared[1].prompt[:36]
@@ -208,35 +239,49 @@ def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: P
     assert all(0 < row["ttft_s"] <= row["seconds"] for row in result.rows)
     assert metrics["load_s"] > 0
     assert result.ran_short_mib is None
-    # 3 runs of every cell: (1 + 1 + 2 + 2 rows) x 7 tokens after the first; then two rates of 6 requests
+    # 3 runs of every cell: (1 + 1 + 2 + 2 rows) x 7 tokens after the first; then two rates of 6
+    # requests
     assert engine.stats.decode_tokens == 3 * 6 * 7 + 2 * 6 * 7
-    assert engine.stats.shared_tokens == 3 * 2 * 150, "half of a prompt of 300 tokens, which two rows have in common"
+    assert engine.stats.shared_tokens == 3 * 2 * 150, (
+        "half of a prompt of 300 tokens, which two rows have in common"
+    )
     for row in result.tables["between tokens, and beside what the machine can do"]:
         assert 0 < row["itl_p50_s"] <= row["itl_p95_s"] <= row["itl_p99_s"]
         assert row["decode_nearer_to"] in ("bandwidth", "matrix rate")
     for cell in ("batch_1_prompt_4", "batch_2_prompt_300"):
         decode, read = metrics[f"decode_gb_per_s/{cell}"], metrics["read_gb_per_s"]
         assert metrics[f"decode_read_share/{cell}"] == pytest.approx(decode / read)
-        # half of a row's 7 gaps are as long as the median or longer; how much longer depends on the machine
+        # half of a row's 7 gaps are as long as the median or longer; how much longer depends on the
+        # machine
         gaps_s = 3.5 * metrics[f"itl_p50_s/{cell}"]
-        assert max(gaps_s, metrics[f"ttft_s/{cell}"]) <= metrics[f"seconds/{cell}"], "they are parts of the whole"
+        assert max(gaps_s, metrics[f"ttft_s/{cell}"]) <= metrics[f"seconds/{cell}"], (
+            "they are parts of the whole"
+        )
     slow, quick = result.tables["requests that come by a clock"]
     assert (slow["requests_per_s"], slow["requests"]) == (50, 6)
     assert 0 < quick["ttft_p50_s"] <= quick["answer_p50_s"] <= quick["answer_p99_s"]
     assert (metrics["knee_requests_per_s"] > 0) == ("knee" in (slow["keeps_up"], quick["keeps_up"]))
     curve = result.series["decode_tok_per_s/over_batch_size_prompt_300"]
-    assert curve == [(batch, metrics[f"decode_tok_per_s/batch_{batch}_prompt_300"]) for batch in (1, 2)]
+    assert curve == [
+        (batch, metrics[f"decode_tok_per_s/batch_{batch}_prompt_300"]) for batch in (1, 2)
+    ]
     steps = [step for step, _ in result.series["answer_p95_s/over_requests_per_minute"]]
     assert steps == [3000, 12000]
     drawn = {file.stem: file.read_bytes()[:4] for file in recorder.folder.glob("*.png")}
-    assert drawn == dict.fromkeys(("throughput_latency", "speed_batch", "ttft_prompt", "latency_load"), b"\x89PNG")
+    assert drawn == dict.fromkeys(
+        ("throughput_latency", "speed_batch", "ttft_prompt", "latency_load"), b"\x89PNG"
+    )
 
 
-def test_pictures_that_are_asked_for_later_are_drawn_without_measuring(make_config: MakeConfig) -> None:
+def test_pictures_that_are_asked_for_later_are_drawn_without_measuring(
+    make_config: MakeConfig,
+) -> None:
     done = run(make_config(task=small(arrival_rates=[200, 400], arrival_requests=2)))
     folder = Path(done.output_dir)
     assert not list(folder.glob("*.png"))
-    again = run(make_config(task=small(arrival_rates=[200, 400], arrival_requests=2, pictures=True)))
+    again = run(
+        make_config(task=small(arrival_rates=[200, 400], arrival_requests=2, pictures=True))
+    )
     assert (again.job_id, again.from_ledger) == (done.job_id, True)
     assert len(list(folder.glob("*.png"))) == 4
     assert again.result.series == done.result.series
@@ -248,7 +293,12 @@ def test_pictures_that_are_asked_for_later_are_drawn_without_measuring(make_conf
         ([0.01, 0.02, 0.03, 0.2], 0.0, "", "quiet: 3 of 4 cells vary by 10% or less"),
         ([0.01, 0.02, 0.3, 0.2], 0.0, "", "too noisy to tell: 2 of 4 cells vary by more than 10%"),
         ([0.01], 0.15, "", "too noisy to tell: the machine's own rates vary by 15%"),
-        ([0.01], 0.0, "beside other work on 1.2 of 2 cores", "too noisy to tell: beside other work"),
+        (
+            [0.01],
+            0.0,
+            "beside other work on 1.2 of 2 cores",
+            "too noisy to tell: beside other work",
+        ),
         ([], 0.0, "", "unknown: it takes 3 repeats"),
     ],
 )
@@ -257,10 +307,15 @@ def test_noise_is_said(spreads: list[float], machine_noise: float, beside: str, 
         return [{"decode_tok_per_s": value} for value in (100 - 50 * spread, 100 - 50 * spread, 100, 100 + 50 * spread,
                                                           100 + 50 * spread)]  # fmt: skip
 
-    cells = [Cell(1, 1, 2, key=str(at), repeats=repeats(spread)) for at, spread in enumerate(spreads or [0.5])]
+    cells = [
+        Cell(1, 1, 2, key=str(at), repeats=repeats(spread))
+        for at, spread in enumerate(spreads or [0.5])
+    ]
     if not spreads:
         cells[0].repeats = cells[0].repeats[:2]
-    limits = MachineRates(None, [Rates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)])
+    limits = MachineRates(
+        None, [Rates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)]
+    )
     assert sweep.describe_noise(cells, limits, beside).startswith(said)
 
 

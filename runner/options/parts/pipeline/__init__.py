@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from runner_engine import Capability
 
-CAPABILITIES = frozenset(Capability) - {
-    Capability.branches,
-    Capability.logprobs,
-    Capability.distributions,
-    Capability.continuing,
-    Capability.own_memory,  # processes may run on other machines; the table of the parts has the memory of each
-}
+CAPABILITIES = (
+    frozenset(Capability)
+    - {
+        Capability.branches,
+        Capability.logprobs,
+        Capability.distributions,
+        Capability.continuing,
+        Capability.own_memory,  # processes may run on other machines; the table of the parts has the memory of each
+    }
+)

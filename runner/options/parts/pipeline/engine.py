@@ -1,6 +1,7 @@
 """The pipeline engine: requests pass through the parts of a split, in several processes.
 
-This process runs the first parts, decides which micro-batch is next, and notices when another process has ended.
+This process runs the first parts, decides which micro-batch is next, and notices when another
+process has ended.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import Packet, PacketType, PeerGone, Transport
 from runner.options.parts.sharding.load_part import load_tokenizer
 from runner_base import FinishReason, JobFailed, RunnerError, one_line, signals
-from runner_engine import EngineReport, EngineStats, Event, Request, RequestEncoder, RequestId, Session
+from runner_engine import (
+    EngineReport,
+    EngineStats,
+    Event,
+    Request,
+    RequestEncoder,
+    RequestId,
+    Session,
+)
 from runner_engine.decode.request_encoder import own_generation, stop_tokens
 from runner_engine.decode.rows import Row
 from runner_engine.decode.tokens import Stopping
@@ -74,7 +83,9 @@ class PipelineEngine:
             stages.tokenizer,
         )
         has_template = bool(tokenizer.chat_template)
-        return EngineReport(metrics, facts, notes, stages.parts, tokenizer.bos_token_id, has_template)
+        return EngineReport(
+            metrics, facts, notes, stages.parts, tokenizer.bos_token_id, has_template
+        )
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
@@ -117,7 +128,9 @@ class PipelineEngine:
             if folder is None:
                 self._own_folder = tempfile.TemporaryDirectory(prefix="runner-")
                 folder = Path(self._own_folder.name)
-            peers = start_processes(self.config, first_rank(self.config, manifest_of(self.config)).processes, folder)
+            peers = start_processes(
+                self.config, first_rank(self.config, manifest_of(self.config)).processes, folder
+            )
         try:
             with naming_dead_process(peers, None):
                 return LoadedStages(self.config, self.stats, peers)
@@ -161,14 +174,17 @@ class PipelineSession(Session):
 
 
 class LoadedStages:
-    """The stages of all processes, as seen by the first process, which sends to them and receives from them."""
+    """The stages of all processes, as seen by the first process, which sends to them and receives
+    from them."""
 
     def __init__(self, config: RunnerConfig, stats: EngineStats, peers: PeerProcesses) -> None:
         self.stats, self.peers, self.depth = stats, peers, peers.rank.processes
         model_config = parts_model(config.model)
         self.timeout_s = model_config.timeout_s
         self.at_rest = False  # nothing is under way: every process waits for a packet, or has ended
-        self.broken: BaseException | None = None  # the error that interrupted a step, after which nothing can go on
+        self.broken: BaseException | None = (
+            None  # the error that interrupted a step, after which nothing can go on
+        )
         self.lost_at: float | None = None  # when the connection broke
         self._closing, self._alive_returned = threading.Event(), threading.Event()
         self._transport: Transport | None = None
@@ -178,12 +194,17 @@ class LoadedStages:
         peers.rendezvous.post("begin")
         self.worker = StageWorker(config, peers.rank)
         self.parts = self.worker.loaded_parts()  # one line per part
-        model, self.tokenizer = self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder)
+        model, self.tokenizer = (
+            self.worker.stages[0].model,
+            load_tokenizer(manifest_of(config).folder),
+        )
         self.own = own_generation(model)
         room, vocab_size = max_positions(model.config), model.config.get_text_config().vocab_size
         tokenizer = self.tokenizer
         spec, name = spec_of(config), model_config.name
-        self.encoder = RequestEncoder(spec, tokenizer, name, room, own=self.own, vocab_size=vocab_size)
+        self.encoder = RequestEncoder(
+            spec, tokenizer, name, room, own=self.own, vocab_size=vocab_size
+        )
         self.encoder.room_hint = ""
         stopping = Stopping(tokenizer, stop_tokens(model, tokenizer), self.encoder.tags)
         pad = padding_of(tokenizer, vocab_size)
@@ -195,10 +216,14 @@ class LoadedStages:
         if self.depth > 1:
             peers.rendezvous.post("go")
             self._transport = connect(self.worker, peers.rendezvous)
-            self._listener = threading.Thread(target=self._listen, args=(self._transport,), daemon=True)
+            self._listener = threading.Thread(
+                target=self._listen, args=(self._transport,), daemon=True
+            )
             self._listener.start()
             self._alive_returned.set()
-            self._keeper = threading.Thread(target=self._keep_alive, args=(self._transport,), daemon=True)
+            self._keeper = threading.Thread(
+                target=self._keep_alive, args=(self._transport,), daemon=True
+            )
             self._keeper.start()
         self.at_rest = True
 
@@ -211,7 +236,11 @@ class LoadedStages:
 
     def send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
         """Compute this process's part of a step and send it on."""
-        answer = packet if packet.kind in (PacketType.figures, PacketType.stop) else self.worker.run(packet, tokens)
+        answer = (
+            packet
+            if packet.kind in (PacketType.figures, PacketType.stop)
+            else self.worker.run(packet, tokens)
+        )
         if self._transport is None:
             if answer is not None:
                 self._received.put(answer)
@@ -223,7 +252,8 @@ class LoadedStages:
             raise self.peers.find_cause(error) from error
 
     def receive(self) -> Packet:
-        """Wait for the next packet from the last process, and check meanwhile that all processes are alive."""
+        """Wait for the next packet from the last process, and check meanwhile that all processes
+        are alive."""
         timeout_s = self.timeout_s
         deadline = time.monotonic() + timeout_s
         while True:
@@ -263,7 +293,8 @@ class LoadedStages:
                 raise self.peers.find_cause(self._gone())
 
     def _gone(self) -> PeerGone:
-        """Return the error that the last process, which sends to the first one, has closed its connection."""
+        """Return the error that the last process, which sends to the first one, has closed its
+        connection."""
         return PeerGone(self.peers.rank.processes - 1, ConnectionError("closed"))
 
     def collect_figures(self) -> None:
@@ -298,7 +329,8 @@ class LoadedStages:
                     dist.destroy_process_group()
 
     def _listen(self, transport: Transport) -> None:
-        """Receive in another thread, because a blocked receive notices neither Ctrl-C nor the end of a process."""
+        """Receive in another thread, because a blocked receive notices neither Ctrl-C nor the end
+        of a process."""
         try:
             while True:
                 packet = transport.receive()
@@ -313,7 +345,8 @@ class LoadedStages:
             self._received.put(error)
 
     def _keep_alive(self, transport: Transport) -> None:
-        """Send a packet around the ring now and then, so that no process reaches its receive timeout while idle."""
+        """Send a packet around the ring now and then, so that no process reaches its receive
+        timeout while idle."""
         while not self._closing.wait(self.timeout_s):
             if (
                 self._alive_returned.is_set()
@@ -325,7 +358,8 @@ class LoadedStages:
 
 @contextmanager
 def naming_dead_process(peers: PeerProcesses, stages: LoadedStages | None) -> Iterator[None]:
-    """If torchrun ends this process because another one has died, raise an error that names that one."""
+    """If torchrun ends this process because another one has died, raise an error that names that
+    one."""
     try:
         yield
         if processes.terminated_at is not None:
@@ -337,6 +371,10 @@ def naming_dead_process(peers: PeerProcesses, stages: LoadedStages | None) -> It
     except KeyboardInterrupt:
         if processes.terminated_at is not None:
             peers.check()
-            if stages is not None and stages.lost_at is not None and stages.lost_at <= processes.terminated_at:
+            if (
+                stages is not None
+                and stages.lost_at is not None
+                and stages.lost_at <= processes.terminated_at
+            ):
                 raise peers.find_cause(stages._gone()) from None
         raise

@@ -1,8 +1,8 @@
 """The machines of a pipeline: which network interface they use, and whether they are still there.
 
-A machine that loses its power or its network closes no connection: a process would wait for it until a time limit of
-many minutes. So each process on another machine than the first one keeps a connection to the first process, on which
-both send a byte each second. Imports no torch.
+A machine that loses its power or its network closes no connection: a process would wait for it
+until a time limit of many minutes. So each process on another machine than the first one keeps a
+connection to the first process, on which both send a byte each second. Imports no torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from runner.options.parts.pipeline.ranks import ProcessRank
 from runner_base import say
 
 BEAT_S = 1.0
-SILENT_S = 20.0  # longer than a network takes to repair itself; within it TCP sends again what was lost
+SILENT_S = (
+    20.0  # longer than a network takes to repair itself; within it TCP sends again what was lost
+)
 GET_INTERFACE_ADDRESS = 0x8915  # SIOCGIFADDR
 TOKEN_BYTES = 16
 HELLO = struct.Struct(f"!i{TOKEN_BYTES}s")  # the rank, and the token from the store
@@ -34,7 +36,8 @@ log = logging.getLogger(__name__)
 
 
 def own_address() -> str:
-    """Return the address under which the other machines reach this one: that of the way to torchrun's first machine."""
+    """Return the address under which the other machines reach this one: that of the way to
+    torchrun's first machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))  # sends nothing
         return str(probe.getsockname()[0])
@@ -45,7 +48,9 @@ def interface_of(address: str) -> str | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
             with suppress(OSError):  # an interface without an address
-                answer = ioctl(asking, GET_INTERFACE_ADDRESS, struct.pack("256s", name.encode()[:15]))
+                answer = ioctl(
+                    asking, GET_INTERFACE_ADDRESS, struct.pack("256s", name.encode()[:15])
+                )
                 if socket.inet_ntoa(answer[20:24]) == address:
                     return name
     return None
@@ -53,9 +58,11 @@ def interface_of(address: str) -> str | None:
 
 @contextmanager
 def ring_interface(rank: ProcessRank) -> Iterator[None]:
-    """Let gloo use the interface that reaches the other processes; its default is the host name's address.
+    """Let gloo use the interface that reaches the other processes; its default is the host name's
+    address.
 
-    That is the loopback interface if all are here, else the one on the way to torchrun's first machine.
+    That is the loopback interface if all are here, else the one on the way to torchrun's first
+    machine.
     """
     if rank.is_one_machine:
         name = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
@@ -72,10 +79,12 @@ def ring_interface(rank: ProcessRank) -> Iterator[None]:
 
 
 class OtherMachines:
-    """In the first process: the processes on other machines, and those of which nothing is heard any more.
+    """In the first process: the processes on other machines, and those of which nothing is heard
+    any more.
 
-    Anyone in the network can connect. A process is who says hello with the token that was posted in the store, and with
-    a rank that is expected and not yet there. Nobody else gets a thread, and only a few others are kept open at a time.
+    Anyone in the network can connect. A process is who says hello with the token that was posted in
+    the store, and with a rank that is expected and not yet there. Nobody else gets a thread, and
+    only a few others are kept open at a time.
     """
 
     def __init__(self, ranks: Collection[int]) -> None:
@@ -83,7 +92,9 @@ class OtherMachines:
         self.silent: set[int] = set()
         self.token = secrets.token_hex(TOKEN_BYTES)
         self._ranks = ranks
-        self._hellos: dict[socket.socket, bytes] = {}  # of connections that have not said all of it, oldest first
+        self._hellos: dict[
+            socket.socket, bytes
+        ] = {}  # of connections that have not said all of it, oldest first
         self._listening = socket.create_server((own_address(), 0))
         self._listening.setblocking(False)
         self._selector = selectors.DefaultSelector()
@@ -124,10 +135,16 @@ class OtherMachines:
                 self._drop(connection)
             elif len(said) == HELLO.size:
                 rank, token = HELLO.unpack(said)
-                if rank in self._ranks and rank not in self.addresses and compare_digest(token.hex(), self.token):
+                if (
+                    rank in self._ranks
+                    and rank not in self.addresses
+                    and compare_digest(token.hex(), self.token)
+                ):
                     self._forget(connection)
                     self.addresses[rank] = connection.getpeername()[0]
-                    threading.Thread(target=self._listen, args=(connection, rank), daemon=True).start()
+                    threading.Thread(
+                        target=self._listen, args=(connection, rank), daemon=True
+                    ).start()
                 else:
                     self._drop(connection)
 
@@ -147,7 +164,8 @@ class OtherMachines:
 
 
 def is_silent(connection: socket.socket) -> bool:
-    """Exchange a byte each second; return True once nothing has come for too long, False when the other side closes."""
+    """Exchange a byte each second; return True once nothing has come for too long, False when the
+    other side closes."""
     connection.settimeout(BEAT_S)
     heard = sent = time.monotonic()
     with suppress(ConnectionError):
@@ -170,13 +188,18 @@ def is_silent(connection: socket.socket) -> bool:
 def watch_first_process(
     rank: ProcessRank, address: str, port: int, token: str, end: Callable[[int], object] = os._exit
 ) -> None:
-    """In a process on another machine: end this process with a message when the first one's machine is gone.
+    """In a process on another machine: end this process with a message when the first one's machine
+    is gone.
 
-    Its main thread may be waiting in a library at that time, so that an exception could not reach it.
+    Its main thread may be waiting in a library at that time, so that an exception could not reach
+    it.
     """
 
     def watch() -> None:
-        with suppress(ConnectionError), socket.create_connection((address, port), timeout=SILENT_S) as connection:
+        with (
+            suppress(ConnectionError),
+            socket.create_connection((address, port), timeout=SILENT_S) as connection,
+        ):
             connection.sendall(HELLO.pack(rank.rank, bytes.fromhex(token)))
             if not is_silent(connection):
                 return
@@ -188,7 +211,8 @@ def watch_first_process(
 
 
 def say_elsewhere(rank: ProcessRank, what: str) -> None:
-    """Print an error on a machine without the first process, which prints its own, once for the machine."""
+    """Print an error on a machine without the first process, which prints its own, once for the
+    machine."""
     if not rank.is_with_first and rank.local_rank == 0:
         first = f"process 0 at {os.environ['MASTER_ADDR']}, which has the job, says why, unless it was killed itself"
         say(f"error: process {rank.rank} of {rank.processes}: {what}; {first}")

@@ -1,7 +1,9 @@
-"""The micro-batches of a pipeline: which one is sent when, and what is done with the tokens that return.
+"""The micro-batches of a pipeline: which one is sent when, and what is done with the tokens that
+return.
 
-Rows pass through the stages in micro-batches. As many micro-batches as processes are under way at once, so that every
-stage has one to work on. A micro-batch whose tokens have returned is sent again with them.
+Rows pass through the stages in micro-batches. As many micro-batches as processes are under way at
+once, so that every stage has one to work on. A micro-batch whose tokens have returned is sent again
+with them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from runner.options.parts.pipeline.transport import SETTINGS, Packet, PacketType, as_numbers, write_rows
+from runner.options.parts.pipeline.transport import (
+    SETTINGS,
+    Packet,
+    PacketType,
+    as_numbers,
+    write_rows,
+)
 from runner_engine import EngineStats, Event, RequestId
 from runner_engine.decode.rows import Row
 from runner_engine.decode.tokens import Stopping
@@ -35,14 +43,21 @@ class MicroBatch:
 
 
 class MicroBatches:
-    """Passes rows through the stages until each has ended; `depth` micro-batches are computed at once.
+    """Passes rows through the stages until each has ended; `depth` micro-batches are computed at
+    once.
 
-    `send` sends a packet through the stages, with its token ids [B, T] if it has any; `receive` waits for the tokens of
-    the micro-batch that returns next.
+    `send` sends a packet through the stages, with its token ids [B, T] if it has any; `receive`
+    waits for the tokens of the micro-batch that returns next.
     """
 
     def __init__(
-        self, depth: int, send: Send, receive: Callable[[], Packet], stats: EngineStats, stopping: Stopping, pad: int
+        self,
+        depth: int,
+        send: Send,
+        receive: Callable[[], Packet],
+        stats: EngineStats,
+        stopping: Stopping,
+        pad: int,
     ) -> None:
         self.depth, self.send, self.receive = depth, send, receive
         self.stats, self.stopping, self.pad = stats, stopping, pad
@@ -51,11 +66,14 @@ class MicroBatches:
         self._waiting: deque[Row] = deque()
         self._under_way: dict[int, MicroBatch] = {}
         self._rows_per_batch = 1
-        self._numbers = itertools.count()  # stages identify a micro-batch by its number, so none is used twice
+        self._numbers = (
+            itertools.count()
+        )  # stages identify a micro-batch by its number, so none is used twice
         self._last_answer = 0.0
 
     def add(self, rows: list[Row]) -> None:
-        """Add rows, which form the next micro-batches; sorted by prompt length, so that there is little padding."""
+        """Add rows, which form the next micro-batches; sorted by prompt length, so that there is
+        little padding."""
         self._waiting.extend(sorted(rows, key=lambda row: len(row.prompt), reverse=True))
         if self.rows_at_once is not None:
             share = max(1, self.rows_at_once // self.depth)
@@ -77,7 +95,9 @@ class MicroBatches:
             batch.dropped |= ended
             for row in ended:
                 self.stopping.cancel(row, time.perf_counter() - batch.started, events)
-        if not self._waiting and all(len(batch.dropped) == len(batch.rows) for batch in self._under_way.values()):
+        if not self._waiting and all(
+            len(batch.dropped) == len(batch.rows) for batch in self._under_way.values()
+        ):
             self.drain()  # no further step would come, and the stages must free them, too
         return events
 
@@ -98,7 +118,10 @@ class MicroBatches:
             self._last_answer = time.perf_counter()
         at_once = min(self.depth, self.rows_at_once or self.depth)
         while self._waiting and len(self._under_way) < at_once:
-            rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
+            rows = [
+                self._waiting.popleft()
+                for _ in range(min(self._rows_per_batch, len(self._waiting)))
+            ]
             batch = MicroBatch(next(self._numbers), rows)
             self._under_way[batch.number] = batch
             prompts = write_rows(rows, self.pad, list(map(self.stopping.forced, rows)))
@@ -111,9 +134,13 @@ class MicroBatches:
         events, kept = self._accept(batch, answer)
         if kept:  # it is sent again; if some rows have ended, with the numbers of those that go on
             forced = [self.stopping.forced(batch.rows[number]) for number in kept]
-            is_as_before = len(kept) == len(batch.rows) and not any(token is not None for token in forced)
+            is_as_before = len(kept) == len(batch.rows) and not any(
+                token is not None for token in forced
+            )
             numbers = (
-                None if is_as_before else torch.tensor([[*it] for it in zip(kept, as_numbers(forced), strict=True)])
+                None
+                if is_as_before
+                else torch.tensor([[*it] for it in zip(kept, as_numbers(forced), strict=True)])
             )
             batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
             tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
@@ -122,11 +149,14 @@ class MicroBatches:
             self.send(Packet(PacketType.end, batch.number), None)
             del self._under_way[batch.number]
         self.stats.rows_waiting = len(self._waiting)
-        self.stats.rows_alive = sum(len(one.rows) - len(one.dropped) for one in self._under_way.values())
+        self.stats.rows_alive = sum(
+            len(one.rows) - len(one.dropped) for one in self._under_way.values()
+        )
         return events
 
     def _account(self, batch: MicroBatch) -> None:
-        """Add the time since the previous answer, since the times of overlapping stages must not be added up."""
+        """Add the time since the previous answer, since the times of overlapping stages must not be
+        added up."""
         now = time.perf_counter()
         seconds, self._last_answer = now - self._last_answer, now
         if batch.rows[0].tokens:
@@ -137,12 +167,15 @@ class MicroBatches:
             self.stats.prefill_tokens += sum(len(row.prompt) for row in batch.rows)
 
     def _accept(self, batch: MicroBatch, answer: Packet) -> tuple[list[Event], list[int]]:
-        """Append a token to each row; return the events, and which rows of the micro-batch go on."""
+        """Append a token to each row; return the events, and which rows of the micro-batch go
+        on."""
         assert answer.numbers is not None
         seconds = time.perf_counter() - batch.started
         events: list[Event] = []
         kept = []
-        for number, (row, token) in enumerate(zip(batch.rows, answer.numbers[:, 0].tolist(), strict=True)):
+        for number, (row, token) in enumerate(
+            zip(batch.rows, answer.numbers[:, 0].tolist(), strict=True)
+        ):
             if row in batch.dropped:
                 continue
             if not row.tokens:

@@ -1,7 +1,8 @@
 """The processes of a pipeline: how they start, how they connect, and which one failed first.
 
-They meet at torch's TCP store. There each one posts what it loaded, or why it failed; the ring only carries steps. The
-first process watches the others: when one is killed or fails, the pipeline ends with an error that names it.
+They meet at torch's TCP store. There each one posts what it loaded, or why it failed; the ring only
+carries steps. The first process watches the others: when one is killed or fails, the pipeline ends
+with an error that names it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ EXIT_S = 10.0  # time for a process without work to exit
 KEPT = "All other processes were ended. What is complete is kept: run the same command to resume"
 log = logging.getLogger(__name__)
 terminated_at: float | None = None  # when torchrun sent SIGTERM to this process
-torchrun_peers: PeerProcesses | None = None  # in the first process: the others that torchrun has started
+torchrun_peers: PeerProcesses | None = (
+    None  # in the first process: the others that torchrun has started
+)
 
 
 class Rendezvous:
@@ -80,11 +83,19 @@ class Rendezvous:
 
 
 def own_store() -> TCPStore:
-    """Open the store of a pipeline on one machine; only this machine's processes can connect to it."""
+    """Open the store of a pipeline on one machine; only this machine's processes can connect to
+    it."""
     # without a socket of ours, the store listens on every interface, whatever the host name
     listening = socket.create_server((LOOPBACK, 0))
     port = listening.getsockname()[1]
-    return TCPStore(LOOPBACK, port, None, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
+    return TCPStore(
+        LOOPBACK,
+        port,
+        None,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listening.detach(),
+    )
 
 
 def join_rendezvous(port: int) -> Rendezvous:
@@ -103,13 +114,15 @@ def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
             store=PrefixStore("ring", rendezvous.store),
             rank=rank.rank,
             world_size=rank.processes,
-            # the first process checks model.timeout_s; if it cannot, the others end themselves later
+            # the first process checks model.timeout_s; if it cannot, the others end themselves
+            # later
             timeout=timedelta(seconds=60 + 2 * parts_model(worker.config.model).timeout_s),
         )
     return Transport(rank.rank, rank.processes, worker.device, gpu_to_gpu)
 
 
-# ----------------------------------------------------------------------------------------- the other processes
+# ----------------------------------------------------------------------------------------- the
+# other processes
 
 
 def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) -> int:
@@ -153,7 +166,8 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous)
     dist.destroy_process_group()
 
 
-# ------------------------------------------------------------------------------------------- the first process
+# ------------------------------------------------------------------------------------------- the
+# first process
 
 
 @dataclass
@@ -163,7 +177,9 @@ class PeerProcesses:
     config: RunnerConfig
     rank: ProcessRank  # of the first process
     rendezvous: Rendezvous
-    children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # by rank; empty under torchrun
+    children: dict[int, subprocess.Popen[bytes]] = field(
+        default_factory=dict
+    )  # by rank; empty under torchrun
     logs: dict[int, Path] = field(default_factory=dict)
     elsewhere: OtherMachines | None = None
 
@@ -182,23 +198,36 @@ class PeerProcesses:
     def check(self) -> None:
         """Raise JobFailed, or the error that a process posted, if one of them has failed."""
         failed = any(process.poll() is not None for process in self.children.values())
-        failed |= any(self.rendezvous.has(f"{kind}/{rank}") for kind in ("error", "lost") for rank in self.ranks)
+        failed |= any(
+            self.rendezvous.has(f"{kind}/{rank}")
+            for kind in ("error", "lost")
+            for rank in self.ranks
+        )
         failed |= self.elsewhere is not None and bool(self.elsewhere.silent)
         if failed:
             raise self.find_cause(None)
 
     def find_cause(self, gone: PeerGone | None) -> RunnerError:
-        """Return the error that names the process that failed first; its neighbours only notice that it has ended."""
+        """Return the error that names the process that failed first; its neighbours only notice
+        that it has ended."""
         deadline = time.monotonic() + CAUSE_S
-        while (cause := self._posted_error() or self._exit_error()) is None and time.monotonic() < deadline:
+        while (
+            cause := self._posted_error() or self._exit_error()
+        ) is None and time.monotonic() < deadline:
             time.sleep(POLL_S / 2)
         if cause is not None:
             return cause
         if self.elsewhere is not None and self.elsewhere.silent:
-            return JobFailed(f"{silence_of(' and '.join(map(self.name, sorted(self.elsewhere.silent))))}. {KEPT}")
+            return JobFailed(
+                f"{silence_of(' and '.join(map(self.name, sorted(self.elsewhere.silent))))}. {KEPT}"
+            )
         lost = {rank: self.rendezvous.read(f"lost/{rank}") for rank in self.ranks}
-        missed = {neighbour for neighbour in lost.values() if neighbour} | ({gone.rank} if gone else set())
-        silent = sorted(missed - {rank for rank, neighbour in lost.items() if neighbour is not None}) or sorted(missed)
+        missed = {neighbour for neighbour in lost.values() if neighbour} | (
+            {gone.rank} if gone else set()
+        )
+        silent = sorted(
+            missed - {rank for rank, neighbour in lost.items() if neighbour is not None}
+        ) or sorted(missed)
         names = " and ".join(self.name(rank) for rank in silent) or "a process"
         return JobFailed(f"{names} ended without a message, probably killed. {KEPT}")
 
@@ -215,18 +244,30 @@ class PeerProcesses:
 
     def _exit_error(self) -> RunnerError | None:
         """Return the error of a process that was started here and has ended without posting one."""
-        codes = {rank: code for rank, process in self.children.items() if (code := process.poll()) is not None}
-        for rank, code in sorted(codes.items(), key=lambda item: item[1] >= 0):  # those killed by a signal first
+        codes = {
+            rank: code
+            for rank, process in self.children.items()
+            if (code := process.poll()) is not None
+        }
+        for rank, code in sorted(
+            codes.items(), key=lambda item: item[1] >= 0
+        ):  # those killed by a signal first
             if code < 0 or self.rendezvous.read(f"lost/{rank}") is None:
                 last = "".join(f"\n    | {line}" for line in child.last_lines(self.logs[rank], 5))
                 return JobFailed(f"{self.name(rank)} {child.describe_exit(code)}. {KEPT}{last}")
         return None
 
     def name(self, rank: int) -> str:
-        """Return a process's name, with the parts that it runs and its address on another machine."""
-        count, elsewhere = self.rank.processes, {} if self.elsewhere is None else self.elsewhere.addresses
+        """Return a process's name, with the parts that it runs and its address on another
+        machine."""
+        count, elsewhere = (
+            self.rank.processes,
+            {} if self.elsewhere is None else self.elsewhere.addresses,
+        )
         where = f" at {elsewhere[rank]}" if rank in elsewhere else ""
-        return f"process {rank} of {count} ({parts_of(manifest_of(self.config), count, rank)}){where}"
+        return (
+            f"process {rank} of {count} ({parts_of(manifest_of(self.config), count, rank)}){where}"
+        )
 
     def wait_for_exit(self) -> None:
         """Wait until the processes have ended, and end those that take too long."""
@@ -255,9 +296,15 @@ def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerP
         for rank in peers.ranks:
             peers.logs[rank] = folder / f"process_{rank}.log"
             with peers.logs[rank].open("wb") as output:
-                # in its own session: the terminal's Ctrl-C is for this process, which ends the others
+                # in its own session: the terminal's Ctrl-C is for this process, which ends the
+                # others
                 peers.children[rank] = child.start(
-                    "-m", STAGE_PROCESS, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+                    "-m",
+                    STAGE_PROCESS,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
                 )
             its_rank = ProcessRank(rank, processes, rank, processes)
             child.send_input(peers.children[rank], (config, its_rank, store.port, os.getpid()))
@@ -267,11 +314,13 @@ def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerP
     return peers
 
 
-# ------------------------------------------------------------------------------------------------- torchrun
+# -------------------------------------------------------------------------------------------------
+# torchrun
 
 
 def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
-    """In a process started by torchrun: run its stages and return the exit code; None in the first process."""
+    """In a process started by torchrun: run its stages and return the exit code; None in the first
+    process."""
     global torchrun_peers
     from torch.distributed.rendezvous import rendezvous as meet
 
@@ -280,13 +329,19 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
     if rank.rank == 0:
         torchrun_peers = PeerProcesses(config, rank, rendezvous)
         if not rank.is_one_machine:
-            torchrun_peers.elsewhere = others = OtherMachines(range(rank.local_processes, rank.processes))
+            torchrun_peers.elsewhere = others = OtherMachines(
+                range(rank.local_processes, rank.processes)
+            )
             rendezvous.post("watch", [others.address, others.port, others.token])
         signal.signal(signal.SIGTERM, _on_terminate)
-        atexit.register(_end_pipeline, rendezvous)  # also if the job is done already or cannot begin
+        atexit.register(
+            _end_pipeline, rendezvous
+        )  # also if the job is done already or cannot begin
         return None
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)  # Python's handler would not run before a packet arrives
+        signal.signal(
+            number, signal.SIG_DFL
+        )  # Python's handler would not run before a packet arrives
     try:
         if not rank.is_with_first and rendezvous.wait_for("watch"):
             watch_first_process(rank, *rendezvous.read("watch"))
@@ -297,7 +352,8 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:
-    """Record the time: torchrun sends SIGTERM to all if one has died, and passes Ctrl-C on as SIGINT."""
+    """Record the time: torchrun sends SIGTERM to all if one has died, and passes Ctrl-C on as
+    SIGINT."""
     global terminated_at
     terminated_at = terminated_at or time.monotonic()
     signals.interrupt(number, frame)

@@ -42,18 +42,24 @@ def torchrun_rank() -> ProcessRank | None:
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return None
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    local = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    local = (
+        int(os.environ.get("LOCAL_RANK", rank)),
+        int(os.environ.get("LOCAL_WORLD_SIZE", processes)),
+    )
     return ProcessRank(rank, processes, *local)
 
 
 def first_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
-    """Return the rank of the process that runs the job; it starts the others unless torchrun has."""
+    """Return the rank of the process that runs the job; it starts the others unless torchrun
+    has."""
     wanted, started = parts_model(config.model).stages, torchrun_rank()
     if started is None:
         processes = wanted or manifest.num_parts
         return ProcessRank(0, processes, 0, processes)
     if wanted not in (None, started.processes):
-        raise ConfigError(f"model.stages={wanted}: torchrun has started {started.processes} processes: leave it out")
+        raise ConfigError(
+            f"model.stages={wanted}: torchrun has started {started.processes} processes: leave it out"
+        )
     return started
 
 

@@ -1,4 +1,5 @@
-"""A pipeline's other processes: `python -m runner.options.parts.pipeline.stage_process`, with their config on stdin."""
+"""A pipeline's other processes: `python -m runner.options.parts.pipeline.stage_process`, with their
+config on stdin."""
 
 from __future__ import annotations
 

@@ -11,7 +11,13 @@ import torch
 from runner.config.root import RunnerConfig
 from runner.options.parts.model_keys import Backend, parts_model
 from runner.options.parts.pipeline.ranks import ProcessRank, manifest_of
-from runner.options.parts.pipeline.transport import Packet, PacketType, forced_tokens, sampler_for, token_mask
+from runner.options.parts.pipeline.transport import (
+    Packet,
+    PacketType,
+    forced_tokens,
+    sampler_for,
+    token_mask,
+)
 from runner.options.parts.sharding.load_part import load_part
 from runner.options.parts.sharding.manifest import MODEL_FILES
 from runner.options.parts.sharding.stage import Stage
@@ -48,7 +54,9 @@ class StageWorker:
         if model.backend is Backend.nccl and not has_own_gpu:
             need = f"it needs a GPU of its own for each process, and this one has {self.device}: use auto or gloo"
             raise ConfigError(f"model.backend=nccl: {need}")
-        self.gpu_to_gpu = has_own_gpu and model.backend is not Backend.gloo  # otherwise through main memory
+        self.gpu_to_gpu = (
+            has_own_gpu and model.backend is not Backend.gloo
+        )  # otherwise through main memory
         settings = read_settings(manifest.folder / MODEL_FILES)
         self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
         self.threads = model.threads or max(
@@ -67,7 +75,8 @@ class StageWorker:
     def run(self, packet: Packet, tokens: torch.Tensor | None = None) -> Packet | None:
         """Compute one step of a micro-batch and return the packet for the next process.
 
-        The first process gets token ids [B, T] in addition to the packet, the others hidden states in it.
+        The first process gets token ids [B, T] in addition to the packet, the others hidden states
+        in it.
         """
         if packet.kind is PacketType.end:
             self._states.pop(packet.batch, None)
@@ -90,12 +99,15 @@ class StageWorker:
             sampled = state.sampler.pick(logits)
             answer = Packet(PacketType.tokens, packet.batch, sampled[:, None].cpu())
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # otherwise the time would count as waiting of the next process
+            torch.cuda.synchronize(
+                self.device
+            )  # otherwise the time would count as waiting of the next process
         self.busy_s += time.perf_counter() - started
         return answer
 
     def _begin(self, packet: Packet) -> BatchState:
-        """Set up a micro-batch: its prompts are padded on the left, and padding gets no attention."""
+        """Set up a micro-batch: its prompts are padded on the left, and padding gets no
+        attention."""
         numbers = packet.numbers
         assert numbers is not None
         mask = token_mask(numbers).to(self.device)

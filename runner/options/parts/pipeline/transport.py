@@ -1,12 +1,14 @@
-"""Packets between the processes of a pipeline: a small header, whole numbers, hidden states; point to point.
+"""Packets between the processes of a pipeline: a small header, whole numbers, hidden states; point
+to point.
 
-The processes form a ring. Each one sends its hidden states to the next; the last one sends the sampled tokens to the
-first, which decides what comes next. A send returns at once, because processes that wait for each other to receive
-would deadlock. gloo sends tensors of a CPU, nccl those of GPUs if each process has its own; the hidden states of
-processes that share a GPU are copied through main memory.
+The processes form a ring. Each one sends its hidden states to the next; the last one sends the
+sampled tokens to the first, which decides what comes next. A send returns at once, because
+processes that wait for each other to receive would deadlock. gloo sends tensors of a CPU, nccl
+those of GPUs if each process has its own; the hidden states of processes that share a GPU are
+copied through main memory.
 
-The first process knows the requests and the last one samples, so each row's settings are sent with its prompt. The
-numbers of a packet are integers; a float is sent as its 64 bits.
+The first process knows the requests and the last one samples, so each row's settings are sent with
+its prompt. The numbers of a packet are integers; a float is sent as its 64 bits.
 """
 
 from __future__ import annotations
@@ -28,9 +30,13 @@ from runner_engine.decode.tokens import Sampler, generator_of
 from runner_engine.settings.sampling import PARAMETERS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-HEADER = 8  # kind, batch, rows and columns of the numbers, three sizes of the hidden states, their dtype
+HEADER = (
+    8  # kind, batch, rows and columns of the numbers, three sizes of the hidden states, their dtype
+)
 SENDS_PER_PACKET = 3
-SETTINGS = len(PARAMETERS) + 3  # columns before the token ids: sampling, the seed, a forced token, the prompt's length
+SETTINGS = (
+    len(PARAMETERS) + 3
+)  # columns before the token ids: sampling, the seed, a forced token, the prompt's length
 NOT_FORCED = -1
 
 
@@ -38,9 +44,8 @@ class PacketType(IntEnum):
     """The purpose of a packet."""
 
     prefill = 0  # numbers: one line per row, from `write_rows`
-    decode = (
-        1  # numbers: which rows of the micro-batch go on, and the token that must come next; none when all are free
-    )
+    # numbers: which rows of the micro-batch go on, and the token that must come next; none when all are free
+    decode = 1
     tokens = 2  # numbers: the token that was sampled for each row
     end = 3  # the micro-batch is over
     figures = 4  # each process reports its computing time and its memory
@@ -67,7 +72,8 @@ class PeerGone(Exception):
 
 
 class Transport:
-    """Receives from the previous process and sends to the next, over torch.distributed's default group."""
+    """Receives from the previous process and sends to the next, over torch.distributed's default
+    group."""
 
     def __init__(self, rank: int, processes: int, device: torch.device, gpu_to_gpu: bool) -> None:
         self.previous, self.next = (rank - 1) % processes, (rank + 1) % processes
@@ -75,7 +81,8 @@ class Transport:
         self.gpu_to_gpu = gpu_to_gpu  # hidden states are not copied through main memory
         self._sending = threading.Lock()  # a packet is several tensors
         self._sends: deque[tuple[Any, torch.Tensor]] = deque()
-        # at most one packet per process is under way, and a process receives all of a packet before the next
+        # at most one packet per process is under way, and a process receives all of a packet before
+        # the next
         self._most_sends = SENDS_PER_PACKET * (2 * processes + 2)
 
     def send(self, packet: Packet) -> None:
@@ -93,7 +100,9 @@ class Transport:
             if numbers is not None and numbers.numel():
                 self._send_tensor(numbers.contiguous())
             if hidden is not None:
-                self._send_tensor(hidden.contiguous() if self.gpu_to_gpu else hidden.contiguous().cpu())
+                self._send_tensor(
+                    hidden.contiguous() if self.gpu_to_gpu else hidden.contiguous().cpu()
+                )
 
     def receive(self) -> Packet:
         """Wait for the next packet from the previous process."""
@@ -149,12 +158,15 @@ def forced_tokens(packet: Packet) -> dict[int, int]:
 
 
 def write_rows(rows: Sequence[Row], pad: int, forced: Sequence[int | None]) -> torch.Tensor:
-    """Return one line per row [B, SETTINGS + T]: its settings, and its prompt padded on the left."""
+    """Return one line per row [B, SETTINGS + T]: its settings, and its prompt padded on the
+    left."""
     width = max(len(row.prompt) for row in rows)
     lines = []
     for row, token in zip(rows, as_numbers(forced), strict=True):
         generator = generator_of(row.sampling, row.request.effective_random_id, row.choice)
-        settings = torch.tensor(row.sampling.numbers, dtype=torch.float64).view(torch.int64).tolist()
+        settings = (
+            torch.tensor(row.sampling.numbers, dtype=torch.float64).view(torch.int64).tolist()
+        )
         settings += [0 if generator is None else generator.initial_seed(), token, len(row.prompt)]
         lines.append([*settings, *[pad] * (width - len(row.prompt)), *row.prompt])
     return torch.tensor(lines)
@@ -172,8 +184,15 @@ def sampler_for(numbers: torch.Tensor, vocab_size: int, device: torch.device) ->
     settings = numbers[:, : len(PARAMETERS)].contiguous().view(torch.float64).tolist()
     for line, values in zip(numbers.tolist(), settings, strict=True):
         seed, _, length = line[len(PARAMETERS) : SETTINGS]
-        check(0 < length <= numbers.shape[1] - SETTINGS, "length", length, "the packet's prompts are not as long")
+        check(
+            0 < length <= numbers.shape[1] - SETTINGS,
+            "length",
+            length,
+            "the packet's prompts are not as long",
+        )
         samplings.append(Sampling.of_numbers(values).effective)
-        generators.append(torch.Generator().manual_seed(seed) if samplings[-1].temperature else None)
+        generators.append(
+            torch.Generator().manual_seed(seed) if samplings[-1].temperature else None
+        )
         prompts.append(line[len(line) - length :])
     return Sampler(vocab_size, device, prompts, samplings, generators)

@@ -1,8 +1,9 @@
-"""Parts as an archive: part_N.safetensors.zst, an ordinary zstd file that any zstd unpacks to the part.
+"""Parts as an archive: part_N.safetensors.zst, an ordinary zstd file that any zstd unpacks to the
+part.
 
-Each MiB of the part is one frame, and the manifest lists the length of each frame. So a range of the part is read by
-unpacking only its frames, and a whole part streams through a few MiB of memory. zstd comes with pyarrow, which MLflow
-requires anyway.
+Each MiB of the part is one frame, and the manifest lists the length of each frame. So a range of
+the part is read by unpacking only its frames, and a whole part streams through a few MiB of memory.
+zstd comes with pyarrow, which MLflow requires anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from typing import Any
 
 from runner.options.parts.sharding.manifest import PartEntry
 from runner_base import ConfigError, DataError, machine
-from runner_engine.checkpoints import MAX_HEADER_BYTES, WeightFile, byteio, parse_header, read_weight_file
+from runner_engine.checkpoints import (
+    MAX_HEADER_BYTES,
+    WeightFile,
+    byteio,
+    parse_header,
+    read_weight_file,
+)
 
 FRAME_BYTES = 2**20  # of the part; the last frame is shorter
 LEVEL = 3
@@ -30,7 +37,9 @@ def codec() -> Any:
     try:
         import pyarrow
     except ImportError as error:
-        raise ConfigError("task.archive=zstd: zstd is read and written by pyarrow: pip install pyarrow") from error
+        raise ConfigError(
+            "task.archive=zstd: zstd is read and written by pyarrow: pip install pyarrow"
+        ) from error
     return pyarrow.Codec("zstd", compression_level=LEVEL)
 
 
@@ -69,7 +78,10 @@ class ArchivedPart:
                 f"{path}: frames: {expected} of {entry.stored.nbytes} bytes together expected by the manifest's sizes, "
                 f"found {len(self.frames)} of {self.begins[-1]}"
             )
-        self._last = (-1, memoryview(b""))  # ranges are read in order: the next one mostly begins in the same frame
+        self._last = (
+            -1,
+            memoryview(b""),
+        )  # ranges are read in order: the next one mostly begins in the same frame
 
     def read(self, offset: int, nbytes: int) -> Iterator[memoryview]:
         """Yield the bytes of a range piece by piece."""
@@ -84,13 +96,19 @@ class ArchivedPart:
     def _frame(self, number: int) -> memoryview:
         if self._last[0] != number:
             size = min(FRAME_BYTES, self.raw_bytes - number * FRAME_BYTES)
-            stored = b"".join(map(bytes, byteio.read_range(self.path, self.begins[number], self.frames[number])))
+            stored = b"".join(
+                map(bytes, byteio.read_range(self.path, self.begins[number], self.frames[number]))
+            )
             try:
                 content = codec().decompress(stored, decompressed_size=size, asbytes=True)
             except OSError as error:
-                raise DataError(f"{self.path}: piece {number} cannot be unpacked ({error})") from error
+                raise DataError(
+                    f"{self.path}: piece {number} cannot be unpacked ({error})"
+                ) from error
             if len(content) != size:
-                raise DataError(f"{self.path}: piece {number}: {size} bytes expected, {len(content)} found")
+                raise DataError(
+                    f"{self.path}: piece {number}: {size} bytes expected, {len(content)} found"
+                )
             self._last = (number, memoryview(content))
         return self._last[1]
 
@@ -111,5 +129,7 @@ def read_header(folder: Path, entry: PartEntry) -> WeightFile:
     read, size = open_part(folder, entry), entry.raw.nbytes
     length = int.from_bytes(b"".join(map(bytes, read(0, min(8, size)))), "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
-        raise DataError(f"{path}: its header should be {length} bytes long, but the part has {size} bytes")
+        raise DataError(
+            f"{path}: its header should be {length} bytes long, but the part has {size} bytes"
+        )
     return parse_header(b"".join(map(bytes, read(0, 8 + length))), path, size)

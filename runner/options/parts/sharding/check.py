@@ -1,7 +1,8 @@
-"""Checks the parts against the manifest: files, headers, partitions, tensors. It lists all problems and raises none.
+"""Checks the parts against the manifest: files, headers, partitions, tensors. It lists all problems
+and raises none.
 
-Three levels: `quick` reads sizes, headers and JSON. `files` reads every byte once and compares the digests of files;
-`full` also compares the digest of each tensor, in the same pass.
+Three levels: `quick` reads sizes, headers and JSON. `files` reads every byte once and compares the
+digests of files; `full` also compares the digest of each tensor, in the same pass.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from runner.core.json_fields import ListedFile
 from runner.options.parts.sharding import partition_file
 from runner.options.parts.sharding.archive import Advance, Read, open_part, read_header
 from runner.options.parts.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
-from runner.options.parts.sharding.partition_file import INLINE, Inline, Layer, Partition, TensorReference
+from runner.options.parts.sharding.partition_file import (
+    INLINE,
+    Inline,
+    Layer,
+    Partition,
+    TensorReference,
+)
 from runner_base import ConfigError, DataError
 from runner_engine import Tensor
 from runner_engine.checkpoints import DTYPE_BITS, WeightFile, byteio, parse_header
@@ -29,7 +36,9 @@ class CheckedPart:
     problems: list[str] = field(default_factory=list)
     readable: bool = False  # header or partition
     tensors: dict[str, Tensor] = field(default_factory=dict)  # by the header, else by the partition
-    digests: dict[str, str] = field(default_factory=dict)  # of each tensor: computed by `full`, else as listed
+    digests: dict[str, str] = field(
+        default_factory=dict
+    )  # of each tensor: computed by `full`, else as listed
     read: Read | None = None  # None: the header is not readable
     nbytes: int = 0  # that were read
     seconds: float = 0.0
@@ -42,9 +51,17 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
     partition = _partition(folder, entry, done.problems)
     if partition is not None:
         done.readable = True
-        done.tensors = {layer.name: _as_listed(layer, path) for layer in partition.layers if layer.dtype in DTYPE_BITS}
+        done.tensors = {
+            layer.name: _as_listed(layer, path)
+            for layer in partition.layers
+            if layer.dtype in DTYPE_BITS
+        }
         placed = {layer.name: layer.parameters for layer in partition.layers}
-        done.digests = {name: place.digest for name, place in placed.items() if isinstance(place, TensorReference)}
+        done.digests = {
+            name: place.digest
+            for name, place in placed.items()
+            if isinstance(place, TensorReference)
+        }
     size_problems = list(_size(path, entry.stored))
     done.problems += size_problems
     if not path.is_file():
@@ -69,7 +86,9 @@ def require_sound(manifest: Manifest, entry: PartEntry, level: str) -> None:
     problems = check_part(manifest, entry, level, lambda _: None).problems
     if problems:
         more = f" ({len(problems) - 1} more: task=verify lists them)" if len(problems) > 1 else ""
-        raise DataError(f"part {entry.part_id} of {manifest.folder} is damaged: {problems[0]}{more}")
+        raise DataError(
+            f"part {entry.part_id} of {manifest.folder} is damaged: {problems[0]}{more}"
+        )
 
 
 def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition | None:
@@ -80,14 +99,18 @@ def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition
         return None
     digest = byteio.file_sha256(path)
     if digest != entry.partition_sha256:
-        problems.append(f"{entry.partition}: sha256 {entry.partition_sha256} expected, {digest} found")
+        problems.append(
+            f"{entry.partition}: sha256 {entry.partition_sha256} expected, {digest} found"
+        )
     try:
         partition = partition_file.read_partition(path)
     except DataError as error:
         problems.append(str(error))
         return None
     if partition.part_id != entry.part_id:
-        problems.append(f"{entry.partition}: part_id {entry.part_id} expected, {partition.part_id} found")
+        problems.append(
+            f"{entry.partition}: part_id {entry.part_id} expected, {partition.part_id} found"
+        )
     return partition
 
 
@@ -95,7 +118,14 @@ def _as_listed(layer: Layer, path: Path) -> Tensor:
     """A tensor as the partition describes it."""
     dtype, place = str(layer.dtype), layer.parameters
     offset, nbytes = (0, 0) if isinstance(place, Inline) else (place.offset, place.nbytes)
-    return Tensor(layer.name, dtype, layer.shape, path, offset, nbytes or layer.params * DTYPE_BITS[dtype] // 8)
+    return Tensor(
+        layer.name,
+        dtype,
+        layer.shape,
+        path,
+        offset,
+        nbytes or layer.params * DTYPE_BITS[dtype] // 8,
+    )
 
 
 def _size(path: Path, listed: ListedFile) -> Iterator[str]:
@@ -105,7 +135,9 @@ def _size(path: Path, listed: ListedFile) -> Iterator[str]:
         yield f"{path.name}: {listed.nbytes} bytes expected, {size} found"
 
 
-def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition | None) -> Iterator[str]:
+def _header_problems(
+    entry: PartEntry, header: WeightFile, partition: Partition | None
+) -> Iterator[str]:
     """Compare the header with partition and manifest."""
     file, held = entry.stored.file, {tensor.name: tensor for tensor in header.tensors}
     params = sum(tensor.params for tensor in header.tensors)
@@ -124,17 +156,30 @@ def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition 
             yield f"{file}: tensor {name}: missing, although {entry.partition} lists it"
             continue
         tensor, where = held[name], f"{file}: tensor {name}"
-        pairs = [("dtype", layer.dtype, tensor.dtype), ("shape", list(layer.shape), list(tensor.shape))]
+        pairs = [
+            ("dtype", layer.dtype, tensor.dtype),
+            ("shape", list(layer.shape), list(tensor.shape)),
+        ]
         if isinstance(reference := layer.parameters, TensorReference):
             pairs += [("file", reference.file, entry.raw.file), ("tensor", reference.tensor, name)]
-            pairs += [(key, getattr(reference, key), getattr(tensor, key)) for key in ("dtype", "offset", "nbytes")]
-        for what, expected, found in dict.fromkeys((what, str(one), str(other)) for what, one, other in pairs):
+            pairs += [
+                (key, getattr(reference, key), getattr(tensor, key))
+                for key in ("dtype", "offset", "nbytes")
+            ]
+        for what, expected, found in dict.fromkeys(
+            (what, str(one), str(other)) for what, one, other in pairs
+        ):
             if expected != found:
                 yield f"{where}: {what} {expected} expected by {entry.partition}, {found} found"
 
 
 def _read_all(
-    path: Path, done: CheckedPart, header: WeightFile, partition: Partition | None, level: str, advance: Advance
+    path: Path,
+    done: CheckedPart,
+    header: WeightFile,
+    partition: Partition | None,
+    level: str,
+    advance: Advance,
 ) -> None:
     """Read every byte of a part and compare digests."""
     entry, read, inline = done.entry, done.read, partition is not None and partition.form == INLINE
@@ -145,7 +190,9 @@ def _read_all(
         found = byteio.file_digest(path, algorithm, advance)
         done.nbytes += entry.stored.nbytes
         if found != entry.stored.digest:
-            done.problems.append(f"{entry.stored.file}: {entry.stored.digest} expected, {found} found")
+            done.problems.append(
+                f"{entry.stored.file}: {entry.stored.digest} expected, {found} found"
+            )
             if entry.frames:
                 return  # unpacking damaged pieces tells nothing more
     if not tensors_too:
@@ -161,12 +208,16 @@ def _read_all(
         done.problems.append(f"{entry.stored.file}: {entry.raw.digest} expected, {whole} found")
     for name, listed in done.digests.items():
         if name in digests and digests[name] != listed:
-            done.problems.append(f"{entry.stored.file}: tensor {name}: {listed} expected, {digests[name]} found")
+            done.problems.append(
+                f"{entry.stored.file}: tensor {name}: {listed} expected, {digests[name]} found"
+            )
     done.problems += problems
     done.digests = digests
 
 
-def _digests(read: Read, header: WeightFile, algorithm: str, advance: Advance) -> tuple[str, dict[str, str]]:
+def _digests(
+    read: Read, header: WeightFile, algorithm: str, advance: Advance
+) -> tuple[str, dict[str, str]]:
     """Return the digests of the file and of each tensor, from one pass."""
     whole, digests = byteio.Digest(algorithm), {}
     whole.update(header.header)
@@ -179,7 +230,8 @@ def _digests(read: Read, header: WeightFile, algorithm: str, advance: Advance) -
 
 
 def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> list[str]:
-    """Compare the numbers in the JSON with those of the tensors; only small models have them there."""
+    """Compare the numbers in the JSON with those of the tensors; only small models have them
+    there."""
     import numpy as np
 
     problems = []
@@ -191,11 +243,14 @@ def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> lis
             differ = np.flatnonzero(listed != stored.astype("<f8"))
             if len(differ):
                 where = f"{partition.path.name}: tensor {layer.name}"
-                problems.append(f"{where}: {len(differ)} of {layer.params} numbers differ from those of the part")
+                problems.append(
+                    f"{where}: {len(differ)} of {layer.params} numbers differ from those of the part"
+                )
     return problems
 
 
-# ------------------------------------------------------------------------------------------ files around
+# ------------------------------------------------------------------------------------------ files
+# around
 
 
 def check_files(manifest: Manifest, level: str) -> dict[str, list[str]]:

@@ -1,4 +1,5 @@
-"""Checks that the parts make the whole model: each tensor once, equal copies, right totals, as in the source."""
+"""Checks that the parts make the whole model: each tensor once, equal copies, right totals, as in
+the source."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ MAX_LISTED = 20  # problems that an error lists; task=verify lists all
 
 def require_complete(manifest: Manifest, progress: OpenProgress) -> list[CheckedPart]:
     """Check the files of all parts at level `files`; raise DataError with the problems found."""
-    with progress(sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes") as bar:
+    with progress(
+        sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes"
+    ) as bar:
         meter = Meter(bar)
         checked = [check_part(manifest, part, "files", meter) for part in manifest.parts]
     problems = [problem for found in check_files(manifest, "files").values() for problem in found]
@@ -42,7 +45,8 @@ def parts_by_tensor(checked: list[CheckedPart]) -> dict[str, list[CheckedPart]]:
 
 
 def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[str]:
-    """Say which tensors are missing, stored twice or different in two parts, and which totals are wrong."""
+    """Say which tensors are missing, stored twice or different in two parts, and which totals are
+    wrong."""
     unread = [one.entry.stored.file for one in checked if not one.readable]
     if unread:
         return [f"whether every tensor is there was not checked, because of {', '.join(unread)}"]
@@ -51,7 +55,9 @@ def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[st
         ids = [place.entry.part_id for place in places]
         expected = list(manifest.tied.get(name, ids[:1]))
         if ids != expected:
-            problems.append(f"{MANIFEST}: tensor {name}: in parts {expected} expected, found in {ids}")
+            problems.append(
+                f"{MANIFEST}: tensor {name}: in parts {expected} expected, found in {ids}"
+            )
         problems += _differences(name, places)
     absent = [name for name in manifest.tied if name not in parts_of]
     problems += [f"{MANIFEST}: tied tensor {name} is in none of the parts" for name in absent]
@@ -77,7 +83,9 @@ def _other_form(place: CheckedPart, tensor: Tensor, by: str) -> list[str]:
     if (held.dtype, held.shape) == (tensor.dtype, tensor.shape):
         return []
     expected, found = (f"{one.dtype} {list(one.shape)}" for one in (tensor, held))
-    return [f"{place.entry.stored.file}: tensor {tensor.name}: {expected} expected {by}, {found} found"]
+    return [
+        f"{place.entry.stored.file}: tensor {tensor.name}: {expected} expected {by}, {found} found"
+    ]
 
 
 def _foreign_tensors(found: dict[str, list[CheckedPart]], known: Collection[str]) -> list[str]:
@@ -90,13 +98,18 @@ def _foreign_tensors(found: dict[str, list[CheckedPart]], known: Collection[str]
 
 
 def _against_headers(manifest: Manifest, found: dict[str, list[CheckedPart]]) -> list[str]:
-    """Compare the tensors of the parts with the source's own headers, or with its list of what its .bin files hold."""
+    """Compare the tensors of the parts with the source's own headers, or with its list of what its
+    .bin files hold."""
     try:
         files = source_headers(manifest)
     except (DataError, OSError) as error:
         return [str(error)]
     known = {name: listed.file for listed in manifest.files for name in listed.tensors or ()}
-    problems = [f"{file}: tensor {name} is in none of the parts" for name, file in known.items() if name not in found]
+    problems = [
+        f"{file}: tensor {name} is in none of the parts"
+        for name, file in known.items()
+        if name not in found
+    ]
     for file in files:
         for tensor in file.tensors:
             known[tensor.name] = file.path.name
@@ -107,7 +120,9 @@ def _against_headers(manifest: Manifest, found: dict[str, list[CheckedPart]]) ->
     return problems + (_foreign_tensors(found, known) if known else [])
 
 
-def _totals(manifest: Manifest, checked: list[CheckedPart], found: dict[str, list[CheckedPart]]) -> list[str]:
+def _totals(
+    manifest: Manifest, checked: list[CheckedPart], found: dict[str, list[CheckedPart]]
+) -> list[str]:
     stored = [tensor for one in checked for tensor in one.tensors.values()]
     unique = [places[0].tensors[name] for name, places in found.items()]
     actual = vars(Totals.of(unique, stored))
@@ -118,11 +133,16 @@ def _totals(manifest: Manifest, checked: list[CheckedPart], found: dict[str, lis
     ]
 
 
-# ------------------------------------------------------------------------------------------------ source
+# ------------------------------------------------------------------------------------------------
+# source
 
 
 def source_problems(
-    manifest: Manifest, checked: list[CheckedPart], checkpoint: Checkpoint, level: str, advance: Advance
+    manifest: Manifest,
+    checked: list[CheckedPart],
+    checkpoint: Checkpoint,
+    level: str,
+    advance: Advance,
 ) -> list[str]:
     """Compare the parts with the checkpoint that they were made from, tensor by tensor."""
     parts_of, problems = parts_by_tensor(checked), list[str]()
@@ -130,7 +150,9 @@ def source_problems(
         if tensor.name in parts_of:
             problems += _against_source(tensor, parts_of[tensor.name], level, advance)
         else:
-            problems.append(f"{tensor.file.name}: tensor {tensor.name} of the source is in none of the parts")
+            problems.append(
+                f"{tensor.file.name}: tensor {tensor.name} of the source is in none of the parts"
+            )
             advance(tensor.nbytes)
     problems += _foreign_tensors(parts_of, {tensor.name for tensor in checkpoint.tensors})
     companions = {path.name: path for path in checkpoint.companions}
@@ -138,16 +160,25 @@ def source_problems(
         path = companions.get(listed.file)
         if path is None:
             problems.append(f"{listed.file}: the source no longer has this file")
-        elif (digest := byteio.file_digest(path, byteio.algorithm_of(str(listed.digest)))) != listed.digest:
-            problems.append(f"{listed.file}: {listed.digest} expected of the source's, {digest} found")
+        elif (
+            digest := byteio.file_digest(path, byteio.algorithm_of(str(listed.digest)))
+        ) != listed.digest:
+            problems.append(
+                f"{listed.file}: {listed.digest} expected of the source's, {digest} found"
+            )
     return problems
 
 
-def _against_source(tensor: Tensor, places: list[CheckedPart], level: str, advance: Advance) -> list[str]:
+def _against_source(
+    tensor: Tensor, places: list[CheckedPart], level: str, advance: Advance
+) -> list[str]:
     digests: dict[str, str] = {}
     problems = []
     for place in places:
-        other, listed = _other_form(place, tensor, "as in the source"), place.digests.get(tensor.name)
+        other, listed = (
+            _other_form(place, tensor, "as in the source"),
+            place.digests.get(tensor.name),
+        )
         problems += other
         if other or level == "quick" or listed is None:
             continue
@@ -156,5 +187,7 @@ def _against_source(tensor: Tensor, places: list[CheckedPart], level: str, advan
             digests[algorithm] = byteio.digest_of(byteio.tensor_pieces(tensor), algorithm, advance)
         if digests[algorithm] != listed:
             where = f"{place.entry.stored.file}: tensor {tensor.name}"
-            problems.append(f"{where}: {digests[algorithm]} expected as in the source, {listed} found")
+            problems.append(
+                f"{where}: {digests[algorithm]} expected as in the source, {listed} found"
+            )
     return problems

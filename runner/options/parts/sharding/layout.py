@@ -1,6 +1,8 @@
-"""Sorts the tensors of a checkpoint into embedding, layers, final norm and head, by their names on disk.
+"""Sorts the tensors of a checkpoint into embedding, layers, final norm and head, by their names on
+disk.
 
-Names on disk are not always module names: some families rename tensors at load. Only headers are read.
+Names on disk are not always module names: some families rename tensors at load. Only headers are
+read.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from runner_engine.checkpoints import Checkpoint
 
 LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.|^(output|score)\.")
-TOKEN_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings?)\.[^.]+$")
+TOKEN_EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings?)\.[^.]+$"
+)
 EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe)\.|project_in")
 FINAL_NORM = re.compile(r"(?!word_embed|embed_|emb_)(\w*norm\w*|ln_\w+)\.")
 NORM = re.compile(r"norm|(^|\.)ln_\w+\.")
@@ -30,7 +34,9 @@ class Layout:
 
     stack: str  # the prefix of the layer numbers, e.g. model.layers
     layers: list[list[Tensor]]
-    first: list[Tensor] = field(default_factory=list)  # embeddings, and everything else before the layers
+    first: list[Tensor] = field(
+        default_factory=list
+    )  # embeddings, and everything else before the layers
     norm: list[Tensor] = field(default_factory=list)
     head: list[Tensor] = field(default_factory=list)
     tied: list[Tensor] = field(default_factory=list)  # the embedding that is also the head
@@ -43,24 +49,38 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
     for tensor in checkpoint.tensors:
         for prefix, index in _numbered(tensor.name):
             groups.setdefault(prefix, {}).setdefault(index, []).append(tensor)
-    covering = {prefix: group for prefix, group in groups.items() if all(index in group for index in range(count))}
+    covering = {
+        prefix: group
+        for prefix, group in groups.items()
+        if all(index in group for index in range(count))
+    }
     if not covering:
-        found = ", ".join(f"{prefix}.{min(group)}..{max(group)}" for prefix, group in list(groups.items())[:5])
+        found = ", ".join(
+            f"{prefix}.{min(group)}..{max(group)}" for prefix, group in list(groups.items())[:5]
+        )
         raise DataError(
             f"{checkpoint.folder}: config.json says {key}={count}, but no tensor names are numbered "
             f"0..{count - 1} (found {found or 'no numbers'})"
         )
-    outermost = [name for name in covering if not any(name.startswith(f"{outer}.") for outer in covering)]
+    outermost = [
+        name for name in covering if not any(name.startswith(f"{outer}.") for outer in covering)
+    ]
 
-    def weight(prefix: str) -> tuple[bool, int]:  # a vision tower has another number of layers, or is smaller
+    def weight(
+        prefix: str,
+    ) -> tuple[bool, int]:  # a vision tower has another number of layers, or is smaller
         layers = covering[prefix]
-        return len(layers) == count, sum(tensor.nbytes for layer in layers.values() for tensor in layer)
+        return len(layers) == count, sum(
+            tensor.nbytes for layer in layers.values() for tensor in layer
+        )
 
     stack = max(outermost, key=weight)
     numbered = covering[stack]
     layout = Layout(stack, [numbered[index] for index in range(count)])
     for index in sorted(numbered.keys() - range(count)):
-        layout.layers[-1] += numbered[index]  # layers for multi-token prediction have the numbers after the last one
+        layout.layers[-1] += numbered[
+            index
+        ]  # layers for multi-token prediction have the numbers after the last one
     inside = {tensor.name for layer in layout.layers for tensor in layer}
     parent = _module(stack)
     for tensor in checkpoint.tensors:
@@ -76,7 +96,9 @@ def _num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
         count = _setting(checkpoint.config, key, None)
         if type(count) is int and count >= 1:
             return count, key
-    raise DataError(f"{checkpoint.folder / 'config.json'}: names no number of layers ({', '.join(LAYER_COUNT_KEYS)})")
+    raise DataError(
+        f"{checkpoint.folder / 'config.json'}: names no number of layers ({', '.join(LAYER_COUNT_KEYS)})"
+    )
 
 
 def _setting(config: dict[str, Any], key: str, default: Any) -> Any:
@@ -94,7 +116,8 @@ def _numbered(name: str) -> Iterator[tuple[str, int]]:
 
 
 def _place(tensor: Tensor, parent: str, layout: Layout) -> None:
-    """Assign a tensor outside the layers to the head, the final norm, or the tensors before the layers."""
+    """Assign a tensor outside the layers to the head, the final norm, or the tensors before the
+    layers."""
     local = tensor.name.removeprefix(f"{parent}.") if parent else tensor.name
     is_beside_layers = not parent or local != tensor.name
     if HEAD.search(tensor.name):
@@ -106,7 +129,8 @@ def _place(tensor: Tensor, parent: str, layout: Layout) -> None:
 
 
 def _token_embedding(tensors: list[Tensor], parent: str) -> list[Tensor]:
-    """Return all tensors of the token embedding: the one beside the layers, else the largest one anywhere."""
+    """Return all tensors of the token embedding: the one beside the layers, else the largest one
+    anywhere."""
     candidates = [tensor for tensor in tensors if TOKEN_EMBEDDING.search(tensor.name)]
     modules = list(dict.fromkeys(_module(tensor.name) for tensor in candidates))
     beside = [module for module in modules if _module(module) == parent]

@@ -1,8 +1,9 @@
 """Load one part of a split as a stage that runs: `load_part`, and which model families allow that.
 
-The part's file is mapped and its tensors become the stage's parameters as they are, so that loading needs no memory
-beyond the weights themselves (a change of dtype or a GPU copies them, tensor by tensor). Plain `from_pretrained` cannot
-do that: it fills the tensors of other parts with random numbers. In a parts folder it finds no config.json and fails.
+The part's file is mapped and its tensors become the stage's parameters as they are, so that loading
+needs no memory beyond the weights themselves (a change of dtype or a GPU copies them, tensor by
+tensor). Plain `from_pretrained` cannot do that: it fills the tensors of other parts with random
+numbers. In a parts folder it finds no config.json and fails.
 """
 
 from __future__ import annotations
@@ -17,13 +18,20 @@ from typing import Any
 import torch
 
 from runner.options.parts.sharding.check import require_sound
-from runner.options.parts.sharding.manifest import INSTEAD, MODEL_FILES, Manifest, PartEntry, read_manifest
+from runner.options.parts.sharding.manifest import (
+    INSTEAD,
+    MODEL_FILES,
+    Manifest,
+    PartEntry,
+    read_manifest,
+)
 from runner.options.parts.sharding.stage import Stage
 from runner_base import ConfigError, DataError, one_line
 from runner_engine.models.load_tokenizer import load_tokenizer as load_model_tokenizer
 from runner_engine.quantization import quiet_imports
 
-# a per-layer list in a config, whatever the family calls it: layer_types, mlp_layer_types, no_rope_layers, ...
+# a per-layer list in a config, whatever the family calls it: layer_types, mlp_layer_types,
+# no_rope_layers, ...
 PER_LAYER = re.compile("layer")
 
 
@@ -35,7 +43,8 @@ def load_part(
     attention: str | None = None,
     verify: bool = True,
 ) -> Stage:
-    """Load part `part_id` of the split in `folder` as a stage of the model; dtype auto = the checkpoint's.
+    """Load part `part_id` of the split in `folder` as a stage of the model; dtype auto = the
+    checkpoint's.
 
     With `verify`, every byte is compared with the digest in the manifest before it is used.
     """
@@ -44,7 +53,9 @@ def load_part(
     manifest = read_manifest(folder, "folder")
     manifest.require_runnable("folder")
     if not 0 <= part_id < manifest.num_parts:
-        raise ConfigError(f"part_id={part_id}: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}")
+        raise ConfigError(
+            f"part_id={part_id}: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}"
+        )
     entry = manifest.parts[part_id]
     is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1
     config = _model_config(manifest)
@@ -64,9 +75,17 @@ def load_part(
     stage = Stage(model, layers, part_id, span, is_first, is_last, wanted)
     for name in sorted({key.rpartition(".")[0] for key in missing}):
         if f"{path}.".startswith(f"{name}."):
-            raise _cannot_run(manifest, config, f"it has weights beside its layers, in {name or type(model).__name__}")
+            raise _cannot_run(
+                manifest,
+                config,
+                f"it has weights beside its layers, in {name or type(model).__name__}",
+            )
         stage.lacks(name)
-    meta = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    meta = [
+        name
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        if tensor.is_meta
+    ]
     assert not meta, f"part {part_id}: without values: {meta}"
     _set_generation(manifest.folder / MODEL_FILES, model)
     model.requires_grad_(False).eval().to(device)
@@ -76,14 +95,18 @@ def load_part(
 
 def load_tokenizer(folder: str | Path) -> Any:
     """Return the tokenizer of a split model, from model_files/."""
-    return load_model_tokenizer(f"model.name={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
+    return load_model_tokenizer(
+        f"model.name={folder}", Path(folder).expanduser().absolute() / MODEL_FILES
+    )
 
 
-# ------------------------------------------------------------------------------------------ what can be loaded
+# ------------------------------------------------------------------------------------------ what
+# can be loaded
 
 
 def _model_config(manifest: Manifest) -> Any:
-    """Return the config of the whole model; rejects families whose layers cannot run in separate parts."""
+    """Return the config of the whole model; rejects families whose layers cannot run in separate
+    parts."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
@@ -91,7 +114,9 @@ def _model_config(manifest: Manifest) -> Any:
     try:
         config = AutoConfig.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"folder={manifest.folder}: no usable config in {place}: {one_line(error)}") from error
+        raise ConfigError(
+            f"folder={manifest.folder}: no usable config in {place}: {one_line(error)}"
+        ) from error
     family = KNOWN.get(type(config), None)
     reasons = {
         "its weights are quantized": getattr(config, "quantization_config", None),
@@ -108,7 +133,9 @@ def _model_config(manifest: Manifest) -> Any:
 
 def _cannot_run(manifest: Manifest, config: Any, why: str) -> ConfigError:
     """Say why a family cannot run in parts, and what to do instead."""
-    return ConfigError(f"{manifest.folder}: {config.model_type} cannot be run in parts: {why}; {INSTEAD}")
+    return ConfigError(
+        f"{manifest.folder}: {config.model_type} cannot be run in parts: {why}; {INSTEAD}"
+    )
 
 
 def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
@@ -116,7 +143,9 @@ def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
     own = copy.deepcopy(config)
     count, (first, last) = manifest.num_layers, span
     if config.num_hidden_layers != count:
-        raise DataError(f"{manifest.folder}: {count} layers in the manifest, {config.num_hidden_layers} in config.json")
+        raise DataError(
+            f"{manifest.folder}: {count} layers in the manifest, {config.num_hidden_layers} in config.json"
+        )
     for key, value in vars(config).items():
         if PER_LAYER.search(key) and isinstance(value, list) and len(value) == count:
             setattr(own, key, value[first : last + 1])
@@ -125,19 +154,29 @@ def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
 
 
 def _layers_path(model: Any, manifest: Manifest) -> str:
-    """Return the path of the layers: the manifest's, else that of the outermost list of the family's own blocks."""
+    """Return the path of the layers: the manifest's, else that of the outermost list of the
+    family's own blocks."""
     by_name = (manifest.prefix, f"{model.base_model_prefix}.{manifest.prefix}")
-    lists = {path: module for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
+    lists = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList)
+    }
     blocks = set(model._no_split_modules or ())
-    of_blocks = [path for path, module in lists.items() if len(module) and type(module[0]).__name__ in blocks]
+    of_blocks = [
+        path for path, module in lists.items() if len(module) and type(module[0]).__name__ in blocks
+    ]
     candidates = [*(path for path in lists if path in by_name), *of_blocks]
     if not candidates:
-        raise _cannot_run(manifest, model.config, f"its layers are not found under {manifest.prefix}")
+        raise _cannot_run(
+            manifest, model.config, f"its layers are not found under {manifest.prefix}"
+        )
     return str(candidates[0])
 
 
 def _require_same_layers(manifest: Manifest, config: Any, own: Any, span: tuple[int, int]) -> None:
-    """Reject a family whose layers depend on their number in a way that the part's config cannot express."""
+    """Reject a family whose layers depend on their number in a way that the part's config cannot
+    express."""
     layers, numbered = (_layers(manifest, one) for one in (own, config))
     for offset, layer in enumerate(layers):
         number = span[0] + offset
@@ -165,7 +204,11 @@ def _traits(layer: torch.nn.Module) -> dict[str, Any]:
     for path, module in layer.named_modules():
         traits[path] = type(module).__name__
         for key, value in vars(module).items():
-            if isinstance(value, bool | int | float | str) and "layer_id" not in key and key != "training":
+            if (
+                isinstance(value, bool | int | float | str)
+                and "layer_id" not in key
+                and key != "training"
+            ):
                 traits[f"{path}.{key}".lstrip(".")] = value
     traits |= {name: tuple(tensor.shape) for name, tensor in layer.named_parameters()}
     return traits
@@ -183,10 +226,13 @@ def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:
     return named
 
 
-# ------------------------------------------------------------------------------------------------ the weights
+# ------------------------------------------------------------------------------------------------
+# the weights
 
 
-def _read(manifest: Manifest, entry: PartEntry, span: tuple[int, int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _read(
+    manifest: Manifest, entry: PartEntry, span: tuple[int, int], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
     """Map the part and return its tensors, with layers numbered from 0."""
     from safetensors.torch import load_file
 
@@ -202,8 +248,11 @@ def _read(manifest: Manifest, entry: PartEntry, span: tuple[int, int], dtype: to
     return state
 
 
-def _assign(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> tuple[Any, set[str]] | None:
-    """Make the mapped tensors a model's parameters; None if names on disk are not those of the modules."""
+def _assign(
+    config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]
+) -> tuple[Any, set[str]] | None:
+    """Make the mapped tensors a model's parameters; None if names on disk are not those of the
+    modules."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
@@ -214,7 +263,9 @@ def _assign(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any])
         return None
     model.requires_grad_(False)
     model.load_state_dict(state, strict=False, assign=True)
-    missing = {name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor.is_meta}
+    missing = {
+        name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor.is_meta
+    }
     for target, source in model.all_tied_weights_keys.items():
         if target in missing and source not in missing:
             owner, _, leaf = target.rpartition(".")
@@ -223,15 +274,20 @@ def _assign(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any])
     return model, missing
 
 
-def _convert(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> tuple[Any, set[str]]:
-    """Let transformers rename and fuse tensors whose stored names differ from those of its modules."""
+def _convert(
+    config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]
+) -> tuple[Any, set[str]]:
+    """Let transformers rename and fuse tensors whose stored names differ from those of its
+    modules."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
     settings = {"config": config, "state_dict": state, "output_loading_info": True, **chosen}
     family: Any = KNOWN[type(config)]
     logger = logging.getLogger("transformers")
     before = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of newly initialized weights of other parts, which are discarded
+    logger.setLevel(
+        logging.ERROR
+    )  # it warns of newly initialized weights of other parts, which are discarded
     try:
         model, report = family.from_pretrained(None, **settings)
     finally:
@@ -240,19 +296,27 @@ def _convert(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]
     return model, names & set(report["missing_keys"])
 
 
-def _require_needed(entry: PartEntry, model: Any, missing: set[str], stack: str, is_first: bool, is_last: bool) -> None:
+def _require_needed(
+    entry: PartEntry, model: Any, missing: set[str], stack: str, is_first: bool, is_last: bool
+) -> None:
     """Raise DataError if the part lacks a tensor that it needs to run."""
     needed = {name for name in missing if name.startswith(f"{stack}.")}
-    for wanted, module in ((is_first, model.get_input_embeddings()), (is_last, model.get_output_embeddings())):
+    for wanted, module in (
+        (is_first, model.get_input_embeddings()),
+        (is_last, model.get_output_embeddings()),
+    ):
         if wanted and module is not None:
             own = {id(tensor) for tensor in module.parameters()}
             needed |= {name for name in missing if id(model.get_parameter(name)) in own}
     if needed:
-        raise DataError(f"part {entry.part_id} ({entry.stored.file}) lacks {', '.join(sorted(needed)[:5])}")
+        raise DataError(
+            f"part {entry.part_id} ({entry.stored.file}) lacks {', '.join(sorted(needed)[:5])}"
+        )
 
 
 def _set_generation(place: Path, model: Any) -> None:
-    """Give the stage the checkpoint's generation config, which names further tokens that end a text."""
+    """Give the stage the checkpoint's generation config, which names further tokens that end a
+    text."""
     from transformers import GenerationConfig
 
     if (place / "generation_config.json").is_file():

@@ -1,7 +1,8 @@
 """The folder of a split: the names of its files, and its manifest, read and checked.
 
-Imports neither torch nor safetensors. The manifest itself is checked here: types, bare file names, known version, parts
-in order, consecutive layers. Whether the files agree with it is checked in `runner.options.parts.sharding.check`.
+Imports neither torch nor safetensors. The manifest itself is checked here: types, bare file names,
+known version, parts in order, consecutive layers. Whether the files agree with it is checked in
+`runner.options.parts.sharding.check`.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class Manifest:
     num_layers: int
     contiguous: bool
     holders: dict[str, tuple[int, ...]]  # the ids of the parts that hold embedding, norm and head
-    tied: dict[str, tuple[int, ...]]  # of each tensor that is in several parts on purpose: their ids
+    tied: dict[
+        str, tuple[int, ...]
+    ]  # of each tensor that is in several parts on purpose: their ids
     parts: tuple[PartEntry, ...]
     totals: Totals
     archive: str | None
@@ -108,7 +111,8 @@ class Manifest:
         return byteio.file_sha256(self.folder / MANIFEST)
 
     def require_runnable(self, key: str = "task.parts") -> None:
-        """Reject a split whose parts cannot run as stages: an archive, or parts that are not cut between layers."""
+        """Reject a split whose parts cannot run as stages: an archive, or parts that are not cut
+        between layers."""
         if self.archive is not None:
             raise ConfigError(
                 f"{key}={self.folder}: these parts are an archive ({self.archive}), which can be merged and verified, "
@@ -123,7 +127,8 @@ class Manifest:
 
 
 def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
-    """Read manifest.json; reject a file that is not one, or that names paths outside of its folder."""
+    """Read manifest.json; reject a file that is not one, or that names paths outside of its
+    folder."""
     folder = Path(parts).expanduser().absolute()
     path = folder / MANIFEST
     if not path.is_file():
@@ -131,7 +136,9 @@ def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
     values = load_json(path)
     found = values.get("format"), values.get("format_version")
     if found != (FORMAT, FORMAT_VERSION):
-        raise DataError(f"{path}: format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}")
+        raise DataError(
+            f"{path}: format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}"
+        )
     manifest = _ManifestReader(path).manifest(values)
     _require_consistent(path, manifest, values.get("num_parts"))
     return manifest
@@ -149,9 +156,15 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
     """Raise DataError if the manifest contradicts itself."""
     if manifest.num_parts != num_parts:
         raise DataError(f"{path}: num_parts={num_parts}, but {manifest.num_parts} parts are listed")
-    wanted = [f"{listed.file}.header" for listed in manifest.files] if manifest.source_format == "safetensors" else []
+    wanted = (
+        [f"{listed.file}.header" for listed in manifest.files]
+        if manifest.source_format == "safetensors"
+        else []
+    )
     if wanted != [listed.file for listed in manifest.headers]:
-        raise DataError(f"{path}: headers: one for each of source.files expected, in the same order (none for .bin)")
+        raise DataError(
+            f"{path}: headers: one for each of source.files expected, in the same order (none for .bin)"
+        )
     if manifest.source_format == "bin":
         _require_listed(path, manifest)
     targets = [listed.file for listed in (*manifest.files, *manifest.companions)]
@@ -167,20 +180,29 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
             )
     if manifest.contiguous:
         _require_joined(path, manifest)
-    for what, ids in (manifest.holders | {f"tied: {name}": ids for name, ids in manifest.tied.items()}).items():
+    for what, ids in (
+        manifest.holders | {f"tied: {name}": ids for name, ids in manifest.tied.items()}
+    ).items():
         if any(part_id >= manifest.num_parts for part_id in ids):
-            raise DataError(f"{path}: {what}: part ids below {manifest.num_parts} expected, found {list(ids)}")
+            raise DataError(
+                f"{path}: {what}: part ids below {manifest.num_parts} expected, found {list(ids)}"
+            )
 
 
 def _require_listed(path: Path, manifest: Manifest) -> None:
-    """Raise DataError unless each .bin of the source lists its tensors, each once: there is no header to list them."""
+    """Raise DataError unless each .bin of the source lists its tensors, each once: there is no
+    header to list them."""
     file_of: dict[str, str] = {}  # by the name of a tensor
     for listed in manifest.files:
         if listed.tensors is None:
-            raise DataError(f"{path}: source.files: {listed.file}: tensors: a list of names expected, found none")
+            raise DataError(
+                f"{path}: source.files: {listed.file}: tensors: a list of names expected, found none"
+            )
         for name in listed.tensors:
             if name in file_of:
-                raise DataError(f"{path}: source.files: tensor {name} is in {file_of[name]} and in {listed.file}")
+                raise DataError(
+                    f"{path}: source.files: tensor {name} is in {file_of[name]} and in {listed.file}"
+                )
             file_of[name] = listed.file
 
 
@@ -198,7 +220,9 @@ def _require_joined(path: Path, manifest: Manifest) -> None:
             )
         expected = last + 1
     if expected != manifest.num_layers:
-        raise DataError(f"{path}: parts: layers 0..{manifest.num_layers - 1} expected, found 0..{expected - 1} only")
+        raise DataError(
+            f"{path}: parts: layers 0..{manifest.num_layers - 1} expected, found 0..{expected - 1} only"
+        )
 
 
 class _ManifestReader(Fields):
@@ -222,14 +246,25 @@ class _ManifestReader(Fields):
             contiguous=self.one_of("contiguous", values.get("contiguous"), (True, False)) is True,
             holders={key: self.ids(key, values.get(key)) for key in ("embedding", "norm", "head")},
             tied=dict(self.tied(key, entry) for key, entry in self.numbered("tied", values)),
-            parts=tuple(self.part(key, entry, archive is not None) for key, entry in self.numbered("parts", values)),
-            totals=Totals(**{key: self.count(f"totals.{key}", totals.get(key)) for key in Totals.__dataclass_fields__}),
+            parts=tuple(
+                self.part(key, entry, archive is not None)
+                for key, entry in self.numbered("parts", values)
+            ),
+            totals=Totals(
+                **{
+                    key: self.count(f"totals.{key}", totals.get(key))
+                    for key in Totals.__dataclass_fields__
+                }
+            ),
             archive=None if archive is None else str(archive),
         )
 
     def numbered(self, key: str, values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         """The JSON objects of a list, each with its key."""
-        entries = ((f"{key}[{number}]", entry) for number, entry in enumerate(self.many(key, values.get(key))))
+        entries = (
+            (f"{key}[{number}]", entry)
+            for number, entry in enumerate(self.many(key, values.get(key)))
+        )
         return [(place, self.table(place, entry)) for place, entry in entries]
 
     def part(self, key: str, values: dict[str, Any], archived: bool) -> PartEntry:
@@ -256,4 +291,6 @@ class _ManifestReader(Fields):
         )
 
     def tied(self, key: str, values: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
-        return self.text(f"{key}.tensor", values.get("tensor")), self.ids(f"{key}.parts", values.get("parts"))
+        return self.text(f"{key}.tensor", values.get("tensor")), self.ids(
+            f"{key}.parts", values.get("parts")
+        )

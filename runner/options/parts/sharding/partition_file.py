@@ -1,8 +1,9 @@
-"""partition_N.json in both forms: each layer's numbers inline, or a reference to where its tensor lies.
+"""partition_N.json in both forms: each layer's numbers inline, or a reference to where its tensor
+lies.
 
-Lists of numbers are not parsed with the rest: they are cut out of the text while it is read, and only their position in
-the file is kept. Their numbers are read piece by piece, so memory does not depend on their count. Only small models are
-written in this form.
+Lists of numbers are not parsed with the rest: they are cut out of the text while it is read, and
+only their position in the file is kept. Their numbers are read piece by piece, so memory does not
+depend on their count. Only small models are written in this form.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     Numbers = np.ndarray[Any, Any]
 
 REFERENCE, INLINE = "reference", "inline"
-NUMBERS = re.compile(rb'"parameters"\s*:\s*\[')  # inside a string the closing quote would be escaped
+NUMBERS = re.compile(
+    rb'"parameters"\s*:\s*\['
+)  # inside a string the closing quote would be escaped
 PLACE = "numbers from byte, to byte"  # the key that replaces a list that was cut out
 OVERLAP_BYTES = 4096  # longer than any match of NUMBERS, so that one across two pieces is found
 MAX_TEXT_BYTES = 100_000_000  # of all but the numbers
@@ -99,18 +102,30 @@ def read_partition(path: Path) -> Partition:
     for piece in _without_numbers(path):
         text += piece
         if len(text) > MAX_TEXT_BYTES:
-            raise DataError(f"{path}: more than {MAX_TEXT_BYTES:,} bytes of JSON besides the numbers: no partition")
+            raise DataError(
+                f"{path}: more than {MAX_TEXT_BYTES:,} bytes of JSON besides the numbers: no partition"
+            )
     values, fields = parse_object(bytes(text), str(path)), Fields(path)
     entries = fields.many("layers", values.get("layers"))
-    layers = tuple(_layer(fields, f"layers[{number}]", entry) for number, entry in enumerate(entries))
+    layers = tuple(
+        _layer(fields, f"layers[{number}]", entry) for number, entry in enumerate(entries)
+    )
     forms = {INLINE if isinstance(layer.parameters, Inline) else REFERENCE for layer in layers}
-    form = values.get("parameters_format", next(iter(forms), INLINE))  # the old form has no such key
+    form = values.get(
+        "parameters_format", next(iter(forms), INLINE)
+    )  # the old form has no such key
     if not forms <= {form}:
-        fields.fail("parameters_format", f"{' and '.join(sorted(forms))}, as the layers' parameters are,", form)
+        fields.fail(
+            "parameters_format",
+            f"{' and '.join(sorted(forms))}, as the layers' parameters are,",
+            form,
+        )
     part_id, listed = (fields.count(key, values.get(key)) for key in ("part_id", "total_params"))
     if (total := sum(layer.params for layer in layers)) != listed:
         fields.fail("total_params", f"{total}, as the shapes say,", listed)
-    if twice := [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]:
+    if twice := [
+        name for name, count in Counter(layer.name for layer in layers).items() if count > 1
+    ]:
         raise DataError(f"{path}: layers: {twice[0]} is duplicated")
     return Partition(path, part_id, layers, str(form))
 
@@ -144,14 +159,20 @@ def _parameters(fields: Fields, key: str, value: Any) -> TensorReference | Inlin
 
 def _without_numbers(path: Path) -> Iterator[bytes]:
     """Yield the JSON with the position of each list of numbers instead of the list."""
-    waiting, position, begin = b"", 0, -1  # text not yet searched, where it begins, where the open list begins
+    waiting, position, begin = (
+        b"",
+        0,
+        -1,
+    )  # text not yet searched, where it begins, where the open list begins
     for piece in byteio.read_range(path, 0, byteio.file_size(path)):
         waiting += bytes(piece)
         while True:
             if begin >= 0:
                 end = waiting.find(b"]")
                 if b"[" in (waiting if end < 0 else waiting[:end]):
-                    raise DataError(f"{path}: parameters: one flat list of numbers expected, found a list inside")
+                    raise DataError(
+                        f"{path}: parameters: one flat list of numbers expected, found a list inside"
+                    )
                 if end < 0:
                     position, waiting = position + len(waiting), b""
                     break
@@ -167,11 +188,14 @@ def _without_numbers(path: Path) -> Iterator[bytes]:
             begin = position + found.end()
             position, waiting = begin, waiting[found.end() :]
     if begin >= 0:
-        raise DataError(f"{path}: truncated: the list of numbers that begins at byte {begin} has no end")
+        raise DataError(
+            f"{path}: truncated: the list of numbers that begins at byte {begin} has no end"
+        )
     yield waiting
 
 
-# ------------------------------------------------------------------------------------------------ numbers
+# ------------------------------------------------------------------------------------------------
+# numbers
 
 
 def refuse_large(total_params: int) -> None:
@@ -185,9 +209,12 @@ def refuse_large(total_params: int) -> None:
 
 
 def with_numbers(content: dict[str, Any], tensors: list[Tensor]) -> bytes:
-    """Return a partition with numbers instead of references; `tensors` are those of its layers, in the same order."""
+    """Return a partition with numbers instead of references; `tensors` are those of its layers, in
+    the same order."""
     pairs = zip(content["layers"], tensors, strict=True)
-    layers = ",\n ".join(json.dumps(layer | {"parameters": as_list(tensor)}) for layer, tensor in pairs)
+    layers = ",\n ".join(
+        json.dumps(layer | {"parameters": as_list(tensor)}) for layer, tensor in pairs
+    )
     rest = json.dumps({key: content[key] for key in ("parameters_format", "total_params")})
     return f'{{"part_id": {content["part_id"]}, "layers": [\n {layers}\n], {rest[1:]}\n'.encode()
 
@@ -228,7 +255,9 @@ def decode(dtype: str, data: bytes) -> Numbers:
     import torch  # for these two, which numpy lacks
 
     kind = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}[dtype]
-    numbers: Numbers = torch.from_numpy(np.frombuffer(data, "|u1").copy()).view(kind).float().numpy()
+    numbers: Numbers = (
+        torch.from_numpy(np.frombuffer(data, "|u1").copy()).view(kind).float().numpy()
+    )
     return numbers
 
 
@@ -249,7 +278,9 @@ def from_json(partition: Partition, layer: Layer) -> Iterator[Numbers]:
         yield (values := _parse(rest, where))
         count += len(values)
     if count != layer.params:
-        raise DataError(f"{where}: {layer.params} numbers expected by the shape {list(layer.shape)}, {count} found")
+        raise DataError(
+            f"{where}: {layer.params} numbers expected by the shape {list(layer.shape)}, {count} found"
+        )
 
 
 def _parse(text: bytes, where: str) -> Numbers:
@@ -264,7 +295,9 @@ def _parse(text: bytes, where: str) -> Numbers:
         except (ValueError, DeprecationWarning) as error:
             raise DataError(f"{where}: not a list of numbers ({error})") from error
     if len(values) != text.count(b",") + 1:
-        raise DataError(f"{where}: a number between any two commas expected, found {len(values)} numbers only")
+        raise DataError(
+            f"{where}: a number between any two commas expected, found {len(values)} numbers only"
+        )
     return values
 
 

@@ -28,7 +28,8 @@ class PassState(StrEnum):
 
 
 class AbsentModule(torch.nn.Module):
-    """Replaces a module whose weights are in another part; it may be called only where its output is discarded."""
+    """Replaces a module whose weights are in another part; it may be called only where its output
+    is discarded."""
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__()
@@ -39,7 +40,9 @@ class AbsentModule(torch.nn.Module):
         stage = self.stage
         is_discarded = {PassState.before: not stage.is_first, PassState.after: not stage.is_last}
         if not is_discarded.get(stage.where, False):
-            raise DataError(f"part {stage.part_id} needs {self.name} {stage.where.value}, and does not have it")
+            raise DataError(
+                f"part {stage.part_id} needs {self.name} {stage.where.value}, and does not have it"
+            )
         return value if value.is_floating_point() else torch.zeros((), device=value.device)
 
 
@@ -99,7 +102,8 @@ class Stage:
         cache: Any = None,
         last_only: bool = False,
     ) -> torch.Tensor:
-        """Take token ids [B, T] or hidden states [B, T, H] through the layers; last_only: logits of the last token."""
+        """Take token ids [B, T] or hidden states [B, T, H] through the layers; last_only: logits of
+        the last token."""
         self._begin(None if self.is_first else values)
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
         arguments |= {"past_key_values": cache, "use_cache": cache is not None}
@@ -123,7 +127,9 @@ class Stage:
         """Start a pass."""
         self.where, self._received, self._sent = PassState.before, received, None
 
-    def _enter(self, _: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _enter(
+        self, _: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """Replace the input of the first layer by the hidden states of the previous stage."""
         self.where = PassState.inside
         if self._received is None:

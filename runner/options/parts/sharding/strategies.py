@@ -2,9 +2,9 @@
 
 Parts are contiguous runs of layers, or, by type, one part for each kind of tensor.
 
-Embeddings go with the first layer, final norm and head with the last one; all of them count when parts are balanced. A
-head that is tied to the embedding has no tensor of its own, so the embedding is stored in the first part and in the
-last.
+Embeddings go with the first layer, final norm and head with the last one; all of them count when
+parts are balanced. A head that is tied to the embedding has no tensor of its own, so the embedding
+is stored in the first part and in the last.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
 
 @dataclass
 class PlannedPart:
-    """The content of a planned part; `holds` names what it has besides layers, `sections` the bytes of everything."""
+    """The content of a planned part; `holds` names what it has besides layers, `sections` the bytes
+    of everything."""
 
     part_id: int
     layers: tuple[int, int] | None  # first and last, both included; None for tensors of one kind
@@ -45,7 +46,8 @@ class PlannedPart:
 
 
 def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
-    """Decide which part gets which tensors; ConfigError if the model's layers do not allow the plan."""
+    """Decide which part gets which tensors; ConfigError if the model's layers do not allow the
+    plan."""
     if task.strategy is Strategy.by_type:
         return _by_type(layout)
     if task.strategy is Strategy.ranges:
@@ -59,8 +61,12 @@ def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
         return _contiguous(layout, [count * part // num_parts for part in range(num_parts + 1)])
     # the cost of each layer, with the tensors before the first and after the last
     layers = _contiguous(layout, list(range(count + 1)))
-    costs = [part.params if task.strategy is Strategy.balanced_params else part.nbytes for part in layers]
-    return _contiguous(layout, proportion(costs, task.ratios) if task.ratios else balance(costs, num_parts))
+    costs = [
+        part.params if task.strategy is Strategy.balanced_params else part.nbytes for part in layers
+    ]
+    return _contiguous(
+        layout, proportion(costs, task.ratios) if task.ratios else balance(costs, num_parts)
+    )
 
 
 def _contiguous(layout: Layout, cuts: list[int]) -> list[PlannedPart]:
@@ -97,10 +103,17 @@ def _by_type(layout: Layout) -> list[PlannedPart]:
 def _part(
     part_id: int, layers: tuple[int, int] | None, sections: dict[str, list[Tensor]], also: list[str]
 ) -> PlannedPart:
-    """Make a part, wide types first, as safetensors itself orders them: torch can map only aligned tensors."""
-    tensors = sorted(itertools.chain(*sections.values()), key=lambda tensor: -DTYPE_BITS[tensor.dtype])
-    sizes = {what: sum(tensor.nbytes for tensor in group) for what, group in sections.items() if group}
-    return PlannedPart(part_id, layers, tensors, [*(what for what in sizes if what != "layers"), *also], sizes)
+    """Make a part, wide types first, as safetensors itself orders them: torch can map only aligned
+    tensors."""
+    tensors = sorted(
+        itertools.chain(*sections.values()), key=lambda tensor: -DTYPE_BITS[tensor.dtype]
+    )
+    sizes = {
+        what: sum(tensor.nbytes for tensor in group) for what, group in sections.items() if group
+    }
+    return PlannedPart(
+        part_id, layers, tensors, [*(what for what in sizes if what != "layers"), *also], sizes
+    )
 
 
 def _cuts_of(ranges: list[str], count: int) -> list[int]:
@@ -129,7 +142,8 @@ def _layers(first: int, last: int) -> str:
 
 
 def balance(costs: list[int], num_parts: int) -> list[int]:
-    """Return the cuts 0..len(costs) of num_parts non-empty runs whose largest sum is as small as possible."""
+    """Return the cuts 0..len(costs) of num_parts non-empty runs whose largest sum is as small as
+    possible."""
     low, high = max(costs), sum(costs)
     while low < high:
         middle = (low + high) // 2
@@ -149,7 +163,8 @@ def balance(costs: list[int], num_parts: int) -> list[int]:
 
 
 def _fits(costs: list[int], num_parts: int, limit: int) -> bool:
-    """Tell whether num_parts runs or fewer suffice when none may exceed the limit (>= every single cost)."""
+    """Tell whether num_parts runs or fewer suffice when none may exceed the limit (>= every single
+    cost)."""
     runs, total = 1, 0
     for cost in costs:
         runs, total = (runs, total + cost) if total + cost <= limit else (runs + 1, cost)
@@ -157,25 +172,31 @@ def _fits(costs: list[int], num_parts: int, limit: int) -> bool:
 
 
 def proportion(costs: list[int], ratios: list[float]) -> list[int]:
-    """Return the cuts for which the largest ratio of a part's cost to its share is as small as possible.
+    """Return the cuts for which the largest ratio of a part's cost to its share is as small as
+    possible.
 
     By dynamic programming: with unequal shares, a greedy choice is not always the best.
     """
     sums = [0, *itertools.accumulate(costs)]
     count, num_parts = len(costs), len(ratios)
-    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}  # of the layers before a cut: worst ratio, cuts so far
+    best: dict[int, tuple[float, list[int]]] = {
+        0: (0.0, [0])
+    }  # of the layers before a cut: worst ratio, cuts so far
     for done, ratio in enumerate(ratios, start=1):
         reachable = {}
         for end in range(done, count - (num_parts - done) + 1):
             begins = [begin for begin in best if begin < end]
-            worst, begin = min((max(best[begin][0], (sums[end] - sums[begin]) / ratio), begin) for begin in begins)
+            worst, begin = min(
+                (max(best[begin][0], (sums[end] - sums[begin]) / ratio), begin) for begin in begins
+            )
             reachable[end] = (worst, [*best[begin][1], end])
         best = reachable
     return best[count][1]
 
 
 def part_cuts(manifest: Manifest, processes: int) -> list[int]:
-    """Return the first part of each process, and the number of parts; the largest process is as small as possible."""
+    """Return the first part of each process, and the number of parts; the largest process is as
+    small as possible."""
     if processes > manifest.num_parts:
         raise ConfigError(
             f"model.stages={processes}: each process runs at least one part, and {manifest.folder} has "

@@ -1,8 +1,9 @@
 """Which parts of an earlier split can be kept, because writing them again would change nothing.
 
-A part is made from its header and from ranges of the source's files. Its `key` describes both by sizes, times, inodes
-and headers, which are cheap to read. A part is kept if its key is the same as when it was written, and its file has
-not changed since. task.compare=content reads everything instead, for users who do not trust times.
+A part is made from its header and from ranges of the source's files. Its `key` describes both by
+sizes, times, inodes and headers, which are cheap to read. A part is kept if its key is the same as
+when it was written, and its file has not changed since. task.compare=content reads everything
+instead, for users who do not trust times.
 """
 
 from __future__ import annotations
@@ -44,14 +45,19 @@ class Plan:
     checksums: str
     name: str  # of the source, for people
     revision: str | None
-    place: str | None  # identifies the folder of a local source, so that two models of the same name are told apart
+    place: (
+        str | None
+    )  # identifies the folder of a local source, so that two models of the same name are told apart
     inline: bool = False  # numbers in the JSON instead of references
 
     @property
     def state(self) -> dict[str, Any]:
         """Describe the source: the model by its tensors, the files by size, time and inode."""
         shapes = [[tensor.name, tensor.dtype, tensor.shape] for tensor in self.checkpoint.tensors]
-        files = {file.path.name: file_state(file.path) | {"layout": _layout(file)} for file in self.checkpoint.files}
+        files = {
+            file.path.name: file_state(file.path) | {"layout": _layout(file)}
+            for file in self.checkpoint.files
+        }
         return {"place": self.place, "tensors": sha256_of(sorted(shapes)), "files": files}
 
     def header(self, part: PlannedPart) -> bytes:
@@ -63,8 +69,14 @@ class Plan:
 
     def key(self, part: PlannedPart, state: dict[str, Any]) -> str:
         """Return a hash of everything that a part is made from."""
-        ranges = [[tensor.file.name, tensor.offset, tensor.nbytes, tensor.strides] for tensor in part.tensors]
-        files = {name: state["files"][name] for name in sorted({tensor.file.name for tensor in part.tensors})}
+        ranges = [
+            [tensor.file.name, tensor.offset, tensor.nbytes, tensor.strides]
+            for tensor in part.tensors
+        ]
+        files = {
+            name: state["files"][name]
+            for name in sorted({tensor.file.name for tensor in part.tensors})
+        }
         form = [self.checksums, self.inline, hashlib.sha256(self.header(part)).hexdigest()]
         return sha256_of([form, ranges, files])
 
@@ -77,7 +89,10 @@ def file_state(path: Path) -> dict[str, int]:
 
 
 def _layout(file: WeightFile) -> str:
-    tensors = [[tensor.name, tensor.dtype, tensor.shape, tensor.offset, tensor.strides] for tensor in file.tensors]
+    tensors = [
+        [tensor.name, tensor.dtype, tensor.shape, tensor.offset, tensor.strides]
+        for tensor in file.tensors
+    ]
     return sha256_of([hashlib.sha256(file.header).hexdigest(), tensors])
 
 
@@ -87,7 +102,8 @@ def sha256_of(values: object) -> str:
 
 
 def read_earlier(folder: Path) -> dict[str, Any]:
-    """Return the manifest of an earlier split, {} for an empty or absent folder; reject any other folder."""
+    """Return the manifest of an earlier split, {} for an empty or absent folder; reject any other
+    folder."""
     # a split that was killed at its very beginning leaves only this file
     names = [name for name in byteio.list_folder(folder, KEY) if name != f"{UNFINISHED}.tmp"]
     if not names:
@@ -116,7 +132,11 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
         "revision": (source.get("revision"), plan.revision),
         "archive": (earlier.get("archive"), None),
     }
-    differ = [f"{key} is {there} there and {here} here" for key, (there, here) in pairs.items() if there != here]
+    differ = [
+        f"{key} is {there} there and {here} here"
+        for key, (there, here) in pairs.items()
+        if there != here
+    ]
     if not differ and earlier_state.get("place") != state["place"]:
         differ = [f"its source is another folder named {plan.name}"]
     if not differ and earlier_state.get("tensors") != state["tensors"]:
@@ -138,14 +158,25 @@ def _words(strategy: object) -> str:
     """A strategy in one line."""
     if not isinstance(strategy, dict):
         return str(strategy)
-    return " ".join(str(value) if key == "name" else f"{key}={value}" for key, value in strategy.items())
+    return " ".join(
+        str(value) if key == "name" else f"{key}={value}" for key, value in strategy.items()
+    )
 
 
 def find_unchanged(
-    folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[str, Any], compare: Compare, advance: Advance
+    folder: Path,
+    earlier: dict[str, Any],
+    plan: Plan,
+    state: dict[str, Any],
+    compare: Compare,
+    advance: Advance,
 ) -> dict[int, dict[str, Any]]:
     """Return the entries of the parts that need not be written, by part id."""
-    entries = {entry.get("part_id"): entry for entry in earlier.get("parts") or () if isinstance(entry, dict)}
+    entries = {
+        entry.get("part_id"): entry
+        for entry in earlier.get("parts") or ()
+        if isinstance(entry, dict)
+    }
     kept = {}
     for part in plan.parts:
         entry, key = entries.get(part.part_id), plan.key(part, state)
@@ -153,25 +184,34 @@ def find_unchanged(
         if entry is None or not path.is_file() or not partition.is_file():
             continue
         on_disk = file_state(path)
-        if on_disk["bytes"] != entry.get("bytes") or byteio.file_sha256(partition) != entry.get("partition_sha256"):
+        if on_disk["bytes"] != entry.get("bytes") or byteio.file_sha256(partition) != entry.get(
+            "partition_sha256"
+        ):
             continue
         if compare is Compare.state:
             same = (entry.get("key"), entry.get("mtime_ns")) == (key, on_disk["mtime_ns"])
         else:
-            same = entry.get("inline") is plan.inline and _same_content(path, entry, part, plan, advance)
+            same = entry.get("inline") is plan.inline and _same_content(
+                path, entry, part, plan, advance
+            )
         if same:
             kept[part.part_id] = entry | {"key": key, "mtime_ns": on_disk["mtime_ns"]}
     return kept
 
 
-def _same_content(path: Path, entry: dict[str, Any], part: PlannedPart, plan: Plan, advance: Advance) -> bool:
+def _same_content(
+    path: Path, entry: dict[str, Any], part: PlannedPart, plan: Plan, advance: Advance
+) -> bool:
     """Read a part and its source, and tell whether they hold the same."""
     header = plan.header(part)
     if byteio.file_size(path) != len(header) + part.nbytes:
         return False
     if byteio.algorithm_of(str(entry.get("digest"))) != plan.checksums:
         return False
-    pieces: list[Iterable[bytes | memoryview]] = [[header], *map(byteio.tensor_pieces, part.tensors)]
+    pieces: list[Iterable[bytes | memoryview]] = [
+        [header],
+        *map(byteio.tensor_pieces, part.tensors),
+    ]
     wanted = byteio.digest_of(itertools.chain(*pieces), plan.checksums, advance)
     return byteio.file_digest(path, plan.checksums, advance) == wanted
 
@@ -181,4 +221,6 @@ def require_unmoved(files: Iterable[WeightFile], state: dict[str, Any]) -> None:
     for file in files:
         known = state["files"][file.path.name]
         if any(known[key] != value for key, value in file_state(file.path).items()):
-            raise DataError(f"{file.path} was changed while it was being split: run the same command again")
+            raise DataError(
+                f"{file.path} was changed while it was being split: run the same command again"
+            )

@@ -1,8 +1,9 @@
 """Write the missing parts of a split, each in one step, and the manifest last.
 
-While parts are being written there is no manifest.json: manifest.unfinished.json lists the parts that are done, so an
-interrupted split resumes from them. Unless task.durable=true, a part may still be in the operating system's cache when
-the split ends: after a power cut it may be too short, which its size in the manifest reveals.
+While parts are being written there is no manifest.json: manifest.unfinished.json lists the parts
+that are done, so an interrupted split resumes from them. Unless task.durable=true, a part may still
+be in the operating system's cache when the split ends: after a power cut it may be too short, which
+its size in the manifest reveals.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
 
 SHOW_EVERY_S = 0.1
-OpenProgress = Callable[[float | None, str, str], Progress]  # opens a progress bar: total, what, unit
+OpenProgress = Callable[
+    [float | None, str, str], Progress
+]  # opens a progress bar: total, what, unit
 
 
 @dataclass
@@ -66,7 +69,8 @@ class Target:
         return sum(tensor.params for tensor in self.tensors)
 
     def is_at(self, path: Path) -> bool:
-        """Tell whether a file is this target, finished; if the digest is unknown, the bytes are made again."""
+        """Tell whether a file is this target, finished; if the digest is unknown, the bytes are
+        made again."""
         if not path.is_file() or byteio.file_size(path) != self.nbytes:
             return False
         digest = self.digest or byteio.digest_of(self.pieces(lambda _: None), "xxh3_128")
@@ -74,7 +78,10 @@ class Target:
 
     def write(self, folder: Path, advance: Advance = lambda _: None, durable: bool = False) -> None:
         """Write the file into a folder; raise JobFailed if it does not have the known digest."""
-        path, algorithm = folder / self.name, byteio.algorithm_of(self.digest) if self.digest else "xxh3_128"
+        path, algorithm = (
+            folder / self.name,
+            byteio.algorithm_of(self.digest) if self.digest else "xxh3_128",
+        )
         byteio.make_folder(path.parent)
         byteio.write_digested(path, self.pieces(advance), algorithm, self.digest, durable=durable)
 
@@ -82,11 +89,17 @@ class Target:
 def copied(path: Path, name: str, nbytes: int | None = None, digest: str | None = None) -> Target:
     """A file that is copied unchanged: config, tokenizer."""
     size = byteio.file_size(path) if nbytes is None else nbytes
-    return Target(name, size, lambda _: byteio.read_range(path, 0, size), digest or byteio.file_digest(path, "sha256"))
+    return Target(
+        name,
+        size,
+        lambda _: byteio.read_range(path, 0, size),
+        digest or byteio.file_digest(path, "sha256"),
+    )
 
 
 class Meter:
-    """Counts bytes for a progress bar and shows their speed; redraws rarely, since pieces come by the thousand."""
+    """Counts bytes for a progress bar and shows their speed; redraws rarely, since pieces come by
+    the thousand."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -99,11 +112,15 @@ class Meter:
         now = time.perf_counter()
         if now - self._shown >= SHOW_EVERY_S:
             self._done += self._waiting
-            self._bar.advance(self._waiting, speed=f"{self._done / 1e9 / (now - self._began):.2f} GB/s")
+            self._bar.advance(
+                self._waiting, speed=f"{self._done / 1e9 / (now - self._began):.2f} GB/s"
+            )
             self._waiting, self._shown = 0, now
 
 
-def update(folder: Path, plan: Plan, compare: Compare, progress: OpenProgress, durable: bool = False) -> WriteResult:
+def update(
+    folder: Path, plan: Plan, compare: Compare, progress: OpenProgress, durable: bool = False
+) -> WriteResult:
     """Write the planned parts into a folder; parts that exist and are right are kept."""
     state = plan.state
     earlier = unchanged.read_earlier(folder)
@@ -112,7 +129,9 @@ def update(folder: Path, plan: Plan, compare: Compare, progress: OpenProgress, d
     with progress(2 * stored if compare is Compare.content else None, "compare", "bytes") as bar:
         kept = unchanged.find_unchanged(folder, earlier, plan, state, compare, Meter(bar))
     companions = [copied(path, f"{MODEL_FILES}/{path.name}") for path in plan.checkpoint.companions]
-    headers = [_header(file.path.name, file.header) for file in plan.checkpoint.files if file.header]
+    headers = [
+        _header(file.path.name, file.header) for file in plan.checkpoint.files if file.header
+    ]
     missing = [small for small in (*companions, *headers) if not small.is_at(folder / small.name)]
     todo = [part for part in plan.parts if part.part_id not in kept]
     _require_space(folder, todo, missing)
@@ -155,7 +174,10 @@ def _write(
     """Write what is missing; the entries of new parts go into the manifest one by one."""
     byteio.make_folder(folder)
     manifest = done.manifest
-    with hold_folder(folder, KEY), progress(sum(part.nbytes for part in todo), "split", "bytes") as bar:
+    with (
+        hold_folder(folder, KEY),
+        progress(sum(part.nbytes for part in todo), "split", "bytes") as bar,
+    ):
         byteio.write_json(folder / UNFINISHED, manifest, durable)
         (folder / MANIFEST).unlink(missing_ok=True)  # from now on it would be wrong
         for small in missing:
@@ -164,7 +186,9 @@ def _write(
         for part in todo:
             bar.describe(f"part {part.part_id} of {len(plan.parts)}")
             entry = _write_part(folder, part, plan, plan.key(part, state), durable, meter)
-            manifest["parts"] = sorted([*manifest["parts"], entry], key=lambda one: int(one["part_id"]))
+            manifest["parts"] = sorted(
+                [*manifest["parts"], entry], key=lambda one: int(one["part_id"])
+            )
             if part is not todo[-1]:
                 byteio.write_json(folder / UNFINISHED, manifest, durable)
             done.parts.append(part.part_id)
@@ -175,7 +199,8 @@ def _write(
 def _write_part(
     folder: Path, part: PlannedPart, plan: Plan, key: str, durable: bool, advance: Advance
 ) -> dict[str, Any]:
-    """Write part_N.safetensors and partition_N.json, and return the part's entry in the manifest."""
+    """Write part_N.safetensors and partition_N.json, and return the part's entry in the
+    manifest."""
     name, partition = part_file(part.part_id), partition_name(part.part_id)
     header, digests = plan.header(part), dict[str, str]()
     pieces = byteio.tensor_bytes(header, part.tensors, advance, digests, plan.checksums)
@@ -188,7 +213,12 @@ def _write_part(
         layer = {"name": tensor.name, "layer_type": layer_type(tensor.name), "dtype": tensor.dtype}
         layers.append(layer | {"shape": list(tensor.shape), "parameters": reference})
     form = INLINE if plan.inline else REFERENCE
-    content = {"part_id": part.part_id, "layers": layers, "parameters_format": form, "total_params": part.params}
+    content = {
+        "part_id": part.part_id,
+        "layers": layers,
+        "parameters_format": form,
+        "total_params": part.params,
+    }
     text = with_numbers(content, part.tensors) if plan.inline else _one_line_per_tensor(content)
     partition_sha256 = byteio.write_file(folder / partition, [text], durable=durable)
     return {
@@ -209,9 +239,12 @@ def _write_part(
 
 
 def _one_line_per_tensor(partition: dict[str, Any]) -> bytes:
-    """Write a partition as JSON with one line per tensor: the json module is slow where it indents."""
+    """Write a partition as JSON with one line per tensor: the json module is slow where it
+    indents."""
     layers = ",\n  ".join(json.dumps(layer) for layer in partition["layers"])
-    rest = json.dumps({key: value for key, value in partition.items() if key not in ("part_id", "layers")})
+    rest = json.dumps(
+        {key: value for key, value in partition.items() if key not in ("part_id", "layers")}
+    )
     return f'{{"part_id": {partition["part_id"]},\n "layers": [\n  {layers}\n ],\n {rest[1:]}\n'.encode()
 
 
@@ -229,30 +262,39 @@ def _listed(small: Target) -> dict[str, Any]:
 def _source_files(
     plan: Plan, earlier: dict[str, Any], state: dict[str, Any], progress: OpenProgress
 ) -> list[dict[str, Any]]:
-    """List the source's files, with their SHA-256 only on request: it takes one more pass over all files."""
+    """List the source's files, with their SHA-256 only on request: it takes one more pass over all
+    files."""
     files = sorted(plan.checkpoint.files, key=lambda file: file.path.name)
     digests: dict[str, Any] = {}
     if plan.checksums == "sha256":
         source = earlier.get("source", {})
         states = source.get("state", {}).get("files", {})
         known = {one.get("file"): one.get("digest") for one in source.get("files", [])}
-        same = [name for name, now in state["files"].items() if states.get(name) == now and known.get(name)]
+        same = [
+            name
+            for name, now in state["files"].items()
+            if states.get(name) == now and known.get(name)
+        ]
         digests = {name: known[name] for name in same}
         todo = [file for file in files if file.path.name not in digests]
         with progress(sum(file.size for file in todo), "hash", "bytes") as bar:
             for file in todo:
                 digests[file.path.name] = byteio.file_digest(file.path, "sha256", Meter(bar))
     entries: list[dict[str, Any]] = [
-        {"file": file.path.name, "bytes": file.size, "digest": digests.get(file.path.name)} for file in files
+        {"file": file.path.name, "bytes": file.size, "digest": digests.get(file.path.name)}
+        for file in files
     ]
-    if plan.checkpoint.format == "bin":  # there is no header to list them, and merge makes shards of the same tensors
+    if (
+        plan.checkpoint.format == "bin"
+    ):  # there is no header to list them, and merge makes shards of the same tensors
         for entry, file in zip(entries, files, strict=True):
             entry["tensors"] = [tensor.name for tensor in file.tensors]
     return entries
 
 
 def _contents_of(plan: Plan) -> dict[str, Any]:
-    """Return which parts hold embedding, norm and head, and the size of the model, unique and as stored."""
+    """Return which parts hold embedding, norm and head, and the size of the model, unique and as
+    stored."""
     parts = plan.parts
 
     def holders(*what: str) -> list[int]:
@@ -267,13 +309,20 @@ def _contents_of(plan: Plan) -> dict[str, Any]:
         "embedding": holders("embedding"),
         "norm": holders("norm"),
         "head": holders("head", "tied head"),
-        "tied": [{"tensor": one.name, "parts": parts_with(one), "as": "head"} for one in plan.layout.tied],
-        "totals": vars(Totals.of(plan.checkpoint.tensors, [tensor for part in parts for tensor in part.tensors])),
+        "tied": [
+            {"tensor": one.name, "parts": parts_with(one), "as": "head"} for one in plan.layout.tied
+        ],
+        "totals": vars(
+            Totals.of(
+                plan.checkpoint.tensors, [tensor for part in parts for tensor in part.tensors]
+            )
+        ),
     }
 
 
 def _require_space(folder: Path, todo: list[PlannedPart], missing: list[Target]) -> None:
-    """Require room on the disk; a part is written beside its predecessor, which is removed afterwards."""
+    """Require room on the disk; a part is written beside its predecessor, which is removed
+    afterwards."""
     needed = held = sum(small.nbytes for small in missing)
     for part in todo:
         needed = max(needed, held + part.nbytes)

@@ -1,7 +1,7 @@
 """Pack the parts of a split into an archive, or unpack one; all other files are copied unchanged.
 
-The parts are checked first. The manifest is written last; until then manifest.unfinished.json lists the parts that are
-done, so that an interrupted run resumes from them.
+The parts are checked first. The manifest is written last; until then manifest.unfinished.json lists
+the parts that are done, so that an interrupted run resumes from them.
 """
 
 from __future__ import annotations
@@ -53,8 +53,14 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
     task = own_config(config, ArchiveConfig)
     manifest = read_manifest(task.parts)
     if (manifest.archive is None) == (task.archive is Archive.none):
-        state = "not an archive: its parts can be loaded" if manifest.archive is None else "an archive already"
-        raise ConfigError(f"task.archive={task.archive.value}: task.parts={manifest.folder} is {state}")
+        state = (
+            "not an archive: its parts can be loaded"
+            if manifest.archive is None
+            else "an archive already"
+        )
+        raise ConfigError(
+            f"task.archive={task.archive.value}: task.parts={manifest.folder} is {state}"
+        )
     codec()  # raises at once if the library is not installed
     return ArchiveInputs({"manifest": manifest.sha256}, task, manifest)
 
@@ -70,7 +76,9 @@ def run(inputs: ArchiveInputs, context: Context) -> Result:
     done = _earlier(folder, inputs.hashes["manifest"])
     require_complete(manifest, recorder.progress)
     todo = [part for part in manifest.parts if part.part_id not in done]
-    byteio.require_space(folder, sum(part.raw.nbytes for part in todo))  # random weights do not get smaller
+    byteio.require_space(
+        folder, sum(part.raw.nbytes for part in todo)
+    )  # random weights do not get smaller
     byteio.make_folder(folder)
     write_started, raw_bytes = time.perf_counter(), sum(part.raw.nbytes for part in manifest.parts)
     total = sum(part.raw.nbytes for part in todo)
@@ -81,7 +89,9 @@ def run(inputs: ArchiveInputs, context: Context) -> Result:
         for part in todo:
             bar.describe(f"part {part.part_id}")
             convert = _unpacked if manifest.archive else _packed
-            done[part.part_id] = convert(manifest, part, folder, values["parts"][part.part_id], meter)
+            done[part.part_id] = convert(
+                manifest, part, folder, values["parts"][part.part_id], meter
+            )
             byteio.write_json(folder / UNFINISHED, unfinished | _in_order(done))
         byteio.write_json(folder / MANIFEST, values | _in_order(done))
         (folder / UNFINISHED).unlink()
@@ -107,11 +117,17 @@ def run(inputs: ArchiveInputs, context: Context) -> Result:
 
 def _row(part: PartEntry, entry: dict[str, Any]) -> dict[str, Any]:
     nbytes = entry["bytes"]
-    return {"part": part.part_id, "file": entry["file"], "mib": nbytes / MIB, "share_of_raw": nbytes / part.raw.nbytes}
+    return {
+        "part": part.part_id,
+        "file": entry["file"],
+        "mib": nbytes / MIB,
+        "share_of_raw": nbytes / part.raw.nbytes,
+    }
 
 
 def _earlier(folder: Path, made_from: str) -> dict[int, dict[str, Any]]:
-    """Return the parts that an interrupted run of the same job has finished; reject any other content."""
+    """Return the parts that an interrupted run of the same job has finished; reject any other
+    content."""
     names = byteio.list_folder(folder, KEY)
     earlier = load_json(folder / UNFINISHED) if UNFINISHED in names else {}
     if names and earlier.get(MADE_FROM) != made_from:
@@ -133,13 +149,19 @@ def _in_order(done: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 def _copy_small(manifest: Manifest, folder: Path) -> None:
     """Copy the files that are not parts; their digests are checked again while they are copied."""
-    files = [(f"{sub}/{one.file}", str(one.digest)) for sub, group in manifest.around.items() for one in group]
+    files = [
+        (f"{sub}/{one.file}", str(one.digest))
+        for sub, group in manifest.around.items()
+        for one in group
+    ]
     files += [(part.partition, f"sha256:{part.partition_sha256}") for part in manifest.parts]
     for place, digest in files:
         copied(manifest.folder / place, place, digest=digest).write(folder)
 
 
-def _packed(manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, Any], meter: Meter) -> dict[str, Any]:
+def _packed(
+    manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, Any], meter: Meter
+) -> dict[str, Any]:
     name, frames = part_file(part.part_id) + ARCHIVES["zstd"], list[int]()
     pieces = compress(_pieces(manifest, part, meter), frames)
     digest = byteio.write_digested(folder / name, pieces, manifest.checksums)
@@ -147,10 +169,16 @@ def _packed(manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, 
     return entry | {"file": name, "bytes": sum(frames), "digest": digest} | raw
 
 
-def _unpacked(manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, Any], meter: Meter) -> dict[str, Any]:
+def _unpacked(
+    manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, Any], meter: Meter
+) -> dict[str, Any]:
     path, digest = folder / part_file(part.part_id), str(part.raw.digest)
     byteio.write_digested(path, _pieces(manifest, part, meter), byteio.algorithm_of(digest), digest)
-    unpacked = {key: value for key, value in entry.items() if key not in ("raw_bytes", "raw_digest", "frames")}
+    unpacked = {
+        key: value
+        for key, value in entry.items()
+        if key not in ("raw_bytes", "raw_digest", "frames")
+    }
     unpacked |= {"file": path.name, "bytes": part.raw.nbytes, "digest": digest}
     return unpacked | {"mtime_ns": path.stat().st_mtime_ns}
 

@@ -1,9 +1,10 @@
 """Put the parts of a split back together: the tensors of the source, bit for bit.
 
-Everything is checked before anything is written, and all problems are listed at once. Files of a safetensors source are
-restored byte for byte, from the original headers and the tensors' bytes; a .bin source is restored as safetensors of
-the same tensors. Each tensor must have the digest that it had in the source. A folder with nothing but old
-partition_N.json files becomes one safetensors file.
+Everything is checked before anything is written, and all problems are listed at once. Files of a
+safetensors source are restored byte for byte, from the original headers and the tensors' bytes; a
+.bin source is restored as safetensors of the same tensors. Each tensor must have the digest that it
+had in the source. A folder with nothing but old partition_N.json files becomes one safetensors
+file.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from pathlib import Path
 
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import MergeConfig
-from runner.options.parts.old_splits import FromNumbers, is_old_split, read_old_split, safetensors_dtype
+from runner.options.parts.old_splits import (
+    FromNumbers,
+    is_old_split,
+    read_old_split,
+    safetensors_dtype,
+)
 from runner.options.parts.sharding import restore
 from runner.options.parts.sharding.completeness import require_complete
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
@@ -45,7 +51,9 @@ def prepare(config: RunnerConfig) -> MergeInputs:
     if is_old_split(folder):
         partitions = read_old_split(folder)
         kind = None if task.dtype is Dtype.auto else safetensors_dtype(task.dtype.value)
-        hashes = {partition.path.name: byteio.file_sha256(partition.path) for partition in partitions}
+        hashes = {
+            partition.path.name: byteio.file_sha256(partition.path) for partition in partitions
+        }
         return MergeInputs(hashes, task, FromNumbers(folder, partitions, kind))
     manifest = read_manifest(folder)
     if task.dtype is not Dtype.float32:
@@ -73,7 +81,10 @@ def run(inputs: MergeInputs, context: Context) -> Result:
     byteio.require_space(folder, to_write)
     byteio.make_folder(folder)
     write_started = time.perf_counter()
-    with hold_folder(folder, "task.output_dir"), recorder.progress(to_write, "merge", "bytes") as bar:
+    with (
+        hold_folder(folder, "task.output_dir"),
+        recorder.progress(to_write, "merge", "bytes") as bar,
+    ):
         meter = Meter(bar)
         for target in missing:
             bar.describe(f"write {target.name}")
@@ -98,7 +109,12 @@ def run(inputs: MergeInputs, context: Context) -> Result:
         }
         | ({"rss_growth_mib": max(0.0, machine.peak_rss_mib() - rss_mib)} if rss_mib else {}),
         rows=[
-            {"file": file.name, "tensors": len(file.tensors), "params": file.params, "mib": file.nbytes / MIB}
+            {
+                "file": file.name,
+                "tensors": len(file.tensors),
+                "params": file.params,
+                "mib": file.nbytes / MIB,
+            }
             for file in weights
         ],
         facts=facts,
@@ -108,7 +124,8 @@ def run(inputs: MergeInputs, context: Context) -> Result:
 
 
 def _missing(folder: Path, targets: list[Target]) -> list[Target]:
-    """Return the files that are still to be written; reject a folder that holds anything but finished targets."""
+    """Return the files that are still to be written; reject a folder that holds anything but
+    finished targets."""
     known = {target.name: target for target in targets}
     finished = set()
     for name in byteio.list_folder(folder, "task.output_dir"):

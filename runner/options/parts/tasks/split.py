@@ -1,7 +1,8 @@
 """Cut a checkpoint into N parts by layer, with a manifest from which `task=merge` restores it.
 
-Layers are found by the names on disk (not by module names: some families rename at load), so nothing is lost. The
-folder shows whether the checkpoint is safetensors or .bin, one file or shards. Bytes are copied unchanged.
+Layers are found by the names on disk (not by module names: some families rename at load), so
+nothing is lost. The folder shows whether the checkpoint is safetensors or .bin, one file or shards.
+Bytes are copied unchanged.
 
 OUTPUT_DIR/part_0.safetensors    the tensors of part 0, an ordinary safetensors file
            partition_0.json      describes each of them, with its byte range and digest
@@ -34,11 +35,19 @@ from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Progress, Result, machine, tell, write_atomically
 from runner_engine import LocalModelConfig, local_model
-from runner_engine.checkpoints import Checkpoint, WeightFile, random_weights, read_checkpoint, resolve
+from runner_engine.checkpoints import (
+    Checkpoint,
+    WeightFile,
+    random_weights,
+    read_checkpoint,
+    resolve,
+)
 from runner_engine.models.bin_file import read_bin
 
 VERSION = 2
-USES = frozenset({Uses.model_files})  # identified by size and time: hashing them would take longer than the split
+USES = frozenset(
+    {Uses.model_files}
+)  # identified by size and time: hashing them would take longer than the split
 FROM_LEDGER = True
 
 PICTURE = "plan.svg"
@@ -53,7 +62,8 @@ class SplitInputs(Inputs):
 
 
 def prepare(config: RunnerConfig) -> SplitInputs:
-    """Plan the split, so that errors appear at once; identify the source by the state of its files."""
+    """Plan the split, so that errors appear at once; identify the source by the state of its
+    files."""
     plan = _plan(config, may_write=False)
     if (model := local_model(config.model)).random_weights:
         return SplitInputs({"source": random_weights.sha256(model)}, plan)
@@ -85,7 +95,11 @@ def run(inputs: SplitInputs, context: Context) -> Result:
     result = Result(
         metrics=metrics,
         rows=plan_picture.rows(plan.parts),
-        facts={"source": plan.name, "source_format": plan.checkpoint.format, "layers": plan.layout.stack},
+        facts={
+            "source": plan.name,
+            "source_format": plan.checkpoint.format,
+            "layers": plan.layout.stack,
+        },
         notes=_notes(plan),
     )
     title = f"{plan.name} in {len(plan.parts)} parts, {task.strategy.value}"
@@ -128,10 +142,13 @@ def deliver(inputs: SplitInputs, resolved: ResolvedJob, job: Job, result: Result
     plan = _with_weights(config, inputs.plan)
     written = write.update(_output_dir(config, plan), plan, task.compare, Progress, task.durable)
     if written.parts:
-        log.warning("parts %s were changed since they were written: they are written again", written.parts)
+        log.warning(
+            "parts %s were changed since they were written: they are written again", written.parts
+        )
 
 
-# ------------------------------------------------------------------------------------------------ the plan
+# ------------------------------------------------------------------------------------------------
+# the plan
 
 
 def _task(config: RunnerConfig) -> SplitConfig:
@@ -151,9 +168,13 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
         raise ConfigError(f"task=split needs weights and model={config.model.name} has none: {fix}")
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none":
-            raise ConfigError(f"{key}={choice}: task=split copies the checkpoint unchanged, use {key}=none")
+            raise ConfigError(
+                f"{key}={choice}: task=split copies the checkpoint unchanged, use {key}=none"
+            )
     model = local_model(config.model)
-    checkpoint = _random_checkpoint(model) if model.random_weights and not may_write else _read(model)
+    checkpoint = (
+        _random_checkpoint(model) if model.random_weights and not may_write else _read(model)
+    )
     layout = find_layers(checkpoint)
     if task.inline_parameters:
         refuse_large(sum(tensor.params for tensor in checkpoint.tensors))
@@ -177,7 +198,9 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
 def _read(model: LocalModelConfig) -> Checkpoint:
     folder = resolve.locate(model)
     if folder.is_file():
-        raise ConfigError(f"model.name={model.name}: task=split cuts safetensors and .bin, this is a .gguf file")
+        raise ConfigError(
+            f"model.name={model.name}: task=split cuts safetensors and .bin, this is a .gguf file"
+        )
     return read_checkpoint(folder, read_bin)
 
 
@@ -194,28 +217,40 @@ def _output_dir(config: RunnerConfig, plan: Plan) -> Path:
         return Path(folder).expanduser().absolute()
     name = Path(plan.name).name or plan.checkpoint.folder.name
     kind = "" if plan.strategy["name"] == Strategy.balanced_bytes else f"-{plan.strategy['name']}"
-    return Path(config.output_dir).expanduser().absolute() / "parts" / f"{name}-{len(plan.parts)}{kind}"
+    return (
+        Path(config.output_dir).expanduser().absolute()
+        / "parts"
+        / f"{name}-{len(plan.parts)}{kind}"
+    )
 
 
 def _notes(plan: Plan) -> list[str]:
     notes, layout = [], plan.layout
     if layout.tied and len(plan.parts) > 1 and plan.parts[0].layers is not None:
         names = ", ".join(tensor.name for tensor in layout.tied)
-        notes.append(f"the head is tied to the embedding: {names} is stored in the first part and in the last")
+        notes.append(
+            f"the head is tied to the embedding: {names} is stored in the first part and in the last"
+        )
     elif not layout.head and not layout.tied:
         notes.append("found neither a head nor a tied embedding by name: the last part has no head")
     if plan.parts[0].layers is None:
-        notes.append("parts by type hold no whole layers: they can be merged and verified, but not run as a pipeline")
+        notes.append(
+            "parts by type hold no whole layers: they can be merged and verified, but not run as a pipeline"
+        )
     if plan.checkpoint.format == "bin":
         notes += [note for file in plan.checkpoint.files for note in file.notes]
         notes.append("the source is .bin: merge restores the same tensors as safetensors")
         places = Counter(
-            (tensor.file, tensor.offset, tensor.nbytes) for tensor in plan.checkpoint.tensors if tensor.nbytes
+            (tensor.file, tensor.offset, tensor.nbytes)
+            for tensor in plan.checkpoint.tensors
+            if tensor.nbytes
         )
         if shared := sum(count for count in places.values() if count > 1):
             notes.append(
                 f"{shared} tensors of the source share their bytes with another one: each is written under its own name"
             )
     if left_out := plan.checkpoint.left_out:
-        notes.append(f"not copied, because neither weights nor configuration of this checkpoint: {left_out}")
+        notes.append(
+            f"not copied, because neither weights nor configuration of this checkpoint: {left_out}"
+        )
     return notes

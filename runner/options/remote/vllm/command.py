@@ -22,7 +22,8 @@ OWN_VARIABLES = {"VLLM_API_KEY", "VLLM_NO_USAGE_STATS", "VLLM_BATCH_INVARIANT", 
 
 
 def name_of(model: VllmConfig) -> str:
-    """Return the name under which the server has the model: its own, or the last part of its folder's path."""
+    """Return the name under which the server has the model: its own, or the last part of its
+    folder's path."""
     return Path(model.name).name if Path(model.name).expanduser().exists() else model.name
 
 
@@ -33,7 +34,8 @@ def dtype_of(resolved: ResolvedJob, environment: Environment) -> str:
 
 
 def options_of(resolved: ResolvedJob) -> list[str]:
-    """Return the options that decide what the server computes with a model; its address and key come from elsewhere."""
+    """Return the options that decide what the server computes with a model; its address and key
+    come from elsewhere."""
     config, files = resolved.config, resolved.files
     model = vllm_model(config.model)
     options = ["--dtype", dtype_of(resolved, environment_of(model))]
@@ -63,7 +65,11 @@ def options_of(resolved: ResolvedJob) -> list[str]:
 def variables_of(resolved: ResolvedJob, key: str) -> dict[str, str]:
     """Return the variables of the server: the user's, and a few of the runner's."""
     model = vllm_model(resolved.config.model)
-    variables = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": key, "HF_HUB_OFFLINE": "1"}
+    variables = os.environ | {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_API_KEY": key,
+        "HF_HUB_OFFLINE": "1",
+    }
     variables.pop("PYTHONPATH", None)  # vLLM has packages of its own
     if batch_invariant():
         variables["VLLM_BATCH_INVARIANT"] = "1"
@@ -73,7 +79,8 @@ def variables_of(resolved: ResolvedJob, key: str) -> dict[str, str]:
 
 
 def flags_shown(resolved: ResolvedJob) -> str:
-    """Return these options as a record has them, without paths of this machine, and the user's variables for vLLM."""
+    """Return these options as a record has them, without paths of this machine, and the user's
+    variables for vLLM."""
     path = str(resolved.files.adapter)
     shown = [word.replace(path, Path(path).name) for word in options_of(resolved)]
     own = [f"{name}={value}" for name, value in sorted(os.environ.items())

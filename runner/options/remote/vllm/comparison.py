@@ -1,8 +1,10 @@
-"""Whether vLLM computes what the model's files say: 32 texts, scored by its server and by transformers.
+"""Whether vLLM computes what the model's files say: 32 texts, scored by its server and by
+transformers.
 
-Transformers' scores are kept in the user's cache, by the content of the model's files. Each token's log-probabilities
-are compared. In float32 two right programs differ by less than 0.0001. What half precision makes depends on the model
-(0.004 and 0.04 were seen), and a wrong rotation of positions may make 0.1: so transformers' own rounding is measured.
+Transformers' scores are kept in the user's cache, by the content of the model's files. Each token's
+log-probabilities are compared. In float32 two right programs differ by less than 0.0001. What half
+precision makes depends on the model (0.004 and 0.04 were seen), and a wrong rotation of positions
+may make 0.1: so transformers' own rounding is measured.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ TEXTS = 32
 REFERENCE = "runner.options.remote.vllm.reference"
 REFERENCE_S = 3600.0
 ROUNDINGS = 2.0  # vLLM may be this many times as far from float32 as transformers is in vLLM's number format
-# mean absolute differences of a token's log-probability, in nats, that rounding may make where it was not measured
+# mean absolute differences of a token's log-probability, in nats, that rounding may make where it
+# was not measured
 TOLERANCE = {"float32": 0.001, "float16": 0.03, "bfloat16": 0.15}
 QUANTIZED = 0.5  # vLLM has rounded the weights, and transformers has not
 SPARE = 1.3  # the weights, and what a forward pass takes beside them
@@ -46,12 +49,14 @@ class Reference:
 
 
 def texts() -> list[str]:
-    """Return the texts that are scored: word problems with their answers, which need nothing but digits and words."""
+    """Return the texts that are scored: word problems with their answers, which need nothing but
+    digits and words."""
     return [f"{problem.question}\n{problem.answer}" for problem in problems(Split.TEST, TEXTS)]
 
 
 def reference_of(resolved: ResolvedJob) -> Reference:
-    """Return transformers' scores, from the cache or from a process that ends before vLLM starts."""
+    """Return transformers' scores, from the cache or from a process that ends before vLLM
+    starts."""
     model, files = vllm_model(resolved.config.model), resolved.files
     if not model.compare:
         return Reference(missing="model.compare=false")
@@ -59,14 +64,25 @@ def reference_of(resolved: ResolvedJob) -> Reference:
         return Reference(
             missing=f"the checkpoint is quantized ({files.stored}), so transformers would compute otherwise"
         )
-    stored_bytes = max(BYTES.get(str(files.settings.get("dtype") or files.settings.get("torch_dtype")), 2), 1)
-    numbers = sum(tensor.params for tensor in files.tensors) or file_bytes(files.path) / stored_bytes
+    stored_bytes = max(
+        BYTES.get(str(files.settings.get("dtype") or files.settings.get("torch_dtype")), 2), 1
+    )
+    numbers = (
+        sum(tensor.params for tensor in files.tensors) or file_bytes(files.path) / stored_bytes
+    )
     wanted = dtype_of(resolved, environment_of(model))
-    dtypes = [name for name in ("float32", wanted) if SPARE * numbers * BYTES[name] < machine.available_mib() * MIB]
+    dtypes = [
+        name
+        for name in ("float32", wanted)
+        if SPARE * numbers * BYTES[name] < machine.available_mib() * MIB
+    ]
     if not dtypes:
-        return Reference(missing=f"transformers would need {numbers * BYTES[wanted] / MIB:,.0f} MiB of main memory")
+        return Reference(
+            missing=f"transformers would need {numbers * BYTES[wanted] / MIB:,.0f} MiB of main memory"
+        )
     found, *others = (
-        _kept_scores(resolved, dtype, round(SPARE * numbers * BYTES[dtype])) for dtype in dict.fromkeys(dtypes)
+        _kept_scores(resolved, dtype, round(SPARE * numbers * BYTES[dtype]))
+        for dtype in dict.fromkeys(dtypes)
     )
     logprobs = [one["logprobs"] for one in found]
     gaps = [gap for other in others for gap in _gaps([one["logprobs"] for one in other], logprobs)]
@@ -75,7 +91,8 @@ def reference_of(resolved: ResolvedJob) -> Reference:
 
 
 def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequence[float]]) -> str:
-    """Return how far vLLM's log-probabilities are from transformers'; ConfigError if they are further than rounding."""
+    """Return how far vLLM's log-probabilities are from transformers'; ConfigError if they are
+    further than rounding."""
     model = vllm_model(resolved.config.model)
     label = environment_of(model).label
     gaps = _gaps(scored, reference.logprobs)
@@ -88,7 +105,9 @@ def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequen
     figures = f"{mean:.2g} nats for a token on average, {most:.2g} at most, over {len(gaps):,} tokens of {TEXTS} texts"
     if mean <= tolerance and math.isfinite(most):
         return f"with transformers in {reference.dtype}: {figures}"
-    own, other = (math.fsum(chain.from_iterable(some)) / len(gaps) for some in (scored, reference.logprobs))
+    own, other = (
+        math.fsum(chain.from_iterable(some)) / len(gaps) for some in (scored, reference.logprobs)
+    )
     raise ConfigError(
         f"model.name={model.name}: {label} computes another model than transformers: log-probabilities differ by "
         f"{figures}, and {tolerance:.2g} on average is what {word or dtype} may make. A token's mean is {own:.4f} by "
@@ -99,7 +118,14 @@ def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequen
 
 def check_tokens(resolved: ResolvedJob, reference: Reference, ids: Sequence[Sequence[int]]) -> None:
     """Refuse a server that reads a text as other tokens than transformers does."""
-    other = next((at for at, pair in enumerate(zip(ids, reference.ids, strict=True)) if [*pair[0]] != [*pair[1]]), None)
+    other = next(
+        (
+            at
+            for at, pair in enumerate(zip(ids, reference.ids, strict=True))
+            if [*pair[0]] != [*pair[1]]
+        ),
+        None,
+    )
     if other is not None:
         model = vllm_model(resolved.config.model)
         raise ConfigError(
@@ -112,7 +138,11 @@ def check_tokens(resolved: ResolvedJob, reference: Reference, ids: Sequence[Sequ
 
 def _gaps(scored: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> list[float]:
     """Return how far each token's log-probabilities are apart."""
-    return [abs(own - other) for pair in zip(scored, others, strict=True) for own, other in zip(*pair, strict=True)]
+    return [
+        abs(own - other)
+        for pair in zip(scored, others, strict=True)
+        for own, other in zip(*pair, strict=True)
+    ]
 
 
 def _kept_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
@@ -120,7 +150,9 @@ def _kept_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[d
     file = _file(resolved, dtype)
     found: list[dict[str, Any]] | None = kept.read(file).get("scores") if file is not None else None
     if found is None:
-        tell(f"scoring {TEXTS} texts by transformers in {dtype}, to compare vLLM with it (model.compare=false: not)")
+        tell(
+            f"scoring {TEXTS} texts by transformers in {dtype}, to compare vLLM with it (model.compare=false: not)"
+        )
         found = _score(resolved, dtype, needed_bytes)
         if file is not None:
             kept.keep(file, {"scores": found})
@@ -148,7 +180,9 @@ def _score(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[st
         process.wait()
         raise
     if process.returncode:
-        lines = err.decode(errors="replace").strip().splitlines() or [child.describe_exit(process.returncode)]
+        lines = err.decode(errors="replace").strip().splitlines() or [
+            child.describe_exit(process.returncode)
+        ]
         raise ConfigError(
             f"model.name={model.name}: transformers cannot score it, so vLLM cannot be compared with it: "
             f"{one_line(lines[-1])}. model.compare=false takes its answers as they are"

@@ -33,7 +33,8 @@ _wrong: dict[str, str] = {}  # bases that were compared by this process, and com
 
 
 class VllmEngine(ApiEngine):
-    """Starts the server when it is loaded, unless an earlier job of the same base has left it running."""
+    """Starts the server when it is loaded, unless an earlier job of the same base has left it
+    running."""
 
     def __init__(
         self,
@@ -43,7 +44,9 @@ class VllmEngine(ApiEngine):
         folder: Path | None = None,
     ) -> None:
         self._resolved, self._keys = resolved, vllm_model(resolved.config.model)
-        super().__init__(resolved.config, client_of(self._keys, "http://127.0.0.1:1/v1"), capabilities)
+        super().__init__(
+            resolved.config, client_of(self._keys, "http://127.0.0.1:1/v1"), capabilities
+        )
         self._owns_bases, self._bases = bases is None, bases or BaseCache()
         self._scratch = TemporaryDirectory(prefix="runner-vllm-") if folder is None else None
         self._folder = Path(self._scratch.name) if self._scratch is not None else folder
@@ -79,7 +82,8 @@ class VllmEngine(ApiEngine):
         return super().open(batch_size)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as the server renders it, with the tokenizer that it reads, too, and its token ids."""
+        """Return the prompt as the server renders it, with the tokenizer that it reads, too, and
+        its token ids."""
         return self._encoder.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -99,10 +103,15 @@ class VllmEngine(ApiEngine):
     def doubts(self) -> list[str]:
         """The files are here and hashed; what was not compared is a doubt."""
         server = self._server
-        return [f"vLLM was {server.compared}"] if server is not None and server.compared.startswith("not") else []
+        return (
+            [f"vLLM was {server.compared}"]
+            if server is not None and server.compared.startswith("not")
+            else []
+        )
 
     def most_tokens(self, request: Request) -> int:
-        """Return the most tokens of an answer, no more than the server has positions: it refuses a larger number."""
+        """Return the most tokens of an answer, no more than the server has positions: it refuses a
+        larger number."""
         most = super().most_tokens(request)
         return min(most, self._room) if self._room else most
 
@@ -124,7 +133,8 @@ class VllmEngine(ApiEngine):
         if self._scratch is not None:
             self._scratch.cleanup()
 
-    # ------------------------------------------------------------------------------------------------- start
+    # -------------------------------------------------------------------------------------------------
+    # start
 
     def _connect(self) -> None:
         key = repr([self._keys, self.config.quantization, self.config.lora])
@@ -136,8 +146,12 @@ class VllmEngine(ApiEngine):
             self._bases.clear()
             server, was_running = self._bases.get(base, lambda: self._start(self._resolved))
         self._start_s = 0.0 if was_running else server.start_s
-        self._use(server, ADAPTER if self._resolved.files.adapter is not None else name_of(self._keys))
-        self._log_from = server.log.stat().st_size if was_running and server.log.exists() else server.log_from
+        self._use(
+            server, ADAPTER if self._resolved.files.adapter is not None else name_of(self._keys)
+        )
+        self._log_from = (
+            server.log.stat().st_size if was_running and server.log.exists() else server.log_from
+        )
         if not server.compared:
             try:
                 server.compared = self._compare()
@@ -161,7 +175,8 @@ class VllmEngine(ApiEngine):
         self.model = replace(client_of(self._keys, server.url), name=name)
 
     def _compare(self) -> str:
-        """Compare the base with transformers; return how near they are, or why that is not known."""
+        """Compare the base with transformers; return how near they are, or why that is not
+        known."""
         reference, server = self._reference, self._server
         assert server is not None
         if Capability.logprobs not in self.capabilities:
@@ -169,11 +184,14 @@ class VllmEngine(ApiEngine):
         if reference.missing:
             return f"not compared: {reference.missing}"
         texts = comparison.texts()
-        base = ApiEngine(replace(self.config), replace(self.model, name=name_of(self._keys)), self.capabilities)
+        base = ApiEngine(
+            replace(self.config), replace(self.model, name=name_of(self._keys)), self.capabilities
+        )
         try:
             comparison.check_tokens(self._resolved, reference, base.servers.tokens_of(texts))
             requests = [
-                Request(at, tuple(ids[:1]), continuation=tuple(ids[1:])) for at, ids in enumerate(reference.ids)
+                Request(at, tuple(ids[:1]), continuation=tuple(ids[1:]))
+                for at, ids in enumerate(reference.ids)
             ]
             done = sorted(complete(base, requests), key=lambda one: int(one.id))
         finally:

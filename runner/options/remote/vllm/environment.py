@@ -1,4 +1,5 @@
-"""The environment that has vLLM: where it is, its version, and what it runs on. vLLM itself is not imported."""
+"""The environment that has vLLM: where it is, its version, and what it runs on. vLLM itself is not
+imported."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ import runner
 from runner.options.remote.vllm.keys import VllmConfig
 from runner_base import ConfigError, one_line
 
-OLDEST = (0, 14)  # with --default-chat-template-kwargs and the scores of a prompt's tokens; 0.32 is tested
+OLDEST = (
+    0,
+    14,
+)  # with --default-chat-template-kwargs and the scores of a prompt's tokens; 0.32 is tested
 PROBE_S = 60.0
 CHECKOUT = Path(runner.__file__).resolve().parents[1]
 HOW = "`make vllm` in a checkout of the runner makes one in .vllm (on a CPU), `pip install vllm` one for GPUs"
@@ -58,7 +62,9 @@ class Environment:
     @property
     def server(self) -> list[str]:
         """The command that starts a server, without its options."""
-        module = "vllm.entrypoints.openai.api_server" if self.has_module else "vllm.entrypoints.cli.main"
+        module = (
+            "vllm.entrypoints.openai.api_server" if self.has_module else "vllm.entrypoints.cli.main"
+        )
         return [self.python, "-m", module, *([] if self.has_module else ["serve"])]
 
     @property
@@ -73,7 +79,9 @@ def environment_of(model: VllmConfig) -> Environment:
     where = f"model.python={python}"
     found = _probe(python)
     if found is None:
-        raise ConfigError(f"{where} has no vLLM: {python} -m pip install vllm, or another environment ({HOW})")
+        raise ConfigError(
+            f"{where} has no vLLM: {python} -m pip install vllm, or another environment ({HOW})"
+        )
     numbers = tuple(int(number) for number in re.findall(r"\d+", found.version)[:2])
     if numbers < OLDEST:
         oldest = ".".join(map(str, OLDEST))
@@ -90,9 +98,15 @@ def _python(model: VllmConfig) -> str:
         path = Path(model.python).expanduser().absolute()
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
-            raise ConfigError(f"model.python={model.python}: there is no {path}. An environment with vLLM: {HOW}")
+            raise ConfigError(
+                f"model.python={model.python}: there is no {path}. An environment with vLLM: {HOW}"
+            )
         return str(path)
-    usual = [Path(".vllm").absolute() / "bin" / "python", CHECKOUT / ".vllm" / "bin" / "python", Path(sys.executable)]
+    usual = [
+        Path(".vllm").absolute() / "bin" / "python",
+        CHECKOUT / ".vllm" / "bin" / "python",
+        Path(sys.executable),
+    ]
     for path in usual:
         if path.is_file() and _probe(str(path)) is not None:
             return str(path)
@@ -112,7 +126,11 @@ def _probe(python: str) -> Environment | None:
         )  # fmt: skip
         found = json.loads(done.stdout) if done.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"model.python={python} does not run as a Python: {one_line(error)}") from None
+        raise ConfigError(
+            f"model.python={python} does not run as a Python: {one_line(error)}"
+        ) from None
     if found is None:
-        raise ConfigError(f"model.python={python} does not run as a Python: {one_line(done.stderr or done.returncode)}")
+        raise ConfigError(
+            f"model.python={python} does not run as a Python: {one_line(done.stderr or done.returncode)}"
+        )
     return Environment(python, **found | {"words": tuple(found["words"])}) if found else None

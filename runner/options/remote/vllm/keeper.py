@@ -1,9 +1,10 @@
-"""Keeps a server and all that it starts, and ends them with the process that wanted it, also after kill -9.
+"""Keeps a server and all that it starts, and ends them with the process that wanted it, also after
+kill -9.
 
-A process of its own, started by its path: it imports nothing but Python. It reads one line of JSON (command,
-environment, log, parent) from stdin. Whatever comes next there, or its end, ends the server, and so does the death of
-the parent: a copy of the parent may hold the pipe open. What the server has started, and left, becomes a child of this
-process.
+A process of its own, started by its path: it imports nothing but Python. It reads one line of JSON
+(command, environment, log, parent) from stdin. Whatever comes next there, or its end, ends the
+server, and so does the death of the parent: a copy of the parent may hold the pipe open. What the
+server has started, and left, becomes a child of this process.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def main() -> int:
     try:
         while server.poll() is None and os.getppid() == parent:
             if select.select([sys.stdin], [], [], POLL_S)[0]:
-                in_time = bool(os.read(sys.stdin.fileno(), 1))  # an order, and not the end of a dead process
+                in_time = bool(
+                    os.read(sys.stdin.fileno(), 1)
+                )  # an order, and not the end of a dead process
                 break
         code = server.poll()
     finally:

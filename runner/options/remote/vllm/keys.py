@@ -31,7 +31,10 @@ from runner_engine import (
 )
 from runner_engine.settings.generation import require_plain_kv
 
-WORDS = {"none": None, "fp8": "fp8"}  # choices of the group quantization that vLLM makes while loading, in its words
+WORDS = {
+    "none": None,
+    "fp8": "fp8",
+}  # choices of the group quantization that vLLM makes while loading, in its words
 BY_KEY = {  # what vLLM's command line says and a key of the runner says, too
     **dict.fromkeys(("--model", "--model-tag", "--tokenizer", "--hf-config-path"), "model.name"),
     **dict.fromkeys(("--revision", "--code-revision", "--tokenizer-revision"), "model.revision"),
@@ -48,18 +51,29 @@ BY_KEY = {  # what vLLM's command line says and a key of the runner says, too
     "--trust-remote-code": "model.trust_remote_code",
     "--default-chat-template-kwargs": "model.chat_template_kwargs",
     **dict.fromkeys(("--enable-lora", "--lora-modules", "--max-lora-rank", "--max-loras"), "lora"),
-    **dict.fromkeys(("--generation-config", "--override-generation-config", "--logits-processors"), "generation"),
+    **dict.fromkeys(
+        ("--generation-config", "--override-generation-config", "--logits-processors"), "generation"
+    ),
     "--seed": "seed",
     "--port": "model.port",
 }
-NO_SCALING = "vLLM would read another config than the one that is hashed and compared with transformers"
+NO_SCALING = (
+    "vLLM would read another config than the one that is hashed and compared with transformers"
+)
 NO_ROPE = {
     "rope_2d": "vLLM has no second coordinate for a token",
     "dynamic": "vLLM rotates all texts as the longest one, so it would be another setting of the same name",
 }
 SHORT = {"-q": "--quantization", "-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size",
          "-dp": "--data-parallel-size"}  # fmt: skip
-OWN = ("--host", "--uds", "--api-key", "--served-model-name", "--root-path", "--headless")  # the runner gives them
+OWN = (
+    "--host",
+    "--uds",
+    "--api-key",
+    "--served-model-name",
+    "--root-path",
+    "--headless",
+)  # the runner gives them
 UNRECORDED = (  # the record would name other weights, prompts or numbers than those that answered
     "--config", "--load-format", "--hf-overrides", "--chat-template", "--tokenizer-mode",
     "--skip-tokenizer-init", "--logprobs-mode", "--max-logprobs", "--model-loader-extra-config", "--middleware",
@@ -70,7 +84,8 @@ UNRECORDED = (  # the record would name other weights, prompts or numbers than t
 
 @dataclass
 class VllmConfig(ModelConfig):
-    """A causal language model that vLLM runs: a local folder or a hub id; its files are hashed like a local model's."""
+    """A causal language model that vLLM runs: a local folder or a hub id; its files are hashed like
+    a local model's."""
 
     module: ClassVar[str] = "runner.options.remote.vllm.kind"
     publishes_settings: ClassVar[bool] = True
@@ -84,7 +99,9 @@ class VllmConfig(ModelConfig):
     pipeline_parallel: int = setting(1, takes=least(1))
     data_parallel: int = setting(1, takes=least(1))
     memory_share: float | None = setting(
-        None, Inert("how much memory vLLM takes", measured=True), within(0.01, 1, "must lie in 0.01..1, or be null")
+        None,
+        Inert("how much memory vLLM takes", measured=True),
+        within(0.01, 1, "must lie in 0.01..1, or be null"),
     )
     max_positions: int | None = setting(None, takes=least(1, ", or null"))
     reasoning_parser: str | None = setting(None, takes=filled("give vLLM's word, or null"))
@@ -92,10 +109,16 @@ class VllmConfig(ModelConfig):
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     args: list[str] = field(default_factory=list)
     python: str | None = setting(
-        None, Inert("the version of vLLM that it finds counts instead"), filled("give a path, or null")
+        None,
+        Inert("the version of vLLM that it finds counts instead"),
+        filled("give a path, or null"),
     )
-    port: int | None = setting(None, Inert("where the server listens"), within(1, 65535, "must lie in 1..65535"))
-    concurrency: int = setting(64, Inert("how many requests are in flight at once", measured=True), least(1))
+    port: int | None = setting(
+        None, Inert("where the server listens"), within(1, 65535, "must lie in 1..65535")
+    )
+    concurrency: int = setting(
+        64, Inert("how many requests are in flight at once", measured=True), least(1)
+    )
     start_s: float = setting(1800.0, Inert("limits the time of the start"), above(0, " seconds"))
     answer_s: float = setting(3600.0, Inert("limits the time of an answer"), above(0, " seconds"))
     compare: bool = setting(True, Inert("rejects a server that computes something else"))
@@ -117,16 +140,30 @@ class VllmConfig(ModelConfig):
         return self.quantization or WORDS.get(quantization.name)
 
     def check_beside(
-        self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
+        self,
+        quantization: QuantizationConfig,
+        lora: LoraConfig,
+        rope: RopeConfig,
+        generation: GenerationConfig,
     ) -> None:
         """Reject what vLLM cannot do, or does in another way than the record would say."""
         here = "use model=auto, which runs on this machine"
-        check(rope.name == RopeConfig.name, "rope", rope.name, f"{NO_ROPE.get(rope.name, NO_SCALING)}; {here}")
+        check(
+            rope.name == RopeConfig.name,
+            "rope",
+            rope.name,
+            f"{NO_ROPE.get(rope.name, NO_SCALING)}; {here}",
+        )
         need = f"vLLM stops at model.max_positions, and refuses more than the model's own; {here}"
         check(not rope.beyond_trained, "rope.beyond_trained", True, need)
         is_pth = (adapter := adapter_of(lora)) is not None and adapter.is_single_file
         check(not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {here}")
-        check(not lora.merges, "lora.merge", True, "vLLM keeps adapters beside the weights: use lora.merge=false")
+        check(
+            not lora.merges,
+            "lora.merge",
+            True,
+            "vLLM keeps adapters beside the weights: use lora.merge=false",
+        )
         mixed = f"vLLM quantizes all layers alike: leave quantization.skip and quantization.overrides out, or {here}"
         check(not quantization.is_mixed, "quantization", quantization.label, mixed)
         need = (
@@ -140,7 +177,9 @@ class VllmConfig(ModelConfig):
         rows, most = generation.batch_size, self.concurrency
         need = f"model.concurrency={most} allows no more requests in flight at once"
         check(rows is None or rows <= most, "generation.batch_size", rows, need)
-        require_plain_kv(generation, "vLLM keeps keys and values itself (model.kv_cache_dtype says how)")
+        require_plain_kv(
+            generation, "vLLM keeps keys and values itself (model.kv_cache_dtype says how)"
+        )
         if generation.thinking_tokens is not None and self.reasoning_parser is None:
             raise ConfigError(
                 f"generation.thinking_tokens={generation.thinking_tokens}: vLLM must know how the model marks its "
@@ -151,17 +190,24 @@ class VllmConfig(ModelConfig):
     def _check_word(self, word: str) -> None:
         """Reject a word of the command line that a key says, or that would make the record wrong.
 
-        vLLM's parser takes abbreviations, `_` for `-`, `--no-…`, and `--option.key` for a key of an option in JSON.
+        vLLM's parser takes abbreviations, `_` for `-`, `--no-…`, and `--option.key` for a key of an
+        option in JSON.
         """
         head = word.partition("=")[0]
         option = SHORT.get(head, head).replace("_", "-").partition(".")[0]
         if not option.startswith("--") or option == "--":
-            need = "give words of vLLM's command line, which begin with --" if word.startswith("-") else ""
+            need = (
+                "give words of vLLM's command line, which begin with --"
+                if word.startswith("-")
+                else ""
+            )
             check(not need, "model.args", word, need)
             return
         option = "--" + option.removeprefix("--").removeprefix("no-")
         names = [name for name in (*BY_KEY, *OWN, *UNRECORDED) if name == option] or [
-            name for name in (*BY_KEY, *OWN, *UNRECORDED) if len(option) > 2 and name.startswith(option)
+            name
+            for name in (*BY_KEY, *OWN, *UNRECORDED)
+            if len(option) > 2 and name.startswith(option)
         ]
         if not names:
             return

@@ -1,4 +1,5 @@
-"""model=vllm: a model whose files are known here, and that a server of vLLM runs, which the runner starts and ends."""
+"""model=vllm: a model whose files are known here, and that a server of vLLM runs, which the runner
+starts and ends."""
 
 from __future__ import annotations
 
@@ -28,12 +29,15 @@ class Vllm(ModelKind):
     """Its files decide the answers, and so do vLLM's version and flags."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return names and SHA-256 of the files, and which vLLM reads them; the flags are in the config."""
+        """Return names and SHA-256 of the files, and which vLLM reads them; the flags are in the
+        config."""
         environment = environment_of(vllm_model(resolved.config.model))
         hashes = resolved.files.fingerprint(cache)
         if "dtype" in hashes:
             hashes["dtype"] = dtype_of(resolved, environment)
-        return hashes | {"vllm": environment.label + (", batch-invariant" if batch_invariant() else "")}
+        return hashes | {
+            "vllm": environment.label + (", batch-invariant" if batch_invariant() else "")
+        }
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return a key of what the server is started with: an adapter is, too."""
@@ -46,12 +50,15 @@ class Vllm(ModelKind):
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what its server can do."""
         model = vllm_model(config.model)
-        further = {Capability.fixed_length} | ({Capability.thinking_budget} if model.reasoning_parser else set())
+        further = {Capability.fixed_length} | (
+            {Capability.thinking_budget} if model.reasoning_parser else set()
+        )
         scores_nothing = adapter_of(config.lora) is not None and environment_of(model).on_cpu
         return (api.CAPABILITIES | further) - ({Capability.logprobs} if scores_nothing else set())
 
     def check(self, resolved: ResolvedJob) -> list[str]:
-        """Refuse what vLLM cannot run here, by files and headers; in a plan, say how much memory it will take."""
+        """Refuse what vLLM cannot run here, by files and headers; in a plan, say how much memory it
+        will take."""
         model, files = vllm_model(resolved.config.model), resolved.files
         environment = environment_of(model)
         need = "vLLM reads folders of safetensors: use model=local quantization=gguf"
@@ -66,11 +73,16 @@ class Vllm(ModelKind):
     def need(self, resolved: ResolvedJob) -> Need:
         """Its server uses all cores, or as many GPUs as the keys say."""
         model = vllm_model(resolved.config.model)
-        gpus = 0 if environment_of(model).on_cpu else min(model.gpus, max(len(machine.gpu_models()), 1))
+        gpus = (
+            0
+            if environment_of(model).on_cpu
+            else min(model.gpus, max(len(machine.gpu_models()), 1))
+        )
         return Need(_weight_mib(resolved), machine.cores(), gpus)
 
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Render and tokenize prompts with the model's own tokenizer, which the server reads, too."""
+        """Render and tokenize prompts with the model's own tokenizer, which the server reads,
+        too."""
         return local.KIND.encoded(resolved, prompts)
 
     def counts_tokens(self, config: RunnerConfig) -> bool:
@@ -82,20 +94,32 @@ class Vllm(ModelKind):
         return local.KIND.decoder(resolved)
 
     def positions(self, resolved: ResolvedJob) -> float:
-        """Return model.max_positions, or those that config.json names: vLLM takes no longer text."""
-        return vllm_model(resolved.config.model).max_positions or self.own_positions(resolved) or math.inf
+        """Return model.max_positions, or those that config.json names: vLLM takes no longer
+        text."""
+        return (
+            vllm_model(resolved.config.model).max_positions
+            or self.own_positions(resolved)
+            or math.inf
+        )
 
-    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
+    def open_engine(
+        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
         """Return the engine that starts the server at its first use."""
         return VllmEngine(resolved, self.capabilities(resolved.config), bases, folder)
 
 
 def _check_words(resolved: ResolvedJob, environment: Environment) -> None:
-    """Refuse a quantization that this vLLM does not know, or of a checkpoint that is quantized already."""
+    """Refuse a quantization that this vLLM does not know, or of a checkpoint that is quantized
+    already."""
     model, files = vllm_model(resolved.config.model), resolved.files
     word = model.word_for(resolved.config.quantization)
-    key, without = ("model.quantization", "null") if model.quantization else ("quantization", "none")
-    is_stored = f"model.name={model.name} is quantized already ({files.stored}): use {key}={without}"
+    key, without = (
+        ("model.quantization", "null") if model.quantization else ("quantization", "none")
+    )
+    is_stored = (
+        f"model.name={model.name} is quantized already ({files.stored}): use {key}={without}"
+    )
     check(word is None or files.stored is None, key, word, is_stored)
     known = f"{environment.label} has {', '.join(environment.words)}; the choices of the group are {', '.join(WORDS)}"
     check(word is None or not environment.words or word in environment.words, key, word, known)
@@ -107,20 +131,34 @@ def _weight_mib(resolved: ResolvedJob) -> float:
     own = file_bytes(files.path)
     if files.stored is not None:
         return own / MIB
-    scale = BYTES[dtype_of(resolved, environment_of(model))] / BYTES.get(stored_dtype(files.settings), 2)
+    scale = BYTES[dtype_of(resolved, environment_of(model))] / BYTES.get(
+        stored_dtype(files.settings), 2
+    )
     word = model.word_for(resolved.config.quantization)
-    return own * scale / MIB if word is None else own * scale / MIB / 2  # fp8 or 8 bits; fewer bits take less
+    return (
+        own * scale / MIB if word is None else own * scale / MIB / 2
+    )  # fp8 or 8 bits; fewer bits take less
 
 
 def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
-    """Say how much memory vLLM will take by its own rules, or that this is not known; refuse what cannot fit."""
+    """Say how much memory vLLM will take by its own rules, or that this is not known; refuse what
+    cannot fit."""
     model = vllm_model(resolved.config.model)
     weights, gpus = _weight_mib(resolved), [] if environment.on_cpu else memory_mib()
     sized = f"memory: {weights:,.0f} MiB of weights"
     if environment.on_cpu:
         share = None if model.memory_share is None else model.memory_share * machine.total_mib()
-        kv = 1024.0 * float(os.environ.get(KV_SPACE) or CPU_KV_GIB) if share is None else max(share - weights, 0.0)
-        _refuse(model, weights if share is None else max(weights, share), machine.available_mib(), "main memory")
+        kv = (
+            1024.0 * float(os.environ.get(KV_SPACE) or CPU_KV_GIB)
+            if share is None
+            else max(share - weights, 0.0)
+        )
+        _refuse(
+            model,
+            weights if share is None else max(weights, share),
+            machine.available_mib(),
+            "main memory",
+        )
         return f"{sized}, and {kv:,.0f} MiB of main memory for keys and values"
     if not gpus:
         return f"{sized}; what vLLM takes of each GPU is not known: the driver names no GPU here"
@@ -128,7 +166,9 @@ def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
     share = (model.memory_share or GPU_SHARE) * min(here)
     _refuse(model, each, share, f"each GPU, model.memory_share={model.memory_share or GPU_SHARE:g}")
     elsewhere = (
-        f"; {model.gpus - len(here)} of {model.gpus} GPUs are not on this machine" if len(here) < model.gpus else ""
+        f"; {model.gpus - len(here)} of {model.gpus} GPUs are not on this machine"
+        if len(here) < model.gpus
+        else ""
     )
     return (
         f"{sized}, {each:,.0f} on each of {counted(model.gpus, 'GPU')}; vLLM takes {share:,.0f} MiB of each, and what "

@@ -1,4 +1,5 @@
-"""A process that scores texts by transformers, for the comparison with vLLM: JSON on stdin, JSON on stdout."""
+"""A process that scores texts by transformers, for the comparison with vLLM: JSON on stdin, JSON on
+stdout."""
 
 from __future__ import annotations
 
@@ -10,15 +11,21 @@ from runner_base import child
 
 
 def main() -> None:
-    """Read the order, score each text's tokens after the first, and write ids and log-probabilities."""
+    """Read the order, score each text's tokens after the first, and write ids and
+    log-probabilities."""
     child.end_with_parent()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     order = json.load(sys.stdin)
-    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": order["trust_remote_code"]}
+    where: dict[str, Any] = {
+        "local_files_only": True,
+        "trust_remote_code": order["trust_remote_code"],
+    }
     tokenizer = AutoTokenizer.from_pretrained(order["folder"], **where)
-    model: Any = AutoModelForCausalLM.from_pretrained(order["folder"], dtype=getattr(torch, order["dtype"]), **where)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        order["folder"], dtype=getattr(torch, order["dtype"]), **where
+    )
     has_room = torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > order["bytes"]
     device = "cuda" if has_room else "cpu"
     model = model.to(device).eval()
@@ -27,7 +34,9 @@ def main() -> None:
         for text in order["texts"]:
             ids = tokenizer(text)["input_ids"]
             logits = model(torch.tensor([ids], device=device)).logits[0, :-1].float()
-            chosen = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[1:], device=device)[:, None])
+            chosen = torch.log_softmax(logits, -1).gather(
+                1, torch.tensor(ids[1:], device=device)[:, None]
+            )
             answers.append({"ids": ids, "logprobs": chosen[:, 0].tolist()})
     json.dump(answers, sys.stdout)
 

@@ -1,4 +1,5 @@
-"""A server of vLLM on this machine's loopback: started, waited for, watched, ended, and its last error quoted."""
+"""A server of vLLM on this machine's loopback: started, waited for, watched, ended, and its last
+error quoted."""
 
 from __future__ import annotations
 
@@ -29,16 +30,29 @@ LOG = "vllm.log"
 POLL_S = 0.3
 END_S = 30.0  # until a keeper that was told to end is killed
 PORTS = 3  # tries, where another program may take a port that was free
-PREFIX = re.compile(r"^(?:\(\S+ pid=\d+\) )?(?:ERROR|INFO|WARNING|CRITICAL)? ?(?:\d\d-\d\d [\d:]+ )?(?:\[[^\]]*\] )?")
+PREFIX = re.compile(
+    r"^(?:\(\S+ pid=\d+\) )?(?:ERROR|INFO|WARNING|CRITICAL)? ?(?:\d\d-\d\d [\d:]+ )?(?:\[[^\]]*\] )?"
+)
 ERROR = re.compile(r"^(?:[\w.]*(?:Error|Exception|Exit)\b.*|.*error: .*)")
-SECONDHAND = ("See root cause above", "Engine core initialization failed", "EngineDeadError", "EngineCore encountered")
+SECONDHAND = (
+    "See root cause above",
+    "Engine core initialization failed",
+    "EngineDeadError",
+    "EngineCore encountered",
+)
 NO_MEMORY = (
     "out of memory", "No available memory for the cache blocks", "on startup is less than desired",
     "larger than the available KV cache memory", "is less than requested memory for kv", "annot allocate memory",
     "MemoryError", "is needed, which is larger than", "No memory is available",
     "memory for the KV cache", "Free memory on device",
 )  # fmt: skip
-BAD_WORDS = ("unrecognized arguments", "invalid choice", "error: argument", "expected one argument", "ambiguous option")
+BAD_WORDS = (
+    "unrecognized arguments",
+    "invalid choice",
+    "error: argument",
+    "expected one argument",
+    "ambiguous option",
+)
 TAKEN = ("address already in use", "Address already in use", "EADDRINUSE")
 
 
@@ -50,7 +64,12 @@ class VllmServer:
         self.model = vllm_model(resolved.config.model)
         self.environment = environment_of(self.model)
         self.log, self.compared = folder / LOG, ""
-        self._options = ["--model", str(resolved.files.path), "--served-model-name", name_of(self.model)]
+        self._options = [
+            "--model",
+            str(resolved.files.path),
+            "--served-model-name",
+            name_of(self.model),
+        ]
         self._options += options_of(resolved)
         self._key = secrets.token_urlsafe(24)
         self._variables = variables_of(resolved, self._key)
@@ -103,7 +122,8 @@ class VllmServer:
                 whole.seek(offset)
                 shutil.copyfileobj(whole, part)
 
-    # ------------------------------------------------------------------------------------------------- start
+    # -------------------------------------------------------------------------------------------------
+    # start
 
     def _free_port(self) -> int:
         """Return model.port, or a free one; ConfigError if another program has it."""
@@ -120,7 +140,14 @@ class VllmServer:
                 ) from None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        options = [*self._options, "--disable-uvicorn-access-log", "--host", LOOPBACK, "--port", str(self.port)]
+        options = [
+            *self._options,
+            "--disable-uvicorn-access-log",
+            "--host",
+            LOOPBACK,
+            "--port",
+            str(self.port),
+        ]
         order: dict[str, Any] = {
             "command": self.environment.server + options,
             "environment": self._variables,
@@ -129,9 +156,14 @@ class VllmServer:
         }
         tell(f"starting {self.environment.label} for {self.model.name}: its log is {self.log}")
         with self.log.open("ab") as log:
-            # in a session of its own: the terminal's Ctrl-C is for this process, which ends the server
+            # in a session of its own: the terminal's Ctrl-C is for this process, which ends the
+            # server
             process = child.start(
-                str(Path(keeper.__file__)), stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                str(Path(keeper.__file__)),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         assert process.stdin is not None
         process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -139,7 +171,8 @@ class VllmServer:
         return process
 
     def _wait(self) -> None:
-        """Wait until the server answers with its models; raise the error that says why it does not."""
+        """Wait until the server answers with its models; raise the error that says why it does
+        not."""
         until = time.monotonic() + self.model.start_s
         with Progress(None, f"{self.environment.label} starts") as bar:
             while not self._answers():
@@ -153,8 +186,11 @@ class VllmServer:
                 time.sleep(POLL_S)
 
     def _answers(self) -> bool:
-        """Whether the server lists its model for our key; another program at its port would not know it."""
-        request = urllib.request.Request(f"{self.url}/models", headers={"Authorization": f"Bearer {self._key}"})
+        """Whether the server lists its model for our key; another program at its port would not
+        know it."""
+        request = urllib.request.Request(
+            f"{self.url}/models", headers={"Authorization": f"Bearer {self._key}"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 listed = json.loads(answer.read(2**20)).get("data", [])
@@ -172,7 +208,8 @@ class VllmServer:
             )
         return JobFailed(self._words(code, " while it started"))
 
-    # ------------------------------------------------------------------------------------------------- words
+    # -------------------------------------------------------------------------------------------------
+    # words
 
     def _words(self, code: int, when: str = "", after: str = "") -> str:
         """Say how the server ended, with its last error."""
@@ -180,14 +217,22 @@ class VllmServer:
         quoted = self._quote(has_spoken="SIG" not in how)
         words = f"{self.environment.label} {how}{when}"
         if any(sign in words + quoted for sign in NO_MEMORY) and "SIGKILL" not in how:
-            cpu = "model.memory_share (of main memory)" if self.environment.on_cpu else "model.tensor_parallel"
+            cpu = (
+                "model.memory_share (of main memory)"
+                if self.environment.on_cpu
+                else "model.tensor_parallel"
+            )
             words += f": it has not enough memory. Use a smaller model.max_positions, another {cpu}, or free some"
         return words + after + quoted
 
     def _quote(self, has_spoken: bool = True) -> str:
         """Return the server's last error, or what it has said last, and where its log is."""
-        lines = [PREFIX.sub("", line).strip() for line in child.last_lines(self.log, 400, self.log_from)]
-        errors = [line for line in lines if ERROR.match(line) and not any(it in line for it in SECONDHAND)]
+        lines = [
+            PREFIX.sub("", line).strip() for line in child.last_lines(self.log, 400, self.log_from)
+        ]
+        errors = [
+            line for line in lines if ERROR.match(line) and not any(it in line for it in SECONDHAND)
+        ]
         last = errors[-1:] or [line for line in lines if line and has_spoken][-3:]
         return "".join(f"\n    | {line[:400]}" for line in last) + f"\n    log: {self.log}"
 

@@ -1,4 +1,5 @@
-"""What can be hidden and asked: the name of each kind, the function that draws its cases, and what of it is known."""
+"""What can be hidden and asked: the name of each kind, the function that draws its cases, and what
+of it is known."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ KINDS = {
     "chain": Kind("chains:chain", first=0.06),
     "count": Kind("counting:count", first=0.1),
     "problem": Kind("problems:story_problem", has_depth=True, first=1),
-    # RULER's, by the names that lm-evaluation-harness has for them, but for its ruler_cwe and ruler_fwe
+    # RULER's, by the names that lm-evaluation-harness has for them, but for its ruler_cwe and
+    # ruler_fwe
     "common_words": Kind("ruler_words:common_words"),
     "frequent_words": Kind("ruler_words:frequent_words"),
     "niah_single_1": Kind("ruler_niah:niah", first=0.5),
@@ -57,12 +59,15 @@ def shares_text(kind: str) -> bool:
 
 
 def shared_part(kind: str, depth: float) -> float:
-    """Return the share of a text with which all cases of a kind begin, the asked needle of which is at a depth."""
+    """Return the share of a text with which all cases of a kind begin, the asked needle of which is
+    at a depth."""
     return min(KINDS[kind].first, depth)
 
 
 def drawn_by(kind: str) -> Callable[[Recipe], Iterator[Case]]:
     """Return the function that draws the cases of a kind."""
     module, _, name = KINDS[kind].drawn_by.partition(":")
-    function: Callable[[Recipe], Iterator[Case]] = getattr(import_module(f"{__name__}.{module}"), name)
+    function: Callable[[Recipe], Iterator[Case]] = getattr(
+        import_module(f"{__name__}.{module}"), name
+    )
     return function

@@ -26,10 +26,16 @@ def chain(recipe: Recipe) -> Iterator[Case]:
                 names.append(name)
         values = random.sample(range(10_000, 100_000), 2)
         chains = [names[: recipe.needles], names[recipe.needles :]]
-        sentences = [sentence for both in zip(*map(_assigned, chains, values), strict=True) for sentence in both]
+        sentences = [
+            sentence
+            for both in zip(*map(_assigned, chains, values), strict=True)
+            for sentence in both
+        ]
         places = spread(len(sentences))
         needles = list(zip(places, sentences, strict=True))
-        yield Case(recipe.kind, number, None, partial(_asked, recipe, needles, values[0], chains[0], names))
+        yield Case(
+            recipe.kind, number, None, partial(_asked, recipe, needles, values[0], chains[0], names)
+        )
 
 
 def _assigned(names: Sequence[str], value: int) -> list[str]:
@@ -39,7 +45,12 @@ def _assigned(names: Sequence[str], value: int) -> list[str]:
 
 
 def _asked(
-    recipe: Recipe, needles: Sequence[tuple[float, str]], value: int, gold: Sequence[str], names: list[str], size: int
+    recipe: Recipe,
+    needles: Sequence[tuple[float, str]],
+    value: int,
+    gold: Sequence[str],
+    names: list[str],
+    size: int,
 ) -> Asked:
     """Return the case with so many units of filler."""
     context = hidden(recipe.filler, size, needles)

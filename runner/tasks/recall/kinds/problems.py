@@ -1,4 +1,5 @@
-"""A word problem of the embedded data in a text: its story is hidden, and its question asked at the end."""
+"""A word problem of the embedded data in a text: its story is hidden, and its question asked at the
+end."""
 
 from __future__ import annotations
 
@@ -20,14 +21,26 @@ def story_problem(recipe: Recipe) -> Iterator[Case]:
     for depth in recipe.depths:
         for number in range(recipe.cases):
             index = recipe.random(depth, number).randrange(DISTINCT)
-            yield Case(recipe.kind, number, depth, partial(_asked, recipe, depth, problem(Split.TEST, index)))
+            yield Case(
+                recipe.kind,
+                number,
+                depth,
+                partial(_asked, recipe, depth, problem(Split.TEST, index)),
+            )
 
 
 def _asked(recipe: Recipe, depth: float, hidden_problem: Problem, size: int) -> Asked:
     """Return the case with so many units of filler."""
     story, question = _parts(hidden_problem.question)
     context = hidden(recipe.filler, size, [(depth, story)])
-    return Asked(BEFORE, context, f"{question}\n\n{INSTRUCTION}", "Answer:", (hidden_problem.gold,), Form.total)
+    return Asked(
+        BEFORE,
+        context,
+        f"{question}\n\n{INSTRUCTION}",
+        "Answer:",
+        (hidden_problem.gold,),
+        Form.total,
+    )
 
 
 def _parts(question: str) -> tuple[str, str]:

@@ -1,4 +1,5 @@
-"""RULER's variable tracking, as lm-evaluation-harness 0.4.13 makes it, string for string of the same draws."""
+"""RULER's variable tracking, as lm-evaluation-harness 0.4.13 makes it, string for string of the
+same draws."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from string import ascii_uppercase
 
 from runner.tasks.recall.cases import Asked, Case, Form, Recipe
 
-NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
+NOISE = (
+    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
+)
 BEFORE = "Memorize and track the chain(s) of variable assignment hidden in the following text."
 QUESTION = "Question: Find all variables that are assigned the value {value} in the text above."
 BEGINNING = (
@@ -26,7 +29,9 @@ Draw = Callable[[int, int], int]  # of a number from the first one on, below the
 def tracking(recipe: Recipe) -> Iterator[Case]:
     """Draw a chain of variables, with a worked example before the text."""
     for number in range(recipe.cases):
-        yield Case(recipe.kind, number, None, partial(_asked, recipe, number), HOPS + 2, has_own_size=True)
+        yield Case(
+            recipe.kind, number, None, partial(_asked, recipe, number), HOPS + 2, has_own_size=True
+        )
 
 
 def _asked(recipe: Recipe, number: int, size: int) -> Asked:
@@ -51,7 +56,15 @@ def asked_by(random: Random, draw: Draw, size: int, example: str) -> Asked:
         example = example.replace(name, "".join(random.choices(ascii_uppercase, k=len(name))))
     beginning = BEGINNING.format(count=HOPS + 1, value=value).strip()
     before = f"{example}\n\n{BEFORE}\n"
-    return Asked(before, context, QUESTION.format(value=value), beginning, tuple(names), Form.known, frozenset(names))
+    return Asked(
+        before,
+        context,
+        QUESTION.format(value=value),
+        beginning,
+        tuple(names),
+        Form.known,
+        frozenset(names),
+    )
 
 
 def _text(random: Random, draw: Draw, size: int, letters: int) -> tuple[str, str, list[str]]:

@@ -1,4 +1,5 @@
-"""RULER's lists of words: which are the most common ones, string for string as in lm-evaluation-harness 0.4.13."""
+"""RULER's lists of words: which are the most common ones, string for string as in
+lm-evaluation-harness 0.4.13."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ QUESTION_OF_CODED = (
     "Question: Do not provide any explanation. Please ignore the dots '....'. What are the three most frequently "
     "appeared words in the above coded text?"
 )
-BEGINNING_OF_CODED = "Answer: According to the coded text above, the three most frequently appeared words are:"
+BEGINNING_OF_CODED = (
+    "Answer: According to the coded text above, the three most frequently appeared words are:"
+)
 CODED_LETTERS = 6
 FREQUENT = 3  # words are asked for
 TOKENS_A_CODED_WORD = 50  # of the length, for each word of the vocabulary
@@ -43,13 +46,23 @@ def common_words(recipe: Recipe) -> Iterator[Case]:
     """Draw lists in which ten words appear more often than the others."""
     for number in range(recipe.cases):
         most = len(WORDS)
-        yield Case(recipe.kind, number, None, partial(_common, recipe, number), COMMON + 2, most, has_own_size=True)
+        yield Case(
+            recipe.kind,
+            number,
+            None,
+            partial(_common, recipe, number),
+            COMMON + 2,
+            most,
+            has_own_size=True,
+        )
 
 
 def frequent_words(recipe: Recipe) -> Iterator[Case]:
     """Draw texts of coded words, whose frequencies fall with the square of their rank."""
     for number in range(recipe.cases):
-        yield Case(recipe.kind, number, None, partial(_frequent, recipe, number), 60, has_own_size=True)
+        yield Case(
+            recipe.kind, number, None, partial(_frequent, recipe, number), 60, has_own_size=True
+        )
 
 
 def _common(recipe: Recipe, number: int, size: int) -> Asked:
@@ -58,8 +71,11 @@ def _common(recipe: Recipe, number: int, size: int) -> Asked:
     return common_by(random, random, size, recipe.length)
 
 
-def common_by(random: Random, order: Random, size: int, length: int, words: Sequence[str] = WORDS) -> Asked:
-    """Return what these random numbers make of so many words; the harness draws an example first, and sends none."""
+def common_by(
+    random: Random, order: Random, size: int, length: int, words: Sequence[str] = WORDS
+) -> Asked:
+    """Return what these random numbers make of so many words; the harness draws an example first,
+    and sends none."""
     if length < LONG:
         _list(random, order, 20, 3, 1, words)
         listed, common = _list(random, order, size, 6, 1, words)
@@ -95,8 +111,20 @@ def frequent_by(random: Random, size: int, length: int) -> Asked:
     Random(ORDER_SEED).shuffle(vocabulary)
     vocabulary[0] = DOTS
     counts = [int(size * rank**-2.0 / ZETA_OF_2) for rank in range(1, len(vocabulary) + 1)]
-    text = [*chain.from_iterable(repeat(word, times) for word, times in zip(vocabulary, counts, strict=True))]
+    text = [
+        *chain.from_iterable(
+            repeat(word, times) for word, times in zip(vocabulary, counts, strict=True)
+        )
+    ]
     Random(ORDER_SEED).shuffle(text)
     gold = tuple(vocabulary[1 : 1 + FREQUENT])
     context = CODED.format(text=" ".join(text))
-    return Asked("", context, QUESTION_OF_CODED, BEGINNING_OF_CODED, gold, Form.known, frozenset(vocabulary[1:]))
+    return Asked(
+        "",
+        context,
+        QUESTION_OF_CODED,
+        BEGINNING_OF_CODED,
+        gold,
+        Form.known,
+        frozenset(vocabulary[1:]),
+    )

@@ -1,4 +1,5 @@
-"""rope.beyond_trained: texts longer than the model was trained on are read as transformers reads them, and said so."""
+"""rope.beyond_trained: texts longer than the model was trained on are read as transformers reads
+them, and said so."""
 
 from __future__ import annotations
 
@@ -19,12 +20,19 @@ from runner_engine.checkpoints.positions import made_for, positions_of
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 from runner_engine.settings.model import LocalModelConfig
-from runner_engine.settings.rope import Rope2dConfig, RopeConfig, RopeDynamicConfig, RopeLinearConfig, RopeYarnConfig
+from runner_engine.settings.rope import (
+    Rope2dConfig,
+    RopeConfig,
+    RopeDynamicConfig,
+    RopeLinearConfig,
+    RopeYarnConfig,
+)
 
 Make = Callable[..., RunnerConfig]
 TRAINED = 64
 PROMPTS = [
-    tuple(number * 7 % 250 + 3 for number in range(start, start + length)) for start, length in ((0, 200), (5, 90))
+    tuple(number * 7 % 250 + 3 for number in range(start, start + length))
+    for start, length in ((0, 200), (5, 90))
 ]
 ROPES: list[RopeConfig] = [
     RopeConfig(beyond_trained=True),
@@ -47,16 +55,25 @@ def config_of(make_config: Make, folder: Path, rope: RopeConfig) -> RunnerConfig
 def test_tokens_are_those_of_generate(make_config: Make, folder: Path, rope: RopeConfig) -> None:
     engine = open_engine(config_of(make_config, folder, rope))
     report = engine.load()
-    requests = [Request(number, prompt, max_new_tokens=12, ignore_eos=True) for number, prompt in enumerate(PROMPTS)]
-    found = {done.id: (done.error, list(done.answer.token_ids)) for done in complete(engine, requests)}
+    requests = [
+        Request(number, prompt, max_new_tokens=12, ignore_eos=True)
+        for number, prompt in enumerate(PROMPTS)
+    ]
+    found = {
+        done.id: (done.error, list(done.answer.token_ids)) for done in complete(engine, requests)
+    }
     engine.close()
     for number, prompt in enumerate(PROMPTS):
         ids = torch.tensor([prompt])
-        model = load_base(config_of(make_config, folder, rope)).model  # which remembers no longer row
+        model = load_base(
+            config_of(make_config, folder, rope)
+        ).model  # which remembers no longer row
         keys = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "eos_token_id": None}
         expected = model.generate(ids, max_new_tokens=12, do_sample=False, **keys)
         assert found[number] == (None, expected[0, len(prompt) :].tolist())
-    assert report.metrics["made_for_positions"] == (TRAINED if type(rope) is RopeConfig else 2 * TRAINED)
+    assert report.metrics["made_for_positions"] == (
+        TRAINED if type(rope) is RopeConfig else 2 * TRAINED
+    )
     made = "trained 64" if type(rope) is RopeConfig else "scaled 128"
     assert report.facts["rope"].endswith(f", beyond its {made}")
 
@@ -72,18 +89,29 @@ def test_native_is_the_model_without_any_scaling(make_config: Make, folder: Path
         assert not torch.allclose(scaled.model(ids).logits, expected, atol=1e-2)
 
 
-def test_without_the_key_it_is_refused_by_a_message_that_names_it(make_config: Make, folder: Path) -> None:
+def test_without_the_key_it_is_refused_by_a_message_that_names_it(
+    make_config: Make, folder: Path
+) -> None:
     engine = open_engine(config_of(make_config, folder, RopeConfig()))
     assert "made_for_positions" not in engine.load().metrics
     (done,) = complete(engine, [Request(0, PROMPTS[0])])
-    assert done.error == "the prompt has 200 tokens, the model has room for 64: rope.beyond_trained=true reads on"
+    assert (
+        done.error
+        == "the prompt has 200 tokens, the model has room for 64: rope.beyond_trained=true reads on"
+    )
     (scored,) = complete(engine, [Request(0, PROMPTS[0], continuation=(5, 6))])
-    assert str(scored.error).endswith("the model has room for 64: rope.beyond_trained=true reads on")
+    assert str(scored.error).endswith(
+        "the model has room for 64: rope.beyond_trained=true reads on"
+    )
     engine.close()
 
 
-def test_a_table_of_positions_has_none_beyond_it(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
-    settings = GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=64, vocab_size=300, bos_token_id=None)
+def test_a_table_of_positions_has_none_beyond_it(
+    make_config: Make, tiny_llama: Path, tmp_path: Path
+) -> None:
+    settings = GPT2Config(
+        n_embd=32, n_layer=1, n_head=2, n_positions=64, vocab_size=300, bos_token_id=None
+    )
     GPT2LMHeadModel(settings).save_pretrained(tmp_path / "gpt2")
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "gpt2")
     message = "rope.beyond_trained=true: GPT2Config has no rotary embedding, .* leave the key out"

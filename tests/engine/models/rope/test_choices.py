@@ -1,4 +1,5 @@
-"""The scalings: the loaded model uses the frequencies that transformers computes for these parameters."""
+"""The scalings: the loaded model uses the frequencies that transformers computes for these
+parameters."""
 
 from __future__ import annotations
 
@@ -35,9 +36,14 @@ Make = Callable[..., RunnerConfig]
 SMALL: dict[str, Any] = {
     "num_hidden_layers": 1,
     "max_position_embeddings": 64,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 50_000.0},  # a theta of their own choosing
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 50_000.0,
+    },  # a theta of their own choosing
 }
-SCALINGS: list[tuple[RopeScalingConfig, dict[str, Any], int]] = [  # choice, the same in transformers' words, room
+SCALINGS: list[
+    tuple[RopeScalingConfig, dict[str, Any], int]
+] = [  # choice, the same in transformers' words, room
     (RopeLinearConfig(factor=4), {"rope_type": "linear", "factor": 4.0}, 256),
     (RopeDynamicConfig(factor=2), {"rope_type": "dynamic", "factor": 2.0}, 128),
     (
@@ -46,7 +52,13 @@ SCALINGS: list[tuple[RopeScalingConfig, dict[str, Any], int]] = [  # choice, the
         256,
     ),
     (
-        RopeYarnConfig(factor=4, original_max_position_embeddings=16, attention_factor=1.25, beta_fast=16, beta_slow=2),
+        RopeYarnConfig(
+            factor=4,
+            original_max_position_embeddings=16,
+            attention_factor=1.25,
+            beta_fast=16,
+            beta_slow=2,
+        ),
         {
             "rope_type": "yarn",
             "factor": 4.0,
@@ -58,7 +70,9 @@ SCALINGS: list[tuple[RopeScalingConfig, dict[str, Any], int]] = [  # choice, the
         64,
     ),
     (
-        RopeLlama3Config(factor=8, low_freq_factor=1, high_freq_factor=4, original_max_position_embeddings=32),
+        RopeLlama3Config(
+            factor=8, low_freq_factor=1, high_freq_factor=4, original_max_position_embeddings=32
+        ),
         {
             "rope_type": "llama3",
             "factor": 8.0,
@@ -81,9 +95,16 @@ def load(make_config: Make, folder: Path, rope: RopeConfig) -> Loaded:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("rope", "words", "room"), SCALINGS, ids=["linear", "dynamic", "yarn", "yarn-all", "llama3"])
+@pytest.mark.parametrize(
+    ("rope", "words", "room"), SCALINGS, ids=["linear", "dynamic", "yarn", "yarn-all", "llama3"]
+)
 def test_the_model_turns_as_transformers_says(
-    make_config: Make, folders: dict[str, Path], family: str, rope: RopeScalingConfig, words: dict[str, Any], room: int
+    make_config: Make,
+    folders: dict[str, Path],
+    family: str,
+    rope: RopeScalingConfig,
+    words: dict[str, Any],
+    room: int,
 ) -> None:
     base = load(make_config, folders[family], rope)
     config = settings(family, **SMALL | {"rope_parameters": words | {"rope_theta": 50_000.0}})
@@ -102,7 +123,9 @@ def test_the_model_turns_as_transformers_says(
     )
 
 
-def test_scaling_changes_the_logits_and_a_factor_of_1_does_not(make_config: Make, folders: dict[str, Path]) -> None:
+def test_scaling_changes_the_logits_and_a_factor_of_1_does_not(
+    make_config: Make, folders: dict[str, Path]
+) -> None:
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():
         native, same, scaled = (
@@ -117,9 +140,16 @@ def test_another_scaling_takes_the_place_of_the_models_own() -> None:
     own = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     own |= {"original_max_position_embeddings": 16, "rope_theta": 500_000.0}
     config = settings("llama", **SMALL | {"rope_parameters": dict(own)})
-    assert max_positions(config) == 64, "with a shorter original length, the scaling is in the model's own number"
+    assert max_positions(config) == 64, (
+        "with a shorter original length, the scaling is in the model's own number"
+    )
     scale(config, RopeYarnConfig(factor=4))
-    expected = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 500_000.0}
+    expected = {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "rope_theta": 500_000.0,
+    }
     assert config.rope_parameters == expected, "the model knows how long its pretraining was"
     assert max_positions(config) == 64
     scale(config, RopeLinearConfig(factor=2))
@@ -129,7 +159,9 @@ def test_another_scaling_takes_the_place_of_the_models_own() -> None:
 def test_phi3_keeps_the_original_length_elsewhere() -> None:
     from transformers import Phi3Config
 
-    config = Phi3Config(max_position_embeddings=4096, original_max_position_embeddings=4096, pad_token_id=0)
+    config = Phi3Config(
+        max_position_embeddings=4096, original_max_position_embeddings=4096, pad_token_id=0
+    )
     scale(config, RopeYarnConfig(factor=2, original_max_position_embeddings=2048))
     config.standardize_rope_params()
     assert config.rope_parameters
@@ -138,9 +170,12 @@ def test_phi3_keeps_the_original_length_elsewhere() -> None:
 
 @pytest.fixture(scope="module")
 def gpt2(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with learned positions and damaged weights: an error has to come before they are read."""
+    """A model with learned positions and damaged weights: an error has to come before they are
+    read."""
     folder = tmp_path_factory.mktemp("gpt2")
-    GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=64, n_layer=1, n_head=2)).save_pretrained(folder)
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=300, n_positions=64, n_embd=64, n_layer=1, n_head=2)
+    ).save_pretrained(folder)
     (folder / "model.safetensors").write_bytes(b"no weights")
     for file in tiny_llama.glob("*token*"):
         shutil.copy(file, folder)
@@ -150,7 +185,10 @@ def gpt2(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        (RopeLinearConfig(factor=2), "rope=linear: GPT2LMHeadModel has no rope_parameters .* use rope=native"),
+        (
+            RopeLinearConfig(factor=2),
+            "rope=linear: GPT2LMHeadModel has no rope_parameters .* use rope=native",
+        ),
         (
             Rope2dConfig(),
             "rope=rope_2d: GPT2LMHeadModel has no rotary embedding with an inv_freq .*model, base_model, "
@@ -170,7 +208,9 @@ def test_parameters_by_layer_type_are_refused() -> None:
     from transformers import Gemma3TextConfig
 
     config = Gemma3TextConfig(num_hidden_layers=2, architectures=["Gemma3ForCausalLM"])
-    with pytest.raises(ConfigError, match="Gemma3ForCausalLM has other rope_parameters for each type of layer"):
+    with pytest.raises(
+        ConfigError, match="Gemma3ForCausalLM has other rope_parameters for each type of layer"
+    ):
         put_on(config, RopeLinearConfig(factor=2))
 
 
@@ -188,7 +228,10 @@ def test_parameters_by_layer_type_are_refused() -> None:
             "rope.original_max_position_embeddings=0: must be 1 or more, or null",
         ),
         (lambda: RopeYarnConfig(factor=2, attention_factor=-1), "rope.attention_factor=-1"),
-        (lambda: RopeYarnConfig(factor=2, beta_fast=1, beta_slow=2), "rope.beta_fast=1: must be more than .*slow=2"),
+        (
+            lambda: RopeYarnConfig(factor=2, beta_fast=1, beta_slow=2),
+            "rope.beta_fast=1: must be more than .*slow=2",
+        ),
         (lambda: RopeLlama3Config(factor=2, low_freq_factor=0), "rope.low_freq_factor=0"),
         (
             lambda: RopeLlama3Config(factor=2, low_freq_factor=4, high_freq_factor=4),
@@ -212,7 +255,10 @@ def test_a_wrong_factor_on_the_command_line(runner: Callable[..., Any]) -> None:
 def test_the_table_shows_what_turns_with_what(runner: Callable[..., Any]) -> None:
     done = runner("rope=rope_2d", "task.limit=20", "tracking=none", COLUMNS="160")
     assert done.code == 0, done.err
-    assert "rope_2d, pairs 17–32 of 32: branch 17, 19, … time 18, 20, …, stride 128, theta 10000.0" in done.out
+    assert (
+        "rope_2d, pairs 17–32 of 32: branch 17, 19, … time 18, 20, …, stride 128, theta 10000.0"
+        in done.out
+    )
     again = runner("rope=rope_2d", "task.limit=20", "tracking=none", "print=json").json()
     assert again["metrics"]["rope_pairs_patched"] == 16
 

@@ -1,4 +1,5 @@
-"""A team whose model is in parts, and a grid of a team and a split: these tests need both options."""
+"""A team whose model is in parts, and a grid of a team and a split: these tests need both
+options."""
 
 from __future__ import annotations
 
@@ -32,11 +33,14 @@ def test_a_team_has_the_same_answers(make_config: Make, tmp_path: Path) -> None:
 
     def calls(record: Record) -> list[Any]:
         lines = (Path(record.output_dir) / CALLS).read_text().splitlines()
-        return sorted((it["id"], it.get("token_ids")) for it in map(json.loads, lines) if "id" in it)
+        return sorted(
+            (it["id"], it.get("token_ids")) for it in map(json.loads, lines) if "id" in it
+        )
 
     generation = GenerationConfig(max_new_tokens=20)
     expected, record = (
-        run(make_config(model=it, task=task, generation=generation)) for it in (whole("embedded"), in_parts(embedded))
+        run(make_config(model=it, task=task, generation=generation))
+        for it in (whole("embedded"), in_parts(embedded))
     )
     assert calls(record)
     assert calls(record) == calls(expected)
@@ -48,7 +52,8 @@ def test_the_columns_of_a_grid_are_what_its_jobs_have_measured(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Real jobs: a team of agents has calls and tokens per question; a split has its own metrics."""
+    """Real jobs: a team of agents has calls and tokens per question; a split has its own
+    metrics."""
     team = AgentsConfig(limit=1, mode=Mode.chain, domain=Domain.brief)
     split = SplitConfig(num_parts=2, output_dir=str(tmp_path / "parts"))
     one, other = (
@@ -58,7 +63,9 @@ def test_the_columns_of_a_grid_are_what_its_jobs_have_measured(
     heads = {}
     for name, jobs in (("team", [one]), ("split", [other]), ("both", [one, other])):
         show_grid(jobs, Print.table)
-        heads[name] = capsys.readouterr().out.split("───")[0].split()  # words: some heads are folded
+        heads[name] = (
+            capsys.readouterr().out.split("───")[0].split()
+        )  # words: some heads are folded
     assert {"calls", "prompt", "new", "decode", "tok/s", "RSS"} < set(heads["team"])
     assert heads["team"].count("question") == 2
     assert {"parts", "largest", "balance", "RSS"} < set(heads["split"])

@@ -1,4 +1,5 @@
-"""Teams whose answers come from servers: who answered, thoughts, and the server's key. These tests need both options."""
+"""Teams whose answers come from servers: who answered, thoughts, and the server's key. These tests
+need both options."""
 
 from __future__ import annotations
 
@@ -13,7 +14,13 @@ from api_standin import Api
 
 from runner.config.root import RunnerConfig
 from runner.options.agents.keys import AgentsConfig
-from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
+from runner.options.remote.keys import (
+    ApiConfig,
+    Extensions,
+    HybridConfig,
+    StudentConfig,
+    TeacherConfig,
+)
 from runner.report import headline
 from runner.run import run
 
@@ -49,9 +56,14 @@ def test_a_team_of_agents_records_who_answered(make_config: Make, tmp_path: Path
         assert metrics["student_answers"] + metrics["teacher_answers"] == metrics["calls"] > 4
         assert metrics["teacher_answers"] > 0 < metrics["student_answers"]
         assert metrics["teacher_calls"] == len(teacher.seen)
-        assert metrics["new_tokens"] == metrics["student_new_tokens"] + metrics["teacher_new_tokens"]
+        assert (
+            metrics["new_tokens"] == metrics["student_new_tokens"] + metrics["teacher_new_tokens"]
+        )
         assert metrics["cost_usd"] > 0
-        assert set(record.result.facts["answered_by"].replace(",", "").split()) >= {"student", "teacher"}
+        assert set(record.result.facts["answered_by"].replace(",", "").split()) >= {
+            "student",
+            "teacher",
+        }
         assert {"student", "teacher", "cost"} <= headline(metrics).keys()
         folder = tmp_path / "outputs" / "jobs" / record.job_id
         (folder / "result.json").unlink()
@@ -65,7 +77,10 @@ def test_a_team_of_agents_records_who_answered(make_config: Make, tmp_path: Path
 
 
 def test_the_servers_key_is_in_no_file(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_config: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("API_KEY", KEY)
     with Api(lambda body: f"I got Bearer {KEY} from you", key=KEY) as api:
@@ -73,7 +88,9 @@ def test_the_servers_key_is_in_no_file(
         assert api.models is not None
         api.models[0]["root"] = KEY
         api.models[0]["max_model_len"] = f"Bearer {KEY}"
-        model = ApiConfig(name="tiny", base_url=api.url, backoff_s=0.01, retries=1, extensions=Extensions.vllm)
+        model = ApiConfig(
+            name="tiny", base_url=api.url, backoff_s=0.01, retries=1, extensions=Extensions.vllm
+        )
         record = run(make_config(model=model, task=AgentsConfig(limit=1, agents=2, num_rounds=1)))
     kept = json.dumps(dataclasses.asdict(record)) + "".join(capsys.readouterr())
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -91,7 +108,13 @@ def test_agents_hear_answers_and_their_calls_keep_the_thoughts(runner: Run, tmp_
     drawn = ("generation=agents", "generation.repetition_penalty=null")
     team = ("task=agents", "task.mode=debate", "task.limit=1", "print=json")
     with Api(lambda _: "<think>\nsecret #### 99\n</think>\n\nThe answer is 21") as api:
-        model = ("model=api", "model.name=tiny", f"model.base_url={api.url}", "model.backoff_s=0.01", "tracking=none")
+        model = (
+            "model=api",
+            "model.name=tiny",
+            f"model.base_url={api.url}",
+            "model.backoff_s=0.01",
+            "tracking=none",
+        )
         done = runner(*model, *drawn, *team)
     assert done.code == 0, done.err
     heard = [str(body["messages"]) for body in api.seen]
@@ -103,4 +126,6 @@ def test_agents_hear_answers_and_their_calls_keep_the_thoughts(runner: Run, tmp_
     (sample,) = lines("samples.jsonl")
     assert "21" in sample["text"]
     assert "secret" not in str(sample)
-    assert sample["new_tokens"] == sum(call["new_tokens"] for call in calls), "the thoughts cost, too"
+    assert sample["new_tokens"] == sum(call["new_tokens"] for call in calls), (
+        "the thoughts cost, too"
+    )

@@ -1,4 +1,5 @@
-"""Hostile files that are split, merged, verified or run in parts: an error that names the file, and nothing else."""
+"""Hostile files that are split, merged, verified or run in parts: an error that names the file, and
+nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.smoke(5)]
 SPLIT = (*MODEL, "task=split", "task.num_parts=2")
 
 
-# ------------------------------------------------------------------------------------------- a model's files
+# ------------------------------------------------------------------------------------------- a
+# model's files
 
 
 @many(corpus.JSONS)
@@ -40,7 +42,9 @@ def test_safetensors(arena: Arena, tiny_llama: Path, case: str) -> None:
 def test_names_in_an_index(arena: Arena, tiny_llama: Path, end: str, name: Any) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
     (model / "model.safetensors").unlink()
-    index = "model.safetensors.index.json" if end == "safetensors" else "pytorch_model.bin.index.json"
+    index = (
+        "model.safetensors.index.json" if end == "safetensors" else "pytorch_model.bin.index.json"
+    )
     (model / index).write_text(json.dumps({"weight_map": {"w": name}}))
     assert "a bare file name" in arena.give(*SPLIT)
 
@@ -62,19 +66,28 @@ def test_wrapped_weights_are_taken_from_where_they_are(arena: Arena, tiny_llama:
     torch.save({"model_state_dict": weights, "epoch": 3}, model / "pytorch_model.bin")
     arena.give(*SPLIT, "task.output_dir=parts", fails=False)
     (result,) = arena.folder.glob("outputs/jobs/split-*/result.json")
-    assert "the tensors are under model_state_dict and are taken from there; left out: epoch" in result.read_text()
+    assert (
+        "the tensors are under model_state_dict and are taken from there; left out: epoch"
+        in result.read_text()
+    )
     arena.give("task=merge", "task.parts=parts", "task.output_dir=merged", fails=False)
     merged = load_file(arena.folder / "merged" / "model.safetensors")
     assert all(torch.equal(merged[name], tensor) for name, tensor in weights.items())
 
 
-# -------------------------------------------------------------------------------------------------- parts
+# --------------------------------------------------------------------------------------------------
+# parts
 
 
 @pytest.fixture(scope="module")
 def sound_parts(tmp_path_factory: pytest.TempPathFactory, run_job: Run) -> Path:
     folder = tmp_path_factory.mktemp("sound")
-    split = ["model=embedded", "task=split", "task.num_parts=2", f"task.output_dir={folder / 'parts'}"]
+    split = [
+        "model=embedded",
+        "task=split",
+        "task.num_parts=2",
+        f"task.output_dir={folder / 'parts'}",
+    ]
     run_job([*split, f"output_dir={folder}", "print=none"])
     return folder / "parts"
 
@@ -85,7 +98,9 @@ def test_json_of_parts(arena: Arena, sound_parts: Path, name: str, case: str) ->
     shutil.copytree(sound_parts, arena.folder / "parts")
     (arena.folder / "parts" / name).write_bytes(corpus.JSONS[case])
     for task in ("merge", "verify", "archive"):
-        assert name in arena.give(f"task={task}", "task.parts=parts", *(["task.output_dir=out"] * (task != "verify")))
+        assert name in arena.give(
+            f"task={task}", "task.parts=parts", *(["task.output_dir=out"] * (task != "verify"))
+        )
 
 
 IN_PARTS = ("task=generate", "model=parts", "model.name=parts", "task.prompt=x", "model.device=cpu")
@@ -94,9 +109,15 @@ IN_PARTS = ("task=generate", "model=parts", "model.name=parts", "task.prompt=x",
 @pytest.mark.parametrize("task", ["verify", "generate"])
 def test_weights_of_a_part(arena: Arena, sound_parts: Path, task: str) -> None:
     shutil.copytree(sound_parts, arena.folder / "parts")
-    words = ("task=verify", "task.parts=parts") if task == "verify" else (*IN_PARTS, "generation.max_new_tokens=1")
+    words = (
+        ("task=verify", "task.parts=parts")
+        if task == "verify"
+        else (*IN_PARTS, "generation.max_new_tokens=1")
+    )
     (part,) = (arena.folder / "parts").glob("*0*.safetensors")
-    cases = corpus.SAFETENSORS if task == "verify" else ("empty", "deep", "beyond the end")  # each starts a process
+    cases = (
+        corpus.SAFETENSORS if task == "verify" else ("empty", "deep", "beyond the end")
+    )  # each starts a process
     for case in cases:
         part.write_bytes(corpus.SAFETENSORS[case])
         assert part.name in arena.give(*words)
@@ -115,7 +136,9 @@ def test_json_of_parts_that_a_pipeline_runs(arena: Arena, sound_parts: Path, nam
     "place", [("parts", 0, "file"), ("parts", 0, "partition"), ("companions", 0, "file")], ids=repr
 )
 @pytest.mark.parametrize("name", ["../../canary", "/etc/passwd", "a\\b", "..", 7], ids=repr)
-def test_names_in_a_manifest(arena: Arena, sound_parts: Path, place: tuple[str, int, str], name: Any) -> None:
+def test_names_in_a_manifest(
+    arena: Arena, sound_parts: Path, place: tuple[str, int, str], name: Any
+) -> None:
     shutil.copytree(sound_parts, arena.folder / "parts")
     file = arena.folder / "parts" / "manifest.json"
     values = json.loads(file.read_text())

@@ -1,4 +1,5 @@
-"""A pipeline over two hosts, each a network namespace: equal answers, and what is seen when one vanishes."""
+"""A pipeline over two hosts, each a network namespace: equal answers, and what is seen when one
+vanishes."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ class Run:
         ]  # fmt: skip
         self.output: dict[int, tuple[str, str]] = {}
         self.ended: dict[int, float] = {}
-        self._readers = [threading.Thread(target=self._read, args=(number,), daemon=True) for number in (0, 1)]
+        self._readers = [
+            threading.Thread(target=self._read, args=(number,), daemon=True) for number in (0, 1)
+        ]
         for reader in self._readers:
             reader.start()
 
@@ -83,7 +86,10 @@ def job(parts: Path, prompts: str, tmp_path: Path) -> Callable[..., Run]:
 
 SHORT = ("generation.max_new_tokens=12",)
 LIMIT_MIB = 1050
-LONG = ("generation.max_new_tokens=100", "model.micro_batch=1")  # a prompt after the other, so that faults come amid it
+LONG = (
+    "generation.max_new_tokens=100",
+    "model.micro_batch=1",
+)  # a prompt after the other, so that faults come amid it
 
 
 def lines(tmp_path: Path) -> int:
@@ -105,7 +111,9 @@ def stored(tmp_path: Path) -> list[tuple[Any, ...]]:
     return [(index, one.prompt_sha256, one.answer) for index, one in sorted(samples.items())]
 
 
-def expected(make: Make, model: Path, prompts: str, words: tuple[str, ...]) -> list[tuple[Any, ...]]:
+def expected(
+    make: Make, model: Path, prompts: str, words: tuple[str, ...]
+) -> list[tuple[Any, ...]]:
     """Return the answers of the whole model in this process."""
     from runner_engine.settings.generation import GenerationConfig
 
@@ -138,7 +146,8 @@ def test_the_logits_over_a_slow_link_are_the_same_bits(tmp_path: Path) -> None:
 
 
 def message_after_a_kill(job: Any, tmp_path: Path, killed: int) -> tuple[str, str]:
-    """Kill one host's processes amid a job; return the other's message and the killed one's address."""
+    """Kill one host's processes amid a job; return the other's message and the killed one's
+    address."""
     left = 1 - killed
     with two_hosts() as hosts:
         run = job(hosts, *LONG)
@@ -152,7 +161,9 @@ def message_after_a_kill(job: Any, tmp_path: Path, killed: int) -> tuple[str, st
 
 
 @THOROUGH
-def test_a_host_whose_processes_are_killed_is_one_message_on_the_first(job: Any, tmp_path: Path) -> None:
+def test_a_host_whose_processes_are_killed_is_one_message_on_the_first(
+    job: Any, tmp_path: Path
+) -> None:
     message, address = message_after_a_kill(job, tmp_path, killed=1)
     assert message.startswith(
         f"error: process 1 of 2 (parts 2-3, layers 2-3) at {address} ended without a message, probably killed"
@@ -164,7 +175,10 @@ def test_a_host_whose_processes_are_killed_is_one_message_on_the_first(job: Any,
 @THOROUGH
 def test_a_killed_first_host_is_one_message_on_the_other(job: Any, tmp_path: Path) -> None:
     message, address = message_after_a_kill(job, tmp_path, killed=0)
-    assert f"process 0 at {address}, which has the job, says why, unless it was killed itself" in message
+    assert (
+        f"process 0 at {address}, which has the job, says why, unless it was killed itself"
+        in message
+    )
 
 
 @THOROUGH
@@ -180,9 +194,13 @@ def test_a_host_that_vanishes_without_a_word_ends_both_sides_and_the_same_comman
         for number in (0, 1):
             assert SILENT_S - 2 < run.ended[number] - cut < SILENT_S + EXIT_S
         [first], [second] = run.errors(0), run.errors(1)
-        heard = f"was not heard from for {SILENT_S:g} s: its machine is gone, or the network between"
+        heard = (
+            f"was not heard from for {SILENT_S:g} s: its machine is gone, or the network between"
+        )
         assert f"process 1 of 2 (parts 2-3, layers 2-3) at {hosts[1].address} {heard}" in first
-        assert f"process 1 of 2: process 0 at {hosts[0].address}, which has the job, {heard}" in second
+        assert (
+            f"process 1 of 2: process 0 at {hosts[0].address}, which has the job, {heard}" in second
+        )
         kept = lines(tmp_path)
         assert 0 < kept < 8
         hosts[1].link("up")
@@ -209,8 +227,11 @@ def test_a_short_interruption_of_the_network_costs_nothing_but_time(
 
 
 @THOROUGH
-def test_a_model_too_large_for_one_host_runs_on_two(tiny_llama: Path, prompts: str, job: Any, tmp_path: Path) -> None:
-    """600 MiB of weights in float32; a host has room for Python, torch and torchrun, and for half of them."""
+def test_a_model_too_large_for_one_host_runs_on_two(
+    tiny_llama: Path, prompts: str, job: Any, tmp_path: Path
+) -> None:
+    """600 MiB of weights in float32; a host has room for Python, torch and torchrun, and for half
+    of them."""
     keys = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 12}
     model = save_family(tmp_path / "model", "llama", dtype="bfloat16", **keys)
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(model)
@@ -218,10 +239,29 @@ def test_a_model_too_large_for_one_host_runs_on_two(tiny_llama: Path, prompts: s
     with two_hosts() as hosts:
         for host in hosts:
             host.limit_memory(LIMIT_MIB)
-        words = ["task=generate", "model=parts", f"model.name={parts}", f"task.prompts={prompts}", "task.format=raw"]
-        words += ["model.device=cpu", "model.dtype=float32", "tracking=none", f"output_dir={tmp_path}/alone", *SHORT]
+        words = [
+            "task=generate",
+            "model=parts",
+            f"model.name={parts}",
+            f"task.prompts={prompts}",
+            "task.format=raw",
+        ]
+        words += [
+            "model.device=cpu",
+            "model.dtype=float32",
+            "tracking=none",
+            f"output_dir={tmp_path}/alone",
+            *SHORT,
+        ]
         words += ["model.check_memory=false"]
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", "runner"]
+        launch = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=1",
+            "-m",
+            "runner",
+        ]
         alone = hosts[0].start(*launch, *words)
         _, errors = alone.communicate(timeout=WAIT_S)
         assert alone.returncode == 1
@@ -259,12 +299,20 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
-def test_a_process_from_elsewhere_needs_the_token_and_a_rank_that_is_expected(others: machines.OtherMachines) -> None:
+def test_a_process_from_elsewhere_needs_the_token_and_a_rank_that_is_expected(
+    others: machines.OtherMachines,
+) -> None:
     token = bytes.fromhex(others.token)
     hello = machines.HELLO.pack
     with say_hello(others, b"GE"):
         pass
-    refused = (hello(7, token), hello(0, token), hello(-1, token), hello(1, bytes(16)), b"GET / HTTP/1.1\r\n\r\n" * 2)
+    refused = (
+        hello(7, token),
+        hello(0, token),
+        hello(-1, token),
+        hello(1, bytes(16)),
+        b"GET / HTTP/1.1\r\n\r\n" * 2,
+    )
     for said in refused:
         with say_hello(others, said) as stranger:
             assert is_closed(stranger), said
@@ -275,14 +323,18 @@ def test_a_process_from_elsewhere_needs_the_token_and_a_rank_that_is_expected(ot
         assert (others.addresses, others.silent) == ({1: "127.0.0.1"}, set())
 
 
-def test_silent_strangers_get_no_threads_and_keep_nobody_out(others: machines.OtherMachines) -> None:
+def test_silent_strangers_get_no_threads_and_keep_nobody_out(
+    others: machines.OtherMachines,
+) -> None:
     before = threading.active_count()
     strangers = [say_hello(others, b"\0") for _ in range(5 * machines.MAX_STRANGERS)]
     try:
         with say_hello(others, machines.HELLO.pack(2, bytes.fromhex(others.token))) as process:
             assert not is_closed(process)
             assert list(others.addresses) == [2]
-            assert threading.active_count() == before + 1, "one for the process, none for the strangers"
+            assert threading.active_count() == before + 1, (
+                "one for the process, none for the strangers"
+            )
             assert is_closed(strangers[0]), "the oldest strangers make room"
     finally:
         for stranger in strangers:
@@ -296,7 +348,9 @@ def test_a_failed_accept_does_not_end_the_watch(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     first, process = socket.socket(), socket.socket()
     with first, process, socket.socket() as probe:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (probe.fileno(), hard))  # no file can be opened any more
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (probe.fileno(), hard)
+        )  # no file can be opened any more
         try:
             first.connect((others.address, others.port))
             while not caplog.records:
@@ -320,7 +374,10 @@ def test_silence_and_an_orderly_end_are_different_things(monkeypatch: pytest.Mon
     one, other = socket.socketpair()
     results: list[bool] = []
     with one, other:
-        sides = [threading.Thread(target=lambda side=side: results.append(is_silent(side))) for side in (one, other)]
+        sides = [
+            threading.Thread(target=lambda side=side: results.append(is_silent(side)))
+            for side in (one, other)
+        ]
         for side in sides:
             side.start()
         time.sleep(1)

@@ -1,4 +1,5 @@
-"""The micro-batches of a pipeline: every stage has work while there is some, and ended rows leave no state."""
+"""The micro-batches of a pipeline: every stage has work while there is some, and ended rows leave
+no state."""
 
 from __future__ import annotations
 
@@ -48,20 +49,33 @@ class Stages:
 
 @pytest.mark.parametrize(("micro_batch", "batches"), [(None, 3), (1, 7), (3, 3), (16, 1)])
 def test_as_many_batches_as_stages_are_under_way(
-    saved_family: Any, make_config: Callable[..., RunnerConfig], tmp_path: Path, micro_batch: int | None, batches: int
+    saved_family: Any,
+    make_config: Callable[..., RunnerConfig],
+    tmp_path: Path,
+    micro_batch: int | None,
+    batches: int,
 ) -> None:
     parts = split_into(saved_family("llama"), tmp_path / "parts", 2)
     model = in_parts(parts, micro_batch=micro_batch)
     config = make_config(model=model, generation=GenerationConfig(max_new_tokens=4))
     worker = StageWorker(config, ProcessRank(0, 1, 0, 1))
     stages, stats = Stages(worker), EngineStats()
-    rows = [Row(Request(index, "x"), [10 + index] * (index + 1), "", limit=2 + index % 3) for index in range(7)]
-    micro_batches = MicroBatches(DEPTH, stages.send, stages.receive, stats, Stopping(load_tokenizer(parts)), pad=0)
+    rows = [
+        Row(Request(index, "x"), [10 + index] * (index + 1), "", limit=2 + index % 3)
+        for index in range(7)
+    ]
+    micro_batches = MicroBatches(
+        DEPTH, stages.send, stages.receive, stats, Stopping(load_tokenizer(parts)), pad=0
+    )
     micro_batches.fixed_rows = micro_batch
     micro_batches.add(rows)
     done: list[tuple[Any, int]] = []
     while len(done) < len(rows):
-        done += [(one.id, len(one.answer.token_ids)) for one in micro_batches.step() if isinstance(one, Completion)]
+        done += [
+            (one.id, len(one.answer.token_ids))
+            for one in micro_batches.step()
+            if isinstance(one, Completion)
+        ]
     done.sort(key=str)
     assert done == [(index, 2 + index % 3) for index in range(7)]
     assert len({batch for _, batch, _ in stages.packets}) == batches

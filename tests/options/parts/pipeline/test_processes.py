@@ -1,4 +1,5 @@
-"""The processes of a pipeline: the same answers as with one process, and what happens if one dies or hangs."""
+"""The processes of a pipeline: the same answers as with one process, and what happens if one dies
+or hangs."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def test_several_processes_give_the_same_answers(
     make_config: Make, model: Path, parts: Path, prompts: str, processes: int
 ) -> None:
     expected = answers(generate(make_config, whole(model), prompts, SAMPLED))
-    record = generate(make_config, in_parts(parts, stages=processes, micro_batch=2), prompts, SAMPLED)
+    record = generate(
+        make_config, in_parts(parts, stages=processes, micro_batch=2), prompts, SAMPLED
+    )
     assert answers(record) == expected
     metrics, rows = record.result.metrics, record.result.tables["the parts of the model"]
     assert metrics["processes"] == processes
@@ -71,7 +74,11 @@ def children(parent: int | None = None) -> list[int]:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if "stage_process" in line and fields[0] != "Z" and int(fields[1]) == (parent or os.getpid()):
+        if (
+            "stage_process" in line
+            and fields[0] != "Z"
+            and int(fields[1]) == (parent or os.getpid())
+        ):
             pids.append(int(entry.name))
     return sorted(pids)
 
@@ -86,15 +93,27 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 
 @pytest.fixture
 def decoding(parts: Path, prompts: str, tmp_path: Path, warm_children: None) -> Any:
-    """Start a long pipeline as its own process; yield it with the stages' pids once it is decoding."""
+    """Start a long pipeline as its own process; yield it with the stages' pids once it is
+    decoding."""
     out = tmp_path / "outputs"
-    arguments = ["generation.max_new_tokens=100", f"task.prompts={prompts}", "model.micro_batch=1", f"output_dir={out}"]
+    arguments = [
+        "generation.max_new_tokens=100",
+        f"task.prompts={prompts}",
+        "model.micro_batch=1",
+        f"output_dir={out}",
+    ]
     arguments += ["model.stages=4", "print=json"]
     process = subprocess.Popen(
-        [sys.executable, *command(parts, *arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *command(parts, *arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
-        until(lambda: list(out.glob("jobs/*/samples.jsonl")) or process.poll() is not None, "a first completion")
+        until(
+            lambda: list(out.glob("jobs/*/samples.jsonl")) or process.poll() is not None,
+            "a first completion",
+        )
         assert process.poll() is None, process.communicate()
         yield process, children(process.pid), out
     finally:
@@ -108,8 +127,14 @@ def listening(pid: int) -> list[str]:
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
             links.append(os.readlink(entry))
-    rows = [row.split() for table in ("tcp", "tcp6") for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
-    return [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links]
+    rows = [
+        row.split()
+        for table in ("tcp", "tcp6")
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    return [
+        row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links
+    ]
 
 
 @pytest.mark.slow
@@ -130,7 +155,9 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=THOROUGH), 1, pytest.param(2, marks=THOROUGH)])
+@pytest.mark.parametrize(
+    "victim", [pytest.param(0, marks=THOROUGH), 1, pytest.param(2, marks=THOROUGH)]
+)
 def test_a_killed_process_ends_the_pipeline(decoding: Any, victim: int) -> None:
     process, pids, out = decoding
     assert len(pids) == 3
@@ -139,7 +166,10 @@ def test_a_killed_process_ends_the_pipeline(decoding: Any, victim: int) -> None:
     assert process.returncode == 1, errors
     assert output == ""
     rank = victim + 1  # they were started in this order
-    assert f"error: process {rank} of 4 (part {rank}, layers {rank}-{rank}) was killed by SIGKILL" in errors
+    assert (
+        f"error: process {rank} of 4 (part {rank}, layers {rank}-{rank}) was killed by SIGKILL"
+        in errors
+    )
     assert "Traceback" not in errors
     until(lambda: all(gone(pid) for pid in pids), "all stages gone")
     [record] = out.glob("jobs/*/result.json")
@@ -174,7 +204,9 @@ def test_a_process_that_hangs_is_noticed(make_config: Make, parts: Path, tmp_pat
         engine.load()
         [pid] = children()
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(JobFailed, match="no answer from the 2 processes of the pipeline for 3 s"):
+        with pytest.raises(
+            JobFailed, match="no answer from the 2 processes of the pipeline for 3 s"
+        ):
             list(contract.complete(engine, [Request(0, "one")]))
     finally:
         engine.close()
@@ -191,7 +223,9 @@ def test_the_error_of_a_process_that_cannot_load_is_reported(
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"process 2 of 4 \(part 2, layers 2-2\): part 2 of .* is damaged"):
+    with pytest.raises(
+        DataError, match=r"process 2 of 4 \(part 2, layers 2-2\): part 2 of .* is damaged"
+    ):
         generate(make_config, in_parts(broken, stages=4), prompts)
     assert children() == []
 
@@ -199,15 +233,23 @@ def test_the_error_of_a_process_that_cannot_load_is_reported(
 @pytest.mark.thorough
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
-def test_torchrun(make_config: Make, model: Path, parts: Path, prompts: str, tmp_path: Path) -> None:
+def test_torchrun(
+    make_config: Make, model: Path, parts: Path, prompts: str, tmp_path: Path
+) -> None:
     expected = answers(generate(make_config, whole(model), prompts))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = command(
-        parts, f"task.prompts={prompts}", "generation.max_new_tokens=12", "print=json", f"output_dir={tmp_path}/o"
+        parts,
+        f"task.prompts={prompts}",
+        "generation.max_new_tokens=12",
+        "print=json",
+        f"output_dir={tmp_path}/o",
     )
 
     def start() -> dict[str, Any]:
-        done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=WAIT_S, check=False)
+        done = subprocess.run(
+            [*launch, *arguments], capture_output=True, text=True, timeout=WAIT_S, check=False
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         [line] = done.stdout.splitlines()  # the others are silent
         values: dict[str, Any] = json.loads(line)
@@ -215,7 +257,9 @@ def test_torchrun(make_config: Make, model: Path, parts: Path, prompts: str, tmp
 
     values = start()
     stored = read_samples(Path(values["output_dir"]) / "samples.jsonl")
-    assert [(index, one.prompt_sha256, one.answer) for index, one in sorted(stored.items())] == expected
+    assert [
+        (index, one.prompt_sha256, one.answer) for index, one in sorted(stored.items())
+    ] == expected
     assert values["metrics"]["processes"] == 2
     assert start()["job_id"] == values["job_id"], "done already: the other processes exit, too"
     too_many = [*launch[:-1], "--nproc-per-node=5", *arguments, "rerun=all"]
@@ -225,15 +269,28 @@ def test_torchrun(make_config: Make, model: Path, parts: Path, prompts: str, tmp
 
 
 @THOROUGH
-def test_a_killed_process_of_torchrun_ends_the_pipeline(parts: Path, prompts: str, tmp_path: Path) -> None:
+def test_a_killed_process_of_torchrun_ends_the_pipeline(
+    parts: Path, prompts: str, tmp_path: Path
+) -> None:
     out = tmp_path / "outputs"
-    arguments = ["generation.max_new_tokens=200", f"task.prompts={prompts}", "model.micro_batch=1", f"output_dir={out}"]
+    arguments = [
+        "generation.max_new_tokens=200",
+        f"task.prompts={prompts}",
+        "model.micro_batch=1",
+        f"output_dir={out}",
+    ]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
     process = subprocess.Popen(
-        [*launch, *command(parts, *arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*launch, *command(parts, *arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
-        until(lambda: list(out.glob("jobs/*/samples.jsonl")) or process.poll() is not None, "a first completion")
+        until(
+            lambda: list(out.glob("jobs/*/samples.jsonl")) or process.poll() is not None,
+            "a first completion",
+        )
         ranks = {rank: pid for pid in workers(process.pid) if (rank := variable(pid, "RANK"))}
         assert sorted(ranks) == ["0", "1", "2"]
         os.kill(ranks["1"], signal.SIGKILL)
@@ -243,14 +300,19 @@ def test_a_killed_process_of_torchrun_ends_the_pipeline(parts: Path, prompts: st
         process.communicate()
     assert process.returncode == 1
     assert output == ""
-    assert re.search(r"error: process 1 of 3 \(parts? 1.*\) ended without a message", errors), errors
+    assert re.search(r"error: process 1 of 3 \(parts? 1.*\) ended without a message", errors), (
+        errors
+    )
     until(lambda: all(gone(pid) for pid in ranks.values()), "all processes gone")
     [record] = out.glob("jobs/*/result.json")
     assert json.loads(record.read_text())["status"] == "FAILED"
 
 
-def test_a_signal_of_torchrun_that_waits_for_a_step_is_told_by_what_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the step was done before: outside of it the signal would be an interrupt that nobody has wished."""
+def test_a_signal_of_torchrun_that_waits_for_a_step_is_told_by_what_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also if the step was done before: outside of it the signal would be an interrupt that nobody
+    has wished."""
 
     class Peers:
         def check(self) -> None:
@@ -294,8 +356,13 @@ def test_an_idle_pipeline_keeps_its_connections_in_use(
     engine = PipelineEngine(make_config(model=in_parts(parts, stages=2, timeout_s=2.0)))
     try:
         engine.load()
-        until(lambda: sent.count(PacketType.alive) >= 2, "a second packet, after the first has returned")
-        engine.stages.timeout_s = 60.0  # the short limit was for the packets only: an answer may take longer
+        until(
+            lambda: sent.count(PacketType.alive) >= 2,
+            "a second packet, after the first has returned",
+        )
+        engine.stages.timeout_s = (
+            60.0  # the short limit was for the packets only: an answer may take longer
+        )
         [done] = contract.complete(engine, [Request(0, "one", max_new_tokens=3)])
         assert len(done.answer.token_ids) == 3
     finally:

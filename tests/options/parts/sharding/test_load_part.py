@@ -40,7 +40,8 @@ def edit(parts: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def test_plain_from_pretrained_refuses_a_parts_folder(split: Path) -> None:
-    """Nothing in the folder is what transformers looks for, so it cannot fill the missing layers with noise."""
+    """Nothing in the folder is what transformers looks for, so it cannot fill the missing layers
+    with noise."""
     config = AutoConfig.from_pretrained(split / "model_files")
     for load in (
         lambda: AutoModelForCausalLM.from_pretrained(split),
@@ -54,8 +55,12 @@ def test_plain_from_pretrained_refuses_a_parts_folder(split: Path) -> None:
 
 @pytest.mark.slow
 def test_importing_runner_stays_cheap() -> None:
-    program = "import sys, runner; assert 'torch' not in sys.modules; print(runner.load_part.__name__)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    program = (
+        "import sys, runner; assert 'torch' not in sys.modules; print(runner.load_part.__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.stdout == "load_part\n", done.stderr
     with pytest.raises(AttributeError, match="no attribute 'load_parts'"):
         _ = runner.load_parts
@@ -97,7 +102,9 @@ def test_a_part_that_lacks_a_layer(parts: Path) -> None:
         values["parts"][1]["layers"] = [cut + 1, LAYERS - 1]
 
     edit(parts, move_the_cut)
-    with pytest.raises(DataError, match=rf"part 0 \(part_0.safetensors\) lacks model.layers.{cut}.input_layernorm"):
+    with pytest.raises(
+        DataError, match=rf"part 0 \(part_0.safetensors\) lacks model.layers.{cut}.input_layernorm"
+    ):
         runner.load_part(parts, 0)
 
 
@@ -106,7 +113,9 @@ def test_parts_that_are_no_runs_of_layers(tmp_path: Path) -> None:
 
     model = save_family(tmp_path / "model", "llama")
     parts = split_into(model, tmp_path / "parts", None, strategy=Strategy.by_type)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="strategy by_type are not runs of whole layers.*task=merge"):
+    with pytest.raises(
+        ConfigError, match="strategy by_type are not runs of whole layers.*task=merge"
+    ):
         runner.load_part(parts, 0)
 
 

@@ -1,4 +1,5 @@
-"""Split, verified, merged: bit-identical, tensor for tensor and dtype for dtype, whatever the source is."""
+"""Split, verified, merged: bit-identical, tensor for tensor and dtype for dtype, whatever the
+source is."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from runner.options.parts.keys import Strategy
 
 
 def go_round(trip: Trip, source: Path, num_parts: int | None = 2, **keys: Any) -> None:
-    """Split, verify against the source, merge; compare as libraries read it, and byte for byte where it can be."""
+    """Split, verify against the source, merge; compare as libraries read it, and byte for byte
+    where it can be."""
     trip.split(source, num_parts, **keys)
     assert trip.verify(source=source).problems == []
     trip.merge()
@@ -52,7 +54,9 @@ def test_families(trip: Trip, family: str) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("shard", ["1GB", "20KB"])
 def test_safetensors(trip: Trip, tied: bool, dtype: str, shard: str) -> None:
-    source = checkpoints.save(trip.folder / "source", dtype=dtype, shard=shard, tie_word_embeddings=tied)
+    source = checkpoints.save(
+        trip.folder / "source", dtype=dtype, shard=shard, tie_word_embeddings=tied
+    )
     assert (len(list(source.glob("*.safetensors"))) > 1) == (shard == "20KB")
     go_round(trip, source)
 
@@ -71,7 +75,9 @@ def test_bin(trip: Trip, family: str, shards: int, tied: bool) -> None:
     if shards > 1:
         weight_map = json.loads(index.read_text())["weight_map"]
         for name, file in weight_map.items():
-            assert name in torch.load(source / f"pytorch_{file.replace('safetensors', 'bin')}", weights_only=True)
+            assert name in torch.load(
+                source / f"pytorch_{file.replace('safetensors', 'bin')}", weights_only=True
+            )
     assert not list(trip.merged.glob("*.bin*"))
     assert torch.equal(logits(source), logits(trip.merged))
 
@@ -84,7 +90,10 @@ def test_bin_of_other_dtypes(trip: Trip, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     fused = (torch.randn(6, 8) * 4).to(dtype)
     state = {f"h.{number}.w": fused[3 * number : 3 * number + 3] for number in range(2)}
-    torch.save(state | {"wte.weight": torch.randn(5, 3), "h.1.turned": fused.t()}, source / "pytorch_model.bin")
+    torch.save(
+        state | {"wte.weight": torch.randn(5, 3), "h.1.turned": fused.t()},
+        source / "pytorch_model.bin",
+    )
     go_round(trip, source)
 
 
@@ -106,7 +115,11 @@ def test_a_checkpoint_that_bitsandbytes_has_packed(trip: Trip, kind: str) -> Non
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_every_strategy(trip: Trip, strategy: Strategy, form: str) -> None:
     folder = trip.folder / "source"
-    source = checkpoints.save(folder, "gemma") if form == "safetensors" else checkpoints.save_bin(folder, "gemma")
+    source = (
+        checkpoints.save(folder, "gemma")
+        if form == "safetensors"
+        else checkpoints.save_bin(folder, "gemma")
+    )
     own: dict[Strategy, dict[str, Any]] = {
         Strategy.ratios: {"ratios": [0.2, 0.8]},
         Strategy.ranges: {"ranges": ["0", "1-2"]},

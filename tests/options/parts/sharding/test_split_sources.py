@@ -67,21 +67,33 @@ def check(folder: Path, parts: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_layers_of_every_family_are_found_by_their_names(family: str, tmp_path: Path, run_split: Split) -> None:
+def test_layers_of_every_family_are_found_by_their_names(
+    family: str, tmp_path: Path, run_split: Split
+) -> None:
     source = checkpoints.save(tmp_path / "model", family)
     run_split(source, num_parts=LAYERS)
     manifest = check(source, tmp_path / "parts")
     assert manifest["layers"]["count"] == LAYERS
-    assert [entry["layers"] for entry in manifest["parts"]] == [[number, number] for number in range(LAYERS)]
+    assert [entry["layers"] for entry in manifest["parts"]] == [
+        [number, number] for number in range(LAYERS)
+    ]
     names = list(load_all(source))
-    assert all(name.startswith(f"{manifest['layers']['prefix']}.") for name in names if ".1." in name)
+    assert all(
+        name.startswith(f"{manifest['layers']['prefix']}.") for name in names if ".1." in name
+    )
     inside = [Counter(name.split(".")[len(manifest["layers"]["prefix"].split(".")) + 1] for name in names
                       if name.startswith(f"{manifest['layers']['prefix']}.{number}.")) for number in range(LAYERS)]  # fmt: skip
     assert inside[0] == inside[1] == inside[2], "each layer has the same modules"
-    assert (manifest["embedding"], manifest["norm"], manifest["head"]) == ([0], [LAYERS - 1], [LAYERS - 1])
+    assert (manifest["embedding"], manifest["norm"], manifest["head"]) == (
+        [0],
+        [LAYERS - 1],
+        [LAYERS - 1],
+    )
     config = json.loads((source / "config.json").read_text())
     has_head = any("lm_head" in name or "embed_out" in name for name in names)
-    assert bool(manifest["tied"]) != has_head, "either a head of its own, or the embedding once more"
+    assert bool(manifest["tied"]) != has_head, (
+        "either a head of its own, or the embedding once more"
+    )
     assert manifest["source"]["format"] == "safetensors"
     assert config["model_type"] == family
 
@@ -121,7 +133,9 @@ def test_bin_files(family: str, tied: bool, shards: int, tmp_path: Path, run_spl
     source = checkpoints.save_bin(tmp_path / "model", family, shards, tie_word_embeddings=tied)
     result = run_split(source)
     manifest = check(source, tmp_path / "parts")
-    assert "lm_head.weight" in load_all(tmp_path / "parts"), "each name is there, also one that shares its bytes"
+    assert "lm_head.weight" in load_all(tmp_path / "parts"), (
+        "each name is there, also one that shares its bytes"
+    )
     assert manifest["source"]["format"] == "bin"
     assert manifest["headers"] == []
     assert len(manifest["source"]["files"]) == shards
@@ -129,7 +143,9 @@ def test_bin_files(family: str, tied: bool, shards: int, tmp_path: Path, run_spl
     assert sorted(named) == sorted(load_all(source))
     assert not (tmp_path / "parts" / "source_headers").exists()
     assert not [entry for entry in manifest["companions"] if "index" in entry["file"]]
-    shared = tied and shards == 1  # two names of one storage; in two files it is written twice anyway
+    shared = (
+        tied and shards == 1
+    )  # two names of one storage; in two files it is written twice anyway
     assert any("share their bytes" in note for note in result.notes) == shared
 
 
@@ -139,7 +155,9 @@ def test_a_bin_with_tensors_in_no_plain_order(tmp_path: Path, run_split: Split) 
     (folder / "config.json").write_text('{"n_layer": 2}')
     torch.manual_seed(0)
     fused = torch.randn(300, 40)
-    state = {f"h.{n}.attn.weight": fused[150 * n : 150 * (n + 1)].t() for n in range(2)} | {"wte.weight": fused[::7]}
+    state = {f"h.{n}.attn.weight": fused[150 * n : 150 * (n + 1)].t() for n in range(2)} | {
+        "wte.weight": fused[::7]
+    }
     torch.save(state, folder / "pytorch_model.bin")
     run_split(folder)
     check(folder, tmp_path / "parts")
@@ -164,13 +182,17 @@ def test_every_strategy_on_disk(strategy: Strategy, tmp_path: Path, run_split: S
             ["mlp"],
             ["norm"],
         ]
-        assert manifest["tied"] == [{"tensor": "model.embed_tokens.weight", "parts": [0], "as": "head"}]
+        assert manifest["tied"] == [
+            {"tensor": "model.embed_tokens.weight", "parts": [0], "as": "head"}
+        ]
         assert (manifest["embedding"], manifest["head"], manifest["norm"]) == ([0], [0], [3])
 
 
 def test_a_gguf_file_is_refused(runner: Callable[..., Any], tmp_path: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(save_original(tmp_path / "original"))
     file = write(tmp_path / "F32.gguf", model, "F32")
-    done = runner("model=local", f"model.name={file}", "task=split", "task.output_dir=parts", "tracking=none")
+    done = runner(
+        "model=local", f"model.name={file}", "task=split", "task.output_dir=parts", "tracking=none"
+    )
     assert done.code == 2
     assert "task=split cuts safetensors and .bin, this is a .gguf file" in done.err

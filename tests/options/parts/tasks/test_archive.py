@@ -1,4 +1,5 @@
-"""task=archive: ordinary zstd files that merge and verify read as they are, and that unpack to the same parts."""
+"""task=archive: ordinary zstd files that merge and verify read as they are, and that unpack to the
+same parts."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.save(tmp_path_factory.mktemp("source") / "llama", dtype="bfloat16", shard="20KB")
+    return checkpoints.save(
+        tmp_path_factory.mktemp("source") / "llama", dtype="bfloat16", shard="20KB"
+    )
 
 
 def without_times(folder: Path) -> dict[str, bytes]:
@@ -69,8 +72,13 @@ def test_damage_is_named(source: Path, trip: Trip) -> None:
     trip.split(source, 2)
     trip.pack()
     flip_last_byte(trip.packed / "part_1.safetensors.zst")
-    assert any("part_1.safetensors.zst: xxh3_128:" in problem for problem in trip.verify(trip.packed).problems)
-    with pytest.raises(DataError, match=r"damaged, nothing was written:(.|\n)*part_1\.safetensors\.zst: xxh3"):
+    assert any(
+        "part_1.safetensors.zst: xxh3_128:" in problem
+        for problem in trip.verify(trip.packed).problems
+    )
+    with pytest.raises(
+        DataError, match=r"damaged, nothing was written:(.|\n)*part_1\.safetensors\.zst: xxh3"
+    ):
         trip.merge(trip.packed)
     assert not trip.merged.exists()
     (trip.packed / "part_0.safetensors.zst").write_bytes(b"short")
@@ -89,13 +97,17 @@ def test_frames_that_lie_are_named(source: Path, trip: Trip) -> None:
     assert any("part_0.safetensors.zst: frames: " in problem for problem in problems)
     values["parts"][0]["frames"][1] -= 1
     path.write_text(json.dumps(values))
-    assert any("part_0.safetensors.zst: piece " in problem for problem in trip.verify(trip.packed).problems)
+    assert any(
+        "part_0.safetensors.zst: piece " in problem for problem in trip.verify(trip.packed).problems
+    )
 
 
 def test_an_archive_is_not_loaded_and_says_how_to_unpack(source: Path, trip: Trip) -> None:
     trip.split(source, 2)
     trip.pack()
-    with pytest.raises(ConfigError, match=r"parts are an archive \(zstd\).* runner task=archive task\.archive=none"):
+    with pytest.raises(
+        ConfigError, match=r"parts are an archive \(zstd\).* runner task=archive task\.archive=none"
+    ):
         read_manifest(trip.packed).require_runnable()
     trip.packed.rename(trip.folder / "aside")
     trip.parts.rename(trip.packed)
@@ -103,7 +115,9 @@ def test_an_archive_is_not_loaded_and_says_how_to_unpack(source: Path, trip: Tri
         trip.unpack(trip.folder / "again")
 
 
-def test_an_interrupted_packing_goes_on(source: Path, trip: Trip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_packing_goes_on(
+    source: Path, trip: Trip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trip.split(source, 3)
     real, calls = archive.compress, []
 
@@ -130,7 +144,8 @@ def test_an_interrupted_packing_goes_on(source: Path, trip: Trip, monkeypatch: p
 
 
 def test_what_zstd_gains(trip: Trip, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights as they are drawn: bfloat16 shrinks to about four fifths, int8 noise does not at all."""
+    """Weights as they are drawn: bfloat16 shrinks to about four fifths, int8 noise does not at
+    all."""
     monkeypatch.undo()
     source = trip.folder / "source"
     source.mkdir()

@@ -29,14 +29,33 @@ LAYERS = 3
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every kind: transformers' own, tied or not, one file or shards, and one of all dtypes."""
-    folders = {name: tmp_path_factory.mktemp("sources") / name for name in ("one", "shards", "half", "dtypes")}
-    shapes: dict[str, Any] = {"num_hidden_layers": LAYERS, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
+    folders = {
+        name: tmp_path_factory.mktemp("sources") / name
+        for name in ("one", "shards", "half", "dtypes")
+    }
+    shapes: dict[str, Any] = {
+        "num_hidden_layers": LAYERS,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "head_dim": 8,
+    }
     save(folders["one"], tied=True, **shapes)
     save(folders["shards"], shard="20KB", **shapes)
     save(folders["half"], tied=True, shard="10KB", dtype="bfloat16", **shapes)
     torch.manual_seed(2)
-    kinds = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32)
-    tensors = {f"h.{i}.w{n}": (torch.randn(3, 5) * 3).to(kind) for i in range(LAYERS) for n, kind in enumerate(kinds)}
+    kinds = (
+        torch.int8,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+    )
+    tensors = {
+        f"h.{i}.w{n}": (torch.randn(3, 5) * 3).to(kind)
+        for i in range(LAYERS)
+        for n, kind in enumerate(kinds)
+    }
     tensors |= {
         "wte.weight": torch.randn(7, 5),
         "ln_f.weight": torch.tensor([float("nan"), -0.0, float("inf")]),
@@ -49,7 +68,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders["dtypes"].mkdir()
     (folders["dtypes"] / "config.json").write_text(json.dumps({"n_layer": LAYERS}))
     (folders["dtypes"] / "LICENSE").write_text("free")
-    save_file(tensors, folders["dtypes"] / "model.safetensors", metadata={"format": "pt", "note": "kept"})
+    save_file(
+        tensors, folders["dtypes"] / "model.safetensors", metadata={"format": "pt", "note": "kept"}
+    )
     folders["bin"] = checkpoints.save_bin(tmp_path_factory.mktemp("sources") / "bin", shards=2)
     return folders
 
@@ -57,7 +78,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("num_parts", range(1, LAYERS + 1))
 @pytest.mark.parametrize("name", ["one", "shards", "half", "dtypes"])
-def test_a_round_trip_gives_the_same_folder(sources: dict[str, Path], trip: Trip, name: str, num_parts: int) -> None:
+def test_a_round_trip_gives_the_same_folder(
+    sources: dict[str, Path], trip: Trip, name: str, num_parts: int
+) -> None:
     trip.split(sources[name], num_parts)
     result = trip.merge()
     assert contents(trip.merged) == contents(sources[name])
@@ -76,7 +99,9 @@ def test_a_round_trip_gives_the_same_folder(sources: dict[str, Path], trip: Trip
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["one", "shards", "bin"])
-def test_the_merged_folder_loads_and_gives_the_same_logits(sources: dict[str, Path], trip: Trip, name: str) -> None:
+def test_the_merged_folder_loads_and_gives_the_same_logits(
+    sources: dict[str, Path], trip: Trip, name: str
+) -> None:
     trip.split(sources[name], 2)
     trip.merge()
     tokens = torch.arange(12).reshape(2, 6)
@@ -107,8 +132,16 @@ def test_the_merged_folder_loads_and_gives_the_same_logits(sources: dict[str, Pa
         ),
         ("partition_0.json", flip_last_byte, r"partition_0\.json: sha256 \w+ expected, \w+ found"),
         ("partition_1.json", lambda path: path.unlink(), r"partition_1\.json: missing"),
-        ("model_files/config.json", flip_last_byte, r"model_files/config\.json: sha256:\w+ expected"),
-        ("model_files/config.json", lambda path: path.unlink(), r"model_files/config\.json: missing"),
+        (
+            "model_files/config.json",
+            flip_last_byte,
+            r"model_files/config\.json: sha256:\w+ expected",
+        ),
+        (
+            "model_files/config.json",
+            lambda path: path.unlink(),
+            r"model_files/config\.json: missing",
+        ),
         (
             "source_headers/model.safetensors.header",
             flip_last_byte,
@@ -142,7 +175,9 @@ def test_swapped_parts_are_found(sources: dict[str, Path], trip: Trip) -> None:
     shutil.move(first, trip.parts / "aside")
     shutil.move(second, first)
     shutil.move(trip.parts / "aside", second)
-    with pytest.raises(DataError, match=r"part_0\.safetensors: tensor lm_head\.weight: not in partition_0\.json"):
+    with pytest.raises(
+        DataError, match=r"part_0\.safetensors: tensor lm_head\.weight: not in partition_0\.json"
+    ):
         trip.merge()
     assert not trip.merged.exists()
 
@@ -150,21 +185,29 @@ def test_swapped_parts_are_found(sources: dict[str, Path], trip: Trip) -> None:
 def test_a_missing_tensor_is_named(sources: dict[str, Path], trip: Trip) -> None:
     trip.split(sources["dtypes"], 2)
     trip.forge(1, lambda tensors: tensors.pop("h.2.w1"))
-    with pytest.raises(DataError, match=r"model\.safetensors\.header: tensor h\.2\.w1 is in none of the parts"):
+    with pytest.raises(
+        DataError, match=r"model\.safetensors\.header: tensor h\.2\.w1 is in none of the parts"
+    ):
         trip.merge()
 
 
-def test_a_result_that_differs_from_the_source_is_never_kept(sources: dict[str, Path], trip: Trip) -> None:
+def test_a_result_that_differs_from_the_source_is_never_kept(
+    sources: dict[str, Path], trip: Trip
+) -> None:
     trip.split(sources["one"], 2)
     digest = "sha256:" + 64 * "0"
     trip.edit(lambda manifest: manifest["source"]["files"][0].update(digest=digest))
-    with pytest.raises(JobFailed, match=r"model\.safetensors would not equal the original: sha256:0+ expected"):
+    with pytest.raises(
+        JobFailed, match=r"model\.safetensors would not equal the original: sha256:0+ expected"
+    ):
         trip.merge()
     assert not list(trip.merged.glob("model.safetensors*"))
 
 
 @pytest.mark.parametrize("name", ["shards", "bin"])
-def test_an_interrupted_merge_goes_on_and_keeps_what_is_right(sources: dict[str, Path], trip: Trip, name: str) -> None:
+def test_an_interrupted_merge_goes_on_and_keeps_what_is_right(
+    sources: dict[str, Path], trip: Trip, name: str
+) -> None:
     trip.split(sources[name], 2)
     trip.merge()
     whole, shards = contents(trip.merged), sorted(trip.merged.glob("*.safetensors"))
@@ -177,36 +220,52 @@ def test_an_interrupted_merge_goes_on_and_keeps_what_is_right(sources: dict[str,
 
 
 @pytest.mark.parametrize("name", ["one", "bin"])
-def test_a_folder_of_something_else_is_left_alone(sources: dict[str, Path], trip: Trip, name: str) -> None:
+def test_a_folder_of_something_else_is_left_alone(
+    sources: dict[str, Path], trip: Trip, name: str
+) -> None:
     trip.split(sources[name], 2)
     trip.merge()
     damaged = sorted(trip.merged.glob("*.safetensors"))[0]
     flip_last_byte(damaged)
     there = contents(trip.merged)
-    with pytest.raises(ConfigError, match=rf"task\.output_dir=.*: holds {damaged.name}, which is not what this merge"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"task\.output_dir=.*: holds {damaged.name}, which is not what this merge",
+    ):
         trip.merge()
     assert contents(trip.merged) == there
     other = trip.folder / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds notes.txt, which is not what this merge writes. Nothing was changed"):
+    with pytest.raises(
+        ConfigError,
+        match="holds notes.txt, which is not what this merge writes. Nothing was changed",
+    ):
         trip.merge(into=other)
     assert contents(other) == {"notes.txt": b"mine"}
 
 
 def test_dtype_is_for_numbers_without_one(sources: dict[str, Path], trip: Trip) -> None:
     trip.split(sources["one"], 2)
-    with pytest.raises(ConfigError, match=r"task\.dtype=bfloat16: .* only numbers in JSON .* leave task\.dtype out"):
+    with pytest.raises(
+        ConfigError, match=r"task\.dtype=bfloat16: .* only numbers in JSON .* leave task\.dtype out"
+    ):
         trip.merge(dtype=Dtype.bfloat16)
 
 
-def test_a_bin_becomes_the_files_that_safetensors_itself_would_write(sources: dict[str, Path], trip: Trip) -> None:
+def test_a_bin_becomes_the_files_that_safetensors_itself_would_write(
+    sources: dict[str, Path], trip: Trip
+) -> None:
     source = checkpoints.save_bin(trip.folder / "source", "gpt2")
     trip.split(source, 3)
     result = trip.merge()
     assert {path.name for path in trip.merged.iterdir()} == {"config.json", "model.safetensors"}
     state = torch.load(source / "pytorch_model.bin", weights_only=True)
-    save_file({name: tensor.clone() for name, tensor in state.items()}, trip.folder / "own", metadata={"format": "pt"})
+    save_file(
+        {name: tensor.clone() for name, tensor in state.items()},
+        trip.folder / "own",
+        metadata={"format": "pt"},
+    )
     assert (trip.merged / "model.safetensors").read_bytes() == (trip.folder / "own").read_bytes()
     assert "the .bin is now safetensors" in result.facts["bit_identical"]
 
@@ -215,7 +274,9 @@ def test_a_bin_becomes_the_files_that_safetensors_itself_would_write(sources: di
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True
+    ).returncode:
         pytest.skip("needs the right to mount a small file system")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -255,7 +316,9 @@ def test_memory_does_not_grow_with_the_model(trip: Trip) -> None:
     source = trip.folder / "source"
     source.mkdir()
     (source / "config.json").write_text('{"n_layer": 2}')
-    tensors = {f"h.{number}.w": torch.full((8 * 2**20,), number, dtype=torch.uint8) for number in range(2)}
+    tensors = {
+        f"h.{number}.w": torch.full((8 * 2**20,), number, dtype=torch.uint8) for number in range(2)
+    }
     save_file(tensors, source / "model.safetensors")
     trip.split(source, 2)
     tracemalloc.start()
@@ -267,7 +330,10 @@ def test_memory_does_not_grow_with_the_model(trip: Trip) -> None:
 
 
 def test_the_manifest_is_checked_by_type_and_place(sources: dict[str, Path], trip: Trip) -> None:
-    with pytest.raises(ConfigError, match=r"task\.parts=.*parts: there is no such folder; give what task=split wrote"):
+    with pytest.raises(
+        ConfigError,
+        match=r"task\.parts=.*parts: there is no such folder; give what task=split wrote",
+    ):
         trip.merge()
     trip.split(sources["one"], 2)
 
@@ -275,7 +341,9 @@ def test_the_manifest_is_checked_by_type_and_place(sources: dict[str, Path], tri
         manifest["companions"][0]["file"] = "../../evil"
 
     trip.edit(escape)
-    with pytest.raises(DataError, match=r"companions: a bare file name expected, found '\.\./\.\./evil'"):
+    with pytest.raises(
+        DataError, match=r"companions: a bare file name expected, found '\.\./\.\./evil'"
+    ):
         trip.merge()
     assert not (trip.folder / "evil").exists()
     assert not trip.merged.exists()
@@ -285,7 +353,13 @@ def test_a_result_that_is_asked_for_from_another_folder_is_there_and_a_damaged_o
     sources: dict[str, Path], trip: Trip, runner: Callable[..., Any], tmp_path: Path
 ) -> None:
     trip.split(sources["one"])
-    asked = ["task=merge", f"task.parts={trip.parts}", "task.output_dir=whole", "tracking=none", "print=json"]
+    asked = [
+        "task=merge",
+        f"task.parts={trip.parts}",
+        "task.output_dir=whole",
+        "tracking=none",
+        "print=json",
+    ]
     asked.append(f"output_dir={tmp_path / 'outputs'}")
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):

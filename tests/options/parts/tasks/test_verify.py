@@ -1,4 +1,5 @@
-"""task=verify: says that all is right, or everything that is wrong, with file, tensor, expected and found."""
+"""task=verify: says that all is right, or everything that is wrong, with file, tensor, expected and
+found."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sources")
     return {
         "tied": checkpoints.save(root / "tied", tie_word_embeddings=True),
-        "shards": checkpoints.save(root / "shards", dtype="bfloat16", shard="20KB", tie_word_embeddings=False),
+        "shards": checkpoints.save(
+            root / "shards", dtype="bfloat16", shard="20KB", tie_word_embeddings=False
+        ),
         "bin": checkpoints.save_bin(root / "bin", shards=2),
     }
 
@@ -35,7 +38,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("level", VerifyLevel)
 @pytest.mark.parametrize("name", ["tied", "shards", "bin"])
-def test_what_split_wrote_is_right(sources: dict[str, Path], trip: Trip, name: str, level: VerifyLevel) -> None:
+def test_what_split_wrote_is_right(
+    sources: dict[str, Path], trip: Trip, name: str, level: VerifyLevel
+) -> None:
     trip.split(sources[name], 2)
     result = trip.verify(source=sources[name], level=level)
     assert result.problems == []
@@ -57,15 +62,21 @@ def test_what_split_wrote_is_right(sources: dict[str, Path], trip: Trip, name: s
     assert ("mb_per_s" in result.rows[0]) == (level is VerifyLevel.full)
 
 
-@pytest.mark.parametrize("keys", [{"checksums": Checksums.sha256}, {"strategy": Strategy.by_type, "num_parts": None}])
-def test_other_digests_and_parts_by_type(sources: dict[str, Path], trip: Trip, keys: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "keys", [{"checksums": Checksums.sha256}, {"strategy": Strategy.by_type, "num_parts": None}]
+)
+def test_other_digests_and_parts_by_type(
+    sources: dict[str, Path], trip: Trip, keys: dict[str, Any]
+) -> None:
     trip.split(sources["tied"], **keys)
     assert trip.verify(source=sources["tied"]).problems == []
 
 
 def one(result_problems: list[str], *words: str) -> None:
     """Assert that one of the problems has all these words."""
-    assert any(all(word in problem for word in words) for problem in result_problems), result_problems
+    assert any(all(word in problem for word in words) for problem in result_problems), (
+        result_problems
+    )
 
 
 def test_everything_that_is_wrong_is_listed(sources: dict[str, Path], trip: Trip) -> None:
@@ -76,7 +87,12 @@ def test_everything_that_is_wrong_is_listed(sources: dict[str, Path], trip: Trip
     (trip.parts / "partition_2.json").write_text("{}")
     result = trip.verify()
     last = list(json.loads((trip.parts / "partition_0.json").read_text())["layers"])[-1]["name"]
-    one(result.problems, f"part_0.safetensors: tensor {last}: xxh3_128:", "expected, xxh3_128:", "found")
+    one(
+        result.problems,
+        f"part_0.safetensors: tensor {last}: xxh3_128:",
+        "expected, xxh3_128:",
+        "found",
+    )
     one(result.problems, "part_0.safetensors: xxh3_128:", "expected")
     one(result.problems, "part_1.safetensors: missing")
     one(result.problems, "model_files/config.json: sha256:", "expected")
@@ -84,7 +100,14 @@ def test_everything_that_is_wrong_is_listed(sources: dict[str, Path], trip: Trip
     one(result.problems, "partition_2.json: layers: a list expected, found None")
     assert len(result.problems) == 6, "what follows from these is not said again"
     assert result.metrics["problems"] == 6
-    assert [row["status"] for row in result.rows] == ["2 problems", "1 problem", "2 problems", "1 problem", "ok", "ok"]
+    assert [row["status"] for row in result.rows] == [
+        "2 problems",
+        "1 problem",
+        "2 problems",
+        "1 problem",
+        "ok",
+        "ok",
+    ]
     assert str(result.complaint).startswith("6 problems found:\n  ")
 
 
@@ -108,7 +131,10 @@ def test_swapped_parts(sources: dict[str, Path], trip: Trip) -> None:
     first.write_bytes(contents[1])
     result = trip.verify()
     one(result.problems, f"part_1.safetensors: tensor {EMBEDDING}: not in partition_1.json")
-    one(result.problems, f"part_0.safetensors: tensor {EMBEDDING}: missing, although partition_0.json lists it")
+    one(
+        result.problems,
+        f"part_0.safetensors: tensor {EMBEDDING}: missing, although partition_0.json lists it",
+    )
 
 
 def test_a_truncated_part(sources: dict[str, Path], trip: Trip) -> None:
@@ -128,7 +154,9 @@ def test_a_header_that_lies(sources: dict[str, Path], trip: Trip) -> None:
     path = trip.parts / "part_0.safetensors"
     path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"', 1))
     problems = trip.verify(level=VerifyLevel.quick).problems
-    one(problems, "part_0.safetensors: tensor ", "dtype F32 expected by partition_0.json, I32 found")
+    one(
+        problems, "part_0.safetensors: tensor ", "dtype F32 expected by partition_0.json, I32 found"
+    )
     one(problems, "F32 [", "expected by model.safetensors.header, I32")
 
 
@@ -138,7 +166,11 @@ def test_tied_tensors_must_be_alike_in_both_places(sources: dict[str, Path], tri
     (problem,) = trip.verify().problems
     assert problem.startswith(f"part_1.safetensors: tensor {EMBEDDING}: content xxh3_128:")
     assert "expected as in part_0.safetensors, xxh3_128:" in problem
-    one(trip.verify(source=sources["tied"]).problems, "part_1.safetensors", "expected as in the source")
+    one(
+        trip.verify(source=sources["tied"]).problems,
+        "part_1.safetensors",
+        "expected as in the source",
+    )
 
 
 @pytest.mark.sampled(3)
@@ -147,7 +179,10 @@ def test_tied_tensors_must_be_alike_in_both_places(sources: dict[str, Path], tri
     [
         (lambda t: t.pop("model.norm.weight"), "tensor model.norm.weight is in none of the parts"),
         (lambda t: t.pop("model.norm.weight"), "manifest.json: totals.tensors: "),
-        (lambda t: t.update(extra=torch.ones(1)), "part_1.safetensors: tensor extra is not in the source"),
+        (
+            lambda t: t.update(extra=torch.ones(1)),
+            "part_1.safetensors: tensor extra is not in the source",
+        ),
         (lambda t: t.pop(EMBEDDING), f"tensor {EMBEDDING}: in parts [0, 1] expected, found in [0]"),
         (
             lambda t: t.update({"model.layers.0.mlp.up_proj.weight": torch.ones(48, 32)}),
@@ -160,7 +195,10 @@ def test_tied_tensors_must_be_alike_in_both_places(sources: dict[str, Path], tri
     ],
 )
 def test_each_tensor_must_be_there_once(
-    sources: dict[str, Path], trip: Trip, change: Callable[[dict[str, torch.Tensor]], object], words: str
+    sources: dict[str, Path],
+    trip: Trip,
+    change: Callable[[dict[str, torch.Tensor]], object],
+    words: str,
 ) -> None:
     trip.split(sources["tied"], 2)
     trip.forge(1, change)
@@ -175,11 +213,20 @@ def test_another_source_is_told_apart(sources: dict[str, Path], trip: Trip) -> N
     tensors["model.norm.weight"][3] += 1
     tensors["model.layers.1.input_layernorm.weight"] = torch.ones(31)
     del tensors["model.layers.2.input_layernorm.weight"]
-    save_file(tensors | {"new": torch.ones(2)}, other / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        tensors | {"new": torch.ones(2)}, other / "model.safetensors", metadata={"format": "pt"}
+    )
     (other / "config.json").write_text("{}")
     problems = trip.verify(source=other).problems
-    one(problems, "part_1.safetensors: tensor model.norm.weight: xxh3_128:", "expected as in the source")
-    one(problems, "tensor model.layers.1.input_layernorm.weight: F32 [31] expected as in the source, F32 [32] found")
+    one(
+        problems,
+        "part_1.safetensors: tensor model.norm.weight: xxh3_128:",
+        "expected as in the source",
+    )
+    one(
+        problems,
+        "tensor model.layers.1.input_layernorm.weight: F32 [31] expected as in the source, F32 [32] found",
+    )
     one(problems, "tensor model.layers.2.input_layernorm.weight is not in the source")
     one(problems, "tensor new of the source is in none of the parts")
     one(problems, "config.json: sha256:", "expected of the source's")
@@ -194,9 +241,16 @@ def test_what_is_no_split_is_refused(sources: dict[str, Path], trip: Trip) -> No
         trip.verify()
 
 
-def test_exit_codes_and_never_from_the_ledger(sources: dict[str, Path], trip: Trip, runner: Callable[..., Any]) -> None:
+def test_exit_codes_and_never_from_the_ledger(
+    sources: dict[str, Path], trip: Trip, runner: Callable[..., Any]
+) -> None:
     trip.split(sources["tied"], 2)
-    command = ("task=verify", f"task.parts={trip.parts}", f"task.source={sources['tied']}", "tracking=none")
+    command = (
+        "task=verify",
+        f"task.parts={trip.parts}",
+        f"task.source={sources['tied']}",
+        "tracking=none",
+    )
     right = runner(*command)
     assert right.code == 0, right.err
     assert "part_0.safetensors" in right.out

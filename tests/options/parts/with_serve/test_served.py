@@ -1,4 +1,5 @@
-"""model=parts behind task=serve, both of them options: answers, streams, cancelling, the death of a stage process."""
+"""model=parts behind task=serve, both of them options: answers, streams, cancelling, the death of a
+stage process."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ from runner_engine.embedded import MODEL_DIR
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
-CHAT = [{"role": "user", "content": "Ann has 3 apples and buys 4 more. How many apples does she have?"}]
+CHAT = [
+    {"role": "user", "content": "Ann has 3 apples and buys 4 more. How many apples does she have?"}
+]
 LONG = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True}
 
 
@@ -74,11 +77,20 @@ def stage_process(parent: int) -> int:
     "sampling",
     [
         {},
-        {"temperature": 0.9, "seed": 3, "top_p": 0.9, "min_p": 0.02, "frequency_penalty": 0.4, "presence_penalty": 0.2},
+        {
+            "temperature": 0.9,
+            "seed": 3,
+            "top_p": 0.9,
+            "min_p": 0.02,
+            "frequency_penalty": 0.4,
+            "presence_penalty": 0.2,
+        },
     ],
     ids=["greedy", "sampled"],
 )
-def test_chats_are_answered_as_by_the_whole_model(server: Serving, whole: Model, sampling: dict[str, Any]) -> None:
+def test_chats_are_answered_as_by_the_whole_model(
+    server: Serving, whole: Model, sampling: dict[str, Any]
+) -> None:
     body = {"model": "it", "messages": CHAT, "max_tokens": 40} | sampling
     status, answer = server.ask("/v1/chat/completions", body)
     assert status == 200, answer
@@ -91,12 +103,21 @@ def test_chats_are_answered_as_by_the_whole_model(server: Serving, whole: Model,
 
 @pytest.mark.slow
 def test_several_clients_and_choices_at_once(server: Serving) -> None:
-    body = {"model": "it", "messages": CHAT, "max_tokens": 20, "temperature": 1.0, "seed": 1, "n": 3}
+    body = {
+        "model": "it",
+        "messages": CHAT,
+        "max_tokens": 20,
+        "temperature": 1.0,
+        "seed": 1,
+        "n": 3,
+    }
     alone = server.ask("/v1/chat/completions", body)[1]["choices"]
     with ThreadPoolExecutor(4) as clients:
         answers = [clients.submit(server.ask, "/v1/chat/completions", body) for _ in range(4)]
         together = [one.result()[1]["choices"] for one in answers]
-    assert [[it["message"] for it in choices] for choices in together] == [[it["message"] for it in alone]] * 4
+    assert [[it["message"] for it in choices] for choices in together] == [
+        [it["message"] for it in alone]
+    ] * 4
     assert len({it["message"]["content"] for it in alone}) == 3
 
 
@@ -108,10 +129,13 @@ def test_a_client_that_leaves_is_cancelled_and_others_are_answered(server: Servi
     connection.close()
     server.until(
         lambda now: (
-            now["runner_open"] == now["runner_rows_alive"] == 0 and now["runner_clients_left_total"] == before + 1
+            now["runner_open"] == now["runner_rows_alive"] == 0
+            and now["runner_clients_left_total"] == before + 1
         )
     )
-    status, answer = server.ask("/v1/completions", {"model": "it", "prompt": "Once", "max_tokens": 3})
+    status, answer = server.ask(
+        "/v1/completions", {"model": "it", "prompt": "Once", "max_tokens": 3}
+    )
     assert status == 200, answer
 
 
@@ -126,13 +150,16 @@ def test_what_parts_cannot_do_is_refused(server: Serving) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
-def test_a_server_ends_with_the_name_of_the_process_that_died(parts: Path, tmp_path: Path, is_busy: bool) -> None:
+def test_a_server_ends_with_the_name_of_the_process_that_died(
+    parts: Path, tmp_path: Path, is_busy: bool
+) -> None:
     with serving(tmp_path, *over(parts)) as one:
         stream = one.open_stream("/v1/completions", LONG | {"model": "it"}) if is_busy else None
         os.kill(stage_process(one.process.pid), signal.SIGKILL)
         assert one.process.wait(WAIT_S) == 1
         if stream is not None:
-            assert "process 1 of 2" in stream.answer.read().decode(), "its client gets the error, too"  # type: ignore[attr-defined]
+            answer = stream.answer.read().decode()  # type: ignore[attr-defined]
+            assert "process 1 of 2" in answer, "its client gets the error, too"
             stream.close()
         assert "error: process 1 of 2 (part 1, layers 2-3) was killed by SIGKILL" in one.err
         assert "Traceback" not in one.err
@@ -143,7 +170,9 @@ def test_a_server_ends_with_the_name_of_the_process_that_died(parts: Path, tmp_p
 @pytest.mark.slow
 def test_the_record_of_a_served_job_has_its_parts(parts: Path, tmp_path: Path) -> None:
     with serving(tmp_path, *over(parts), "model.stages=1") as one:
-        assert one.ask("/v1/completions", {"model": "it", "prompt": "Once", "max_tokens": 3})[0] == 200
+        assert (
+            one.ask("/v1/completions", {"model": "it", "prompt": "Once", "max_tokens": 3})[0] == 200
+        )
         assert one.stop() == 0
     [record] = tmp_path.glob("outputs/jobs/*/result.json")
     result = json.loads(record.read_text())["result"]
@@ -153,8 +182,18 @@ def test_the_record_of_a_served_job_has_its_parts(parts: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_conversation_ends_with_the_name_of_the_process_that_died(parts: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "runner", "task=chat", "generation.max_new_tokens=4", *over(parts)[:3], *FLOAT32]
+def test_a_conversation_ends_with_the_name_of_the_process_that_died(
+    parts: Path, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "runner",
+        "task=chat",
+        "generation.max_new_tokens=4",
+        *over(parts)[:3],
+        *FLOAT32,
+    ]
     chat = warm_process.popen(
         command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -182,5 +221,7 @@ def test_python_gets_an_error_that_names_the_process(parts: Path) -> None:
         assert model.chat(CHAT, max_new_tokens=3)
         os.kill(stage_process(os.getpid()), signal.SIGKILL)
         for _ in range(2):
-            with pytest.raises(JobFailed, match=r"process 1 of 2 \(part 1, layers 2-3\) was killed by SIGKILL"):
+            with pytest.raises(
+                JobFailed, match=r"process 1 of 2 \(part 1, layers 2-3\) was killed by SIGKILL"
+            ):
                 model.chat(CHAT, max_new_tokens=3)

@@ -1,6 +1,8 @@
-"""The same answers with model=api as with our own engine: from our server, and from a real vLLM after `make vllm`.
+"""The same answers with model=api as with our own engine: from our server, and from a real vLLM
+after `make vllm`.
 
-And vLLM's own parser takes every command that docs/vllm.md and task.explain=vllm print; Ray's takes those of Ray.
+And vLLM's own parser takes every command that docs/vllm.md and task.explain=vllm print; Ray's takes
+those of Ray.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ START_S = 900  # on a busy machine; a minute on a quiet one
 ROOM = 512
 Run = Callable[..., Any]
 JOB = ("tracking=none", "print=json", "generation.max_new_tokens=200")
-# the console script of the CPU build needs metadata that is missing, so its server is started as a module
+# the console script of the CPU build needs metadata that is missing, so its server is started as a
+# module
 SERVER = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server"]
 PARSE_RAY = """
 import sys
@@ -50,7 +53,16 @@ print(options["head"], options["port"], options["address"])
 def vllm_serving(model: Path, folder: Path, *options: str) -> Iterator[str]:
     """Serve a model with vLLM; yield the address."""
     port, log = free_port(), folder / "log"
-    command = [*SERVER, "--model", str(model), "--served-model-name", "embedded", "--dtype", "float32", *options]
+    command = [
+        *SERVER,
+        "--model",
+        str(model),
+        "--served-model-name",
+        "embedded",
+        "--dtype",
+        "float32",
+        *options,
+    ]
     command += ["--max-model-len", str(ROOM), "--port", str(port), "--host", "127.0.0.1"]
     with log.open("wb") as out:
         environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -80,13 +92,18 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def texts(folder: Path) -> dict[int, tuple[str, str | None]]:
     (path,) = folder.glob("outputs/jobs/*/samples.jsonl")
-    return {index: (sample.answer.text, sample.answer.verdict) for index, sample in read_samples(path).items()}
+    return {
+        index: (sample.answer.text, sample.answer.verdict)
+        for index, sample in read_samples(path).items()
+    }
 
 
 def answers_here(runner: Run, folder: Path, questions: int) -> dict[int, tuple[str, str | None]]:
     """Return the answers of our own engine."""
     folder.mkdir()
-    done = runner(*JOB, f"task.limit={questions}", "model.dtype=float32", "model.device=cpu", cwd=folder)
+    done = runner(
+        *JOB, f"task.limit={questions}", "model.dtype=float32", "model.device=cpu", cwd=folder
+    )
     assert done.code == 0, done.err
     answers = texts(folder)
     assert len(answers) == questions
@@ -103,7 +120,8 @@ def test_a_real_vllm_gives_the_same_verdicts(runner: Run, tmp_path: Path, vllm: 
 
 
 def thinking_model(folder: Path) -> Any:
-    """Write the embedded model with tags that are tokens, as vLLM needs, and a template that begins the thinking.
+    """Write the embedded model with tags that are tokens, as vLLM needs, and a template that begins
+    the thinking.
 
     Returns its tokenizer.
     """
@@ -124,8 +142,16 @@ def thinking_model(folder: Path) -> Any:
 def test_a_real_vllm_keeps_to_a_budget(runner: Run, tmp_path: Path) -> None:
     tokenizer, tokens = thinking_model(tmp_path / "model"), 8
     answers = []
-    with vllm_serving(tmp_path / "model", tmp_path, "--reasoning-parser", "qwen3", "--enforce-eager") as address:
-        remote = (*JOB, "task.limit=20", "model=api", f"model.base_url={address}", "model.name=embedded")
+    with vllm_serving(
+        tmp_path / "model", tmp_path, "--reasoning-parser", "qwen3", "--enforce-eager"
+    ) as address:
+        remote = (
+            *JOB,
+            "task.limit=20",
+            "model=api",
+            f"model.base_url={address}",
+            "model.name=embedded",
+        )
         for name, budget in (("free", "null"), ("held", tokens)):
             (tmp_path / name).mkdir()
             keys = (f"generation.thinking_tokens={budget}", "model.thinking_budget=vllm")
@@ -142,7 +168,9 @@ def test_a_real_vllm_keeps_to_a_budget(runner: Run, tmp_path: Path) -> None:
         assert len(tokenizer.encode(held.thinking)) == held.thinking_tokens
         assert free.thinking.strip().startswith(held.thinking.strip())
         assert held.text.strip()
-        assert held.thinking_tokens == tokens - 1, "the line break of the template counts for vLLM's budget"
+        assert held.thinking_tokens == tokens - 1, (
+            "the line break of the template counts for vLLM's budget"
+        )
         assert held.ending is Ending.budget_spent
         assert held.tokens > tokens
 
@@ -157,7 +185,9 @@ def with_vllm(runner: Run, folder: Path, *keys: str) -> Any:
         f"model.python={VLLM}",
         "model.args=[--enforce-eager]",
     )
-    done = runner("tracking=none", "print=json", *own, *keys, cwd=folder, VLLM_CPU_KVCACHE_SPACE="1")
+    done = runner(
+        "tracking=none", "print=json", *own, *keys, cwd=folder, VLLM_CPU_KVCACHE_SPACE="1"
+    )
     assert done.code == 0, done.err
     (path,) = folder.glob("outputs/jobs/*/result.json")
     return json.loads(path.read_text())["result"]
@@ -165,15 +195,28 @@ def with_vllm(runner: Run, folder: Path, *keys: str) -> Any:
 
 @needs_vllm
 @pytest.mark.thorough
-def test_model_vllm_gives_the_answers_of_our_engine_with_an_adapter_too(runner: Run, tmp_path: Path) -> None:
+def test_model_vllm_gives_the_answers_of_our_engine_with_an_adapter_too(
+    runner: Run, tmp_path: Path
+) -> None:
     for lora in ("none", "embedded"):
         keys = (f"lora={lora}", "task.split=hard5", "task.limit=20")
         there, here = tmp_path / f"there_{lora}", tmp_path / f"here_{lora}"
         facts = with_vllm(runner, there, *keys)["facts"]
-        is_compared = "with transformers" if lora == "none" else "not compared: vLLM's build for CPUs cannot score"
+        is_compared = (
+            "with transformers"
+            if lora == "none"
+            else "not compared: vLLM's build for CPUs cannot score"
+        )
         assert facts["compared"].startswith(is_compared)
         here.mkdir()
-        done = runner("tracking=none", "print=json", "model.dtype=float32", "model.device=cpu", *keys, cwd=here)
+        done = runner(
+            "tracking=none",
+            "print=json",
+            "model.dtype=float32",
+            "model.device=cpu",
+            *keys,
+            cwd=here,
+        )
         assert done.code == 0, done.err
         ours, theirs = (samples_of(folder) for folder in (here, there))
         assert [one.answer.text for one in theirs] == [one.answer.text for one in ours]
@@ -188,7 +231,12 @@ def test_model_vllm_scores_as_our_engine_does(runner: Run, tmp_path: Path, promp
     with_vllm(runner, tmp_path / "there", *keys)
     (tmp_path / "here").mkdir()
     done = runner(
-        "tracking=none", "print=json", "model.dtype=float32", "model.device=cpu", *keys, cwd=tmp_path / "here"
+        "tracking=none",
+        "print=json",
+        "model.dtype=float32",
+        "model.device=cpu",
+        *keys,
+        cwd=tmp_path / "here",
     )
     assert done.code == 0, done.err
     ours, theirs = (samples_of(tmp_path / name) for name in ("here", "there"))
@@ -205,15 +253,24 @@ def test_model_vllm_scores_as_our_engine_does(runner: Run, tmp_path: Path, promp
 def test_a_vllm_that_computes_something_else_is_refused(
     runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(VllmConfig, "_check_word", lambda *_: None)  # which would refuse the words that make it wrong
+    monkeypatch.setattr(
+        VllmConfig, "_check_word", lambda *_: None
+    )  # which would refuse the words that make it wrong
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     wrong = '--hf-overrides={"rope_parameters":{"rope_type":"default","rope_theta":2000.0}}'
-    own = ("model=vllm", "model.name=embedded", f"model.python={VLLM}", f"model.args=[--enforce-eager,'{wrong}']")
+    own = (
+        "model=vllm",
+        "model.name=embedded",
+        f"model.python={VLLM}",
+        f"model.args=[--enforce-eager,'{wrong}']",
+    )
     for dtype in ("float32", "bfloat16"):
         done = runner("tracking=none", "task.limit=2", *own, f"model.dtype={dtype}")
         assert done.code == 2, done.err
         assert "computes another model than transformers" in done.err
-        assert re.search(r"A token's mean is -\d+\.\d{4} by vLLM and -\d+\.\d{4} by transformers", done.err)
+        assert re.search(
+            r"A token's mean is -\d+\.\d{4} by vLLM and -\d+\.\d{4} by transformers", done.err
+        )
 
 
 def samples_of(folder: Path) -> list[Any]:
@@ -223,10 +280,16 @@ def samples_of(folder: Path) -> list[Any]:
 
 @needs_vllm
 @pytest.mark.thorough
-def test_vllm_parses_what_model_vllm_starts_it_with(make_config: Callable[..., RunnerConfig]) -> None:
+def test_vllm_parses_what_model_vllm_starts_it_with(
+    make_config: Callable[..., RunnerConfig],
+) -> None:
     def started_with(**keys: Any) -> list[str]:
         model = VllmConfig(name="embedded", python=str(VLLM), **keys)
-        return ["--model", "NAME", *options_of(resolve(make_config(model=model, lora=PeftConfig(path="embedded"))))]
+        return [
+            "--model",
+            "NAME",
+            *options_of(resolve(make_config(model=model, lora=PeftConfig(path="embedded")))),
+        ]
 
     page = [dict(word.split("=", 1) for word in words if word.startswith("model."))
             for words in commands(PAGE.read_text().replace("'", ""), "runner") if "model=vllm" in words]  # fmt: skip
@@ -255,16 +318,26 @@ def test_vllm_parses_what_model_vllm_starts_it_with(make_config: Callable[..., R
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'runner-llm[ray]'")
+@pytest.mark.skipif(
+    find_spec("ray") is None, reason="Ray is not installed: pip install 'runner-llm[ray]'"
+)
 def test_ray_parses_its_commands() -> None:
     of_page = commands(PAGE.read_text(), "ray")
     assert [words[0] for words in of_page] == ["start", "start"]
 
     def parsed(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", PARSE_RAY, *words]  # ray sets variables of the process that imports it
+        command = [
+            sys.executable,
+            "-c",
+            PARSE_RAY,
+            *words,
+        ]  # ray sets variables of the process that imports it
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
-    assert [parsed(*words[1:]).stdout for words in of_page] == ["True 6379 None\n", "False None 10.0.0.1:6379\n"]
+    assert [parsed(*words[1:]).stdout for words in of_page] == [
+        "True 6379 None\n",
+        "False None 10.0.0.1:6379\n",
+    ]
     assert "--prot" in parsed("--head", "--prot=6379").stderr, "the control"
 
 

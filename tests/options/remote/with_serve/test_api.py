@@ -50,12 +50,23 @@ def sent(record: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_presets_that_sample_work_with_our_own_server(runner: Callable[..., Any], served: str, tmp_path: Path) -> None:
+def test_presets_that_sample_work_with_our_own_server(
+    runner: Callable[..., Any], served: str, tmp_path: Path
+) -> None:
     presets = "generation=chat,sampling,agents"
-    model = ("model=api", "model.name=embedded", f"model.base_url={served}", "task.limit=1", "tracking=none")
+    model = (
+        "model=api",
+        "model.name=embedded",
+        f"model.base_url={served}",
+        "task.limit=1",
+        "tracking=none",
+    )
     done = runner("-m", *model, presets, "generation.max_new_tokens=8")
     assert done.code == 0, done.err
-    facts = [json.loads(path.read_text())["result"]["facts"] for path in tmp_path.glob("outputs/jobs/*/result.json")]
+    facts = [
+        json.loads(path.read_text())["result"]["facts"]
+        for path in tmp_path.glob("outputs/jobs/*/result.json")
+    ]
     bodies = [json.loads(fact["sent"])["extra_body"] for fact in facts]
     assert sorted(body["top_k"] for body in bodies) == [0, 50, 50]
     assert {body["repetition_penalty"] for body in bodies} == {1.1}
@@ -66,7 +77,9 @@ def test_the_penalty_has_an_effect_on_a_server(make_config: Make, served: str) -
     texts = []
     for model in (HERE, ApiConfig(name="embedded", base_url=served)):
         for generation in (punished, GenerationConfig(max_new_tokens=24)):
-            config = make_config(model=model, generation=generation, task=GenerateConfig(prompt="Tom has 8 pens."))
+            config = make_config(
+                model=model, generation=generation, task=GenerateConfig(prompt="Tom has 8 pens.")
+            )
             texts.append(run(config).result.text)
     assert texts[:2] == texts[2:]
     assert texts[0] != texts[1]

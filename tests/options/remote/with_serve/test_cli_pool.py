@@ -31,13 +31,22 @@ def texts(folder: Path) -> dict[int, str]:
 
 @pytest.mark.slow
 def test_a_server_that_is_killed_costs_no_answer(runner: Run, tmp_path: Path) -> None:
-    common = ("model=api", "model.name=embedded", f"task.limit={LIMIT}", "tracking=none", "print=json")
+    common = (
+        "model=api",
+        "model.name=embedded",
+        f"task.limit={LIMIT}",
+        "tracking=none",
+        "print=json",
+    )
     with serving(tmp_path / "a", *FLOAT32) as one, serving(tmp_path / "b", *FLOAT32) as other:
         urls = [f"{one.url}/v1", f"{other.url}/v1"]
 
         def kill_amid_the_job() -> None:
             end = time.monotonic() + WAIT_S
-            while not any(file.read_bytes().count(b"\n") >= 20 for file in tmp_path.glob("pool/jobs/*/samples.jsonl")):
+            while not any(
+                file.read_bytes().count(b"\n") >= 20
+                for file in tmp_path.glob("pool/jobs/*/samples.jsonl")
+            ):
                 assert time.monotonic() < end
                 time.sleep(0.01)
             os.kill(other.process.pid, signal.SIGKILL)
@@ -55,10 +64,17 @@ def test_a_server_that_is_killed_costs_no_answer(runner: Run, tmp_path: Path) ->
     [record] = tmp_path.glob("pool/jobs/*/result.json")
     recorded = json.loads(record.read_text())
     rows = {row["server"]: row for row in recorded["result"]["tables"]["the servers of the model"]}
-    assert sum(row["requests"] - row["failures"] for row in rows.values()) == LIMIT, "each question answered once"
+    assert sum(row["requests"] - row["failures"] for row in rows.values()) == LIMIT, (
+        "each question answered once"
+    )
     assert rows[urls[1]]["failures"] > 0
     assert rows[urls[1]]["state"] == "left out"
-    assert rows[urls[0]] == {"server": urls[0], "requests": rows[urls[0]]["requests"], "failures": 0, "state": "in use"}
+    assert rows[urls[0]] == {
+        "server": urls[0],
+        "requests": rows[urls[0]]["requests"],
+        "failures": 0,
+        "state": "in use",
+    }
     said = [line for line in done.err.splitlines() if line.startswith(f"{urls[1]} c")]
     assert sum("left out until it answers again" in line for line in said) == 1
     assert len(said) == len(set(said)), "a cause for which it tries again is said once"

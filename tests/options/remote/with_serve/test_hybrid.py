@@ -40,8 +40,18 @@ def bad(feedback: str = "Count again.") -> str:
 @pytest.mark.slow
 def test_a_conversation_and_a_server_record_who_answered(tmp_path: Path) -> None:
     with Teacher(good(), bad()) as teacher:
-        model = ["model=hybrid", "model.student.stub=true", "model.teacher.name=tiny", "tracking=none", "print=json"]
-        model += [f"model.teacher.base_url={teacher.url}", "model.teacher.price_in=1", "model.teacher.price_out=1"]
+        model = [
+            "model=hybrid",
+            "model.student.stub=true",
+            "model.teacher.name=tiny",
+            "tracking=none",
+            "print=json",
+        ]
+        model += [
+            f"model.teacher.base_url={teacher.url}",
+            "model.teacher.price_in=1",
+            "model.teacher.price_out=1",
+        ]
         command = [sys.executable, "-m", "runner", "task=chat", *model]
         done = warm_process.complete(command, b"Hi\nand then?\nquit\n", cwd=tmp_path)
         chat = json.loads(done.stdout.decode().splitlines()[-1])["metrics"]
@@ -50,10 +60,14 @@ def test_a_conversation_and_a_server_record_who_answered(tmp_path: Path) -> None
         assert chat["cost_usd"] > 0
         with serving(tmp_path / "served", *model) as server:
             for _ in range(2):
-                status, _ = server.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
+                status, _ = server.ask(
+                    "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}
+                )
                 assert status == 200
             server.stop()
             served = json.loads(server.out.splitlines()[-1])["metrics"]
-    assert (served["student_answers"], served["teacher_answers"]) == (0, 2), "all later reviews are bad"
+    assert (served["student_answers"], served["teacher_answers"]) == (0, 2), (
+        "all later reviews are bad"
+    )
     assert served["teacher_calls"] == 6
     assert served["cost_usd"] > 0

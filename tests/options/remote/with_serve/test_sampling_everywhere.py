@@ -1,4 +1,5 @@
-"""A sampling parameter has the same effect in Python and for model=api with our own server; needs both options."""
+"""A sampling parameter has the same effect in Python and for model=api with our own server; needs
+both options."""
 
 from __future__ import annotations
 

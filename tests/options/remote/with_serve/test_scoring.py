@@ -37,14 +37,18 @@ def served(make_config: Make) -> Iterator[str]:
         yield url
 
 
-def scored(make: Make, tmp_path: Path, model: Any, task: LikelihoodConfig) -> tuple[dict[str, float], list[Sample]]:
+def scored(
+    make: Make, tmp_path: Path, model: Any, task: LikelihoodConfig
+) -> tuple[dict[str, float], list[Sample]]:
     record = run(make(model=model, task=task))
     samples = read_samples(tmp_path / "outputs" / "jobs" / record.job_id / "samples.jsonl")
     return record.result.metrics, [samples[index] for index in sorted(samples)]
 
 
 @pytest.mark.slow
-def test_our_own_server_scores_as_our_own_engine(make_config: Make, served: str, tmp_path: Path) -> None:
+def test_our_own_server_scores_as_our_own_engine(
+    make_config: Make, served: str, tmp_path: Path
+) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "choices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in CHOICES))
     api = ApiConfig(name="embedded", base_url=served)
@@ -71,10 +75,17 @@ def test_our_own_server_scores_as_our_own_engine(make_config: Make, served: str,
 def test_what_needs_a_tokenizer_here_is_refused(make_config: Make, served: str) -> None:
     api = ApiConfig(name="embedded", base_url=served)
     for keys in ({"keep_top_k": 8}, {"reference": "quantization=none"}):
-        with pytest.raises(ConfigError, match=r"needs a tokenizer on this machine, which this engine does not offer"):
+        with pytest.raises(
+            ConfigError,
+            match=r"needs a tokenizer on this machine, which this engine does not offer",
+        ):
             run(make_config(model=api, task=LikelihoodConfig(limit=2, **keys)))
 
 
 def test_a_wrong_name_is_named(make_config: Make, served: str) -> None:
     with pytest.raises(ConfigError, match=r"this server has no model 'other'"):
-        run(make_config(model=ApiConfig(name="other", base_url=served), task=LikelihoodConfig(limit=2)))
+        run(
+            make_config(
+                model=ApiConfig(name="other", base_url=served), task=LikelihoodConfig(limit=2)
+            )
+        )

@@ -45,7 +45,9 @@ def wait_until(ready: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_a_grid_starts_one_server_and_gets_the_answers_of_the_local_engine(runner: Run, tmp_path: Path) -> None:
+def test_a_grid_starts_one_server_and_gets_the_answers_of_the_local_engine(
+    runner: Run, tmp_path: Path
+) -> None:
     standin = VllmStandIn(tmp_path / "env")
     done = runner("-m", *JOB, *vllm_keys(standin), "seed=0,1")
     assert done.code == 0, done.err
@@ -57,24 +59,38 @@ def test_a_grid_starts_one_server_and_gets_the_answers_of_the_local_engine(runne
     here.mkdir()
     assert runner(*JOB, "model.dtype=float32", "model.device=cpu", cwd=here).code == 0
     assert samples(tmp_path) == sorted(2 * samples(here))
-    results = [json.loads(path.read_text())["result"] for path in tmp_path.glob("outputs/jobs/*/result.json")]
+    results = [
+        json.loads(path.read_text())["result"]
+        for path in tmp_path.glob("outputs/jobs/*/result.json")
+    ]
     for result in results:
         facts = result["facts"]
         assert facts["engine"] == "vLLM 0.32.0 on the CPU"
         assert facts["flags"] == "--dtype float32"
         assert '"stream_interval": 16' in facts["sent"], "nobody watches the text as it comes"
-        assert re.match(r"with transformers in float32: \S+ nats for a token on average", facts["compared"])
+        assert re.match(
+            r"with transformers in float32: \S+ nats for a token on average", facts["compared"]
+        )
         assert not any("cannot be hashed" in note for note in result.get("notes", []))
     logs = list(tmp_path.glob("outputs/jobs/*/vllm.log"))
     assert len(logs) == 2, "the log lies beside each job"
     key = re.compile(r"[\w-]{32}")
-    assert not any(key.search(path.read_text()) for path in tmp_path.glob("outputs/jobs/*/config.yaml"))
+    assert not any(
+        key.search(path.read_text()) for path in tmp_path.glob("outputs/jobs/*/config.yaml")
+    )
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_amid_a_grid_fails_one_job_and_loses_nothing(runner: Run, tmp_path: Path) -> None:
+def test_a_server_that_dies_amid_a_grid_fails_one_job_and_loses_nothing(
+    runner: Run, tmp_path: Path
+) -> None:
     standin = VllmStandIn(tmp_path / "env", "stub")
-    grid = ("-m", "tracking=none", "task.limit=12", *vllm_keys(standin, "model.compare=false", "model.concurrency=2"))
+    grid = (
+        "-m",
+        "tracking=none",
+        "task.limit=12",
+        *vllm_keys(standin, "model.compare=false", "model.concurrency=2"),
+    )
     process = start(tmp_path, *grid, "seed=0,1")
     wait_until(lambda: len(samples(tmp_path)) >= 2)
     os.kill(servers(standin)[0], signal.SIGKILL)
@@ -97,7 +113,11 @@ def test_a_server_that_dies_amid_a_grid_fails_one_job_and_loses_nothing(runner: 
 @pytest.mark.parametrize("grid", [False, True])
 def test_a_runner_that_dies_takes_its_server_along(tmp_path: Path, number: int, grid: bool) -> None:
     standin = VllmStandIn(tmp_path / "env", "stub")
-    job = ("tracking=none", "task.limit=40", *vllm_keys(standin, "model.compare=false", "model.concurrency=2"))
+    job = (
+        "tracking=none",
+        "task.limit=40",
+        *vllm_keys(standin, "model.compare=false", "model.concurrency=2"),
+    )
     process = start(tmp_path, *(("-m", "seed=0,1") if grid else ()), *job)
     wait_until(lambda: len(samples(tmp_path)) >= 2)
     alive = servers(standin)
@@ -112,14 +132,18 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start the runner as a process that can be killed."""
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "runner", *arguments]
-    return warm_process.popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    return warm_process.popen(
+        command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
 
 
 @pytest.mark.slow
 def test_a_server_that_computes_another_model_is_refused_with_both_figures(
     runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    standin = VllmStandIn(tmp_path / "env", "stub")  # whatever it is asked, a token has a log-probability of -1
+    standin = VllmStandIn(
+        tmp_path / "env", "stub"
+    )  # whatever it is asked, a token has a log-probability of -1
     done = runner("tracking=none", *JOB[2:], *vllm_keys(standin))
     assert done.code == 2, done.err
     assert "reads" in done.err
@@ -129,5 +153,7 @@ def test_a_server_that_computes_another_model_is_refused_with_both_figures(
     done = runner("tracking=none", *JOB[2:], *vllm_keys(standin))
     assert done.code == 2, done.err
     assert "computes another model than transformers" in done.err
-    assert re.search(r"A token's mean is -1\.0000 by vLLM and -\d\.\d+ by transformers in float32", done.err)
+    assert re.search(
+        r"A token's mean is -1\.0000 by vLLM and -\d\.\d+ by transformers in float32", done.err
+    )
     assert not any(map(is_alive, servers(standin)))

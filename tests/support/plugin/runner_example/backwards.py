@@ -10,7 +10,15 @@ from runner.config.root import RunnerConfig
 from runner.engines.kinds import Encoded, ModelKind
 from runner_base.result import Answer, FinishReason
 from runner_engine.local.base_cache import BaseCache
-from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Request, RequestId, prompt_sha256
+from runner_engine.sessions.base import (
+    Capability,
+    Completion,
+    EngineReport,
+    Event,
+    Request,
+    RequestId,
+    prompt_sha256,
+)
 from runner_engine.sessions.contract import Engine
 from runner_engine.sessions.session import Session
 from runner_engine.sessions.stats import EngineStats
@@ -69,7 +77,9 @@ class BackwardsSession(Session):
         text = self.engine.decode(ids[::-1])
         text = text.upper() if self.engine.shout else text
         answer = Answer(text, ids[::-1], FinishReason.stop)
-        return Completion(answer, prompt_sha256(prompt), len(ids), seconds=0.0, id=request.id, first_token_s=0.0)
+        return Completion(
+            answer, prompt_sha256(prompt), len(ids), seconds=0.0, id=request.id, first_token_s=0.0
+        )
 
 
 class Backwards(ModelKind):
@@ -83,7 +93,9 @@ class Backwards(ModelKind):
         """Claim nothing beyond completing a text."""
         return BackwardsEngine.capabilities
 
-    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
+    def open_engine(
+        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
         """Return the engine."""
         assert isinstance(resolved.config.model, BackwardsConfig)
         return BackwardsEngine(resolved.config.model.shout)

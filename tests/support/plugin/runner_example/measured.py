@@ -1,4 +1,5 @@
-"""Two metrics: one that task=words returns, and one that is computed from the answers of any task."""
+"""Two metrics: one that task=words returns, and one that is computed from the answers of any
+task."""
 
 from __future__ import annotations
 
@@ -15,4 +16,6 @@ def answer_words(samples: Sequence[Sample]) -> float:
 
 
 WORDS = Metric("words", "words", form=",.0f", pooling=Pooling.sum)
-ANSWER_WORDS = Metric("answer_words", "words an answer", form=".1f", better=Better.lower, of_samples=answer_words)
+ANSWER_WORDS = Metric(
+    "answer_words", "words an answer", form=".1f", better=Better.lower, of_samples=answer_words
+)

@@ -30,4 +30,6 @@ def run(inputs: WordsInputs, context: Context) -> Result:
     """Ask once, and count."""
     done = collect([Request(0, inputs.prompt)], context)
     words = sum(len(sample.answer.text.split()) for sample in done.samples)
-    return Result({"words": words, **done.metrics}, facts=done.facts, notes=done.notes, problems=done.problems)
+    return Result(
+        {"words": words, **done.metrics}, facts=done.facts, notes=done.notes, problems=done.problems
+    )
