@@ -79,8 +79,8 @@ if TYPE_CHECKING:
     from runner_base.result import Result as Result
     from runner_base.result import Sample as Sample
     from runner_base.result import Status as Status
-    from runner_base.result import sealed as sealed
-    from runner_base.result import unsealed as unsealed
+    from runner_base.sealed_lines import sealed as sealed
+    from runner_base.sealed_lines import unsealed as unsealed
     from runner_base.tables import Column as Column
     from runner_base.tables import Use as Use
     from runner_base.texts import clock as clock
@@ -146,8 +146,8 @@ PLACES = {
     "thinking_totals": "thought_tokens",  # metrics of how much models thought
     "Parts": "thinking",  # an answer in two: what a model thought, and what it answered
     "Likelihood": "result",  # how likely a model finds a text
-    "sealed": "result",  # a line of JSON with its checksum
-    "unsealed": "result",  # reads such a line, and notices a change
+    "sealed": "sealed_lines",  # a line of JSON with its checksum
+    "unsealed": "sealed_lines",  # reads such a line, and notices a change
     # texts and files
     "counted": "texts",  # `1 job`, `2,000 jobs`
     "clock": "texts",  # seconds as people read them: 7 s, 3:20

@@ -1,34 +1,21 @@
-"""What a task returns and what is stored on disk: Response, Sample, Call, Result, Record, repeats.
-Imports no torch.
-
-repeats.jsonl has one line for each repeat of each measure of a job. `runner-compare` compares
-these:
-
-    {"measure": "decode_tok_per_s/batch_4_prompt_64", "repeat": 1, "value": 812.5}
-
-A measure has the name of the job's metric, which is the median of its repeats. Warm-up runs are
-left out.
+"""What a task returns and what is stored on disk: Response, Sample, Call, Result, Record. Imports no
+torch.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from runner_base.errors import cannot_write
 from runner_base.model_text import RENAMED
 from runner_base.model_text import Answer as Answer
 from runner_base.model_text import FinishReason as FinishReason
 from runner_base.model_text import Verdict as Verdict
+from runner_base.sealed_lines import sealed, unsealed, without_unset_keys
 from runner_base.texts import checked, counted, parse_json, signed
 
-REPEATS = "repeats.jsonl"
-CHECKSUM = ', "checksum": "'
 GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
 COMPLETIONS = "completions.jsonl"  # one line for each prompt, in their order
@@ -236,44 +223,6 @@ class Sample(Response):
         return cls.from_dict(values)
 
 
-def without_unset_keys(value: Any) -> Any:
-    """Return a value without keys that are None or False; an extractor that found nothing stays."""
-    if isinstance(value, list):
-        return [without_unset_keys(it) for it in value]
-    if isinstance(value, dict):
-        kept = {key: it for key, it in value.items() if it is not None and it is not False}
-        return {
-            key: it if key == "extracted" else without_unset_keys(it) for key, it in kept.items()
-        }
-    return value
-
-
-def sealed(values: Mapping[str, Any]) -> str:
-    """Return an object as one line of JSON with a checksum over the rest."""
-    line = json.dumps(values, ensure_ascii=False)
-    return f"{line[:-1]}{_checksum(line)}"
-
-
-def unsealed(line: str) -> dict[str, Any]:
-    """Read such a line; raises ValueError if it is not a JSON object, or was changed since it was
-    written."""
-    values = parse_json(line)
-    if not isinstance(values, dict):
-        raise ValueError("a JSON object was expected")
-    if "checksum" not in values:
-        raise ValueError("it has no checksum")
-    del values["checksum"]
-    content = f"{line.rpartition(CHECKSUM)[0]}}}"
-    if line != f"{content[:-1]}{_checksum(content)}":
-        raise ValueError("its checksum does not fit: it has been changed since it was written")
-    return values
-
-
-def _checksum(line: str) -> str:
-    """Return the end of the line of an object: its checksum."""
-    return f'{CHECKSUM}{hashlib.sha256(line.encode()).hexdigest()[:16]}"}}'
-
-
 @dataclass
 class Result:
     """What a task returns; `metrics` feeds both the printed table and MLflow.
@@ -362,41 +311,3 @@ class Record:
             for name, points in result.series.items()
         }
         return cls(**{**values, "status": Status(values["status"]), "result": result})
-
-
-class RepeatLog:
-    """Writes the repeats of a job, each as soon as it is measured."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / REPEATS
-        self._write("", mode="w")  # a job that starts again measures again
-
-    def add(self, repeat: int, values: Mapping[str, float]) -> None:
-        """Append what one repeat measured: measure -> value."""
-        lines = (
-            {"measure": name, "repeat": repeat, "value": value} for name, value in values.items()
-        )
-        self._write("".join(sealed(line) + "\n" for line in lines))
-
-    def _write(self, text: str, mode: str = "a") -> None:
-        try:
-            with self.path.open(mode, encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-
-
-def read_repeats(path: Path) -> dict[str, list[float]]:
-    """Return the values of each measure, without measures with fewer repeats, e.g. of a cell that
-    ran out of memory.
-
-    Raises ValueError, KeyError or TypeError if a line is not a repeat.
-    """
-    by_measure: dict[str, list[float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        repeat = (
-            unsealed(line) if CHECKSUM in line else parse_json(line)
-        )  # earlier versions wrote none
-        by_measure.setdefault(repeat["measure"], []).append(float(repeat["value"]))
-    most = max(map(len, by_measure.values()), default=0)
-    return {measure: values for measure, values in by_measure.items() if len(values) == most}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from thoughtful import thinking_model
 
-from runner_base.result import sealed, unsealed
+from runner_base.sealed_lines import sealed, unsealed
 
 Run = Callable[..., Any]
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from runner.store.divergences import DIVERGENCES, WORST_TOKENS, read_divergences
 from runner.store.jobs import read_samples
 from runner.store.stored_runs import download
 from runner_base import EvidenceError, Progress, Sample, say
-from runner_base.result import REPEATS, read_repeats
+from runner_base.repeats import REPEATS, read_repeats
 from runner_compare import (
     LOG_LIKELIHOOD,
     SAMPLES,

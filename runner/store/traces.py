@@ -15,7 +15,8 @@ from typing import Any
 from runner.store.jobs import SAMPLES, read_samples
 from runner.store.lines import call_in, read_evidence
 from runner_base import Answer, Call, Progress, Record, Sample, unsealed
-from runner_base.result import CALLS, Response, without_unset_keys
+from runner_base.result import CALLS, Response
+from runner_base.sealed_lines import without_unset_keys
 
 NS = 1_000_000_000
 PAGE = 500  # traces that one request returns

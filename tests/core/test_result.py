@@ -11,16 +11,9 @@ from pathlib import Path
 import pytest
 
 from runner_base.errors import OutputError
-from runner_base.result import (
-    Answer,
-    Call,
-    FinishReason,
-    RepeatLog,
-    Sample,
-    Verdict,
-    read_repeats,
-    sealed,
-)
+from runner_base.repeats import RepeatLog, read_repeats
+from runner_base.result import Answer, Call, FinishReason, Sample, Verdict
+from runner_base.sealed_lines import sealed
 
 ONE = Sample(
     Answer("so 4", [1, 2], FinishReason.stop, verdict=Verdict.correct),

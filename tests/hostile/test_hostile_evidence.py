@@ -13,7 +13,7 @@ from runner.config.task import TaskConfig
 from runner.run import run
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner_base.result import RepeatLog, read_repeats
+from runner_base.repeats import RepeatLog, read_repeats
 
 pytestmark = pytest.mark.smoke(2)
 TASKS: dict[str, TaskConfig] = {

@@ -9,7 +9,7 @@ import pytest
 from runner.store.measurements import MEASUREMENTS, Measurements, notes_on
 from runner_base import machine
 from runner_base.errors import EvidenceError
-from runner_base.result import sealed
+from runner_base.sealed_lines import sealed
 
 
 def test_what_was_kept_is_read_again(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from runner.store import sibling_jobs
 from runner.store.jobs import Job, Recorder
-from runner_base.result import Answer, FinishReason, Sample, sealed, unsealed
+from runner_base.result import Answer, FinishReason, Sample
+from runner_base.sealed_lines import sealed, unsealed
 
 
 def sample(index: int, text: str = "ok") -> Sample:

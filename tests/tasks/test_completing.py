@@ -19,7 +19,8 @@ from runner.store.jobs import read_samples
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import EvidenceError, JobFailed
-from runner_base.result import FinishReason, Record, Sample, Status, Verdict, sealed, unsealed
+from runner_base.result import FinishReason, Record, Sample, Status, Verdict
+from runner_base.sealed_lines import sealed, unsealed
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.local.base_cache import BaseCache

@@ -17,7 +17,8 @@ from runner.options.agents.team import AgentCall, Answered
 from runner.store.lines import GrowingFile, call_in, damaged, read_evidence
 from runner.store.partial import PartialFile
 from runner_base import Call, sealed, unsealed
-from runner_base.result import CALLS, without_unset_keys
+from runner_base.result import CALLS
+from runner_base.sealed_lines import without_unset_keys
 from runner_engine import Begun, Completion, Engine, RequestId
 
 

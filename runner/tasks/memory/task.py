@@ -48,7 +48,7 @@ from runner_base import (
     write_atomically,
 )
 from runner_base.drawing import draw_in_process, draw_missing
-from runner_base.result import RepeatLog
+from runner_base.repeats import RepeatLog
 from runner_engine import Capability, Workload
 from runner_engine.sessions import require_among
 

@@ -43,7 +43,7 @@ from runner.tasks import (
 from runner.tasks.sweep.kept_cells import KeptCells
 from runner_base import JobFailed, Result, machine, write_atomically
 from runner_base.drawing import draw_in_process, draw_missing
-from runner_base.result import RepeatLog
+from runner_base.repeats import RepeatLog
 from runner_engine import Capability, require
 from runner_engine.sessions import FEWER_ROWS
 

@@ -18,7 +18,8 @@ from runner.tasks.memory import figures, probe
 from runner.tasks.memory import task as memory
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base.errors import ConfigError, JobFailed
-from runner_base.result import Result, read_repeats
+from runner_base.repeats import read_repeats
+from runner_base.result import Result
 from runner_compare.ways.repeats import BY_REPEATS
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.contract import Engine

@@ -18,7 +18,7 @@ import pytest
 import warm_process
 from grids import wait_for
 
-from runner_base.result import read_repeats
+from runner_base.repeats import read_repeats
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
 SAID = re.compile(r"interrupted: (\d+) of (\d+) measurements kept, run the same command to resume")

@@ -26,7 +26,7 @@ from runner.speed.synthetic import synthetic_requests
 from runner.store.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
 from runner_base.errors import ConfigError, JobFailed
-from runner_base.result import read_repeats
+from runner_base.repeats import read_repeats
 from runner_engine.sessions.arithmetic import Rates
 from runner_engine.sessions.base import EngineReport, Event, Request, RequestId
 from runner_engine.settings.model import LocalModelConfig
