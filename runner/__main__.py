@@ -145,7 +145,7 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
 
 def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
     """Run one job of another package's sweeper; return the number that it optimizes."""
-    from runner.grid.plan import objective
+    from runner.grid.outcomes import objective
     from runner.run import run
 
     config = to_config(composed, hydra_config.runtime.choices)

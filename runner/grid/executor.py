@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from runner.grid.plan import Outcome, PlannedJob
-from runner.grid.show import GridView
+from runner.grid.live_view import GridView
+from runner.grid.outcomes import Outcome
+from runner.grid.plan import PlannedJob
 from runner_base import signals
 
 GRACE_S = 30.0  # how long jobs may take to end after Ctrl-C, before they are killed

@@ -21,9 +21,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from runner.config.root import RunnerConfig
-from runner.grid.plan import Outcome, PlannedJob, State, objective, plan_all, worker_limits
-from runner.grid.show import GridView, labels
+from runner.grid.live_view import GridView
+from runner.grid.outcomes import Outcome, objective
+from runner.grid.plan import PlannedJob, State, plan_all
+from runner.grid.show import labels
 from runner.grid.trials import Trials
+from runner.grid.worker_limits import worker_limits
 from runner.grid.workers import WorkerPool
 from runner_base import ConfigError, JobFailed, Status, visible_gpus
 

@@ -23,7 +23,8 @@ from omegaconf import DictConfig
 
 from runner.config.hydra import as_yaml, to_config
 from runner.config.root import AUTO, RunnerConfig
-from runner.grid.plan import Outcome, PlannedJob, outcome_of_error, run_job
+from runner.grid.outcomes import Outcome, outcome_of_error, run_job
+from runner.grid.plan import PlannedJob
 from runner.report import brief
 from runner.store import pending_runs
 from runner.store.jobs import Job, claim

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.config.groups import GROUPS
-from runner.grid.plan import Outcome, PlannedJob
+from runner.grid.outcomes import Outcome
+from runner.grid.plan import PlannedJob
 from runner.grid.show import job_names, labels
 from runner_base import Record, RunnerError, Status, counted, few
 from runner_compare import ENDS, LOG_LIKELIHOOD, Better, described

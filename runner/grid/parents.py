@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.grid import parent_notes
-from runner.grid.plan import Outcome, PlannedJob, State
+from runner.grid.outcomes import Outcome
+from runner.grid.plan import PlannedJob, State
 from runner.store import grid_runs, ledger, published, tracking
 from runner.store.mlflow_store import Store, store_of
 from runner.store.stored_runs import StoredRuns, read_runs

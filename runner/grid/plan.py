@@ -1,14 +1,12 @@
-"""The jobs of a grid: what would run, what is done, what cannot work, what each job will take, and
-how each ended.
+"""The jobs of a grid: what would run, what is done, what cannot work, and what each job will take.
 
-All but the last is known before anything is loaded. Jobs that are compared while they run share one
+All of it is known before anything is loaded. Jobs that are compared while they run share one
 error of 5 %, and know their shares at the start: one that decides while it runs cannot wait for the
 others, as Holm's adjustment does.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -22,29 +20,18 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config.compose import Composer
 from runner.config.hydra import to_config, without_hydra
 from runner.config.resolved import ResolvedJob, resolve
-from runner.config.root import AUTO, RunnerConfig
+from runner.config.root import RunnerConfig
 from runner.engines.kinds import Need, kind_of
-from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, estimate
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.run import check, identify, must_start_anew, run
+from runner.grid.outcomes import Outcome
+from runner.run import check, identify, must_start_anew
 from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job
 from runner.tasks.base import Uses, task_of, with_inputs
-from runner_base import (
-    INTERRUPTED,
-    ConfigError,
-    JobFailed,
-    JobHeld,
-    Record,
-    RunnerError,
-    Status,
-    machine,
-)
-from runner_base.errors import lost_gpu
-from runner_compare import LOG_LIKELIHOOD
-from runner_engine import BaseCache, ToDownload, no_downloads
+from runner_base import INTERRUPTED, ConfigError, Record, RunnerError, Status
+from runner_engine import ToDownload, no_downloads
 
 NOTHING_TO_ASK = "every answer is recorded: the texts are judged, and nothing is decoded"
 
@@ -56,19 +43,6 @@ class State(StrEnum):
     resume = "to resume"  # an interrupted run has left samples or measurements
     done = "done"
     impossible = "impossible"
-
-
-@dataclass
-class Outcome:
-    """How a job ended, in a form that can be sent to another process."""
-
-    status: Status
-    record: Record | None = None
-    message: str = ""
-    exit_code: int = 0
-    is_held_elsewhere: bool = False  # another process is doing the job
-    lost_gpu: str = ""  # the error after which its process can use the GPU no more
-    note: str = ""  # what else happened on the way
 
 
 @dataclass
@@ -290,61 +264,6 @@ def mark_duplicates(plan: list[PlannedJob]) -> None:
             planned.same_as = earlier if earlier != number else None
 
 
-def group(plan: list[PlannedJob], numbers: list[int]) -> deque[deque[int]]:
-    """Group jobs that share a base, the longest group first; a job that loads nothing is a group of
-    its own.
-
-    Within a group, jobs that wait for no other job come first.
-    """
-    groups: dict[str, deque[int]] = {}
-    for number in sorted(numbers, key=lambda number: bool(plan[number].after)):
-        groups.setdefault(plan[number].base or f"alone {number}", deque()).append(number)
-    return deque(sorted(groups.values(), key=lambda members: -sum(plan[n].cost for n in members)))
-
-
-@dataclass(frozen=True)
-class WorkerLimits:
-    """How many workers there may be at once."""
-
-    total: int
-    on_cpu: int  # without a GPU
-    is_given: bool = (
-        False  # by the user: then several workers may have the same GPU and load the same base
-    )
-    is_measuring: bool = (
-        False  # one at a time, by jobs whose ids depend on all GPUs that a process sees
-    )
-
-
-def worker_limits(plan: list[PlannedJob], numbers: list[int], wanted: str) -> WorkerLimits:
-    """Return how many workers to start: as configured, or as many as cores and memory allow, and
-    one for each GPU.
-
-    On the CPU there is one for each base. On GPUs as many work as get the GPUs that they need.
-    """
-    if wanted != AUTO:
-        count = min(int(wanted), len(numbers))
-        return WorkerLimits(count, count, is_given=True)
-    if any(plan[number].measures for number in numbers):
-        return WorkerLimits(
-            1, 1, is_measuring=True
-        )  # another job at the same time would distort the measurement
-    gpus = len(machine.gpu_models())
-    first_of_each = [
-        plan[members[0]] for members in group(plan, numbers)
-    ]  # jobs that share a base need about the same
-    needs = [one.need for one in first_of_each if one.resolved]
-    on_cpu = [need for need in needs if not (gpus and need.gpus)]
-    if needs and not on_cpu:
-        return WorkerLimits(gpus, 0)
-    by_memory = int(
-        0.8 * machine.available_mib() // (PROCESS_MIB + max(need.mib for need in on_cpu))
-    )
-    by_cores = machine.cores() // max(need.threads for need in on_cpu)
-    count = max(1, min(len(on_cpu), by_memory, by_cores))
-    return WorkerLimits(count + gpus * (len(on_cpu) < len(needs)), count)
-
-
 def predicted_need(resolved: ResolvedJob) -> Need:
     """Predict memory and threads of a job, from the checkpoint's headers alone."""
     config = resolved.config
@@ -385,57 +304,4 @@ def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
         estimates[number].time = Estimate(0.0, 0.0, EstimateBasis.answered)
     return estimates | estimate(
         asked, output_dir, settings.plan is True, read=counts, finished=finished
-    )
-
-
-def run_job(
-    config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True
-) -> Outcome:
-    """Run one job of a grid; an error ends only this job."""
-    try:
-        record = run(config, config_yaml, bases, wait)
-        return Outcome(
-            record.status, record, record.error or "", exit_code=1 if record.error else 0
-        )
-    except SystemExit as error:  # it would end the process with all of its jobs
-        return Outcome(
-            Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1
-        )
-    except Exception as error:  # noqa: BLE001  # no error of one job may end the grid
-        return outcome_of_error(error)
-
-
-def outcome_of_error(error: Exception) -> Outcome:
-    """Return the outcome of a job that raised an error: it has failed, unless only its store did
-    not answer."""
-    if isinstance(error, ledger.NotLogged):
-        return Outcome(Status.FINISHED, error.record, str(error))
-    if isinstance(error, RunnerError):
-        return Outcome(
-            Status.FAILED,
-            None,
-            str(error),
-            error.exit_code,
-            is_held_elsewhere=isinstance(error, JobHeld),
-        )
-    message = f"{type(error).__name__}: {error}"
-    return Outcome(Status.FAILED, message=message, exit_code=1, lost_gpu=lost_gpu(error))
-
-
-def objective(record: Record) -> tuple[str, float]:
-    """Return what a search maximises: accuracy, likelihood or decoding speed; JobFailed if the job
-    failed."""
-    if record.status is not Status.FINISHED:
-        raise JobFailed(record.error or record.status.value)
-    for name in (
-        "accuracy",
-        LOG_LIKELIHOOD,
-        "best_decode_tok_per_s",
-        "best_output_tok_per_s",
-        "decode_tok_per_s",
-    ):
-        if name in record.result.metrics:
-            return name, record.result.metrics[name]
-    raise ConfigError(
-        "this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep"
     )

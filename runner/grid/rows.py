@@ -17,7 +17,8 @@ from runner.config.hydra_versions import named_classes
 from runner.config.runner_hydra import hydra_of
 from runner.config.variables import variables_as_overrides
 from runner.grid.other_launchers import run_launched
-from runner.grid.plan import Outcome, PlannedJob
+from runner.grid.outcomes import Outcome
+from runner.grid.plan import PlannedJob
 from runner.grid.show import table_lines
 from runner.grid.sweeper import Grid, GridSweeper
 from runner.library.jobs import Overrides, as_a_command, command_words

@@ -1,44 +1,27 @@
-"""A grid as a user sees it: names, plan, progress, the table at the end, the failures.
-
-Progress goes to stderr: a live view on a terminal, plain lines elsewhere.
-"""
+"""A grid as a user sees it before and after it runs: names, plan, the table at the end, the
+failures."""
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any
 
 from runner.config.root import AUTO, RunnerConfig
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, estimate_words
-from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
+from runner.grid.outcomes import Outcome
+from runner.grid.plan import PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
-from runner.report import GridLine, brief, job_column, named_columns, naming_columns
+from runner.report import GridLine, job_column, named_columns, naming_columns
 from runner.store import mlflow_store, published, run_table
-from runner_base import (
-    Column,
-    ProgressState,
-    Status,
-    Use,
-    clock,
-    counted,
-    machine,
-    plain,
-    say,
-    visible_gpus,
-)
+from runner_base import Column, Status, Use, clock, counted, machine, plain, say, visible_gpus
 from runner_base.console import console
 from runner_base.files import shared_folder
 from runner_base.printed_tables import print_fitted
 from runner_base.tables import NO_WIDTH
 
-REDRAW_EVERY_S = 0.25
 MODEL_NAME = "model.name"
 ESTIMATE_COLUMNS = (
     "questions",
@@ -60,10 +43,6 @@ ESTIMATE_USES = (
     Use.result,
     Use.more,
 )
-
-
-# ------------------------------------------------------------------------------------- before and
-# after
 
 
 def job_names(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -299,116 +278,3 @@ def show_failures(plan: list[PlannedJob], outcomes: dict[int, Outcome]) -> int:
             continue
         failures += 1
     return failures
-
-
-# ------------------------------------------------------------------------------------- while it
-# runs
-
-
-@dataclass
-class GridView:
-    """Shows the progress of a grid; a failure is printed when it happens."""
-
-    labels: list[str]  # of all jobs of the plan
-    to_do: int
-    known: frozenset[int] = (
-        frozenset()
-    )  # jobs that were done when the grid was planned, e.g. to deliver their files
-    running: dict[int, ProgressState | None] = field(
-        default_factory=dict
-    )  # None: it has not begun to work
-    done: int = 0
-    failed: int = 0
-    began: float = field(default_factory=time.monotonic)
-    _live: Any = None
-    _drawn_at: float = 0.0
-
-    def __enter__(self) -> GridView:
-        if sys.stderr.isatty():
-            from rich.live import Live
-
-            self._live = Live(console=console(sys.stderr), transient=True, auto_refresh=False)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def started(self, number: int) -> None:
-        """Record that a worker has started a job."""
-        self.running[number] = None
-
-    def progressed(self, number: int, step: ProgressState) -> None:
-        """Record a job's progress."""
-        if number in self.running:
-            self.running[number] = step
-
-    def repeats(self, number: int, why: str) -> None:
-        """Print that a job is repeated, and why."""
-        self.running.pop(number, None)
-        line = f"REPEATED {self.labels[number]}: {why}"
-        if self._live is None:
-            say(line)
-        else:
-            self._live.console.print(line)
-
-    def ended(self, number: int, outcome: Outcome) -> None:
-        """Record that a job has ended, and print one line that says how."""
-        self.running.pop(number, None)
-        failed = outcome.status is not Status.FINISHED
-        self.done += 1
-        self.failed += failed
-        at = f"[{self.done}/{self.to_do}]"
-        if outcome.record is not None and not failed:
-            when = "before" if number in self.known else "meanwhile"
-            recorded = f", recorded {when}" if outcome.record.from_ledger else ""
-            line = f"{at} {self.labels[number]}: {brief(outcome.record)}{recorded}"
-            line += f"\n    note: {outcome.message}" if outcome.message else ""
-        else:  # no metrics: those of a job with errors would count unanswered questions as wrong
-            line = f"{at} {outcome.status.value} {self.labels[number]}: {outcome.message}"
-        line += f"\n    note: {outcome.note}" if outcome.note else ""
-        if self._live is None:
-            say(line)
-        else:
-            self._live.console.print(line, style="red" if failed else "")
-        self.tick(at_once=True)
-
-    def tick(self, at_once: bool = False) -> None:
-        """Redraw the live view, if there is one and the last picture is old enough."""
-        now = time.monotonic()
-        if self._live is not None and (at_once or now - self._drawn_at >= REDRAW_EVERY_S):
-            self._drawn_at = now
-            self._live.update(self._picture(), refresh=True)
-
-    def _picture(self) -> Any:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        rows = Table.grid(padding=(0, 2))
-        for number, job in sorted(self.running.items()):
-            rows.add_row("·", self.labels[number], *_progress_cells(job))
-        head = Table.grid(padding=(0, 2))
-        head.add_row(
-            Text(f"{self.done}/{self.to_do} jobs", style="bold"),
-            ProgressBar(total=max(self.to_do, 1), completed=self.done, width=32),
-            Text(f"{clock(time.monotonic() - self.began)} passed"),
-            Text(f"{self.failed} failed" if self.failed else "", style="red"),
-        )
-        return Group(head, rows)
-
-
-def _progress_cells(step: ProgressState | None) -> list[str]:
-    if step is None:
-        return ["starting"]
-    news = "  ".join(f"{key} {value}" for key, value in step.news.items())
-    total = f"{step.done:,.0f}/{step.total:,.0f}" if step.total else ""
-    return [
-        step.what,
-        total,
-        news,
-        f"{step.rss_mib:,.0f} MiB",
-        f"{clock(step.left_s)} left" if step.left_s else "",
-    ]

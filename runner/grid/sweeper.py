@@ -23,8 +23,9 @@ from runner.grid.known_jobs import fetch_known, mark_known
 from runner.grid.launchers import LaunchingSweeper, PlanLauncher
 from runner.grid.named import with_named
 from runner.grid.other_launchers import ForeignLaunch, check_settings
+from runner.grid.outcomes import Outcome
 from runner.grid.parents import ParentRuns
-from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates, plan_composed, share_error
+from runner.grid.plan import PlannedJob, State, mark_duplicates, plan_composed, share_error
 from runner.grid.show import labels, show_failures, show_hints, show_plan, summary, table_lines
 from runner.report import show_grid
 from runner.store import grid_runs

@@ -6,8 +6,10 @@ import time
 from dataclasses import dataclass, field
 
 from runner.grid.best_trial import Scored, doubt_lines
-from runner.grid.plan import Outcome, PlannedJob, objective
-from runner.grid.show import GridView, labels, show_hints, table_lines
+from runner.grid.live_view import GridView
+from runner.grid.outcomes import Outcome, objective
+from runner.grid.plan import PlannedJob
+from runner.grid.show import labels, show_hints, table_lines
 from runner.report import show_grid
 from runner_base import Record, RunnerError, Status, plain
 

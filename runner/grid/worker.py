@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 
 from runner.config.root import RunnerConfig
 from runner.grid.forking import FORKS, run_in_copy
-from runner.grid.plan import Outcome, run_job
+from runner.grid.outcomes import Outcome, run_job
 from runner_base import INTERRUPTED, ProgressState, Status, child, progress, signals
 from runner_base.console import ForPeople, keep_streams
 from runner_base.loggers import log_progress

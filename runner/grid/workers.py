@@ -26,7 +26,8 @@ from runner.engines.kinds import Need
 from runner.grid import forking
 from runner.grid.executor import Executor
 from runner.grid.gpu_sets import GpuSet, GpuSets, largest
-from runner.grid.plan import Outcome, WorkerLimits, group
+from runner.grid.outcomes import Outcome
+from runner.grid.worker_limits import WorkerLimits, group
 from runner.grid.worker_process import Worker
 from runner_base import ProgressState, Status, child
 from runner_base.visible_gpus import Gpu

@@ -20,8 +20,9 @@ from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import Need
 from runner.grid.gpu_sets import GpuSet, GpuSets
-from runner.grid.plan import PlannedJob, WorkerLimits, predicted_need, worker_limits
-from runner.grid.show import GridView
+from runner.grid.live_view import GridView
+from runner.grid.plan import PlannedJob, predicted_need
+from runner.grid.worker_limits import WorkerLimits, worker_limits
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.store.jobs import Job

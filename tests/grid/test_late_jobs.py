@@ -10,7 +10,8 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from runner.config.root import RunnerConfig
 from runner.grid.other_launchers import ForeignLaunch
-from runner.grid.plan import plan_job, run_job
+from runner.grid.outcomes import run_job
+from runner.grid.plan import plan_job
 from runner.grid.show import table_lines
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 

@@ -19,8 +19,10 @@ from runner.config.task import TaskConfig
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
 from runner.grid.gpu_sets import GpuSet
-from runner.grid.plan import Outcome, PlannedJob, State, WorkerLimits, group, plan_job
-from runner.grid.show import GridView
+from runner.grid.live_view import GridView
+from runner.grid.outcomes import Outcome
+from runner.grid.plan import PlannedJob, State, plan_job
+from runner.grid.worker_limits import WorkerLimits, group
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.store.jobs import Job

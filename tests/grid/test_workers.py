@@ -15,8 +15,8 @@ from grids import children, command, end_at, kill, mlflow_runs, results, samples
 from runner.engines.kinds import Need
 from runner.grid import forking
 from runner.grid.gpu_sets import GpuSet
-from runner.grid.plan import WorkerLimits
-from runner.grid.show import GridView
+from runner.grid.live_view import GridView
+from runner.grid.worker_limits import WorkerLimits
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.run import run

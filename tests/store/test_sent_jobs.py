@@ -12,7 +12,8 @@ from stored import jobs as runs
 
 from runner.config.resolved import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
-from runner.grid.plan import plan_job, run_job
+from runner.grid.outcomes import run_job
+from runner.grid.plan import plan_job
 from runner.run import identify
 from runner.store import sent_jobs
 from runner.store.jobs import Job

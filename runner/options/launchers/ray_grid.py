@@ -12,7 +12,8 @@ from typing import Any
 
 from runner.config.hydra import as_yaml
 from runner.grid.executor import Executor
-from runner.grid.plan import Outcome, PlannedJob, outcome_of_error, predicted_need
+from runner.grid.outcomes import Outcome, outcome_of_error
+from runner.grid.plan import PlannedJob, predicted_need
 from runner.options.launchers.ray_jobs import Assignment, Delivery, Mailbox, SharedFile, do_job
 from runner.run import must_start_anew
 from runner.store import sent_jobs

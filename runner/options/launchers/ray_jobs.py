@@ -23,7 +23,7 @@ from typing import Any
 
 from runner.config.resolved import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.grid.plan import Outcome, outcome_of_error, run_job
+from runner.grid.outcomes import Outcome, outcome_of_error, run_job
 from runner.run import identify
 from runner.store.jobs import RESULT, Job
 from runner.store.sent_jobs import pack, unpack

@@ -25,7 +25,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from runner.grid.launchers import NO_PLAN, LaunchingSweeper, PlanLauncher
-from runner.grid.plan import Outcome, plan_all
+from runner.grid.outcomes import Outcome
+from runner.grid.plan import plan_all
 from runner.grid.trials import Trials
 from runner.options.launchers import pruning
 from runner.options.launchers.search_space import SearchSettings, SearchSpace, corner, study_name

@@ -17,7 +17,8 @@ from runner.config import resolved
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
-from runner.grid.plan import plan_job, predicted_need, worker_limits
+from runner.grid.plan import plan_job, predicted_need
+from runner.grid.worker_limits import worker_limits
 from runner.run import run
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine

@@ -20,7 +20,8 @@ from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.runner_hydra import hydra_of
 from runner.config.task import TaskConfig
-from runner.grid.plan import PlannedJob, WorkerLimits, predicted_need, worker_limits
+from runner.grid.plan import PlannedJob, predicted_need
+from runner.grid.worker_limits import WorkerLimits, worker_limits
 from runner.options.parts.keys import (
     ArchiveConfig,
     MergeConfig,
