@@ -19,6 +19,7 @@ from runner_engine.attention import Softmax, in_call_order, page_of, register, r
 from runner_engine.attention.device_attention import is_wanted
 from runner_engine.decode.cache_probe import Incompatible, kept_by_cache
 from runner_engine.decode.fused_forward import FusedForward
+from runner_engine.decode.last_bits import distance, wavers_to, worst_distance
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes import Forward, TokenSpan
 from runner_engine.decode.rows import Row
@@ -111,6 +112,11 @@ def probe_heads(loaded: Loaded) -> Heads:
         0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator
     )
     ids = ids.to(loaded.device)
+
+    def own_logits() -> torch.Tensor:
+        logits: torch.Tensor = model(input_ids=ids[None], use_cache=False).logits
+        return logits[0, -2:].float()
+
     try:
         with torch.inference_mode():
             with _without_unpacking(model):
@@ -119,8 +125,9 @@ def probe_heads(loaded: Loaded) -> Heads:
                 heads = _inspect_attention(model, ids[None, :2], kept_tokens, bool(mixers))
                 heads = replace(heads, states=tuple(mixer.states for mixer in mixers.values()))
             with unrounded_rows(model) as zeroed:
-                expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
-                ours = _scheduled_logits(model, heads, ids.tolist())
+                expected, ours = own_logits(), _scheduled_logits(model, heads, ids.tolist())
+                off = distance(ours, expected)
+                is_right = _is_right(loaded, ours, expected, own_logits)
     except Incompatible:
         raise
     except UnsupportedMixer as error:
@@ -131,16 +138,23 @@ def probe_heads(loaded: Loaded) -> Heads:
         if is_memory_error(error):
             raise
         raise Incompatible(f"{type(error).__name__}: {one_line(error, limit=160)}") from error
-    spread = expected.std().clamp(min=1e-6)
-    off = float(((ours - expected).abs().mean() / spread).item())
-    if not off <= allowed_off(loaded):
+    if not is_right:
         raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
     log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
     heads = replace(heads, note=note_on(zeroed))
     return (
-        _by_sdpa_if_right(loaded, heads, ids.tolist(), expected)
+        _by_sdpa_if_right(loaded, heads, ids.tolist(), own_logits)
         if is_wanted(heads.device)
         else heads
+    )
+
+
+def _is_right(
+    loaded: Loaded, ours: torch.Tensor, expected: torch.Tensor, own: Callable[[], torch.Tensor]
+) -> bool:
+    allowed = allowed_off(loaded)
+    return distance(ours, expected) <= allowed or (
+        allowed == COARSE and wavers_to(loaded.model, ours, own, allowed)
     )
 
 
@@ -163,7 +177,7 @@ def _without_unpacking(model: Any) -> Iterator[None]:
 
 
 def _by_sdpa_if_right(
-    loaded: Loaded, heads: Heads, ids: list[int], expected: torch.Tensor
+    loaded: Loaded, heads: Heads, ids: list[int], own: Callable[[], torch.Tensor]
 ) -> Heads:
     """Return heads whose attention is computed by SDPA, if that gives the model's logits here; else
     the same heads."""
@@ -172,11 +186,12 @@ def _by_sdpa_if_right(
     for one in (in_pages, by_sdpa) if in_pages.page else (by_sdpa,):
         try:
             with torch.inference_mode(), unrounded_rows(loaded.model):
-                ours = _scheduled_logits(loaded.model, one, ids)
-            off = float(((ours - expected).abs().mean() / expected.std().clamp(min=1e-6)).item())
-            if off <= allowed_off(loaded):
-                return one
-            why = f"by SDPA its logits would be off by {off:.2g} of their spread"
+                ours, expected = _scheduled_logits(loaded.model, one, ids), own()
+                if _is_right(loaded, ours, expected, own):
+                    return one
+            why = (
+                f"by SDPA its logits would be off by {distance(ours, expected):.2g} of their spread"
+            )
         except (
             RuntimeError,
             NotImplementedError,
@@ -331,16 +346,27 @@ def probe_fused_forward(
             # logits is 0.2 off: noise that a token's mean does not have, and in which each real
             # difference shows
             of_tokens, allowed = (torch.amax, SAME) if is_exact else (torch.mean, COARSE)
-            off = _worst(_trial_logits(forward, ids), expected, of_tokens)
-            if not off <= allowed and (
-                is_exact or not _is_as_near_as_its_noise(forward, ids, fused)
-            ):
+            off = worst_distance(_trial_logits(forward, ids), expected, of_tokens)
+            if not off <= allowed and (is_exact or not _is_noise(forward, ids, fused)):
                 raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
     except NotFusable as reason:
         log.debug("passes run operation by operation: %s", reason)
         return None
     log.debug("passes run in a single call: logits off by %.2g of their spread", off)
     return fused
+
+
+def _is_noise(forward: Forward, ids: list[int], fused: FusedForward) -> bool:
+    """Whether a single call is off by no more than the operations themselves are with other last
+    bits."""
+
+    def own_logits() -> torch.Tensor:
+        forward.fused = None
+        return _trial_logits(forward, ids)
+
+    forward.fused = fused
+    is_near = wavers_to(forward.model, _trial_logits(forward, ids), own_logits, COARSE)
+    return is_near or _is_as_near_as_its_noise(forward, ids, fused)
 
 
 def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForward) -> bool:
@@ -357,10 +383,10 @@ def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForwa
         return _trial_logits(forward, ids, prefix)
 
     with fused.shallow(forward.model, SHALLOW):
-        shallow = _worst(logits(fused), logits(None))
+        shallow = worst_distance(logits(fused), logits(None))
     expected = logits(None)
-    noise = max(_worst(logits(None, PREFIX + more), expected[more:]) for more in SPLITS)
-    off = _worst(logits(fused), expected)
+    noise = max(worst_distance(logits(None, PREFIX + more), expected[more:]) for more in SPLITS)
+    off = worst_distance(logits(fused), expected)
     log.debug(
         "in a single call: off by %.2g in few layers, by %.2g in all (noise %.2g)",
         shallow,
@@ -368,21 +394,6 @@ def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForwa
         noise,
     )
     return shallow <= COARSE and off <= NEAR * noise
-
-
-def _worst(
-    ours: torch.Tensor, expected: torch.Tensor, of_tokens: Callable[..., torch.Tensor] = torch.mean
-) -> float:
-    """Return how far the logits of one place are off at most, as a share of their spread.
-
-    One place after another: of a large vocabulary, all of them in float32 would take more memory
-    than a job does.
-    """
-    each = (
-        of_tokens((one.float() - other.float()).abs(), -1) / other.float().std().clamp(min=1e-6)
-        for one, other in zip(ours, expected, strict=True)
-    )
-    return float(torch.stack(list(each)).max())  # no number, if one of them is none
 
 
 def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX) -> torch.Tensor:
