@@ -75,6 +75,7 @@ test-next: $(NEXT) ## run the tests with next year's Hydra and OmegaConf; ARGS=t
 # oneDNN, our kernels and what bitsandbytes asks torch for leave AVX512 out (tests/conftest.py), MKL does not: products in
 # float32 go by these. One process: mypy runs beside it in CI.
 AVX2 := matmul/test_four_bit test_own_memory decode/test_static_probe test_rates decode/test_fused_forward \
+	decode/test_in_one_call decode/test_last_bits \
 	matmul/test_quantized_layers matmul/test_int8_stored matmul/test_answers_alike
 AVX2_MARKS := not slow
 AVX2_ALL := attention/test_attention decode/test_forward_scoring decode/test_scheduler decode/test_speculation

@@ -1,0 +1,59 @@
+"""Every family that goes in a single call does so in bfloat16, on each processor on which these
+tests run.
+
+Which do not, and why, is in the table of bench/engine/README.md; `make test-avx2` runs this as with
+AVX2 only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from forward_pass import with_fast_kernels
+from opening import local_engine
+
+from runner.config.root import RunnerConfig
+from runner_base.dtypes import Dtype
+from runner_engine.kernels import native
+from runner_engine.settings.model import LocalModelConfig
+from tools import families
+
+pytestmark = pytest.mark.skipif(
+    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+)
+DENSE = [
+    "arcee", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3", "gemma3_text", "glm",
+    "glm4", "got_ocr2", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "helium", "hunyuan_v1_dense",
+    "internlm3", "iquestcoder", "jais2", "llama", "ministral", "ministral3", "mistral", "moss_transcribe_diarize",
+    "nemotron", "olmo", "olmo2", "olmo3", "persimmon", "phi", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3",
+    "stablelm", "starcoder2", "vaultgemma",
+]  # fmt: skip
+MIXTURES = [
+    "aria_text", "exaone_moe", "flex_olmo", "glm4_moe", "gpt_oss", "granitemoe", "hy_v3", "mellum", "minimax_m2",
+    "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "solar_open",
+]  # fmt: skip
+LATENTS = [
+    "deepseek_v2",
+    "deepseek_v3",
+    "glm4_moe_lite",
+    "minicpm3",
+    "youtu",
+]  # hybrids are in tests/engine/recurrent
+
+
+@pytest.mark.parametrize("family", [*DENSE, *MIXTURES, *LATENTS])
+def test_its_passes_are_a_single_call(
+    family: str,
+    make_config: Callable[..., RunnerConfig],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    families.build(family, tmp_path / "model")
+    model = LocalModelConfig(name=str(tmp_path / "model"), device="cpu", dtype=Dtype.bfloat16)
+    with caplog.at_level(logging.DEBUG, logger="runner_engine.decode.compat_probe"):
+        _, _, fused = with_fast_kernels(local_engine(make_config(model=model)))
+    assert fused is not None, caplog.messages
+    assert not fused.has_mlps_apart
