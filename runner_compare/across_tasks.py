@@ -37,8 +37,8 @@ def accuracy_and_likelihood(tables: list[Table]) -> list[Column]:
     names = [[_word(accurate, key) for accurate, _ in pairs] for key in keys]
     return [
         *(
-            Column(label(key), words, False, use=Use.setting)
-            for key, words in zip(keys, names, strict=True)
+            Column(label(key), values, False, use=Use.setting)
+            for key, values in zip(keys, names, strict=True)
         ),
         Column("accuracy", [accuracy_of(accurate) for accurate, _ in pairs], use=Use.result),
         Column("Δ points", [difference_of(accurate) for accurate, _ in pairs], use=Use.verdict),

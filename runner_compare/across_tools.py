@@ -75,12 +75,13 @@ class AcrossReader(FilesReader):
 
     def remark(self, run: Run, base: Run) -> str:
         """Say how the two were paired, and what besides the compared settings differs."""
-        ours, theirs = self.matched[run.run_id], self.matched[base.run_id]
-        n = len(ours.by_question)
-        counts = f"{n:,} of {ours.asked:,} questions here and of {theirs.asked:,} in the baseline"
+        matched, base_matched = self.matched[run.run_id], self.matched[base.run_id]
+        n = len(matched.by_question)
+        counts = f"{n:,} of {matched.asked:,} questions here and of {base_matched.asked:,} in the baseline"
+        settings = _settings(base_matched.run, matched.run)
         return (
             f"paired by the text of {counts}; what differs may be the prompts ({tool_of(base)}'s, here "
-            f"{tool_of(run)}'s), the scorers ({_scorer(base)}, here {_scorer(run)}){_settings(theirs.run, ours.run)}"
+            f"{tool_of(run)}'s), the scorers ({_scorer(base)}, here {_scorer(run)}){settings}"
         )
 
 
@@ -122,7 +123,10 @@ def across_tools(
     names = {question: (at, texts[question], "") for at, question in enumerate(shared)}
     matched = {}
     for run in chosen:
-        own = {names[it]: pairs[run.run_id][it] if run is not base else it for it in shared}
+        own = {
+            names[question]: pairs[run.run_id][question] if run is not base else question
+            for question in shared
+        }
         outcomes = answers if run is base else reader.of(run)
         matched[run.run_id] = Matched(run, reader, own, len(outcomes), outcomes)
     return [_on_shared(run, matched[run.run_id]) for run in chosen], AcrossReader(matched)
@@ -205,14 +209,14 @@ def _settings(base: Run, run: Run) -> str:
         f"{key} ({base.params.get(key, ABSENT)}, here {run.params.get(key, ABSENT)})"
         for key in differing
     )
-    return f", and settings: {few([one[:120] for one in each], MAX_NAMED)}"
+    return f", and settings: {few([setting[:120] for setting in each], MAX_NAMED)}"
 
 
-def _are_equal(one: str | None, other: str | None) -> bool:
+def _are_equal(value: str | None, other: str | None) -> bool:
     """Whether two values are the same, also where tools write numbers in their own ways."""
-    if one is None or other is None:
-        return one is other
+    if value is None or other is None:
+        return value is other
     try:
-        return float(one) == float(other)
+        return float(value) == float(other)
     except ValueError:
-        return one == other
+        return value == other

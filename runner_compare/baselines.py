@@ -53,7 +53,12 @@ def scoring(run: Run) -> str:
     """Return the rules by which a run was scored: the task's version, and the extractor or the
     scorer."""
     by = next(
-        (it for key in (SCORER, EXTRACTOR) if (it := run.value(key)) not in (None, NOT_SET)), ""
+        (
+            method
+            for key in (SCORER, EXTRACTOR)
+            if (method := run.value(key)) not in (None, NOT_SET)
+        ),
+        "",
     )
     return f"version {run.task_version} {by}".strip()
 

@@ -83,8 +83,8 @@ def naming_at(table: Table, places: Sequence[int]) -> list[Column]:
     return [
         replace(
             column,
-            cells=[column.cells[place] for place in places],
-            whole=[column.whole[place] for place in places if column.whole],
+            cells=[column.cells[index] for index in places],
+            whole=[column.whole[index] for index in places if column.whole],
         )
         for column in naming(table)
     ]
@@ -101,9 +101,9 @@ def varying_notes(rows: Sequence[TableRow]) -> list[str]:
 def _setting(name: str, values: Sequence[str | None]) -> Column:
     """Return the column of a key, with long values cut; a terminal shows of long paths what
     differs."""
-    words = [ABSENT if value is None else value for value in values]
-    cells = [word if len(word) <= LONGEST else word[: LONGEST - 1] + "…" for word in words]
-    whole = words if short_paths(words) != words else cells
+    texts = [ABSENT if value is None else value for value in values]
+    cells = [text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for text in texts]
+    whole = texts if short_paths(texts) != texts else cells
     return Column(name, cells, False, use=Use.setting, whole=whole)
 
 
@@ -167,9 +167,9 @@ def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
     return [
         Column(f"Δ {unit}", list(map(difference_of, rows)), use=Use.difference),
         *[Column(f"Δ {unit}\nwithout limit", _cells(rows, ends_of), drop_order=1)]
-        * any(it and it.ends for it in (row.effect for row in rows)),
-        Column("p", _cells(rows, lambda it: p_value(it.p)), drop_order=8),
-        Column("Holm", _cells(rows, lambda it: p_value(it.p_holm)), use=Use.verdict),
+        * any(effect and effect.ends for effect in (row.effect for row in rows)),
+        Column("p", _cells(rows, lambda effect: p_value(effect.p)), drop_order=8),
+        Column("Holm", _cells(rows, lambda effect: p_value(effect.p_holm)), use=Use.verdict),
         *margin_column(rows),
         Column(f"min. detectable\n{unit}", _cells(rows, detectable), drop_order=6),
     ]
@@ -197,29 +197,31 @@ def _cells(rows: list[TableRow], text: Callable[[Decision], str]) -> list[str]:
 
 def ratio_columns(table: Table) -> list[Column]:
     """Return the columns of the table of ratios: one line for each run and measure."""
-    lines = [(row, it) for row in table.rows for it in row.ratios]
-    counted = "/".join(dict.fromkeys(quantity(it).counted for _, it in lines))
+    lines = [(row, effect) for row in table.rows for effect in row.ratios]
+    counted = "/".join(dict.fromkeys(quantity(effect).counted for _, effect in lines))
     columns = [
         Column("comparison", [versus(row, table.keys) for row, _ in lines], False, use=Use.setting),
-        Column("measure", [it.measure for _, it in lines], False, use=Use.setting),
-        Column("ratio", [f"×{value_of(it)}" for _, it in lines], use=Use.difference),
-        Column(counted, [fill(METHODS[it.method].sample, it) for _, it in lines]),
-        Column("p", [p_value(it.p) if it.is_tested else ABSENT for _, it in lines]),
+        Column("measure", [effect.measure for _, effect in lines], False, use=Use.setting),
+        Column("ratio", [f"×{value_of(effect)}" for _, effect in lines], use=Use.difference),
+        Column(counted, [fill(METHODS[effect.method].sample, effect) for _, effect in lines]),
+        Column("p", [p_value(effect.p) if effect.is_tested else ABSENT for _, effect in lines]),
         Column(
             "Holm",
-            [p_value(it.p_holm) if it.is_tested else ABSENT for _, it in lines],
+            [p_value(effect.p_holm) if effect.is_tested else ABSENT for _, effect in lines],
             use=Use.verdict,
         ),
         Column(
             "finding",
-            [str(it.finding) if it.is_tested else UNTESTED for _, it in lines],
+            [str(effect.finding) if effect.is_tested else UNTESTED for _, effect in lines],
             False,
             use=Use.verdict,
         ),
     ]
-    if any(it.verdict for _, it in lines):
+    if any(effect.verdict for _, effect in lines):
         columns.append(
-            Column("margin", [margin_decision(it) for _, it in lines], False, use=Use.verdict)
+            Column(
+                "margin", [margin_decision(effect) for _, effect in lines], False, use=Use.verdict
+            )
         )
     return columns
 
@@ -275,6 +277,6 @@ def _with_interval(run: Run, name: str, form: str) -> str:
 
 def summary(table: Table, with_front: bool = True) -> str:
     """Return the legend under a table with comparisons, and how the Pareto front is found."""
-    effects = [it for row in table.compared for it in row.effects]
+    effects = [effect for row in table.compared for effect in row.effects]
     parts = [legend(effects), *(section.legend(table, with_front) for section in every_section())]
     return " ".join(filter(None, parts))

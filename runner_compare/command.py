@@ -309,9 +309,9 @@ def tabulate_tasks(
             f"--require {' '.join(options.require)}: needs a baseline: add --baseline KEY=VALUE"
         )
     if options.plan_questions and not has_baseline:
-        words = " ".join(options.plan_questions)
+        aim = " ".join(options.plan_questions)
         raise ConfigError(
-            f"--plan-questions {words}: a plan needs a baseline: add --baseline KEY=VALUE"
+            f"--plan-questions {aim}: a plan needs a baseline: add --baseline KEY=VALUE"
         )
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
     candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
@@ -382,17 +382,17 @@ def tabulate_flips(
         )
     with_verdicts = [run for run in runs if run.score] or runs
     first, second = (one_run(text, with_verdicts, every_run, reader) for text in options.flips)
-    words = " ".join(options.flips)
+    named = " ".join(options.flips)
     if first.run_id == second.run_id:
-        raise ConfigError(f"--flips {words}: both are {first.job_id}")
+        raise ConfigError(f"--flips {named}: both are {first.job_id}")
     if first.task != second.task:
         raise ConfigError(
-            f"--flips {words}: task {first.task} and task {second.task} have no question in common"
+            f"--flips {named}: task {first.task} and task {second.task} have no question in common"
         )
     table = tabulate([first, second], ComparisonOptions(base=first), reader)
     note = next((row.note for row in table.rows if row.note), None)
     if note is not None or not table.scored:
-        raise ConfigError(f"--flips {words}: {note or f'task {first.task} has no verdicts'}")
+        raise ConfigError(f"--flips {named}: {note or f'task {first.task} has no verdicts'}")
     table.of(FlipsOfTable).pairs = [find_flips(second, first, reader)]
     return table
 

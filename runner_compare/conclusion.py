@@ -25,8 +25,10 @@ TARGETS = (
 def conclude(rows: Sequence[TableRow]) -> str:
     """Return what may be concluded over all rows; empty if nothing was to be compared."""
     families: dict[str, list[Decision]] = {}
-    for it in (it for row in rows for it in row.effects):
-        families.setdefault("repeats" if it.is_ratio else it.measure, []).append(it)
+    for decision in (effect for row in rows for effect in row.effects):
+        families.setdefault("repeats" if decision.is_ratio else decision.measure, []).append(
+            decision
+        )
     parts = [_of_family(family) for family in families.values()]
     skipped = sum(row.note is not None for row in rows)
     if skipped:
@@ -38,7 +40,7 @@ def conclude(rows: Sequence[TableRow]) -> str:
 
 def _of_family(family: Sequence[Decision]) -> str:
     counts = Counter(map(label, sorted(family, key=_rank)))
-    total, undecided = len(family), [it for it in family if is_open(it)]
+    total, undecided = len(family), [decision for decision in family if is_open(decision)]
     if len(undecided) == total:
         text = (
             "the one comparison is not decided"
@@ -53,7 +55,7 @@ def _of_family(family: Sequence[Decision]) -> str:
     return text + _what_would_decide(undecided)
 
 
-def _rank(it: Decision) -> tuple[int, str]:
+def _rank(decision: Decision) -> tuple[int, str]:
     """Return a sort key: better rows first, undecided ones last, so that the words about them can
     follow."""
     verdicts = [
@@ -62,39 +64,44 @@ def _rank(it: Decision) -> tuple[int, str]:
         MarginVerdict.worse_but_within,
         MarginVerdict.worse_by_more,
     ]
-    if is_open(it):
+    if is_open(decision):
         return len(verdicts) + 1, ""
-    return (verdicts.index(it.verdict) if it.verdict in verdicts else len(verdicts)), str(
-        it.finding
-    )
+    if decision.verdict not in verdicts:
+        return len(verdicts), str(decision.finding)
+    return verdicts.index(decision.verdict), str(decision.finding)
 
 
 def _what_would_decide(undecided: Sequence[Decision]) -> str:
     """Say what the undecided comparisons could have shown, and how many questions would decide."""
-    if not undecided or any(it.is_ratio for it in undecided):
+    if not undecided or any(decision.is_ratio for decision in undecided):
         return ""
-    if all(it.unplanned for it in undecided):
-        return f" ({', '.join(dict.fromkeys(it.unplanned for it in undecided))}: more questions would not decide)"
+    why = dict.fromkeys(decision.unplanned for decision in undecided)
+    if all(why):
+        return f" ({', '.join(why)}: more questions would not decide)"
     of = quantity(undecided[0])
     counted = asked_of(undecided[0])
     if undecided[0].verdict is not None:
-        needed = [it.needed for it in undecided]
-        most = max((it for it in needed if it is not None), default=None)
+        needed = [decision.needed for decision in undecided]
+        most = max((count for count in needed if count is not None), default=None)
         if most is None or None in needed:
             return ""
         return f" (about {about(most)} {counted} in all would decide {if_alike(undecided[0])})"
     if any(
-        not it.test.knows_power for it in undecided
+        not decision.test.knows_power for decision in undecided
     ):  # it stopped early: the number of questions was not planned
         return ""
-    asked = range_of([f"{it.n:,}" for it in sorted(undecided, key=lambda it: it.n)])
-    if any(it.detectable is None for it in undecided):
+    asked = range_of(
+        [f"{decision.n:,}" for decision in sorted(undecided, key=lambda decision: decision.n)]
+    )
+    if any(decision.detectable is None for decision in undecided):
         could = f"{asked} {counted} are too few to show any difference"
     else:
-        detectable = sorted(it.detectable for it in undecided if it.detectable is not None)
-        found = range_of([of.write_detectable(one) for one in detectable])
+        detectable = sorted(
+            decision.detectable for decision in undecided if decision.detectable is not None
+        )
+        found = range_of([of.write_detectable(difference) for difference in detectable])
         could = f"{asked} {counted} could only detect {found} {unit_of(undecided[0])}"
-    tells_more = {it.tells_more for it in undecided}
+    tells_more = {decision.tells_more for decision in undecided}
     if len(tells_more) == 1 and (more := tells_more.pop()):
         return f": {could} ({more})"
     return f": {could}{_enough(undecided, of)}"
@@ -105,7 +112,10 @@ def _enough(undecided: Sequence[Decision], of: Quantity) -> str:
     of them."""
     if of is LIKELIHOODS:
         return ""  # no difference in nats is small for every model
-    hardest = max(undecided, key=lambda it: math.inf if it.detectable is None else it.detectable)
+    hardest = max(
+        undecided,
+        key=lambda decision: math.inf if decision.detectable is None else decision.detectable,
+    )
     if not hardest.can_plan_detection:
         return what_shows_more(hardest)
     for target in TARGETS:

@@ -21,86 +21,101 @@ UNDECIDED = "undecided"
 ENDS = ("at_worst", "at_best")
 
 
-def finding_of(it: Decision) -> str:
+def finding_of(decision: Decision) -> str:
     """Return the finding of a comparison for people: where cut-off answers decide it, it is
     undecided."""
-    return UNDECIDED if it.hinges_on_cut_off and it.finding is Finding.open else str(it.finding)
+    if decision.hinges_on_cut_off and decision.finding is Finding.open:
+        return UNDECIDED
+    return str(decision.finding)
 
 
-def sentence_of_ends(it: Decision) -> str:
+def sentence_of_ends(decision: Decision) -> str:
     """Say whether what is found holds whatever was cut off; empty if nothing was cut off, or
     nothing is found."""
-    if it.ends is None:
-        return it.unplanned * it.hinges_on_cut_off
-    if not it.hinges_on_cut_off:
-        return (
-            ""
-            if is_open(it)
-            else f"whatever the cut-off answers ({_how_many(it)}) would have been: Δ {_from_to(it)}"
-        )
+    if decision.ends is None:
+        return decision.unplanned if decision.hinges_on_cut_off else ""
+    many, ends = _how_many(decision), _from_to(decision)
+    if not decision.hinges_on_cut_off:
+        if is_open(decision):
+            return ""
+        return f"whatever the cut-off answers ({many}) would have been: Δ {ends}"
     return (
-        f"{_as_counted(it)} as counted, but cut-off answers decide it ({_how_many(it)}): right or wrong, they make Δ "
-        f"{_from_to(it)}; give it a larger {LIMIT}"
+        f"{_as_counted(decision)} as counted, but cut-off answers decide it ({many}): right or "
+        f"wrong, they make Δ {ends}; give it a larger {LIMIT}"
     )
 
 
-def is_open(it: Decision) -> bool:
+def is_open(decision: Decision) -> bool:
     """Whether neither a difference nor anything about a margin is shown."""
-    return it.finding is Finding.open and it.verdict in (None, MarginVerdict.undecided)
+    return decision.finding is Finding.open and decision.verdict in (None, MarginVerdict.undecided)
 
 
-def _as_counted(it: Decision) -> str:
-    was = it.as_counted
+def _as_counted(decision: Decision) -> str:
+    was = decision.as_counted
     assert was is not None
-    if was.verdict not in (None, MarginVerdict.undecided, it.verdict):
+    if was.verdict not in (None, MarginVerdict.undecided, decision.verdict):
         return verdict_words(was.verdict, margin_words(was))
     return str(was.finding)
 
 
-def _how_many(it: Decision) -> str:
+def _how_many(decision: Decision) -> str:
     """Return how many answers of each side were cut off: `12 of 200 here, 3 of 200 in the
     baseline`."""
-    each = it.counts.get("samples") or 1
-    sides = zip(it.cut_off, (it.n, it.baseline_n), ("here", "in the baseline"), strict=True)
+    each = decision.counts.get("samples") or 1
+    sides = zip(
+        decision.cut_off,
+        (decision.n, decision.baseline_n),
+        ("here", "in the baseline"),
+        strict=True,
+    )
     return ", ".join(
         f"{cut:,} of {counted(n * each, 'answer')} {where}" for cut, n, where in sides if cut
     )
 
 
-def _from_to(it: Decision) -> str:
-    return f"{ends_of(it)} {unit_of(it)}"
+def _from_to(decision: Decision) -> str:
+    return f"{ends_of(decision)} {unit_of(decision)}"
 
 
-def ends_of(it: Decision) -> str:
+def ends_of(decision: Decision) -> str:
     """Return the differences at both ends, with the interval around both."""
-    if it.ends is None:
-        return value_of(it)
-    low, high = it.ends
-    write = quantity(it).write
+    if decision.ends is None:
+        return value_of(decision)
+    low, high = decision.ends
+    write = quantity(decision).write
     return f"{write(low.value)} … {write(high.value)} [{write(low.low)}, {write(high.high)}]"
 
 
-def ends_record(it: Decision) -> dict[str, Any]:
+def ends_record(decision: Decision) -> dict[str, Any]:
     """Return both ends of a comparison as plain data; nothing if no answer was cut off."""
-    was = it.as_counted
-    if it.ends is None or was is None:
+    was = decision.as_counted
+    if decision.ends is None or was is None:
         return {}
     return {
         "without_limit": {
-            "cut_off": it.cut_off[0],
-            "baseline_cut_off": it.cut_off[1],
-            "decides": it.hinges_on_cut_off,
+            "cut_off": decision.cut_off[0],
+            "baseline_cut_off": decision.cut_off[1],
+            "decides": decision.hinges_on_cut_off,
             "finding_as_counted": was.finding,
             "verdict_as_counted": was.verdict,
             "p_holm_as_counted": was.p_holm,
-            **{name: _end_record(end) for name, end in zip(ENDS, it.ends, strict=True)},
+            **{name: _end_record(end) for name, end in zip(ENDS, decision.ends, strict=True)},
         }
     }
 
 
-def _end_record(it: Decision) -> dict[str, Any]:
-    ends = {"difference": it.value, "difference_low": it.low, "difference_high": it.high}
-    return ends | {"p": it.p, "p_holm": it.p_holm, "finding": it.finding, "verdict": it.verdict}
+def _end_record(decision: Decision) -> dict[str, Any]:
+    ends = {
+        "difference": decision.value,
+        "difference_low": decision.low,
+        "difference_high": decision.high,
+    }
+    return ends | {
+        "p": decision.p,
+        "p_holm": decision.p_holm,
+        "finding": decision.finding,
+        "verdict": decision.verdict,
+    }
 
 
 def flat_ends(record: Mapping[str, Any]) -> dict[str, Any]:

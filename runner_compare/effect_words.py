@@ -26,7 +26,9 @@ from runner_compare.wording import about
 
 def p_value(p: float) -> str:
     """Return p to two digits, e.g. 0.77, 0.0042, <0.0001."""
-    return "<0.0001" if p < 0.0001 else "1.0" if p > 0.995 else f"{p:.2g}"
+    if p < 0.0001:
+        return "<0.0001"
+    return "1.0" if p > 0.995 else f"{p:.2g}"
 
 
 UNTESTED = "within these processes only"
@@ -34,26 +36,26 @@ OF_TABLE = "{comparisons} of this table"  # in a legend
 NO_INTERVAL = "one run each, no interval"
 
 
-def fill(template: str, it: Effect) -> str:
+def fill(template: str, effect: Effect) -> str:
     """Fill in a template of METHODS."""
-    return template.format(**vars(it), **it.counts)
+    return template.format(**vars(effect), **effect.counts)
 
 
-def asked_of(it: Decision) -> str:
+def asked_of(decision: Decision) -> str:
     """Return what an effect is over: questions, samples of text, or runs."""
-    return (
-        "runs of each" if it.is_ratio else "samples" if quantity(it) is LIKELIHOODS else "questions"
-    )
+    if decision.is_ratio:
+        return "runs of each"
+    return "samples" if quantity(decision) is LIKELIHOODS else "questions"
 
 
-def quantity(it: Effect) -> Quantity:
+def quantity(effect: Effect) -> Quantity:
     """Return an effect's quantity."""
-    return METHODS[it.method].quantity
+    return METHODS[effect.method].quantity
 
 
-def unit_of(it: Effect) -> str:
+def unit_of(effect: Effect) -> str:
     """Return the unit of an effect's differences: `points`, `nats/token`."""
-    return fill(quantity(it).unit, it)
+    return fill(quantity(effect).unit, effect)
 
 
 def records(row: TableRow) -> dict[str, Any]:
@@ -88,7 +90,9 @@ def error_budget(effects: Sequence[Decision]) -> str:
     share = most_wrong(of_accuracy)
     if share <= ALPHA * (1 + 1e-9):
         return ""
-    fixed = Counter(it.early_stop_comparisons for it in of_accuracy if it.early_stop_comparisons)
+    fixed = Counter(
+        effect.early_stop_comparisons for effect in of_accuracy if effect.early_stop_comparisons
+    )
     parts = [
         f"{count} run{'s' * (count > 1)} decided at {level_words(comparisons)}{(' each' if count > 1 else '')}"
         for comparisons, count in sorted(fixed.items())
@@ -101,42 +105,46 @@ def error_budget(effects: Sequence[Decision]) -> str:
     return f"the findings of this table may be wrong in up to {100 * min(1.0, share):.2g} % of such tables: {text}"
 
 
-def margin_words(it: Decision) -> str:
+def margin_words(decision: Decision) -> str:
     """Return the margin with its unit: `2 points`, `0.01 nats/token`."""
-    assert it.margin is not None
-    of = quantity(it)
+    assert decision.margin is not None
+    of = quantity(decision)
     if of is ACCURACIES:
-        return points_of_margin(it.margin)
-    return f"{100 * it.margin:g} %" if it.is_ratio else f"{it.margin:g} {unit_of(it)}"
+        return points_of_margin(decision.margin)
+    if decision.is_ratio:
+        return f"{100 * decision.margin:g} %"
+    return f"{decision.margin:g} {unit_of(decision)}"
 
 
-def margin_decision(it: Decision) -> str:
+def margin_decision(decision: Decision) -> str:
     """Return what is decided about the margin, e.g. `as good within 2 points`."""
-    assert it.verdict is not None
-    if it.verdict is MarginVerdict.undecided and it.finding is not Finding.open:
-        return f"perhaps by more than {margin_words(it)}"
-    needed = f" ({if_alike(it)}, about {_would_decide(it)})" if it.needed else ""
-    return verdict_words(it.verdict, margin_words(it)) + needed
+    assert decision.verdict is not None
+    if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:
+        return f"perhaps by more than {margin_words(decision)}"
+    needed = f" ({if_alike(decision)}, about {_would_decide(decision)})" if decision.needed else ""
+    return verdict_words(decision.verdict, margin_words(decision)) + needed
 
 
-def if_alike(it: Decision) -> str:
+def if_alike(decision: Decision) -> str:
     """Return what a number of questions that would decide supposes of the truth."""
     return "if neither is better" + (
-        " and they disagree as often" if quantity(it) is ACCURACIES else ""
+        " and they disagree as often" if quantity(decision) is ACCURACIES else ""
     )
 
 
-def _would_decide(it: Decision) -> str:
+def _would_decide(decision: Decision) -> str:
     """Say how many questions would decide; of several tasks, how many more and how they are
     spread."""
-    needed, asked = it.needed or 0, asked_of(it)
-    if "tasks" not in it.counts:
-        families = it.counts.get("clusters")  # more of them, and not larger ones
+    needed, asked = decision.needed or 0, asked_of(decision)
+    if "tasks" not in decision.counts:
+        families = decision.counts.get("clusters")  # more of them, and not larger ones
         of_families = (
-            f" in {math.ceil(needed * families / it.n):,} such families" if families else ""
+            f" in {math.ceil(needed * families / decision.n):,} such families" if families else ""
         )
         return f"{about(needed)} {asked}{of_families} would decide"
-    more = f"{about(needed - it.n)} more {asked} would decide, " if needed > it.n else ""
+    more = (
+        f"{about(needed - decision.n)} more {asked} would decide, " if needed > decision.n else ""
+    )
     return f"{more}{about(needed)} in all{'' if more else ' would decide'}, each set in proportion"
 
 
@@ -169,15 +177,15 @@ RATIO_MARGIN_LEGEND = (
 def legend(effects: Sequence[Decision]) -> str:
     """Return the legend of a table's effects."""
     parts = []
-    for of in dict.fromkeys(words.quantity for words in METHODS.values()):
+    for of in dict.fromkeys(method_words.quantity for method_words in METHODS.values()):
         of_quantity = [effect for effect in effects if quantity(effect) is of]
         if of_quantity:
             used = [
-                words.legend
-                for method, words in METHODS.items()
-                if any(it.method is method for it in of_quantity)
+                method_words.legend
+                for method, method_words in METHODS.items()
+                if any(effect.method is method for effect in of_quantity)
             ]
-            adjusted = [it for it in of_quantity if it.early_stop_comparisons is None]
+            adjusted = [effect for effect in of_quantity if effect.early_stop_comparisons is None]
             legends = [of.legend[0], *used]
             if len(adjusted) < len(of_quantity):
                 legends.append(SHARE_LEGEND + (";" if adjusted else "."))
@@ -185,31 +193,37 @@ def legend(effects: Sequence[Decision]) -> str:
             kind = "other " if 0 < len(adjusted) < len(of_quantity) else ""
             comparisons = comparisons_of(len(adjusted), kind)
             text = " ".join(filter(None, legends))
-            metrics = max((it.comparisons for it in adjusted), default=0) // max(1, len(adjusted))
+            metrics = max((effect.comparisons for effect in adjusted), default=0) // max(
+                1, len(adjusted)
+            )
             if metrics > 1:  # of one score
                 text = text.replace(
                     OF_TABLE, f"{OF_TABLE}, times the {metrics} metrics of this score", 1
                 )
             parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
-            if any(it.verdict for it in adjusted):
+            if any(effect.verdict for effect in adjusted):
                 parts.append(RATIO_MARGIN_LEGEND if of is REPEATS else MARGIN_LEGEND)
-            if any(it.verdict for it in of_quantity if it.early_stop_comparisons is not None):
+            if any(
+                effect.verdict
+                for effect in of_quantity
+                if effect.early_stop_comparisons is not None
+            ):
                 parts.append(BETS_MARGIN_LEGEND)
     return " ".join(parts)
 
 
-def has_no_interval(it: Effect) -> bool:
+def has_no_interval(effect: Effect) -> bool:
     """Whether an effect is the ratio of single measurements, which do not say how far others would
     be from them."""
-    return it.method is Method.too_few_runs and not math.isfinite(it.high)
+    return effect.method is Method.too_few_runs and not math.isfinite(effect.high)
 
 
-def value_of(it: Effect) -> str:
+def value_of(effect: Effect) -> str:
     """Return an effect with its interval."""
-    of = quantity(it)
-    if has_no_interval(it):
-        return f"{of.write(it.value)}, {NO_INTERVAL}"
-    return f"{of.write(it.value)} [{of.write(it.low)}, {of.write(it.high)}]"
+    of = quantity(effect)
+    if has_no_interval(effect):
+        return f"{of.write(effect.value)}, {NO_INTERVAL}"
+    return f"{of.write(effect.value)} [{of.write(effect.low)}, {of.write(effect.high)}]"
 
 
 def difference_of(row: TableRow) -> str:
@@ -219,14 +233,16 @@ def difference_of(row: TableRow) -> str:
     return value_of(row.effect)
 
 
-def pairs_of(it: Decision) -> str:
+def pairs_of(decision: Decision) -> str:
     """Return the numbers of won, lost and tied pairs."""
-    words = METHODS[it.method]
-    return fill(words.pairs or words.quantity.pairs, it)
+    method_words = METHODS[decision.method]
+    return fill(method_words.pairs or method_words.quantity.pairs, decision)
 
 
-def detectable(it: Decision) -> str:
+def detectable(decision: Decision) -> str:
     """Return the minimum detectable difference."""
-    if not it.test.knows_power:
+    if not decision.test.knows_power:
         return ABSENT
-    return f"≥{ABSENT if it.detectable is None else quantity(it).write_detectable(it.detectable)}"
+    if decision.detectable is None:
+        return f"≥{ABSENT}"
+    return f"≥{quantity(decision).write_detectable(decision.detectable)}"

@@ -96,7 +96,8 @@ class FileTable:
     def kind_of(self, metric: str) -> Kind | None:
         """Return the first kind of job that has measured something."""
         return next(
-            (it for it in Kind if any(metric in row.run.metrics for row in self._rows(it))), None
+            (kind for kind in Kind if any(metric in row.run.metrics for row in self._rows(kind))),
+            None,
         )
 
     def speeds(self) -> dict[int, str]:
@@ -206,14 +207,14 @@ def _names(
         same = [key for key in names if names[key] == name]
         differing = [
             key
-            for key in rules.differing_keys([firsts[it].params for it in same])
+            for key in rules.differing_keys([firsts[file].params for file in same])
             if key.startswith(WAYS)
         ]
         for key in same:
-            words = [
-                f"{one.removesuffix('.name')}={firsts[key].params.get(one)}" for one in differing
+            settings = [
+                f"{way.removesuffix('.name')}={firsts[key].params.get(way)}" for way in differing
             ]
-            names[key] = " ".join([name, *(words or [f"({str(key[0])[:8]})"])])
+            names[key] = " ".join([name, *(settings or [f"({str(key[0])[:8]})"])])
     return names
 
 
@@ -260,9 +261,9 @@ def _reference(
 
 def _two_jobs(run: Run, other: Run, kind: Kind, rules: KeyRules) -> str:
     differing = rules.differing_keys([run.params, other.params])
-    words = f", which differ in {', '.join(differing[:4])}" if differing else ""
+    difference = f", which differ in {', '.join(differing[:4])}" if differing else ""
     return (
-        f"--files: {run.params.get('model.name')} has two jobs of {kind}, {other.job_id} and {run.job_id}{words}: "
+        f"--files: {run.params.get('model.name')} has two jobs of {kind}, {other.job_id} and {run.job_id}{difference}: "
         "choose one with --grid, --where or --runs"
     )
 
@@ -290,13 +291,13 @@ def rank_files(table: FileTable, reader: Reader) -> None:
         table.why_no_ranks = f"too few texts to test: {len(sizes)}, at least {MIN_TEXTS}"
         return
     closer = closer_pairs(kls, sizes)
-    ranked = [place for place, it in enumerate(files) if not it.is_reference]
-    for place in ranked:
-        better = sum((other, place) in closer for other in ranked)
-        worse = sum((place, other) in closer for other in ranked)
-        files[place].kl_rank = 1 + better, len(ranked) - worse
-        files[place].closer_than = [
-            files[other].name for other in ranked if (place, other) in closer
+    ranked = [index for index, file in enumerate(files) if not file.is_reference]
+    for index in ranked:
+        better = sum((other, index) in closer for other in ranked)
+        worse = sum((index, other) in closer for other in ranked)
+        files[index].kl_rank = 1 + better, len(ranked) - worse
+        files[index].closer_than = [
+            files[other].name for other in ranked if (index, other) in closer
         ]
     as_close = closer_pairs(kls, sizes, table.margin) if table.margin is not None else set()
     _mark_front(table, files, closer, as_close)
@@ -306,15 +307,16 @@ def divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[float]],
     """Return each run's KL over each text, 0 for the reference, and the tokens of each text; a
     family is one text."""
     texts = [reader.texts(run) for run in runs]
-    sides = [units([one.likelihood for one in side.values()]) for side in texts]
+    sides = [units([score.likelihood for score in side.values()]) for side in texts]
     if any(
-        [(it.unit, it.tokens) for it in side] != [(it.unit, it.tokens) for it in sides[0]]
+        [(likelihood.unit, likelihood.tokens) for likelihood in side]
+        != [(likelihood.unit, likelihood.tokens) for likelihood in sides[0]]
         for side in sides
     ):
         raise NotPaired("the files have not scored the same tokens")
     kls, sizes = (
-        [[it.kl_nats or 0.0 for it in side] for side in sides],
-        [float(it.tokens) for it in sides[0]],
+        [[likelihood.kl_nats or 0.0 for likelihood in side] for side in sides],
+        [float(likelihood.tokens) for likelihood in sides[0]],
     )
     clusters = text_clusters(texts[0], texts[-1], cluster_field(runs[0], runs[-1]))
     if clusters is None:
@@ -331,20 +333,20 @@ def closer_pairs(
     nats a token.
     """
     ps: dict[tuple[int, int], float] = {}
-    for one, other in (
+    for first, second in (
         permutations(range(len(kls)), 2) if margin is not None else combinations(range(len(kls)), 2)
     ):
         shift = margin or 0.0
         gaps = [
-            a - b - shift * size for a, b, size in zip(kls[one], kls[other], sizes, strict=True)
+            a - b - shift * size for a, b, size in zip(kls[first], kls[second], sizes, strict=True)
         ]
         is_ahead = ratio(gaps, sizes) < 0
         if margin is None:
-            ps[(one, other) if is_ahead else (other, one)] = (
+            ps[(first, second) if is_ahead else (second, first)] = (
                 paired_p(gaps, sizes) if any(gaps) else 1.0
             )
         else:
-            ps[one, other] = paired_p(gaps, sizes) if is_ahead else 1.0
+            ps[first, second] = paired_p(gaps, sizes) if is_ahead else 1.0
     adjusted = stats.holm([*ps.values()])
     return {pair for pair, p in zip(ps, adjusted, strict=True) if p < ALPHA}
 
@@ -366,34 +368,39 @@ def _mark_front(
     if table.tolerance is not None:
         axes += [(name, Kind.speed, 1, table.tolerance) for name in table.speeds().values()]
     known = [
-        place
-        for place, it in enumerate(files)
-        if all(it.metric(name, kind) is not None for name, kind, _, _ in axes)
+        index
+        for index, file in enumerate(files)
+        if all(file.metric(name, kind) is not None for name, kind, _, _ in axes)
     ]
 
-    def gain(one: int, other: int, axis: tuple[str, Kind, int, float]) -> float:
+    def gain(first: int, second: int, axis: tuple[str, Kind, int, float]) -> float:
         """Return by which share one is better on an axis, beyond the tolerance; 0 within it."""
         name, kind, sign, tolerance = axis
-        ours, theirs = files[one].metric(name, kind) or 0.0, files[other].metric(name, kind) or 0.0
-        share = ours / theirs if sign > 0 else theirs / ours
+        value, other_value = (
+            files[first].metric(name, kind) or 0.0,
+            files[second].metric(name, kind) or 0.0,
+        )
+        share = value / other_value if sign > 0 else other_value / value
         return share - 1 if share > 1 + tolerance or share < 1 / (1 + tolerance) else 0.0
 
-    def dominates(one: int, other: int) -> bool:
-        gains = [gain(one, other, axis) for axis in axes]
-        if one == other or min(gains, default=0.0) < 0:
+    def dominates(first: int, second: int) -> bool:
+        gains = [gain(first, second, axis) for axis in axes]
+        if first == second or min(gains, default=0.0) < 0:
             return False
-        return (one, other) in closer or ((one, other) in as_close and max(gains, default=0.0) > 0)
+        return (first, second) in closer or (
+            (first, second) in as_close and max(gains, default=0.0) > 0
+        )
 
     dominators = [
-        [at for at, other in enumerate(known) if dominates(other, place)] for place in known
+        [at for at, other in enumerate(known) if dominates(other, index)] for index in known
     ]
-    for place, of_front in zip(known, dominators_among_front(dominators), strict=True):
-        files[place].dominated_by = [files[known[at]].name for at in of_front]
-        files[place].on_front = not of_front
+    for index, of_front in zip(known, dominators_among_front(dominators), strict=True):
+        files[index].dominated_by = [files[known[at]].name for at in of_front]
+        files[index].on_front = not of_front
 
 
-def _kl(it: FileRow) -> float | None:
-    return it.metric(KL, Kind.likelihood)
+def _kl(file: FileRow) -> float | None:
+    return file.metric(KL, Kind.likelihood)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

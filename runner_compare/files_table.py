@@ -178,8 +178,8 @@ def tied_groups(table: FileTable) -> list[list[str]]:
         (file for file in table.files if file.kl_rank),
         key=lambda file: file.metric(KL, Kind.likelihood) or 0.0,
     )
-    told_apart = {frozenset((it.name, other)) for it in ranked for other in it.closer_than}
-    names, groups = [it.name for it in ranked], list[list[str]]()
+    told_apart = {frozenset((file.name, other)) for file in ranked for other in file.closer_than}
+    names, groups = [file.name for file in ranked], list[list[str]]()
     for pair in combinations(names, 2):
         if frozenset(pair) in told_apart or any({*pair} <= {*group} for group in groups):
             continue
@@ -193,15 +193,15 @@ def tied_groups(table: FileTable) -> list[list[str]]:
     return groups
 
 
-def _rank(it: FileRow) -> str:
-    if it.kl_rank is None:
-        return "" if it.is_reference else ABSENT
-    low, high = it.kl_rank
+def _rank(file: FileRow) -> str:
+    if file.kl_rank is None:
+        return "" if file.is_reference else ABSENT
+    low, high = file.kl_rank
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _record(it: FileRow, kind: Kind, key: str) -> Any:
-    return records(it.rows[kind]).get(key) if kind in it.rows else None
+def _record(file: FileRow, kind: Kind, key: str) -> Any:
+    return records(file.rows[kind]).get(key) if kind in file.rows else None
 
 
 def _of_rows(files: list[FileRow], kind: Kind, write: Callable[[TableRow], str]) -> list[str]:

@@ -59,15 +59,15 @@ def sentence(row: TableRow, keys: list[str]) -> str:
 def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
     """Return the finding about rows that show the same: the largest difference, and what they could
     have shown."""
-    effects = [it for row in rows if (it := row.effect)]
+    effects = [effect for row in rows if (effect := row.effect)]
     largest = max(effects, key=lambda effect: abs(effect.value))
-    words, of = METHODS[largest.method], quantity(largest)
-    unit, interval = unit_of(largest), fill(words.interval, largest)
+    method_words, of = METHODS[largest.method], quantity(largest)
+    unit, interval = unit_of(largest), fill(method_words.interval, largest)
     ps = f"p={p_value(largest.p)}, {_adjusted(largest)}".replace("=<", "<")
     names, largest_name = _names(rows, keys, effects.index(largest))
     head = (OF_SEVERAL if len(rows) > 1 else OF_ONE).format(
         names=names,
-        sample=fill(words.sample, largest),
+        sample=fill(method_words.sample, largest),
         finding=finding_of(largest),
         value=f"{of.write(largest.value)} {unit}",
         largest=largest_name,
@@ -83,10 +83,10 @@ def _names(rows: Sequence[TableRow], keys: list[str], largest: int) -> tuple[str
     if len(rows) == 1:
         return versus(rows[0], keys), ""
     names = [sides(row, keys)[0] for row in rows]
-    _, theirs, shared = sides(rows[0], keys)
+    _, base_name, shared = sides(rows[0], keys)
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
     return (
-        f"{joined([*names[:MAX_NAMES], *more])} vs {theirs}{(f' on {shared}' if shared else '')}",
+        f"{joined([*names[:MAX_NAMES], *more])} vs {base_name}{(f' on {shared}' if shared else '')}",
         names[largest],
     )
 
@@ -131,32 +131,37 @@ def _power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
     )
 
 
-def _adjusted(it: Decision) -> str:
+def _adjusted(decision: Decision) -> str:
     """Return the p that decides: Holm's of the table, or that of a run's own share of the 5 %."""
-    if it.early_stop_comparisons is None:
-        return f"Holm {p_value(it.p_holm)}"
-    return f"times {comparisons_of(it.early_stop_comparisons)} {p_value(it.p_holm)}"
+    if decision.early_stop_comparisons is None:
+        return f"Holm {p_value(decision.p_holm)}"
+    return f"times {comparisons_of(decision.early_stop_comparisons)} {p_value(decision.p_holm)}"
 
 
 def _what_it_says(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
     """Return what rows have to share to get one sentence; None for a finding, which has a sentence
     of its own."""
-    it = row.effect
-    if row.note is not None or it is None or it.finding is not Finding.open or it.hinges_on_cut_off:
+    effect = row.effect
+    if (
+        row.note is not None
+        or effect is None
+        or effect.finding is not Finding.open
+        or effect.hinges_on_cut_off
+    ):
         return None
-    _, theirs, shared = sides(row, keys)
+    _, base_name, shared = sides(row, keys)
     return (
-        theirs,
+        base_name,
         shared,
-        it.method,
-        it.n,
-        it.baseline_n,
-        it.verdict,
-        it.test.knows_power,
-        it.unplanned,
-        it.tells_more,
-        it.remark,
-        it.counts.get("size"),
+        effect.method,
+        effect.n,
+        effect.baseline_n,
+        effect.verdict,
+        effect.test.knows_power,
+        effect.unplanned,
+        effect.tells_more,
+        effect.remark,
+        effect.counts.get("size"),
     )
 
 
@@ -173,13 +178,13 @@ def _of_margin(effects: Sequence[Decision]) -> str:
     return f"{shown} ({if_alike(effects[0])}, about {count} would decide)"
 
 
-def label(it: Decision) -> str:
+def label(decision: Decision) -> str:
     """Return what is shown of one row, to follow `is` or `are`."""
-    if it.verdict is None or it.verdict is MarginVerdict.better:
-        return "undecided" if it.finding is Finding.open else str(it.finding)
-    if it.verdict is MarginVerdict.undecided and it.finding is not Finding.open:
-        return f"{it.finding}, perhaps by more than {margin_words(it)}"
-    return verdict_words(it.verdict, margin_words(it)).replace(", but by", " by")
+    if decision.verdict is None or decision.verdict is MarginVerdict.better:
+        return "undecided" if decision.finding is Finding.open else str(decision.finding)
+    if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:
+        return f"{decision.finding}, perhaps by more than {margin_words(decision)}"
+    return verdict_words(decision.verdict, margin_words(decision)).replace(", but by", " by")
 
 
 def range_of(values: Sequence[str]) -> str:
@@ -187,9 +192,9 @@ def range_of(values: Sequence[str]) -> str:
     return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
-def joined(words: Sequence[str]) -> str:
+def joined(names: Sequence[str]) -> str:
     """Return words as a list: `a`, `a and b`, `a, b and c`."""
-    *most, last = words
+    *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
 
 
@@ -201,9 +206,10 @@ def _too_few_runs(row: TableRow, keys: list[str]) -> str:
     if not measured:
         return ""
     fewest, most = (
-        pick(f(it.n, it.baseline_n) for it in measured) for pick, f in ((min, min), (max, max))
+        pick(f(ratio.n, ratio.baseline_n) for ratio in measured)
+        for pick, f in ((min, min), (max, max))
     )
-    family = max(it.comparisons for it in measured)
+    family = max(ratio.comparisons for ratio in measured)
     if fewest >= fewest_runs(ALPHA / family):
         return ""
     needed = runs_needed(CLEAR_DIFFERENCE, ALPHA / family) or MAX_RUNS

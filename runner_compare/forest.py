@@ -46,14 +46,14 @@ def forest(
     terminal is too narrow."""
     marks = UNICODE if (encoding or "utf-8").lower().replace("-", "").startswith("utf") else ASCII
     compared = [
-        (row, it)
+        (row, effect)
         for row in rows
-        if (it := row.effect) and math.isfinite(it.low) and math.isfinite(it.high)
+        if (effect := row.effect) and math.isfinite(effect.low) and math.isfinite(effect.high)
     ]
-    units = dict.fromkeys(unit_of(it) for _, it in compared)
+    units = dict.fromkeys(unit_of(effect) for _, effect in compared)
     lines = []
     for unit in units:
-        of_unit = [(row, it) for row, it in compared if unit_of(it) == unit]
+        of_unit = [(row, effect) for row, effect in compared if unit_of(effect) == unit]
         lines += _plot(of_unit, keys, unit, width, marks)
     return lines
 
@@ -72,7 +72,7 @@ def _plot(
     plot_width = min(MAX_WIDTH, width - indent)
     if plot_width < MIN_WIDTH:
         return []
-    effects = [it for _, it in shown]
+    effects = [effect for _, effect in shown]
     margins = sorted({-effect.margin for effect in effects if effect.margin is not None})
     lowest, highest = (
         min([0.0, *margins, *(effect.low for effect in effects)]),
@@ -86,11 +86,11 @@ def _plot(
     explained = f"; {marks.margin} margin" if margins else ""
     title = f"{marks.delta} to the baseline in {unit} with intervals{cut}; {marks.zero} no difference{explained}"
     lines = [(title, "dim")]
-    for name, it in zip(names, effects, strict=True):
+    for name, effect in zip(names, effects, strict=True):
         lines.append(
             (
-                f"{name:<{indent}}{_interval(it, column, margins, plot_width, marks)}",
-                STYLES.get(it.finding, ""),
+                f"{name:<{indent}}{_interval(effect, column, margins, plot_width, marks)}",
+                STYLES.get(effect.finding, ""),
             )
         )
     lines.append(
@@ -104,37 +104,37 @@ def _plot(
 
 
 def _interval(
-    it: Decision, column: Callable[[float], int], margins: list[float], width: int, marks: Marks
+    effect: Decision, column: Callable[[float], int], margins: list[float], width: int, marks: Marks
 ) -> str:
     cells = [" "] * width
-    for value, mark in [*((one, marks.margin) for one in margins), (0.0, marks.zero)]:
+    for value, mark in [*((margin, marks.margin) for margin in margins), (0.0, marks.zero)]:
         cells[column(value)] = mark
-    first, last = column(it.low), column(it.high)
-    for place in range(first, last + 1):
-        cells[place] = marks.line if cells[place] == " " else marks.crossing
+    first, last = column(effect.low), column(effect.high)
+    for index in range(first, last + 1):
+        cells[index] = marks.line if cells[index] == " " else marks.crossing
     if first < last:
         cells[first], cells[last] = marks.ends[0], marks.ends[1]
-    cells[column(it.value)] = marks.point
+    cells[column(effect.value)] = marks.point
     return "".join(cells)
 
 
 def _scale(
-    values: list[float], column: Callable[[float], int], width: int, it: Decision, marks: Marks
+    values: list[float], column: Callable[[float], int], width: int, effect: Decision, marks: Marks
 ) -> str:
     """Return a line with the values below their columns; of two without room, the first one
     counts."""
     cells = [" "] * width
     for value in dict.fromkeys(values):
-        text = _number(value, it).replace("−", marks.minus)
+        text = _number(value, effect).replace("−", marks.minus)
         start = min(max(0, column(value) - len(text) // 2), width - len(text))
         if all(cell == " " for cell in cells[max(0, start - 1) : start + len(text) + 1]):
             cells[start : start + len(text)] = text
     return "".join(cells)
 
 
-def _number(value: float, it: Decision) -> str:
+def _number(value: float, effect: Decision) -> str:
     """Return a value of the scale, as short as it can be."""
-    text = quantity(it).write(value) if value else "0"
+    text = quantity(effect).write(value) if value else "0"
     number, point, fraction = text.partition(".")
     return f"{number}{point}{fraction}".rstrip("0").rstrip(".") if point else text
 

@@ -183,48 +183,50 @@ class Dominance:
         ] = {}  # of pairs compared while one ran: how many shared the 5 %
         self._accuracies: dict[tuple[str, str], Relation] = {}
 
-    def dominates(self, one: TableRow, other: TableRow) -> bool:
+    def dominates(self, row: TableRow, other: TableRow) -> bool:
         """Whether one row is as good everywhere and better somewhere."""
         relations = []
         for axis in self.axes:  # accuracies last: they take longest
-            relations.append(self.measured(one, other, axis))
+            relations.append(self.measured(row, other, axis))
             if not relations[-1].is_as_good:
                 return False
-        accuracy = self.accuracy(one, other)
-        return accuracy.is_as_good and any(it.is_better for it in (*relations, accuracy))
+        accuracy = self.accuracy(row, other)
+        return accuracy.is_as_good and any(
+            relation.is_better for relation in (*relations, accuracy)
+        )
 
-    def better_in(self, one: TableRow, other: TableRow) -> list[str]:
+    def better_in(self, row: TableRow, other: TableRow) -> list[str]:
         """Return the axes in which a dominating row is better than the dominated one."""
-        better = [axis for axis in self.axes if self.measured(one, other, axis).is_better]
-        return [ACCURACY[0]] * self.accuracy(one, other).is_better + better
+        better = [axis for axis in self.axes if self.measured(row, other, axis).is_better]
+        return [ACCURACY[0]] * self.accuracy(row, other).is_better + better
 
-    def measured(self, one: TableRow, other: TableRow, axis: str) -> Relation:
+    def measured(self, row: TableRow, other: TableRow, axis: str) -> Relation:
         """Compare memory or speed."""
-        gain = math.log(one.standing[axis].value / other.standing[axis].value)
+        gain = math.log(row.standing[axis].value / other.standing[axis].value)
         gain = gain if described(axis).better is Better.higher else -gain
         noise = MEMORY_TOLERANCE if axis == MEMORY else self.tolerance
         if noise is not None:
             return Relation(gain > math.log1p(noise), gain >= -math.log1p(noise))
-        over = RatioOfRuns.of(self.speeds[one.run.run_id], self.speeds[other.run.run_id])
+        over = RatioOfRuns.of(self.speeds[row.run.run_id], self.speeds[other.run.run_id])
         p, limit = over.p_at(1.0), 1 / (1 + self.margins[SPEED])
         is_better = gain > 0 and p * self.pairs < LEVEL
         is_within = over.ratio > limit and over.p_at(limit) * self.pairs < ALPHA
         return Relation(is_better, is_better or (is_within and not (gain < 0 and p < ALPHA)))
 
-    def accuracy(self, one: TableRow, other: TableRow) -> Relation:
+    def accuracy(self, row: TableRow, other: TableRow) -> Relation:
         """Compare accuracies by the effect that a comparison of the two rows would have."""
-        pair = one.run.run_id, other.run.run_id
+        pair = row.run.run_id, other.run.run_id
         if pair not in self._accuracies:
-            self._accuracies[pair] = self._accuracy(one.run, other.run)
+            self._accuracies[pair] = self._accuracy(row.run, other.run)
         return self._accuracies[pair]
 
-    def _accuracy(self, one: Run, other: Run) -> Relation:
+    def _accuracy(self, run: Run, other: Run) -> Relation:
         margin = self.margins["accuracy"]
-        (correct, n), (their_correct, their_n) = one.score or (0, 1), other.score or (0, 1)
-        is_plain = self.accuracies.is_plain(one) and self.accuracies.is_plain(other)
+        (correct, n), (their_correct, their_n) = run.score or (0, 1), other.score or (0, 1)
+        is_plain = self.accuracies.is_plain(run) and self.accuracies.is_plain(other)
         if is_plain and correct / n <= their_correct / their_n - margin:
             return Relation(False, False)
-        compared = self.accuracies.effect(one, other)
+        compared = self.accuracies.effect(run, other)
         if compared is None:
             return Relation(False, False)
         test = (
@@ -234,7 +236,7 @@ class Dominance:
         if effect.early_stop_comparisons is not None:
             # Its share was fixed before it ran: what its bets have decided stands, whatever else
             # the table has.
-            self.shares[frozenset((one.run_id, other.run_id))] = effect.early_stop_comparisons
+            self.shares[frozenset((run.run_id, other.run_id))] = effect.early_stop_comparisons
             is_better = test.side_of(0.0) is Side.better
             is_worse = test.side_of(0.0) is Side.worse
             is_within = test.side_of(-margin) is Side.better
@@ -250,13 +252,17 @@ class Dominance:
 def _mark(rows: list[TableRow], dominance: Dominance) -> None:
     """Mark the rows of one set of questions."""
     dominators = [
-        [index for index, it in enumerate(rows) if it is not row and dominance.dominates(it, row)]
+        [
+            index
+            for index, rival in enumerate(rows)
+            if rival is not row and dominance.dominates(rival, row)
+        ]
         for row in rows
     ]
     for index, dominators_on_front in enumerate(dominators_among_front(dominators)):
         rows[index].on_front = not dominators_on_front
         if dominators_on_front:
-            strongest = max(dominators_on_front, key=lambda it: _accuracy(rows[it]))
+            strongest = max(dominators_on_front, key=lambda number: _accuracy(rows[number]))
             rows[index].dominated_by = rows[strongest].run.job_id
             rows[index].dominated_in = dominance.better_in(rows[strongest], rows[index])
             rows[index].accuracy_behind = dominance.accuracy(
@@ -279,7 +285,7 @@ def dominators_among_front(dominators: list[list[int]]) -> list[list[int]]:
         } or remaining
         remaining = remaining - front
         for index in remaining:
-            found[index] = [it for it in dominators[index] if it in front]
+            found[index] = [dominator for dominator in dominators[index] if dominator in front]
         remaining = {index for index in remaining if not found[index]}
     return found
 

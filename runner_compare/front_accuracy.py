@@ -31,8 +31,8 @@ class Bits(NamedTuple):
     def won(self, other: Bits, if_cut_off: int) -> int:
         """Count what only this run solved; if_cut_off: its cut-off answers are right (1), or the
         other's are (-1)."""
-        ours = self.solved | (self.cut_off if if_cut_off > 0 else 0)
-        return (ours & ~(other.solved | (other.cut_off if if_cut_off < 0 else 0))).bit_count()
+        solved = self.solved | (self.cut_off if if_cut_off > 0 else 0)
+        return (solved & ~(other.solved | (other.cut_off if if_cut_off < 0 else 0))).bit_count()
 
 
 class PairsOfRuns:
@@ -46,19 +46,24 @@ class PairsOfRuns:
         ] = {}  # of runs that are more than one verdict for each question
         self._sets: dict[tuple[Question, ...], int] = {}
 
-    def effect(self, one: Run, other: Run) -> Compared | None:
+    def effect(self, run: Run, other: Run) -> Compared | None:
         """Return the difference of the first run from the second; None if the two cannot be
         compared."""
-        if not (self.is_plain(one) and self.is_plain(other)):
-            return self._as_compared(one, other)
-        (correct, n), (their_correct, their_n) = one.score or (0, 1), other.score or (0, 1)
-        ours, theirs = self._read(one), self._read(other)
-        if ours is None or theirs is None or ours.questions != theirs.questions:
-            return _unpaired((correct, n), one.bounds, (their_correct, their_n), other.bounds)
+        if not (self.is_plain(run) and self.is_plain(other)):
+            return self._as_compared(run, other)
+        (correct, n), (their_correct, their_n) = run.score or (0, 1), other.score or (0, 1)
+        run_answers, other_answers = self._read(run), self._read(other)
+        if (
+            run_answers is None
+            or other_answers is None
+            or run_answers.questions != other_answers.questions
+        ):
+            return _unpaired((correct, n), run.bounds, (their_correct, their_n), other.bounds)
         counted, low, high = (
-            _paired(ours.won(theirs, end), theirs.won(ours, -end), n) for end in (0, -1, 1)
+            _paired(run_answers.won(other_answers, end), other_answers.won(run_answers, -end), n)
+            for end in (0, -1, 1)
         )
-        cut_off = ours.cut_off.bit_count(), theirs.cut_off.bit_count()
+        cut_off = run_answers.cut_off.bit_count(), other_answers.cut_off.bit_count()
         return Compared(counted, cut_off, (low, high)) if any(cut_off) else Compared(counted)
 
     def is_plain(self, run: Run) -> bool:
@@ -69,15 +74,15 @@ class PairsOfRuns:
         self._read(run)
         return run.run_id not in self._answers
 
-    def _as_compared(self, one: Run, other: Run) -> Compared | None:
+    def _as_compared(self, first: Run, second: Run) -> Compared | None:
         if self.reader is None:
             return None
         try:
             sides = [
                 self._answers.get(run.run_id) or self.reader.of_baseline(run)
-                for run in (one, other)
+                for run in (first, second)
             ]
-            return compare_answers(one, other, (sides[0], sides[1]), self.reader, self.asked)
+            return compare_answers(first, second, (sides[0], sides[1]), self.reader, self.asked)
         except NotPaired:
             return None
 

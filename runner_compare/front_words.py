@@ -61,7 +61,7 @@ def front_rule(table: Table) -> str:
         if exact
         else ""
     )
-    noise = [f"{words} in {AXES[axis]} ({axis})" for axis, words in front.noise.items()]
+    noise = [f"{noise_words} in {AXES[axis]} ({axis})" for axis, noise_words in front.noise.items()]
     pairs = f"{front.pairs} pair{'s' * (front.pairs != 1)}"
     somewhere = " or ".join(AXES[axis] for axis in front.axes)
     wrong = min(1.0, ALPHA + sum(map(level_of, front.shares)))
@@ -91,9 +91,9 @@ def dominated(table: Table) -> str:
 
 def _dominated(row: TableRow, table: Table) -> str:
     other = table.row(row.dominated_by or "")
-    ours, theirs = (name_of(it, table.keys) for it in (row, other))
-    if ours == theirs:
-        ours, theirs = row.run.job_id, other.run.job_id
+    name, other_name = (name_of(side, table.keys) for side in (row, other))
+    if name == other_name:
+        name, other_name = row.run.job_id, other.run.job_id
     better = []
     for axis in row.dominated_in:
         if axis in row.standing:
@@ -105,4 +105,4 @@ def _dominated(row: TableRow, table: Table) -> str:
         better.append(
             f"{AXES[SPEED]} ×{other.run.metrics[SPEED] / row.run.metrics[SPEED]:.2f}, not tested"
         )
-    return f"{ours} by {theirs} ({', '.join(better)})"
+    return f"{name} by {other_name} ({', '.join(better)})"

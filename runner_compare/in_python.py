@@ -169,7 +169,7 @@ def _parsed(given: Mapping[str, Any]) -> Any:
     """Return the options of the command line; a wrong name or value is a ConfigError."""
     command = parser()
     known = {action.dest for action in command._actions} - {*OF_THE_COMMAND}
-    words: list[str] = []
+    arguments: list[str] = []
     for key, value in given.items():
         if key not in known:
             hint = (
@@ -182,18 +182,18 @@ def _parsed(given: Mapping[str, Any]) -> Any:
             )
         option = f"--{key.replace('_', '-')}"
         if value is True:
-            words.append(option)
+            arguments.append(option)
         elif value is None or value is False:
             continue
         elif isinstance(value, str) or not isinstance(value, Iterable):
-            words += [option, str(value)]
+            arguments += [option, str(value)]
         elif key == "where":  # which is repeated
-            words += [word for text in value for word in (option, str(text))]
+            arguments += [word for text in value for word in (option, str(text))]
         else:
-            words += [option, *map(str, value)]
+            arguments += [option, *map(str, value)]
 
     def refuse(message: str) -> NoReturn:
         raise ConfigError(f"compare: {message}")
 
     command.error = refuse  # type: ignore[method-assign]
-    return command.parse_args(words)
+    return command.parse_args(arguments)

@@ -42,7 +42,9 @@ def block(
     change = np.exp(-nll) - np.exp(-base)
     squares = (change * change).astype(np.float64)
     divergence = np.asarray(kl, dtype=np.float64)
-    (ppl_log, ppl_error), (base_log, base_error) = (_mean(it, it * it) for it in (nll, base))
+    (ppl_log, ppl_error), (base_log, base_error) = (
+        _mean(losses, losses * losses) for losses in (nll, base)
+    )
     covariance = (_sum(nll * base) / count - ppl_log * base_log) / (count - 1)
     ratio, ratio_error = ppl_log - base_log, _root(ppl_error**2 + base_error**2 - 2 * covariance)
     ppl, of_base = math.exp(ppl_log), math.exp(base_log)
@@ -68,13 +70,13 @@ def block(
         "====== KL divergence statistics ======",
         f"Mean    KLD: {kl_mean:10.6f} ± {kl_error:10.6f}",
         f"Maximum KLD: {kls[-1]:10.6f}",
-        *(f"{words}: {_percentile(kls, share):10.6f}" for words, share in KLD),
+        *(f"{name}: {_percentile(kls, share):10.6f}" for name, share in KLD),
         f"Minimum KLD: {kls[0]:10.6f}",
         "",
         "====== Token probability statistics ======",
         f"Mean    Δp: {100 * p_mean:6.3f} ± {100 * p_error:5.3f} %",
         f"Maximum Δp: {100 * float(changes[-1]):6.3f}%",
-        *(f"{words}: {100 * _percentile(changes, share):6.3f}%" for words, share in DELTA_P),
+        *(f"{name}: {100 * _percentile(changes, share):6.3f}%" for name, share in DELTA_P),
         f"Minimum Δp: {100 * float(changes[0]):6.3f}%",
         f"RMS Δp    : {100 * rms:6.3f} ± {100 * rms_error:5.3f} %",
         f"Same top p: {100 * same:6.3f} ± {100 * math.sqrt(same * (1 - same) / (count - 1)):5.3f} %",
@@ -111,9 +113,9 @@ def _percentile(ordered: Any, share: float | None) -> float:
         return float(
             ordered[half] if count % 2 else np.float32(0.5) * (ordered[half] + ordered[half - 1])
         )
-    place = np.float32(share) * np.float32(count - 1)
-    first = int(place)
-    part = place - np.float32(first)
+    position = np.float32(share) * np.float32(count - 1)
+    first = int(position)
+    part = position - np.float32(first)
     return float(
         (np.float32(1) - part) * ordered[first] + part * ordered[min(first + 1, count - 1)]
     )

@@ -36,28 +36,28 @@ def load(
     `cluster` is the field of a document that names its family, `metric` the only metric that is
     wanted.
     """
-    found = [(place, results) for place in dict.fromkeys(places) for results in find(place)]
-    read = [(place, series) for place, results in found for series in _series(results, cluster)]
+    found = [(path, results) for path in dict.fromkeys(places) for results in find(path)]
+    read = [(path, series) for path, results in found for series in _series(results, cluster)]
     if metric:
         names = sorted({series.metric for _, series in read})
         if metric not in names:
             raise ConfigError(
                 f"--metric {metric}: {unknown('metric in these folders', metric, names)}"
             )
-        read = [(place, series) for place, series in read if series.metric == metric]
+        read = [(path, series) for path, series in read if series.metric == metric]
     left_out = {series.name for _, series in read if not series.can_be_compared}
     if left_out:
         say(f"note: left out, no number for each document: {few(sorted(left_out), 6)}")
-    read = [(place, series) for place, series in read if series.name not in left_out]
+    read = [(path, series) for path, series in read if series.name not in left_out]
     numbers = {(series.task, series.metric) for _, series in read if series.is_of_numbers_only}
     for _, series in read:
         series.is_beside_numbers = (series.task, series.metric) in numbers
     roots = _outermost_groups([results for _, results in found])
     reader = FilesReader()
     runs = []
-    for place in dict.fromkeys(places):
+    for path in dict.fromkeys(places):
         for series, params, folder in _newest(
-            place, [series for at, series in read if at == place]
+            path, [series for found_at, series in read if found_at == path]
         ):
             run = _run(series, params, folder, roots.get(series.task, series.task))
             run.params |= {} if cluster is None else {CLUSTER: cluster}
@@ -84,16 +84,16 @@ def refuse_other_documents(tables: Iterable[Table], reader: FilesReader) -> None
     documents."""
     for row in (row for table in tables for row in table.rows):
         if row.note and row.baseline and not row.run.parts and not row.baseline.run.parts:
-            ours, theirs = (reader.series_of(it.run) for it in (row, row.baseline))
-            _check_documents(ours, theirs)
-            _check_documents(theirs, ours)
+            series, base_series = (reader.series_of(side.run) for side in (row, row.baseline))
+            _check_documents(series, base_series)
+            _check_documents(base_series, series)
 
 
-def _check_documents(one: Series, other: Series) -> None:
+def _check_documents(series: Series, other: Series) -> None:
     fix = "only the same documents can be paired: give both the same --limit and data, or compare with --unpaired"
-    for document in one.documents.values():
+    for document in series.documents.values():
         counterpart = other.documents.get(document.doc_id)
-        where = f"{one.path}, line {document.line}: document {document.doc_id}"
+        where = f"{series.path}, line {document.line}: document {document.doc_id}"
         if counterpart is None:
             raise DataError(f"{where} is not in {other.path}; {fix}")
         if document.key != counterpart.key:
@@ -120,10 +120,13 @@ class FilesReader(Reader):
         if chance is None:
             return self.read[run.run_id].number_answers()
         return {
-            question: it._replace(
-                number=chance.of(*(it.right if it.right[1] else (int(it.solved), 1)), it.votes)
+            question: outcome._replace(
+                number=chance.of(
+                    *(outcome.right if outcome.right[1] else (int(outcome.solved), 1)),
+                    outcome.votes,
+                )
             )
-            for question, it in self.of_one(run).items()
+            for question, outcome in self.of_one(run).items()
         }
 
     def texts(self, run: Run) -> Texts:
@@ -156,7 +159,11 @@ def _series(results: Results, cluster: str | None) -> Iterator[Series]:
         for name, of_filter in metrics.items():
             by_bytes = [metric for metric in OF_BYTES if metric in of_filter]
             for metric, value in of_filter.items():
-                scored = {key: one for key, one in documents[name].items() if metric in one.values}
+                scored = {
+                    key: document
+                    for key, document in documents[name].items()
+                    if metric in document.values
+                }
                 series = Series(results, task, metric, name, scored)
                 _check_mean(series, value)
                 if metric not in by_bytes[1:]:
@@ -191,7 +198,7 @@ def _outermost_groups(every: list[Results]) -> dict[str, str]:
     return {name: root(name) for name in parents}
 
 
-def _newest(place: str, every: list[Series]) -> Iterator[tuple[Series, dict[str, str], str]]:
+def _newest(path: str, every: list[Series]) -> Iterator[tuple[Series, dict[str, str], str]]:
     """Yield the newest of equal runs with its name: its folder, or its file if the folder has
     several kinds of runs."""
     newest: dict[tuple[str, str], tuple[Series, dict[str, str]]] = {}
@@ -200,9 +207,9 @@ def _newest(place: str, every: list[Series]) -> Iterator[tuple[Series, dict[str,
         settings = json.dumps([params, [config.get(key) for key in SETTINGS]], default=str)
         newest.setdefault((series.name, settings), (series, params))
     names = sorted(name for name, _ in newest)
-    has_several = any(one == other for one, other in pairwise(names))
+    has_several = any(name == other for name, other in pairwise(names))
     for series, params in newest.values():
-        yield series, params, str(series.results.path) if has_several else place
+        yield series, params, str(series.results.path) if has_several else path
 
 
 def _run(series: Series, params: dict[str, str], folder: str, table: str) -> Run:
@@ -212,15 +219,14 @@ def _run(series: Series, params: dict[str, str], folder: str, table: str) -> Run
     facts = {key: str(content[key]) for key in versions if key in content}
     better = series.results.better(series.task, series.metric)
     facts["better"] = str(better.value)
-    of_number = f"{table}:{series.metric}"
+    if series.is_of_texts:
+        task = f"{table}:likelihood"
+    else:
+        task = table if series.is_of_verdicts else f"{table}:{series.metric}"
     return Run(
         run_id=f"{folder}#{series.results.path}#{series.name}",
         job_id=f"{folder.rstrip('/')}:{series.task}:{series.metric},{series.filter}",
-        task=f"{table}:likelihood"
-        if series.is_of_texts
-        else table
-        if series.is_of_verdicts
-        else of_number,
+        task=task,
         task_version=str(series.results.of("versions", series.task)),
         folder=str(series.results.path.parent),
         params={**params, **row_params, FOLDER_KEY: folder},

@@ -124,27 +124,33 @@ class Results:
     def better(self, task: str, metric: str) -> Better:
         """Return which direction of a metric is better, if lm-eval knows it."""
         is_higher = (self.of("higher_is_better", task) or {}).get(metric)
-        return Better.neither if is_higher is None else Better.higher if is_higher else Better.lower
+        if is_higher is None:
+            return Better.neither
+        return Better.higher if is_higher else Better.lower
 
 
-def find(place: str) -> list[Results]:
+def find(folder: str) -> list[Results]:
     """Return the results below a folder, or those of the named file, newest first."""
-    path = Path(place).expanduser()
+    path = Path(folder).expanduser()
     if path.is_file():
         if not TIME.search(path.name):
             need = "not a results file of lm-eval: its name is results_TIME.json, with the samples beside it"
-            raise ConfigError(f"--lm-eval {place}: {need}")
+            raise ConfigError(f"--lm-eval {folder}: {need}")
         files = [path]
     elif path.is_dir():
         files = [file for file in path.rglob("*.json") if TIME.search(file.name)]
     else:
-        raise ConfigError(f"--lm-eval {place}: there is no such folder")
+        raise ConfigError(f"--lm-eval {folder}: there is no such folder")
     if not files:
-        fix = f"lm-eval writes them with --output_path {place} --log_samples"
+        fix = f"lm-eval writes them with --output_path {folder} --log_samples"
         raise ConfigError(
-            f"--lm-eval {place}: no results of lm-eval (results_TIME.json) in it; {fix}"
+            f"--lm-eval {folder}: no results of lm-eval (results_TIME.json) in it; {fix}"
         )
-    return sorted(map(_read_results, files), key=lambda it: (it.time, str(it.path)), reverse=True)
+    return sorted(
+        map(_read_results, files),
+        key=lambda results: (results.time, str(results.path)),
+        reverse=True,
+    )
 
 
 def _read_results(path: Path) -> Results:
@@ -223,7 +229,7 @@ def question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
     """Return a sample's question, the extracted answer and the whole answer, for people to read."""
     arguments_field = values.get("arguments")
     arguments = (
-        [it for it in arguments_field.values() if isinstance(it, dict)]
+        [argument for argument in arguments_field.values() if isinstance(argument, dict)]
         if isinstance(arguments_field, dict)
         else []
     )
@@ -233,7 +239,7 @@ def question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
     if len(choices) > 1 and len(choices) == len(
         filtered
     ):  # multiple choice: each has its log-likelihood
-        nats = [_number(it) for it in filtered]
+        nats = [_number(response) for response in filtered]
         best = max(range(len(nats)), key=nats.__getitem__)
         return question, f"{best} ({choices[best].strip()})", "\n".join(map(_scored, nats, choices))
     return question, _text(filtered[0]) if filtered else "", _text(answers[0]) if answers else ""

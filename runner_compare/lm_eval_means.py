@@ -47,7 +47,12 @@ def aggregation_of(results: Results, task: str, metric: str) -> str | None:
             else None
         )
     entry = next(
-        (one for one in metric_list if isinstance(one, dict) and one.get("metric") == metric), None
+        (
+            metric_entry
+            for metric_entry in metric_list
+            if isinstance(metric_entry, dict) and metric_entry.get("metric") == metric
+        ),
+        None,
     )
     return None if entry is None else str(entry.get("aggregation") or AGGREGATIONS.get(metric))
 

@@ -130,11 +130,13 @@ class Series:
             if document.key in wanted
         }
         for number, values in lines(self.path) if shown else ():
-            if one := shown.get(number):
+            if document := shown.get(number):
                 question, answer, text = question_and_answers(values)
                 yield (
-                    one.key,
-                    side_with_question(one.values[self.metric] == 1, answer, text, question, most),
+                    document.key,
+                    side_with_question(
+                        document.values[self.metric] == 1, answer, text, question, most
+                    ),
                 )
 
     def likelihood(self, document: Document) -> Likelihood:

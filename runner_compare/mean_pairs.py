@@ -15,23 +15,27 @@ Pairs = Sequence[tuple[QuestionOutcome, QuestionOutcome]]
 def has_means(pairs: Pairs) -> bool:
     """Whether questions have several answers or belong to families, so that McNemar's test would
     not do."""
-    return any(it.cluster is not None or it.samples > 1 for pair in pairs for it in pair)
+    return any(
+        outcome.cluster is not None or outcome.samples > 1 for pair in pairs for outcome in pair
+    )
 
 
 def compare_means(pairs: Pairs, field: str) -> MeanFlips:
     """Compare the shares of right answers to each question; `field` names what the families of
     questions share."""
-    clusters = clusters_of([(ours.cluster, theirs.cluster) for ours, theirs in pairs], field)
+    clusters = clusters_of(
+        [(outcome.cluster, base_outcome.cluster) for outcome, base_outcome in pairs], field
+    )
     count = len(pairs) if clusters is None else len(set(clusters))
     if count < MIN_CLUSTERS:
         what = "questions" if clusters is None else f"families by {field}"
         raise TooFew(f"too few {what} to test: {count}, at least {MIN_CLUSTERS}")
     return MeanFlips(
-        [ours.mean - theirs.mean for ours, theirs in pairs],
+        [outcome.mean - base_outcome.mean for outcome, base_outcome in pairs],
         clusters,
         "" if clusters is None else field,
-        max(it.samples for pair in pairs for it in pair),
-        sum(theirs.solved for _, theirs in pairs),
+        max(outcome.samples for pair in pairs for outcome in pair),
+        sum(base_outcome.solved for _, base_outcome in pairs),
     )
 
 
@@ -40,21 +44,21 @@ def clusters_of(pairs: Sequence[tuple[str | None, str | None]], field: str) -> l
     if not any(cluster is not None for pair in pairs for cluster in pair):
         return None
     clusters = []
-    for ours, theirs in pairs:
-        one = theirs if ours is None else ours
-        if one is None:
+    for family, base_family in pairs:
+        known = base_family if family is None else family
+        if known is None:
             raise NotPaired(f"some questions belong to no family by {field}")
-        if theirs is not None and theirs != one:
+        if base_family is not None and base_family != known:
             raise NotPaired(
-                f"a question belongs to other families by {field}: {one} here, {theirs} in the baseline"
+                f"a question belongs to other families by {field}: {known} here, {base_family} in the baseline"
             )
-        clusters.append(one)
+        clusters.append(known)
     return clusters
 
 
 def cluster_field(run: Run, base: Run) -> str:
     """Return the name of the field that the families share."""
-    fields = [it.value(CLUSTER) for it in (run, base)]
+    fields = [side.value(CLUSTER) for side in (run, base)]
     return (
         next((field for field in fields if field not in (None, "null", "None", "")), "cluster")
         or "cluster"

@@ -38,15 +38,17 @@ def beside_noise(rows: Sequence[TableRow], reader: Reader) -> None:
         if row.is_repeat or base is None or effect is None or effect.finding is Finding.open:
             continue
         row.note_beside(*map(_changed_when_asked_again, (base.run, row.run)))
-        noise = [it for it in floors.get(base.run.run_id, []) if it.measure == effect.measure]
+        noise = [
+            floor for floor in floors.get(base.run.run_id, []) if floor.measure == effect.measure
+        ]
         noise += earlier_effects(base.run, reader) if base.run.score and not base.run.parts else []
-        largest = max(noise, key=lambda it: abs(it.value), default=None)
+        largest = max(noise, key=lambda earlier: abs(earlier.value), default=None)
         if largest is None:
             continue
         size = f"{quantity(largest).write(abs(largest.value)).removeprefix('+')} {unit_of(largest)}"
         if abs(effect.value) <= abs(largest.value):
             row.note_beside(f"no larger than the baseline's difference from itself ({size})")
-        elif min(it.p for it in noise) * len(noise) < ALPHA:
+        elif min(earlier.p for earlier in noise) * len(noise) < ALPHA:
             row.note_beside(f"the baseline differs from itself, too, beyond chance ({size})")
 
 

@@ -28,12 +28,17 @@ def with_number(runs: list[Run], name: str, reader: Reader) -> list[Run]:
         scored = _with_answers(scored, chance, name)
     reader.fetch(scored)
     numbered = []
-    for one in scored:
+    for run_of_verdicts in scored:
         better = (
             {} if chance is not None else {"better": str(reader.numbers_of_questions[name].value)}
         )
-        run = replace(one, task=f"{one.task}:{name}", number=name, facts=one.facts | better)
-        values = (it.number for it in reader.numbers(run).values())
+        run = replace(
+            run_of_verdicts,
+            task=f"{run_of_verdicts.task}:{name}",
+            number=name,
+            facts=run_of_verdicts.facts | better,
+        )
+        values = (answer.number for answer in reader.numbers(run).values())
         numbered.append(replace(run, metrics=mean_of(name, values)))
     return numbered
 

@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
   runner-compare --baseline quantization=none --require 'margin=2 model_mib<4000'
   runner-compare --lm-eval out_hf out_nf4
   runner-compare --results logs/a.eval logs/b.eval"""
-    it = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         "runner-compare",
         description=about,
         epilog=epilog,
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     pairs = "KEY=VALUE[,KEY=VALUE]"
-    add = it.add_argument_group("source").add_argument
+    add = arguments.add_argument_group("source").add_argument
     add(
         "--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)"
     )
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         help="with --results: pair evaluations of several tools by the text of their questions, all with that of the "
         "first path, and say what else differs",
     )
-    add = it.add_argument_group(
+    add = arguments.add_argument_group(
         "which runs (default: the newest finished run of each job, of those comparable with the newest grid or run)"
     ).add_argument
     add(
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"only runs with these values: {pairs}, or an expression with and, or, not, in, = != < <= > >= over "
         "config keys and metrics: \"quantization.name='nf4' and accuracy > 0.9\"",
     )
-    add = it.add_argument_group("what is compared").add_argument
+    add = arguments.add_argument_group("what is compared").add_argument
     add(
         "--baseline",
         default="",
@@ -198,7 +198,7 @@ def parser() -> argparse.ArgumentParser:
         "log-likelihood and accuracy against the reference, which files KL tells apart, the front; see "
         "experiments/which_file.yaml",
     )
-    add = it.add_argument_group("output").add_argument
+    add = arguments.add_argument_group("output").add_argument
     add(
         "--format",
         default="table",
@@ -231,4 +231,4 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="log those files to the grid's MLflow run, as comparison/",
     )
-    return it
+    return arguments

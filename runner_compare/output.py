@@ -217,7 +217,9 @@ def save(
                 picture for _, of_table, some in drawn if of_table is table for picture in some
             ]
             of_jobs = [
-                it for section in every_section() for it in section.pictures_of_jobs(table, reader)
+                job_picture
+                for section in every_section()
+                for job_picture in section.pictures_of_jobs(table, reader)
             ]
             page.append((table, [*figures, *of_sections, *of_jobs], below[id(table)]))
         scored = [table for table in tables if table.scored]

@@ -38,8 +38,8 @@ def write_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<h1>Which differences are real</h1>\n"
     )
-    words = (f"{escape(name)} <b>{escape(value)}</b>" for name, value in options.items())
-    out.write(f'<p class="asked">{" · ".join(words)}</p>\n')
+    settings = (f"{escape(name)} <b>{escape(value)}</b>" for name, value in options.items())
+    out.write(f'<p class="asked">{" · ".join(settings)}</p>\n')
     if samples:
         out.write(f'<p><a href="{samples}">Every question and every answer, with filters</a></p>\n')
     for (
@@ -64,7 +64,7 @@ def _write(
             out.write(f"<p>{escape(grid.title)}</p>\n")
         write_table(grid.columns, grid.classes or [""] * len(grid.columns[0].cells), out)
     if part.failed:
-        items = "".join(f'<li class="worse">{escape(words)}</li>\n' for words in part.failed)
+        items = "".join(f'<li class="worse">{escape(failure)}</li>\n' for failure in part.failed)
         out.write(f'<ul class="found">\n{items}</ul>\n')
     if part.sentences:
         items = "".join(_item(*said) for said in part.sentences)
@@ -83,13 +83,13 @@ def _write(
     out.write("</section>\n")
 
 
-def _item(words: str, finding: Finding | None) -> str:
+def _item(sentence: str, finding: Finding | None) -> str:
     """Return a finding as an item of a list."""
-    words = escape(words)
+    sentence = escape(sentence)
     if finding:
-        words = re.sub(rf": {finding}(?=[;( ])", f": <b>{finding}</b>", words, count=1)
+        sentence = re.sub(rf": {finding}(?=[;( ])", f": <b>{finding}</b>", sentence, count=1)
     coloured = f' class="{name}"' if (name := class_of(finding)) else ""
-    return f"<li{coloured}>{words}</li>\n"
+    return f"<li{coloured}>{sentence}</li>\n"
 
 
 def _shared(common: dict[str, str], runs: str, out: TextIO) -> None:

@@ -25,9 +25,9 @@ def write_table(columns_shown: list[Column], classes: list[str], out: TextIO) ->
     out.write("</tr></thead>\n<tbody>\n")
     for number, class_name in enumerate(classes):
         out.write(f'<tr class="{class_name}">')
-        for place, column in enumerate(columns_shown):
+        for index, column in enumerate(columns_shown):
             cell = column.cells[number]
-            tag = "td" if place else 'th scope="row"'
+            tag = "td" if index else 'th scope="row"'
             mark = f"{MARKS[cell]} " if cell in MARKS else ""
             out.write(
                 f"<{tag}{(' class=n' if column.is_number else '')}>{mark}{escape(cell)}</{tag[:2]}>"

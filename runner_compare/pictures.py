@@ -98,10 +98,10 @@ def by_row(table: Table) -> Figure:
     cut = f"the first {len(rows)} of {len(every)} rows" if len(rows) < len(every) else ""
     if table.scored:
         panes[0].set_title("accuracy, %" + (f" ({cut})" if cut else ""), loc="left")
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             assert row.run.interval is not None
             middle, low, high = (100 * value for value in row.run.interval)
-            _dot(panes[0], place, middle, low, high, INK, hollow=row.is_baseline)
+            _dot(panes[0], index, middle, low, high, INK, hollow=row.is_baseline)
     else:
         panes[0].set_title(cut, loc="right", color=MUTED)
     if compared:
@@ -133,21 +133,21 @@ def _forest_title(table: Table) -> str:
 def _forest(pane: Axes, rows: list[TableRow]) -> None:
     """Draw the differences of rows with their intervals, the line of no difference and the
     margin."""
-    effects = [(place, it) for place, row in enumerate(rows) if (it := row.effect)]
+    effects = [(index, effect) for index, row in enumerate(rows) if (effect := row.effect)]
     factor = 100 if quantity(effects[0][1]) is ACCURACIES else 1
-    for place, it in effects:
-        middle, low, high = (factor * value for value in (it.value, it.low, it.high))
-        _dot(pane, place, middle, low, high, _colour(it))
+    for index, effect in effects:
+        middle, low, high = (factor * value for value in (effect.value, effect.low, effect.high))
+        _dot(pane, index, middle, low, high, _colour(effect))
     pane.axvline(0, color=MUTED, linewidth=1)
-    for margin in {it.margin for _, it in effects if it.margin is not None}:
+    for margin in {effect.margin for _, effect in effects if effect.margin is not None}:
         pane.axvline(-factor * margin, color=FRONT, linewidth=1, linestyle=(0, (4, 3)))
     pane.set_title(f"difference to the baseline, {unit_of(effects[0][1])}", loc="left")
 
 
-def _colour(it: Decision) -> str:
-    if it.verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within):
+def _colour(decision: Decision) -> str:
+    if decision.verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within):
         return FRONT
-    return {Finding.better: GOOD, Finding.worse: BAD}.get(it.finding, MUTED)
+    return {Finding.better: GOOD, Finding.worse: BAD}.get(decision.finding, MUTED)
 
 
 def names_of(rows: Sequence[TableRow], keys: Sequence[str]) -> dict[str, str]:
@@ -248,7 +248,7 @@ def separate(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
     figure.draw_without_rendering()  # only now are the positions of texts known
     for of_pane in labels:
         placed: list[Any] = []
-        for label in sorted(of_pane, key=lambda it: it.xy):
+        for label in sorted(of_pane, key=lambda annotation: annotation.xy):
             for offset in LABEL_OFFSETS:
                 label.xyann = (0, offset)
                 box = label.get_window_extent()
@@ -324,13 +324,13 @@ def name_points(
         "alpha": 0.8,
     }  # above bars
     return [
-        annotated(pane, ", ".join(words), place, FRONT if place in front else MUTED, bbox=box)
-        for place, words in at.items()
+        annotated(pane, ", ".join(labels), point, FRONT if point in front else MUTED, bbox=box)
+        for point, labels in at.items()
     ]
 
 
 def annotated(
-    pane: Axes, words: str, place: tuple[float, float], colour: str, **how: Any
+    pane: Axes, text: str, point: tuple[float, float], colour: str, **how: Any
 ) -> Annotation:
     """Write the name of a point above it."""
     usual: dict[str, Any] = {
@@ -339,7 +339,7 @@ def annotated(
         "fontsize": 8,
         "color": colour,
     }
-    return pane.annotate(words, place, (0, LABEL_OFFSETS[0]), **usual | how)
+    return pane.annotate(text, point, (0, LABEL_OFFSETS[0]), **usual | how)
 
 
 def front_of(points: list[tuple[float, float]], sign: int) -> list[tuple[float, float]]:

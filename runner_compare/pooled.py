@@ -85,8 +85,8 @@ class PooledTable:
             Weights.questions: f"every {counts} counts the same, so large sets count more",
             Weights.tasks: "every set counts the same, however many questions it has",
         }[self.weights]
-        words = legend([it for row in self.rows for it in row.effects])
-        return f"Pooled over {', '.join(self.sets)}: the weighted mean of the differences; {each}. {words}".strip()
+        explained = legend([effect for row in self.rows for effect in row.effects])
+        return f"Pooled over {', '.join(self.sets)}: the weighted mean of the differences; {each}. {explained}".strip()
 
 
 def pooled_tables(
@@ -100,7 +100,8 @@ def pooled_tables(
     questions."""
     rows_by_unit: dict[str, list[tuple[Table, TableRow]]] = {}
     for table in tables:
-        unit = "points" if table.scored else f"nats/{table.unit}" if table.unit else None
+        of_texts = f"nats/{table.unit}" if table.unit else None
+        unit = "points" if table.scored else of_texts
         if unit is not None and table.baseline:
             rows_by_unit.setdefault(unit, []).extend(
                 (table, row) for row in table.rows if not row.is_repeat
@@ -134,14 +135,24 @@ def set_of(table: Table, row: TableRow) -> QuestionSet:
 
 def set_names(sets: Sequence[QuestionSet]) -> list[str]:
     """Return the shortest names that tell sets of questions apart, e.g. `test` and `train`."""
-    places = [place for place in range(len(SET_KEYS) + 1) if len({one[place] for one in sets}) > 1]
-    if 1 in places and len({(one[0], one[1]) for one in sets}) == len({one[1] for one in sets}):
+    places = [
+        position
+        for position in range(len(SET_KEYS) + 1)
+        if len({question_set[position] for question_set in sets}) > 1
+    ]
+    if 1 in places and len({(question_set[0], question_set[1]) for question_set in sets}) == len(
+        {question_set[1] for question_set in sets}
+    ):
         places = [
-            place for place in places if place != 0
+            position for position in places if position != 0
         ]  # lm-eval's own name of a task says more than its group
     return [
-        " ".join(str(one[place]) for place in places or [0] if one[place] is not None)
-        for one in sets
+        " ".join(
+            str(question_set[position])
+            for position in places or [0]
+            if question_set[position] is not None
+        )
+        for question_set in sets
     ]
 
 
@@ -155,11 +166,11 @@ def _pooled_table(
 ) -> PooledTable:
     keys = setting_keys(rows, by, reader.key_rules)
     compared = [(set_of(table, row), row) for table, row in rows if not row.is_baseline]
-    sets = list(dict.fromkeys(one for one, _ in compared))
+    sets = list(dict.fromkeys(question_set for question_set, _ in compared))
     names = set_names(sets)
     settings = sorted(
         {tuple(row.run.value(key) for key in keys) for _, row in compared},
-        key=lambda it: [natural(one) for one in it],
+        key=lambda values: [natural(value) for value in values],
     )
     table = PooledTable(unit, weights, rows[0][0].baseline, keys, names, [])
     overlaps = _Overlaps(reader)
@@ -168,8 +179,8 @@ def _pooled_table(
         found = [
             [
                 row
-                for one, row in compared
-                if one == wanted and tuple(map(row.run.value, keys)) == setting
+                for question_set, row in compared
+                if question_set == wanted and tuple(map(row.run.value, keys)) == setting
             ]
             for wanted in sets
         ]
@@ -256,12 +267,14 @@ def why_not_pooled(
             return f"on {name} it {CANNOT_BE_POOLED[row.effect.method]}"
         if row.effect.n == 0:
             return f"on {name} no question was answered"
-    for (one, ours), (other, theirs) in combinations(zip(names, found, strict=True), 2):
-        shared = overlaps.count(ours[0], theirs[0])
+    for (first, first_rows), (second, second_rows) in combinations(
+        zip(names, found, strict=True), 2
+    ):
+        shared = overlaps.count(first_rows[0], second_rows[0])
         if shared:
             return (
-                f"{one} and {other} have {shared:,} questions in common, which would count twice: choose one of them "
-                "with --where"
+                f"{first} and {second} have {shared:,} questions in common, which would count "
+                "twice: choose one of them with --where"
             )
     return None
 
@@ -275,20 +288,22 @@ class _Overlaps:
         self.questions_of: dict[str, set[tuple[str | None, ...]]] = {}
         self.counts: dict[tuple[str, str], int] = {}
 
-    def count(self, one: TableRow, other: TableRow) -> int:
+    def count(self, compared: TableRow, other_compared: TableRow) -> int:
         """Return the number of common questions; 0 if it is a negligible share of both."""
-        bases = [(row.baseline or row).run for row in (one, other)]
+        bases = [(row.baseline or row).run for row in (compared, other_compared)]
         key = bases[0].run_id, bases[1].run_id
         if key not in self.counts:
-            ours, theirs = map(self._questions, bases)
-            shared = len(ours & theirs)
-            self.counts[key] = shared if shared > SHARED * min(len(ours), len(theirs)) else 0
+            questions, other_questions = map(self._questions, bases)
+            shared = len(questions & other_questions)
+            self.counts[key] = (
+                shared if shared > SHARED * min(len(questions), len(other_questions)) else 0
+            )
         return self.counts[key]
 
     def _questions(self, run: Run) -> set[tuple[str | None, ...]]:
         if run.run_id not in self.questions_of:
             texts = (
-                {it.text for it in self.reader.texts(run).values()}
+                {score.text for score in self.reader.texts(run).values()}
                 if run.unit
                 else {question[1:] for question in self.reader.of_baseline(run)}
             )
@@ -334,11 +349,11 @@ def unlike(effects: Sequence[Decision], names: Sequence[str]) -> str | None:
     """Say on which sets a setting is shown to be worse, or better, by themselves; None if on
     none."""
     shown: dict[str, list[str]] = {}
-    for it, name in sorted(zip(effects, names, strict=True), key=lambda pair: pair[0].value):
-        if it.verdict is MarginVerdict.worse_by_more:
-            shown.setdefault(margin_decision(it), []).append(name)
-        elif it.finding is not Finding.open:
-            shown.setdefault(str(it.finding), []).append(name)
+    for effect, name in sorted(zip(effects, names, strict=True), key=lambda pair: pair[0].value):
+        if effect.verdict is MarginVerdict.worse_by_more:
+            shown.setdefault(margin_decision(effect), []).append(name)
+        elif effect.finding is not Finding.open:
+            shown.setdefault(str(effect.finding), []).append(name)
     parts = [f"{what} on {few(where, 4)}" for what, where in shown.items()]
     return f"by themselves: {', '.join(parts)}" if parts else None
 

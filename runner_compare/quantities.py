@@ -196,22 +196,22 @@ METHODS: dict[str, MethodWords] = {
 }
 
 
-def what_shows_more(it: Decision) -> str:
+def what_shows_more(decision: Decision) -> str:
     """Say what few families, or few questions with several answers each, lack; empty for others."""
-    if not it.counts.get("few"):
+    if not decision.counts.get("few"):
         return ""
     whole, part = (
-        ("families", "questions in") if it.counts["clusters"] else ("questions", "answers to")
+        ("families", "questions in") if decision.counts["clusters"] else ("questions", "answers to")
     )
     return f"; more {whole} show smaller differences, more {part} each hardly do"
 
 
-def at_worst(it: Decision) -> str:
+def at_worst(decision: Decision) -> str:
     """Say where a difference would lie that is the hardest to detect."""
-    if it.counts.get("clusters"):
+    if decision.counts.get("clusters"):
         return "if whole families are lost"
     return (
         "if a few questions lose all"
-        if "samples" not in it.counts
+        if "samples" not in decision.counts
         else "if whole questions are lost"
     )

@@ -24,7 +24,7 @@ def normalized(text: str) -> str:
     return LABELS.sub("", " ".join(plain.split()))
 
 
-def same_questions(ours: Texts, theirs: Texts) -> dict[Question, Question]:
+def same_questions(texts: Texts, base_texts: Texts) -> dict[Question, Question]:
     """Return which of their questions is which of ours; a text that would fit several is none of
     them.
 
@@ -32,10 +32,12 @@ def same_questions(ours: Texts, theirs: Texts) -> dict[Question, Question]:
     question if they are equal, or if the longer ones, as prompts with worked examples, have the
     shorter one as their last question.
     """
-    mine, other = _without_frame(ours), _without_frame(theirs)
-    if _mean_length(mine) > _mean_length(other):
-        return {our_key: their_key for their_key, our_key in _prompts_of(other, mine).items()}
-    return _prompts_of(mine, other)
+    prompts, base_prompts = _without_frame(texts), _without_frame(base_texts)
+    if _mean_length(prompts) > _mean_length(base_prompts):
+        return {
+            our_key: their_key for their_key, our_key in _prompts_of(base_prompts, prompts).items()
+        }
+    return _prompts_of(prompts, base_prompts)
 
 
 def _mean_length(texts: Texts) -> float:

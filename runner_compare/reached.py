@@ -17,16 +17,16 @@ def beside_reach(table: Table) -> None:
     """Say with each finding which side is quantized in name more than in fact; once where a row has
     none."""
     for row in table.rows:
-        words = _of_row(row)
+        remarks = _of_row(row)
         if row.effect is not None:
-            row.effects = [effect.noting(*words) for effect in row.effects]
+            row.effects = [effect.noting(*remarks) for effect in row.effects]
         if row.effect is None and not row.is_baseline:
-            table.remarks += [word for word in words if word not in table.remarks]
+            table.remarks += [remark for remark in remarks if remark not in table.remarks]
 
 
 def _of_row(row: TableRow) -> list[str]:
     runs = [row.run] if row.baseline is None else [row.run, row.baseline.run]
-    return [words for run in runs if (words := _of_run(run))]
+    return [remark for run in runs if (remark := _of_run(run))]
 
 
 def _of_run(run: Run) -> str:

@@ -68,12 +68,12 @@ class RecallFindings:
     @cached_property
     def kinds(self) -> list[str]:
         """The kinds of questions, in the order of their first answers."""
-        return list(dict.fromkeys(place.kind for place in self._places))
+        return list(dict.fromkeys(asked.kind for asked in self._places))
 
     @cached_property
     def depths(self) -> list[float]:
         """The depths at which something was asked for."""
-        return sorted({place.depth for place in self._places if place.depth is not None})
+        return sorted({asked.depth for asked in self._places if asked.depth is not None})
 
     @cached_property
     def lengths(self) -> list[LengthRecall]:
@@ -92,7 +92,11 @@ class RecallFindings:
         if len(self.kinds) < 2:
             return {}
         own = {
-            kind: [it for it in self.outcomes if it.recall and it.recall.kind == kind]
+            kind: [
+                outcome
+                for outcome in self.outcomes
+                if outcome.recall and outcome.recall.kind == kind
+            ]
             for kind in self.kinds
         }
         level = ALPHA / len(self.kinds)
@@ -114,9 +118,9 @@ class RecallFindings:
         from runner_compare.statistics.lost_depths import DepthAnswer
 
         return [
-            DepthAnswer(place.length, place.depth, outcome.mean, place.kind, outcome.cluster)
+            DepthAnswer(asked.length, asked.depth, outcome.mean, asked.kind, outcome.cluster)
             for outcome in self.outcomes
-            if (place := outcome.recall) is not None and place.depth is not None
+            if (asked := outcome.recall) is not None and asked.depth is not None
         ]
 
     @property
@@ -138,11 +142,23 @@ class RecallFindings:
 
     def cell(self, length: int, depth: float | None) -> CellRecall | None:
         """Return the recall at a depth of a length; None if nothing was asked there."""
-        return _cell([it for it in self.outcomes if it.recall and it.recall[1:] == (length, depth)])
+        return _cell(
+            [
+                outcome
+                for outcome in self.outcomes
+                if outcome.recall and outcome.recall[1:] == (length, depth)
+            ]
+        )
 
     def of_kind(self, kind: str, length: int) -> CellRecall | None:
         """Return the recall of a kind of question at a length."""
-        return _cell([it for it in self.outcomes if it.recall and it.recall[:2] == (kind, length)])
+        return _cell(
+            [
+                outcome
+                for outcome in self.outcomes
+                if outcome.recall and outcome.recall[:2] == (kind, length)
+            ]
+        )
 
     @property
     def _places(self) -> list[RecallPlace]:
@@ -232,11 +248,11 @@ def effective_length_of(
     if (
         len(lengths) < 2
         or lengths[0].low <= margin
-        or any(it.against_shortest is None for it in lengths[1:])
+        or any(length.against_shortest is None for length in lengths[1:])
     ):
         return None
     compared = [
         length.against_shortest for length in lengths if length.against_shortest is not None
     ]
-    tests = [length_tests(it.test, margin, it.ends) for it in compared]
+    tests = [length_tests(against.test, margin, against.ends) for against in compared]
     return effective_length([length.length for length in lengths], tests, alpha)

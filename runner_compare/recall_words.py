@@ -76,10 +76,10 @@ def effective_sentence(findings: RecallFindings) -> str:
             "one length was asked" if len(lengths) == 1 else "no question is asked at all lengths"
         )
         return f"no effective length: {what}"
-    words = (
+    reached = (
         f"effective length within {margin} of the recall at {shortest.length:,} tokens ({interval})"
     )
-    sentence = f"{words}: {length_words(found)}"
+    sentence = f"{reached}: {length_words(found)}"
     if not found.undecided:
         return sentence
     first = lengths[found.reached + 1]

@@ -33,7 +33,7 @@ class Records:
         """Return what --log adds the comparison of these runs to."""
         raise NotImplementedError
 
-    def log(self, target: str, folder: Path, names: list[str], place: str) -> None:
+    def log(self, target: str, folder: Path, names: list[str], artifact_folder: str) -> None:
         """Add the files of a comparison to what `target_of` has named (--log)."""
         raise NotImplementedError
 

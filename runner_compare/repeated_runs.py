@@ -17,11 +17,11 @@ def counted_runs(run: Run) -> list[Run]:
     """Return the run and earlier ones of its job that had the same machine to themselves; else the
     run alone."""
     alone = [
-        one
-        for one in (run, *run.earlier)
-        if one.task_version == run.task_version
-        and contention(one) == EXCLUSIVE
-        and machine_of(one) == machine_of(run)
+        single
+        for single in (run, *run.earlier)
+        if single.task_version == run.task_version
+        and contention(single) == EXCLUSIVE
+        and machine_of(single) == machine_of(run)
     ]
     return alone[:MAX_RUNS] or [run]
 
@@ -50,7 +50,7 @@ def measured(run: Run, measure: str, repeats: list[float]) -> Measured:
 def contention(run: Run) -> str:
     """Return what a run, or one of the pooled runs, was measured beside."""
     facts = [part.facts.get("measured", EXCLUSIVE) for part in run.parts or [run]]
-    return next((words for words in facts if words != EXCLUSIVE), EXCLUSIVE)
+    return next((beside for beside in facts if beside != EXCLUSIVE), EXCLUSIVE)
 
 
 def machine_of(run: Run) -> str:

@@ -48,7 +48,7 @@ def core_record(table: Table, row: TableRow) -> dict[str, Any]:
         "on_front": row.on_front,
         "dominated_by": row.dominated_by,
         "dominated_in": row.dominated_in,
-        "standing": {axis: asdict(it) for axis, it in row.standing.items()},
+        "standing": {axis: asdict(standing) for axis, standing in row.standing.items()},
         "off_front": row.off_front,
         "note": row.note,
     }

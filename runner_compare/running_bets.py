@@ -71,10 +71,10 @@ class RunningBets:
         if self.margin is None:
             return self.decision
         verdict = margin_verdict(self.decision, self.from_margin)
-        words = verdict_words(verdict, points_of_margin(self.margin))
+        verdict_text = verdict_words(verdict, points_of_margin(self.margin))
         if verdict is MarginVerdict.undecided and self.decision is Side.worse:
-            return f"worse, and {words}"
-        return words
+            return f"worse, and {verdict_text}"
+        return verdict_text
 
     @property
     def words(self) -> str:

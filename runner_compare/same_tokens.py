@@ -27,41 +27,41 @@ def after_longest_context(texts: Texts) -> Texts:
     return {index: score for index, score in texts.items() if score.likelihood.context == longest}
 
 
-def in_same_pieces(ours: Texts, theirs: Texts, is_one_text: bool) -> tuple[Texts, Texts]:
+def in_same_pieces(texts: Texts, base_texts: Texts, is_one_text: bool) -> tuple[Texts, Texts]:
     """Return both sides cut where both are, if they have scored the same tokens in other windows;
     else as they are."""
-    sides = ours, theirs
+    sides = texts, base_texts
     if any(score.text != NO_PROMPT for side in sides for score in side.values()) or _are_alike(
-        ours, theirs
+        texts, base_texts
     ):
         return sides
-    mine, others = (_documents(side, is_one_text) for side in sides)
-    if mine.keys() != others.keys() or any(
-        _tokens(mine[key]) != _tokens(others[key]) for key in mine
+    documents, base_documents = (_documents(side, is_one_text) for side in sides)
+    if documents.keys() != base_documents.keys() or any(
+        _tokens(documents[key]) != _tokens(base_documents[key]) for key in documents
     ):
         return sides
     pairs: list[tuple[TextScore, TextScore]] = []
-    for key, scores in mine.items():
-        ends = sorted(_ends(scores) & _ends(others[key]))
-        pieces = zip(_pieces(scores, ends), _pieces(others[key], ends), strict=True)
+    for key, scores in documents.items():
+        ends = sorted(_ends(scores) & _ends(base_documents[key]))
+        pieces = zip(_pieces(scores, ends), _pieces(base_documents[key], ends), strict=True)
         first = len(pairs)
         pairs += [
             (
-                _as_unit(one, first + at if is_one_text else key),
-                _as_unit(other, first + at if is_one_text else key),
+                _as_unit(piece, first + at if is_one_text else key),
+                _as_unit(base_piece, first + at if is_one_text else key),
             )
-            for at, (one, other) in enumerate(pieces)
+            for at, (piece, base_piece) in enumerate(pieces)
         ]
-    return {at: one for at, (one, _) in enumerate(pairs)}, {
-        at: other for at, (_, other) in enumerate(pairs)
+    return {at: piece for at, (piece, _) in enumerate(pairs)}, {
+        at: base_piece for at, (_, base_piece) in enumerate(pairs)
     }
 
 
-def _are_alike(ours: Texts, theirs: Texts) -> bool:
+def _are_alike(texts: Texts, base_texts: Texts) -> bool:
     """Whether both sides have the same windows after the same tokens."""
-    return ours.keys() == theirs.keys() and all(
-        (one.tokens, one.prompt) == (theirs[index].tokens, theirs[index].prompt)
-        for index, one in ours.items()
+    return texts.keys() == base_texts.keys() and all(
+        (score.tokens, score.prompt) == (base_texts[index].tokens, base_texts[index].prompt)
+        for index, score in texts.items()
     )
 
 
@@ -87,13 +87,13 @@ def _pieces(scores: Sequence[TextScore], ends: Sequence[int]) -> list[TextScore]
     """Return the windows of a text joined, so that pieces end after so many tokens."""
     pieces: list[TextScore] = []
     joined: list[TextScore] = []
-    place = 0
+    position = 0
     wanted = iter(ends)
     end = next(wanted)
     for score in scores:
         joined.append(score)
-        place += len(score.tokens)
-        if place == end:
+        position += len(score.tokens)
+        if position == end:
             pieces.append(_joined(joined))
             joined, end = [], next(wanted, -1)
     return pieces

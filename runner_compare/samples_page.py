@@ -70,7 +70,7 @@ def table_content(table: Table, reader: Reader, room: int) -> dict[str, Any]:
         except NotPaired as reason:
             left_out.append(f"{name}: {reason}")
             continue
-        room -= sum(len(it["text"]) for it in side.values())
+        room -= sum(len(answer["text"]) for answer in side.values())
         if room < 0 and runs:
             left_out.append(
                 f"{name}: no room for its answers on one page; --runs or --where choose fewer runs"

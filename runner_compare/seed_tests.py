@@ -26,7 +26,7 @@ def accuracies(run: Run, at: str = "") -> list[float]:
     """Return the accuracy of each seed, or that `at_worst` or `at_best` of what was cut off."""
     every = run.parts or [run]
     return [
-        getattr(it.bounds, at) if at and it.bounds else it.interval[0]
-        for it in every
-        if it.interval is not None
+        getattr(part.bounds, at) if at and part.bounds else part.interval[0]
+        for part in every
+        if part.interval is not None
     ]

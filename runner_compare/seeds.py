@@ -78,7 +78,7 @@ def _over_seeds(members: Sequence[Run], reader: Reader) -> Run:
     pooled = whole.metrics | dict(
         zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True)
     )
-    if any(it.cut_off for of_seed in answers for it in of_seed.values()):
+    if any(outcome.cut_off for of_seed in answers for outcome in of_seed.values()):
         at_worst, at_best = (
             [
                 [of_seed[question].if_cut_off(right).mean for question in questions]

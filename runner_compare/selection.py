@@ -6,8 +6,9 @@ filter.
 parameters.
 
     either     = both ("or" both)*
-    both       = one ("and" one)*
-    one        = "not" one | "(" either ")" | KEY operator VALUE | KEY ["not"] "in" "(" VALUE ("," VALUE)* ")"
+    both       = condition ("and" condition)*
+    condition  = "not" condition | "(" either ")" | KEY operator VALUE
+               | KEY ["not"] "in" "(" VALUE ("," VALUE)* ")"
     operator   = "=" | "==" | "!=" | "<" | "<=" | ">" | ">="
 """
 
@@ -181,14 +182,14 @@ class _Expression:
         return passing_ids
 
     def both(self) -> set[str]:
-        passing_ids = self.one()
+        passing_ids = self.condition()
         while self.takes("and"):
-            passing_ids &= self.one()
+            passing_ids &= self.condition()
         return passing_ids
 
-    def one(self) -> set[str]:
+    def condition(self) -> set[str]:
         if self.takes("not"):
-            return {run.run_id for run in self.runs} - self.one()
+            return {run.run_id for run in self.runs} - self.condition()
         if self.takes("("):
             passing_ids = self.either()
             self.needs(")")
@@ -203,7 +204,7 @@ class _Expression:
         if negated or self.takes("in"):
             wanted = self.values()
             return self.passing(
-                key, lambda value: any(same(value, one) for one in wanted) != negated
+                key, lambda value: any(same(value, choice) for choice in wanted) != negated
             )
         sign = self.word("an operator: = != < <= > >= in", among=OPERATORS)
         text = self.value()

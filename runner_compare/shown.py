@@ -7,7 +7,7 @@ from runner_base import counted
 from runner_compare.across_tasks import tables_across
 from runner_compare.columns import columns, ratio_columns, summary
 from runner_compare.comparison import Comparison, Grid, Said, Shown, class_of, said_of_row
-from runner_compare.data import Table
+from runner_compare.data import Table, TableRow
 from runner_compare.sections import every_section
 
 
@@ -33,15 +33,18 @@ def alone_parts(comparison: Comparison) -> list[Shown]:
     ]
 
 
+def _class_of_row(row: TableRow) -> str:
+    if row.is_baseline:
+        return "baseline"
+    return "dominated" if row.on_front is False else ""
+
+
 def of_table(table: Table) -> Shown:
     """Return the part of a task's table."""
-    classes = [
-        "baseline" if row.is_baseline else "dominated" if row.on_front is False else ""
-        for row in table.rows
-    ]
+    classes = [_class_of_row(row) for row in table.rows]
     grids = [Grid(columns(table), classes=classes)]
     if table.has_ratios:
-        classes = [class_of(it.finding) for row in table.rows for it in row.ratios]
+        classes = [class_of(ratio.finding) for row in table.rows for ratio in row.ratios]
         grids.append(Grid(ratio_columns(table), classes=classes))
     for section in every_section():
         grids += [Grid(further, title) for title, further in section.tables(table).items()]

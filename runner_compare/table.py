@@ -147,7 +147,7 @@ def _judge_rows(
     """Give each row what is decided about it, by the id of its run; return what the rows share the
     error of."""
     settings = [row for row in rows if row.run.run_id in compared and not row.is_repeat]
-    of_table = [it for row in settings for it in compared[row.run.run_id]]
+    of_table = [effect for row in settings for effect in compared[row.run.run_id]]
     decisions = judge(of_table, choice.margins, choice.metrics)
     left = iter(decisions)
     for row in settings:
@@ -158,11 +158,11 @@ def _judge_rows(
     return decisions
 
 
-def _what_tells_more(it: Effect, run: Run, base: Run) -> str:
+def _what_tells_more(effect: Effect, run: Run, base: Run) -> str:
     """Say which questions would tell more, by the accuracies that are compared: those of votes only
     where bets are."""
     sides = [run, base]
-    if it.method is Method.sequential:
+    if effect.method is Method.sequential:
         scores = [side.score or (0, 0) for side in sides]
         return what_tells_more([correct / n if n else None for correct, n in scores])
     return what_tells_more([side.interval[0] if side.interval else None for side in sides])
@@ -177,16 +177,15 @@ def compared_with(run: Run, base: Run, choice: ComparisonOptions, reader: Reader
     other_differences = also_differ(run, base, choice, reader.key_rules) if choice.by else None
     sides = [run, base]
     why = why_more_would_not_decide([side.metrics for side in sides])
-    return [
-        compared
-        if compared.effect.is_ratio
-        else replace(
-            noting(compared, other_differences, reader.remark(run, base)),
-            unplanned=why,
-            tells_more=_what_tells_more(compared.effect, run, base),
-        )
-        for compared in compare(run, base, reader, Asked(compared_keys, choice.unpaired))
-    ]
+    noted = []
+    for compared in compare(run, base, reader, Asked(compared_keys, choice.unpaired)):
+        if compared.effect.is_ratio:
+            noted.append(compared)
+            continue
+        remarked = noting(compared, other_differences, reader.remark(run, base))
+        tells_more = _what_tells_more(compared.effect, run, base)
+        noted.append(replace(remarked, unplanned=why, tells_more=tells_more))
+    return noted
 
 
 def also_differ(run: Run, base: Run, choice: ComparisonOptions, rules: KeyRules) -> str | None:

@@ -65,11 +65,13 @@ def short_names(rows: Sequence[TableRow], keys: Sequence[str], most: int) -> lis
     values = {key: short_paths([f"{row.config[key]}" for row in rows]) for key in keys}
     differing = [key for key in keys if len({*values[key]}) > 1] or keys
     names = []
-    for place, row in enumerate(rows):
-        shown = [(key, values[key][place]) for key in differing if row.config[key] is not None]
+    for index, row in enumerate(rows):
+        shown = [(key, values[key][index]) for key in differing if row.config[key] is not None]
         cut = [(key, value if len(value) <= most else f"…{value[-most:]}") for key, value in shown]
-        words = [value if is_its_own_name(key) else f"{label(key)}={value}" for key, value in cut]
-        names.append(" ".join(words) or row.run.job_id)
+        assigned = [
+            value if is_its_own_name(key) else f"{label(key)}={value}" for key, value in cut
+        ]
+        names.append(" ".join(assigned) or row.run.job_id)
     return names
 
 
@@ -78,8 +80,8 @@ def versus(row: TableRow, keys: list[str]) -> str:
     if row.is_repeat:
         name = assignments(row, [key for key in keys if key != REPEAT]) or "the baseline"
         return f"{name} again ({REPEAT}={row.run.value(REPEAT)})"
-    ours, theirs, shared = sides(row, keys)
-    return f"{ours} vs {theirs}{f' on {shared}' if shared else ''}"
+    own_name, base_name, shared = sides(row, keys)
+    return f"{own_name} vs {base_name}{f' on {shared}' if shared else ''}"
 
 
 def sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
@@ -89,14 +91,14 @@ def sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
     assert base is not None
     own = [key for key in keys if row.config[key] != base.config[key]]
     shared = assignments(row, [key for key in keys if key not in own])
-    ours, theirs = (assignments(side, own) or side.run.job_id for side in (row, base))
+    name, base_name = (assignments(side, own) or side.run.job_id for side in (row, base))
     both = [key for key in own if row.config[key] is not None and base.config[key] is not None]
     if len(both) == 1 and is_its_own_name(
         both[0]
     ):  # `nf4 vs none`, with keys that only one has in brackets
         more = [key for key in own if key not in both]
-        ours, theirs = (
-            f"{it.config[both[0]]} ({assignments(it, more)})".removesuffix(" ()")
-            for it in (row, base)
+        name, base_name = (
+            f"{side.config[both[0]]} ({assignments(side, more)})".removesuffix(" ()")
+            for side in (row, base)
         )
-    return ours, theirs, shared
+    return name, base_name, shared

@@ -30,9 +30,9 @@ class Jobs(Records):
         """Return the MLflow run of the grid that all these runs belong to."""
         return self.grid or grid_to_log_to([*runs])
 
-    def log(self, target: str, folder: Path, names: list[str], place: str) -> None:
+    def log(self, target: str, folder: Path, names: list[str], artifact_folder: str) -> None:
         """Add the files of a comparison to the artifacts of a grid's run."""
-        log_files(self.client, target, folder, names, place)
+        log_files(self.client, target, folder, names, artifact_folder)
 
     def publish(self, tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
         """Write what --publish writes; return the paths of the files."""

@@ -89,14 +89,13 @@ def metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric:
     """Describe a metric; what is not given follows from the unit."""
     suffix = next((suffix for suffix in UNITS if key.endswith(suffix)), "")
     unit = UNITS.get(suffix, "")
-    plain = {
+    better = Better.neither
+    if unit:
+        better = Better.higher if unit.endswith("/s") else Better.lower
+    plain: dict[str, Any] = {
         "unit": unit,
         "label": label or key.removesuffix(suffix).replace("_", " "),
-        "better": Better.neither
-        if not unit
-        else Better.higher
-        if unit.endswith("/s")
-        else Better.lower,
+        "better": better,
         "pooling": Pooling.max if unit == "MiB" else Pooling.mean,
     }
     return Metric(key=key, form=form, **(plain | special))

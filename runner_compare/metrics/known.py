@@ -20,7 +20,7 @@ GROUP = "runner.metric_families"  # options hand over theirs by these entry poin
 def known_metrics() -> Mapping[str, Metric]:
     """Return the metrics of all families and options by their keys; a plug-in's are not among
     them."""
-    return {one.key: one for family in _families() for one in family}
+    return {known.key: known for family in _families() for known in family}
 
 
 def _families() -> Iterator[tuple[Metric, ...]]:

@@ -86,7 +86,11 @@ METRICS: tuple[Metric, ...] = (
     *with_ends(
         "top_1_agreement", "top-1 agreement", ".2%", Better.higher, head_words="top-1\nagrees"
     ),
-    *(it for key in (*KL_SHARES, "kl_max_nats") for it in with_ends(key, "", ".3g", Better.lower)),
+    *(
+        share
+        for key in (*KL_SHARES, "kl_max_nats")
+        for share in with_ends(key, "", ".3g", Better.lower)
+    ),
     *(
         metric(
             f"{key}_at_most", unit="nats", form=".3g", better=Better.lower, pooling=Pooling.dropped
@@ -94,7 +98,7 @@ METRICS: tuple[Metric, ...] = (
         for key in (*KL_SHARES, "kl_max_nats")
     ),
     *(
-        it
+        delta
         for key in (
             "delta_p_mean",
             "delta_p_rms",
@@ -102,7 +106,7 @@ METRICS: tuple[Metric, ...] = (
             "delta_p_smallest",
             "delta_p_largest",
         )
-        for it in with_ends(key, "", ".3%", Better.neither)
+        for delta in with_ends(key, "", ".3%", Better.neither)
     ),
     *with_ends("ln_ppl_ratio", "ln(PPL / the reference's)", ".4f", Better.lower),
     metric("ln_ppl_correlation", "correlation of log-likelihoods", ".2%", pooling=Pooling.dropped),

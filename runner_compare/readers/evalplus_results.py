@@ -62,16 +62,16 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return the evaluations of a file: by the base tests, and by all tests if these were run."""
     results = RESULTS.read(raw, str(path))
     solutions = [
-        (task, one)
+        (task, solution)
         for task, several in results.eval.items()
-        for one in _solutions(path, task, several)
+        for solution in _solutions(path, task, several)
     ]
-    has_plus = any(one.plus_status is not None for _, one in solutions)
+    has_plus = any(solution.plus_status is not None for _, solution in solutions)
     benchmark = next(iter(results.eval), "").partition("/")[0]
     runs = []
     for metric in ("base", "plus") if has_plus else ("base",):
         samples = joined(
-            (_sample(path, task, one, metric) for task, one in solutions), can_vote=False
+            (_sample(path, task, solution, metric) for task, solution in solutions), can_vote=False
         )
         check_samples_differ(path, samples)
         params = {"model.name": path.stem.removesuffix(ENDING), METRIC: metric}

@@ -176,12 +176,15 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
         if len(known) < len(reviews):
             left_out.append(f"{dataset} {metric}")
             continue
-        numbered = zip((one for one, _ in reviews), known, strict=True)
+        numbered = zip((sample for sample, _ in reviews), known, strict=True)
         samples = joined(
-            replace(one, number=number, solved=number == 1) for one, number in numbered
+            replace(sample, number=number, solved=number == 1) for sample, number in numbered
         )
         check_samples_differ(path, samples)
-        about = next((one for one in report.metrics if one.name == metric), None)
+        about = next(
+            (metric_report for metric_report in report.metrics if metric_report.name == metric),
+            None,
+        )
         _check_score(where, metric, about, known)
         is_verdict = all(number in (0, 1) for number in known)
         better = about.better if about else Better.neither
@@ -228,8 +231,8 @@ def _reviews(
         )
         if not file.is_file():
             raise DataError(f"{path}: its answers, {file}, are not there")
-        for place, line in lines_of(file, "answers", expected, str(path)):
-            review = REVIEW.read(line, place)
+        for where_line, line in lines_of(file, "answers", expected, str(path)):
+            review = REVIEW.read(line, where_line)
             yield (
                 _answer(review, subset if len(subsets) > 1 else "", cluster),
                 review.sample_score.score.value or {},

@@ -162,8 +162,8 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     release = str(report.metadata.guidellm_version)
     return ToolFile(
         [
-            _run(path, f"{path}, benchmark {at}", one, data, release)
-            for at, one in enumerate(report.benchmarks, 1)
+            _run(path, f"{path}, benchmark {at}", benchmark, data, release)
+            for at, benchmark in enumerate(report.benchmarks, 1)
         ]
     )
 

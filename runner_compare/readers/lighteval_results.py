@@ -149,13 +149,15 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
         details = _details(path, task, name[1])
         rows = list(_rows(details, cluster))
         for metric in dict.fromkeys(key for _, metrics in rows for key in metrics):
-            numbers = [_number(details, one, metrics, metric) for one, metrics in rows]
+            numbers = [_number(details, sample, metrics, metric) for sample, metrics in rows]
             known = [number for number in numbers if number is not None]
             if len(known) < len(rows):
                 left_out.append(f"{task} {metric}")
                 continue
-            numbered = zip((one for one, _ in rows), known, strict=True)
-            samples = [replace(one, number=number, solved=number == 1) for one, number in numbered]
+            numbered = zip((sample for sample, _ in rows), known, strict=True)
+            samples = [
+                replace(sample, number=number, solved=number == 1) for sample, number in numbered
+            ]
             check_samples_differ(details, samples)
             run = _run(path, name[1], content, task, config, metric, samples)
             about = config.metric(metric)

@@ -49,10 +49,10 @@ def recognises(_path: Path, outline: Outline) -> bool:
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     """Return a run for each combination of settings."""
     runs: dict[tuple[tuple[str, str], ...], ToolRun] = {}
-    for number, one in enumerate(TESTS.read(raw, str(path)), 1):
+    for number, entry in enumerate(TESTS.read(raw, str(path)), 1):
         where = f"{path}, test {number}"
-        test = TEST.read(one, where)
-        params = _settings(test, FIELDS.read(one, where))
+        test = TEST.read(entry, where)
+        params = _settings(test, FIELDS.read(entry, where))
         machine = " · ".join(filter(None, (str(test.cpu_info or ""), str(test.gpu_info or ""))))
         new = ToolRun(
             TOOL, path, TOOL, test.test_time, params, facts={"machine": machine} if machine else {}

@@ -74,12 +74,12 @@ def load(
     found: list[ToolRun] = []
     left_out: list[str] = []
     of_lm_eval: list[str] = []
-    for place in places:
-        files, has_lm_eval = files_below(place)
-        of_lm_eval += [place] * has_lm_eval
+    for given in places:
+        files, has_lm_eval = files_below(given)
+        of_lm_eval += [given] * has_lm_eval
         for path, tool in files:
             tool_file = _read(path, tool, cluster)
-            found += [replace(run, place=place) for run in tool_file.runs]
+            found += [replace(run, found_at=given) for run in tool_file.runs]
             left_out += tool_file.left_out
             for note in tool_file.notes:
                 say(f"note: {note}")
@@ -91,8 +91,8 @@ def load(
         )
     if cluster is not None:
         check_families(found, cluster)
-    runs += _evaluations([one for one in found if one.samples], reader)
-    runs += _measurements([one for one in found if one.repeats], reader)
+    runs += _evaluations([run for run in found if run.samples], reader)
+    runs += _measurements([run for run in found if run.repeats], reader)
     reader.read |= of_documents.read if of_lm_eval else {}
     if not runs:
         raise DataError(f"{OPTION} {' '.join(places)}: nothing in it can be compared")
@@ -134,16 +134,16 @@ def _read(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
         raise DataError(f"{path}: nested too deeply") from error
 
 
-def files_below(place: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
+def files_below(given: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
     """Return the results at a path with the module that reads each, and whether there are
     lm-eval's, too."""
-    path = Path(place).expanduser()
+    path = Path(given).expanduser()
     if path.is_dir():
         candidates = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
     elif path.exists() and not path.is_file():
-        raise ConfigError(f"{OPTION} {place}: this is neither a file nor a folder")
+        raise ConfigError(f"{OPTION} {given}: this is neither a file nor a folder")
     elif not path.exists():
-        raise ConfigError(f"{OPTION} {place}: there is no such file or folder")
+        raise ConfigError(f"{OPTION} {given}: there is no such file or folder")
     else:
         candidates = [path]
     files, has_lm_eval = [], False
@@ -161,7 +161,7 @@ def files_below(place: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
     if skipped:
         say(f"note: skipped, nothing is in it: {few(skipped, 6)}")
     if not files and not has_lm_eval:
-        raise ConfigError(f"{OPTION} {place}: no results of a known tool in it: {writers()}")
+        raise ConfigError(f"{OPTION} {given}: no results of a known tool in it: {writers()}")
     return files, has_lm_eval
 
 
@@ -192,21 +192,34 @@ def _evaluations(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
     """
     newest: dict[object, ToolRun] = {}
     directions: dict[tuple[str, str], set[Better]] = {}
-    for one in sorted(found, key=lambda it: (it.time, str(it.path)), reverse=True):
-        settings = one.place, one.task, tuple(sorted(one.params.items()))
-        newest.setdefault(settings, one)
-        if one.better is not None:
-            directions.setdefault((one.task, one.metric), set()).add(one.better)
-    counts = Counter((one.place, one.task, one.metric) for one in newest.values())
-    several = {place for (place, _, _), count in counts.items() if count > 1}
-    for one in newest.values():
-        better = directions.get((one.task, one.metric))
-        run = _evaluation(one, str(one.path) if one.place in several else one.place, reader)
+    for run_of_tool in sorted(
+        found, key=lambda candidate: (candidate.time, str(candidate.path)), reverse=True
+    ):
+        settings = run_of_tool.found_at, run_of_tool.task, tuple(sorted(run_of_tool.params.items()))
+        newest.setdefault(settings, run_of_tool)
+        if run_of_tool.better is not None:
+            directions.setdefault((run_of_tool.task, run_of_tool.metric), set()).add(
+                run_of_tool.better
+            )
+    counts = Counter(
+        (run_of_tool.found_at, run_of_tool.task, run_of_tool.metric)
+        for run_of_tool in newest.values()
+    )
+    several = {given for (given, _, _), count in counts.items() if count > 1}
+    for run_of_tool in newest.values():
+        better = directions.get((run_of_tool.task, run_of_tool.metric))
+        run = _evaluation(
+            run_of_tool,
+            str(run_of_tool.path) if run_of_tool.found_at in several else run_of_tool.found_at,
+            reader,
+        )
         run.params |= {} if reader.cluster is None else {CLUSTER: reader.cluster}
         if better is None:
             yield run
         else:
-            yield _of_numbers(run, one, next(iter(better)) if len(better) == 1 else Better.neither)
+            yield _of_numbers(
+                run, run_of_tool, next(iter(better)) if len(better) == 1 else Better.neither
+            )
 
 
 def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
@@ -229,20 +242,20 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
 
 
 def _run(
-    it: ToolRun, run_id: str, job_id: str, params: dict[str, str], metrics: dict[str, float]
+    tool_run: ToolRun, run_id: str, job_id: str, params: dict[str, str], metrics: dict[str, float]
 ) -> Run:
     """Return a run with further parameters; formats for programs show texts as they are."""
-    its_params = {plain(key): plain(value) for key, value in it.params.items()}
-    folder = str(it.path.parent)
+    own_params = {plain(key): plain(value) for key, value in tool_run.params.items()}
+    folder = str(tool_run.path.parent)
     return Run(
         run_id,
         job_id,
-        plain(it.task),
-        it.task_version,
+        plain(tool_run.task),
+        tool_run.task_version,
         folder,
-        its_params | params,
+        own_params | params,
         metrics,
-        tool=it.tool,
+        tool=tool_run.tool,
     )
 
 
@@ -265,25 +278,25 @@ def _measurements(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
     Files that are named one by one belong together if their settings agree; folders are kept apart.
     """
     groups: dict[object, list[ToolRun]] = {}
-    for one in found:
-        folder = one.place if Path(one.place).expanduser().is_dir() else ""
-        groups.setdefault((folder, one.task, tuple(sorted(one.params.items()))), []).append(one)
-    counts = Counter((members[0].place, members[0].task) for members in groups.values())
+    for run in found:
+        folder = run.found_at if Path(run.found_at).expanduser().is_dir() else ""
+        groups.setdefault((folder, run.task, tuple(sorted(run.params.items()))), []).append(run)
+    counts = Counter((members[0].found_at, members[0].task) for members in groups.values())
     for members in groups.values():
         first = members[0]
-        has_several = counts[first.place, first.task] > 1
+        has_several = counts[first.found_at, first.task] > 1
         job_id = plain(
-            f"{first.place.rstrip('/')}:{first.task}{f' {len(reader.read)}' if has_several else ''}"
+            f"{first.found_at.rstrip('/')}:{first.task}{f' {len(reader.read)}' if has_several else ''}"
         )
         newest_first = sorted(
             members, key=lambda member: (member.time, str(member.path)), reverse=True
         )
-        runs = [_measurement(one, first.place, job_id, reader) for one in newest_first]
+        runs = [_measurement(run, first.found_at, job_id, reader) for run in newest_first]
         runs[0].earlier = runs[1:]
         yield runs[0]
 
 
-def _measurement(run: ToolRun, place: str, job_id: str, reader: ResultsReader) -> Run:
+def _measurement(run: ToolRun, given: str, job_id: str, reader: ResultsReader) -> Run:
     run_id = f"{run.path}#{len(reader.read)}"
     reader.add(run_id, run)
     metrics = {measure: median(values) for measure, values in run.repeats.items()}
@@ -295,8 +308,8 @@ def _measurement(run: ToolRun, place: str, job_id: str, reader: ResultsReader) -
     }
     repeats = str(max(map(len, run.repeats.values())))
     params, facts = (
-        {FOLDER_KEY: place, "task.repeats": repeats},
-        {key: plain(it) for key, it in run.facts.items()},
+        {FOLDER_KEY: given, "task.repeats": repeats},
+        {key: plain(fact) for key, fact in run.facts.items()},
     )
     return replace(_run(run, run_id, job_id, params, figures | metrics), facts=facts)
 

@@ -126,8 +126,8 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
                 left_out.append(f"{entry.task} {metric}")
                 continue
             samples = [
-                replace(one, number=number, solved=number == 1)
-                for (one, _), number in zip(rows, known, strict=True)
+                replace(sample, number=number, solved=number == 1)
+                for (sample, _), number in zip(rows, known, strict=True)
             ]
             check_samples_differ(path, samples)
             _check_means(f"{where}: {entry.task}", entry, metric, names, known)
@@ -176,8 +176,8 @@ def _predictions(
         raise DataError(
             f"{where}: the predictions of {entry.task}, {folder}/MODEL/{names[0]}, {state}"
         )
-    for place, line in lines_of(chosen[0], "predictions", entry.num_instances, where):
-        prediction = PREDICTION.read(line, place)
+    for where_line, line in lines_of(chosen[0], "predictions", entry.num_instances, where):
+        prediction = PREDICTION.read(line, where_line)
         yield _sample(prediction), _scores(prediction)
 
 

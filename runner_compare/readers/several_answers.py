@@ -31,14 +31,15 @@ def joined(answers: Iterable[ToolSample], can_vote: bool = True) -> list[ToolSam
 def _joined(answers: list[ToolSample], can_vote: bool) -> ToolSample:
     solved = sum(answer.solved for answer in answers)
     numbers = [answer.number for answer in answers if answer.number is not None]
+    votes = None
+    if can_vote:
+        votes = votes_of([(answer.answer, answer.solved, answer.text) for answer in answers])
     return replace(
         answers[0],
         solved=2 * solved > len(answers),
         has_error=any(answer.has_error for answer in answers),
         right=(solved, len(answers)),
-        votes=votes_of([(one.answer, one.solved, one.text) for one in answers])
-        if can_vote
-        else None,
+        votes=votes,
         number=math.fsum(numbers) / len(answers) if len(numbers) == len(answers) else None,
     )
 

@@ -76,7 +76,7 @@ class ToolRun:
     better: Better | None = (
         None  # the direction of its numbers; None: it says right or wrong for each sample
     )
-    place: str = ""  # the path on the command line that it was found at
+    found_at: str = ""  # the path on the command line that it was found at
     texts: ReadTexts | None = None  # reads the texts of samples again, where they are not kept
 
     @property
@@ -106,13 +106,14 @@ class ToolRun:
         """Yield the answers to some samples."""
         shown = {sample.sample_id: sample for sample in self.samples if sample.key in wanted}
         kept = (
-            (key, SampleTexts(one.question, one.answer, one.text)) for key, one in shown.items()
+            (key, SampleTexts(sample.question, sample.answer, sample.text))
+            for key, sample in shown.items()
         )
         for sample_id, texts in kept if self.texts is None or not shown else self.texts(shown):
-            one = shown[sample_id]
+            sample = shown[sample_id]
             yield (
-                one.key,
-                side_with_question(one.solved, texts.answer, texts.text, texts.question, most),
+                sample.key,
+                side_with_question(sample.solved, texts.answer, texts.text, texts.question, most),
             )
 
 
@@ -132,12 +133,12 @@ def family_of(fields: Any, cluster: str | None) -> tuple[str | None, tuple[str, 
     a whole number."""
     if cluster is None:
         return None, ()
-    value = fields.get(cluster) if isinstance(fields, dict) else None
+    if not isinstance(fields, dict):
+        return None, ()
+    value = fields.get(cluster)
     if _names_family(value):
         return str(value), ()
-    return None, tuple(key for key, other in fields.items() if _names_family(other)) if isinstance(
-        fields, dict
-    ) else ()
+    return None, tuple(key for key, other in fields.items() if _names_family(other))
 
 
 def _names_family(value: object) -> bool:

@@ -118,7 +118,10 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
             return ToolFile([])
         runs = LIST.read(raw, str(path))
         return ToolFile(
-            [_run(path, f"{path}, run {number}", one) for number, one in enumerate(runs, 1)]
+            [
+                _run(path, f"{path}, run {number}", benchmark)
+                for number, benchmark in enumerate(runs, 1)
+            ]
         )
     if _kind(outline.parts) is None:
         failure = FAILED.read(raw, str(path))

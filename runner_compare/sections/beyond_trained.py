@@ -24,9 +24,9 @@ class BeyondTrained(Section):
             if limit is not None:
                 rope = row.run.params.get("rope.name", "native")
                 made = "trained" if rope in PLAIN else "scaled"
-                words = f"{rope}, beyond its {made} {limit:,.0f} positions where texts are longer"
-                names.setdefault(words, []).append(name_of(row, table.keys))
-        return [f"{few(rows, MAX_NAMES)}: {words}" for words, rows in names.items()]
+                remark = f"{rope}, beyond its {made} {limit:,.0f} positions where texts are longer"
+                names.setdefault(remark, []).append(name_of(row, table.keys))
+        return [f"{few(rows, MAX_NAMES)}: {remark}" for remark, rows in names.items()]
 
 
 SECTION = BeyondTrained()

@@ -58,19 +58,23 @@ def over_budget(settings: Sequence[Setting]) -> Figure:
         names = (
             short_names([member.rows[0] for member in members], keys, MAX_LETTERS) if keys else [""]
         )
-        budgets = list(dict.fromkeys(budget for it in every for budget in it.budgets))
+        budgets = list(dict.fromkeys(budget for setting in every for budget in setting.budgets))
         budgets.sort(key=by_size)
-        for number, (it, name) in enumerate(zip(members, names, strict=True)):
+        for number, (setting, name) in enumerate(zip(members, names, strict=True)):
             aside = APART * (number - (len(members) - 1) / 2)
             _line(
                 panes[0],
-                it,
+                setting,
                 number,
                 name,
-                [budgets.index(budget_of(row)) + aside for row in it.rows],
+                [budgets.index(budget_of(row)) + aside for row in setting.rows],
             )
             _line(
-                panes[1], it, number, name, [tokens_of_question(row.run) or 0.0 for row in it.rows]
+                panes[1],
+                setting,
+                number,
+                name,
+                [tokens_of_question(row.run) or 0.0 for row in setting.rows],
             )
         for pane in panes:
             finish_pane(pane)
@@ -89,13 +93,13 @@ def over_budget(settings: Sequence[Setting]) -> Figure:
     return figure
 
 
-def _line(pane: Axes, it: Setting, number: int, name: str, xs: Sequence[float]) -> None:
+def _line(pane: Axes, setting: Setting, number: int, name: str, xs: Sequence[float]) -> None:
     """Draw a setting's accuracies with their intervals."""
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     intervals = [
-        tuple(100 * value for value in row.run.interval) for row in it.rows if row.run.interval
+        tuple(100 * value for value in row.run.interval) for row in setting.rows if row.run.interval
     ]
-    points = sorted(zip(xs, intervals, it.rows, strict=True), key=lambda point: point[0])
+    points = sorted(zip(xs, intervals, setting.rows, strict=True), key=lambda point: point[0])
     pane.plot(
         [x for x, *_ in points],
         [middle for _, (middle, *_), _ in points],
@@ -104,7 +108,7 @@ def _line(pane: Axes, it: Setting, number: int, name: str, xs: Sequence[float]) 
         linewidth=1.2,
         marker=marker,
         markersize=5,
-        markerfacecolor=PAPER if any(row.is_baseline for row in it.rows) else colour,
+        markerfacecolor=PAPER if any(row.is_baseline for row in setting.rows) else colour,
         label=literal(name),
     )
     for x, (_, low, high), _ in points:

@@ -45,7 +45,7 @@ class Budgets(Section):
 
     def sentences(self, table: Table) -> list[str]:
         """Return the findings in words."""
-        return [compared.words for compared in table.of(EqualTokensOfTable).compared]
+        return [compared.sentence for compared in table.of(EqualTokensOfTable).compared]
 
     def record(self, table: Table) -> dict[str, Any]:
         """Return the comparisons as plain data."""
@@ -77,25 +77,25 @@ def add_equal_tokens(table: Table, reader: Reader) -> None:
         ):
             sides.append((setting, base))
             compared.append(_compare(setting, base, costs, reader))
-    judge_equal_tokens([it.result for it in compared if it.result])
-    for it, (ours, theirs) in zip(compared, sides, strict=True):
-        it.words = _sentence(it, ours, theirs)
+    judge_equal_tokens([curves.result for curves in compared if curves.result])
+    for curves, (own_setting, base_setting) in zip(compared, sides, strict=True):
+        curves.sentence = _sentence(curves, own_setting, base_setting)
 
 
 def _compare(
-    ours: Setting, theirs: Setting, costs: dict[str, Costs | str], reader: Reader
+    setting: Setting, base_setting: Setting, costs: dict[str, Costs | str], reader: Reader
 ) -> CurvesCompared:
     """Compare two settings on the questions that all of their jobs have answered."""
-    it = CurvesCompared(ours.config, theirs.config, ours.budgets, None)
+    compared = CurvesCompared(setting.config, base_setting.config, setting.budgets, None)
     of_rows: list[Costs] = []
-    for row in (*ours.rows, *theirs.rows):
+    for row in (*setting.rows, *base_setting.rows):
         read = _costs_of(row, costs, reader)
         if isinstance(read, str):
-            it.note = read
-            return it
+            compared.note = read
+            return compared
         of_rows.append(read)
     answered = [
-        {question for question, one in of_row.items() if not one.failed} for of_row in of_rows
+        {question for question, cost in of_row.items() if not cost.failed} for of_row in of_rows
     ]
     shared = sorted(set.intersection(*answered))
     curves = [
@@ -106,7 +106,7 @@ def _compare(
                 for of_row in side
             ],
         )
-        for side in (of_rows[: len(ours.rows)], of_rows[len(ours.rows) :])
+        for side in (of_rows[: len(setting.rows)], of_rows[len(setting.rows) :])
     ]
     families = [next((of_row[question].cluster for of_row in of_rows), None) for question in shared]
     clusters = None if None in families else families
@@ -114,13 +114,13 @@ def _compare(
         (len(set(families)), "families of questions") if clusters else (len(shared), "questions")
     )
     if count < MIN_QUESTIONS:
-        it.note = f"too few {what} that all budgets share: {count}, at least {MIN_QUESTIONS}"
-        return it
-    it.result = at_equal_tokens(curves[0], curves[1], clusters)
-    if it.result is None:
+        compared.note = f"too few {what} that all budgets share: {count}, at least {MIN_QUESTIONS}"
+        return compared
+    compared.result = at_equal_tokens(curves[0], curves[1], clusters)
+    if compared.result is None:
         ranges = [_range(curve) for curve in curves]
-        it.note = f"the tokens of a question do not overlap: {ranges[0]} here, {ranges[1]} in the baseline"
-    return it
+        compared.note = f"the tokens of a question do not overlap: {ranges[0]} here, {ranges[1]} in the baseline"
+    return compared
 
 
 def _costs_of(row: TableRow, known: dict[str, Costs | str], reader: Reader) -> Costs | str:
@@ -131,7 +131,7 @@ def _costs_of(row: TableRow, known: dict[str, Costs | str], reader: Reader) -> C
                 raise NotPaired("each budget has several seeds: compare them without --seeds")
             parts = [reader.costs(part) for part in row.run.parts or [row.run]]
             known[row.run.run_id] = {
-                question: it for part in parts for question, it in part.items()
+                question: cost for part in parts for question, cost in part.items()
             }
         except NotPaired as reason:
             known[row.run.run_id] = str(reason)
@@ -139,83 +139,80 @@ def _costs_of(row: TableRow, known: dict[str, Costs | str], reader: Reader) -> C
 
 
 def _range(curve: Curve) -> str:
-    tokens = [it for it, _ in curve.points()]
+    tokens = [count for count, _ in curve.points()]
     return f"{min(tokens):,.1f} to {max(tokens):,.1f}"
 
 
-def _sentence(it: CurvesCompared, ours: Setting, theirs: Setting) -> str:
-    differing = [key for key in ours.keys if ours.config[key] != theirs.config[key]]
-    shared = ours.name([key for key in ours.keys if key not in differing])
-    on = f" on {shared}" if len(differing) < len(ours.keys) else ""
-    names = [_short(side, differing) for side in (ours, theirs)]
+def _sentence(compared: CurvesCompared, setting: Setting, base_setting: Setting) -> str:
+    differing = [key for key in setting.keys if setting.config[key] != base_setting.config[key]]
+    shared = setting.name([key for key in setting.keys if key not in differing])
+    on = f" on {shared}" if len(differing) < len(setting.keys) else ""
+    names = [_short(side, differing) for side in (setting, base_setting)]
     head = f"at equal tokens, {names[0]} vs {names[1]}{on}"
-    if it.result is None:
-        return f"{head}: not compared, {it.note}"
-    found = it.result
+    if compared.result is None:
+        return f"{head}: not compared, {compared.note}"
+    found = compared.result
     between = f"from {found.low_tokens:,.1f} to {found.high_tokens:,.1f} tokens a question"
     figures = f"Δ {_points(found.difference)}, p={p_value(found.p)}, Holm {p_value(found.p_holm)}".replace(
         "=<", "<"
     )
     at = ", ".join(
-        f"{it.budgets[point.budget]}: {_points(point.difference, '')}" for point in found.points
+        f"{compared.budgets[point.budget]}: {_points(point.difference, '')}"
+        for point in found.points
     )
-    outside = ", ".join(it.budgets[one] for one in found.outside)
-    return "; ".join(
-        filter(
-            None,
-            [
-                f"{head} (n={found.questions:,}): {found.finding} ({figures}), in the mean {between}",
-                f"at the tokens of its budgets {at}" if at else "",
-                f"not at those of {outside}: no budget of the baseline takes as few or as many"
-                if outside
-                else "",
-            ],
+    outside = ", ".join(compared.budgets[budget] for budget in found.outside)
+    parts = [f"{head} (n={found.questions:,}): {found.finding} ({figures}), in the mean {between}"]
+    if at:
+        parts.append(f"at the tokens of its budgets {at}")
+    if outside:
+        parts.append(
+            f"not at those of {outside}: no budget of the baseline takes as few or as many"
         )
-    )
+    return "; ".join(parts)
 
 
-def _short(it: Setting, keys: Sequence[str]) -> str:
+def _short(setting: Setting, keys: Sequence[str]) -> str:
     """Name a setting by the keys in which it differs: `nf4`, `lora=peft`."""
     if len(keys) == 1 and is_its_own_name(keys[0]):
-        return str(it.config[keys[0]])
-    return it.name(keys)
+        return str(setting.config[keys[0]])
+    return setting.name(keys)
 
 
-def _points(it: Estimate, unit: str = " points") -> str:
-    return f"{points(it.value)}{unit} [{points(it.low)}, {points(it.high)}]"
+def _points(estimate: Estimate, unit: str = " points") -> str:
+    return f"{points(estimate.value)}{unit} [{points(estimate.low)}, {points(estimate.high)}]"
 
 
-def equal_tokens_record(it: CurvesCompared) -> dict[str, Any]:
+def equal_tokens_record(compared: CurvesCompared) -> dict[str, Any]:
     """Return a comparison at equal tokens as plain data."""
     return {
-        "setting": it.setting,
-        "baseline": it.baseline,
-        "note": it.note or None,
-        **({} if it.result is None else _result_record(it.result, it.budgets)),
+        "setting": compared.setting,
+        "baseline": compared.baseline,
+        "note": compared.note or None,
+        **({} if compared.result is None else _result_record(compared.result, compared.budgets)),
     }
 
 
-def _result_record(it: EqualTokens, budgets: Sequence[str]) -> dict[str, Any]:
+def _result_record(result: EqualTokens, budgets: Sequence[str]) -> dict[str, Any]:
     return {
-        "questions": it.questions,
-        "clusters": it.clusters,
-        "low_tokens": it.low_tokens,
-        "high_tokens": it.high_tokens,
-        **estimate_record("difference", it.difference),
-        "p": it.p,
-        "p_holm": it.p_holm,
-        "finding": it.finding,
+        "questions": result.questions,
+        "clusters": result.clusters,
+        "low_tokens": result.low_tokens,
+        "high_tokens": result.high_tokens,
+        **estimate_record("difference", result.difference),
+        "p": result.p,
+        "p_holm": result.p_holm,
+        "finding": result.finding,
         "points": [
             {
                 "budget": budgets[point.budget],
                 "tokens": point.tokens,
-                "accuracy": point.ours,
-                "baseline_accuracy": point.theirs,
+                "accuracy": point.accuracy,
+                "baseline_accuracy": point.baseline_accuracy,
                 **estimate_record("difference", point.difference),
             }
-            for point in it.points
+            for point in result.points
         ],
-        "outside": [budgets[at] for at in it.outside],
+        "outside": [budgets[budget] for budget in result.outside],
     }
 
 

@@ -89,9 +89,9 @@ class Contexts(Section):
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         """Return a row's differences to its baseline by context."""
         records = [
-            {"context": length, "loss_difference": -it.value, "loss_difference_low": -it.high,
-             "loss_difference_high": -it.low}
-            for (run_id, length), it in table.of(ContextsOfTable).effects.items()
+            {"context": length, "loss_difference": -effect.value, "loss_difference_low": -effect.high,
+             "loss_difference_high": -effect.low}
+            for (run_id, length), effect in table.of(ContextsOfTable).effects.items()
             if run_id == row.run.run_id
         ]  # fmt: skip
         return {"contexts": records} if records else {}
@@ -100,8 +100,8 @@ class Contexts(Section):
         """Return the differences of a row in CSV, by context."""
         effects = table.of(ContextsOfTable).effects
         return {
-            f"loss_difference_context_{length}": -it.value
-            for (run_id, length), it in effects.items()
+            f"loss_difference_context_{length}": -effect.value
+            for (run_id, length), effect in effects.items()
             if run_id == row.run.run_id
         }
 
@@ -114,15 +114,17 @@ class Contexts(Section):
 
 def _against_baseline(run: Run, base: Run, reader: Reader) -> dict[tuple[str, int], Effect]:
     """Return the differences of two runs at each context that both have."""
-    ours, theirs = reader.texts(run), reader.texts(base)
+    texts, base_texts = reader.texts(run), reader.texts(base)
     found: dict[tuple[str, int], Effect] = {}
     for length in contexts_of(run.metrics):
-        mine, others = _after(ours, length), _after(theirs, length)
-        if len(mine) < MIN_TEXTS or not others:
+        own_texts, others = _after(texts, length), _after(base_texts, length)
+        if len(own_texts) < MIN_TEXTS or not others:
             continue
-        check_pairs(mine, others, Asked(keys=("task.contexts",)))
-        clusters = text_clusters(mine, others, cluster_field(run, base))
-        sides = [units([score.likelihood for score in side.values()]) for side in (mine, others)]
+        check_pairs(own_texts, others, Asked(keys=("task.contexts",)))
+        clusters = text_clusters(own_texts, others, cluster_field(run, base))
+        sides = [
+            units([score.likelihood for score in side.values()]) for side in (own_texts, others)
+        ]
         if clusters is not None:
             sides = [by_family(side, clusters) for side in sides]
         if len(sides[0]) >= MIN_TEXTS:
@@ -145,7 +147,7 @@ def _shift(effect: Effect | None) -> str:
     if effect is None:
         return ABSENT
     value, low, high = (
-        f"{-it:+.4f}".replace("-", "−") for it in (effect.value, effect.high, effect.low)
+        f"{-nats:+.4f}".replace("-", "−") for nats in (effect.value, effect.high, effect.low)
     )
     return f"{value} [{low}, {high}]"
 

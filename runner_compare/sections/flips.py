@@ -102,7 +102,7 @@ def print_flips(table: Table, out: TextIO) -> None:
 
     terminal = console(out, width_elsewhere=120)
     for flips in table.of(FlipsOfTable).pairs:
-        ours, theirs = flips_names(flips, table)
+        own_name, base_name = flips_names(flips, table)
         terminal.print(flips_headline(flips, table), style="bold")
         for flip in flips.questions:
             mark, style = ("won", "green") if flip.won else ("lost", "red")
@@ -115,7 +115,7 @@ def print_flips(table: Table, out: TextIO) -> None:
             grid = rich_table(
                 "SIMPLE", show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style=""
             )
-            for name, side in ((theirs, flip.theirs), (ours, flip.ours)):
+            for name, side in ((base_name, flip.theirs), (own_name, flip.ours)):
                 grid.add_column(
                     styled((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold"
                 )
@@ -145,16 +145,16 @@ def write_page_part(flips: Flips, table: Table, is_open: bool, out: TextIO) -> N
     out.write(
         f"<details{open_word}><summary>Flips: {escape(flips_headline(flips, table))}</summary>\n"
     )
-    ours, theirs = flips_names(flips, table)
+    own_name, base_name = flips_names(flips, table)
     for flip in flips.questions:
         mark, style = ("won", "better") if flip.won else ("lost", "worse")
         out.write(
             f'<div class="flip"><p><b class="{style}">{mark}</b> <b>#{escape(flip.index)}</b> {escape(flip.question)} '
             f'<b>gold {escape(flip.gold)}</b></p>\n<div class="sides">'
         )
-        for name, side in ((theirs, flip.theirs), (ours, flip.ours)):
-            words = f"{escape(name)} · <b>{escape(verdict(side))}</b>"
-            out.write(f"<div>{words}<pre>{escape(side['text'])}</pre></div>")
+        for name, side in ((base_name, flip.theirs), (own_name, flip.ours)):
+            heading = f"{escape(name)} · <b>{escape(verdict(side))}</b>"
+            out.write(f"<div>{heading}<pre>{escape(side['text'])}</pre></div>")
         out.write("</div></div>\n")
     out.write("</details>\n")
 
@@ -165,33 +165,38 @@ SECTION = FlipsSection()
 def find_flips(run: Run, base: Run, reader: Reader, most: int | None = None) -> Flips:
     """Return the questions that only one of the two solved: at most `most` lost ones and `most` won
     ones."""
-    ours, theirs = reader.of(run), reader.of_baseline(base)
-    ours = {
-        question: answer for question, answer in ours.items() if question in theirs
+    answers, base_answers = reader.of(run), reader.of_baseline(base)
+    answers = {
+        question: answer for question, answer in answers.items() if question in base_answers
     }  # the baseline may have fewer
     lost = sorted(
         question
-        for question, answer in ours.items()
-        if theirs[question].solved and not answer.solved
+        for question, answer in answers.items()
+        if base_answers[question].solved and not answer.solved
     )
     won = sorted(
         question
-        for question, answer in ours.items()
-        if answer.solved and not theirs[question].solved
+        for question, answer in answers.items()
+        if answer.solved and not base_answers[question].solved
     )
     shown = lost[:most] + won[:most]
-    our_words, their_words = reader.words(run, set(shown)), reader.words(base, set(shown))
+    shown_answers, shown_base_answers = (
+        reader.words(run, set(shown)),
+        reader.words(base, set(shown)),
+    )
     questions = [
         Flip(
-            it[0],
-            our_words[it].pop("question", it[1]),
-            it[2],
-            our_words[it],
-            their_words[it],
-            ours[it].solved,
+            question[0],
+            shown_answers[question].pop("question", question[1]),
+            question[2],
+            shown_answers[question],
+            shown_base_answers[question],
+            answers[question].solved,
         )
-        for it in shown
+        for question in shown
     ]
-    both_right = sum(answer.solved and theirs[question].solved for question, answer in ours.items())
-    both_wrong = len(ours) - both_right - len(won) - len(lost)
+    both_right = sum(
+        answer.solved and base_answers[question].solved for question, answer in answers.items()
+    )
+    both_wrong = len(answers) - both_right - len(won) - len(lost)
     return Flips(run.job_id, base.job_id, len(won), len(lost), both_right, both_wrong, questions)

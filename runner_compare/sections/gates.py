@@ -33,7 +33,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }
 EXAMPLE = "e.g. 'margin=2 finding!=worse accuracy>=0.8 model_mib<4000 kl_p95<0.5nats'"
 SHOWN_GOOD = (MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_but_within)
-FINDINGS = {it.name: it for it in Finding}
+FINDINGS = {finding.name: finding for finding in Finding}
 
 
 @dataclass
@@ -185,7 +185,9 @@ def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, 
 
 def check(tables: Sequence[Table], terms: Sequence[Term], reader: Reader | None = None) -> None:
     """Check each row that is no baseline; ConfigError if there is none."""
-    of_tables = {it.measure for table in tables for row in table.settings for it in row.effects}
+    of_tables = {
+        effect.measure for table in tables for row in table.settings for effect in row.effects
+    }
     for table in tables:
         table.of(Requirements).of_rows = [
             _outcome(term, row, table, reader)
@@ -235,7 +237,7 @@ def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
     ]
     if not of:
         return False, f"{term.text}: {_not_compared(row)}"
-    worst = min(of, key=lambda it: it.verdict in SHOWN_GOOD)
+    worst = min(of, key=lambda effect: effect.verdict in SHOWN_GOOD)
     named = f"{worst.measure} " if worst.is_ratio else ""
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
         return (
@@ -258,17 +260,20 @@ def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
     wanted = FINDINGS[term.value]
     # where answers were cut off, neither end may be what is not allowed
     found = [
-        it
+        decision
         for of in row.effects
-        for it in (of, *(of.ends or ()))
-        if (it.finding is wanted) == (term.sign == "!=")
+        for decision in (of, *(of.ends or ()))
+        if (decision.finding is wanted) == (term.sign == "!=")
     ]
     if not found:
         return True, f"{term.text} holds"
-    words = [f"{it.measure} {it.finding}" if it.is_ratio else str(it.finding) for it in found]
-    if not any(it in row.effects for it in found):
-        words = [f"{word} with cut-off answers at worst" for word in words]
-    return False, f"{', '.join(dict.fromkeys(words))}, required {term.text}"
+    findings = [
+        f"{decision.measure} {decision.finding}" if decision.is_ratio else str(decision.finding)
+        for decision in found
+    ]
+    if not any(decision in row.effects for decision in found):
+        findings = [f"{word} with cut-off answers at worst" for word in findings]
+    return False, f"{', '.join(dict.fromkeys(findings))}, required {term.text}"
 
 
 def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[bool, str]:

@@ -51,9 +51,9 @@ def draw(
         key
         for key in WORDS
         if any(
-            f"{key}{cell}{place}" in row.run.metrics
+            f"{key}{cell}{position}" in row.run.metrics
             for row in members
-            for place in places_of(row.run.metrics)
+            for position in places_of(row.run.metrics)
         )
     ]
     figure = Figure(figsize=(8.6, 0.4 + 3.6 * len(metrics)), layout="constrained")
@@ -66,13 +66,13 @@ def draw(
                 row,
                 number,
                 name,
-                [f"{key}{{}}{cell}{place}" for place in places_of(row.run.metrics)],
+                [f"{key}{{}}{cell}{position}" for position in places_of(row.run.metrics)],
             )
         pane.set_ylabel(WORDS[key])
         finish_pane(pane)
-    places = sorted({place for row in members for place in places_of(row.run.metrics)})
+    places = sorted({position for row in members for position in places_of(row.run.metrics)})
     panes[-1].set_xscale("log", base=2)
-    panes[-1].set_xticks(places, [f"{place:,}" for place in places])
+    panes[-1].set_xticks(places, [f"{position:,}" for position in places])
     panes[-1].minorticks_off()
     panes[-1].set_xlabel(axis_words)
     cut = f"the first {len(members)} of {len(rows)} rows" if len(members) < len(rows) else ""

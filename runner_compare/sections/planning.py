@@ -71,10 +71,10 @@ class PlanAim:
     power: float = POWER
 
 
-def parse_aim(words: Sequence[str]) -> PlanAim:
+def parse_aim(arguments: Sequence[str]) -> PlanAim:
     """Read KEY=VALUE…: margin= or detect=, and power=."""
     texts: dict[str, list[str]] = {key: [] for key in KEYS}
-    for word in (part for text in words for part in text.split()):
+    for word in (part for argument in arguments for part in argument.split()):
         key, equals, value = word.partition("=")
         if not equals or key not in KEYS:
             raise ConfigError(
@@ -118,33 +118,40 @@ def plan_questions(tables: Sequence[Table], aim: PlanAim) -> None:
         )
 
 
-def _size(it: Decision, aim: PlanAim) -> float | None:
-    return (aim.margins or aim.differences).get(it.measure)
+def _size(decision: Decision, aim: PlanAim) -> float | None:
+    return (aim.margins or aim.differences).get(decision.measure)
 
 
-def _plan(row: TableRow, it: Decision, aim: PlanAim) -> QuestionPlan:
-    size, can_plan = _size(it, aim), it.can_plan if aim.margins else it.can_plan_detection
+def _plan(row: TableRow, decision: Decision, aim: PlanAim) -> QuestionPlan:
+    size, can_plan = (
+        _size(decision, aim),
+        decision.can_plan if aim.margins else decision.can_plan_detection,
+    )
     assert size is not None
-    disagreement = _disagreement(it)
+    disagreement = _disagreement(decision)
     if not can_plan:
-        why = it.unplanned or UNPLANNED.get(it.method, "the comparison is unpaired")
-        if aim.margins and it.counts.get("clusters") and not it.unplanned:
+        why = decision.unplanned or UNPLANNED.get(decision.method, "the comparison is unpaired")
+        if aim.margins and decision.counts.get("clusters") and not decision.unplanned:
             why = f"fewer than {MIN_UNITS_PLANNED} families say too little"
-        return QuestionPlan(it.n, disagreement, reason=why)
-    plan = it.test.needs if aim.margins else it.test.needs_to_detect
-    needed = plan(size, it.level, aim.power)
+        return QuestionPlan(decision.n, disagreement, reason=why)
+    plan = decision.test.needs if aim.margins else decision.test.needs_to_detect
+    needed = plan(size, decision.level, aim.power)
     if needed is None:
-        return QuestionPlan(it.n, disagreement, reason="ten million are not enough")
+        return QuestionPlan(decision.n, disagreement, reason="ten million are not enough")
     each_s = seconds_per_question(row.run)
-    further = max(0, needed - it.n)
+    further = max(0, needed - decision.n)
     return QuestionPlan(
-        it.n, disagreement, needed, further, None if each_s is None else further * each_s
+        decision.n, disagreement, needed, further, None if each_s is None else further * each_s
     )
 
 
-def _disagreement(it: Decision) -> float | None:
-    wins, losses = it.counts.get("wins"), it.counts.get("losses")
-    return (wins + losses) / it.n if wins is not None and losses is not None and it.n else None
+def _disagreement(decision: Decision) -> float | None:
+    wins, losses = decision.counts.get("wins"), decision.counts.get("losses")
+    return (
+        (wins + losses) / decision.n
+        if wins is not None and losses is not None and decision.n
+        else None
+    )
 
 
 def seconds_per_question(run: Run) -> float | None:
@@ -159,9 +166,18 @@ def _title(table: Table, aim: PlanAim) -> str:
     sizes = aim.margins or aim.differences
     parts = []
     for measure, size in sizes.items():
-        it = next((it for row in table.rows if (it := row.effect) and it.measure == measure), None)
-        if it is not None:
-            parts.append(f"{100 * size if quantity(it) is ACCURACIES else size:g} {unit_of(it)}")
+        effect = next(
+            (
+                compared
+                for row in table.rows
+                if (compared := row.effect) and compared.measure == measure
+            ),
+            None,
+        )
+        if effect is not None:
+            parts.append(
+                f"{100 * size if quantity(effect) is ACCURACIES else size:g} {unit_of(effect)}"
+            )
     if not parts:
         return ""
     what = "to be shown as good within" if aim.margins else "to detect a difference of"

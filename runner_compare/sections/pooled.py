@@ -38,7 +38,7 @@ class Pooled(Section):
 
 
 def _shown(table: PooledTable) -> Shown:
-    said = [words for row in table.rows for words in said_of_row(row)]
+    said = [sentence for row in table.rows for sentence in said_of_row(row)]
     return Shown(table.title, [Grid(pooled_columns(table))], said, table.legend)
 
 
@@ -71,12 +71,12 @@ def pooled_record(table: PooledTable) -> dict[str, Any]:
                 "config": row.config,
                 "differences": {
                     name: {
-                        "job_id": it.run.job_id,
-                        "difference": it.effect.value,
-                        "finding": it.effect.finding,
+                        "job_id": cell.run.job_id,
+                        "difference": cell.effect.value,
+                        "finding": cell.effect.finding,
                     }
-                    for name, it in zip(table.sets, table.cells[row.run.job_id], strict=True)
-                    if it is not None and it.effect is not None
+                    for name, cell in zip(table.sets, table.cells[row.run.job_id], strict=True)
+                    if cell is not None and cell.effect is not None
                 },
                 **{
                     key: value

@@ -78,7 +78,7 @@ class Recall(Section):
         shown = [(name_of(row, table.keys), kept.findings[row.run.run_id]) for row in _rows(table)]
         said = _together([(name, effective_sentence(findings)) for name, findings in shown])
         said += _together(
-            [(name, words) for name, findings in shown for words in depth_sentences(findings)]
+            [(name, sentence) for name, findings in shown for sentence in depth_sentences(findings)]
         )
         return [*said, *furthest_sentence(table), *compared_sentences(table)]
 
@@ -157,7 +157,7 @@ def add_recall(table: Table, reader: Reader) -> None:
         except NotPaired:
             continue
         answers[row.run.run_id] = {
-            question: it for question, it in own.items() if it.recall is not None
+            question: outcome for question, outcome in own.items() if outcome.recall is not None
         }
     margin, settings = recorded_margin(table), max(1, len(answers))
     for run_id, own in answers.items():
@@ -273,7 +273,9 @@ def depth_lines(table: Table) -> list[Column]:
         ]
         if any(cell != ABSENT for cell in cells):
             columns.append(Column(head, cells, use=Use.result))
-    intervals = [f"{percent(it.share)} [{percent(it.low)}, {percent(it.high)}]" for _, it in lines]
+    intervals = [
+        f"{percent(cell.share)} [{percent(cell.low)}, {percent(cell.high)}]" for _, cell in lines
+    ]
     return [*columns, Column("all", intervals, use=Use.result)]
 
 
@@ -312,10 +314,11 @@ def _together(said: list[tuple[str, str]]) -> list[str]:
     """Return what is said of rows, those of which the same is said together; of many rows, the
     tables have the rest."""
     names: dict[str, list[str]] = {}
-    for name, words in said:
-        names.setdefault(words, []).append(name)
+    for name, sentence in said:
+        names.setdefault(sentence, []).append(name)
     return [
-        f"{few(of_words, MAX_NAMES)}: {words}" for words, of_words in [*names.items()][:MAX_NAMES]
+        f"{few(of_words, MAX_NAMES)}: {sentence}"
+        for sentence, of_words in [*names.items()][:MAX_NAMES]
     ]
 
 

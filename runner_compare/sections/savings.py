@@ -46,7 +46,7 @@ class Savings(Section):
     def row_sentences(self, table: Table, row: TableRow) -> list[str]:
         """Return what a row saves, in words."""
         saving = table.of(SavingsOfRows).of_rows.get(row.run.run_id)
-        return [saving.words] if saving else []
+        return [saving.sentence] if saving else []
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         """Return what a row saves."""
@@ -66,34 +66,36 @@ def add_savings(table: Table, costs_of: Mapping[str, Sequence[Costs]]) -> None:
         if saving is not None:
             of_rows[row.run.run_id] = saving
             compared.append((row, saving))
-    for (_, saving), p_holm in zip(compared, holm([it.p for _, it in compared]), strict=True):
+    for (_, saving), p_holm in zip(
+        compared, holm([other_saving.p for _, other_saving in compared]), strict=True
+    ):
         saving.p_holm = p_holm
         if p_holm < ALPHA:
             saving.finding = (
                 TokenFinding.saves if saving.both.value > 0 else TokenFinding.costs_more
             )
     for row, saving in compared:
-        saving.words = sentence(row, saving, table.keys)
+        saving.sentence = sentence(row, saving, table.keys)
 
 
 def saving_of(run: Run, base: Run, costs_of: Mapping[str, Sequence[Costs]]) -> TokenSaving | None:
     """Return what a run saves of its baseline's tokens; None if no question has an answer of
     both."""
-    ours, theirs = costs_of.get(run.run_id), costs_of.get(base.run_id)
-    if not ours or not theirs:
+    costs, base_costs = costs_of.get(run.run_id), costs_of.get(base.run_id)
+    if not costs or not base_costs:
         return None
     answered = [
-        {question for question, it in of_seed.items() if not it.failed}
-        for side in (ours, theirs)
+        {question for question, cost in of_seed.items() if not cost.failed}
+        for side in (costs, base_costs)
         for of_seed in side
     ]
     shared = sorted(set.intersection(*answered))
     if not shared:
         return None
     training = (training_tokens(run) or 0.0) - (training_tokens(base) or 0.0)
-    its_cells, base_cells = cells_of(ours, shared), cells_of(theirs, shared)
+    run_cells, base_cells = cells_of(costs, shared), cells_of(base_costs, shared)
     return TokenSaving.of(
-        replace(its_cells, clusters=its_cells.clusters or base_cells.clusters), base_cells, training
+        replace(run_cells, clusters=run_cells.clusters or base_cells.clusters), base_cells, training
     )
 
 
@@ -105,7 +107,7 @@ def graph_words(run: Run) -> str:
     kind = graph_kind(run)
     method = run.value("task.method") if kind == "learned" else None
     by_method = f" by {method}" if method else ""
-    edges = ", ".join(filter(None, (_edges(run, it) for it in KINDS)))
+    edges = ", ".join(filter(None, (_edges(run, kind) for kind in KINDS)))
     return f"the {kind} {mode} graph{by_method}{f' with {edges} edges' if edges else ''}"
 
 
@@ -113,7 +115,7 @@ def graph_kind(run: Run) -> str:
     """Say where a run's graph comes from: fixed, drawn, learned, given."""
     if run.value("task.graph") not in NULL:
         return "given"
-    if "true" in {(run.value(f"task.optimized_{it}") or "").lower() for it in KINDS}:
+    if "true" in {(run.value(f"task.optimized_{kind}") or "").lower() for kind in KINDS}:
         return "learned" if run.metrics.get("train_questions") else "drawn"
     return "fixed"
 
@@ -129,7 +131,7 @@ def sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
     """Return what a row saves of its baseline's tokens, in words: also that it saves nothing, and
     costs more."""
     assert row.baseline is not None
-    ours, theirs, shared = sides(row, keys)
+    name, base_name, shared = sides(row, keys)
     on = (
         f"on the {saving.questions:,} questions that both answered{f', {shared}' if shared else ''}"
     )
@@ -149,29 +151,30 @@ def sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
         TokenFinding.costs_more: "saves nothing, it costs",
         TokenFinding.open: "no saving is shown:",
     }[saving.finding]
-    named = f"{_named(ours, row.run)} against {_named(theirs, row.baseline.run)}"
+    named = f"{_named(name, row.run)} against {_named(base_name, row.baseline.run)}"
     return "; ".join(
         [f"tokens of {named}, {on}: {found} {figures}", _accuracy(row), *_training(saving)]
     )
 
 
-def _named(words: str, run: Run) -> str:
+def _named(name: str, run: Run) -> str:
     """Return a run's graph, and before it what else names the run."""
     mode = run.value("task.mode")
-    if mode == "direct_answer" and words != run.job_id:
-        return words
+    if mode == "direct_answer" and name != run.job_id:
+        return name
     return (
         graph_words(run)
-        if words in (f"task.mode={mode}", run.job_id)
-        else f"{words}, {graph_words(run)}"
+        if name in (f"task.mode={mode}", run.job_id)
+        else f"{name}, {graph_words(run)}"
     )
 
 
 def _accuracy(row: TableRow) -> str:
     if row.effect is None:
         return "accuracy was not compared"
-    it, of = row.effect, quantity(row.effect)
-    return f"accuracy: {finding_of(it)} (Δ {of.write(it.value)} points, {of.write(it.low)}..{of.write(it.high)})"
+    effect, of = row.effect, quantity(row.effect)
+    ends = f"{of.write(effect.low)}..{of.write(effect.high)}"
+    return f"accuracy: {finding_of(effect)} (Δ {of.write(effect.value)} points, {ends})"
 
 
 def _training(saving: TokenSaving) -> list[str]:
@@ -193,27 +196,27 @@ def _training(saving: TokenSaving) -> list[str]:
     return [f"{cost}: paid back after {math.ceil(after.value):,} questions ({ends})"]
 
 
-def _amount(it: Estimate, sign: int) -> str:
-    value, low, high = (sign * number for number in it)
+def _amount(estimate: Estimate, sign: int) -> str:
+    value, low, high = (sign * number for number in estimate)
     return f"{value:,.1f} [{min(low, high):,.1f}, {max(low, high):,.1f}]".replace("inf", "∞")
 
 
-def saving_record(row: TableRow, it: TokenSaving) -> dict[str, Any]:
+def saving_record(row: TableRow, saving: TokenSaving) -> dict[str, Any]:
     """Return what a row saves as plain data."""
     assert row.baseline is not None
-    after = it.paid_back_after
+    after = saving.paid_back_after
     return {
         "baseline_job_id": row.baseline.run.job_id,
         "baseline_graph": graph_words(row.baseline.run),
-        "questions": it.questions,
-        **estimate_record("tokens_a_question", it.both),
-        **estimate_record("prompt_a_question", it.prompt),
-        **estimate_record("new_a_question", it.new),
-        "share": it.share,
-        "p": it.p,
-        "p_holm": it.p_holm,
-        "finding": it.finding,
-        "training_tokens": it.training_tokens,
+        "questions": saving.questions,
+        **estimate_record("tokens_a_question", saving.both),
+        **estimate_record("prompt_a_question", saving.prompt),
+        **estimate_record("new_a_question", saving.new),
+        "share": saving.share,
+        "p": saving.p,
+        "p_holm": saving.p_holm,
+        "finding": saving.finding,
+        "training_tokens": saving.training_tokens,
         **estimate_record("paid_back_after", after or Estimate(math.inf, math.inf, math.inf)),
     }
 

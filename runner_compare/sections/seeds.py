@@ -93,27 +93,30 @@ def seed_columns(table: Table) -> list[Column]:
     return columns
 
 
-def _written(it: Spread | None, factor: float, form: str) -> str:
-    if it is None:
+def _written(spread: Spread | None, factor: float, form: str) -> str:
+    if spread is None:
         return ABSENT
-    values = it.mean, it.deviation, it.least, it.most
+    values = spread.mean, spread.deviation, spread.least, spread.most
     return "{} ± {} ({}–{})".format(*(format(factor * value, form) for value in values))
 
 
 def seed_records(run: Run) -> list[dict[str, Any]]:
     """Return the figures of each seed as plain data."""
-    return [
-        {
-            "seed": part.value(SEED),
-            "job_id": part.job_id,
-            "accuracy": accuracy,
-            "tokens_a_question": sum(part.metrics[key] for key in OF_QUESTION)
-            if part.metrics.keys() >= set(OF_QUESTION)
-            else None,
-            **{key: part.metrics.get(key) for key in EDGES},
-        }
-        for part, accuracy in zip(run.parts, accuracies(run), strict=True)
-    ]
+    records = []
+    for part, accuracy in zip(run.parts, accuracies(run), strict=True):
+        tokens = None
+        if part.metrics.keys() >= set(OF_QUESTION):
+            tokens = sum(part.metrics[key] for key in OF_QUESTION)
+        records.append(
+            {
+                "seed": part.value(SEED),
+                "job_id": part.job_id,
+                "accuracy": accuracy,
+                "tokens_a_question": tokens,
+                **{key: part.metrics.get(key) for key in EDGES},
+            }
+        )
+    return records
 
 
 SECTION = Seeds()

@@ -100,7 +100,7 @@ def _thinking_test(row: TableRow, reader: Reader) -> Test | None:
     to compare."""
     if row.baseline is None or row.effect is None or _budget(row) != _budget(row.baseline):
         return None  # of unlike budgets one knows who thinks longer
-    run, base = (replace(it, number=TOKENS) for it in (row.run, row.baseline.run))
+    run, base = (replace(side, number=TOKENS) for side in (row.run, row.baseline.run))
     if (
         run.over_seeds
         or base.over_seeds
@@ -137,31 +137,33 @@ def sentence(table: Table) -> str:
     return f"thinking tokens of an answer: {'; '.join(parts)}"
 
 
-def _difference(it: Decision) -> str:
-    mean = it.counts["baseline_mean"]
-    words = {Finding.larger: "thinks longer, ", Finding.smaller: "thinks shorter, "}.get(
-        it.finding, ""
+def _difference(decision: Decision) -> str:
+    mean = decision.counts["baseline_mean"]
+    thinks = {Finding.larger: "thinks longer, ", Finding.smaller: "thinks shorter, "}.get(
+        decision.finding, ""
     )
-    share = f", {100 * it.value / mean:+.0f} % of {mean:,.1f}".replace("-", "−") if mean else ""
+    share = (
+        f", {100 * decision.value / mean:+.0f} % of {mean:,.1f}".replace("-", "−") if mean else ""
+    )
     value, low, high = (
         f"{end:+,.1f}".replace("-0.0", "+0.0").replace("+0.0", "0.0").replace("-", "−")
-        for end in (it.value, it.low, it.high)
+        for end in (decision.value, decision.low, decision.high)
     )
-    return f"{words}Δ {value}{share}, 95 % interval {low}..{high}, Holm {p_value(it.p_holm)}"
+    return f"{thinks}Δ {value}{share}, 95 % interval {low}..{high}, Holm {p_value(decision.p_holm)}"
 
 
-def thinking_record(it: Decision) -> dict[str, Any]:
+def thinking_record(decision: Decision) -> dict[str, Any]:
     """Return the difference in thinking tokens as plain data."""
     return {
-        "mean": it.counts["mean"],
-        "baseline_mean": it.counts["baseline_mean"],
-        "difference": it.value,
-        "difference_low": it.low,
-        "difference_high": it.high,
-        "questions": it.counts["questions"],
-        "p": it.p,
-        "p_holm": it.p_holm,
-        "finding": it.finding,
+        "mean": decision.counts["mean"],
+        "baseline_mean": decision.counts["baseline_mean"],
+        "difference": decision.value,
+        "difference_low": decision.low,
+        "difference_high": decision.high,
+        "questions": decision.counts["questions"],
+        "p": decision.p,
+        "p_holm": decision.p_holm,
+        "finding": decision.finding,
     }
 
 
@@ -184,7 +186,7 @@ def right_answer_costs(run: Run) -> dict[str, float]:
         "seconds": times.total_s if times else None,
         "usd": run.metrics.get("cost_usd"),
     }
-    return {key: it / right for key, it in costs.items() if right and it is not None}
+    return {key: cost / right for key, cost in costs.items() if right and cost is not None}
 
 
 def right_answers(run: Run) -> float | None:

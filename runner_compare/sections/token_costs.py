@@ -91,7 +91,9 @@ def right_answer_tokens(run: Run, reader: Reader) -> Estimate | None:
     cost = TokenCost.of(cells_of(costs, sorted(costs[0])), Estimate(*run.interval))
     if cost is None or cost.correct_per_1000.value <= 0:
         return None
-    value, low, high = (PER / it if it > 0 else math.inf for it in cost.correct_per_1000)
+    value, low, high = (
+        PER / correct if correct > 0 else math.inf for correct in cost.correct_per_1000
+    )
     return Estimate(value, high, low)
 
 
@@ -102,18 +104,18 @@ def costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
     return (
         parts
         if run.over_seeds
-        else [{question: it for part in parts for question, it in part.items()}]
+        else [{question: cost for part in parts for question, cost in part.items()}]
     )
 
 
 def cells_of(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:
     """Return the costs of these questions as rows of numbers, one row for each seed."""
     rows = [[of_seed[question] for question in questions] for of_seed in costs]
-    clusters = [it.cluster for it in rows[0]]
+    clusters = [cost.cluster for cost in rows[0]]
     return TokenCells(
-        [[it.prompt for it in row] for row in rows],
-        [[it.new for it in row] for row in rows],
-        [[it.right for it in row] for row in rows],
+        [[cost.prompt for cost in row] for row in rows],
+        [[cost.new for cost in row] for row in rows],
+        [[cost.right for cost in row] for row in rows],
         None if None in clusters else clusters,
     )
 
@@ -121,21 +123,21 @@ def cells_of(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCell
 def training_tokens(run: Run) -> float | None:
     """Return the tokens that training took, in the mean over seeds; None if nothing was trained."""
     counts = [[part.metrics.get(f"train_{key}") for key in OF_CALLS] for part in run.parts or [run]]
-    known = [[it for it in of_part if it is not None] for of_part in counts]
+    known = [[count for count in of_part if count is not None] for of_part in counts]
     return fmean(map(sum, known)) if any(known) else None
 
 
-def cost_record(it: TokenCost) -> dict[str, Any]:
+def cost_record(cost: TokenCost) -> dict[str, Any]:
     """Return the costs as plain data; an end that is infinite is null."""
-    record = {key: value for key, value in asdict(it).items() if not isinstance(value, tuple)}
+    record = {key: value for key, value in asdict(cost).items() if not isinstance(value, tuple)}
     for key in ("tokens_a_question", "correct_per_1000"):
-        record |= estimate_record(key, getattr(it, key))
+        record |= estimate_record(key, getattr(cost, key))
     return record
 
 
-def estimate_record(key: str, it: Estimate) -> dict[str, float | None]:
+def estimate_record(key: str, estimate: Estimate) -> dict[str, float | None]:
     """Return a value and the ends of its interval under their keys in JSON."""
-    ends = {f"{key}{end}": value for end, value in zip(ENDS, it, strict=True)}
+    ends = {f"{key}{end}": value for end, value in zip(ENDS, estimate, strict=True)}
     return {name: value if abs(value) != float("inf") else None for name, value in ends.items()}
 
 

@@ -43,7 +43,7 @@ HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats":
          "delta_p_rms": "RMS Δp", "delta_p_p01": "1 %\nΔp", "ln_ppl_ratio": "ln(PPL\nratio)",
          "ln_ppl_correlation": "correlation", "top_1_agreement": "same\nfirst", "n": "texts",
          "scored_tokens": "tokens"}  # fmt: skip
-HEADS |= {key: f"{100 * it:g} %" for key, it in KL_SHARES.items() if it != 0.5}
+HEADS |= {key: f"{100 * share:g} %" for key, share in KL_SHARES.items() if share != 0.5}
 NO_BLOCK = (
     "--format llama: no run has compared whole distributions with a reference, or an earlier version has: run it with "
     "task.reference=OVERRIDES task.exact=true, and with rerun=all if it has run before"
@@ -188,14 +188,14 @@ def worst_of(table: Table, reader: Reader) -> list[WorstTokens]:
     return found
 
 
-def _in_words(it: dict[str, Any]) -> dict[str, str]:
-    at_most = it["kl_at_most_nats"]
+def _in_words(token: dict[str, Any]) -> dict[str, str]:
+    at_most = token["kl_at_most_nats"]
     return {
-        "nats": f"{it['kl_nats']:.3g}" + ("" if at_most is None else f" – {at_most:.3g}"),
-        **{key: it[key] for key in ("before", "token", "after")},
-        "reference": f"{_share(it['reference_logprob'])} · {it['reference_first']!r}",
-        "here": f"{_share(it['logprob'])} · {it['first']!r}",
-        "sample": " · ".join(filter(None, (str(it["index"]), it["category"]))),
+        "nats": f"{token['kl_nats']:.3g}" + ("" if at_most is None else f" – {at_most:.3g}"),
+        **{key: token[key] for key in ("before", "token", "after")},
+        "reference": f"{_share(token['reference_logprob'])} · {token['reference_first']!r}",
+        "here": f"{_share(token['logprob'])} · {token['first']!r}",
+        "sample": " · ".join(filter(None, (str(token["index"]), token["category"]))),
     }
 
 
@@ -205,10 +205,10 @@ def _share(logprob: float | None) -> str:
 
 def worst_tokens(worst: WorstTokens) -> str:
     """Return a run's tokens with the largest divergence as HTML, each marked in its text."""
-    words = f"{len(worst.tokens)} worst tokens: {worst.name}"
+    title = f"{len(worst.tokens)} worst tokens: {worst.name}"
     out = StringIO()
     out.write(
-        f'<details><summary>{escape(words)}</summary>\n<div class="wide">\n<table>\n<thead><tr>'
+        f'<details><summary>{escape(title)}</summary>\n<div class="wide">\n<table>\n<thead><tr>'
     )
     out.writelines(f"<th>{escape(head)}</th>" for head in WORST_HEADS)
     out.write("</tr></thead>\n<tbody>\n")

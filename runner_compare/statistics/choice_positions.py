@@ -63,11 +63,11 @@ class PositionBias:
 def position_bias(asked: Sequence[AskedInOrders], draws: int = DRAWS) -> PositionBias:
     """Return the shares of all positions, and whether one is preferred; every question has two or
     more orders."""
-    count = max(one.choices for one in asked)
-    moved = [_moved(one) for one in asked]
-    total = sum(len(one.picks) for one in asked)
-    clusters = [at for at, one in enumerate(asked) for _ in one.picks]
-    picks = [pick for one in asked for pick in one.picks]
+    count = max(question.choices for question in asked)
+    moved = [_moved(question) for question in asked]
+    total = sum(len(question.picks) for question in asked)
+    clusters = [at for at, question in enumerate(asked) for _ in question.picks]
+    picks = [pick for question in asked for pick in question.picks]
     expected = [_expected(moved, position) for position in range(count)]
     positions = []
     for at in range(count):
@@ -83,23 +83,23 @@ Moved = np.ndarray[
 ]  # [order, answer]: where this answer's text stands there; or -1
 
 
-def _moved(one: AskedInOrders) -> Moved:
+def _moved(question: AskedInOrders) -> Moved:
     """Return where the text that was chosen in each order stands in each order."""
     texts = [
         None if pick is None else (pick - shift)
-        for pick, shift in zip(one.picks, one.shifts, strict=True)
+        for pick, shift in zip(question.picks, question.shifts, strict=True)
     ]
     return np.array(
         [
-            [-1 if text is None else (text + shift) % one.choices for text in texts]
-            for shift in one.shifts
+            [-1 if text is None else (text + shift) % question.choices for text in texts]
+            for shift in question.shifts
         ]
     )
 
 
 def _expected(moved: Sequence[Moved], position: int) -> float:
     """Return how often a position is chosen on average over all permutations of what was chosen."""
-    return float(sum((it == position).sum() / len(it) for it in moved))
+    return float(sum((orders == position).sum() / len(orders) for orders in moved))
 
 
 def _distance(counts: Sequence[float], expected: Sequence[float]) -> float:
@@ -109,19 +109,21 @@ def _distance(counts: Sequence[float], expected: Sequence[float]) -> float:
 def _p(moved: Sequence[Moved], expected: Sequence[float], observed: float, draws: int) -> float:
     """Return the share of permutations whose counts are at least as far from their expectation."""
     mixed = [
-        it for it in moved if any(row[0] != one for row in it for one in row)
+        orders for orders in moved if any(row[0] != text for row in orders for text in row)
     ]  # in others nothing changes
     if not mixed:
         return 1.0
-    fixed = np.array([_expected([it for it in moved if not any(it is one for one in mixed)], at)
+    fixed = np.array([_expected([orders for orders in moved if not any(orders is question for question in mixed)], at)
                       for at in range(len(expected))])  # fmt: skip
     generator = np.random.default_rng(SEED)
     at_least, done = 0, 0
     while done < draws:
         block = min(draws - done, max(1, MOST_NUMBERS // sum(map(len, mixed))))
         counts = np.tile(fixed, (block, 1))
-        for size in {len(it) for it in mixed}:
-            alike = np.stack([it for it in mixed if len(it) == size])  # [question, order, answer]
+        for size in {len(orders) for orders in mixed}:
+            alike = np.stack(
+                [orders for orders in mixed if len(orders) == size]
+            )  # [question, order, answer]
             order = generator.permuted(
                 np.broadcast_to(np.arange(size), (block, len(alike), size)), axis=2
             )

@@ -162,12 +162,17 @@ def judge(
         for comparison in comparisons
     ]
     decisions = _decide(of_table, margins, metrics)
-    if not any(it.ends for it in of_table):
+    if not any(compared.ends for compared in of_table):
         return decisions
-    counted = _decide([replace(it, ends=None) for it in of_table], margins, metrics)
+    counted = _decide([replace(compared, ends=None) for compared in of_table], margins, metrics)
     at_worst, at_best = (
         _decide(
-            [Compared(it.ends[end] if it.ends else it.test) for it in of_table], margins, metrics
+            [
+                Compared(compared.ends[end] if compared.ends else compared.test)
+                for compared in of_table
+            ],
+            margins,
+            metrics,
         )
         for end in (0, 1)
     )
@@ -196,12 +201,14 @@ def _decide(
     """Decide what each comparison shows, by the p of the worse of its ends."""
     families: dict[str, list[int]] = {}
     decided: dict[int, Decision] = {}
-    for number, it in enumerate(of_table):
-        measure = _measure(it.effect)
-        if it.effect.early_stop_comparisons is None:
+    for number, compared in enumerate(of_table):
+        measure = _measure(compared.effect)
+        if compared.effect.early_stop_comparisons is None:
             families.setdefault(measure, []).append(number)
         else:
-            decided[number] = _of_bets(it, it.effect.early_stop_comparisons, margins.get(measure))
+            decided[number] = _of_bets(
+                compared, compared.effect.early_stop_comparisons, margins.get(measure)
+            )
     for family in families.values():
         margin = _margin_of(of_table[family[0]].effect, margins)
         groups = [_ps(of_table[number], margin) for number in family]
@@ -218,24 +225,24 @@ def _margin_of(effect: Effect, margins: Mapping[str, float]) -> float | None:
     return margins.get(RATIOS if effect.is_ratio else _measure(effect))
 
 
-def _ps(it: Compared, margin: float | None) -> list[float]:
+def _ps(compared: Compared, margin: float | None) -> list[float]:
     """Return the p against no difference and, if there is a margin, that against the margin."""
-    if margin is None or not it.effect.is_tested:
-        return [it.decisive_p()]
-    return [it.decisive_p(), it.decisive_p(_limit(it.effect, margin))]
+    if margin is None or not compared.effect.is_tested:
+        return [compared.decisive_p()]
+    return [compared.decisive_p(), compared.decisive_p(_limit(compared.effect, margin))]
 
 
 def _of_family(
-    it: Compared, ps: Sequence[float], comparisons: int, margin: float | None
+    compared: Compared, ps: Sequence[float], comparisons: int, margin: float | None
 ) -> Decision:
     """Decide by Holm's p against no difference, and by that against the margin if there is one."""
     p_holm, *p_margin = ps
-    finding = _finding(it.effect, p_holm)
+    finding = _finding(compared.effect, p_holm)
     verdict = None
-    if margin is not None and (p_margin or it.effect.is_ratio):
-        verdict = _verdict(it.effect, finding, margin, *p_margin)
+    if margin is not None and (p_margin or compared.effect.is_ratio):
+        verdict = _verdict(compared.effect, finding, margin, *p_margin)
     return _decision(
-        it, p_holm, comparisons, finding, margin if verdict is not None else None, verdict
+        compared, p_holm, comparisons, finding, margin if verdict is not None else None, verdict
     )
 
 
@@ -265,17 +272,17 @@ def _verdict(effect: Effect, finding: Finding, margin: float, p_holm: float = 1.
     return MarginVerdict.worse_but_within if finding is worse else MarginVerdict.as_good
 
 
-def _of_bets(it: Compared, comparisons: int, margin: float | None) -> Decision:
+def _of_bets(compared: Compared, comparisons: int, margin: float | None) -> Decision:
     """Take over what the bets of a run have decided at its share: the very claims that it would
     stop at."""
     findings = {Side.better: Finding.better, Side.worse: Finding.worse, Side.open: Finding.open}
-    p_holm, side = min(1.0, it.decisive_p() * comparisons), it.side_by_bets(0.0)
-    verdict = None if margin is None else margin_verdict(side, it.side_by_bets(-margin))
-    return _decision(it, p_holm, comparisons, findings[side], margin, verdict)
+    p_holm, side = min(1.0, compared.decisive_p() * comparisons), compared.side_by_bets(0.0)
+    verdict = None if margin is None else margin_verdict(side, compared.side_by_bets(-margin))
+    return _decision(compared, p_holm, comparisons, findings[side], margin, verdict)
 
 
 def _decision(
-    it: Compared,
+    compared: Compared,
     p_holm: float,
     comparisons: int,
     finding: Finding,
@@ -283,17 +290,17 @@ def _decision(
     verdict: MarginVerdict | None,
 ) -> Decision:
     return Decision(
-        **{name: getattr(it.effect, name) for name in NUMBERS},
-        test=it.test,
+        **{name: getattr(compared.effect, name) for name in NUMBERS},
+        test=compared.test,
         p_holm=p_holm,
         comparisons=comparisons,
         finding=finding,
         margin=margin,
         verdict=verdict,
-        remark=it.remark,
-        unplanned=it.unplanned,
-        tells_more=it.tells_more,
-        cut_off=it.cut_off,
+        remark=compared.remark,
+        unplanned=compared.unplanned,
+        tells_more=compared.tells_more,
+        cut_off=compared.cut_off,
     )
 
 

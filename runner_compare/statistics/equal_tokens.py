@@ -60,8 +60,8 @@ class AtTokens:
 
     budget: int  # the row of the curve
     tokens: float
-    ours: float
-    theirs: float
+    accuracy: float
+    baseline_accuracy: float
     difference: Estimate
 
 
@@ -93,26 +93,26 @@ class CurvesCompared:
     budgets: list[str]  # of the setting, in the order of its curve
     result: EqualTokens | None
     note: str = ""
-    words: str = ""  # the finding in a sentence
+    sentence: str = ""  # the finding in a sentence
 
 
 def at_equal_tokens(
-    ours: Curve,
-    theirs: Curve,
+    own_curve: Curve,
+    base_curve: Curve,
     clusters: Sequence[Hashable] | None = None,
     resamples: int = RESAMPLES,
 ) -> EqualTokens | None:
     """Compare two curves; None if they do not overlap by more than noise."""
     import numpy as np
 
-    n = len(ours.right[0])
+    n = len(own_curve.right[0])
     units, of_unit = np.unique(
         range(n) if clusters is None else [str(cluster) for cluster in clusters],
         return_inverse=True,
     )
     our_sums, their_sums = (
         _sums([*curve.tokens, *curve.right, [1.0] * n], of_unit, len(units))
-        for curve in (ours, theirs)
+        for curve in (own_curve, base_curve)
     )  # rows: what is summed; columns: units
     once = np.ones((1, len(units)))
     our_points, their_points = _points(once, our_sums), _points(once, their_sums)
@@ -125,13 +125,18 @@ def at_equal_tokens(
     while left:
         count, left = min(block, left), left - min(block, left)
         weights = _weights(generator, count, len(units))
-        one, other = _points(weights, our_sums), _points(weights, their_sums)
-        ends = _range(one, other)
-        drawn.append(np.where(ends[0] < ends[1], _mean_difference(one, other, *ends), np.nan))
-        tokens, right = one
-        at_budgets.append(right - _at(other, tokens))
+        drawn_points, drawn_base_points = _points(weights, our_sums), _points(weights, their_sums)
+        ends = _range(drawn_points, drawn_base_points)
+        drawn.append(
+            np.where(
+                ends[0] < ends[1], _mean_difference(drawn_points, drawn_base_points, *ends), np.nan
+            )
+        )
+        tokens, right = drawn_points
+        at_budgets.append(right - _at(drawn_base_points, tokens))
         inside.append(
-            (tokens >= other[0].min(1, keepdims=True)) & (tokens <= other[0].max(1, keepdims=True))
+            (tokens >= drawn_base_points[0].min(1, keepdims=True))
+            & (tokens <= drawn_base_points[0].max(1, keepdims=True))
         )
     means = np.concatenate(drawn)
     if np.isnan(means).mean() > ALPHA / 2:
@@ -148,12 +153,14 @@ def at_equal_tokens(
     for at in np.flatnonzero(reached).tolist():
         our_accuracy, their_accuracy = float(own_right[0, at]), float(its_right[0, at])
         there, tokens_there = our_accuracy - their_accuracy, float(own_tokens[0, at])
-        signs = _signs(_gaps_at(ours.right[at], theirs, their_points[0][0], tokens_there), of_unit)
+        signs = _signs(
+            _gaps_at(own_curve.right[at], base_curve, their_points[0][0], tokens_there), of_unit
+        )
         interval = _interval(there, differences[:, at], scale, len(units), signs)
         points.append(
             AtTokens(at, tokens_there, our_accuracy, their_accuracy, Estimate(there, *interval))
         )
-    signs = _signs(np.mean(ours.right, axis=0) - np.mean(theirs.right, axis=0), of_unit)
+    signs = _signs(np.mean(own_curve.right, axis=0) - np.mean(base_curve.right, axis=0), of_unit)
     p, (lowest, highest) = (
         _p(means, scale, len(units)),
         _interval(value, means, scale, len(units), signs),
@@ -170,16 +177,16 @@ def at_equal_tokens(
         Estimate(value, lowest, highest),
         p,
         points,
-        [at for at, it in enumerate(reached.tolist()) if not it],
+        [at for at, is_reached in enumerate(reached.tolist()) if not is_reached],
     )
 
 
 def judge_equal_tokens(compared: Sequence[EqualTokens]) -> None:
     """Decide what each comparison of a table shows, with one error of 5 % for all."""
-    for it, p_holm in zip(compared, stats.holm([it.p for it in compared]), strict=True):
-        it.p_holm = p_holm
+    for result, p_holm in zip(compared, stats.holm([tested.p for tested in compared]), strict=True):
+        result.p_holm = p_holm
         if p_holm < ALPHA:
-            it.finding = Finding.better if it.difference.value > 0 else Finding.worse
+            result.finding = Finding.better if result.difference.value > 0 else Finding.worse
 
 
 def _sums(rows: Cells, of_unit: Any, count: int) -> Floats:
@@ -205,12 +212,14 @@ def _points(weights: Floats, sums: Floats) -> tuple[Floats, Floats]:
     return means[:, :budgets], means[:, budgets:]
 
 
-def _range(ours: tuple[Floats, Floats], theirs: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+def _range(
+    points: tuple[Floats, Floats], base_points: tuple[Floats, Floats]
+) -> tuple[Floats, Floats]:
     import numpy as np
 
     return (
-        np.maximum(ours[0].min(1), theirs[0].min(1)),
-        np.minimum(ours[0].max(1), theirs[0].max(1)),
+        np.maximum(points[0].min(1), base_points[0].min(1)),
+        np.minimum(points[0].max(1), base_points[0].max(1)),
     )
 
 
@@ -220,7 +229,7 @@ def _at(curve: tuple[Floats, Floats], tokens: Floats) -> Floats:
     import numpy as np
 
     order = np.argsort(curve[0], axis=1, kind="stable")
-    x, y = (np.take_along_axis(it, order, 1) for it in curve)
+    x, y = (np.take_along_axis(axis, order, 1) for axis in curve)
     found = np.repeat(y[:, :1], tokens.shape[1], 1)
     for at in range(x.shape[1] - 1):
         width = x[:, at + 1, None] - x[:, at, None]
@@ -231,35 +240,37 @@ def _at(curve: tuple[Floats, Floats], tokens: Floats) -> Floats:
 
 
 def _mean_difference(
-    ours: tuple[Floats, Floats], theirs: tuple[Floats, Floats], low: Floats, high: Floats
+    points: tuple[Floats, Floats], base_points: tuple[Floats, Floats], low: Floats, high: Floats
 ) -> Floats:
     """Return the mean of one curve minus the other from the lower to the upper tokens, exactly:
     both are of lines."""
     import numpy as np
 
     at = np.sort(
-        np.clip(np.concatenate([ours[0], theirs[0]], 1), low[:, None], high[:, None]), axis=1
+        np.clip(np.concatenate([points[0], base_points[0]], 1), low[:, None], high[:, None]), axis=1
     )
-    gaps = _at(ours, at) - _at(theirs, at)
+    gaps = _at(points, at) - _at(base_points, at)
     area = ((gaps[:, 1:] + gaps[:, :-1]) / 2 * np.diff(at, axis=1)).sum(1)
     width = high - low
     return np.where(width > 0, area / np.where(width > 0, width, 1.0), 0.0)
 
 
-def _gaps_at(right: Sequence[float], theirs: Curve, their_tokens: Floats, tokens: float) -> Floats:
+def _gaps_at(
+    right: Sequence[float], base_curve: Curve, base_tokens: Floats, tokens: float
+) -> Floats:
     """Return of each question its verdict minus those of the other curve, between the two budgets
     that are nearest."""
     import numpy as np
 
-    order = np.argsort(their_tokens, kind="stable")
-    at = int(np.clip(np.searchsorted(their_tokens[order], tokens), 1, len(order) - 1))
-    below, above = (int(it) for it in order[at - 1 : at + 1])
-    width = their_tokens[above] - their_tokens[below]
-    share = float(np.clip((tokens - their_tokens[below]) / width, 0.0, 1.0)) if width > 0 else 1.0
+    order = np.argsort(base_tokens, kind="stable")
+    at = int(np.clip(np.searchsorted(base_tokens[order], tokens), 1, len(order) - 1))
+    below, above = (int(budget) for budget in order[at - 1 : at + 1])
+    width = base_tokens[above] - base_tokens[below]
+    share = float(np.clip((tokens - base_tokens[below]) / width, 0.0, 1.0)) if width > 0 else 1.0
     return (
         np.array(right)
-        - (1 - share) * np.array(theirs.right[below])
-        - share * np.array(theirs.right[above])
+        - (1 - share) * np.array(base_curve.right[below])
+        - share * np.array(base_curve.right[above])
     )
 
 
@@ -280,7 +291,7 @@ def _interval(
     import numpy as np
 
     tail = NORMAL.cdf(-scale * stats.student_quantile(ALPHA, units - 1))
-    low, high = (float(it) for it in np.quantile(drawn, [tail, 1 - tail]))
+    low, high = (float(end) for end in np.quantile(drawn, [tail, 1 - tail]))
     if sum(signs) < MIN_DIFFERING:
         by_signs = stats.paired_difference_interval(*signs, units)
         low, high = min(low, by_signs[0]), max(high, by_signs[1])

@@ -22,9 +22,9 @@ SUMS = [field.name for field in fields(Likelihood) if field.name not in NOT_SUMM
 # characters
 NORMS: dict[str, Callable[[Likelihood], float]] = {
     "acc": lambda _: 1.0,
-    "acc_norm": lambda it: float(it.characters),
-    "acc_bytes": lambda it: float(it.bytes),
-    "acc_tokens": lambda it: float(it.tokens),
+    "acc_norm": lambda text: float(text.characters),
+    "acc_bytes": lambda text: float(text.bytes),
+    "acc_tokens": lambda text: float(text.tokens),
 }
 
 
@@ -57,7 +57,7 @@ def by_family(texts: Sequence[Likelihood], families: Sequence[str | None]) -> li
         return list(texts)
     numbers = {family: number for number, family in enumerate(dict.fromkeys(families))}
     return units(
-        [replace(it, unit=numbers[family]) for it, family in zip(texts, families, strict=True)]
+        [replace(text, unit=numbers[family]) for text, family in zip(texts, families, strict=True)]
     )
 
 
@@ -106,13 +106,13 @@ def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
     compared = [text for text in texts if text.kl_nats is not None]
     if not compared:
         return {}
-    tokens = [float(it.tokens) for it in compared]
-    kl, truncation, agreed = ([float(getattr(it, name)) for it in compared] for name in
+    tokens = [float(text.tokens) for text in compared]
+    kl, truncation, agreed = ([float(getattr(text, name)) for text in compared] for name in
                               ("kl_nats", "truncation_nats", "top_1_agreed"))  # fmt: skip
     divergence_figures = {"kl_nats_per_token": ratio(kl, tokens)} | _share(
         "top_1_agreement", agreed, tokens
     )
-    variances = [it.kl_variance for it in compared if it.kl_variance is not None]
+    variances = [text.kl_variance for text in compared if text.kl_variance is not None]
     if len(variances) == len(compared):
         error_nats = NormalDist().inv_cdf(1 - ALPHA / 2) * math.sqrt(sum(variances))
         divergence_figures["kl_drawing_error_nats_per_token"] = error_nats / sum(tokens)
@@ -137,7 +137,7 @@ def _of_choices(parts: Sequence[Likelihood], families: Sequence[str | None]) -> 
     accuracies: dict[str, float] = {}
     for name, length in NORMS.items():
         solved = [
-            not max(questions[unit], key=lambda one: one.nats / length(one)).is_other
+            not max(questions[unit], key=lambda ending: ending.nats / length(ending)).is_other
             for unit in sorted(questions)
         ]
         low, high = share_interval(solved, families)

@@ -43,14 +43,14 @@ def margin_verdict(difference: Side, from_margin: Side) -> MarginVerdict:
 
 def verdict_words(verdict: MarginVerdict, margin: str) -> str:
     """Return a decision about a margin such as `2 points` in words."""
-    words = {
+    of_verdict = {
         MarginVerdict.better: "better",
         MarginVerdict.as_good: f"as good within {margin}",
         MarginVerdict.worse_but_within: f"worse, but by less than {margin}",
         MarginVerdict.worse_by_more: f"worse by more than {margin}",
         MarginVerdict.undecided: f"undecided within {margin}",
     }
-    return words[verdict]
+    return of_verdict[verdict]
 
 
 def points_of_margin(margin: float) -> str:

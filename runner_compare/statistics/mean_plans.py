@@ -117,7 +117,7 @@ def _by_normal(sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: flo
     begins."""
     total, count = math.fsum(sizes), len(sums)
     squares = math.fsum(size * size for size in sizes)
-    noise = math.fsum(one * one for one in sums)
+    noise = math.fsum(unit_sum * unit_sum for unit_sum in sums)
     errors = student_quantile(level, max(1, int(total**2 / squares) - 1)) + NormalDist().inv_cdf(
         POWER
     )
@@ -147,9 +147,9 @@ def questions_for_margin(
 
     count, total = len(sums), math.fsum(sizes)
     typical = math.fsum(size * size for size in sizes) / total
-    differing = [one for one in sums if one]
+    differing = [unit_sum for unit_sum in sums if unit_sum]
     unseen = (
-        math.sqrt(math.fsum(one * one for one in differing) / len(differing))
+        math.sqrt(math.fsum(unit_sum * unit_sum for unit_sum in differing) / len(differing))
         if differing
         else typical
     )

@@ -44,11 +44,14 @@ class RatioOfRuns:
     @classmethod
     def of(cls, runs: Sequence[float], baseline: Sequence[float]) -> RatioOfRuns:
         """Return the ratio of two samples, each of two or more values above 0."""
-        ours, theirs = ([math.log(value) for value in side] for side in (runs, baseline))
-        error = math.sqrt(variance(ours) / len(ours) + variance(theirs) / len(theirs))
-        smaller = min(len(ours), len(theirs))
+        logs, baseline_logs = ([math.log(value) for value in side] for side in (runs, baseline))
+        error = math.sqrt(variance(logs) / len(logs) + variance(baseline_logs) / len(baseline_logs))
+        smaller = min(len(logs), len(baseline_logs))
         return cls(
-            math.exp(fmean(ours) - fmean(theirs)), error, smaller - 1, len(ours) + len(theirs)
+            math.exp(fmean(logs) - fmean(baseline_logs)),
+            error,
+            smaller - 1,
+            len(logs) + len(baseline_logs),
         )
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:

@@ -66,17 +66,19 @@ class CrossedMean:
 
     @classmethod
     def difference(
-        cls, ours: Cells, theirs: Cells, clusters: Sequence[Hashable] | None = None
+        cls, cells: Cells, base_cells: Cells, clusters: Sequence[Hashable] | None = None
     ) -> CrossedMean:
-        """Compute that of ours minus theirs on the same questions; the seeds of the two sides are
+        """Compute that of cells minus base cells on the same questions; the seeds of the sides are
         independent."""
         by_question = [
-            fmean(mine) - fmean(other)
-            for mine, other in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True)
+            fmean(of_question) - fmean(base_of_question)
+            for of_question, base_of_question in zip(
+                zip(*cells, strict=True), zip(*base_cells, strict=True), strict=True
+            )
         ]
         of_sides = [
             part
-            for side in (ours, theirs)
+            for side in (cells, base_cells)
             for part in of_seeds([fmean(of_seed) for of_seed in side])
         ]
         return cls(fmean(by_question), (of_questions(by_question, clusters), *of_sides))

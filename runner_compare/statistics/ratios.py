@@ -52,7 +52,7 @@ def jackknife_variance(sums: Sequence[float], sizes: Sequence[float]) -> float:
         return 0.0
     left_out = [(total - top) / (n - size) for top, size in zip(sums, sizes, strict=True)]
     middle = math.fsum(left_out) / count
-    return (count - 1) / count * math.fsum((it - middle) ** 2 for it in left_out)
+    return (count - 1) / count * math.fsum((share - middle) ** 2 for share in left_out)
 
 
 def equal_clusters(sizes: Sequence[float]) -> float:
@@ -105,8 +105,11 @@ def sign_flip_p(differences: Sequence[float], flips: int = FLIPS, seed: int = 0)
     if not nonzero:
         return 1.0
     if len(nonzero) <= EXACT_FLIPS:
-        sums = [abs(sum(signed)) for signed in product(*((-one, one) for one in nonzero))]
-        return sum(one >= observed for one in sums) / len(sums)
+        sums = [
+            abs(sum(signed))
+            for signed in product(*((-difference, difference) for difference in nonzero))
+        ]
+        return sum(total >= observed for total in sums) / len(sums)
     import numpy as np
 
     values, draw = np.array(nonzero), Random(seed).randbytes
@@ -247,7 +250,10 @@ def detectable_shift(
     """
     if samples < 2:
         return None
-    bend = -abs(bend) if upward is None else bend if upward else -bend
+    if upward is None:
+        bend = -abs(bend)
+    elif not upward:
+        bend = -bend
     bound = student_quantile(alpha / caution(samples), samples - 1)
     bound = max(bound, skewed_again(bound, bend))
     # With skewed samples the estimated error depends on the estimate: if one is too small, the

@@ -114,18 +114,20 @@ class Pairs:
     _ends: tuple[float, float] = (-1.0, 1.0)  # the interval after the first `_ended` looks
     _ended: int = 0
 
-    def add(self, ours: bool, theirs: bool) -> None:
+    def add(self, solved: bool, base_solved: bool) -> None:
         """Look at one more pair."""
-        self.wins += ours and not theirs
-        self.losses += theirs and not ours
-        self.ties += ours == theirs
+        self.wins += solved and not base_solved
+        self.losses += base_solved and not solved
+        self.ties += solved == base_solved
         self.looks.append((self.wins, self.losses, self.ties))
-        if ours != theirs:
+        if solved != base_solved:
             self.p = min(self.p, p_of(self.wins, self.losses))
         if self.decision is Side.open and self.p <= self.level:
             self.decision = Side.better if self.wins > self.losses else Side.worse
         if self.margin is not None and self.from_margin is Side.open:
-            if theirs and not ours:  # the only pair from which the gambler below the margin wins
+            if (
+                base_solved and not solved
+            ):  # the only pair from which the gambler below the margin wins
                 is_below = (
                     log_capital(self.losses, self.wins, self.ties, self.margin) >= self._enough
                 )

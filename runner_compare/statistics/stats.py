@@ -75,11 +75,11 @@ def holm_of_groups(groups: Sequence[Sequence[float]], times: int = 1) -> list[li
     adjusted = [[0.0] * len(group) for group in groups]
     waiting = [len(group) for group in groups]
     highest = 0.0
-    for p, number, place in sorted(
+    for p, number, position in sorted(
         (p, i, j) for i, group in enumerate(groups) for j, p in enumerate(group)
     ):
         highest = max(highest, min(1.0, p * times * sum(map(bool, waiting))))
-        adjusted[number][place] = highest
+        adjusted[number][position] = highest
         waiting[number] -= 1
     return adjusted
 
@@ -247,10 +247,12 @@ def unpaired_detectable_difference(
 
     def surplus(difference: float) -> float:
         less = max(0.0, max(rate, 1 - rate) - difference)
-        one, two = (p * (1 - p) for p in (less, min(1.0, less + difference)))
+        far_variance, near_variance = (p * (1 - p) for p in (less, min(1.0, less + difference)))
         centre = less + difference / 2
         pooled = z_alpha * math.sqrt(centre * (1 - centre) * (1 / n1 + 1 / n2))
-        own = z_power * math.sqrt(max(one / n1 + two / n2, two / n1 + one / n2))
+        own = z_power * math.sqrt(
+            max(far_variance / n1 + near_variance / n2, near_variance / n1 + far_variance / n2)
+        )
         return difference - (1 / n1 + 1 / n2) / 2 - pooled - own
 
     return None if surplus(1.0) < 0 else edge(lambda difference: surplus(difference) >= 0, 1.0, 0.0)

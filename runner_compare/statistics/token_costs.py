@@ -50,7 +50,7 @@ class TokenCells:
     def both(self) -> Cells:
         """Prompt and new tokens."""
         return [
-            [mine + other for mine, other in zip(*rows, strict=True)]
+            [prompt_tokens + new_tokens for prompt_tokens, new_tokens in zip(*rows, strict=True)]
             for rows in zip(self.prompt, self.new, strict=True)
         ]
 
@@ -96,29 +96,31 @@ class TokenSaving:
     training_tokens: float = 0.0  # what training cost beyond that of the baseline
     p_holm: float = 1.0
     finding: TokenFinding = TokenFinding.open
-    words: str = ""  # the finding in a sentence
+    sentence: str = ""  # the finding in a sentence
 
     @classmethod
-    def of(cls, ours: TokenCells, theirs: TokenCells, training_tokens: float = 0.0) -> TokenSaving:
+    def of(
+        cls, cells: TokenCells, base_cells: TokenCells, training_tokens: float = 0.0
+    ) -> TokenSaving:
         """Compare the tokens of two runs question by question."""
         prompt, new, both = (
-            CrossedMean.difference(*sides, ours.clusters)
+            CrossedMean.difference(*sides, cells.clusters)
             for sides in (
-                (theirs.prompt, ours.prompt),
-                (theirs.new, ours.new),
-                (theirs.both, ours.both),
+                (base_cells.prompt, cells.prompt),
+                (base_cells.new, cells.new),
+                (base_cells.both, cells.both),
             )
         )
-        units = len(theirs.both[0]) if ours.clusters is None else len(set(ours.clusters))
+        units = len(base_cells.both[0]) if cells.clusters is None else len(set(cells.clusters))
         p = max(
             both.p(), 2.0 ** (1 - units)
         )  # that of as many equal signs: so few questions can show no more
         low, high = both.interval()
         if p >= ALPHA:  # the test decides
             low, high = min(low, 0.0), max(high, 0.0)
-        whole = fmean(map(fmean, theirs.both))
+        whole = fmean(map(fmean, base_cells.both))
         return cls(
-            len(theirs.both[0]),
+            len(base_cells.both[0]),
             Estimate(prompt.mean, *prompt.interval()),
             Estimate(new.mean, *new.interval()),
             Estimate(both.mean, low, high),
@@ -156,7 +158,7 @@ def correlation_of_means(
     if not all(errors) or any(map(math.isinf, errors)):
         return 0.0
     sums = [
-        [mine / errors[0] + other / errors[1] for mine, other in zip(*rows, strict=True)]
+        [first / errors[0] + second / errors[1] for first, second in zip(*rows, strict=True)]
         for rows in zip(ones, others, strict=True)
     ]
     return max(-1.0, min(1.0, CrossedMean.of(sums, clusters).error ** 2 / 2 - 1))

@@ -45,12 +45,12 @@ def token_figures(texts: Sequence[TextTokens]) -> dict[str, float]:
     """Return the figures of all texts, and the chief ones of each category as `KEY/CATEGORY`."""
     job_figures = {**_of_kl(texts), **_of_probabilities(texts), **_of_agreement(texts)}
     for name, some in by_category(texts).items():
-        sizes = [float(len(it.least)) for it in some]
-        sums = [math.fsum(it.least) for it in some]
+        sizes = [float(len(text.least)) for text in some]
+        sums = [math.fsum(text.least) for text in some]
         found = {"n": float(len(some)), "scored_tokens": sum(sizes)} | {
             key: value for key, value in _of_kl(some).items() if key.startswith(OF_CATEGORY)
         }
-        if not any(it.most for it in some):
+        if not any(text.most for text in some):
             found |= _with_ends(
                 "kl_nats_per_token", ratio(sums, sizes), _mean_ends(sums, sizes, least=0.0)
             )
@@ -93,13 +93,13 @@ def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
     import numpy as np
 
     pairs = [(np.asarray(text.logprobs), np.asarray(text.reference)) for text in texts]
-    differences = [np.exp(ours) - np.exp(theirs) for ours, theirs in pairs]
+    differences = [np.exp(logprobs) - np.exp(reference) for logprobs, reference in pairs]
     sizes = [float(len(difference)) for difference in differences]
     sums, squares = (
-        [float(it.sum()) for it in some]
+        [float(token_values.sum()) for token_values in some]
         for some in (differences, [difference**2 for difference in differences])
     )
-    losses = [float((theirs - ours).sum()) for ours, theirs in pairs]
+    losses = [float((reference - logprobs).sum()) for logprobs, reference in pairs]
     square_ends = _mean_ends(squares, sizes, least=0.0)
     values = TokenValues(differences)
     found = _with_ends("delta_p_mean", ratio(sums, sizes), _mean_ends(sums, sizes))
@@ -123,7 +123,7 @@ def _of_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
     """Return the share of equal first choices; its interval is not Student's, which misses where
     nearly all agree."""
     agreed = [at < text.agreed for text in texts for at in range(len(text.least))]
-    clusters = [number for number, it in enumerate(texts) for _ in it.least]
+    clusters = [number for number, text in enumerate(texts) for _ in text.least]
     ends = clustered_share_interval(agreed, clusters) if len(texts) >= MIN_TEXTS else None
     return _with_ends("top_1_agreement", sum(agreed) / len(agreed), ends)
 
@@ -143,7 +143,7 @@ def _with_ends(key: str, value: float, ends: Ends) -> dict[str, float]:
     return {key: value} | ({} if ends is None else {f"{key}_low": ends[0], f"{key}_high": ends[1]})
 
 
-def correlated(ours: Any, theirs: Any) -> float | None:
+def correlated(logprobs: Any, reference: Any) -> float | None:
     """Return the correlation of tokens' log-probabilities under both models; None if one of them is
     constant.
 
@@ -152,11 +152,14 @@ def correlated(ours: Any, theirs: Any) -> float | None:
     """
     import numpy as np
 
-    if np.array_equal(ours, theirs):
+    if np.array_equal(logprobs, reference):
         return 1.0
-    one, other = (it - it.mean() for it in (ours.astype(np.float64), theirs.astype(np.float64)))
-    spread = math.sqrt(float((one**2).sum()) * float((other**2).sum()))
-    return float((one * other).sum()) / spread if spread > 0 else None
+    centred, centred_reference = (
+        values - values.mean()
+        for values in (logprobs.astype(np.float64), reference.astype(np.float64))
+    )
+    spread = math.sqrt(float((centred**2).sum()) * float((centred_reference**2).sum()))
+    return float((centred * centred_reference).sum()) / spread if spread > 0 else None
 
 
 # -------------------------------------------------------------------------------------------------------------
@@ -174,9 +177,9 @@ def divergence_tables(figures: Mapping[str, float]) -> dict[str, list[dict[str, 
     if CHIEF not in figures:
         return {}
     lines: list[dict[str, Any]] = []
-    for words, kl, delta_p in LINES:
+    for share, kl, delta_p in LINES:
         line = {
-            "of the tokens": words,
+            "of the tokens": share,
             "KL, nats": _cell(figures, kl, ".3g"),
             "Δp, %": _cell(figures, delta_p, ".3f"),
         }
@@ -220,7 +223,7 @@ LINES = (  # words, the figure of KL and that of Δp
 def _cell(figures: Mapping[str, float], key: str, form: str, of: str = "") -> str:
     scale = 100 if key.startswith("delta_p") else 1
     return figure_in_words(
-        figures, key, lambda it: format(scale * it, form), "at least {}, at most {}", of
+        figures, key, lambda figure: format(scale * figure, form), "at least {}, at most {}", of
     )
 
 

@@ -76,9 +76,9 @@ def texts_needed(share: float) -> int:
     return math.ceil(math.log(ALPHA / 2) / math.log(max(share, 1 - share)))
 
 
-def _at(ordered: Any, place: float) -> float:
+def _at(ordered: Any, position: float) -> float:
     """Return the value at a place of an ordered array: between two places, linear."""
-    place = min(max(place, 0.0), len(ordered) - 1.0)
-    first, part = int(place), place - int(place)
+    position = min(max(position, 0.0), len(ordered) - 1.0)
+    first, part = int(position), position - int(position)
     after = ordered[min(first + 1, len(ordered) - 1)]
     return float((1 - part) * ordered[first] + part * after) if part else float(ordered[first])

@@ -33,33 +33,33 @@ def all_at(k: int, n: int, right: int) -> float:
 
 
 @lru_cache(maxsize=4096)  # many questions have the same counts
-def majority_at(k: int, n: int, mine: int, rivals: tuple[int, ...]) -> Fraction:
-    """Return the probability that k of n answers elect a number with `mine` votes, a tie shared
+def majority_at(k: int, n: int, own_votes: int, rivals: tuple[int, ...]) -> Fraction:
+    """Return the probability that k of n answers elect a number with `own_votes`, a tie shared
     equally.
 
     It is counted, not simulated. For each number of votes that the number may get, `ways` counts
     how the rivals can get no more than that: by their total votes, and by how many of them are tied
     with it.
     """
-    abstaining = n - mine - sum(rivals)
+    abstaining = n - own_votes - sum(rivals)
     assert abstaining >= 0
     assert 1 <= k <= n
     probability = Fraction(0)
-    for votes in range(1, min(mine, k) + 1):
+    for votes in range(1, min(own_votes, k) + 1):
         ways: Counter[tuple[int, int]] = Counter(
             {(0, 0): 1}
         )  # (votes for rivals, rivals that have as many)
         for rival in rivals:
             ways_with_rival: Counter[tuple[int, int]] = Counter()
             for (rival_votes, tied_rivals), count in ways.items():
-                for theirs in range(min(rival, votes, k - votes - rival_votes) + 1):
-                    ways_with_rival[rival_votes + theirs, tied_rivals + (theirs == votes)] += (
-                        count * comb(rival, theirs)
-                    )
+                for votes_of_rival in range(min(rival, votes, k - votes - rival_votes) + 1):
+                    ways_with_rival[
+                        rival_votes + votes_of_rival, tied_rivals + (votes_of_rival == votes)
+                    ] += count * comb(rival, votes_of_rival)
             ways = ways_with_rival
         for (rival_votes, tied_rivals), count in ways.items():
             probability += Fraction(
-                comb(mine, votes) * count * comb(abstaining, k - votes - rival_votes),
+                comb(own_votes, votes) * count * comb(abstaining, k - votes - rival_votes),
                 1 + tied_rivals,
             )
     return probability / comb(n, k)

@@ -15,8 +15,8 @@ from runner_compare.statistics.ratios import cluster_sums, ratio
 from runner_compare.ways import CONTEXT_KEYS, Asked
 
 SIZES: dict[str, Callable[[Likelihood], int]] = {
-    "token": lambda it: it.tokens,
-    "byte": lambda it: it.bytes,
+    "token": lambda likelihood: likelihood.tokens,
+    "byte": lambda likelihood: likelihood.bytes,
     "text": lambda _: 1,
 }
 
@@ -38,23 +38,23 @@ def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]
         raise NotPaired(f"measured per {run.unit}, the baseline per {base.unit}")
     windows = run.facts.get("samples") == base.facts.get("samples") == WINDOWS
     read = after_longest_context(reader.texts(run)), after_longest_context(reader.texts(base))
-    ours, theirs = in_same_pieces(*read, is_one_text=windows)
+    texts, base_texts = in_same_pieces(*read, is_one_text=windows)
     remark = (
         remark_about_contexts(run, base)
-        if ours is not read[0]
-        else check_pairs(ours, theirs, asked)
+        if texts is not read[0]
+        else check_pairs(texts, base_texts, asked)
     )
     pairs = list(
         zip(
-            *(units([one.likelihood for one in side.values()]) for side in (ours, theirs)),
+            *(units([score.likelihood for score in side.values()]) for side in (texts, base_texts)),
             strict=True,
         )
     )
-    differences = [mine.nats - other.nats for mine, other in pairs]
-    sizes = [float(SIZES[run.unit](mine)) for mine, _ in pairs]
+    differences = [likelihood.nats - base_likelihood.nats for likelihood, base_likelihood in pairs]
+    sizes = [float(SIZES[run.unit](likelihood)) for likelihood, _ in pairs]
     what, clusters = (
         WINDOWS if windows else "texts",
-        text_clusters(ours, theirs, cluster_field(run, base)),
+        text_clusters(texts, base_texts, cluster_field(run, base)),
     )
     if clusters is not None:
         what = f"families of texts by {cluster_field(run, base)}"
@@ -77,20 +77,21 @@ def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]
 def remark_about_contexts(run: Run, base: Run) -> str:
     """Say which keys give the same tokens another context."""
     differing = [key for key in CONTEXT_KEYS if run.value(key) != base.value(key)]
-    words = ", ".join(
+    settings = ", ".join(
         f"{key}={run.value(key)} here, {base.value(key)} in the baseline" for key in differing
     )
     return (
-        f"the same tokens after other context ({words})"
-        if words
+        f"the same tokens after other context ({settings})"
+        if settings
         else "the same tokens after other context"
     )
 
 
-def text_clusters(ours: Texts, theirs: Texts, field: str) -> list[str] | None:
+def text_clusters(texts: Texts, base_texts: Texts, field: str) -> list[str] | None:
     """Return the cluster of each text, in the order of `units`; None without clusters."""
     by_unit = {
-        one.likelihood.unit: (one.cluster, theirs[index].cluster) for index, one in ours.items()
+        score.likelihood.unit: (score.cluster, base_texts[index].cluster)
+        for index, score in texts.items()
     }
     return clusters_of([by_unit[unit] for unit in sorted(by_unit)], field)
 
@@ -100,23 +101,24 @@ def sums_by_cluster(values: Sequence[float], clusters: Sequence[str]) -> list[fl
     return cluster_sums(values, clusters)[0]
 
 
-def check_pairs(ours: Texts, theirs: Texts, asked: Asked) -> str | None:
+def check_pairs(texts: Texts, base_texts: Texts, asked: Asked) -> str | None:
     """Raise NotPaired for different texts, tokens or prompts; return a remark if prompts may differ
     and do."""
-    n = len(ours)
+    n = len(texts)
     same_texts = sum(
-        index in theirs and one.text == theirs[index].text for index, one in ours.items()
+        index in base_texts and score.text == base_texts[index].text
+        for index, score in texts.items()
     )
-    if same_texts < n or len(theirs) != n:
+    if same_texts < n or len(base_texts) != n:
         raise NotPaired(
-            f"different texts: {n} here, {len(theirs)} in the baseline, {same_texts} are the same"
+            f"different texts: {n} here, {len(base_texts)} in the baseline, {same_texts} are the same"
         )
-    different = sum(one.tokens != theirs[index].tokens for index, one in ours.items())
+    different = sum(score.tokens != base_texts[index].tokens for index, score in texts.items())
     if different:
         raise NotPaired(
             f"different tokens: {different} of {n} texts have other tokens than in the baseline"
         )
-    different = sum(one.prompt != theirs[index].prompt for index, one in ours.items())
+    different = sum(score.prompt != base_texts[index].prompt for index, score in texts.items())
     if different and not asked.changes_prompts:
         raise NotPaired(
             f"different prompts: {different} of {n} texts follow another prompt than in the baseline"

@@ -26,19 +26,21 @@ def compare(run: Run, base: Run, reader: Reader, _asked: Asked) -> list[Compared
 
 def compare_numbers(run: Run, base: Run, reader: Reader) -> NumberFlips:
     """Compare two runs by the number of each question."""
-    ours, theirs = reader.numbers(run), reader.numbers(base)
-    if ours.keys() != theirs.keys():
-        shared = len(ours.keys() & theirs.keys())
+    answers, base_answers = reader.numbers(run), reader.numbers(base)
+    if answers.keys() != base_answers.keys():
+        shared = len(answers.keys() & base_answers.keys())
         raise NotPaired(
-            f"different questions: {len(ours)} here, {len(theirs)} in the baseline, {shared} are the same"
+            f"different questions: {len(answers)} here, {len(base_answers)} in the baseline, {shared} are the same"
         )
-    pairs = [(ours[question], theirs[question]) for question in sorted(ours)]
-    values = [(one.number, other.number) for one, other in pairs]
+    pairs = [(answers[question], base_answers[question]) for question in sorted(answers)]
+    values = [(answer.number, base_answer.number) for answer, base_answer in pairs]
     if any(None in value for value in values):
         raise NotPaired(f"some questions have no {run.number}")
-    differences = [(one or 0.0) - (other or 0.0) for one, other in values]
+    differences = [(number or 0.0) - (base_number or 0.0) for number, base_number in values]
     sizes, what, field = [1.0] * len(pairs), "questions", cluster_field(run, base)
-    clusters = clusters_of([(one.cluster, other.cluster) for one, other in pairs], field)
+    clusters = clusters_of(
+        [(answer.cluster, base_answer.cluster) for answer, base_answer in pairs], field
+    )
     if clusters is not None:
         what = f"families by {field}"
         differences, sizes = cluster_sums(differences, clusters)

@@ -96,8 +96,8 @@ def check_prompts(pairs: Pairs, asked: Asked) -> str | None:
     """Return a remark if prompts differ and may; NotPaired if they may not."""
     n = len(pairs)
     different = sum(
-        one.prompt != other.prompt and None not in (one.prompt, other.prompt)
-        for one, other in pairs
+        outcome.prompt != base_outcome.prompt and None not in (outcome.prompt, base_outcome.prompt)
+        for outcome, base_outcome in pairs
     )
     if not different:
         return None
@@ -121,17 +121,17 @@ def _compared_by_bets(run: Run, base: Run, pairs: Pairs) -> Compared:
     stopped = [side.job_id for side in (run, base) if side.stopped_early]
     watched = [side.job_id for side in (run, base) if side.compared_while_running]
     if stopped:
-        words = f"{' and '.join(stopped)} stopped early: paired on the {len(pairs)} questions that both have"
+        remark = f"{' and '.join(stopped)} stopped early: paired on the {len(pairs)} questions that both have"
     elif len(watched) > 1:
-        words = f"{' and '.join(watched)} were compared while they ran"
+        remark = f"{' and '.join(watched)} were compared while they ran"
     else:
-        words = f"{watched[0]} was compared while it ran"
-    several = max((one.samples for pair in pairs for one in pair), default=1)
+        remark = f"{watched[0]} was compared while it ran"
+    several = max((outcome.samples for pair in pairs for outcome in pair), default=1)
     if several > 1:
-        words += f"; this difference is one of votes of {several} answers, which the job compared while it ran"
+        remark += f"; this difference is one of votes of {several} answers, which the job compared while it ran"
     if run.errors or base.errors:  # which --count-errors has let in
-        words += "; questions that ended in an error count as not solved here, and not at all in what the job says"
-    return noting(compared, words)
+        remark += "; questions that ended in an error count as not solved here, and not at all in what the job says"
+    return noting(compared, remark)
 
 
 def by_verdicts(pairs: Pairs) -> McNemar:

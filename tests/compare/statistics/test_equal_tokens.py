@@ -29,8 +29,8 @@ def test_the_mean_is_that_of_the_lines_over_the_shared_tokens() -> None:
         (20 * (0.4 + 0.6) / 2 + 80 * (0.6 + 0.75) / 2 - 100 * 0.45) / 100
     )
     (point,) = it.points
-    assert (point.budget, point.tokens, point.ours, it.outside) == (1, 40, 0.6, [0, 2])
-    assert point.theirs == pytest.approx(0.3)
+    assert (point.budget, point.tokens, point.accuracy, it.outside) == (1, 40, 0.6, [0, 2])
+    assert point.baseline_accuracy == pytest.approx(0.3)
     assert point.difference.low <= 0.3 <= point.difference.high
     judge_equal_tokens([it])
     assert it.finding is Finding.better
