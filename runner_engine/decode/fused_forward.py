@@ -24,6 +24,7 @@ from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import (
     CACHE_LINE,
     LAYER_PHASES,
+    OWN_PIECE,
     PHASE_BYTES,
     PRODUCT_PHASES,
     FusedTokens,
@@ -115,8 +116,9 @@ class FusedForward:
         layout.positions = positions
         windows = _Windows(layout, weights.windows)
         parts = _parts(layout, count, windows)
+        pieces = _own_pieces(layout.seen) if max(positions) >= OWN_PIECE else 0
         workspace = torch.empty(
-            self._workspace_bytes(count, [part.tokens for part in parts]), dtype=torch.uint8
+            self._workspace_bytes(count, [part.tokens for part in parts], pieces), dtype=torch.uint8
         )
         apart = [
             torch.empty(count, weights.hidden, dtype=self.heads.dtype)
@@ -167,7 +169,7 @@ class FusedForward:
             ctypes.addressof(weights.model), ctypes.addressof(weights.layers), ctypes.addressof(tokens),
         )  # fmt: skip
 
-    def _workspace_bytes(self, tokens: int, of_parts: list[int]) -> int:
+    def _workspace_bytes(self, tokens: int, of_parts: list[int], own_pieces: int = 0) -> int:
         """Return the bytes of a pass's workspace, as fused_forward.h allocates them."""
         weights, heads, size = self.weights, self.heads, self.heads.dtype.itemsize
         queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
@@ -191,6 +193,7 @@ class FusedForward:
         pieces.append(tokens * weights.hidden * size * (weights.has_halves and of_mixers.count > 0))
         for count in of_parts:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
+        pieces += [4 * own_pieces, 4 * own_pieces, 4 * own_pieces * queries * (heads.dim + 2)]
         pieces += weights.mixtures.workspace_pieces(tokens)
         pieces += weights.latents.workspace_pieces(tokens)
         if weights.is_quantized:
@@ -222,6 +225,12 @@ class FusedForward:
                 native.pointer(some, torch.float32, count, rotation.rotated // 2) for some in pair
             )
         self._rope_tables = tables
+
+
+def _own_pieces(seen: torch.Tensor) -> int:
+    """Return how many pieces the own keys of tokens with more than one have together
+    (kernels/own_pieces.h)."""
+    return sum(-(-count // OWN_PIECE) for count in seen.tolist() if count > OWN_PIECE)
 
 
 class _Windows:

@@ -8,8 +8,9 @@
 #define INT4_GROUP_BYTES 18 /* take so many bytes */
 #define KEY_BLOCK 512 /* keys at a time: their scores stay in the first-level cache */
 #define MAX_SCORES (KEY_BLOCK + 2 * LANES)
+#define OWN_PIECE 1024 /* own keys of a token that one thread goes through (own_pieces.h): whole blocks of keys */
 /* Bytes; the processor's own prefetching stops at the end of a page, which is too soon for these reads. */
-#define PREFETCH_DISTANCE 8192
+#define PREFETCH_DISTANCE 2048
 
 /* How many query heads and dimensions have their sums in registers side by side, and whether two blocks of keys do */
 #ifdef __AVX512F__
@@ -132,6 +133,7 @@ typedef struct {
   int64_t by_tiles; /* whether own keys are multiplied by tiles (tile_own_keys.h) */
   const int64_t *part_row;                       /* the token's first row in each part; -1: it sees nothing of it */
   const void *plain_keys, *plain_values; /* its first LANES own places, where they are in the model's own numbers; or 0 */
+  float *state; /* 0, or where the sums go instead of the result, since there are more keys (own_pieces.h) */
 } attention_view;
 
 /* The first places of a head that are in the model's own numbers, of keys or of values; 0 where there are none */

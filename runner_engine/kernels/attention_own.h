@@ -165,6 +165,12 @@ INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, cons
     if (added < count)
       KV_NAME(sum_values)(of->layer, D, G, (float(*)[MAX_SCORES]) & s[0][added], v + added * D, count - added, acc, then);
   }
+  if (of->state) {
+    memcpy(of->state, acc, G * D * sizeof(float));
+    memcpy(of->state + G * D, top, G * sizeof(float));
+    memcpy(of->state + G * D + G, sum, G * sizeof(float));
+    return;
+  }
   for (int g = 0; g < G; g++) {
     const float share = 1 / sum[g];
     for (int d = 0; d < D; d++) out[g * D + d] = NAME(from_float)(acc[g * D + d] * share);
@@ -186,6 +192,26 @@ BETWEEN_UNITS void KV_NAME(attend_head)(int64_t dim, int64_t group, const T *q, 
 #undef CASE
 }
 
+#endif
+
+/* The same for any number of keys: pieces (own_pieces.h) one after another */
+static void KV_NAME(attend_in_turn)(int64_t dim, int64_t group, const T *q, const KV *K, const KV *V,
+                                    const attention_view *of, T *out, const KV *next) {
+  const int64_t pieces = pieces_of(of->end);
+  float states[2][MAX_GROUP * (MAX_DIM + 2)];
+  if (pieces == 1) {
+    KV_NAME(attend_head)(dim, group, q, K, V, of, out, next);
+    return;
+  }
+  for (int64_t p = 0; p < pieces; p++) {
+    const attention_view piece = piece_of(of, p, states[p > 0]);
+    KV_NAME(attend_head)(dim, group, q, K, V, &piece, out, next);
+    if (p) join_states(states[0], states[1], group, dim);
+  }
+  NAME(finish_state)(states[0], group, dim, out);
+}
+
+#if IS_IN(ATTENTION_UNIT)
 /* q and out: [tokens, kv_heads, group, dim]. Token t sees the first own[t] places of its row, arenas[slot[t]], from
    first[t] on (from 0 where there is no `first`), and of each part the row part_row[p][t] of [kv_heads, part_rows[p],
    group] outputs (not yet divided by their sums), maxima and sums; -1 = none. cap and sinks [kv_heads, group]: as in
@@ -225,9 +251,9 @@ int64_t KV_NAME(attend)(const T *q, const kv_arena *arenas, int64_t slots, const
       if (k) KV_NAME(store_head)(arena, layer, h, k + i * dim, v + i * dim, dim, own[t] - 1);
       const attention_view view = {first ? first[t] : 0, own[t], layer, scale, cap, sinks ? sinks + h * group : 0,
                                    parts, part_out, part_top, part_sum, by_tiles, rows,
-                                   KV_NAME(plain_keys)(arena, layer, h, dim), KV_NAME(plain_values)(arena, layer, h, dim)};
-      KV_NAME(attend_head)(dim, group, q + i * group * dim, KV_NAME(keys_of)(arena, layer, h, dim),
-                           KV_NAME(values_of)(arena, layer, h, dim), &view, out + i * group * dim, next);
+                                   KV_NAME(plain_keys)(arena, layer, h, dim), KV_NAME(plain_values)(arena, layer, h, dim), 0};
+      KV_NAME(attend_in_turn)(dim, group, q + i * group * dim, KV_NAME(keys_of)(arena, layer, h, dim),
+                              KV_NAME(values_of)(arena, layer, h, dim), &view, out + i * group * dim, next);
     }
 #if HAS_OWN_TILES
     if (configured_rows) release_tiles();

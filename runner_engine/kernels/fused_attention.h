@@ -98,64 +98,7 @@ static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
   barrier(now, chunks, s->is_alone);
 }
 
-/* Whether own keys are multiplied by the processor's tiles (tile_own_keys.h) */
-INLINE int NAME(attends_own_by_tiles)(const fused_model *m) {
-#if defined(HAS_TILES) && PACK == 2
-  return !m->has_kv_bytes && attends_own_by_tiles(m->attention_tile_rows, m->dim);
-#else
-  (void)m;
-  return 0;
-#endif
-}
-
-/* One token's query heads of a key-value head over its parts and its own keys. Those of token `then` and its head come
-   next. */
-static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int64_t h, int64_t then,
-                             int64_t then_head) {
-  const fused_model *m = s->model;
-  const fused_tokens *in = s->in;
-  const fused_layer *of = s->layers + layer;
-  const int64_t dim = m->dim, group = m->group, is_narrow = of->latent && of->latent->value < dim;
-  const int32_t *from = in->own_from[of->window];
-  const kv_arena *arena = in->arenas + in->slot[t];
-  T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->first_key + h * dim;
-  int64_t rows[in->parts + 1];
-  for (int64_t p = 0; p < in->parts; p++) {
-    const int64_t of_part = in->part[p].row_of[t];
-    rows[p] = of_part < 0 ? -1 : (h * in->part[p].tokens + of_part) * group;
-  }
-  if (in->is_step) NAME(put)(m, arena, &of->kv, h, k, k + s->kv_width, in->seen[t] - 1);
-  const attention_view view = {from ? from[t] : 0, in->seen[t], &of->kv, of->scale, of->cap,
-                               of->sinks ? of->sinks + h * group : 0, in->parts, s->part_out, s->part_top, s->part_sum,
-                               NAME(attends_own_by_tiles)(m), rows,
-                               m->has_kv_bytes ? BYTES_NAME(plain_keys)(arena, &of->kv, h, dim) : 0,
-                               m->has_kv_bytes ? BYTES_NAME(plain_values)(arena, &of->kv, h, dim) : 0};
-  const kv_arena *next = in->arenas + in->slot[then];
-  T wide[is_narrow ? group * dim : 1], *out = is_narrow ? wide : (T *)s->inner + t * s->q_width + h * group * dim;
-#define ATTEND(NAME)                                                                                              \
-  NAME(attend_head)(dim, group, q + h * group * dim, NAME(keys_of)(arena, &of->kv, h, dim),                       \
-                    NAME(values_of)(arena, &of->kv, h, dim), &view, out, NAME(keys_of)(next, &of->kv, then_head, dim))
-  if (m->has_kv_bytes) ATTEND(BYTES_NAME);
-  else ATTEND(NAME);
-#undef ATTEND
-  if (of->kv.rotated) NAME(rotate_heads)(out, group, dim, of->kv.rotated); /* back */
-  if (m->has_query_gates) NAME(open_gates)((T *)s->query_gates + t * s->q_width + h * group * dim, group * dim, out);
-  const int64_t value = is_narrow ? of->latent->value : 0;
-  for (int64_t g = 0; is_narrow && g < group; g++)
-    memcpy((T *)s->inner + (t * m->kv_heads * group + h * group + g) * value, wide + g * dim, value * sizeof(T));
-}
-
-static void NAME(attend_own_keys)(const fused_pass *s, int64_t layer, phase *now) {
-  const int64_t kv_heads = s->model->kv_heads, items = s->in->tokens * kv_heads, some = chunk_of(items, s->threads);
-  const int64_t chunk = some < OWN_CHUNK ? some : OWN_CHUNK, chunks = ceil_div(items, chunk);
-  FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
-    FOR_EACH_ITEM(j, i, chunk, items) {
-      const int64_t then = j + 1 < items ? j + 1 : j;
-      NAME(attend_own)(s, layer, j / kv_heads, j % kv_heads, then / kv_heads, then % kv_heads);
-    }
-  end_attention();
-  barrier(now, chunks, s->is_alone);
-}
+#include "fused_own_keys.h"
 
 #define PREFETCH_BYTES (512 * 1024) /* these stay in the second-level cache until they are read */
 #define MAX_SIXTEENTHS 32 /* two lines for each step of a tile: more than memory delivers would delay the products */
@@ -270,5 +213,6 @@ static void NAME(attend_layer)(const fused_pass *s, int64_t l, phase **now) {
   (*now)++;
   if (!s->is_interleaved) NAME(attend_own_keys)(s, l, *now);
   (*now)++;
+  if (s->pieces.count) NAME(join_own_pieces)(s, l, (*now)++);
   end_part(ATTENTION);
 }

@@ -141,6 +141,7 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   if (m->gates) s.gates = allocate(&workspace, tokens * m->gates * sizeof(T));
   first_tile[0] = 0;
   NAME(lay_out_parts)(&s, &workspace);
+  if (!s.is_interleaved) s.pieces = own_pieces_of(in, m->kv_heads * state_floats(m->group, m->dim), &workspace);
   allocate_mixtures(&s.mixed, m, layers, tokens, sizeof(T), &workspace);
   allocate_latents(&s.latents, tokens, sizeof(T), &workspace);
   const int64_t rows = tokens * mixed.chosen;
@@ -151,6 +152,7 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   raise_to(&widest, latents.pair_width);
   if (m->is_quantized) s.work = allocate_quantized(&workspace, rows, widest, threads);
   if (workspace - (char *)in->workspace > in->workspace_bytes) REFUSE(SMALL_WORKSPACE, 0);
+  if (s.pieces.count) list_own_pieces(in, &s.pieces);
   if (m->is_quantized) prepare_quantized(&s.work);
   prepare_mixtures(&s.mixed, m, layers, tokens);
   if (IS_WIDENED && !allocate_wide_rows(&s.work, rows, widest, threads)) REFUSE(NO_MEMORY, 0);

@@ -20,6 +20,7 @@ typedef struct {
   int64_t *first_tile; /* of each part, counted on over heads and rows; the last entry is the number of all tiles */
   int64_t tile_rows;   /* of a tile of shared keys: rows that are multiplied together */
   int is_interleaved;  /* shared keys and then own keys, tile by tile: own keys are prefetched during products */
+  own_pieces pieces;   /* of tokens with many own keys, where those are not interleaved */
   product_workspace work;
   mixture_pass mixed;
   latent_pass latents;

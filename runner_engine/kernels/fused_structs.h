@@ -1,6 +1,6 @@
 /* What a fused forward pass gets from Python, and its check; the pass is in fused_forward.h. */
 
-#define LAYER_PHASES (4 * PRODUCT_PHASES + 6) /* beside them: the embedding, the product of the head, what follows it */
+#define LAYER_PHASES (4 * PRODUCT_PHASES + 7) /* beside them: the embedding, the product of the head, what follows it */
 
 /* Kinds of norms (fused_rows.h): by the root mean square, rounded before the weight as in Llama, or only at the end; or
    with the mean subtracted, too. */

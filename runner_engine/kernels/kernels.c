@@ -63,6 +63,7 @@
 #undef RECURRENT_UNIT
 #include "int8_products.h"
 #include "kv_formats.h"
+#include "own_pieces.h"
 #define KV bf16
 #define IS_IN_BYTES 0
 #define KV_NAME NAME
@@ -119,6 +120,7 @@
 #undef RECURRENT_UNIT
 #include "int8_products.h"
 #include "kv_formats.h"
+#include "own_pieces.h"
 #define KV float
 #define IS_IN_BYTES 0
 #define KV_NAME NAME

@@ -23,13 +23,14 @@ MAX_GROUP = 16
 MAX_DIM = 512
 SHIFT = 128  # is added to quantized rows, so that they have no sign
 PRODUCT_PHASES = 3
-LAYER_PHASES = 4 * PRODUCT_PHASES + 6
+LAYER_PHASES = 4 * PRODUCT_PHASES + 7
 BESIDE_PHASES = 2 * PRODUCT_PHASES + 1  # of a mixer beside attention
 LATENT_PHASES = (
     2 * PRODUCT_PHASES + 1
 )  # of a layer whose queries, keys and values come out of latents, beside those
 ROPE_TABLES = 2  # of a model at most
 PHASE_BYTES = 128
+OWN_PIECE = 1024  # own keys of a token that one thread goes through
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
 
 
@@ -297,6 +298,7 @@ def of_python() -> dict[str, int]:
         "INT4_GROUP": INT4_GROUP,
         "INT4_GROUP_BYTES": INT4_GROUP_BYTES,
         "ROPE_TABLES": ROPE_TABLES,
+        "OWN_PIECE": OWN_PIECE,
     }
     phases = {
         "PRODUCT_PHASES": PRODUCT_PHASES,

@@ -17,13 +17,21 @@ from runner_engine.kernels.shared_numbers import LANES
 from runner_engine.kv_cache.behind_windows import FreedPlaces, frees_places, page_places
 from runner_engine.kv_cache.kv_cache import Heads, OwnKv, rounded
 
+# of its places; the rest of such an arena may be in memory before it is written
+FILLED_AT_ONCE = 0.75
+
 
 class KvArena:
-    """Keys and values of one row in all layers, in the kernels' layout (kernels/attention.h)."""
+    """Keys and values of one row in all layers, in the kernels' layout (kernels/attention.h).
 
-    def __init__(self, heads: Heads, places: int) -> None:
+    held: places that are filled at once. Where these are most of it, an arena is in large pages: a
+    long row is read at each token, and in small ones the processor looks up an address every 4 KiB.
+    """
+
+    def __init__(self, heads: Heads, places: int, held: int = 0) -> None:
         self.capacity = _capacity(heads, places)
-        (self.keys, self.values), self.first = heads.empty_layers(self.capacity)
+        is_filled = held >= FILLED_AT_ONCE * places and not frees_places(heads)
+        (self.keys, self.values), self.first = heads.empty_layers(self.capacity, is_filled)
         begins = [layers[0].data_ptr() if layers else 0 for layers in (self.keys, self.values)]
         self.address = [*begins, self.capacity, heads.first_plain]
         self.filled = 0  # places that were ever written, and so take memory unless they are freed
@@ -77,7 +85,9 @@ class KvArenas(OwnKv):
         self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int
     ) -> None:
         """Give each row that enters an arena."""
-        self.arenas[at:at] = [self._arena(need) for need in needs[at : at + count]]
+        last = at + count
+        entering = zip(needs[at:last], held[at:last], strict=True)
+        self.arenas[at:at] = [self._arena(need, some) for need, some in entering]
         self._number()
 
     def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
@@ -178,13 +188,13 @@ class KvArenas(OwnKv):
         """Return keys of all layers, then values, in blocks of places."""
         return [*self.arenas[slot].keys, *self.arenas[slot].values]
 
-    def _arena(self, need: int) -> KvArena:
+    def _arena(self, need: int, held: int) -> KvArena:
         """Return the smallest unused arena that is large enough, but not far too large; else a new
         one."""
         capacity = _capacity(self.heads, need)
         fitting = [arena for arena in self._spare if capacity <= arena.capacity <= 2 * capacity]
         if not fitting:
-            return KvArena(self.heads, need)
+            return KvArena(self.heads, need, held)
         best = min(fitting, key=lambda arena: arena.capacity)
         self._spare.remove(best)
         best.is_whole, best.address[-1] = False, self.heads.first_plain

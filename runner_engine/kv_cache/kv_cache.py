@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import mmap
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from runner_engine.kernels import native
 from runner_engine.kernels.kv_layers import KvLayer
 from runner_engine.kernels.shared_numbers import LANES, MAX_DIM, MAX_GROUP
 from runner_engine.kv_cache.formats import KvFormat, format_of
+from runner_engine.kv_cache.own_pages import zeros
 from runner_engine.kv_cache.rotation import piece_of, rotated
 from runner_engine.kv_cache.windows import Window, widest
 from runner_engine.memory import free_mib
@@ -30,9 +29,6 @@ from runner_engine.recurrent import RowStates, Shapes, state_bytes
 from runner_engine.settings.kv_cache import FIRST_TOKENS, KvCache, KvNumbers
 
 SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need memory, too
-# a row may fill far fewer places than it may need: the system need not reserve memory for all of
-# them
-NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 @dataclass
@@ -211,23 +207,25 @@ class Heads:
         """Return zeros [*rows, W] for keys or values of a format: a masked key must still be a
         number."""
         shape, dtype = (*rows, of.width(self.dim)), of.stored_dtype(self.dtype)
-        return self._own_pages(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
+        return zeros(math.prod(shape) * dtype.itemsize, self.device).view(dtype).view(shape)
 
-    def empty_layers(self, capacity: int) -> tuple[list[list[torch.Tensor]], list[torch.Tensor]]:
+    def empty_layers(
+        self, capacity: int, in_large_pages: bool = False
+    ) -> tuple[list[list[torch.Tensor]], list[torch.Tensor]]:
         """Return zeros for the keys, and for the values, of all layers [KVH, capacity, W], one
         behind the other.
 
         Behind all of these are keys, and values, of first tokens that stay in the model's numbers
         [KVH, LANES, D].
+
+        in_large_pages: as `zeros` says.
         """
         found: list[list[torch.Tensor]] = []
         firsts: list[torch.Tensor] = []
         for side in (0, 1):
             sizes = [self.kv_heads * capacity * of_layer[side] for of_layer in self._place_bytes]
-            whole, ends = (
-                self._own_pages(sum(sizes) + self.first_plain_bytes // 2),
-                [0, *accumulate(sizes)],
-            )
+            size, ends = sum(sizes) + self.first_plain_bytes // 2, [0, *accumulate(sizes)]
+            whole = zeros(size, self.device, in_large_pages)
             pieces = [whole[first:end] for first, end in pairwise(ends)]
             kinds = [self.formats(layer)[side] for layer in range(self.layers)]
             found.append([
@@ -242,14 +240,6 @@ class Heads:
                     .unbind()
                 )
         return found, firsts
-
-    def _own_pages(self, size: int) -> torch.Tensor:
-        """Return so many bytes of zeros."""
-        if self.device.type != "cpu" or not size:
-            return torch.zeros(size, dtype=torch.uint8, device=self.device)
-        # they take no memory until they are written, and are freed with the tensor
-        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
-        return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def kernels_for(heads: Heads) -> native.Kernels | None:

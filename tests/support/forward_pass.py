@@ -11,7 +11,7 @@ from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.rows import Row
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.kv_cache import Heads, OwnKv
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.row_kv import RowKv
 from runner_engine.kv_cache.shared_kv import own_kv
@@ -70,6 +70,24 @@ def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
             [*row.tokens, 5],
         )
     return torch.cat((read, mixed, forward.step(own, rows, forward.uses_of(rows)))).float()
+
+
+def read_rows(
+    forward: Forward, prompts: list[list[int]], piece: int = 10**6
+) -> tuple[OwnKv, list[Row], torch.Tensor]:
+    """Read prompts of rows in pieces of so many tokens; return the logits after them, and rows that decode."""
+    rows = [Row(Request(number, ()), ids, "", 9) for number, ids in enumerate(prompts)]
+    own = own_kv(forward.heads, forward.kernels, [len(ids) + 9 for ids in prompts])
+    logits = []
+    for slot, row in enumerate(rows):
+        for start in range(0, len(row.prompt), piece):
+            ids, end = row.prompt[start : start + piece], start + piece
+            read = forward.read_prompts(
+                own, [TokenSpan(row, slot, ids, start, is_last=end >= len(row.prompt))]
+            )
+        logits.append(read)
+        row.kv.places, row.tokens = len(row.prompt), [7]
+    return own, rows, torch.cat(logits)
 
 
 def check_logits(engine: LocalEngine, dtype: Dtype) -> None:

@@ -35,6 +35,7 @@
 #include "int8_products.h"
 #include "attention_tiles.h"
 #include "kv_formats.h"
+#include "own_pieces.h"
 #define KV bf16
 #define IS_IN_BYTES 0
 #define KV_NAME NAME
