@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from runner_base.model_text import Answer as Answer
     from runner_base.model_text import FinishReason as FinishReason
     from runner_base.model_text import Verdict as Verdict
+    from runner_base.place_names import short_name as short_name
     from runner_base.plugins import load_object as load_object
     from runner_base.plugins import plug_ins as plug_ins
     from runner_base.progress import Progress as Progress
@@ -149,6 +150,7 @@ PLACES = {
     "sealed": "sealed_lines",  # a line of JSON with its checksum
     "unsealed": "sealed_lines",  # reads such a line, and notices a change
     # texts and files
+    "short_name": "place_names",  # what to call a model or an adapter by its folder or hub id
     "counted": "texts",  # `1 job`, `2,000 jobs`
     "clock": "texts",  # seconds as people read them: 7 s, 3:20
     "short": "texts",  # a value from a file, as an error shows it

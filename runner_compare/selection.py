@@ -20,6 +20,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 
 from runner_base import ConfigError, unknown
+from runner_compare.adapter_names import FORMAT, own_name
 from runner_compare.data import IDS, JOB_ID, Run, label
 from runner_compare.statistics import RATIOS
 
@@ -112,8 +113,12 @@ def at_least_one(chosen: list[Run], runs: list[Run], keys: Iterable[str], option
 
 
 def matches(run: Run, wanted: dict[str, str]) -> bool:
-    """Whether the run has all wanted values; numbers are compared as numbers."""
-    return all(same(run.value(key), value) for key, value in wanted.items())
+    """Whether the run has all wanted values; numbers are compared as numbers, an adapter by its own
+    name, too."""
+    return all(
+        same(run.value(key), value) or (key == FORMAT and value == own_name(run))
+        for key, value in wanted.items()
+    )
 
 
 def same(value: str | None, wanted: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from runner_base import ConfigError, Progress
+from runner_compare.adapter_names import name_adapters
 from runner_compare.baselines import both_values, find_baseline, named_groups, scoring
 from runner_compare.conclusion import conclude
 from runner_compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, group, label
@@ -93,6 +94,7 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: Reader) -> Tabl
         )
         for run in runs
     ]
+    keys = keys if choice.by else name_adapters(keys, rows)
     shared = shared_values(configs)
     table = Table(
         runs[0].task,

@@ -1,52 +1,9 @@
-"""What a model or an adapter is called where people read it: its id of the hub, or the folder that
-says something."""
+"""What a job's adapter is called where people read it."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
+from runner_base import short_name
 from runner_engine import LoraConfig, adapter_of
-
-IN_CACHE = re.compile(
-    r"models--([^/]+)--([^/]+)"
-)  # the hub's cache: models--ORG--NAME/snapshots/COMMIT
-# Folders that say what kind of file is in them, and not which model.
-GENERIC = re.compile(
-    r"(b?float(16|32|64)|bf16|f?p?(16|32)|f(16|32)|fp[48]|int[48]|nf4|[348][-_]?bits?|i?q\d\w*|(ggml[-_])?models?([-_]\w+)?"
-    r"|weights|checkpoints?|ckpts?|final|best|last|latest|merged|adapters?([-_]model)?|lora|main|hf|huggingface|transformers|pytorch"
-    r"|safetensors|gguf|base|original|outputs?|out|snapshots?|[0-9a-f]{7,64}|v?\d+(\.\d+)*)",
-    re.IGNORECASE,
-)
-STEP = re.compile(
-    r"(checkpoint|ckpt|step|epoch|iter)[-_]?\d+", re.IGNORECASE
-)  # a state of the model above it
-WEIGHT_FILES = (".gguf", ".pth", ".pt", ".bin", ".safetensors")
-
-
-def short_name(name: str) -> str:
-    """Return what to call a model: `org/name` of the hub, SmolLM2 for .../SmolLM2/bfloat16, a file
-    by its own name."""
-    path = Path(name).expanduser()
-    if not (path.exists() or path.is_absolute() or name.startswith(".")):
-        return name.rstrip("/")
-    path = path.absolute()
-    for part in reversed(path.parts):
-        if cached := IN_CACHE.fullmatch(part):
-            return f"{cached[1]}/{cached[2]}"
-    is_file = path.suffix in WEIGHT_FILES
-    last = path.stem if is_file else path.name
-    if not _is_generic(last):
-        return path.name
-    above = next((part for part in reversed(path.parts[1:-1]) if not _is_generic(part)), "")
-    if not above:
-        return path.name
-    return f"{above}/{path.name}" if is_file or STEP.fullmatch(last) else above
-
-
-def _is_generic(part: str) -> bool:
-    """Whether the name of a folder or file does not say which model it has."""
-    return bool(GENERIC.fullmatch(part) or STEP.fullmatch(part))
 
 
 def adapter_name(lora: LoraConfig) -> str:
@@ -55,4 +12,4 @@ def adapter_name(lora: LoraConfig) -> str:
     adapter = adapter_of(lora)
     if adapter is None:
         return lora.name
-    return short_name(adapter.path).removesuffix(".pth")
+    return short_name(adapter.path).removesuffix(".pth") + adapter.at_revision

@@ -12,7 +12,7 @@ from runner.config.own_notes import check_notes
 from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
 from runner.config.task import TaskConfig
-from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, least, setting
+from runner_base import MISSING, Inert, check, check_keys, filled, least, setting
 from runner_base.fields import DefaultAs, UnlessDefault, choice_of, counts_of, default_of
 from runner_base.texts import is_text
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
@@ -130,6 +130,7 @@ class RunnerConfig:
         from runner.config.mix_choices import (
             mix_of,
         )  # the engine's part of it, which composing does not need
+        from runner_engine import check_merging
 
         self.mix = mix_of(
             self.quantization
@@ -137,11 +138,7 @@ class RunnerConfig:
         check_profile(self.profile, self.model, self.quantization.label)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)
-        if self.lora.merges and self.mix.quantizes:
-            raise ConfigError(
-                f"lora.merge=true with quantization={self.quantization.label}: merging into quantized weights "
-                "loses precision; use lora.merge=false, or quantization=none"
-            )
+        check_merging(self.lora, self.mix)
 
 
 def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:

@@ -21,10 +21,12 @@ class SchemaRules(KeyRules):
     def __init__(self) -> None:
         self.order = [item.name for item in fields(RunnerConfig)]
         self.written_alike = _written_alike()
-        of_tasks = {
-            key: value for key, value in KeyRules.defaults.items() if key.startswith("task.")
+        of_some = {
+            key: value
+            for key, value in KeyRules.defaults.items()
+            if key.startswith(("task.", "lora."))
         }
-        self.defaults = _in_every_choice() | of_tasks
+        self.defaults = _in_every_choice() | of_some
 
     def inert_keys(self, config: Mapping[str, str]) -> Set[str]:
         """Return the config keys in which two runs may differ and still be the same experiment.

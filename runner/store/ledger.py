@@ -13,7 +13,15 @@ from pathlib import Path
 
 from runner.config.groups import packages_of
 from runner.config.root import RunnerConfig, measured_keys
-from runner.store import jobs, logged_models, mlflow_store, pending_runs, tracking, tracking_process
+from runner.store import (
+    adapter_names,
+    jobs,
+    logged_models,
+    mlflow_store,
+    pending_runs,
+    tracking,
+    tracking_process,
+)
 from runner_base import (
     Record,
     Result,
@@ -47,6 +55,7 @@ def new_record(
 ) -> Record:
     """Return a new record of a job, FAILED until the job has ended otherwise."""
     params = dict(tracking.flatten(config)) | packages_of(config)
+    adapter = adapter_names.told_apart(config)
     return Record(
         job.job_id,
         Status.FAILED,
@@ -54,11 +63,11 @@ def new_record(
         Result(metrics={}),
         task=config.task.name,
         task_version=task_version,
-        name=tracking.run_name(config),
+        name=tracking.run_name(config, adapter),
         params=params,
         versions=machine.versions() | machine.git_state(),
         data=data or {},
-        model=logged_models.describe(config, params, job.model_sha256),
+        model=logged_models.describe(config, params, job.model_sha256, adapter),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -12,11 +12,10 @@ import re
 import time
 from typing import Any
 
-from runner.config.model_names import adapter_name, short_name
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.store import published
 from runner.store.mlflow_store import Store
-from runner_base import Record, short_hash
+from runner_base import Record, short_hash, short_name
 from runner_engine import adapter_of
 
 log = logging.getLogger(__name__)
@@ -26,8 +25,11 @@ CHECKED_AGAIN_S = 600  # a model that is deleted in MLflow is made anew after so
 DIGEST = "runner.digest"  # the tag by which the same model is found again
 
 
-def describe(config: RunnerConfig, params: dict[str, str], model_sha256: str) -> dict[str, Any]:
-    """Return name, digest and params of the model of a job; empty for a job without one."""
+def describe(
+    config: RunnerConfig, params: dict[str, str], model_sha256: str, adapter: str
+) -> dict[str, Any]:
+    """Return name, digest and params of a job's model with the adapter so called; empty for a job
+    without a model."""
     if not model_sha256:
         return {}
     of_model = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS}
@@ -35,8 +37,8 @@ def describe(config: RunnerConfig, params: dict[str, str], model_sha256: str) ->
         key: str(value) for key, value in semantic_keys(config) if key.partition(".")[0] in GROUPS
     }
     identity = [model_sha256, sorted(counted.items()), of_model.get("lora.path")]
-    adapter = f"lora-{adapter_name(config.lora)}" if adapter_of(config.lora) else "none"
-    names = [short_name(config.model.name), config.quantization.label, adapter, config.rope.name]
+    called = f"lora-{adapter}" if adapter_of(config.lora) else "none"
+    names = [short_name(config.model.name), config.quantization.label, called, config.rope.name]
     name = " ".join(part for part in names if part not in ("none", "native"))
     digest = short_hash(identity, 16)
     return {"name": re.sub(r"[^\w\- ]", "-", name)[:200], "digest": digest, "params": of_model}

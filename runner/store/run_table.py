@@ -29,7 +29,7 @@ METRICS = (
     ),
     *("peak_over_baseline_mib", "decode_tok_per_s", "weight_mib", "peak_rss_mib"),
 )
-PARAMS = ("model.name", "quantization.name", "lora.name", "task.split")
+PARAMS = ("model.name", "quantization.name", "lora.name", "lora.path", "task.split")
 
 
 def view() -> str:

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.choices import own_files
-from runner.config.model_names import adapter_name, short_name
+from runner.config.model_names import adapter_name
 from runner.config.own_notes import flat_notes
 from runner.config.root import RunnerConfig
 from runner.store import begun_runs, logged_metrics, logged_models, pending_runs, published, traces
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, one_message, open_store, probe
 from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
-from runner_base import Inert, Record, Status, TrackingError, without_secrets
+from runner_base import Inert, Record, Status, TrackingError, short_name, without_secrets
 from runner_base.fields import NOTES, choice_of, counts_of, default_of
 from runner_compare import Better, described
 from runner_engine import adapter_of
@@ -311,13 +311,16 @@ def _is_linked(key: str) -> bool:
     return "/" not in key and described(key).better is not Better.neither
 
 
-def run_name(config: RunnerConfig) -> str:
+def run_name(config: RunnerConfig, adapter: str = "") -> str:
     """Return a run's name: the choices and keys that are not the usual ones, `gsm8k embedded nf4
-    hard5 limit=20`."""
+    hard5 limit=20`.
+
+    adapter: what to call its adapter, where the adapter's own name does not tell it from another.
+    """
     plain = ("none", "native", "greedy")
     names = [config.task.name, short_name(config.model.name)]
-    adapter = f"lora={adapter_name(config.lora)}" if adapter_of(config.lora) else "none"
-    choices = [config.quantization.label, adapter, config.rope.name, config.generation.name]
+    called = f"lora={adapter or adapter_name(config.lora)}" if adapter_of(config.lora) else "none"
+    choices = [config.quantization.label, called, config.rope.name, config.generation.name]
     names += [choice for choice in choices if choice not in plain]
     words = " ".join([*names, config.task.subject]).strip()
     return " ".join(

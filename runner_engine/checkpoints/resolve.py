@@ -384,7 +384,8 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
             )
         return shipped[lora.path]
     if not is_file:
-        return _folder("lora.path", lora.path, "adapter_config.json", cache_dir=model.cache_dir)
+        revision = getattr(lora, "revision", None)
+        return _folder("lora.path", lora.path, "adapter_config.json", revision, model.cache_dir)
     path = Path(lora.path).expanduser().absolute()
     need = "a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
     check(not path.is_dir(), "lora.path", lora.path, need)

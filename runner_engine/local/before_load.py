@@ -4,7 +4,13 @@ Imports no torch."""
 from __future__ import annotations
 
 from runner_base import machine
-from runner_engine.checkpoints import adapter_header, chat_templates, formats, random_weights
+from runner_engine.checkpoints import (
+    adapter_header,
+    adapter_kinds,
+    chat_templates,
+    formats,
+    random_weights,
+)
 from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.checkpoints.memory_check import check_memory, limited
 from runner_engine.checkpoints.positions import (
@@ -23,6 +29,7 @@ def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
     check_factor(resolved.files.text_settings, resolved.spec.rope)
     if asks_in_chat:
         chat_templates.check(resolved.files)
+    adapter_kinds.check(resolved)
     adapter_header.check(resolved.files)
     of = resolved.spec.generation.stored_kv
     if of.layers:

@@ -30,6 +30,7 @@ from runner_engine.matmul.onednn import Product, by_onednn, packing_problem
 from runner_engine.matmul.panels import Panels, fits_panels
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.lora.inside import is_adapted_inside
 
 FORCED = "RUNNER_PRODUCTS"
 
@@ -281,7 +282,7 @@ def matrix_of(layer: Any) -> torch.Tensor:
 
 def plain_layers(model: nn.Module) -> list[Any]:
     """Return the linear layers of a model whose weights are plain matrices."""
-    layers = model.modules()
+    layers = (layer for layer in model.modules() if not is_adapted_inside(layer))
     return [
         layer
         for layer in layers

@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -16,8 +17,9 @@ from runner_engine.models import inventory
 from runner_engine.models.building import one_at_a_time
 from runner_engine.models.loaded import Loaded
 from runner_engine.models.loaded_lines import text
-from runner_engine.models.lora import module_of
-from runner_engine.settings.lora import adapter_of
+from runner_engine.models.lora import merging, module_of
+from runner_engine.models.lora.report import AdapterReport
+from runner_engine.settings.lora import AdapterConfig, adapter_of
 from runner_engine.spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -32,13 +34,7 @@ def adapt(base: Loaded, resolved: ResolvedModel) -> Loaded:
     )
     spec, files, lora, report = resolved.spec, resolved.files, resolved.files.lora, None
     if lora is not None:
-        assert files.adapter is not None
-        with ExitStack() as protecting:
-            for choice in resolved.mix.choices:
-                protecting.enter_context(choice.adapting(base.model))
-            loaded.model, report = module_of(lora).apply(
-                base.model, lora, files.adapter, spec.model.name
-            )
+        loaded.model, report = _adapted(base, resolved, lora)
         loaded.notes += report.notes
         if lora.usual_rope not in (None, spec.rope.name) and lora.path != "embedded":
             loaded.notes.append(
@@ -58,10 +54,30 @@ def adapt(base: Loaded, resolved: ResolvedModel) -> Loaded:
     return loaded
 
 
+def _adapted(
+    base: Loaded, resolved: ResolvedModel, lora: AdapterConfig
+) -> tuple[Any, AdapterReport]:
+    """Return the model with its adapter, beside the weights or merged into them, and what was
+    applied."""
+    if base.merged is not None:
+        return base.model, base.merged
+    place = resolved.files.adapter
+    assert place is not None
+    with ExitStack() as protecting:
+        for choice in resolved.mix.choices:
+            protecting.enter_context(choice.adapting(base.model))
+        if lora.merge:
+            return merging.merge(base.model, resolved)
+        applied: tuple[Any, AdapterReport] = module_of(lora).apply(
+            base.model, lora, place, resolved.spec.model.name
+        )
+        return applied
+
+
 def release(loaded: Loaded, spec: ModelSpec) -> bool:
     """Remove the adapter; False if the base cannot be restored."""
     if spec.lora.merges:
         return False
     if (lora := adapter_of(spec.lora)) is not None:
-        module_of(lora).remove(loaded.model)
+        return bool(module_of(lora).remove(loaded.model))
     return True

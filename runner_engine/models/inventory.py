@@ -12,17 +12,19 @@ from typing import Any
 
 import torch
 
-from runner_base import machine
+from runner_base import Dtype, machine
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.models.held_bytes import dtype_name, held_bytes
-from runner_engine.models.lora.peft import AdapterReport
+from runner_engine.models.lora.report import AdapterReport
 from runner_engine.models.share import share_of
 from runner_engine.quantization import holders, share
 from runner_engine.quantization.base import CheckpointSource
 from runner_engine.quantization.mixed import Mix
-from runner_engine.settings.lora import AdapterConfig
+from runner_engine.settings.lora import AdapterConfig, MergeOrder
 
 NAMES_SHOWN = 4
+# in the names of an adapter's tensors: PEFT's, and those of runner_engine/models/lora/pth.py
+OF_ADAPTERS = ("lora_", ".lora.", ".modules_to_save.", ".trainable_tokens_delta.")
 
 Described = tuple[dict[str, float], dict[str, str]]  # as metrics and in words
 
@@ -90,9 +92,7 @@ def adapter_bytes(model: Any) -> Counter[str]:
     """Return the bytes of the adapter's own tensors by dtype; none once it is merged."""
     by_dtype: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        if (
-            "lora_" in name or ".lora." in name
-        ):  # the names in PEFT, and in runner_engine/models/lora/pth.py
+        if any(part in name for part in OF_ADAPTERS):
             by_dtype[dtype_name(parameter)] += parameter.nbytes
     return by_dtype
 
@@ -170,9 +170,26 @@ def describe_lora(adapter: AdapterConfig | None, report: AdapterReport | None) -
     words = (
         f"{adapter.name} {adapter.path}: {applied.modules} modules · rank {applied.rank} · "
         f"norm of the delta {applied.delta_norm:.3g} · {applied.parameters:,} parameters"
-        f"{' · merged into the weights' if adapter.merge else ''}"
+        f"{''.join(f' · {words}' for words in applied.besides)}{_how_merged(adapter)}"
     )
     return metrics, {"lora": words}
+
+
+def _how_merged(adapter: AdapterConfig) -> str:
+    """Say in which numbers an adapter was added to the weights, and whether these were quantized
+    already."""
+    if not adapter.merge:
+        return ""
+    order = {
+        None: " · merged into the weights",
+        MergeOrder.merge_first: " · merged into the weights, which were then quantized",
+        MergeOrder.quantize_first: " · merged into the quantized weights, which were unpacked and quantized again",
+    }[adapter.merge_order]
+    return (
+        order
+        if adapter.merge_dtype is Dtype.auto
+        else f"{order}, added in {adapter.merge_dtype.value}"
+    )
 
 
 def describe_weights(bytes_by_dtype: Counter[str]) -> Described:

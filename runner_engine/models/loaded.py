@@ -20,6 +20,7 @@ class Loaded:
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    merged: Any = None  # the report on an adapter that was merged before the model was quantized
 
     def report(self, described: tuple[dict[str, float], dict[str, str]]) -> None:
         """Add metrics and facts to the report."""

@@ -4,9 +4,27 @@ wrote it."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
-from runner_base import HASHED, MISSING, check_keys, filled, least, setting
+from runner_base import (
+    HASHED,
+    MISSING,
+    UNLESS_DEFAULT,
+    Dtype,
+    check,
+    check_keys,
+    filled,
+    least,
+    setting,
+)
+
+
+class MergeOrder(StrEnum):
+    """Whether an adapter is merged before the model is quantized, or after."""
+
+    merge_first = "merge_first"
+    quantize_first = "quantize_first"
 
 
 @dataclass
@@ -22,13 +40,25 @@ class LoraConfig:
         """Whether the base's own weights are changed permanently."""
         return isinstance(self, AdapterConfig) and self.merge
 
+    @property
+    def merges_first(self) -> bool:
+        """Whether that is done before the model is quantized."""
+        return (
+            isinstance(self, AdapterConfig)
+            and self.merge
+            and self.merge_order is MergeOrder.merge_first
+        )
+
 
 @dataclass
 class AdapterConfig(LoraConfig):
-    """Shared keys of the adapters: the path, and whether to merge the adapter into the weights."""
+    """Shared keys of the adapters: the path, and whether and how to merge the adapter into the
+    weights."""
 
     path: str = setting(MISSING, HASHED, filled("give the adapter's folder, hub id or .pth file"))
     merge: bool = False
+    merge_order: MergeOrder | None = setting(None, UNLESS_DEFAULT)
+    merge_dtype: Dtype = setting(Dtype.auto, UNLESS_DEFAULT)
 
     module: ClassVar[str]  # applies the adapter to a model
     is_single_file: ClassVar[bool] = False
@@ -38,6 +68,15 @@ class AdapterConfig(LoraConfig):
 
     def __post_init__(self) -> None:
         check_keys("lora", self)
+        for key in ("merge_order", "merge_dtype"):
+            value = getattr(self, key)
+            need = "it says how an adapter is merged: use lora.merge=true, too"
+            check(self.merge or value in (None, Dtype.auto), f"lora.{key}", value, need)
+
+    @property
+    def at_revision(self) -> str:
+        """Return what a name says of the revision on a hub; empty without one."""
+        return ""
 
 
 @dataclass
@@ -46,9 +85,15 @@ class PeftConfig(AdapterConfig):
     `embedded_recall`."""
 
     name: ClassVar[str] = "peft"
+    revision: str | None = setting(None, HASHED)
 
     module: ClassVar[str] = "runner_engine.models.lora.peft"
     packages: ClassVar[tuple[str, ...]] = ("peft",)
+
+    @property
+    def at_revision(self) -> str:
+        """Return what a name says of the revision on a hub; empty without one."""
+        return f"@{self.revision}" if self.revision else ""
 
 
 @dataclass

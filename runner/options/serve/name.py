@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.config.model_names import adapter_name, short_name
+from runner.config.model_names import adapter_name
 from runner.config.root import RunnerConfig
 from runner.options.serve.keys import ServeConfig
+from runner_base import short_name
 from runner_engine import adapter_of
 
 

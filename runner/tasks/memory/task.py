@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.config.model_names import short_name
 from runner.speed.synthetic import check_room
 from runner.store.measurements import notes_on
 from runner.tasks import (
@@ -45,6 +44,7 @@ from runner_base import (
     child,
     errors,
     machine,
+    short_name,
     write_atomically,
 )
 from runner_base.drawing import draw_in_process, draw_missing

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from runner.config.model_names import short_name
 from runner.tasks import (
     Context,
     Inputs,
@@ -31,7 +30,7 @@ from runner.tasks.recall.judging import Judge, Placed
 from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.ruler_score import add_ruler_scores
 from runner.tasks.recall.writing import prompt_of, written
-from runner_base import ConfigError, Result, Sample
+from runner_base import ConfigError, Result, Sample, short_name
 from runner_compare import RecallCard
 from runner_engine import Capability, Engine, EngineReport, Request
 from runner_engine.sessions import require_among

@@ -18,6 +18,7 @@ from runner_engine.matmul.grouped.layer import ExpertLayer, ExpertWorkspace, Pla
 from runner_engine.matmul.grouped.packing import PackedParameter, fits
 from runner_engine.matmul.matrices import LayerWeights
 from runner_engine.matmul.products import Way, is_plain, requested
+from runner_engine.models.lora.inside import is_adapted_inside
 
 DOWN = "down_proj"
 NOT_OURS = (Way.onednn, Way.plain)  # that RUNNER_PRODUCTS may force
@@ -52,6 +53,10 @@ def described_experts(module: nn.Module, dtype: torch.dtype) -> DescribedExperts
     if isinstance(module, SeparateExperts):
         return _Separate(module, dtype)
     form = form_of(module)
+    if form is not None and is_adapted_inside(module):
+        raise Unsupported(
+            "an adapter adds to all of a layer at once (lora.merge=true: to none in a pass)"
+        )
     return None if form is None else _Fused(module, form)
 
 

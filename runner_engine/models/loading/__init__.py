@@ -16,6 +16,7 @@ __all__ = ["WAYS", "load_weights", "name_of_way", "way_for"]
 WAYS = {
     "gguf": "a .gguf file of an architecture that is known here, read without transformers",
     "mixed": "a plain checkpoint, whose layers are then quantized one by one, each as its pattern says",
+    "merged": "a plain checkpoint that an adapter is merged into, before it is quantized as for a mix",
     "stored_groups": "a checkpoint of codes with scales, which layers of our own hold as they are",
     "adopted_groups": "a checkpoint whose library loads the codes, which layers of our own then hold",
     "made_groups": "a plain checkpoint, quantized into layers of our own while transformers reads it",
@@ -33,6 +34,8 @@ def name_of_way(resolved: ResolvedModel) -> str:
         and gguf_file.is_known(gguf_file.read_header(files.path))
     ):
         return "gguf"
+    if resolved.spec.lora.merges_first:
+        return "merged"
     if held.is_mixed:
         return "mixed"
     if held.keeps_groups:

@@ -16,6 +16,8 @@ Report = dict[str, Any]  # the names of tensors: `missing_keys`, and `unexpected
 class WayOfLoading:
     """How the weights of a model come in. Each step is called once, in this order."""
 
+    merged: Any = None  # the report on an adapter that is merged before the model is quantized
+
     def __init__(self, resolved: ResolvedModel, target: Target) -> None:
         self.resolved, self.target = resolved, target
         self.folder = resolved.files.path  # or a .gguf file

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, load_json, one_line
 from runner_engine.checkpoints.adapter_header import adapter_shapes
+from runner_engine.checkpoints.resolve import read_tensors
+from runner_engine.models.lora.inside import mark_inside, unmark_inside
+from runner_engine.models.lora.report import AdapterReport, report_on
 from runner_engine.settings.lora import PeftConfig
 
 # what PEFT raises for a field of another type than it expects, as it checks none of them
@@ -23,18 +26,17 @@ DAMAGED = (
     RecursionError,
     re.error,
 )
-
-
-@dataclass(frozen=True)
-class AdapterReport:
-    """What an adapter was applied to; an adapter that changes nothing is an error and has no
-    report."""
-
-    modules: int
-    rank: int
-    parameters: int
-    delta_norm: float  # Frobenius norm of all scaling * B @ A together
-    notes: tuple[str, ...]
+LEAVE_BASE = (
+    True,
+    False,
+    None,
+    "gaussian",
+    "eva",
+    "orthogonal",
+)  # other ways to begin change the base's weights
+ADAPTED = re.compile(
+    r"base_model\.model\.(?P<path>.+?)(\.base_layer)*\.lora_(embedding_)?A(\.weight)?"
+)
 
 
 def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
@@ -94,23 +96,38 @@ def targets(settings: dict[str, Any], path: str) -> bool:
     )
 
 
+def adapted_paths(_: PeftConfig, folder: Path) -> list[str]:
+    """Return the paths of the modules that an adapter has matrices for."""
+    binary = folder / "adapter_model.bin"
+    if binary.is_file() and not (folder / "adapter_model.safetensors").is_file():
+        from runner_engine.models.pickled import load_tensors
+
+        names = [*load_tensors(binary, f"{folder}")[0]]
+    else:
+        names = [tensor.name for tensor in read_tensors(folder)]
+    found = (ADAPTED.fullmatch(name) for name in names)
+    return [*dict.fromkeys(match["path"] for match in found if match)]
+
+
 def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
     """Load the PEFT adapter in `folder` onto base and return the adapted model with its report."""
     from peft import PeftModel
 
-    made_for = load_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    settings = load_json(folder / "adapter_config.json")
+    made_for = settings.get("base_model_name_or_path")
     fits = (
         not isinstance(made_for, str) or not made_for or Path(made_for).name == Path(base_name).name
     )
     notes = (
         () if fits else (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
     )
+    brings_biases = settings.get("bias", "none") != "none"
+    biases = [
+        one for name, one in base.named_parameters() if brings_biases and name.endswith(".bias")
+    ]
+    before = [(bias, bias.detach().clone()) for bias in biases]
     try:
-        with warnings.catch_warnings():
-            # peft 0.21 uses an old name of transformers 5.23; only peft can fix that
-            warnings.filterwarnings(
-                "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
-            )
+        with _quietly():
             model = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError(
@@ -121,40 +138,52 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
         raise ConfigError(
             f"lora.path={lora.path}: PEFT cannot read its adapter_config.json: {reason}"
         ) from error
-    report = _report(model, notes)
-    if report.modules == 0 or report.delta_norm == 0:
+    report = report_on(model, notes)
+    if not report.besides and (report.modules == 0 or report.delta_norm == 0):
         raise ConfigError(
             f"lora.path={lora.path} changes nothing in {base_name}: {report.modules} modules matched, "
             f"norm of the delta {report.delta_norm:g}"
         )
     if lora.merge:
-        model = model.merge_and_unload()
+        with _quietly():
+            return model.merge_and_unload().eval(), report
+    mark_inside(model)
+    model.biases_of_base = before
     return model.eval(), report
 
 
-def remove(model: Any) -> None:
-    """Restore the base's own modules."""
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Silence what PEFT says that no user can act on."""
+    with warnings.catch_warnings():
+        # peft 0.21 uses an old name of transformers 5.23; only peft can fix that
+        warnings.filterwarnings(
+            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
+        )
+        for message in (  # merging that would be wrong is refused (checkpoints/adapter_kinds.py)
+            "Model has `tie_word_embeddings=True`",
+            "Model with `tie_word_embeddings=True`",
+            "Input and output embeddings are no longer tied",
+        ):
+            warnings.filterwarnings("ignore", message=message, category=UserWarning)
+        yield
+
+
+def remove(model: Any) -> bool:
+    """Restore the base's own modules; False if PEFT has changed its weights for this adapter."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    base = model.get_base_model()
+    whole = {
+        path: one.original_module
+        for path, one in base.named_modules()
+        if isinstance(one, ModulesToSaveWrapper)
+    }
+    is_as_before = all(one.init_lora_weights in LEAVE_BASE for one in model.peft_config.values())
+    unmark_inside(model)
     model.unload()
-
-
-def delta_norm(pairs: Iterable[tuple[Any, Any, float]]) -> float:
-    """Return the Frobenius norm of all scaling * B @ A together, from (A [r, in], B [out, r],
-    scaling)."""
-    squares = 0.0
-    for a, b, scaling in pairs:
-        # |BA|² = tr((BᵀB)(AAᵀ)): r×r products instead of the full delta
-        a, b = a.detach().float(), b.detach().float()
-        squares += float(((b.T @ b) * (a @ a.T).T).sum()) * scaling**2
-    return float(max(squares, 0.0) ** 0.5)
-
-
-def _report(model: Any, notes: tuple[str, ...]) -> AdapterReport:
-    layers = [module for module in model.modules() if getattr(module, "lora_A", None)]
-    pairs = [
-        (layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
-        for layer in layers
-        for name in layer.lora_A
-    ]
-    rank = max((a.shape[0] for a, _, _ in pairs), default=0)
-    parameters = sum(a.numel() + b.numel() for a, b, _ in pairs)
-    return AdapterReport(len(layers), rank, parameters, delta_norm(pairs), notes)
+    for path, module in whole.items():  # PEFT leaves the adapter's copy there
+        base.set_submodule(path, module)
+    for bias, before in model.biases_of_base:
+        bias.data.copy_(before)
+    return is_as_before

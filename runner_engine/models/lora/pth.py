@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from runner_base import ConfigError, few
-from runner_engine.models.lora.peft import AdapterReport, delta_norm
+from runner_engine.models.lora.report import AdapterReport, delta_norm
 from runner_engine.models.pickled import load_tensors
 from runner_engine.settings.lora import PthConfig
 
@@ -175,6 +175,11 @@ def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -
         fit(adapter, bare, label, base_name)
 
 
+def adapted_paths(lora: PthConfig, file: Path) -> list[str]:
+    """Return the paths of the layers that an adapter has matrices for."""
+    return [*read(file, f"lora.path={lora.path}", lora.rank).pairs]
+
+
 def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, AdapterReport]:
     """Apply the adapter in `file` to base, by hooks or merged into its weights, and report the
     matched layers."""
@@ -238,13 +243,14 @@ def merge(layer: Any, pair: Pair) -> None:
     )
 
 
-def remove(model: nn.Module) -> None:
-    """Remove every low-rank path."""
+def remove(model: nn.Module) -> bool:
+    """Remove every low-rank path; the base is as before."""
     for layer in list(model.modules()):
         path = layer._modules.get("lora")
         if isinstance(path, SquareLora):
             path.hook.remove()
             del layer.lora
+    return True
 
 
 def _is_linear(module: Any) -> bool:

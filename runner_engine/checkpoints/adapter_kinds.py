@@ -1,0 +1,118 @@
+"""Kinds of PEFT adapters: which of PEFT's features are computed here, and what is refused before
+anything is loaded.
+
+Computed as PEFT does: LoRA on linear layers, embeddings, and all experts at once
+(target_parameters), with ranks and alphas by pattern, rank-stabilised (rsLoRA), with magnitudes
+(DoRA) and biases, modules saved whole, and trained tokens. No torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner_base import ConfigError, few, load_json, machine, processor
+from runner_engine.checkpoints.linear_layers import HEADS
+from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel, read_tensors
+from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
+from runner_engine.quantization.bitsandbytes import FourBitConfig
+
+MERGED_FIX = "merge it with PEFT's merge_and_unload, save the model, and give that as model.name"
+REFUSED = {
+    "alora_invocation_tokens": "it acts only on tokens after certain others",
+    "arrow_config": "it chooses among several adapters for each token",
+    "kasa_config": "it removes a part of the model's own weights",
+    "layer_replication": "it makes a model of more layers",
+    "megatron_config": "its layers are those of Megatron",
+    "monteclora_config": "its matrices are drawn anew",
+    "use_bdlora": "its matrices are blocks",
+    "use_qalora": "its inputs are means of groups",
+    "velora_config": "its inputs are projected",
+}
+OF_TORCHAO = (
+    "torchao.",
+)  # the holders of layers that stay torch's own, with weights that torchao unpacks
+
+
+def check(resolved: ResolvedModel) -> None:
+    """Raise ConfigError for an adapter of a kind that is not computed here, or not with these
+    settings."""
+    files, lora = resolved.files, resolved.files.lora
+    if (
+        lora is None
+        or files.adapter is None
+        or not (files.adapter / "adapter_config.json").is_file()
+    ):
+        return
+    settings, label = load_json(files.adapter / "adapter_config.json"), f"lora.path={lora.path}"
+    kind = settings.get("peft_type")
+    if isinstance(kind, str) and kind != "LORA":
+        raise ConfigError(
+            f"{label}: peft_type={kind} is no LoRA, which is all that is computed here: {MERGED_FIX}"
+        )
+    for key, reason in REFUSED.items():
+        if settings.get(key):
+            raise ConfigError(
+                f"{label}: {key} is set in its adapter_config.json, and {reason}: {MERGED_FIX}"
+            )
+    _check_quantized(resolved, settings, label)
+    if lora.merge:
+        _check_tied(files, label)
+
+
+def _check_quantized(resolved: ResolvedModel, settings: dict[str, Any], label: str) -> None:
+    """Refuse what needs the numbers of weights that are held as codes."""
+    held = [choice for choice in resolved.mix.choices if choice.packed]
+    if not held or resolved.spec.lora.merges:
+        return
+    fix = f"use quantization=none{_or_merge_first(held[0].source)}"
+    if settings.get("use_dora") and not all(
+        _gives_norms(choice, resolved.files) for choice in held
+    ):
+        raise ConfigError(
+            f"{label}: DoRA (use_dora) needs the norms of the weights, and PEFT cannot read those that "
+            f"quantization={held[0].name} holds: {fix}, or torchao_int8"
+        )
+    parameters = settings.get("target_parameters")
+    if isinstance(parameters, list) and parameters and not _are_of_experts(parameters):
+        raise ConfigError(
+            f"{label}: target_parameters={few([str(one) for one in parameters])} adds to parameters that "
+            f"quantization={held[0].name} holds as codes: {fix}"
+        )
+
+
+def _gives_norms(choice: QuantizationConfig, files: ModelFiles) -> bool:
+    """Whether PEFT reads a choice's weights as numbers; on a CPU bitsandbytes may pack those of 4
+    bits anew."""
+    if isinstance(choice, FourBitConfig):
+        return (
+            machine.device_class(files.model.device) != "cpu"
+            or not processor.has_bfloat16_products()
+        )
+    return choice.holders == OF_TORCHAO and files.stored is None
+
+
+def _or_merge_first(source: CheckpointSource) -> str:
+    is_made = source is CheckpointSource.plain
+    return ", or lora.merge=true lora.merge_order=merge_first" if is_made else ""
+
+
+def _are_of_experts(parameters: list[Any]) -> bool:
+    """Whether only experts are named, which adapter_header.py checks."""
+    return all(isinstance(one, str) and "experts." in one for one in parameters)
+
+
+def _check_tied(files: ModelFiles, label: str) -> None:
+    """Refuse to merge into one of two layers that share their weight: the other one would change,
+    too."""
+    names = [tensor.name for tensor in files.tensors]
+    if not names or any(name.endswith(HEADS) for name in names):
+        return
+    assert files.adapter is not None
+    heads = tuple(f".{head.removesuffix('weight')}lora_A.weight" for head in HEADS)
+    for tensor in read_tensors(files.adapter):
+        if tensor.name.endswith((".lora_embedding_A", *heads)):
+            raise ConfigError(
+                f"lora.merge=true: {label} changes {tensor.name.split('.lora_')[0].rpartition('.')[2]}, and "
+                f"{files.model.name} has one weight for its embedding and its head, so that both would change: use "
+                "lora.merge=false"
+            )

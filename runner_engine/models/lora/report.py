@@ -1,0 +1,104 @@
+"""What an adapter was applied to, and how much it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What an adapter was applied to; an adapter that changes nothing is an error and has no
+    report."""
+
+    modules: int
+    rank: int
+    parameters: int
+    delta_norm: float  # Frobenius norm of all scaling * B @ A together
+    notes: tuple[str, ...]
+    besides: tuple[str, ...] = ()  # what else it is or changes, in words
+
+
+class Pair(NamedTuple):
+    """A [r, in] and B [out, r] of one layer or one expert, and what their product is multiplied
+    by."""
+
+    a: Tensor
+    b: Tensor
+    scaling: float
+
+
+def delta_norm(pairs: Iterable[tuple[Tensor, Tensor, float]]) -> float:
+    """Return the Frobenius norm of all scaling * B @ A together, from (A [r, in], B [out, r],
+    scaling)."""
+    squares = 0.0
+    for a, b, scaling in pairs:
+        # |BA|² = tr((BᵀB)(AAᵀ)): r×r products instead of the full delta
+        a, b = a.detach().float(), b.detach().float()
+        squares += float(((b.T @ b) * (a @ a.T).T).sum()) * scaling**2
+    return float(max(squares, 0.0) ** 0.5)
+
+
+def report_on(model: Any, notes: tuple[str, ...]) -> AdapterReport:
+    """Describe the adapter of a model of PEFT."""
+    layers = [module for module in model.modules() if _has_matrices(module)]
+    pairs = [pair for layer in layers for pair in _pairs_of(layer)]
+    besides, more = _besides(model)
+    parameters = sum(pair.a.numel() + pair.b.numel() for pair in pairs) + more
+    rank = max((len(pair.a) for pair in pairs), default=0)
+    return AdapterReport(len(layers), rank, parameters, delta_norm(pairs), notes, besides)
+
+
+def _has_matrices(module: Any) -> bool:
+    """Whether a module is a layer of PEFT with matrices, of a linear layer, an embedding or a
+    parameter."""
+    return bool(getattr(module, "lora_A", None) or getattr(module, "lora_embedding_A", None))
+
+
+def _pairs_of(layer: Any) -> list[Pair]:
+    """Return the matrices of a layer; those of fused experts lie in one matrix, and are taken
+    apart."""
+    pairs = [
+        Pair(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+        for name in layer.lora_A
+    ]
+    pairs += [
+        Pair(a, layer.lora_embedding_B[name], layer.scaling[name])
+        for name, a in layer.lora_embedding_A.items()
+    ]
+    experts = getattr(layer, "num_experts", 1)
+    if experts == 1:
+        return pairs
+    apart = []
+    for a, b, scaling in pairs:
+        a_of, b_of = a.reshape(experts, -1, a.shape[1]), b.reshape(len(b), -1, experts)
+        apart += [Pair(a_of[number], b_of[..., number], scaling) for number in range(experts)]
+    return apart
+
+
+def _besides(model: Any) -> tuple[tuple[str, ...], int]:
+    """Return what an adapter has beside matrices, in words, and how many numbers that are."""
+    words, numbers = [], 0
+    configs = model.peft_config.values()
+    words += ["DoRA"] if any(one.use_dora for one in configs) else []
+    words += ["rank-stabilised"] if any(one.use_rslora for one in configs) else []
+    words += [
+        f"biases of {one.bias.removeprefix('lora_')}" for one in configs if one.bias != "none"
+    ]
+    saved, tokens = [], 0
+    for path, module in model.named_modules():
+        if (whole := getattr(module, "modules_to_save", None)) and hasattr(
+            module, "original_module"
+        ):
+            saved.append(path.rpartition(".")[2])
+            numbers += sum(one.numel() for one in whole.parameters())
+        elif type(module).__name__ == "TrainableTokensLayer":
+            rows = [*module.trainable_tokens_delta.values()]
+            tokens += sum(map(len, rows))
+            numbers += sum(row.numel() for row in rows)
+    words += [f"{', '.join(dict.fromkeys(saved))} whole"] if saved else []
+    words += [f"{tokens} tokens of the vocabulary"] if tokens else []
+    return tuple(words), numbers

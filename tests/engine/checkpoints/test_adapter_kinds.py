@@ -1,0 +1,111 @@
+"""Adapters that are not computed here are refused before anything is loaded, by name and with what
+to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.config.resolved import resolve
+from runner.config.root import RunnerConfig
+from runner_base import processor
+from runner_base.errors import ConfigError
+from runner_engine.checkpoints import adapter_kinds
+from runner_engine.quantization import CHOICES
+from runner_engine.settings.lora import MergeOrder, PeftConfig
+from runner_engine.settings.model import LocalModelConfig
+
+Make = Callable[..., RunnerConfig]
+
+
+@pytest.fixture
+def check(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., None]:
+    """Return a function that checks an adapter with these settings, beside a quantization."""
+
+    def checked(settings: dict[str, Any], quantization: str = "none", **lora: Any) -> None:
+        (tmp_path / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "LORA", "r": 4} | settings)
+        )
+        model = LocalModelConfig(name=str(tiny_llama), device="cpu")
+        choice = CHOICES[quantization]()
+        adapter = PeftConfig(path=str(tmp_path), **lora)
+        adapter_kinds.check(resolve(make_config(model=model, quantization=choice, lora=adapter)))
+
+    return checked
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type=IA3 is no LoRA"),
+        (
+            {"alora_invocation_tokens": [1]},
+            "alora_invocation_tokens is set in its adapter_config.json, and it acts",
+        ),
+        (
+            {"layer_replication": [[0, 1], [0, 1]]},
+            "layer_replication is set .* a model of more layers",
+        ),
+        *(
+            ({key: {"a": 1}}, f"{key} is set")
+            for key in ("arrow_config", "kasa_config", "use_qalora", "velora_config")
+        ),
+    ],
+)
+def test_other_kinds_name_the_key_and_the_fix(
+    check: Callable[..., None], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=rf"lora.path=\S+: {message}.* merge it with PEFT's merge_and_unload, save",
+    ):
+        check(settings)
+
+
+def test_the_usual_kinds_pass(check: Callable[..., None]) -> None:
+    check({})
+    check(
+        {
+            "use_dora": True,
+            "use_rslora": True,
+            "rank_pattern": {"q_proj": 8},
+            "modules_to_save": ["lm_head"],
+        }
+    )
+    check({"layer_replication": None, "use_qalora": False, "megatron_core": "megatron.core"})
+    check({}, "nf4")
+
+
+def test_dora_beside_codes_needs_the_norms_of_weights(
+    check: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dora = {"use_dora": True}
+    check(dora, "torchao_int8")
+    for name in ("int8", "hqq", "torchao_intx"):
+        with pytest.raises(
+            ConfigError,
+            match=f"PEFT cannot read those that quantization={name} holds: .*merge_first",
+        ):
+            check(dora, name)
+        check(dora, name, merge=True, merge_order=MergeOrder.merge_first)
+    monkeypatch.setattr(processor, "has_bfloat16_products", lambda: True)
+    with pytest.raises(ConfigError, match="that quantization=nf4 holds"):
+        check(dora, "nf4")
+    monkeypatch.setattr(processor, "has_bfloat16_products", lambda: False)
+    check(dora, "nf4")
+
+
+def test_a_parameter_that_is_held_as_codes(check: Callable[..., None]) -> None:
+    check({"target_parameters": ["q_proj.weight"]})
+    check(
+        {"target_parameters": ["mlp.experts.gate_up_proj"]}, "nf4"
+    )  # adapter_header.py knows whether that works
+    with pytest.raises(
+        ConfigError,
+        match="target_parameters=q_proj.weight adds to parameters that quantization=nf4",
+    ):
+        check({"target_parameters": ["q_proj.weight"]}, "nf4")
