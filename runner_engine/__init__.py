@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from runner_engine.settings.lora import LoraConfig as LoraConfig
     from runner_engine.settings.lora import PeftConfig as PeftConfig
     from runner_engine.settings.lora import adapter_of as adapter_of
-    from runner_engine.settings.merging import check_merging as check_merging
     from runner_engine.settings.model import Attention as Attention
     from runner_engine.settings.model import LocalModelConfig as LocalModelConfig
     from runner_engine.settings.model import ModelConfig as ModelConfig
@@ -88,7 +87,6 @@ PLACES = {
     "Attention": "settings.model",  # how attention is computed: auto, sdpa, eager, flash_attention_2
     "KvCache": "settings.kv_cache",  # how keys and values are stored: each with a format of its own
     "adapter_of": "settings.lora",  # where an adapter is, if there is one
-    "check_merging": "settings.merging",  # rejects a merge into weights that are quantized in no said order
     "GenerationConfig": "settings.generation",  # defaults of requests: limit, temperature, rows at once
     "Sampling": "settings.sampling",  # how the tokens of one request are drawn
     "Workload": "spec",  # rows, prompt tokens and new tokens that are in memory at once

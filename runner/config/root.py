@@ -130,7 +130,6 @@ class RunnerConfig:
         from runner.config.mix_choices import (
             mix_of,
         )  # the engine's part of it, which composing does not need
-        from runner_engine import check_merging
 
         self.mix = mix_of(
             self.quantization
@@ -138,7 +137,7 @@ class RunnerConfig:
         check_profile(self.profile, self.model, self.quantization.label)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)
-        check_merging(self.lora, self.mix)
+        self.lora.check_merging(self.mix)
 
 
 def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from runner_base import (
     HASHED,
     MISSING,
     UNLESS_DEFAULT,
+    ConfigError,
     Dtype,
     check,
     check_keys,
@@ -18,6 +19,10 @@ from runner_base import (
     least,
     setting,
 )
+from runner_engine.quantization.base import CheckpointSource
+
+if TYPE_CHECKING:
+    from runner_engine.quantization.mixed import Mix
 
 
 class MergeOrder(StrEnum):
@@ -39,6 +44,9 @@ class LoraConfig:
     def merges(self) -> bool:
         """Whether the base's own weights are changed permanently."""
         return isinstance(self, AdapterConfig) and self.merge
+
+    def check_merging(self, mix: Mix) -> None:
+        """Reject a merge whose order is not said, or that a quantization cannot take part in."""
 
     @property
     def merges_first(self) -> bool:
@@ -77,6 +85,33 @@ class AdapterConfig(LoraConfig):
     def at_revision(self) -> str:
         """Return what a name says of the revision on a hub; empty without one."""
         return ""
+
+    def check_merging(self, mix: Mix) -> None:
+        """Reject a merge whose order is not said, or that a quantization cannot take part in."""
+        label = mix.base.label
+        if not self.merge:
+            return
+        if not mix.quantizes:
+            if self.merge_order is not None:
+                raise ConfigError(
+                    f"lora.merge_order={self.merge_order} with quantization={label}: nothing is quantized, before or "
+                    "after: leave it out"
+                )
+            return
+        if self.merge_order is None:
+            raise ConfigError(
+                f"lora.merge=true with quantization={label}: merging into quantized weights loses precision; use "
+                "lora.merge=false, or quantization=none, or say in which order it shall be done, "
+                "lora.merge_order=merge_first or quantize_first"
+            )
+        if not all(
+            choice.source is CheckpointSource.plain and choice.quantizes_layers()
+            for choice in mix.choices
+        ):
+            raise ConfigError(
+                f"lora.merge=true with quantization={label}, lora.merge_order={self.merge_order}: it quantizes no "
+                "plain layer, so that a merged one cannot be quantized: use lora.merge=false, or a quantization such as nf4"
+            )
 
 
 @dataclass

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.model_names import adapter_name, short_name
+from runner.config.model_names import adapter_name
+from runner_base import short_name
 from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 
 

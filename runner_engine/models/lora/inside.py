@@ -8,6 +8,8 @@ module's own function sees the sum.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 MARK = "adapted_inside"
@@ -15,7 +17,8 @@ MARK = "adapted_inside"
 
 def mark_inside(model: nn.Module) -> None:
     """Mark the modules of a model with such an adapter."""
-    for module in model.modules():
+    modules: list[Any] = [*model.modules()]
+    for module in modules:
         if hasattr(module, "parameter_name") and hasattr(
             module, "get_base_layer"
         ):  # PEFT's ParamWrapper

@@ -128,7 +128,7 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
     before = [(bias, bias.detach().clone()) for bias in biases]
     try:
         with _quietly():
-            model = PeftModel.from_pretrained(base, str(folder))
+            model: Any = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError(
             f"lora.path={lora.path} does not fit model.name={base_name}: {one_line(error)}"

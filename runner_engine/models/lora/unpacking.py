@@ -46,7 +46,7 @@ def _weight(layer: Any, dtype: torch.dtype) -> torch.Tensor | None:
 
         state = copy(weight.quant_state)
         state.dtype = dtype  # each number is the value of a code times a scale, rounded once
-        return dequantize_4bit(weight.data, state)  # type: ignore[no-any-return]
+        return dequantize_4bit(weight.data, state)
     if kind == "Int8Params":
         from bitsandbytes.functional import int8_vectorwise_dequant
 

@@ -80,7 +80,13 @@ def base_of(
         folder = tmp_path_factory.mktemp(family)
         if family == "gpt2":
             torch.manual_seed(0)
-            sizes = {"vocab_size": 259, "n_positions": 256, "n_embd": 64, "n_layer": 2, "n_head": 2}
+            sizes: dict[str, Any] = {
+                "vocab_size": 259,
+                "n_positions": 256,
+                "n_embd": 64,
+                "n_layer": 2,
+                "n_head": 2,
+            }
             config = GPT2Config(**sizes, initializer_range=0.1, bos_token_id=None, eos_token_id=2)
             GPT2LMHeadModel(config).save_pretrained(folder)
         elif family in MIXTURES:

@@ -23,7 +23,7 @@ from runner_engine.models.lora.unpacking import unpacked
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
-from runner_engine.settings.lora import MergeOrder, PeftConfig
+from runner_engine.settings.lora import LoraConfig, MergeOrder, PeftConfig
 
 Make = Callable[..., RunnerConfig]
 FIRST, AFTER = MergeOrder.merge_first, MergeOrder.quantize_first
@@ -107,12 +107,8 @@ def test_quantized_first_is_near_the_adapter_beside_the_weights(
     lora = PeftConfig(path=str(adapter), merge=True, merge_order=AFTER)
     found = load(make_config, base, quantization, lora=lora)
     beside, without, of_lacking = (
-        logits(load(make_config, base, quantization, **groups))
-        for groups in (
-            {"lora": PeftConfig(path=str(adapter))},
-            {},
-            {"lora": PeftConfig(path=str(lacking))},
-        )
+        logits(load(make_config, base, quantization, lora=one))
+        for one in (PeftConfig(path=str(adapter)), LoraConfig(), PeftConfig(path=str(lacking)))
     )
     away, away_without, away_lacking = (
         (logits(found) - it).norm() for it in (beside, without, of_lacking)
