@@ -110,7 +110,7 @@ class AdapterConfig(LoraConfig):
         ):
             raise ConfigError(
                 f"lora.merge=true with quantization={label}, lora.merge_order={self.merge_order}: it quantizes no "
-                "plain layer, so that a merged one cannot be quantized: use lora.merge=false, or a quantization such as nf4"
+                "plain layer, so that a merged one cannot be quantized: use lora.merge=false, or nf4"
             )
 
 
