@@ -277,6 +277,8 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "quantization.skip",
         "quantization.overrides",
         "rope.beyond_trained",
+        "lora.merge_order",
+        "lora.merge_dtype",
         "task.scorer",
         "metrics",
     }
@@ -290,6 +292,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "model.revision",
         "model.cache_dir",
         "lora.path",
+        "lora.revision",
         "task.data",
         "task.question_key",
         "task.answer_key",
