@@ -36,7 +36,7 @@ def told_apart(config: RunnerConfig) -> str:
         known = read_cache(file)
         called: dict[str, str] = known.setdefault(name, {})
         if place not in called:
-            called[place] = next(it for it in _names(name, path) if it not in called.values())
+            called[place] = next(free for free in _names(name, path) if free not in called.values())
             replace_text(file, json.dumps(known, indent=0))
         return called[place]
     return name

@@ -75,7 +75,7 @@ def _check_quantized(resolved: ResolvedModel, settings: dict[str, Any], label: s
     parameters = settings.get("target_parameters")
     if isinstance(parameters, list) and parameters and not _are_of_experts(parameters):
         raise ConfigError(
-            f"{label}: target_parameters={few([str(one) for one in parameters])} adds to parameters that "
+            f"{label}: target_parameters={few([*map(str, parameters)])} adds to parameters that "
             f"quantization={held[0].name} holds as codes: {fix}"
         )
 
@@ -98,7 +98,7 @@ def _or_merge_first(source: CheckpointSource) -> str:
 
 def _are_of_experts(parameters: list[Any]) -> bool:
     """Whether only experts are named, which adapter_header.py checks."""
-    return all(isinstance(one, str) and "experts." in one for one in parameters)
+    return all(isinstance(name, str) and "experts." in name for name in parameters)
 
 
 def _check_tied(files: ModelFiles, label: str) -> None:

@@ -123,7 +123,7 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
     )
     brings_biases = settings.get("bias", "none") != "none"
     biases = [
-        one for name, one in base.named_parameters() if brings_biases and name.endswith(".bias")
+        bias for name, bias in base.named_parameters() if brings_biases and name.endswith(".bias")
     ]
     before = [(bias, bias.detach().clone()) for bias in biases]
     try:
@@ -174,12 +174,15 @@ def remove(model: Any) -> bool:
     from peft.utils.other import ModulesToSaveWrapper
 
     base = model.get_base_model()
-    whole = {
-        path: one.original_module
-        for path, one in base.named_modules()
-        if isinstance(one, ModulesToSaveWrapper)
-    }
-    is_as_before = all(one.init_lora_weights in LEAVE_BASE for one in model.peft_config.values())
+    saved = (
+        (path, module)
+        for path, module in base.named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+    )
+    whole = {path: module.original_module for path, module in saved}
+    is_as_before = all(
+        config.init_lora_weights in LEAVE_BASE for config in model.peft_config.values()
+    )
     unmark_inside(model)
     model.unload()
     for path, module in whole.items():  # PEFT leaves the adapter's copy there

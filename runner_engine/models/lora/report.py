@@ -83,10 +83,12 @@ def _besides(model: Any) -> tuple[tuple[str, ...], int]:
     """Return what an adapter has beside matrices, in words, and how many numbers that are."""
     words, numbers = [], 0
     configs = model.peft_config.values()
-    words += ["DoRA"] if any(one.use_dora for one in configs) else []
-    words += ["rank-stabilised"] if any(one.use_rslora for one in configs) else []
+    words += ["DoRA"] if any(config.use_dora for config in configs) else []
+    words += ["rank-stabilised"] if any(config.use_rslora for config in configs) else []
     words += [
-        f"biases of {one.bias.removeprefix('lora_')}" for one in configs if one.bias != "none"
+        f"biases of {config.bias.removeprefix('lora_')}"
+        for config in configs
+        if config.bias != "none"
     ]
     saved, tokens = [], 0
     for path, module in model.named_modules():
@@ -94,7 +96,7 @@ def _besides(model: Any) -> tuple[tuple[str, ...], int]:
             module, "original_module"
         ):
             saved.append(path.rpartition(".")[2])
-            numbers += sum(one.numel() for one in whole.parameters())
+            numbers += sum(parameter.numel() for parameter in whole.parameters())
         elif type(module).__name__ == "TrainableTokensLayer":
             rows = [*module.trainable_tokens_delta.values()]
             tokens += sum(map(len, rows))
