@@ -56,9 +56,15 @@ MAX_NOISY_SHARE = 0.25  # of the cells: if more are too noisy, so is the job
 NOT_SEEN = "prefill and decode cannot be told apart at a server: output tok/s counts whole answers, with the network"
 IN_PIECES = "this engine delivers text in pieces: the gaps between tokens are those between pieces"
 NO_TIMES = "this engine does not report when each token came, so there are no gaps between tokens"
-NO_ARITHMETIC = "how much this model computes and reads is unknown, so its cells are not compared with the machine's limits"
+NO_ARITHMETIC = (
+    "how much this model computes and reads is unknown, so its cells are not compared with "
+    "the machine's limits"
+)
 NO_LIMITS = "there was too little memory to measure this machine's limits"
-IN_CACHE = "decoding read faster than main memory delivers: the weights, or a part of them, stay in the processor's caches"
+IN_CACHE = (
+    "decoding read faster than main memory delivers: the weights, or a part of them, stay in "
+    "the processor's caches"
+)
 
 OF_THE_MEAN = "work and reads of a batch of real prompts are counted as if each prompt had the batch's mean length"
 
