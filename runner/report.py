@@ -40,6 +40,8 @@ FACTS_SHOWN = (
         "prompt",
         "prompts",
         "sampling",
+        "calls",
+        "calls",
         "effective_length",
         "reference",
         "context",

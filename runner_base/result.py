@@ -164,6 +164,11 @@ class Sample(Response):
     choices: list[Answer] | None = None  # of a prompt that was answered more than once
     reused_from: str | None = None  # the other job that it was generated for
     left_out: bool = False  # asked, and not counted in the score (task.without)
+    tool_category: str | None = None  # of task=tools: what kind of calls is wanted
+    tool_length: int | None = (
+        None  # the tokens up to which its context was filled with other functions; 0: it was not
+    )
+    tool_outcome: str | None = None  # what came of it (runner_base/tool_outcomes.py)
     recall_kind: str | None = None  # of task=recall: what was hidden in the text
     recall_length: int | None = None  # the tokens of the whole context, as asked for
     recall_depth: float | None = (

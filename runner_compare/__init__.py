@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from runner_compare.table import ComparisonOptions as ComparisonOptions
     from runner_compare.table import tabulate as tabulate
     from runner_compare.text_results import of_texts as of_texts
+    from runner_compare.tool_findings import tool_card as tool_card
     from runner_compare.wording import TEAM as TEAM
     from runner_compare.wording import name_of as name_of
     from runner_compare.wording import number as number
@@ -109,6 +110,7 @@ PLACES = {
     "TEXT_END": "data",  # characters of a text that are shown
     "JOB_ID": "data",  # the key by which a run is named
     "ENGINE": "data",  # the fact that names the engine of another program
+    "tool_card": "tool_findings",  # what a job that offers functions says of itself: the shares of each step
     "RecallCard": "recall_card",  # what a job that asks for something in long texts says of itself, and its pictures
     # what a section adds, and what it is added to
     "Section": "section",  # a feature of the comparison: its tables, sentences, JSON and pictures

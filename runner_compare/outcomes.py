@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runner_base import Likelihood, Sample
+from runner_base.tool_outcomes import ToolOutcome
 from runner_compare.answer_votes import Votes
 from runner_compare.statistics.stats import exact_interval
 
@@ -43,6 +44,14 @@ class RecallPlace(NamedTuple):
     )  # of what is asked for, as a share of the text; None: it is in several places
 
 
+class ToolPlace(NamedTuple):
+    """Where a question with functions belongs, and what came of it."""
+
+    category: str
+    length: int  # up to which its context was filled, in tokens; 0: it was not
+    outcome: ToolOutcome
+
+
 class QuestionOutcome(NamedTuple):
     """Whether a run solved a question, the hash of its prompt, and what else a comparison
     counts."""
@@ -58,6 +67,7 @@ class QuestionOutcome(NamedTuple):
     cut_off: int = 0  # answers to it that were cut off: they are neither right nor wrong
     votes: Votes | None = None  # how several answers vote, where that is read
     recall: RecallPlace | None = None  # of a question about a long text
+    tools: ToolPlace | None = None  # of a question that offers functions
 
     @classmethod
     def of(cls, sample: Sample) -> QuestionOutcome:
@@ -65,6 +75,11 @@ class QuestionOutcome(NamedTuple):
         recall = None
         if sample.recall_kind is not None and sample.recall_length is not None:
             recall = RecallPlace(sample.recall_kind, sample.recall_length, sample.recall_depth)
+        tools = None
+        if sample.tool_category is not None and sample.tool_outcome is not None:
+            tools = ToolPlace(
+                sample.tool_category, sample.tool_length or 0, ToolOutcome(sample.tool_outcome)
+            )
         return cls(
             sample.solved,
             sample.prompt_sha256,
@@ -72,6 +87,7 @@ class QuestionOutcome(NamedTuple):
             sample.right_answers,
             cut_off=sample.cut_off_answers,
             recall=recall,
+            tools=tools,
         )
 
     def if_cut_off(self, right: bool) -> QuestionOutcome:

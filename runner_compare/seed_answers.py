@@ -25,5 +25,6 @@ def mean_answers(parts: Sequence[Answers]) -> Answers:
             (right, answers),
             cut_off=cut_off,
             recall=first.recall,
+            tools=first.tools,
         )
     return mean

@@ -207,8 +207,8 @@ def test_no_code_outside_tasks_depends_on_the_task() -> None:
 
 
 NAMES_OVER_BORDERS = {
-    "runner_engine": 165,
-    "runner_compare": 107,
+    "runner_engine": 166,
+    "runner_compare": 108,
 }  # at most; tools/borders.py lists them
 
 
@@ -269,11 +269,16 @@ def names_imported(module: str) -> set[str]:
     return {f"{node.module}.{alias.name}" for node in found for alias in node.names}
 
 
-LONGEST = 445  # lines of a file, unless ARCHITECTURE.md gives the reason
+LONGEST = 350  # lines of a file, unless ARCHITECTURE.md gives the reason
 
 
 def test_long_files_have_a_reason() -> None:
-    reasons = (ROOT / "ARCHITECTURE.md").read_text().split("## Long files")[1].split("\n## ")[0]
+    reasons = (
+        (ROOT / "ARCHITECTURE.md")
+        .read_text()
+        .split("## Files above 350 lines")[1]
+        .split("\n## ")[0]
+    )
     files = [
         path
         for folder in (*PACKAGES, "bench", "tools", "tests")

@@ -10,6 +10,7 @@ PLACES = {
     "gsm8k": "runner.tasks.gsm8k.keys:Gsm8kConfig",
     "likelihood": "runner.tasks.likelihood.keys:LikelihoodConfig",
     "recall": "runner.tasks.recall.keys:RecallConfig",
+    "tools": "runner.tasks.tools.keys:ToolsConfig",
     "sweep": "runner.config.measures:SweepConfig",
     "memory": "runner.tasks.memory.keys:MemoryConfig",
 }

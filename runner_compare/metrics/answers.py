@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runner_base.tool_outcomes import STEPS, WITHOUT_NEED
 from runner_compare.metrics.kinds import ENDS, Better, Metric, Pooling, counts, metric, with_ends
 
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
@@ -38,6 +39,14 @@ METRICS: tuple[Metric, ...] = (
     metric(
         "recall_accuracy", "recall", ".1%", better=Better.higher
     ),  # of task=recall; also `…/length_1024`
+    metric(
+        "tool_accuracy", "right calls", ".1%", better=Better.higher
+    ),  # of task=tools; also `…/parallel`
+    *(
+        metric(f"{step}_share", step.replace("_", " "), ".1%", better=Better.higher)
+        for step in (*STEPS, WITHOUT_NEED)
+    ),
+    metric("further_functions", form=",.0f"),  # that every question offers; also `…/length_4096`
     metric(
         "ruler_score", "RULER's score", ".1%", better=Better.higher
     ),  # of its kinds; also `…/niah_multikey_1_4096`

@@ -26,6 +26,7 @@ NAMES = (
     "energy",  # joules, and what a right answer costs
     "budgets",  # settings with several budgets of thinking, at equal tokens
     "recall",  # how far back models can look: recall by length and depth, the effective length
+    "tool_calls",  # calls of functions: at which step they fail, and who is better in which category
     "contexts",  # the same tokens after several contexts: up to how much context helps
     "positions",  # loss and divergence by position
     "tokens",  # divergence from a reference token by token

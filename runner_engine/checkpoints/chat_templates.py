@@ -3,9 +3,11 @@ transformers."""
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from pathlib import Path
 
-from runner_base import ConfigError, RunnerError, load_json
+from runner_base import ConfigError, RunnerError, load_json, read_text
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.resolve import ModelFiles
 
@@ -48,3 +50,45 @@ def surely_lacks_one(path: Path) -> bool:
     except RunnerError:
         return False  # the tokenizer's own loading says what is wrong
     return not settings.get("chat_template") and "auto_map" not in settings
+
+
+def text_of(path: Path) -> str | None:
+    """Return the text of a checkpoint's chat templates, as far as its files show it; None if they
+    show none."""
+    if path.is_file():
+        metadata = gguf_file.read_header(path).metadata
+        texts = [
+            str(value)
+            for key, value in metadata.items()
+            if key.startswith("tokenizer.chat_template")
+        ]
+        return "\n".join(texts) or None
+    files = [
+        path / "chat_template.jinja",
+        *sorted((path / "additional_chat_templates").glob("*.jinja")),
+    ]
+    found = [read_text(file, "the chat template") for file in files if file.is_file()]
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        with suppress(RunnerError):
+            own = load_json(path / name).get("chat_template")
+            named = own if isinstance(own, list) else [{"template": own}]
+            found += [
+                str(one["template"])
+                for one in named
+                if isinstance(one, dict) and one.get("template")
+            ]
+    return "\n".join(found) or None
+
+
+def takes_tools(template: str) -> bool:
+    """Whether a chat template reads the functions that a chat offers."""
+    return re.search(r"\btools\b", template) is not None
+
+
+def check_takes_tools(template: str, model_name: str) -> None:
+    """Refuse functions for a chat template that leaves them out."""
+    if not takes_tools(template):
+        raise ConfigError(
+            f"the chat template of model.name={model_name} takes no tools: the model would never see the functions; "
+            "task.offer=system (task=tools) puts them into the system message, as JSON"
+        )

@@ -21,6 +21,7 @@ from runner_engine.sessions import (
     Budget,
     ChatTemplate,
     Message,
+    OfferedTools,
     Request,
     Thought,
     check_scored,
@@ -212,7 +213,11 @@ class RequestEncoder:
 
     def _chat(self, messages: list[Message]) -> str:
         """Render the chat template, without the lock, because that may take long."""
-        return self.template.render([message.as_dict() for message in messages])
+        offered = next(
+            (message.tools for message in messages if isinstance(message, OfferedTools)), None
+        )
+        turns = [message.as_dict() for message in messages if not isinstance(message, OfferedTools)]
+        return self.template.render(turns, tools=offered)
 
     def _ids(self, text: str, special: bool) -> list[int]:
         """Return the token ids of a text, with or without special tokens around them."""

@@ -39,6 +39,7 @@ ALONE = {
 }  # files of a model that do not change its tokenizer
 CONTROL, OWN = 3, 4  # types of tokens: llama.cpp's control tokens, and those that a user defined
 SPACE = "\u2581"  # stands for a space in SentencePiece's tokens
+TEMPLATE = "tokenizer.chat_template"  # further ones are named behind a dot
 EXTRA = 100  # T5's blanks, <extra_id_0> to <extra_id_99>
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -164,8 +165,14 @@ def make(path: Path, padding_side: str) -> Any:
         settings.setdefault(
             "add_bos_token", True
         )  # as in llama.cpp, where older files do not say it
-    if "tokenizer.chat_template" in metadata:
-        settings["chat_template"] = metadata["tokenizer.chat_template"]
+    if TEMPLATE in metadata:
+        further = {
+            name.removeprefix(f"{TEMPLATE}."): metadata[name]
+            for name in metadata
+            if name.startswith(f"{TEMPLATE}.")
+        }
+        default = metadata[TEMPLATE]
+        settings["chat_template"] = {"default": default, **further} if further else default
     config_class = CONFIG_MAPPING[settings_of(header)["model_type"]]
     tokenizer_class: Any = TOKENIZER_MAPPING.get(config_class, TokenizersBackend)
     place = {"name_or_path": str(path.parent), "is_local": True, "local_files_only": True}

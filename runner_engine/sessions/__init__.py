@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runner_engine.sessions.base import Message as Message
     from runner_engine.sessions.base import NoChatTemplate as NoChatTemplate
     from runner_engine.sessions.base import NotOffered as NotOffered
+    from runner_engine.sessions.base import OfferedTools as OfferedTools
     from runner_engine.sessions.base import Prompt as Prompt
     from runner_engine.sessions.base import Request as Request
     from runner_engine.sessions.base import RequestId as RequestId
@@ -58,6 +59,7 @@ PLACES = {
     "RequestId": "base",  # the name of a request, which with the seed decides its random numbers
     "Prompt": "base",  # a text, a chat or token ids
     "Message": "base",  # one turn of a chat
+    "OfferedTools": "base",  # the functions that a chat offers, before its turns
     "Begun": "base",  # the tokens of an answer that was interrupted
     "Event": "base",  # what a step returns: deltas and completions
     "Delta": "base",  # more text of a request

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -35,6 +35,7 @@ class Capability(StrEnum):
     tokenizer = "a tokenizer on this machine"
     continuing = "continuing an answer that was begun"
     thinking_budget = "a budget for thinking"
+    tools = "functions in the chat template"
 
 
 class NotOffered(ConfigError):
@@ -66,7 +67,7 @@ class Message:
         None  # of the assistant, before this content; None: there was none, or it is not known
     )
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """Return it as files and chat templates have it; a template decides itself which thinking
         the model sees.
 
@@ -77,6 +78,31 @@ class Message:
         if self.thinking is None:
             return turn
         return turn | {"content": self.content.lstrip("\n"), "reasoning_content": self.thinking}
+
+    @staticmethod
+    def offering(schemas: Iterable[Mapping[str, Any]]) -> Message:
+        """Return the first message of a chat that offers functions: name, description, parameters
+        (JSON schema)."""
+        return OfferedTools.of(schemas)
+
+
+@dataclass(frozen=True)
+class OfferedTools(Message):
+    """The functions that a chat offers: the first message of its prompt, which templates get apart
+    from its turns."""
+
+    @classmethod
+    def of(cls, schemas: Iterable[Mapping[str, Any]]) -> OfferedTools:
+        """Return the message that offers these functions: name, description, parameters (JSON
+        schema)."""
+        tools = [{"type": "function", "function": dict(schema)} for schema in schemas]
+        return cls("tools", json.dumps(tools, ensure_ascii=False))
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """The functions as templates get them."""
+        tools: list[dict[str, Any]] = json.loads(self.content)
+        return tools
 
 
 class NoChatTemplate(ConfigError):
@@ -186,6 +212,16 @@ class Request:
         return self.id if self.random_id is None else self.random_id
 
     @property
+    def offers_tools(self) -> bool:
+        """Whether its prompt is a chat that offers functions: then the answer keeps the special
+        tokens of calls."""
+        return (
+            isinstance(self.prompt, tuple)
+            and bool(self.prompt)
+            and isinstance(self.prompt[0], OfferedTools)
+        )
+
+    @property
     def needs(self) -> frozenset[Capability]:
         """What an engine must be able to do to serve it."""
         is_ids = isinstance(self.prompt, tuple) and all(
@@ -206,6 +242,7 @@ class Request:
             Capability.fixed_length: self.ignore_eos,
             Capability.continuing: self.begun is not None,
             Capability.thinking_budget: self.thinking_tokens is not None,
+            Capability.tools: self.offers_tools,
         }
         return frozenset(capability for capability, is_needed in needs.items() if is_needed)
 

@@ -26,7 +26,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from runner_base import MIB, ConfigError, check, child
-from runner_engine.checkpoints.chat_templates import ALTERNATIVES, missing
+from runner_engine.checkpoints.chat_templates import ALTERNATIVES, check_takes_tools, missing
 from runner_engine.sessions import template_child
 from runner_engine.sessions.base import NoChatTemplate
 from runner_engine.sessions.template_child import DEPTH, LENGTH, MEMORY, REFUSED, SIZE, TEXT
@@ -64,9 +64,17 @@ class ChatTemplate:
         )
         self.model_name = model_name
 
-    def render(self, turns: Sequence[Mapping[str, str]], continues: bool = False) -> str:
+    def render(
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        continues: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """Return the text of a conversation, which ends with the start of an answer or with an open
         last message.
+
+        `tools` are functions that the template offers in its own words; a template without words
+        for them is refused.
 
         Raises ConfigError if the template refuses the conversation or reaches a limit.
         """
@@ -78,17 +86,19 @@ class ChatTemplate:
             type(self.tokenizer).apply_chat_template
             is not PreTrainedTokenizerBase.apply_chat_template
         ):
-            return self._render_with_own_code(turns, continues)
+            return self._render_with_own_code(turns, continues, tools)
         messages = [dict(turn) for turn in turns]
         if continues:
             messages[-1]["content"] += MARK
         try:
-            template = self.tokenizer.get_chat_template()
+            template = self.tokenizer.get_chat_template(tools=tools)
         except ValueError as error:  # several templates, none of them the default
             raise ConfigError(f"{self.name}: {error}") from error
+        if tools is not None:
+            check_takes_tools(template, self.model_name)
         values = {
             "messages": messages,
-            "tools": None,
+            "tools": tools,
             "documents": None,
             "add_generation_prompt": not continues,
             **self.tokenizer.special_tokens_map,
@@ -104,9 +114,16 @@ class ChatTemplate:
             )
         return _without_mark(text, turns[-1]["content"], self.name) if continues else text
 
-    def _render_with_own_code(self, turns: Sequence[Mapping[str, str]], continues: bool) -> str:
+    def _render_with_own_code(
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        continues: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+    ) -> str:
         """Render with the tokenizer's own code, which the user trusts, so without limits."""
-        continued = {"continue_final_message": True} if continues else {}
+        continued: dict[str, Any] = {"continue_final_message": True} if continues else {}
+        if tools is not None:
+            continued["tools"] = tools
         text: str = self.tokenizer.apply_chat_template(
             [dict(turn) for turn in turns],
             tokenize=False,

@@ -85,6 +85,11 @@ class ModelKind(ABC):
         """Return a prompt as the model sees it, without loading weights."""
         return str(self.encoded(resolved, [prompt])[0][0])
 
+    def chat_template(self, resolved: ResolvedJob) -> str | None:
+        """Return the text of the model's chat templates, as far as its files show it before a
+        load."""
+        return None
+
     def base_key(self, config: RunnerConfig) -> str:
         """Return a key for what must be loaded, which jobs with the same key share; empty =
         nothing."""

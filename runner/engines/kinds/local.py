@@ -32,7 +32,7 @@ from runner_engine import (
     positions,
     predict,
 )
-from runner_engine.checkpoints import is_known, read_header
+from runner_engine.checkpoints import chat_templates, is_known, read_header
 from runner_engine.models.kept_names import kept_names
 from runner_engine.quantization import quiet_imports
 
@@ -140,6 +140,14 @@ class Local(ModelKind):
 
         encoder = request_encoder_of(resolved)
         return [encoder.encode(Request(0, prompt)) for prompt in prompts]
+
+    def chat_template(self, resolved: ResolvedJob) -> str | None:
+        """Return the text of the templates among its files."""
+        return (
+            None
+            if resolved.files.model.random_weights
+            else chat_templates.text_of(resolved.files.path)
+        )
 
     def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
         """Return what gives the text of token ids, with the tokenizer alone."""

@@ -141,11 +141,12 @@ class Stopping:
         """Return a row's text with thinking and tags, without the stop token, cut at the answer's
         first stop text."""
         tokens, request = row.tokens, row.request
-        text = self._text(
+        kept = (
             tokens[:-1]
             if tokens and tokens[-1] in self.stops and not request.ignore_eos
             else tokens
         )
+        text = self._text_with_special(kept) if request.offers_tools else self._text(kept)
         begin = self._answer_begin(row, text)
         return text[
             : min(
@@ -170,6 +171,10 @@ class Stopping:
             return text_of(self.tokenizer, tokens, skip_special_tokens=True)
         kept = [token for token in tokens if token in self._tags or token not in self._special]
         return text_of(self.tokenizer, kept, skip_special_tokens=False)
+
+    def _text_with_special(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens with the special ones, in which many models write calls."""
+        return text_of(self.tokenizer, tokens, skip_special_tokens=False)
 
     def new_deltas(self, row: Row, is_over: bool = False) -> list[Delta]:
         """Return the text since the last delta that no later token can change or cut, without

@@ -1,0 +1,2 @@
+"""The task tools: functions are offered, and the calls in the answers are matched with those that
+were wanted."""

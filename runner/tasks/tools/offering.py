@@ -1,0 +1,89 @@
+"""How functions are offered: by the chat template, or as JSON in the system message; and in which
+form calls return."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner.tasks import ResolvedJob, kind_of
+from runner.tasks.tools.cases import Case
+from runner.tasks.tools.keys import AUTO, Offer, ToolsConfig
+from runner_engine import Message, Prompt, tool_calls
+from runner_engine.checkpoints import chat_templates
+
+IN_SYSTEM = """You may call functions. These are offered, as JSON:
+{tools}
+
+If some of them do what the user asks for, answer with nothing but calls, such as:
+{example}
+If none does, call nothing, and answer in words."""
+EXAMPLE = (
+    tool_calls.ToolCall("function_name", {"parameter": "value"}),
+    tool_calls.ToolCall("other_function", {"parameter": 1}),
+)
+
+
+@dataclass(frozen=True)
+class WrittenIn:
+    """The form in which a model writes calls, and why it is taken for this one."""
+
+    name: str
+    reason: str
+
+    @property
+    def form(self) -> tool_calls.Form:
+        """The form."""
+        return tool_calls.form_named(self.name)
+
+    @property
+    def words(self) -> str:
+        """What the result says of it: `hermes (by the chat template)`."""
+        return f"{self.name} ({self.reason})"
+
+
+def written_in(task: ToolsConfig, resolved: ResolvedJob) -> WrittenIn:
+    """Return the form in which calls are expected; only the template's text is read."""
+    if task.form != AUTO:
+        return WrittenIn(task.form, f"task.form={task.form}")
+    if task.offer is Offer.system:
+        return WrittenIn(tool_calls.USUAL, "as the system message asks")
+    shown = tool_calls.name_for(kind_of(resolved.config.model).chat_template(resolved))
+    if shown is None:
+        return WrittenIn(
+            tool_calls.USUAL, "the chat template shows no form: task.form names another one"
+        )
+    return WrittenIn(shown, "by the chat template")
+
+
+def check_template(task: ToolsConfig, resolved: ResolvedJob) -> None:
+    """Refuse a template that would leave the functions out, as far as its text is known before the
+    load."""
+    template = kind_of(resolved.config.model).chat_template(resolved)
+    if task.offer is Offer.template and template is not None:
+        chat_templates.check_takes_tools(template, str(getattr(resolved.config.model, "name", "")))
+
+
+def prompt_of(
+    task: ToolsConfig, case: Case, further: Sequence[Mapping[str, Any]], form: tool_calls.Form
+) -> Prompt:
+    """Return a case's prompt: the functions, those of the question last, and the turns."""
+    schemas = [*further, *offered_by(case)]
+    turns = [Message(role, text) for role, text in case.turns]
+    if task.offer is Offer.template:
+        system = [Message("system", task.system)] if task.system else []
+        return (Message.offering(schemas), *system, *turns)
+    tools = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas)
+    words = IN_SYSTEM.format(tools=tools, example=form.write(EXAMPLE))
+    return (Message("system", f"{task.system}\n\n{words}" if task.system else words), *turns)
+
+
+def offered_by(case: Case) -> list[Mapping[str, Any]]:
+    """Return the functions of a question as a model gets them."""
+    if not case.is_of_bfcl:
+        return [*case.functions]
+    from runner.tasks.tools.bfcl import offered  # only where such files are read
+
+    return [offered(function) for function in case.functions]

@@ -1,0 +1,49 @@
+"""Llama 3.1 and 3.3: an object of JSON, maybe behind a token; several are parted by semicolons.
+
+{"name": "f", "parameters": {"a": 1}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runner_engine.tool_calls.calls import (
+    Malformed,
+    Reading,
+    Schemas,
+    ToolCall,
+    call_of,
+    json_at,
+    written_call,
+)
+from runner_engine.tool_calls.forms import json as plain_json
+
+TOKEN = "<|python_tag|>"
+MARKS = ((TOKEN,), ('{"name": function name, "parameters"',))
+OPENINGS = (TOKEN, "{", "[")
+IS_RAW = False
+
+
+def read(text: str, schemas: Schemas = ()) -> Reading:
+    """Return the calls of an answer that is nothing else; any other one only says something."""
+    has_token, plain = TOKEN in text, text.strip().removeprefix(TOKEN).strip()
+    if TOKEN in plain:
+        raise Malformed(f"text before {TOKEN}")
+    if not plain.startswith("{"):
+        if has_token:
+            raise Malformed(f"no JSON behind {TOKEN}")
+        return plain_json.read(text, schemas)
+    calls, at = [], 0
+    while plain[at:].strip():
+        value, at = json_at(plain, at)
+        calls.append(call_of(value, keys=("parameters", "arguments")))
+        rest = plain[at:].lstrip()
+        if rest and not rest.startswith((";", "{")):
+            raise Malformed(f"text behind a call: {rest[:40]!r}")
+        at = len(plain) - len(rest.removeprefix(";"))
+    return Reading(tuple(calls))
+
+
+def write(calls: Sequence[ToolCall]) -> str:
+    """Return calls, parted by semicolons."""
+    return "; ".join(written_call(call, "parameters") for call in calls)

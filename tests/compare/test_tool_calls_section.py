@@ -1,0 +1,159 @@
+"""Calls of functions in a comparison: tables, sentences and JSON, from planted answers of which the
+truth is known."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+
+from json_schema import SCHEMA, faults
+
+from runner_base.tool_outcomes import RIGHT, ToolOutcome
+from runner_compare.comparison import Comparison
+from runner_compare.data import Run, Table
+from runner_compare.outcomes import Answers, QuestionOutcome, ToolPlace
+from runner_compare.output import FORMATS, flat_lines
+from runner_compare.reader import Reader
+from runner_compare.sections.tool_calls import (
+    CallsOfTable,
+    cell_columns,
+    outcome_columns,
+    step_columns,
+)
+from runner_compare.shown import of_table, sentences_of
+from runner_compare.table import ComparisonOptions, tabulate
+
+A_CELL, LENGTHS = 80, (1024, 8192)
+CATEGORIES = ("simple", "irrelevant")
+
+
+class Planted(Reader):
+    """Answers that are given."""
+
+    def __init__(self, answers: Mapping[str, Answers]) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def of(self, run: Run) -> Answers:
+        """Return what is given for the run."""
+        return self.answers[run.run_id]
+
+    of_baseline = of
+
+
+def planted(
+    right: Mapping[tuple[str, int], int], fails: ToolOutcome = ToolOutcome.wrong_arguments
+) -> Answers:
+    """Return answers of which so many are right in each category and length; all of them
+    elsewhere."""
+    answers: Answers = {}
+    for length in LENGTHS:
+        for category in CATEGORIES:
+            for number in range(A_CELL):
+                is_right = number < right.get((category, length), A_CELL)
+                success = ToolOutcome.right if category == "simple" else ToolOutcome.nothing_called
+                failure = fails if category == "simple" else ToolOutcome.called_without_need
+                place = ToolPlace(category, length, success if is_right else failure)
+                key = len(answers), f"{category} {number}", "f()"
+                answers[key] = QuestionOutcome(
+                    is_right, f"p{length}", f"{category}_{number}", tools=place
+                )
+    return answers
+
+
+def table_of(settings: Mapping[str, Answers], baseline: str = "none") -> Table:
+    runs = []
+    for name, answers in settings.items():
+        right = sum(outcome.solved for outcome in answers.values())
+        metrics = {
+            "n": float(len(answers)),
+            "correct": float(right),
+            "tool_accuracy": right / len(answers),
+        }
+        runs.append(
+            Run(name, f"job-{name}", "tools", "1", "", {"quantization.name": name}, metrics)
+        )
+    return tabulate(runs, ComparisonOptions({"quantization.name": baseline}), Planted(settings))
+
+
+SETTINGS = {
+    "none": planted({("simple", 8192): 70}),
+    "int8": planted({("simple", 8192): 68}),
+    "nf4": planted({("simple", 8192): 30, ("irrelevant", 1024): 50}, ToolOutcome.malformed),
+}
+
+
+def test_rows_are_compared_in_each_category_and_length_and_all_share_one_error() -> None:
+    compared = table_of(SETTINGS).of(CallsOfTable).compared
+    found = {
+        run_id: {cell: str(it.finding) for cell, it in own.items()}
+        for run_id, own in compared.items()
+    }
+    nothing = "no difference shown"
+    assert found == {
+        "int8": dict.fromkeys([(it, length) for length in LENGTHS for it in CATEGORIES], nothing),
+        "nf4": {
+            ("simple", 1024): nothing, ("irrelevant", 1024): "worse", ("simple", 8192): "worse", ("irrelevant", 8192): nothing
+        },
+    }  # fmt: skip
+    assert {decision.comparisons for own in compared.values() for decision in own.values()} == {8}
+
+
+def test_sentences_say_where_calls_differ() -> None:
+    said = "\n".join(sentences_of(table_of(SETTINGS)))
+    assert "calls of nf4 vs none: worse in irrelevant at 1,024 (−37.5 points [" in said
+    assert "worse in simple at 8,192 (−50.0 points [" in said
+    assert "right calls: no difference shown in 6 of 8 comparisons, which share 5 %" in said
+    alike = "\n".join(
+        sentences_of(table_of({"none": SETTINGS["none"], "int8": planted({("simple", 8192): 70})}))
+    )
+    assert "calls of int8" not in alike, "the control: equal answers are no difference"
+
+
+def test_steps_are_nested_and_failures_are_named() -> None:
+    table = table_of(SETTINGS)
+    steps = {
+        column.head.replace("\n", " "): dict(zip(SETTINGS, column.cells, strict=False))
+        for column in step_columns(table)[1:]
+    }
+    order = [row.run.run_id for row in table.rows]
+    columns = {
+        column.head.replace("\n", " "): dict(zip(order, column.cells, strict=True))
+        for column in step_columns(table)
+    }
+    assert steps.keys() == {"well formed", "right tool", "right arguments", "nothing called"}
+    assert columns["well formed"] == {"none": "100.0", "int8": "100.0", "nf4": "68.8"}
+    assert columns["right arguments"] == {"none": "93.8", "int8": "92.5", "nf4": "68.8"}
+    assert columns["nothing called"]["nf4"] == "81.2"
+    failed = {
+        column.head.replace("\n", " "): dict(zip(order, column.cells, strict=True))
+        for column in outcome_columns(table)
+    }
+    assert failed["malformed"] == {"none": "0", "int8": "0", "nf4": "50"}
+    assert failed["wrong arguments"] == {"none": "10", "int8": "12", "nf4": "0"}
+    cells = {column.head: column.cells for column in cell_columns(table)}
+    assert cells["tokens"] == ["1,024", "8,192"] * 3
+    assert "87.5 of 80" in cells["simple"]
+
+
+def test_the_record_is_as_its_schema_says_and_tables_fit() -> None:
+    table = table_of(SETTINGS)
+    out = io.StringIO()
+    FORMATS["json"](Comparison([table]), out)
+    record = json.loads(out.getvalue())
+    assert list(faults(record, SCHEMA)) == []
+    [row] = [
+        row for row in record["tables"][0]["rows"] if row["config"]["quantization.name"] == "nf4"
+    ]
+    found = row["tool_calls"]
+    assert found["steps"]["right_arguments"] == 110 / 160
+    assert found["cells"][2]["outcomes"] == {"right": 30, "malformed": 50}
+    assert len(found["compared"]) == 4
+    sheet = next(line for line in flat_lines(Comparison([table])) if line["run_id"] == "nf4")
+    assert sheet["right_calls_simple_8192"] == 30 / 80
+    assert [grid.title for grid in of_table(table).grids[1:]]
+
+
+def test_outcomes_are_right_as_verdicts_are() -> None:
+    assert {ToolOutcome.right, ToolOutcome.nothing_called} == RIGHT
