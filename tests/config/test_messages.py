@@ -36,7 +36,7 @@ def test_an_old_name_is_answered_with_the_new_one(overrides: list[str], message:
         ("memory", "^task.repeat: this task has task.repeats"),
         (
             "generate",
-            "^task.repeat: only task=gsm8k, task=likelihood and task=recall have it: with another seed",
+            "^task.repeat: only task=gsm8k, task=likelihood, task=recall and task=tools have it: with another seed",
         ),
     ],
 )
