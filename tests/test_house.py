@@ -269,16 +269,11 @@ def names_imported(module: str) -> set[str]:
     return {f"{node.module}.{alias.name}" for node in found for alias in node.names}
 
 
-LONGEST = 350  # lines of a file, unless ARCHITECTURE.md gives the reason
+LONGEST = 445  # lines of a file, unless ARCHITECTURE.md gives the reason
 
 
 def test_long_files_have_a_reason() -> None:
-    reasons = (
-        (ROOT / "ARCHITECTURE.md")
-        .read_text()
-        .split("## Files above 350 lines")[1]
-        .split("\n## ")[0]
-    )
+    reasons = (ROOT / "ARCHITECTURE.md").read_text().split("## Long files")[1].split("\n## ")[0]
     files = [
         path
         for folder in (*PACKAGES, "bench", "tools", "tests")
