@@ -44,6 +44,7 @@ SHAPE = (
 RUNNER, LLAMACPP, VLLM = "runner", "llama.cpp", "vLLM"
 VLLM_PYTHON, VLLM_LINES = ROOT / ".vllm" / "bin" / "python", "vllm_lines_side.py"
 POSITIONS = 32768 + 512
+SHORT = 512  # tokens of the first round: vLLM keeps whole blocks of 128
 DECODING, NEW_WHILE_LATE = 4, 4096  # with --gap: rows, and the most tokens of each
 Side = Callable[..., Seconds]
 
@@ -135,7 +136,7 @@ def measured(
     chance, found = random.Random(0), defaultdict[tuple[str, str], list[float]](list)
     which = "processor" if options.processor_time else "all"
     for at in range(options.rounds + 1):
-        tokens = length if at else 64
+        tokens = length if at else SHORT
         prompts = [[chance.randrange(4, vocabulary) for _ in range(tokens)] for _ in range(rows)]
         for name, side in sides.items():
             prefill = side(prompts, 1)[which]

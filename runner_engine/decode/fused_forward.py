@@ -217,9 +217,7 @@ class FusedForward:
             return
         tables = []
         for number, table in enumerate(self.weights.tables):
-            with torch.inference_mode():
-                angles = table.angles(torch.zeros(1, dtype=dtype), torch.arange(count))
-                pair = rotation.table(angles.cos), rotation.table(angles.sin)
+            pair = rotation.tables(table, torch.zeros(1, dtype=dtype), count)
             tables.append(pair)
             of_model.cos[number], of_model.sin[number] = (
                 native.pointer(some, torch.float32, count, rotation.rotated // 2) for some in pair

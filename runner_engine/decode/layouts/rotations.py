@@ -12,6 +12,7 @@ import torch
 from runner_engine.decode.layouts.parts import NotFusable
 from runner_engine.kernels.shared_numbers import RopePoints
 
+POSITIONS_AT_ONCE = 2048  # of a table: a family's own takes eight times the memory of what is kept
 NEAR = 0.05  # of the largest number; another rotation gives about 1
 
 
@@ -58,6 +59,22 @@ class Rotation:
         family."""
         angles: torch.Tensor = ANGLES[self.of_table](numbers)
         return angles.float().contiguous()
+
+    def tables(
+        self, rope: RopeTable, like: torch.Tensor, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cos and sin of the first `count` positions and of points, float32 [count,
+        rotated / 2]."""
+        cos, sin = (torch.empty(count, self.rotated // 2) for _ in range(2))
+        with torch.inference_mode():
+            for first in range(0, count, POSITIONS_AT_ONCE):
+                end = min(first + POSITIONS_AT_ONCE, count)
+                # the last position is among them, since some families' angles depend on the longest
+                at = torch.cat((torch.arange(first, end), torch.tensor([count - 1])))
+                angles = rope.angles(like, at)
+                cos[first:end] = self.table(angles.cos)[:-1]
+                sin[first:end] = self.table(angles.sin)[:-1]
+        return cos, sin
 
     def turn(self, heads: torch.Tensor, angles: Angles) -> torch.Tensor:
         """Rotate the first numbers of heads [T, H, D]."""
