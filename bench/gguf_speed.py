@@ -35,8 +35,8 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
-from runner_engine.settings.generation import Speculate
 from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.speculation import Speculate
 from tools import real_model
 
 SHAPES: dict[str, dict[str, Any]] = {

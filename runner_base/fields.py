@@ -24,6 +24,11 @@ class Inert:
 
     why: str
     measured: bool = False  # it affects measured times or costs
+    only: tuple[Any, ...] = ()  # the values for which that holds; empty: all
+
+    def covers(self, value: Any) -> bool:
+        """Whether the key is not in the identity with such a value."""
+        return not self.only or value in self.only
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ COUNTING_IN = {
     }
 }  # fmt: skip
 
+NEVER_COUNTING_GUESSES = ("auto", "off")  # ways of guessing tokens that change no answer
+
 
 class KeyRules:
     """The rules for settings that other tools have written, which have the names of the runner's
@@ -52,7 +54,7 @@ class KeyRules:
     order: Sequence[str] = ("model", "quantization", "lora", "rope", "generation", "task", "seed")
     # For a key and its value the value that means the same
     written_alike: Mapping[tuple[str, str], str] = MappingProxyType(
-        {("task.check_invariance", "auto"): "0"}
+        {("task.check_invariance", "auto"): "0", ("generation.speculate", "off"): "auto"}
     )
     # What runs have that lack a key: those that were recorded before it existed
     defaults: Mapping[str, str] = MappingProxyType(
@@ -60,6 +62,7 @@ class KeyRules:
             "quantization.skip": "[]",
             "quantization.overrides": "{}",
             "generation.kv_cache": "as_model",
+            "generation.speculate": "auto",
             "generation.thinking_tokens": "null",
             "generation.thinking_end": "null",
             "generation.thinking_tags": "[]",
@@ -75,7 +78,9 @@ class KeyRules:
     def inert_keys(self, config: Mapping[str, str]) -> Set[str]:
         """Return the groups and keys in which two runs may differ and still be the same
         experiment."""
-        return INERT - COUNTING_IN.get(config.get("task.name", ""), set())
+        counting = COUNTING_IN.get(config.get("task.name", ""), set())
+        is_guessed = config.get("generation.speculate", "auto") not in NEVER_COUNTING_GUESSES
+        return INERT - counting - ({"generation.speculate"} if is_guessed else set())
 
     def differing_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
         """Return the meaningful keys in which the runs differ, in the config's order."""

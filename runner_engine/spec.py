@@ -30,6 +30,7 @@ class ModelSpec:
         None  # what the quantization means for each layer, if a schema has read it already
     )
     cpu_note: str = ""  # is reported if the model runs on a CPU
+    first_layers: int | None = None  # only so many of its layers, as of a draft; None: all
 
     @cached_property
     def mix(self) -> Mix:
@@ -50,4 +51,6 @@ class ModelSpec:
             parts.append(self.lora)  # merging changes the base permanently
         elif self.quantization.in_blocks() is not None and adapter_of(self.lora) is not None:
             parts.append("unpacked")
+        if self.first_layers is not None:
+            parts.append(self.first_layers)
         return repr(parts)

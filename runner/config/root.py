@@ -162,7 +162,8 @@ def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]
     for item in fields(config):
         counts, value = counts_of(item), getattr(config, item.name)
         is_default = counts is not None and value == default_of(item)
-        if isinstance(counts, Inert) or (isinstance(counts, UnlessDefault) and is_default):
+        is_inert = isinstance(counts, Inert) and counts.covers(value)
+        if is_inert or (isinstance(counts, UnlessDefault) and is_default):
             continue
         if isinstance(counts, DefaultAs) and is_default:
             value = counts.value

@@ -44,13 +44,20 @@ class SchemaRules(KeyRules):
             ):  # a model's name is no group's choice
                 chosen = None
             for schema in [chosen] if chosen else schemas.values():
-                keys |= {f"{group_name}.{item.name}" for item in fields(schema) if _is_inert(item)}
+                keys |= {
+                    f"{group_name}.{item.name}"
+                    for item in fields(schema)
+                    if _is_inert(item, config.get(f"{group_name}.{item.name}"))
+                }
         return keys
 
 
-def _is_inert(item: Field[Any]) -> bool:
+def _is_inert(item: Field[Any], text: str | None = None) -> bool:
+    """Whether a key changes no answer; text: its value as it is recorded, if it is."""
     counts = counts_of(item)
     changes_none = isinstance(counts, Inert) and counts is not HASHED
+    if isinstance(counts, Inert) and text is not None:
+        changes_none = changes_none and counts.covers(text)
     changes_none |= isinstance(counts, UnlessDefault) and not counts.changes_answers
     return changes_none or item.name == "cache_dir"
 
@@ -58,13 +65,23 @@ def _is_inert(item: Field[Any]) -> bool:
 def _written_alike() -> dict[tuple[str, str], str]:
     """Return for a key and its default the value that means the same to a job's identity, all as
     text."""
-    return {
-        (f"{group_name}.{item.name}", str(item.default)): str(counts.value)
+    keys = [
+        (f"{group_name}.{item.name}", item)
         for group_name, schemas in GROUPS.items()
         for schema in schemas.values()
         for item in fields(schema)
+    ]
+    alike = {
+        (key, str(item.default)): str(counts.value)
+        for key, item in keys
         if isinstance(counts := counts_of(item), DefaultAs)
     }
+    for key, item in keys:
+        counts = counts_of(item)
+        if isinstance(counts, Inert):
+            others = [value for value in counts.only if value != item.default]
+            alike |= {(key, str(value)): str(item.default) for value in others}
+    return alike
 
 
 def _in_every_choice() -> dict[str, str]:
@@ -74,8 +91,13 @@ def _in_every_choice() -> dict[str, str]:
         f"{group_name}.{item.name}": text_of(default_of(item))
         for group_name, schemas in GROUPS.items()
         for item in fields(next(iter(schemas.values())))
-        if isinstance(counts_of(item), UnlessDefault)
+        if _may_be_left_out(counts_of(item))
         and all(
             item.name in {other.name for other in fields(schema)} for schema in schemas.values()
         )
     }
+
+
+def _may_be_left_out(counts: object) -> bool:
+    """Whether a key is in some jobs' identity, and not in those of jobs that have its default."""
+    return isinstance(counts, UnlessDefault) or (isinstance(counts, Inert) and bool(counts.only))

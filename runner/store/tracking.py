@@ -343,9 +343,9 @@ def _unusual_keys(
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)
-        if isinstance(counts_of(item), Inert) or isinstance(
-            value, Quantized
-        ):  # its label is in the name
+        counts = counts_of(item)
+        is_inert = isinstance(counts, Inert) and counts.covers(value)
+        if is_inert or isinstance(value, Quantized):  # its label is in the name
             continue
         if is_dataclass(value):
             yield from _unusual_keys(value, _of_file(item.name, choice_of(value)))

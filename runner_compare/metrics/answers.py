@@ -126,6 +126,8 @@ METRICS: tuple[Metric, ...] = (
     metric("early_stop_comparisons", form=".0f", pooling=Pooling.dropped),
     metric("early_stop_level", form=".2g", pooling=Pooling.dropped),
     metric("early_stop_confidence_percent", "confidence", "g", unit="%", pooling=Pooling.dropped),
+    # of guesses at every step; by the place in a guess: `acceptance_share/token_1`
+    metric("acceptance_share", "guessed tokens that were right", ".1%", better=Better.higher),
     # the choices of each question in several orders
     *counts(Better.neither, "questions_in_all_orders"),
     *with_ends("position_bias_points", "position bias", "+.1f", Better.lower, unit="points"),

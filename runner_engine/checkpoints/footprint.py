@@ -14,6 +14,7 @@ from math import ceil, exp, log2
 
 from runner_base import BYTES, MIB, machine, processor
 from runner_base.dtypes import stored_dtype
+from runner_engine.checkpoints.draft import draft_of
 from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
 from runner_engine.checkpoints.kept_kv import LANES, kept_kv
 from runner_engine.checkpoints.linear_layers import held_tensors, part_of, plain_layers
@@ -160,11 +161,16 @@ def predict(
     """Predict the footprint of a model at work; None if a checkpoint has no safetensors files to
     read.
 
-    `free_mib` of main memory decides what is packed; None: what is free here. A second model that
+    `free_mib` of main memory decides what is packed; None: what is free here. A draft model counts
+    with all its layers, as it is loaded, and so do its keys and values. A second model that
     is loaded beside it counts if both are on the same device, and so do the distributions that wait
     for those of the other model.
     """
     footprint = _predict_one(resolved, work, free_mib)
+    draft = draft_of(resolved)
+    if footprint is not None and draft is not None:
+        of_draft = _predict_one(draft, work, free_mib)
+        footprint = None if of_draft is None else footprint.beside(of_draft, 0)
     second = resolved.second
     if footprint is None or second is None:
         return footprint

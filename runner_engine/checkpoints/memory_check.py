@@ -9,6 +9,7 @@ from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.quantization import CHOICES, SMALLEST
 from runner_engine.quantization.base import CheckpointSource
+from runner_engine.settings.speculation import Guesser
 
 SPREAD_SHARE = 0.8  # of the memory of several GPUs that a model can fill: layers are not cut
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
@@ -28,13 +29,13 @@ def check_memory(resolved: ResolvedModel, rooms_mib: Mapping[str, float]) -> lis
         return []
     free_mib = sum(rooms_mib.values())
     where = " and ".join(f"{room_mib:,.0f} MiB of {place}" for place, room_mib in rooms_mib.items())
-    weights = (
-        "the weights"
-        if resolved.second is None
-        else "the weights of this model and of its reference"
-    )
+    is_drafted = spec.generation.speculation.kind is Guesser.draft
+    others = ["of its draft"] * is_drafted + ["of its reference"] * (resolved.second is not None)
+    weights = " and ".join(["the weights of this model", *others]) if others else "the weights"
     if predicted.weight_mib > free_mib:
         fixes = [*_smaller(resolved, free_mib), "a smaller model"]
+        if is_drafted:
+            fixes.append("generation.speculate=off")
         if resolved.second is not None:
             fixes.append("task.exact=false (one model at a time)")
         if model.device_map is None and "main memory" not in rooms_mib:

@@ -9,8 +9,8 @@ from typing import Any
 from runner_engine.decode.passes import Ahead, Forward, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.decode.tokens import (
+    Guesses,
     Sampler,
-    Speculation,
     Stopping,
     most_positions,
     read_and_score,
@@ -32,7 +32,7 @@ class Decoder:
         vocab_size: int,
         stats: EngineStats,
         stopping: Stopping,
-        speculation: Speculation,
+        speculation: Guesses,
     ) -> None:
         self.stats, self.stopping, self.speculation = stats, stopping, speculation
         self.vocab_size, self.device = vocab_size, heads.device
@@ -46,6 +46,7 @@ class Decoder:
     def reset(self) -> None:
         """Forget the rows."""
         self.ahead.drop()
+        self.speculation.forget()
         self.sampler = Sampler(self.vocab_size, self.device)
         self.ahead.change_rows()
 
@@ -136,7 +137,9 @@ class Decoder:
             else self.speculation.drafts(rows, self.forward, self.sampler)
         )
         if drafts:
-            new = self.speculation.check(self.forward, own, rows, drafts, self.sampler)
+            new = self.speculation.check(
+                self.forward, own, rows, drafts, self.sampler, self.stopping
+            )
             self.speculation.note(len(new))
             return new
         logits = self.ahead.logits(own, rows, reading)

@@ -38,7 +38,9 @@ class KvBudget:
         stats: EngineStats,
         conversations: ConversationCache,
         prompts: PromptCache,
+        beside: int = 0,
     ) -> None:
+        """beside: bytes that a draft model keeps for each token besides those here."""
         self.forward, self.heads, self.stats = forward, forward.heads, stats
         self.conversations, self.prompts = conversations, prompts
         self.prefixes = Prefixes(self.heads, forward.most_prefixes, conversations)
@@ -47,6 +49,8 @@ class KvBudget:
             own_cost, self.heads, forward.kernels
         )  # of rows with such needs, in tokens
         self.kept_tokens = kept_tokens(self.heads)
+        own_bytes = self.heads.bytes_per_token
+        self.share = own_bytes / (own_bytes + beside)  # of the memory for keys and values
         self.own: OwnKv | None = None  # the rows' own keys and values, by slot
         self.tokens = 0  # the budget: whose keys and values may be stored
         self._measured_s = (
@@ -70,7 +74,8 @@ class KvBudget:
         whether it grew."""
         before = self.tokens
         held = 0 if self.own is None else self.own.held_with_states
-        self.tokens = self.prefixes.budget = room_tokens(self.heads, held + self.prefixes.tokens)
+        room = room_tokens(self.heads, held + self.prefixes.tokens)
+        self.tokens = self.prefixes.budget = int(room * self.share)
         return self.tokens > before + before // GROWN
 
     def is_outdated(self) -> bool:

@@ -21,7 +21,7 @@ from runner_engine.decode.decoder import Decoder, NewTokens
 from runner_engine.decode.kv_budget import KvBudget
 from runner_engine.decode.row_progress import RowProgress
 from runner_engine.decode.rows import Row, RowsUnderWay
-from runner_engine.decode.tokens import Speculation, Stopping, scored
+from runner_engine.decode.tokens import Guesses, Stopping, scored
 from runner_engine.kv_cache import ConversationCache, Heads, PromptCache
 from runner_engine.memory import PeakMemory
 from runner_engine.sessions import MEMORY_RAN_OUT, EngineStats, Event, RequestId, RowCount
@@ -41,12 +41,14 @@ class Scheduler:
         asked_rows: int | None,
         conversations: ConversationCache,
         prompts: PromptCache,
-        speculation: Speculation,
+        speculation: Guesses,
     ) -> None:
         self.stats, self.peaks, self.stopping, self.count = stats, peaks, stopping, RowCount(stats)
         self.rows = RowsUnderWay()
         self.decoder = Decoder(model, heads, vocab_size, stats, stopping, speculation)
-        self.kv = KvBudget(self.decoder.forward, stats, conversations, prompts)
+        self.kv = KvBudget(
+            self.decoder.forward, stats, conversations, prompts, speculation.bytes_per_token
+        )
         self.admission = Admission(self.rows, self.kv, self.decoder, stats, asked_rows)
         self._reset()
 

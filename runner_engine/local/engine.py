@@ -15,9 +15,10 @@ from functools import cached_property, partial
 
 import torch
 
-from runner_base import FinishReason
+from runner_base import ConfigError, FinishReason
 from runner_base.processor import left_out
 from runner_engine.attention import device_attention, shared_attention
+from runner_engine.checkpoints.draft import draft_of
 from runner_engine.checkpoints.footprint import PACKED_SHARE
 from runner_engine.checkpoints.mixture import mixture_in
 from runner_engine.checkpoints.published_settings import notes_on_publisher
@@ -30,9 +31,11 @@ from runner_engine.decode.compat_probe import (
     rope_stable_length,
     sliding_window,
 )
+from runner_engine.decode.drafting import guesses_of
 from runner_engine.decode.fast_layers import FastLayers, choices_for, ways_of
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.norms import GpuNorms
+from runner_engine.decode.passes import Forward
 from runner_engine.decode.request_encoder import (
     RequestEncoder,
     own_generation,
@@ -43,12 +46,13 @@ from runner_engine.decode.rows import Row
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.decode.static_batches import BY_GENERATE, STATIC_ROWS, Batching, StaticBatches
 from runner_engine.decode.static_probe import probe_batching
-from runner_engine.decode.tokens import Speculation, Stopping
+from runner_engine.decode.tokens import Guesses, Stopping
 from runner_engine.devices import gpu
 from runner_engine.experts import ExpertUse
 from runner_engine.kv_cache import ConversationCache, Heads, PromptCache, kernels_for
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.local.capabilities import capabilities_of
+from runner_engine.local.draft import load_draft
 from runner_engine.local.kept_trials import KeptTrials
 from runner_engine.local.rates import arithmetic_of
 from runner_engine.matmul import Choice, requested
@@ -65,8 +69,9 @@ from runner_engine.sessions import (
     RequestId,
     Session,
 )
-from runner_engine.settings.generation import Speculate, require_plain_kv
+from runner_engine.settings.generation import require_no_scheduler
 from runner_engine.settings.model import Attention
+from runner_engine.settings.speculation import KEY
 
 
 class LocalEngine:
@@ -90,6 +95,8 @@ class LocalEngine:
         self._shared_attention: Choice | None = None
         self.stats = EngineStats()
         self.conversations, self.prompts = ConversationCache(), PromptCache()
+        draft = draft_of(resolved)
+        self.draft = None if draft is None else LocalEngine(draft)  # whose guesses are checked
         self.speculation = self._speculation()
         self._owns_bases = bases is None
         self._bases = bases or BaseCache()
@@ -112,6 +119,7 @@ class LocalEngine:
             decoding += ", by torch alone"
         generation, own = self.spec.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
+        facts |= load_draft(generation.speculation, loaded, self.draft)
         if heads is not None:
             facts |= {"kv_cache": heads.kv_cache.words} if heads.in_bytes else {}
             facts |= ways_of(
@@ -172,6 +180,8 @@ class LocalEngine:
         self._loaded = self._heads = self._rejection = self._batching = None
         self._fast_layers = self.fused = self._products = self._shared_attention = None
         vars(self).pop("encoder", None), vars(self).pop("_trials", None)
+        if self.draft is not None:
+            self.draft.close()
         gpu.free_unused()
 
     # --------------------------------------------------------------------------------- what its
@@ -207,7 +217,7 @@ class LocalEngine:
             except Incompatible as reason:
                 self._rejection = str(reason)
         if self._rejection is not None:
-            self.require_plain_kv(self._rejection)
+            self.require_no_scheduler(self._rejection)
             self.note_batching(self.batching(loaded), self._rejection)
         return self._heads
 
@@ -268,13 +278,24 @@ class LocalEngine:
         self.stats.load_s += loaded.metrics["load_s"]
         return loaded
 
-    def require_plain_kv(self, why: str) -> None:
+    def require_no_scheduler(self, why: str) -> None:
         """Raise ConfigError if rows cannot be decoded by the scheduler, and keys and values were to
         have fewer bits."""
-        require_plain_kv(self.spec.generation, why)
+        require_no_scheduler(self.spec.generation, why)
 
-    def _speculation(self) -> Speculation:
-        return Speculation(self.stats, self.spec.generation.speculate == Speculate.auto)
+    def _speculation(self) -> Guesses:
+        draft = None if self.draft is None else self.draft.forward
+        return guesses_of(self.spec.generation.speculation, self.stats, draft)
+
+    def forward(self) -> Forward:
+        """Return passes of the loaded model, without rows: for who guesses by them."""
+        heads = self.heads(self.loaded)
+        if heads is None:
+            raise ConfigError(f"{KEY}: the draft cannot guess: {self._rejection}")
+        self.install_fast_kernels(self.loaded, heads)
+        forward = Forward(self.loaded.model, heads)
+        forward.fused = self.fused
+        return forward
 
     def note_batching(self, batching: Batching, reason: str) -> None:
         """Note once that rows are decoded in static batches, and why."""
@@ -370,7 +391,7 @@ class LocalSession(Session):
         window = math.inf if heads is not None and heads.windows else sliding_window(loaded)
         if longest > stable_length:
             why = f"its rotary embedding changes after {stable_length} tokens, and {longest} were requested"
-            engine.require_plain_kv(why)
+            engine.require_no_scheduler(why)
             engine.note_batching(BY_GENERATE, why)
             self._batches(BY_GENERATE).add([row for row in rows if row.need > stable_length])
             rows = [row for row in rows if row.need <= stable_length]
@@ -381,7 +402,7 @@ class LocalSession(Session):
         if too_long := [row for row in rows if row.need > window]:
             longest = max(row.need for row in too_long)
             why = f"its attention slides over {window} tokens, and {longest} were requested"
-            engine.require_plain_kv(why)
+            engine.require_no_scheduler(why)
             engine.note_batching(engine.batching(loaded), why)
             self._batches(engine.batching(loaded)).add(too_long)
         if fitting := [row for row in rows if row.need <= window]:

@@ -73,7 +73,8 @@ class KeptTrials:
             library = kernels.file.name.partition(".")[0]  # whichever of its units are built so far
             around = machine.name(), machine.versions(), torch.get_num_threads(), library, _code()
             chosen = sorted(pair for pair in os.environ.items() if pair[0].startswith(CHOOSING))
-            key = repr((sorted(files.hashes.items()), tried, around, chosen))
+            layers = [] if spec.first_layers is None else [spec.first_layers]
+            key = repr((sorted(files.hashes.items()), tried, around, chosen, *layers))
             self._file = kernels.file.with_name(
                 f"trials-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
             )

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from runner_engine.sessions.session import Session as Session
     from runner_engine.sessions.stats import EngineStats as EngineStats
     from runner_engine.sessions.stats import RowCount as RowCount
+    from runner_engine.sessions.stats import summed as summed
     from runner_engine.sessions.thinking import MOST_OPENING as MOST_OPENING
     from runner_engine.sessions.thinking import MOST_PARTIAL as MOST_PARTIAL
     from runner_engine.sessions.thinking import Budget as Budget
@@ -75,6 +76,7 @@ PLACES = {
     "NoChatTemplate": "base",  # raised for a chat to a model without a template
     "EngineReport": "base",  # what was loaded: metrics, facts and notes
     "EngineStats": "stats",  # totals of an engine: tokens, seconds, memory
+    "summed": "stats",  # sums of two lists of counts, or their differences
     "RowCount": "stats",  # the rows of one of several decoders, in these totals
     "Arithmetic": "arithmetic",  # a loaded model in numbers: what a token computes and reads
     "Shape": "arithmetic",  # a batch of rows: prompts of equal length, and new tokens

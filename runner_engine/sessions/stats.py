@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import zip_longest
 from typing import Any
 
 from runner_base import MIB
 
 TOTALS = ("load_s", "prefill_tokens", "shared_tokens", "prefill_s", "decode_tokens", "decode_s",
           "draft_tokens", "accepted_tokens")  # fmt: skip
+BY_PLACE = ("drafted_at", "accepted_at")  # totals, too, by the place in a guess
 
 
 @dataclass
@@ -24,6 +27,10 @@ class EngineStats:
     decode_s: float = 0.0
     draft_tokens: int = 0  # proposed by speculative decoding
     accepted_tokens: int = 0  # the draft tokens that the model confirmed
+    # where tokens are guessed at every step: how often the first, the second … token of a guess was
+    # looked at, and was right
+    drafted_at: list[int] = field(default_factory=list)
+    accepted_at: list[int] = field(default_factory=list)
     rows_alive: int = 0  # now, like rows_waiting
     rows_waiting: int = 0
     kv_tokens: int = 0  # now: tokens in the KV cache, if the engine knows
@@ -60,10 +67,14 @@ class EngineStats:
 
     def __sub__(self, earlier: EngineStats) -> EngineStats:
         totals = {name: getattr(self, name) - getattr(earlier, name) for name in TOTALS}
+        totals |= {
+            name: summed(getattr(self, name), getattr(earlier, name), -1) for name in BY_PLACE
+        }
         return replace(self, **totals, notes=[], processes=[])
 
     def __add__(self, later: EngineStats) -> EngineStats:
         totals = {name: getattr(self, name) + getattr(later, name) for name in TOTALS}
+        totals |= {name: summed(getattr(self, name), getattr(later, name)) for name in BY_PLACE}
         peaks = [field.name for field in fields(self) if field.name.startswith("peak_")]
         highest = {name: max(getattr(self, name), getattr(later, name)) for name in peaks}
         return replace(
@@ -98,7 +109,21 @@ class EngineStats:
             "shared_prompt_tokens": self.shared_tokens,
             "draft_tokens": self.draft_tokens,
             "accepted_tokens": self.accepted_tokens,
+            **self.acceptance,
         }
+
+    @property
+    def acceptance(self) -> dict[str, float]:
+        """The share of guessed tokens that were right, by their place in the guess; behind a wrong
+        one none was looked at. Empty where tokens are not guessed at every step."""
+        pairs = zip(self.drafted_at, self.accepted_at, strict=True)
+        by_place = {
+            f"acceptance_share/token_{place}": right / looked_at
+            for place, (looked_at, right) in enumerate(pairs, start=1)
+            if looked_at
+        }
+        whole = {"acceptance_share": self.accepted_tokens / self.draft_tokens} if by_place else {}
+        return whole | by_place
 
     @property
     def busy_shares(self) -> list[float]:
@@ -145,6 +170,11 @@ class EngineStats:
     def decode_tok_per_s(self) -> float:
         """New tokens per second, without the first of each row, over all rows of a batch."""
         return self.decode_tokens / self.decode_s if self.decode_s else 0.0
+
+
+def summed(one: Sequence[int], other: Sequence[int], sign: int = 1) -> list[int]:
+    """Return the sums of two lists of numbers, or with the sign -1 their differences."""
+    return [first + sign * second for first, second in zip_longest(one, other, fillvalue=0)]
 
 
 @dataclass

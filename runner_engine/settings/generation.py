@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Any, ClassVar
 
 from runner_base import UNLESS_DEFAULT, ConfigError, Inert, Text, check, check_keys, least, setting
@@ -17,6 +16,7 @@ from runner_engine.settings.sampling import (
     active_parameters,
     check_sampling,
 )
+from runner_engine.settings.speculation import INERT, Speculate
 
 # Settings of a generation_config.json that are ignored here, each with the value that means off.
 IGNORED_SETTINGS: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0,
@@ -26,15 +26,14 @@ IGNORED_SETTINGS: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, 
 IGNORED_ONLY_IN_SAMPLING = ("typical_p",)
 
 
-class Speculate(StrEnum):
-    """Whether the next tokens of a few greedy rows are guessed, and checked several at a time."""
-
-    auto = "auto"
-    off = "off"
-
-
-def require_plain_kv(generation: GenerationConfig, why: str) -> None:
-    """Raise ConfigError if keys and values are to be stored in fewer bits; why: they cannot be."""
+def require_no_scheduler(generation: GenerationConfig, why: str) -> None:
+    """Raise ConfigError for what only the scheduler can do: keys and values in fewer bits, guesses
+    at every step; why: it does not decode."""
+    if generation.speculation.is_steady:
+        raise ConfigError(
+            f"generation.speculate={generation.speculate}: only the scheduler of the local engine (decoding: in a "
+            f"stream) lets tokens be guessed at every step, and {why}: use generation.speculate=off"
+        )
     if generation.stored_kv != KvCache.as_model:
         raise ConfigError(
             f"generation.kv_cache={generation.kv_cache}: only the scheduler of the local engine (decoding: in a "
@@ -51,10 +50,10 @@ class GenerationConfig(SamplingKeys):
     max_new_tokens: int = setting(256, takes=least(1))
     temperature: float | None = 0.0  # null: of generation=model alone
     batch_size: int | None = setting(None, takes=least(1, ", or null for what fits"))
-    speculate: Speculate = setting(
-        Speculate.auto,
-        Inert("a guessed token counts only if the model gives the same", measured=True),
-    )
+    speculate: Any = setting(
+        "auto",
+        Inert("a guessed token counts only if the model gives the same", measured=True, only=INERT),
+    )  # or a mapping
 
     kv_cache: Any = setting(
         "as_model", UNLESS_DEFAULT
@@ -67,6 +66,7 @@ class GenerationConfig(SamplingKeys):
 
     def __post_init__(self) -> None:
         self.kv_cache = str(KvCache.of(self.kv_cache))
+        self.speculate = str(Speculate.of(self.speculate))
         check_keys("generation", self)
         need = "must be a number; null, what the model's files say, is for generation=model"
         check(
@@ -95,6 +95,11 @@ class GenerationConfig(SamplingKeys):
     def stored_kv(self) -> KvCache:
         """How keys and values are stored."""
         return KvCache.of(self.kv_cache)
+
+    @property
+    def speculation(self) -> Speculate:
+        """How tokens are guessed."""
+        return Speculate.of(self.speculate)
 
     @property
     def most_new_tokens(self) -> int:

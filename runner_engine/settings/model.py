@@ -20,7 +20,7 @@ from runner_base import (
     within,
 )
 from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.settings.generation import GenerationConfig, require_plain_kv
+from runner_engine.settings.generation import GenerationConfig, require_no_scheduler
 from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.rope import RopeConfig
 
@@ -112,7 +112,7 @@ class LocalModelConfig(ModelConfig):
     ) -> None:
         """Reject a KV cache in 8 bits beside an attention that reads transformers' own cache."""
         if self.attention is not Attention.auto:
-            require_plain_kv(
+            require_no_scheduler(
                 generation, f"{self.key}.attention={self.attention.value} was requested"
             )
 

@@ -23,9 +23,10 @@ from runner_base.errors import ConfigError, DataError, EvidenceError, JobFailed
 from runner_base.fields import Inert, counts_of
 from runner_base.result import FinishReason, Record
 from runner_engine.sessions.base import Message, Request
-from runner_engine.settings.generation import GenerationConfig, Speculate
+from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.speculation import Speculate
 
 Make = Callable[..., RunnerConfig]
 

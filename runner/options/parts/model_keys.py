@@ -16,7 +16,7 @@ from runner_engine import (
     RopeConfig,
     local_model,
 )
-from runner_engine.settings.generation import require_plain_kv
+from runner_engine.settings.generation import require_no_scheduler
 from runner_engine.settings.model import require_own_weights
 
 
@@ -70,7 +70,7 @@ class PartsModelConfig(ModelConfig):
         require_own_weights(
             quantization, lora, rope, "model=parts runs the parts as they were split"
         )
-        require_plain_kv(generation, "model=parts keeps them in transformers' own cache")
+        require_no_scheduler(generation, "model=parts keeps them in transformers' own cache")
 
 
 def parts_model(model: ModelConfig) -> PartsModelConfig:

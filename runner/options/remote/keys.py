@@ -30,7 +30,7 @@ from runner_engine import (
     QuantizationConfig,
     RopeConfig,
 )
-from runner_engine.settings.generation import require_plain_kv
+from runner_engine.settings.generation import require_no_scheduler
 from runner_engine.settings.model import require_own_weights
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
@@ -168,7 +168,7 @@ class ApiConfig(ModelConfig):
         if (problem := self.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)
         check_budget(self.key, self.thinking_budget, generation)
-        require_plain_kv(generation, "model=api decodes on a server")
+        require_no_scheduler(generation, "model=api decodes on a server")
 
 
 @dataclass

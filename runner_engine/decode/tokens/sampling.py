@@ -113,6 +113,15 @@ class Sampler:
         """Whether a row takes the most probable token, without penalties."""
         return self.samplings[row] is GREEDY
 
+    def only(self, rows: Sequence[int]) -> Sampler:
+        """Return a sampler of some of the rows, with their own random numbers and history."""
+        some = Sampler(self.vocab_size, self.device)
+        some.samplings = [self.samplings[row] for row in rows]
+        some.generators = [self.generators[row] for row in rows]
+        some.history = self.history
+        some.lines = [] if self.history is None else [self.lines[row] for row in rows]
+        return some
+
     def take(self, other: Sampler) -> None:
         """Append the rows of another sampler."""
         if self.history is not None or other.history is not None:

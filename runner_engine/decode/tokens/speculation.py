@@ -18,10 +18,11 @@ from weakref import WeakKeyDictionary
 
 from runner_base.console import LOG_ONLY
 from runner_engine.decode.compat_probe import gives_same_logits_together
-from runner_engine.decode.passes import Forward, TokenSpan
-from runner_engine.decode.rows import NO_TOKEN, Row
+from runner_engine.decode.passes import Forward
+from runner_engine.decode.rows import Row
+from runner_engine.decode.tokens.guesses import Drafts, check_guesses, right_ones
 from runner_engine.decode.tokens.sampling import Sampler
-from runner_engine.kernels import picking
+from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.kv_cache import OwnKv
 from runner_engine.sessions import EngineStats
 
@@ -221,39 +222,29 @@ class Speculation:
         forward: Forward,
         own: OwnKv,
         rows: Sequence[Row],
-        drafts: Sequence[list[int]],
+        drafts: Drafts,
         sampler: Sampler,
+        stopping: Stopping,
     ) -> list[tuple[Row, int]]:
         """Read each row's last token with its guess; return the new tokens, row by row and in
         order."""
-        pieces = [
-            TokenSpan(
-                row, slot, [row.tokens[-1], *draft], row.kv.places, targets=[*draft, NO_TOKEN]
-            )
-            for slot, (row, draft) in enumerate(zip(rows, drafts, strict=True))
-        ]
-        logits = forward.read_prompts(own, pieces)
-        picked: list[int] = picking.argmax(logits).tolist()
-        ends = [sum(len(piece.ids) for piece in pieces[: slot + 1]) for slot in range(len(pieces))]
-        firsts = [end - len(piece.ids) for end, piece in zip(ends, pieces, strict=True)]
-        if not all(map(sampler.is_greedy, range(len(rows)))):
-            for first, token in zip(firsts, sampler.pick(logits[firsts]).tolist(), strict=True):
-                picked[first] = token
-        new: list[tuple[Row, int]] = []
-        for slot, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            of_row = picked[firsts[slot] : ends[slot]]
-            right = next((at for at, guess in enumerate(draft) if of_row[at] != guess), len(draft))
+        new = check_guesses(forward, own, rows, drafts, sampler, stopping)
+        for row, draft, of_row in zip(rows, drafts, new, strict=True):
+            right = right_ones(draft, of_row)
             if draft:
                 self._lookups[row].learn(len(draft), right)
-            own.fill(
-                slot, row.kv.places + len(draft) + 1
-            )  # places of wrong guesses will be overwritten
-            row.kv.places += right + 1
-            new += [(row, token) for token in of_row[: right + 1]]
             self.stats.draft_tokens += len(draft)
             self.stats.accepted_tokens += right
-        self.stats.decode_tokens += len(new)
-        return new
+        self.stats.decode_tokens += sum(map(len, new))
+        return [(row, token) for row, of_row in zip(rows, new, strict=True) for token in of_row]
+
+    def forget(self) -> None:
+        """Do nothing: what followed a row's tokens is still known when it continues."""
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Nothing that counts."""
+        return 0
 
     def note(self, tokens: int | None) -> None:
         """Note the time of the pass that began with `drafts`; tokens: how many it gave, None

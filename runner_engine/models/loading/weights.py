@@ -14,6 +14,7 @@ from runner_engine.checkpoints.weight_files import read_weight_file
 from runner_engine.devices import heap
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.models import bin_file
+from runner_engine.models.first_layers import keep_first
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.load_tokenizer import gguf_fix
@@ -42,6 +43,8 @@ def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, lis
         for module in model.modules():
             if isinstance(module, GgufLinear | GroupedLinear):
                 module.has_byte_rows = True
+    if resolved.spec.first_layers is not None:
+        keep_first(model, resolved.spec.first_layers)
     _release_files(resolved)
     return model, notes
 

@@ -31,9 +31,10 @@ from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Delta, Request
 from runner_engine.sessions.stats import EngineStats
-from runner_engine.settings.generation import GenerationConfig, Speculate
+from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.sampling import Sampling
+from runner_engine.settings.speculation import Speculate
 
 kernels = native.kernels()
 pytestmark = pytest.mark.skipif(

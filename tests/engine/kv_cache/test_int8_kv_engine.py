@@ -24,7 +24,7 @@ from runner_engine.local.capabilities import capabilities_of
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Capability, Request
-from runner_engine.settings.generation import GenerationConfig, Speculate
+from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 
@@ -158,8 +158,8 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     assert float((of_kernels - of_torch).abs().mean()) < (0.01 if dtype is Dtype.float32 else 0.1)
 
 
-@pytest.mark.parametrize("speculate", list(Speculate))
-def test_copied_and_guessed_tokens_change_no_answer(engine_of: Make, speculate: Speculate) -> None:
+@pytest.mark.parametrize("speculate", ["auto", "off"])
+def test_copied_and_guessed_tokens_change_no_answer(engine_of: Make, speculate: str) -> None:
     engine = engine_of(speculate=speculate)
     expected = alone(engine)
     for asked in (requests(recurring=True), requests(keep=True)):

@@ -29,7 +29,7 @@ from runner_engine import (
     adapter_of,
     local_model,
 )
-from runner_engine.settings.generation import require_plain_kv
+from runner_engine.settings.generation import require_no_scheduler
 
 WORDS = {
     "none": None,
@@ -177,7 +177,7 @@ class VllmConfig(ModelConfig):
         rows, most = generation.batch_size, self.concurrency
         need = f"model.concurrency={most} allows no more requests in flight at once"
         check(rows is None or rows <= most, "generation.batch_size", rows, need)
-        require_plain_kv(
+        require_no_scheduler(
             generation, "vLLM keeps keys and values itself (model.kv_cache_dtype says how)"
         )
         if generation.thinking_tokens is not None and self.reasoning_parser is None:

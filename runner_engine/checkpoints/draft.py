@@ -1,0 +1,130 @@
+"""The draft model of generation.speculate: what is asked for, and whether it fits the model. Imports
+no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from runner_base import ConfigError, DataError, load_json
+from runner_engine.checkpoints import gguf_file
+from runner_engine.checkpoints.layer_kinds import layer_kinds
+from runner_engine.checkpoints.resolve import ResolvedModel, resolve
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.settings.lora import LoraConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import RopeConfig
+from runner_engine.settings.speculation import KEY, Guesser, Speculate
+from runner_engine.spec import ModelSpec
+
+MOST_NAMED = 3  # tokens that a message shows
+FILLING = (
+    100  # one in so many tokens of a model may be missing in a draft: they only fill a table up
+)
+LISTED = "tokenizer.ggml.tokens"  # where a .gguf file lists them
+
+
+def draft_of(resolved: ResolvedModel) -> ResolvedModel | None:
+    """Return the draft model beside a model; None where none guesses."""
+    how = resolved.spec.generation.speculation
+    return resolve(draft_spec(resolved.spec, how)) if how.kind is Guesser.draft else None
+
+
+def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
+    """Return what the engine is asked for as a draft: never with the adapter, whose model checks
+    its guesses."""
+    if how.model is None:
+        model, quantization, rope = spec.model, spec.quantization, spec.rope
+    else:
+        model = _named_model(spec.model, how.model)
+        is_file = how.model.endswith(".gguf")
+        quantization = CHOICES["gguf"]() if is_file else QuantizationConfig()
+        rope = RopeConfig()
+    if how.quantization is not None:
+        if how.quantization not in CHOICES.names():
+            known = ", ".join(CHOICES.names())
+            raise ConfigError(f"{KEY}={how}: quantization must be one of {known}")
+        quantization = CHOICES[how.quantization]()
+    generation = replace(spec.generation, speculate="off", kv_cache="as_model")
+    return ModelSpec(
+        model,
+        quantization,
+        LoraConfig(),
+        rope,
+        generation,
+        spec.seed,
+        spec.workload,
+        first_layers=how.layers,
+    )
+
+
+def _named_model(beside: LocalModelConfig, name: str) -> LocalModelConfig:
+    """Return the keys of a draft that has files of its own, on the model's device and in its number
+    format."""
+    own: dict[str, Any] = {"name": name, "revision": None, "shape": None, "random_weights": False}
+    return replace(beside, **own)
+
+
+def check_guesses(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
+    """Reject guesses at every step where layers carry a state, and a draft that does not fit the
+    model: its layers, or its tokens."""
+    how = resolved.spec.generation.speculation
+    if not how.is_steady:
+        return
+    for one, what in ((resolved, "the model"), (draft, "the draft")):
+        if one is not None and any(kind.has_state for kind in layer_kinds(one.files.text_settings)):
+            raise ConfigError(
+                f"{KEY}={how}: layers of {what} carry a state from token to token, out of which a wrong guess cannot "
+                f"be taken: use {KEY}=off"
+            )
+    if draft is None:
+        return
+    layers = draft.files.text_settings.get("num_hidden_layers")
+    if how.layers is not None and isinstance(layers, int) and how.layers > layers:
+        raise ConfigError(f"{KEY}={how}: the draft has {layers} layers, and not {how.layers}")
+    own, its = _tokens(resolved), _tokens(draft)
+    if how.model is not None and own is not None and its is not None:  # else when both are loaded
+        check_tokens(how, own, its)
+
+
+def check_tokens(how: Speculate, own: Mapping[int, str], its: Mapping[int, str]) -> None:
+    """Reject a draft whose tokens are not those of the model, number by number; rows that only fill
+    a table up do not count."""
+    others = [number for number in own if number in its and own[number] != its[number]]
+    missing = [number for number in own if number not in its]
+    if not others and len(missing) <= len(own) // FILLING:
+        return
+    shown = ", ".join(
+        f"{number} is {own[number]!r} and {its.get(number)!r}"
+        for number in (others or missing)[:MOST_NAMED]
+    )
+    count = len(others) + len(missing)
+    raise ConfigError(
+        f"{KEY}={how}: a draft must have the model's own tokens, and {count:,} of {len(own):,} differ ({shown}): "
+        "use a draft of the same family"
+    )
+
+
+def _tokens(resolved: ResolvedModel) -> dict[int, str] | None:
+    """Return the texts of a model's tokens by their numbers, as its files have them; None where
+    these cannot be read here."""
+    path = resolved.files.path
+    try:
+        if path.is_file():
+            header = gguf_file.read_header(path)
+            return dict(enumerate(gguf_file.read_array(header, LISTED, of_texts=True)))
+        file = path / "tokenizer.json"
+        return _of_json(load_json(file)) if file.is_file() else None
+    except (DataError, OSError, AttributeError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _of_json(settings: dict[str, Any]) -> dict[int, str] | None:
+    vocabulary = settings["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        tokens = {number: text for text, number in vocabulary.items()}
+    else:  # a unigram's pairs of text and score
+        tokens = {number: pair[0] for number, pair in enumerate(vocabulary)}
+    return tokens | {one["id"]: one["content"] for one in settings.get("added_tokens") or ()}

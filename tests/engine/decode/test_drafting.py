@@ -1,0 +1,289 @@
+"""A draft guesses at every step of every row: the answers are those of single steps, whatever it
+guesses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from streams import PROMPTS
+
+from runner_base import ConfigError
+from runner_base.dtypes import Dtype
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.decode.drafting import draft_model
+from runner_engine.decode.rows import Row
+from runner_engine.decode.tokens import Stopping, check_guesses, sampler_of
+from runner_engine.local.before_load import check_files
+from runner_engine.local.engine import LocalEngine
+from runner_engine.sessions import contract
+from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.sampling import Sampling
+from runner_engine.spec import ModelSpec
+from tools import families
+
+NEW_TOKENS = 24
+TOKENS = 3
+
+Make = Callable[..., LocalEngine]
+
+
+@pytest.fixture
+def engine_of(opened: Make) -> Make:
+    def make(folder: Path, speculate: Any = "off", dtype: Dtype = Dtype.float32) -> LocalEngine:
+        generation = GenerationConfig(max_new_tokens=NEW_TOKENS, speculate=speculate)
+        model = LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)
+        return opened(model=model, generation=generation)
+
+    return make
+
+
+def ended(engine: LocalEngine, asked: Sequence[Request], rows: int | None) -> dict[Any, Any]:
+    """Return of each answer its tokens, its text and its end."""
+    return {
+        (done.id, done.choice): (
+            done.answer.token_ids,
+            done.answer.text,
+            done.answer.finish_reason,
+            done.error,
+        )
+        for done in contract.complete(engine, asked, rows)
+    }
+
+
+def asked_of(texts: dict[Any, Any] | None = None) -> list[Request]:
+    """Return greedy, sampled and limited requests with shared beginnings; texts: answers within
+    which some end."""
+    asked = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
+    asked += [
+        Request(f"sampled {at}", prompt, sampling=Sampling(temperature=0.9, top_p=0.95), n=2)
+        for at, prompt in enumerate(PROMPTS[:3])
+    ]
+    asked.append(Request("penalty", PROMPTS[2], sampling=Sampling(repetition_penalty=1.3)))
+    counted = Sampling(temperature=1.0, frequency_penalty=0.5)
+    asked.append(Request("counted", PROMPTS[3], sampling=counted))
+    asked += [Request(f"limit {limit}", PROMPTS[1], max_new_tokens=limit) for limit in (1, 2, 5)]
+    asked.append(Request("measured", PROMPTS[0], ignore_eos=True))
+    for at in range(0 if texts is None else 3):
+        stop = (texts or {})[at, 0][1][5:7]
+        asked.append(Request(f"stop {at}", PROMPTS[at], stop=(stop,)))
+    return asked
+
+
+@pytest.mark.parametrize("rows", [1, 5, None])
+@pytest.mark.parametrize("draft", ["the same", "one layer", "another", "lookup"])
+def test_answers_are_those_of_single_steps(
+    draft: str, rows: int | None, engine_of: Make, saved_family: Callable[..., Path]
+) -> None:
+    """Rows of different acceptance in one batch, which come and go, with shared prefixes."""
+    folder = saved_family(max_position_embeddings=512)
+    speculate: Any = {
+        "the same": {"kind": "draft", "model": str(folder), "tokens": TOKENS},
+        "one layer": {"kind": "draft", "layers": 1, "tokens": TOKENS},
+        "another": {
+            "kind": "draft",
+            "model": str(saved_family(seed=3, num_hidden_layers=1, max_position_embeddings=512)),
+        },
+        "lookup": "ngram",
+    }[draft]
+    plain, guessing = engine_of(folder), engine_of(folder, speculate)
+    asked = asked_of(ended(plain, [Request(at, text) for at, text in enumerate(PROMPTS)], rows))
+    expected = ended(plain, asked, rows)
+    assert ended(guessing, asked, rows) == expected
+    stats = guessing.stats
+    assert stats.draft_tokens > 0
+    assert stats.decode_tokens == sum(len(it[0]) - 1 for it in expected.values())
+    assert stats.drafted_at[0] >= stats.drafted_at[1] >= stats.drafted_at[2]
+    assert stats.accepted_at[0] >= stats.drafted_at[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "keys"),
+    [
+        ("mixtral", {}),
+        ("qwen3_moe", {}),
+        ("gemma2", {"sliding_window": 16}),
+        ("mistral", {"sliding_window": 16}),
+        ("deepseek_v3", {}),
+    ],
+)
+def test_families(
+    family: str,
+    keys: dict[str, Any],
+    engine_of: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Mixtures, windows and latents; the whole model as a draft is always right."""
+    monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | keys)
+    families.build(family, tmp_path)
+    layers = {"kind": "draft", "layers": 1}
+    plain, guessing = engine_of(tmp_path), engine_of(tmp_path, layers)
+    asked = asked_of()
+    expected = ended(plain, asked, 6)
+    assert ended(guessing, asked, 6) == expected
+    assert 0 < guessing.stats.accepted_tokens <= guessing.stats.draft_tokens
+    whole = engine_of(tmp_path, {"kind": "draft", "model": str(tmp_path)})
+    greedy = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
+    assert ended(whole, greedy, 6) == {
+        key: it for key, it in expected.items() if key[0] in range(len(PROMPTS))
+    }
+    assert whole.stats.acceptance["acceptance_share/token_1"] == 1
+    assert whole.stats.accepted_at == whole.stats.drafted_at
+
+
+def test_a_draft_that_is_wrong_everywhere_changes_no_answer(
+    engine_of: Make, saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved_family(max_position_embeddings=512)
+    plain = engine_of(folder)
+    guessing = engine_of(folder, {"kind": "draft", "model": str(folder)})
+    propose = draft_model.Way.propose
+
+    def wrong(*given: Any) -> list[list[int]]:
+        return [[(token + 1) % 259 for token in guess] for guess in propose(*given)]
+
+    monkeypatch.setattr(draft_model.Way, "propose", wrong)
+    asked = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
+    assert ended(guessing, asked, None) == ended(plain, asked, None)
+    assert guessing.stats.accepted_tokens == 0 < guessing.stats.draft_tokens
+    assert guessing.stats.acceptance["acceptance_share"] == 0
+
+
+def test_a_guess_that_is_not_checked_changes_answers(
+    engine_of: Make, saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: an engine that takes what a wrong draft says gives other answers."""
+    folder = saved_family(max_position_embeddings=512)
+    other = saved_family(seed=3, num_hidden_layers=1, max_position_embeddings=512)
+    plain = engine_of(folder)
+    guessing = engine_of(folder, {"kind": "draft", "model": str(other)})
+    monkeypatch.setattr(
+        "runner_engine.decode.drafting.steady.check_guesses",
+        lambda forward, own, rows, drafts, sampler, stopping: _believed(rows, drafts),
+    )
+    asked = [Request(at, prompt) for at, prompt in enumerate(PROMPTS[:3])]
+    assert ended(guessing, asked, None) != ended(plain, asked, None)
+
+
+def _believed(rows: Any, drafts: list[list[int]]) -> list[list[int]]:
+    for row, draft in zip(rows, drafts, strict=True):
+        row.kv.places += max(len(draft), 1)
+    return [draft or [1] for draft in drafts]
+
+
+def test_a_draft_must_fit_the_model(saved_family: Callable[..., Path], tmp_path: Path) -> None:
+    folder, hybrid = saved_family(max_position_embeddings=512), tmp_path / "hybrid"
+    families.build("qwen3_next", hybrid)
+    with pytest.raises(ConfigError, match=r"the draft has 2 layers, and not 9"):
+        check(folder, {"kind": "draft", "layers": 9})
+    with pytest.raises(ConfigError, match=r"quantization must be one of .*, nf4, "):
+        check(folder, {"kind": "draft", "quantization": "nf5"})
+    with pytest.raises(
+        ConfigError, match=r"layers of the model carry a state .*use generation.speculate=off"
+    ):
+        check(hybrid, "ngram")
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    tokens = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokens["model"]["vocab"]
+    one, two = list(vocabulary)[40:42]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    (other / "tokenizer.json").write_text(json.dumps(tokens))
+    check(folder, {"kind": "draft", "model": str(folder)})
+    with pytest.raises(
+        ConfigError, match=r"must have the model's own tokens, and 2 of 259 differ \(40 is "
+    ):
+        check(folder, {"kind": "draft", "model": str(other)})
+
+
+def check(folder: Path, speculate: Any) -> None:
+    """Check a model and its draft, as before a load."""
+    generation = GenerationConfig(speculate=speculate)
+    model = LocalModelConfig(name=str(folder), device="cpu")
+    check_files(resolve(ModelSpec(model, generation=generation)))
+
+
+PROBABILITIES = torch.tensor([[0.5, 0.05, 0.3, 0.15], [0.1, 0.2, 0.3, 0.4], [0.25] * 4])
+GUESS = [2, 3]  # by no means the most probable token first
+DRAWS = 2000
+
+
+class Known:
+    """Passes with known probabilities behind the last token, and behind each of a guess."""
+
+    def read_prompts(self, _: Any, pieces: Sequence[Any]) -> torch.Tensor:
+        return PROBABILITIES.log().repeat(len(pieces), 1)
+
+    def lengthen(self, *_: int) -> None:
+        """As a store."""
+
+    fill = lengthen
+
+
+def drawn(believes: bool = False) -> list[list[int]]:
+    """Return the new tokens of many sampled rows with the same guess; believes: the first token of
+    the guess is taken as it is."""
+    sampling = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+    sampling = dataclasses.replace(sampling, frequency_penalty=0.0, presence_penalty=0.0)
+    rows = [Row(Request(at, ()), [1], "", 9, sampling=sampling, tokens=[1]) for at in range(DRAWS)]
+    sampler, known = sampler_of(rows, 4, torch.device("cpu")), Known()
+    given: Any = known, known, rows, [GUESS] * DRAWS, sampler, Stopping(None)
+    new = check_guesses(*given)
+    return [[GUESS[0], *tokens[1:]] for tokens in new] if believes else new
+
+
+def p_of(tokens: Sequence[int], probabilities: torch.Tensor) -> float:
+    counts = torch.bincount(torch.tensor(tokens), minlength=4)
+    return float(chisquare(counts, probabilities.numpy() * len(tokens)).pvalue)
+
+
+def test_sampled_rows_follow_the_models_own_distribution() -> None:
+    """2,000 draws behind the last token, and behind the guessed ones where those were drawn."""
+    new = drawn()
+    assert p_of([tokens[0] for tokens in new], PROBABILITIES[0]) > 0.001
+    seconds = [tokens[1] for tokens in new if len(tokens) > 1]
+    thirds = [tokens[2] for tokens in new if len(tokens) > 2]
+    assert len(seconds) == sum(tokens[0] == GUESS[0] for tokens in new) > DRAWS // 5
+    assert len(thirds) == seconds.count(GUESS[1]) > DRAWS // 20
+    assert p_of(seconds, PROBABILITIES[1]) > 0.001
+    assert p_of(thirds, PROBABILITIES[2]) > 0.001
+    believed = [tokens[0] for tokens in drawn(believes=True)]
+    assert p_of(believed, PROBABILITIES[0]) < 1e-9, "the control: what the draft says is not drawn"
+
+
+def test_words() -> None:
+    def text(value: Any) -> str:
+        return str(GenerationConfig(speculate=value).speculate)
+
+    assert [text(name) for name in ("auto", "off", "ngram", "draft")] == [
+        "auto",
+        "off",
+        "ngram",
+        "draft",
+    ]
+    assert text("none") == text({"kind": "none"}) == text(False) == "off"
+    assert text({"kind": "draft", "quantization": "nf4"}) == "draft"
+    assert text("{kind: draft, layers: 10, tokens: 4}") == "{kind: draft, tokens: 4, layers: 10}"
+    assert text(text({"layers": 10, "tokens": 4})) == "{kind: draft, tokens: 4, layers: 10}"
+    for wrong, said in {
+        "mtp": "MTP",
+        "{kind: mtp}": "MTP",
+        "{kind: eagle}": "must be one of off, auto, ngram, draft",
+        "{kind: ngram, layers: 3}": "layers is of a draft model",
+        "{kind: auto, tokens: 3}": "tokens is for the kinds",
+        "{tokens: 17}": r"must lie in 1\.\.16",
+        "{drafts: 3}": "it has no key drafts",
+        "fast": "must be one of auto, off, ngram, draft, or",
+    }.items():
+        with pytest.raises(ConfigError, match=said):
+            GenerationConfig(speculate=wrong)
