@@ -145,8 +145,9 @@ def _of_mapping(given: Mapping[Any, Any]) -> Speculate:
         return Speculate(kind)
     if kind is Guesser.draft and not _named(model, quantization, layers):
         quantization = DRAFT_QUANTIZATION
-    texts = [None if value is None else str(value) for value in (model, quantization)]
-    return Speculate(kind, tokens, *texts, layers)
+    model_text = None if model is None else str(model)
+    quantization_text = None if quantization is None else str(quantization)
+    return Speculate(kind, tokens, model_text, quantization_text, layers)
 
 
 def _named(model: object, quantization: object, layers: object) -> list[str]:
