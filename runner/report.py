@@ -41,7 +41,6 @@ FACTS_SHOWN = (
         "prompts",
         "sampling",
         "calls",
-        "calls",
         "effective_length",
         "reference",
         "context",
