@@ -116,7 +116,7 @@ def execute(
             record.status = Status.FAILED if record.result.problems else Status.FINISHED
             record.error = record.result.complaint
         except KeyboardInterrupt as stop:
-            record.status, record.error = Status.KILLED, signals.words(stop)
+            record.status, record.error = Status.KILLED, signals.interruption_text(stop)
             raise
         except BaseException as error:
             record.error = f"{type(error).__name__}: {error}"
@@ -131,7 +131,8 @@ def execute(
             record.result.facts |= {"model_sha256": job.model_sha256} if job.model_sha256 else {}
             if packages := packages_of(config):
                 record.result.facts["plug_ins"] = ", ".join(
-                    f"{key.removesuffix('.package')}: {it}" for key, it in packages.items()
+                    f"{key.removesuffix('.package')}: {package}"
+                    for key, package in packages.items()
                 )
             ledger.close(tracker, job, record)
     return record

@@ -50,7 +50,7 @@ class Choices(MutableMapping[str, type[T]]):
 
     def _own_places(self) -> Iterator[str]:
         yield from self._listed.values()
-        yield from (option.place for option in own_options(self._kind).values())
+        yield from (option.target for option in own_options(self._kind).values())
 
     def from_plug_ins(self) -> Iterator[type[T]]:
         """Yield the choices of all plug-ins; one that cannot be imported is left out, with a

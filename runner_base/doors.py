@@ -97,8 +97,8 @@ def _package(metadata: str, entry_points: str) -> Package:
         if text.startswith("[") and text.endswith("]"):
             group = groups.setdefault(text[1:-1].strip(), {})
         elif "=" in text and not text.startswith("#"):
-            name, _, place = text.partition("=")
-            group[name.strip()] = place.partition("[")[
+            name, _, target = text.partition("=")
+            group[name.strip()] = target.partition("[")[
                 0
             ].strip()  # [extra] is what it needs installed
     return Package(fields.get("Name", ""), fields.get("Version", ""), groups)
@@ -109,18 +109,18 @@ def entries(group: str) -> Mapping[str, str]:
     """Return the entry points of a group: MODULE:ATTRIBUTE by name."""
     found: dict[str, str] = {}
     for package in packages_for_us():
-        for name, place in package.groups.get(group, {}).items():
-            found.setdefault(name, place)
+        for name, target in package.groups.get(group, {}).items():
+            found.setdefault(name, target)
     return found
 
 
 def load(group: str, name: str, kind: type[T]) -> T:
     """Import the object behind an entry point, which is of this class."""
-    place = entries(group)[name]
-    module, _, attribute = place.partition(":")
+    target = entries(group)[name]
+    module, _, attribute = target.partition(":")
     loaded = getattr(importlib.import_module(module), attribute)
     if not isinstance(loaded, kind):
         raise ConfigError(
-            f"{group}: {name} = {place} is no {kind.__name__}, but {type(loaded).__name__}"
+            f"{group}: {name} = {target} is no {kind.__name__}, but {type(loaded).__name__}"
         )
     return loaded

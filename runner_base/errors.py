@@ -208,27 +208,27 @@ def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
     def rejected(reason: str) -> OutputError:
         return OutputError(f"{key}={named}: {reason}. Give a folder you may write: {key}=...")
 
-    for place in (folder, *folder.parents):
+    for path in (folder, *folder.parents):
         try:
-            is_folder = stat.S_ISDIR(place.stat().st_mode)
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
-            if place.is_symlink():
+            if path.is_symlink():
                 raise rejected(
-                    f"{place} is a link to {place.readlink()}, which is not there"
+                    f"{path} is a link to {path.readlink()}, which is not there"
                 ) from None
             continue  # it will be made in the one above it
         except (
             OSError
         ) as error:  # a name that is too long, a loop of links, a folder that may not be entered
-            raise rejected(f"{place}: {error.strerror}") from error
+            raise rejected(f"{path}: {error.strerror}") from error
         if not is_folder:
-            raise rejected(f"{place} is a file")
+            raise rejected(f"{path} is a file")
         if is_written and not os.access(
-            place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
+            path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
         ):
-            is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+            is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
             reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
-            raise rejected(f"nothing may be written in {place} ({reason})")
+            raise rejected(f"nothing may be written in {path} ({reason})")
         return
 
 
@@ -236,13 +236,13 @@ def check_free_space(key: str, folder: Path, needed: int) -> None:
     """Raise OutputError unless the disk of a folder, which need not exist yet, has so many bytes
     free."""
     try:
-        place = next(place for place in (folder, *folder.parents) if place.exists())
-        disk = shutil.disk_usage(place)
+        parent = next(path for path in (folder, *folder.parents) if path.exists())
+        disk = shutil.disk_usage(parent)
     except OSError:  # what is wrong with the folder is said by who opens it
         return
     if disk.total and disk.free < needed:  # a file system that is no disk has 0 of both
         raise OutputError(
-            f"{key}={folder}: the disk is full: {disk.free // 1024:,} KiB are free in {place}, and at least "
+            f"{key}={folder}: the disk is full: {disk.free // 1024:,} KiB are free in {parent}, and at least "
             f"{needed // 1024:,} KiB are needed to begin"
         )
 

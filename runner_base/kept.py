@@ -36,7 +36,7 @@ DAY_S = 86_400
 UNUSED_DAYS = 90
 
 
-def place(kind: str, key: object) -> Path | None:
+def file_of(kind: str, key: object) -> Path | None:
     """Return the file of a key, which is a value of JSON, in the user's cache; None where there is
     no cache."""
     cache = user_cache()

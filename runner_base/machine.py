@@ -88,8 +88,8 @@ def describe() -> dict[str, str]:
 
 def name() -> str:
     """Describe the kind of machine on one line; numbers from two kinds are not compared."""
-    it = describe()
-    return f"{it['cpu']}, {it['cores']} cores, {it['memory_gib']} GiB, GPUs: {it['gpus']}"
+    described = describe()
+    return f"{described['cpu']}, {described['cores']} cores, {described['memory_gib']} GiB, GPUs: {described['gpus']}"
 
 
 EXCLUSIVE = "alone"  # in its own process, with no notable load from other programs

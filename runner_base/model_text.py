@@ -121,7 +121,7 @@ class Answer:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read an answer as it was written; raises ValueError, KeyError or TypeError if it is
         none."""
-        now = {RENAMED.get(key, key): it for key, it in values.items()}
+        now = {RENAMED.get(key, key): value for key, value in values.items()}
         for key, kind in (("verdict", Verdict), ("ending", Ending)):
             if now.get(key) is not None:
                 now[key] = kind(now[key])

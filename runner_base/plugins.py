@@ -50,7 +50,7 @@ class PlugIn:
 
     kind: str
     name: str
-    place: str  # MODULE:ATTRIBUTE
+    target: str  # MODULE:ATTRIBUTE
     package: str  # with its version
     rival: str = field(
         default="", compare=False
@@ -62,7 +62,7 @@ class PlugIn:
 
         An option of the runner has its own beside its modules: runner/options/NAME/conf/.
         """
-        package, *inner = self.place.partition(":")[0].split(".")
+        package, *inner = self.target.partition(":")[0].split(".")
         folder = _folder_of(package)
         return (
             None if folder is None else Path(folder, *(inner[:-1] if self.is_own else ()), "conf")
@@ -88,19 +88,19 @@ def _folder_of(package: str) -> str | None:
 @cache
 def plug_ins(kind: str) -> Mapping[str, PlugIn]:
     """Return the plug-ins of a kind by name: those of other packages."""
-    return {it.name: it for it in _found() if it.kind == kind}
+    return {plug_in.name: plug_in for plug_in in _found() if plug_in.kind == kind}
 
 
 @cache
 def own_options(kind: str) -> Mapping[str, PlugIn]:
     """Return the runner's own options of a kind by name."""
-    return {it.name: it for it in _own() if it.kind == kind}
+    return {option.name: option for option in _own() if option.kind == kind}
 
 
 @cache
 def own_conf_folders() -> tuple[Path, ...]:
     """Return the folders conf/ of the runner's own options."""
-    folders = dict.fromkeys(it.conf for it in _own())
+    folders = dict.fromkeys(option.conf for option in _own())
     return tuple(folder for folder in folders if folder is not None and folder.is_dir())
 
 
@@ -117,15 +117,15 @@ def own_conf_files() -> Mapping[str, Path]:
 def packages() -> dict[str, list[PlugIn]]:
     """Return the plug-ins by their package with its version."""
     by_package: dict[str, list[PlugIn]] = {}
-    for it in _found():
-        by_package.setdefault(it.package, []).append(it)
+    for plug_in in _found():
+        by_package.setdefault(plug_in.package, []).append(plug_in)
     return by_package
 
 
 @cache
 def conf_folders() -> dict[str, Path]:
     """Return the folders conf/ of the packages with plug-ins, by package."""
-    found = {it.package: it.conf for it in reversed(_found())}
+    found = {plug_in.package: plug_in.conf for plug_in in reversed(_found())}
     return {
         package: conf
         for package, conf in sorted(found.items())
@@ -137,13 +137,13 @@ def conf_folders() -> dict[str, Path]:
 def _own() -> tuple[PlugIn, ...]:
     """Read the entry points of the runner's own package, and of no other."""
     found = [
-        PlugIn(kind, name, place, str(package))
+        PlugIn(kind, name, target, str(package))
         for package in packages_for_us()  # without it if only a part is installed, such as the comparison
         if package.name == OWN_PACKAGE
         for kind, group in OF_OPTIONS.items()
-        for name, place in package.groups.get(group, {}).items()
+        for name, target in package.groups.get(group, {}).items()
     ]
-    return tuple(sorted(found, key=lambda it: (it.kind, it.name)))
+    return tuple(sorted(found, key=lambda option: (option.kind, option.name)))
 
 
 @cache
@@ -154,43 +154,45 @@ def _found() -> tuple[PlugIn, ...]:
         if package.name == OWN_PACKAGE:
             continue
         for kind, group in KINDS.items():
-            for name, place in package.groups.get(group, {}).items():
+            for name, target in package.groups.get(group, {}).items():
                 if (first := found.get((kind, name))) is not None:
                     found[kind, name] = replace(first, rival=str(package))
                 else:
-                    found[kind, name] = PlugIn(kind, name, place, str(package))
-    return tuple(sorted(found.values(), key=lambda it: (it.kind, it.name)))
+                    found[kind, name] = PlugIn(kind, name, target, str(package))
+    return tuple(sorted(found.values(), key=lambda plug_in: (plug_in.kind, plug_in.name)))
 
 
 def load_object(kind: str, name: str, base: type[T]) -> T:
     """Import the object of a plug-in, which is of this class; ConfigError names the package if that
     fails."""
-    it = own_options(kind).get(name) or plug_ins(kind)[name]
-    loaded = _imported(it)
+    plug_in = own_options(kind).get(name) or plug_ins(kind)[name]
+    loaded = _imported(plug_in)
     if not isinstance(loaded, base):
         raise ConfigError(
-            f"{it}: {it.place} is no {base.__name__} ({base.__module__}), but {_what(loaded)}"
+            f"{plug_in}: {plug_in.target} is no {base.__name__} ({base.__module__}), but {_what(loaded)}"
         )
     if (key := getattr(loaded, "key", name)) != name:
-        raise ConfigError(f"{it}: {it.place} calls itself {key!r}: give it the key {name!r}")
+        raise ConfigError(
+            f"{plug_in}: {plug_in.target} calls itself {key!r}: give it the key {name!r}"
+        )
     return loaded
 
 
 def load_class(kind: str, name: str, base: type[T]) -> type[T]:
     """Import the class of a plug-in, a subclass of this one; ConfigError names the package if that
     fails."""
-    it = own_options(kind).get(name) or plug_ins(kind)[name]
-    loaded = _imported(it)
+    plug_in = own_options(kind).get(name) or plug_ins(kind)[name]
+    loaded = _imported(plug_in)
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise ConfigError(
-            f"{it}: {it.place} is no subclass of {base.__name__} ({base.__module__}), but {_what(loaded)}"
+            f"{plug_in}: {plug_in.target} is no subclass of {base.__name__} ({base.__module__}), but {_what(loaded)}"
         )
     if (named := choice_of(loaded)) not in (
         None,
-        it.name,
+        plug_in.name,
     ):  # records would name another choice than what ran
         raise ConfigError(
-            f"{it}: {it.place} calls itself {named!r}: its class needs name = {it.name!r}"
+            f"{plug_in}: {plug_in.target} calls itself {named!r}: its class needs name = {plug_in.name!r}"
         )
     return loaded
 
@@ -206,19 +208,19 @@ def check_plug_in(key: str, kind: str, name: str) -> None:
         raise ConfigError(f"{key}={name}: {problem}")
 
 
-def _imported(it: PlugIn) -> Any:
-    if it.rival:
+def _imported(plug_in: PlugIn) -> Any:
+    if plug_in.rival:
         raise ConfigError(
-            f"{it}: {it.rival} has the same name for a {it.kind}: uninstall one of the two packages"
+            f"{plug_in}: {plug_in.rival} has the same name for a {plug_in.kind}: uninstall one of the two packages"
         )
-    module, _, attribute = it.place.partition(":")
+    module, _, attribute = plug_in.target.partition(":")
     try:
         loaded: Any = importlib.import_module(module)
         for part in filter(None, attribute.split(".")):
             loaded = getattr(loaded, part)
     except Exception as error:  # whatever another package's code raises on import
         raise ConfigError(
-            f"{it}: importing {it.place} failed ({type(error).__name__}: {error})"
+            f"{plug_in}: importing {plug_in.target} failed ({type(error).__name__}: {error})"
         ) from error
     return loaded
 

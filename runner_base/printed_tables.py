@@ -42,7 +42,8 @@ def turned(columns: Sequence[Column], width: int, gap: int) -> list[list[Column]
     """Return the blocks of a turned table: its heads as the first column, and as many rows as have
     room beside it."""
     naming = next(
-        (it for use in (Use.setting, Use.job) for it in columns if it.use is use), columns[0]
+        (column for use in (Use.setting, Use.job) for column in columns if column.use is use),
+        columns[0],
     )
     others = [column for column in columns if column is not naming]
     heads = Column(

@@ -79,7 +79,7 @@ class Response:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read one as it was written; raises ValueError, KeyError or TypeError if it is none."""
-        own = {RENAMED.get(key, key): it for key, it in values.items()}
+        own = {RENAMED.get(key, key): value for key, value in values.items()}
         answer = {key: own.pop(key) for key in ANSWER_KEYS & own.keys()}
         readers = {
             "branches": Answer.from_dict,
@@ -87,7 +87,7 @@ class Response:
             "calls": Call.from_dict,
         }
         for key in readers.keys() & own.keys():
-            own[key] = own[key] and [readers[key](one) for one in own[key]]
+            own[key] = own[key] and [readers[key](entry) for entry in own[key]]
         return cls(Answer.from_dict(answer), **own)
 
 

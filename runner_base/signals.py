@@ -62,7 +62,7 @@ class BetweenSteps(Interrupted):
     kept."""
 
 
-def words(stop: KeyboardInterrupt) -> str:
+def interruption_text(stop: KeyboardInterrupt) -> str:
     """Say that a job was interrupted, and what it has said about what is kept."""
     return ": ".join(filter(None, ("interrupted", str(stop))))
 

@@ -20,14 +20,14 @@ def document(width: float, height: float, pieces: Iterable[str]) -> str:
 
 def box(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:
     """Return a filled rectangle; its title shows under the mouse."""
-    place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
-    return f'<rect {place} fill="{colour}"><title>{plain(title)}</title></rect>'
+    position = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    return f'<rect {position} fill="{colour}"><title>{plain(title)}</title></rect>'
 
 
 def text(
     x: float,
     y: float,
-    words: str,
+    content: str,
     *,
     bold: bool = False,
     colour: str = "black",
@@ -35,13 +35,15 @@ def text(
 ) -> str:
     """Return a line of text; `anchor` says which of its points is at x: start, middle or end."""
     weight = "bold" if bold else "normal"
-    place = f'x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" text-anchor="{anchor}" fill="{colour}"'
-    return f"<text {place}>{plain(words)}</text>"
+    position = (
+        f'x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" text-anchor="{anchor}" fill="{colour}"'
+    )
+    return f"<text {position}>{plain(content)}</text>"
 
 
-def plain(words: str) -> str:
+def plain(text: str) -> str:
     """Return words as a picture may contain them: no markup, and none of the characters that XML
     forbids."""
     return escape(
-        "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in words)
+        "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
     )

@@ -181,15 +181,17 @@ def _move_constants(table: Fitted) -> None:
     if len(same) < len(table.columns):
         table.columns = [column for column in table.columns if column not in same]
         table.caption = [
-            f"{one_line(it.head)} {one_line(it.cells[0])}" for it in same if it.cells[0]
+            f"{one_line(column.head)} {one_line(column.cells[0])}"
+            for column in same
+            if column.cells[0]
         ]
 
 
 def _shorten_paths(table: Fitted) -> None:
-    for place, column in enumerate(table.columns):
+    for index, column in enumerate(table.columns):
         short = short_paths(column.cells) if column.use is Use.setting else column.cells
         if short != column.cells:
-            table.columns[place] = replace(column, cells=short)
+            table.columns[index] = replace(column, cells=short)
             examples = (
                 pair for pair in zip(short, column.cells, strict=True) if pair[0] != pair[1]
             )
@@ -197,7 +199,7 @@ def _shorten_paths(table: Fitted) -> None:
 
 
 def _leave_out(table: Fitted, column: Column) -> None:
-    table.columns = [it for it in table.columns if it is not column]
+    table.columns = [other for other in table.columns if other is not column]
     table.left_out.append(one_line(column.head))
 
 
@@ -214,19 +216,19 @@ def wrap(columns: Sequence[Column], room: int, most_lines: int | None) -> list[C
     now = list(columns)
     for narrow in (_narrower, _broken)[: 1 if most_lines else 2]:
         while sum(map(width_of, now)) > room:
-            by_width = sorted(range(len(now)), key=lambda place: -width_of(now[place]))
+            by_width = sorted(range(len(now)), key=lambda index: -width_of(now[index]))
             found = (
-                (place, narrow(columns[place], width_of(now[place]) - 1)) for place in by_width
+                (index, narrow(columns[index], width_of(now[index]) - 1)) for index in by_width
             )
             fitting = (
-                (place, it)
-                for place, it in found
-                if it and not (most_lines and _lines_in(it) > most_lines)
+                (index, narrowed)
+                for index, narrowed in found
+                if narrowed and not (most_lines and _lines_in(narrowed) > most_lines)
             )
-            place, column = next(fitting, (0, None))
+            index, column = next(fitting, (0, None))
             if column is None:
                 break
-            now[place] = column
+            now[index] = column
         if sum(map(width_of, now)) <= room:
             return now
     return None
@@ -244,10 +246,10 @@ def _lines_in(column: Column) -> int:
 def _narrower(column: Column, width: int) -> Column | None:
     """Wrap a column at words; None if a word is longer."""
     head = _lines(column.head, width, PART_OF_HEAD)
-    words = PART_OF_SETTING if column.use is Use.setting else WORD
-    cells = ["\n".join(_lines(cell, width, words)) for cell in column.cells]
-    it = replace(column, head="\n".join(head), cells=cells)
-    return it if width_of(it) <= width else None
+    breaks = PART_OF_SETTING if column.use is Use.setting else WORD
+    cells = ["\n".join(_lines(cell, width, breaks)) for cell in column.cells]
+    wrapped = replace(column, head="\n".join(head), cells=cells)
+    return wrapped if width_of(wrapped) <= width else None
 
 
 def _broken(column: Column, width: int) -> Column | None:

@@ -105,11 +105,15 @@ def _check_depth(text: str, value: Any) -> None:
     deep = (
         text.count("[") + text.count("{") > MAX_DEPTH
     )  # a quick test: fewer brackets cannot be nested deeper
-    while deep and (level := [one for one in level if isinstance(one, (list, dict))]):
+    while deep and (
+        level := [container for container in level if isinstance(container, (list, dict))]
+    ):
         if (depth := depth + 1) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         level = [
-            inner for one in level for inner in (one.values() if isinstance(one, dict) else one)
+            inner
+            for container in level
+            for inner in (container.values() if isinstance(container, dict) else container)
         ]
 
 

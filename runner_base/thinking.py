@@ -205,9 +205,9 @@ def new_pieces(
     if not is_whole:
         held = 1 + max(len(mark) for tag in tags for mark in tag[:2]) if found.is_undecided else 0
         held = max(held, may_begin_tag(text[:end], tags))
-        for one in () if found.is_open else stop:
-            sizes = range(min(len(one) - 1, end), held, -1)
-            held = next((size for size in sizes if text[:end].endswith(one[:size])), held)
+        for stop_text in () if found.is_open else stop:
+            sizes = range(min(len(stop_text) - 1, end), held, -1)
+            held = next((size for size in sizes if text[:end].endswith(stop_text[:size])), held)
         end -= held
     spans = [
         (text[max(span.start, sent) : min(span.end, end)], span.is_thinking) for span in found.spans

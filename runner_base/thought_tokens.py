@@ -35,7 +35,7 @@ def mean_tokens(count: Callable[[Answer], int | None], answers: Sequence[Answer]
 
 def thinking_totals(samples: Sequence[Sample]) -> dict[str, float]:
     """Return how much a job's model thought, and how its answers ended; empty if it never did."""
-    answers = [one for sample in samples if not sample.failed for one in sample.answers]
+    answers = [answer for sample in samples if not sample.failed for answer in sample.answers]
     if all(answer.ending in (None, Ending.no_thinking) for answer in answers):
         return {}
     endings = Counter(answer.ending or Ending.no_thinking for answer in answers)
@@ -46,5 +46,5 @@ def thinking_totals(samples: Sequence[Sample]) -> dict[str, float]:
     return {
         **{key: mean for key, mean in means.items() if mean is not None},
         "thought_share": fmean(answer.parts.has_thinking for answer in answers),
-        **{f"endings/{it}": float(endings[it]) for it in Ending},
+        **{f"endings/{ending}": float(endings[ending]) for ending in Ending},
     }

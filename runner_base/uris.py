@@ -72,12 +72,12 @@ def _shown(uri: str) -> str:
     # a password may have / ? # or @ in it, so that only the last @ surely ends it
     _, at, rest = rest.rpartition("@") if kind.startswith(NETWORK) else _user_of(rest)
     rest, hash_sign, fragment = rest.partition("#")
-    place, question_mark, query = rest.partition("?")
-    place, semicolon, _ = place.partition(";")  # parameters of a path, such as a session
+    path, question_mark, query = rest.partition("?")
+    path, semicolon, _ = path.partition(";")  # parameters of a path, such as a session
     query = "&".join(_shown_part(part) for part in query.split("&")) if question_mark else ""
     fragment = fragment if not fragment or ROUTE.fullmatch(fragment) else HIDDEN
-    place += f";{HIDDEN}" if semicolon else ""
-    return f"{scheme}://{HIDDEN * bool(at)}{at}{place}{question_mark}{query}{hash_sign}{fragment}{after}"
+    path += f";{HIDDEN}" if semicolon else ""
+    return f"{scheme}://{HIDDEN * bool(at)}{at}{path}{question_mark}{query}{hash_sign}{fragment}{after}"
 
 
 def _user_of(rest: str) -> tuple[str, str, str]:

@@ -291,7 +291,7 @@ def _torch_gpus() -> list[tuple[str, int]]:
 def _as_torch_says(version: str, variables: tuple[str | None, ...]) -> list[tuple[str, int]]:
     """Return what torch says in a child process, once until the machine restarts."""
     boot = BOOT_ID.read_text() if BOOT_ID.exists() else ""
-    file = kept.place("gpus", [version, variables, boot])
+    file = kept.file_of("gpus", [version, variables, boot])
     found = kept.read(file).get("gpus") if file is not None else None
     if found is None:
         found = _ask_torch()

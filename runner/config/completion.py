@@ -29,18 +29,20 @@ class CompletesValues(CompletionPlugin):
         key, equals, value = word.partition("=")
         if not equals or set("[]{}()'\"") & set(value):
             found = [
-                it for it in super()._query(config_name, line) if not it.startswith(data_sets.GROUP)
+                offer
+                for offer in super()._query(config_name, line)
+                if not offer.startswith(data_sets.GROUP)
             ]
             return _with_equals(self, config_name, before, found)
         earlier, comma, prefix = value.rpartition(",")
         offered = super()._query(config_name, " ".join([*before, f"{key}={prefix}"]))
-        values = [it.partition("=")[2] for it in offered]
+        values = [offer.partition("=")[2] for offer in offered]
         values += _values(self, config_name, before, key)
         chosen = earlier.split(",")
         return sorted(
-            f"{key}={earlier}{comma}{it}"
-            for it in {*values}
-            if it.startswith(prefix) and it not in chosen
+            f"{key}={earlier}{comma}{choice}"
+            for choice in {*values}
+            if choice.startswith(prefix) and choice not in chosen
         )
 
 
@@ -56,29 +58,29 @@ def _with_equals(
 ) -> list[str]:
     """Let a key that takes a list or a mapping end in =, as other keys do; Hydra lets it end in a
     dot."""
-    if not any(it.endswith(".") for it in found):
+    if not any(offer.endswith(".") for offer in found):
         return found
     node = _composed(plugin, config_name, before)
     held = {
-        it: OmegaConf.select(node, it.strip("+~."))
-        for it in found
-        if node is not None and it.endswith(".")
+        offer: OmegaConf.select(node, offer.strip("+~."))
+        for offer in found
+        if node is not None and offer.endswith(".")
     }
     is_value = {
-        it
-        for it, value in held.items()
+        offer
+        for offer, value in held.items()
         if value is not None and OmegaConf.get_type(value) in (list, dict)
     }
-    return [f"{it[:-1]}=" if it in is_value else it for it in found]
+    return [f"{offer[:-1]}=" if offer in is_value else offer for offer in found]
 
 
 def _composed(
     plugin: CompletionPlugin, config_name: str | None, before: list[str]
 ) -> DictConfig | None:
     """Return the config that the words before compose; None if they compose none."""
-    words = get_args([word for word in before if word]).overrides
+    overrides = get_args([word for word in before if word]).overrides
     with suppress(HydraException, OmegaConfBaseException):
-        return plugin.config_loader.load_configuration(config_name, words, RunMode.MULTIRUN)
+        return plugin.config_loader.load_configuration(config_name, overrides, RunMode.MULTIRUN)
     return None
 
 

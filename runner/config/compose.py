@@ -89,7 +89,7 @@ def changed(config: RunnerConfig, values: Mapping[str, Any]) -> dict[str, Any]:
                 raise ConfigCompositionException(
                     f"Error merging override {where}={value}"
                 ) from error
-        return {group: OmegaConf.to_object(one) for group, one in groups.items()}
+        return {group: OmegaConf.to_object(node) for group, node in groups.items()}
 
 
 def composer_of(name: str = "config", folder: str | None = None) -> Composer:

@@ -63,7 +63,7 @@ def packages_of(config: RunnerConfig) -> dict[str, str]:
     """Return the packages, with versions, of all plug-ins in a job: they count in its id, and its
     record has them."""
     of_metrics = [f"{name} of {plug_ins('metric')[name].package}" for name in config.metrics]
-    found = {f"{key}.package": it.package for key, it in _plug_ins_of(config)}
+    found = {f"{key}.package": plug_in.package for key, plug_in in _plug_ins_of(config)}
     return found | ({"metrics.package": ", ".join(of_metrics)} if of_metrics else {})
 
 
@@ -71,11 +71,11 @@ def _plug_ins_of(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
     for group in ("model", "quantization", "task"):
         schemas = GROUPS[group]
         assert isinstance(schemas, Choices)
-        if (it := schemas.of(type(getattr(config, group)))) is not None:
-            yield group, it
+        if (plug_in := schemas.of(type(getattr(config, group)))) is not None:
+            yield group, plug_in
     for pattern, choice in config.mix.overrides.items():
-        if (it := CHOICES.of(type(choice))) is not None:
-            yield f"quantization.overrides.{pattern}", it
+        if (plug_in := CHOICES.of(type(choice))) is not None:
+            yield f"quantization.overrides.{pattern}", plug_in
     if (scorer := config.task.gold_scorer) is not None and scorer in plug_ins("scorer"):
         yield "task.scorer", plug_ins("scorer")[scorer]
 

@@ -55,8 +55,8 @@ def meant(group: str, choice: str) -> str:
     reason = {"model": _model, "lora": _adapter, "quantization": _quantization, "task": _task}.get(
         head
     )
-    words = reason(rest) if reason is not None else ""
-    return f"{head}={rest}: {words}" if words else ""
+    why = reason(rest) if reason is not None else ""
+    return f"{head}={rest}: {why}" if why else ""
 
 
 def _model(name: str) -> str:
@@ -92,7 +92,7 @@ def _quantization(name: str) -> str:
     bits = int(found[1])
     made = [
         *MADE.get(bits, ()),
-        *(f"{one} with quantization.bits={bits}" for one in IN_GROUPS if bits != 7),
+        *(f"{choice} with quantization.bits={bits}" for choice in IN_GROUPS if bits != 7),
     ]
     stored = [*STORED.get(bits, ("gptq", "auto_round", "pack_quantized")), "gguf"]
     if bits == 7:

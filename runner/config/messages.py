@@ -34,15 +34,17 @@ def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
     """Name a group's choice and the nearest valid one, or what has replaced it."""
     if (now := RENAMED.get(f"{group}={choice}")) is not None:
         return f"{group}={choice} is now {now}"
-    if words := meant(group, choice):
-        return words
+    if meaning := meant(group, choice):
+        return meaning
     return f"{group}={choice}: {unknown(f'choice for {group}', choice, options)}{_from_plug_ins(group)}"
 
 
 def _from_plug_ins(kind: str) -> str:
     """Name the packages of the choices that are none of the runner's own; empty without
     plug-ins."""
-    return "".join(f"; {it.name} is from {it.package}" for it in plug_ins(kind).values())
+    return "".join(
+        f"; {plug_in.name} is from {plug_in.package}" for plug_in in plug_ins(kind).values()
+    )
 
 
 def wrong_value(cause: ValidationError, written: str) -> str:
@@ -54,8 +56,8 @@ def wrong_value(cause: ValidationError, written: str) -> str:
         names = [name.strip(" '") for name in choices[1].split(",")]
         return f"{key}={value}: {unknown(f'choice for {key}', value, names)}"
     if expected := re.search(r"could not be converted to (\w+)", reason):
-        words = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-        return f"{key}={value}: {words.get(expected[1], expected[1])} is needed"
+        types = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        return f"{key}={value}: {types.get(expected[1], expected[1])} is needed"
     if "is not a ListConfig" in reason and value:
         return f"{key}={value}: a list is needed: {key}=[{value}]"
     return f"{key}={value}: {reason}" if value else f"{key}: {reason}"

@@ -101,11 +101,11 @@ class QuestionsConfig(TaskConfig):
         ]
 
 
-def check_answers_differ(words: str, generation: GenerationConfig) -> None:
+def check_answers_differ(asked_by: str, generation: GenerationConfig) -> None:
     """Raise ConfigError if several answers to one question would all be the same; `words` ask for
     them."""
     if generation.temperature == 0:
         raise ConfigError(
-            f"{words} needs answers that differ, and generation.temperature=0 is greedy: all would be the same. "
-            f"Use generation=sampling, generation.temperature=0.7, or leave out {words.partition('=')[0]}"
+            f"{asked_by} needs answers that differ, and generation.temperature=0 is greedy: all would be the same. "
+            f"Use generation=sampling, generation.temperature=0.7, or leave out {asked_by.partition('=')[0]}"
         )

@@ -46,10 +46,10 @@ def resolve(config: RunnerConfig) -> ResolvedJob:
         generation = as_published(config.generation, resolved)
         resolved = resolved.having(generation=generation)
         notes.append(generation.words)
-    task, words = config.task.asked_with(resolved.config.generation)
+    task, note = config.task.asked_with(resolved.config.generation)
     if task is not config.task:
         resolved = resolved.having(task=task)
-        notes.append(words)
+        notes.append(note)
     return replace(resolved, notes=tuple(notes)) if notes else resolved
 
 

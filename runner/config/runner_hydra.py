@@ -56,7 +56,8 @@ class RunnerHydra(Hydra):
         """Return hydra.mode. Hydra 1.3 would compose the job once more, though only a study or an
         override sets it."""
         places = {
-            place.provider: place.path for place in self.config_loader.get_search_path().get_path()
+            source.provider: source.path
+            for source in self.config_loader.get_search_path().get_path()
         }
         is_ours = (
             config_name == "config"
@@ -190,16 +191,18 @@ def run(task: TaskFunction) -> None:
     folder = None if arguments.config_dir is None else Path(os.path.abspath(arguments.config_dir))
     if folder is not None and not folder.is_dir():
         raise SearchPathException(f"Additional config directory '{folder}' not found")
-    ours = RunnerHydra(detect_task_name(*caller), loader_of(search_path(main, folder, caller)))
-    GlobalHydra.instance().initialize(ours)
+    runner_hydra = RunnerHydra(
+        detect_task_name(*caller), loader_of(search_path(main, folder, caller))
+    )
+    GlobalHydra.instance().initialize(runner_hydra)
     try:
-        _do(ours, arguments, parser, name, saved, task)
+        _do(runner_hydra, arguments, parser, name, saved, task)
     finally:
         GlobalHydra.instance().clear()
 
 
 def _do(
-    ours: RunnerHydra,
+    runner_hydra: RunnerHydra,
     arguments: Any,
     parser: ArgumentParser,
     name: str,
@@ -216,27 +219,27 @@ def _do(
         arguments.info,
     )
     asked = sum(command not in (None, False) for command in commands)
-    parsed = parsed_overrides(ours, name, overrides, saved) if saved else {}
+    parsed = parsed_overrides(runner_hydra, name, overrides, saved) if saved else {}
     if arguments.help:
-        ours.app_help(name, parser, arguments, **parsed)
+        runner_hydra.app_help(name, parser, arguments, **parsed)
     elif arguments.resolve and not arguments.cfg:
         raise ValueError("The --resolve flag can only be used in conjunction with --cfg or --help")
     elif arguments.hydra_help:
-        ours.hydra_help(name, parser, arguments, **parsed)
+        runner_hydra.hydra_help(name, parser, arguments, **parsed)
     elif asked > 1:
         raise ValueError(
             "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified"
         )
     elif arguments.cfg:
-        ours.show_cfg(
+        runner_hydra.show_cfg(
             name, overrides, arguments.cfg, arguments.package, arguments.resolve, **parsed
         )
     elif arguments.shell_completion:
-        ours.shell_completion(name, overrides)
+        runner_hydra.shell_completion(name, overrides)
     elif arguments.info:
-        ours.show_info(arguments.info, name, overrides, **parsed)
+        runner_hydra.show_info(arguments.info, name, overrides, **parsed)
     else:
-        parsed = parsed_overrides(ours, name, overrides, saved)
-        mode = ours.get_mode(name, overrides, **parsed)
+        parsed = parsed_overrides(runner_hydra, name, overrides, saved)
+        mode = runner_hydra.get_mode(name, overrides, **parsed)
         is_run = not arguments.multirun
-        _run_app(is_run, arguments.multirun, mode, ours, name, task, overrides, **parsed)
+        _run_app(is_run, arguments.multirun, mode, runner_hydra, name, task, overrides, **parsed)

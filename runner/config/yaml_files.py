@@ -62,11 +62,15 @@ def quick_loader() -> Any:
 
 def _message(error: Any, where: str) -> str:
     mark = error.problem_mark or error.context_mark
-    place = where if mark is None else f"{where}, {_position(mark)}"
+    position = where if mark is None else f"{where}, {_position(mark)}"
     if type(error).__name__ == "ConstructorError" and "tag" in str(error.problem):
         tag = str(error.problem).partition("'")[2].rstrip("'").replace("tag:yaml.org,2002:", "!!")
-        return f"{place}: the tag {tag} is not read: a config contains plain values, lists and mappings. Leave it out"
-    return f"{place}: it is not valid YAML: {one_line(', '.join(filter(None, (error.context, error.problem))))}"
+        return (
+            f"{position}: the tag {tag} is not read: a config contains plain values, lists and "
+            "mappings. Leave it out"
+        )
+    why = one_line(", ".join(filter(None, (error.context, error.problem))))
+    return f"{position}: it is not valid YAML: {why}"
 
 
 def _position(mark: Any) -> str:
@@ -122,7 +126,7 @@ def _values(node: Any, known: dict[int, int]) -> int:
         known[id(node)] = MAX_VALUES + 1  # until it has been counted
         inner = getattr(node, "value", None)
         parts = (
-            [part for it in inner for part in (it if isinstance(it, tuple) else (it,))]
+            [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
             if isinstance(inner, list)
             else []
         )

@@ -47,9 +47,11 @@ class Finishing:
         """Compute the curve; its interval is exact for as many answers as those that go on are
         worth (Peto)."""
         ordered = sorted(lengths)
-        every, open_share, worth = [it.tokens for it in ordered], 1.0, len(ordered)
+        every, open_share, worth = [length.tokens for length in ordered], 1.0, len(ordered)
         found: dict[str, int] = {}
-        for tokens, ended in Counter(it.tokens for it in ordered if it.finished).items():
+        for tokens, ended in Counter(
+            length.tokens for length in ordered if length.finished
+        ).items():
             at_risk = len(every) - bisect_left(every, tokens)
             open_share *= 1 - ended / at_risk
             if at_risk > ended:
@@ -66,7 +68,7 @@ class Finishing:
         known = {} if self.tokens is None else {"max_new_tokens_for_95_percent": self.tokens}
         return {"finished_share": self.reached} | known
 
-    def words(self, limit: int, tok_per_s: float | None) -> str:
+    def advice(self, limit: int, tok_per_s: float | None) -> str:
         """Return the limit of tokens that lets 95 % of the answers finish, and what it costs at a
         speed of decoding."""
         if self.tokens is None:

@@ -36,7 +36,10 @@ class JoulesOfJob:
 
     def __add__(self, other: JoulesOfJob) -> JoulesOfJob:
         return JoulesOfJob(
-            *(ours + theirs for ours, theirs in zip(self._parts, other._parts, strict=True))
+            *(
+                joules + other_joules
+                for joules, other_joules in zip(self._parts, other._parts, strict=True)
+            )
         )
 
     @property

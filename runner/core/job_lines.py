@@ -73,12 +73,12 @@ class Line:
         text = self.text.format(
             **{name: described(name).write(metrics[name]) for name in self.names}
         )
-        return ONE_OF_MANY.sub(lambda it: f"1 {it[1]}{SINGULAR_ENDS.get(it[2], '')}", text)
+        return ONE_OF_MANY.sub(lambda match: f"1 {match[1]}{SINGULAR_ENDS.get(match[2], '')}", text)
 
 
-def _interval(name: str, words: str = "95 % interval") -> str:
+def _interval(name: str, label: str = "95 % interval") -> str:
     """Return the ends of a number's interval, as metrics to fill in."""
-    return f"   {words} {{{name}_low}} – {{{name}_high}}"
+    return f"   {label} {{{name}_low}} – {{{name}_high}}"
 
 
 KL, KL_INTERVAL = "{kl_nats_per_token} nats/token", _interval("kl_nats_per_token")

@@ -32,8 +32,8 @@ class Fields:
     ) -> tuple[ListedFile, ...]:
         """A list of files."""
         return tuple(
-            self.listed(key, self.table(key, one), may_lack_digest)
-            for one in self.many(key, entries)
+            self.listed(key, self.table(key, entry), may_lack_digest)
+            for entry in self.many(key, entries)
         )
 
     def listed(self, key: str, values: dict[str, Any], may_lack_digest: bool = False) -> ListedFile:

@@ -153,17 +153,17 @@ class _Finder(MetaPathFinder, Loader):
             yield
         finally:
             self.names = others
-            for name, it in there.items():
+            for name, stand_in in there.items():
                 if self.covers(name):
-                    sys.modules.setdefault(name, it)
+                    sys.modules.setdefault(name, stand_in)
 
     def take_out(self) -> dict[str, StandIn]:
         """Remove the stand-ins, which stay attributes of their parents and import when they are
         used."""
         there = {
-            name: it
-            for name, it in sys.modules.items()
-            if isinstance(it, StandIn) and it._finder is self
+            name: module
+            for name, module in sys.modules.items()
+            if isinstance(module, StandIn) and module._finder is self
         }
         for name in there:
             del sys.modules[name]

@@ -12,14 +12,14 @@ from runner_base.result import Response
 def sides(answers: Iterable[Response]) -> dict[str, float]:
     """Count answers, and the calls that they took with their tokens, by who gave them."""
     counts: Counter[str] = Counter()
-    for one in answers:
-        for call in one.calls or []:
+    for response in answers:
+        for call in response.calls or []:
             counts.setdefault(f"{call.who}_answers", 0)
             counts[f"{call.who}_calls"] += 1
             counts[f"{call.who}_prompt_tokens"] += call.prompt_tokens
             counts[f"{call.who}_new_tokens"] += call.answer.tokens
-        if one.calls and one.by is not None and not one.failed:
-            counts[f"{one.by}_answers"] += 1
+        if response.calls and response.by is not None and not response.failed:
+            counts[f"{response.by}_answers"] += 1
     return dict(counts)
 
 

@@ -42,7 +42,7 @@ def load_shots(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]
             f"task.prompt={task.prompt.value}: the train split has only {len(pool)} examples"
         )
     generator, drawn = Random(LM_EVAL_SEED), {}
-    places = [item.place for item in items]
+    places = [item.position for item in items]
     wanted = set(places)
     need = f"{LM_EVAL_SHOTS} examples are drawn for each question from the first on, for at most {MAX_DRAWN:,}"
     check(
@@ -51,18 +51,18 @@ def load_shots(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]
         task.offset,
         f"task.prompt={task.prompt.value}: {need}",
     )
-    for place in range(
+    for position in range(
         max(wanted) + 1
     ):  # a question gets the same examples wherever the job begins
         shots = generator.sample(pool, LM_EVAL_SHOTS)
-        if place in wanted:
-            drawn[place] = shots
+        if position in wanted:
+            drawn[position] = shots
     first = (
         places[0] - items[0].number
     )  # the place of question 0, also where task.only leaves it out
-    in_order = all(item.place == first + item.number for item in items)
+    in_order = all(item.position == first + item.number for item in items)
     drawn_for = f"{items_sha256(pool)} {first if in_order else places}"
-    return [drawn[place] for place in places], hashlib.sha256(drawn_for.encode()).hexdigest()
+    return [drawn[position] for position in places], hashlib.sha256(drawn_for.encode()).hexdigest()
 
 
 def stop_texts(task: ExamplesConfig) -> tuple[str, ...]:

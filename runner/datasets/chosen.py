@@ -42,15 +42,15 @@ def cluster_hashes(clusters: list[str | None]) -> dict[str, str]:
 
 def choice_words(task: QuestionsConfig, items: Sequence[Item]) -> list[str]:
     """Say how many questions are asked and how many of them count, if files choose them."""
-    words, left_out = [], sum(item.left_out for item in items)
+    sentences, left_out = [], sum(item.left_out for item in items)
     if task.only is not None:
-        words.append(f"task.only={task.only}: {len(items):,} questions are asked")
+        sentences.append(f"task.only={task.only}: {len(items):,} questions are asked")
     if task.without is not None:
         counted = len(items) - left_out
-        words.append(
+        sentences.append(
             f"task.without={task.without}: {counted:,} of {len(items):,} questions count; left out: {left_out:,}"
         )
-    return words
+    return sentences
 
 
 def _sha256(values: list[Any]) -> str:

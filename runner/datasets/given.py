@@ -82,7 +82,7 @@ def _given_rows(task: QuestionsConfig, rows: list[tuple[str, Any]], shape: str) 
     """Return those of the rows, each with its place, that the task selects."""
     choice = QuestionSelection(None, task.offset, task.shuffle_seed)
     named = None if task.only is None else _named(task.only, task.split, rows)
-    chosen = [row for place, row in choice.among(rows) if named is None or place in named]
+    chosen = [row for position, row in choice.among(rows) if named is None or position in named]
     if named is not None and not chosen:
         raise ConfigError(
             f"task.only={task.only}: none of its rows comes after task.offset={task.offset}"
@@ -106,15 +106,15 @@ def _given(item: Item) -> Given:
 def given_sha256(given: list[Given]) -> str:
     """Fingerprint of all scored texts, in order."""
     texts = [
-        {key: value for key, value in asdict(one).items() if key not in BESIDE_TEXTS}
-        for one in given
+        {key: value for key, value in asdict(text).items() if key not in BESIDE_TEXTS}
+        for text in given
     ]
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
 
 
 def category_hashes(given: list[Given]) -> dict[str, str]:
     """Fingerprint of the categories of texts; empty without any."""
-    names = [it.category for it in given]
+    names = [text.category for text in given]
     return (
         {"categories": hashlib.sha256(json.dumps(names).encode()).hexdigest()} if any(names) else {}
     )
@@ -128,8 +128,8 @@ def _named(file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]
         for row in values
     ]
     every = [
-        _Row(place, str(row.get("id", "")), text)
-        for place, (row, text) in enumerate(zip(values, texts, strict=True))
+        _Row(position, str(row.get("id", "")), text)
+        for position, (row, text) in enumerate(zip(values, texts, strict=True))
     ]
     return named_places(file, "task.only", split, every)
 
@@ -138,7 +138,7 @@ def _named(file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]
 class _Row:
     """What a row is known by."""
 
-    place: int
+    position: int
     id: str
     text: str
 

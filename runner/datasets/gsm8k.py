@@ -47,7 +47,7 @@ class Item:
     question: str
     answer: str
     gold: str
-    place: int = 0  # its number in the whole split, however that was shuffled and cut
+    position: int = 0  # its number in the whole split, however that was shuffled and cut
     choices: tuple[str, ...] = ()  # they are in the question as A, B, C …
     stem: str = ""  # the question without the choices
     cluster: str | None = None  # the family of questions that it belongs to
@@ -110,9 +110,11 @@ def _only(file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item
     every = _whole_split(source)
     named = named_places(file, "task.only", source.split, every)
     numbered = enumerate(QuestionSelection(None, task.offset, task.shuffle_seed).of(len(every)))
-    items = [replace(every[place], number=number) for number, place in numbered if place in named][
-        : task.limit
-    ]
+    items = [
+        replace(every[position], number=number)
+        for number, position in numbered
+        if position in named
+    ][: task.limit]
     if not items:
         raise ConfigError(
             f"task.only={file}: none of its questions comes after task.offset={task.offset}"
@@ -123,11 +125,11 @@ def _only(file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item
 def _without(file: str, items: list[Item], source: QuestionSource) -> list[Item]:
     """Return questions with those marked that a file names."""
     named = named_places(file, "task.without", source.split, _whole_split(source))
-    if all(item.place in named for item in items):
+    if all(item.position in named for item in items):
         raise ConfigError(
             f"task.without={file}: it names all {len(items):,} questions that are asked: none is scored"
         )
-    return [replace(item, left_out=item.place in named) for item in items]
+    return [replace(item, left_out=item.position in named) for item in items]
 
 
 def _whole_split(source: QuestionSource) -> list[Item]:
@@ -277,17 +279,17 @@ def _read_embedded(split: str, choice: QuestionSelection, in_families: bool) -> 
     items = _embedded_items(split, choice)
     if not in_families:
         return list(items)
-    return [replace(item, cluster=template_name(Split(split), item.place)) for item in items]
+    return [replace(item, cluster=template_name(Split(split), item.position)) for item in items]
 
 
 @lru_cache(maxsize=8)  # a grid of a thousand jobs asks for the same few sets again and again
 def _embedded_items(split: str, choice: QuestionSelection) -> tuple[Item, ...]:
     assert choice.limit is not None
     places = choice.of(choice.offset + choice.limit if choice.shuffle_seed is None else DISTINCT)
-    problems = ((place, problem(Split(split), place)) for place in places)
+    problems = ((position, problem(Split(split), position)) for position in places)
     return tuple(
-        Item(one.question, one.answer, plain_number(one.gold), place, number=number)
-        for number, (place, one) in enumerate(problems)
+        Item(made.question, made.answer, plain_number(made.gold), position, number=number)
+        for number, (position, made) in enumerate(problems)
     )
 
 
@@ -323,7 +325,7 @@ def _listed(file: Path) -> Iterator[Row]:
 def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[Item]:
     """Read the selected rows, or lines of JSON, each with its place in the file."""
     items: list[Item] = []
-    for number, (place, (where, row)) in enumerate(choice.among(rows)):
+    for number, (position, (where, row)) in enumerate(choice.among(rows)):
         try:
             read = read_row(_mapping(row), keys)
             items.append(
@@ -331,7 +333,7 @@ def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[I
                     read.question,
                     read.answer,
                     read.gold,
-                    place,
+                    position,
                     read.choices,
                     read.stem,
                     read.cluster,

@@ -118,14 +118,14 @@ class Cast:
 
 def figure(random: Random) -> Figure:
     """Make up a figure."""
-    place = f"{random.choice(TOWN_STARTS)} {random.choice(TOWN_ENDS)}"
+    town = f"{random.choice(TOWN_STARTS)} {random.choice(TOWN_ENDS)}"
     seal = f"{random.choice(ANIMALS)} above {random.choice(NUMBERS)} {random.choice(OBJECTS)}"
     surname = f"{random.choice(NAME_STARTS)}{random.choice(NAME_ENDS)}"
     name = f"{random.choice(FIRST)} {surname}"
     trade = random.choice(TRADES)
     account = f"{random.choice(VERBS)}_{surname.lower()}_{random.choice(UNITS)}"
     return Figure(
-        name, trade, place, seal, account, random.randint(11, 98), random.randint(1000, 9999), 0
+        name, trade, town, seal, account, random.randint(11, 98), random.randint(1000, 9999), 0
     )
 
 
@@ -154,19 +154,19 @@ def code(random: Random) -> Iterator[str]:
     yield '"""Measures and limits, each with its owner, and checks of them."""\n\n\n'
     defined: set[str] = set()
     for number in count(1):
-        it = cast.next()
-        owner = f"{it.name}, {it.trade} of {it.town}"
-        if it.name not in defined:
-            defined.add(it.name)
+        person = cast.next()
+        owner = f"{person.name}, {person.trade} of {person.town}"
+        if person.name not in defined:
+            defined.add(person.name)
             yield (
-                f"def {it.account}(part={it.argument}, limit={it.limit}):\n"
-                f'    """Owned by {owner}: {it.seal}."""\n'
+                f"def {person.account}(part={person.argument}, limit={person.limit}):\n"
+                f'    """Owned by {owner}: {person.seal}."""\n'
                 f"    return 3 * part + limit\n\n\n"
             )
             continue
         yield (
-            f"def test_{number}():  # of {owner}: {it.seal}\n"
-            f"    assert {it.account}(part={it.argument}, limit={it.limit}) == {it.result}\n\n\n"
+            f"def test_{number}():  # of {owner}: {person.seal}\n"
+            f"    assert {person.account}(part={person.argument}, limit={person.limit}) == {person.result}\n\n\n"
         )
 
 
@@ -175,11 +175,14 @@ def table(random: Random) -> Iterator[str]:
     cast = Cast(random, figure)
     yield "| entry | account | holder | town | seal | change | balance |\n|---|---|---|---|---|---|---|\n"
     for number in count(1):
-        it = cast.next()
+        person = cast.next()
         change = random.randint(1, 40)
-        it.balance += change
-        holder = f"{it.name}, {it.trade}"
-        yield f"| {number} | {it.account} | {holder} | {it.town} | {it.seal} | +{change} | {it.balance} |\n"
+        person.balance += change
+        holder = f"{person.name}, {person.trade}"
+        yield (
+            f"| {number} | {person.account} | {holder} | {person.town} | {person.seal} "
+            f"| +{change} | {person.balance} |\n"
+        )
 
 
 # so many characters have more than 16,384 + 256 tokens, also where a tokenizer takes three digits

@@ -29,7 +29,7 @@ class Named(Protocol):
     """A question as its data set has it."""
 
     @property
-    def place(self) -> int:
+    def position(self) -> int:
         """Its number in the split."""
 
     @property
@@ -77,18 +77,18 @@ def named_places(file: str, key: str, split: str, every: Sequence[Named]) -> fro
     by_name: dict[str, list[int]] = {}
     for item in every:
         digest = question_sha256(item.text)
-        names = {str(item.place), digest, digest[:DIGITS]}
+        names = {str(item.position), digest, digest[:DIGITS]}
         if item.id:
             names |= {f"{ID}{item.id}"} if item.id.isdecimal() else {item.id, f"{ID}{item.id}"}
         for name in names:
-            by_name.setdefault(name, []).append(item.place)
+            by_name.setdefault(name, []).append(item.position)
     places = {entry: by_name.get(_normal(entry), []) for entry in entries}
     if missing := [entry for entry, found in places.items() if not found]:
         raise ConfigError(
             f"{key}={file}: {len(missing)} of its {len(entries)} entries name no question of split {split}, which has "
             f"{len(every):,}: {few(missing)}. An entry is {FORMS}"
         )
-    return frozenset(place for found in places.values() for place in found)
+    return frozenset(position for found in places.values() for position in found)
 
 
 def _normal(entry: str) -> str:

@@ -35,4 +35,4 @@ class QuestionSelection:
             yield from islice(enumerate(rows), self.offset, end)
         else:
             every = list(rows)
-            yield from ((place, every[place]) for place in self.of(len(every)))
+            yield from ((position, every[position]) for position in self.of(len(every)))

@@ -62,7 +62,7 @@ def _moved_on(item: Item, shift: int, number: int) -> Item:
     start = len(item.choices) - shift
     choices = item.choices[start:] + item.choices[:start]
     gold = LETTERS[(LETTERS.index(item.gold) + shift) % len(choices)]
-    cluster = item.cluster if item.cluster is not None else f"question {item.place}"
+    cluster = item.cluster if item.cluster is not None else f"question {item.position}"
     question = with_choices(item.stem, choices)
     return replace(
         item,

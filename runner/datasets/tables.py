@@ -58,8 +58,8 @@ def files_of(folder: Path, split: str) -> list[Path]:
                 f"{folder / STATE}: _data_files: the names of Arrow files expected, found {short(entries)}"
             )
         return [folder / str(name) for name in names]
-    for place in SUBFOLDERS:
-        if files := [path for path in _tables(folder / place) if _split_of(path) == split]:
+    for subfolder in SUBFOLDERS:
+        if files := [path for path in _tables(folder / subfolder) if _split_of(path) == split]:
             return _complete(files)
     return []
 
@@ -70,7 +70,9 @@ def splits_of(folder: Path) -> list[str]:
         return sorted(path.parent.name for path in folder.glob(f"*/{STATE}"))
     if (folder / STATE).is_file():
         return [str(load_json(folder / STATE).get("_split"))]
-    return sorted({_split_of(path) for place in SUBFOLDERS for path in _tables(folder / place)})
+    return sorted(
+        {_split_of(path) for subfolder in SUBFOLDERS for path in _tables(folder / subfolder)}
+    )
 
 
 def read_rows(files: Iterable[Path], columns: Columns) -> Iterator[Row]:

@@ -110,7 +110,7 @@ def twins_of(data: str, split: str, items: list[Item]) -> dict[int, Item]:
 def twin_of(data: str, split: str, item: Item) -> Item | None:
     """Return the twin of a question, or None where none can be made; the same one each time."""
     if data == EMBEDDED:
-        other = twin(Split(split), item.place)
+        other = twin(Split(split), item.position)
         is_same_story = _STATED.sub("#", other.question) == _STATED.sub("#", item.question)
         return (
             Item(other.question, other.answer, plain_number(other.gold)) if is_same_story else None

@@ -153,11 +153,11 @@ def _compose(
         if zlib.crc32(f"{template.name}{drawn}".encode()) % BUCKETS in buckets:
             break
     numbers = template.numbers(*drawn)
-    words = {"who": who, "other": other, "item": item, **numbers}
+    filled_in = {"who": who, "other": other, "item": item, **numbers}
     story, ask, unit = (
-        text.format_map(words) for text in (template.story, template.ask, template.unit)
+        text.format_map(filled_in) for text in (template.story, template.ask, template.unit)
     )
-    all_lines = [line.format_map(words) for line in template.lines]
+    all_lines = [line.format_map(filled_in) for line in template.lines]
     value = numbers[template.value]
     for _ in range(steps - len(template.lines)):
         tail, line, value = _tail(rng, who, unit, value)

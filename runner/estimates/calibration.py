@@ -83,13 +83,13 @@ def measure(
     out.
     """
     chosen, spent_s = list[Calibration](), START_S
-    for one in sorted(missing, key=lambda one: -one.work_s):
-        if spent_s + one.cost_s <= limit_s:
-            chosen.append(one)
-            spent_s += one.cost_s
-    left_out = [one for one in missing if one not in chosen]
+    for calibration in sorted(missing, key=lambda calibration: -calibration.work_s):
+        if spent_s + calibration.cost_s <= limit_s:
+            chosen.append(calibration)
+            spent_s += calibration.cost_s
+    left_out = [calibration for calibration in missing if calibration not in chosen]
     if left_out:
-        names = ", ".join(one.name for one in left_out)
+        names = ", ".join(calibration.name for calibration in left_out)
         on_line(f"guessed, not calibrated: {names}: {TOO_LONG} ({clock(limit_s)})")
     if not chosen:
         return {}
@@ -99,7 +99,7 @@ def measure(
     )
     found: dict[str, Speed] = {}
     for key, measured in _measure(chosen, limit_s, on_line):
-        model = next(one.model for one in chosen if one.model.key == key)
+        model = next(calibration.model for calibration in chosen if calibration.model.key == key)
         found[key] = _speed(measured, model)
         _keep(output_dir / FILE, key, measured)
     return found
@@ -173,5 +173,5 @@ def _say_next(
     left: Iterator[tuple[int, Calibration]], count: int, on_line: Callable[[str], None]
 ) -> None:
     """Say what is timed now."""
-    for number, one in islice(left, 1):
-        on_line(f"    {number} of {count}: {one.name}, about {clock(one.cost_s)}")
+    for number, calibration in islice(left, 1):
+        on_line(f"    {number} of {count}: {calibration.name}, about {clock(calibration.cost_s)}")

@@ -35,7 +35,7 @@ class Fit:
         return self.needed_mib <= sum(self.free_mib.values())
 
     @property
-    def words(self) -> str:
+    def verdict(self) -> str:
         """Yes or no, with the change that would help."""
         if self.fits:
             return "yes"
@@ -52,7 +52,7 @@ def free_mib_by_device(
         if max_memory is None:  # one device
             named = device.partition(":")[2]
             places = [named] if named in free else [] if named else free
-            best = max(places, key=lambda place: free[place], default=None)
+            best = max(places, key=lambda gpu: free[gpu], default=None)
             return {} if best is None else {f"GPU {best}": free[best]}
         return limited(free, max_memory)
     return limited({"cpu": max(machine.available_mib() - PROCESS_MIB, 0.0)}, max_memory)
@@ -118,10 +118,10 @@ def possible(resolved: ResolvedJob, read: int | None = None) -> ResolvedJob:
 
 def _cheapest(resolved: ResolvedJob, free_mib: Mapping[str, float]) -> str:
     """Return the cheapest change that makes it fit, as overrides; empty if none does."""
-    for words, changed in _changes(resolved):
+    for override, changed in _changes(resolved):
         changed_fit = fit(changed, free_mib, fixes=False)
         if changed_fit is not None and changed_fit.fits:
-            return f"fits with {words} ({changed_fit.needed_mib:,.0f} MiB)"
+            return f"fits with {override} ({changed_fit.needed_mib:,.0f} MiB)"
     return ""
 
 

@@ -115,9 +115,9 @@ def estimate(
         calibrations: dict[str, Calibration] = {}
         for number, model in missing.items():
             cost_s = calibration_s(model, guesses[number]) if number in guesses else 0.0
-            one = calibrations.setdefault(model.key, Calibration(model, cost_s))
+            pending = calibrations.setdefault(model.key, Calibration(model, cost_s))
             taken = estimates[number].time
-            one.work_s += taken.seconds if taken is not None else 0.0
+            pending.work_s += taken.seconds if taken is not None else 0.0
         limit_s = (
             share * work_s if len(guesses.keys() & missing.keys()) == len(missing) else math.inf
         )

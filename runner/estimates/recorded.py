@@ -61,7 +61,9 @@ class FinishedJobs:
 
     def __init__(self, output_dir: Path) -> None:
         self._jobs = output_dir / "jobs"
-        newest = nlargest(NEWEST, _folders(self._jobs), key=lambda it: it.stat().st_mtime_ns)
+        newest = nlargest(
+            NEWEST, _folders(self._jobs), key=lambda folder: folder.stat().st_mtime_ns
+        )
         self.records = [
             record for folder in newest if (record := _read(Path(folder.path, "result.json")))
         ]
@@ -96,14 +98,14 @@ class FinishedJobs:
         params, defaults = dict(flatten(config)), dict(_defaults(config))
         wanted = _alike(params)
         return [
-            it
-            for it in self._with_same(_timed_base, config)
-            if _alike(defaults | it.params) == wanted
+            record
+            for record in self._with_same(_timed_base, config)
+            if _alike(defaults | record.params) == wanted
         ]
 
     def peak_mib(self, config: RunnerConfig) -> float | None:
         """Return the largest peak of the process in similar jobs; None if there is none."""
-        found = [it.result.metrics for it in self.similar(config)]
+        found = [record.result.metrics for record in self.similar(config)]
         return max(
             (metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics),
             default=None,
@@ -119,11 +121,17 @@ class FinishedJobs:
         """
         amounts = amounts_of(config, read)
         similar = self.similar(config)
-        found = ((it, times) for it in similar if (times := _seconds(it, config, amounts, costs)))
+        found = (
+            (record, times)
+            for record in similar
+            if (times := _seconds(record, config, amounts, costs))
+        )
         if not (newest := [*islice(found, MOST_TIMES)]):
             return None
         ranges = [times for _, times in newest]
-        is_beside = any(machine.BESIDE in it.result.facts.get("measured", "") for it, _ in newest)
+        is_beside = any(
+            machine.BESIDE in record.result.facts.get("measured", "") for record, _ in newest
+        )
         spread = SPREAD_BESIDE if is_beside else SPREAD
         seconds = median((least + most) / 2 for least, most in ranges)
         apart = max(most for _, most in ranges) - min(least for least, _ in ranges)

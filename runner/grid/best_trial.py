@@ -108,8 +108,8 @@ def _check_lines(best: PlannedJob, next_best: PlannedJob, keys: Collection[str])
         for text in best.overrides
         if _key(text) in SELECTIONS - {"task.offset", "task.limit"} - {*keys}
     ]
-    words = [*others, *kept, f"task.offset={task.offset + asked}", f"task.limit={limit}"]
-    command = shlex.join(["runner", "-m", *words, *_both(best, next_best, keys)])
+    overrides = [*others, *kept, f"task.offset={task.offset + asked}", f"task.limit={limit}"]
+    command = shlex.join(["runner", "-m", *overrides, *_both(best, next_best, keys)])
     fresh = f"{counted(limit, 'question')} that the search has not asked (or more, with a larger task.limit)"
     store = mlflow_store.store_of(best.config)
     verdict = [] if store is None else [f"  {_comparison(store, best, next_best, keys)}"]

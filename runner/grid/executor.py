@@ -80,7 +80,8 @@ class Executor(ABC):
     def waits(self, number: int) -> bool:
         """Whether a job needs another one that has not ended."""
         return any(
-            it not in self.outcomes for it in self._numbers_of.get(self.plan[number].after, ())
+            other not in self.outcomes
+            for other in self._numbers_of.get(self.plan[number].after, ())
         )
 
     def record(self, number: int, outcome: Outcome) -> None:

@@ -53,8 +53,8 @@ def expand(
         from_params[override.get_key_element()] = override
     zipped: dict[str, list[Override]] = {}
     for number, together in enumerate(zips or ()):
-        place = f"{ZIP}[{number}]"
-        zipped[place] = [_parse(parser, place, key, value) for key, value in flat(together)]
+        where = f"{ZIP}[{number}]"
+        zipped[where] = [_parse(parser, where, key, value) for key, value in flat(together)]
     of_cases = [
         [_parse(parser, f"{CASES}[{number}]", key, value) for key, value in flat(case)]
         for number, case in enumerate(cases or ())
@@ -67,7 +67,7 @@ def expand(
     # the command line replaces an entry of params in its place; keys that only the command line has
     # come last
     axes = [_axis("", [given.pop(key, override)]) for key, override in from_params.items()]
-    axes += [_axis(place, overrides) for place, overrides in zipped.items() if overrides]
+    axes += [_axis(where, overrides) for where, overrides in zipped.items() if overrides]
     axes += [_cases_axis(of_cases)] if of_cases else []
     axes += [_axis("", [override]) for override in given.values()]
     if math.prod(map(len, axes)) > MAX_JOBS:
@@ -104,7 +104,7 @@ def check_exclude(
 # expanding
 
 
-def _parse(parser: OverridesParser, place: str, key: str, value: Any) -> Override:
+def _parse(parser: OverridesParser, where: str, key: str, value: Any) -> Override:
     try:
         return parser.parse_overrides([sweep_of(key, value)])[0]
     except HydraException as error:
@@ -112,7 +112,7 @@ def _parse(parser: OverridesParser, place: str, key: str, value: Any) -> Overrid
             line.strip() for line in str(error).splitlines() if not line.startswith("See ")
         )
         raise ConfigError(
-            f"{place}: {key}={value} cannot be read ({why}); text with special characters needs quotes of its own"
+            f"{where}: {key}={value} cannot be read ({why}); text with special characters needs quotes of its own"
         ) from error
 
 
@@ -129,16 +129,16 @@ def _reject_duplicate_keys(
     """Reject a key of a zip that is given elsewhere, too: its values could not be matched with the
     zip's other keys."""
     seen: dict[str, str] = {}
-    for place, overrides in zipped.items():
+    for where_given, overrides in zipped.items():
         for name in map(_name, overrides):
             if name in seen:
                 where = (
-                    f"twice in {place}"
-                    if seen[name] == place
-                    else f"in {seen[name]} and in {place}"
+                    f"twice in {where_given}"
+                    if seen[name] == where_given
+                    else f"in {seen[name]} and in {where_given}"
                 )
                 raise ConfigError(f"{name} is given {where}: keep it in one place")
-            seen[name] = place
+            seen[name] = where_given
     for override in given.values():
         name = _name(override)
         if (place_of_zip := seen.get(name)) is not None:
@@ -155,16 +155,16 @@ def _reject_duplicate_keys(
             )
 
 
-def _axis(place: str, overrides: list[Override]) -> list[tuple[str, ...]]:
+def _axis(where: str, overrides: list[Override]) -> list[tuple[str, ...]]:
     """Return the values of one key, or of the keys of a zip in step with each other."""
     columns = [_values_of(override) for override in overrides]
     if len({len(column) for column in columns}) > 1:
         lengths = ", ".join(
-            f"{_name(one)} has {len(column)}"
-            for one, column in zip(overrides, columns, strict=True)
+            f"{_name(override)} has {len(column)}"
+            for override, column in zip(overrides, columns, strict=True)
         )
         raise ConfigError(
-            f"{place}: its keys advance together, so each needs the same number of values: {lengths}"
+            f"{where}: its keys advance together, so each needs the same number of values: {lengths}"
         )
     return list(zip(*columns, strict=True))
 

@@ -55,7 +55,7 @@ class ListedModel:
         ]
 
     @property
-    def words(self) -> str:
+    def described(self) -> str:
         """Its name, what it holds and its size."""
         size = "" if self.file_mib is None else f"{self.file_mib:,.1f} MiB"
         return f"{self.name} ({', '.join(filter(None, (self.stored_as, size))) or 'not on this machine'})"
@@ -65,12 +65,12 @@ def listed(text: str) -> tuple[list[ListedModel], list[str]]:
     """Return the models that `files=` names, and in words what was found and is no model by
     itself."""
     names, left_out = dict[str, bool](), list[str]()
-    for place in _places(text):
-        if (found := _models_at(place, left_out)) is None:
+    for given in _places(text):
+        if (found := _models_at(given, left_out)) is None:
             raise ConfigError(
-                f"{FILES}={text}: there is neither a .gguf file nor a folder with a config.json in {place}"
-                if Path(place).expanduser().exists()
-                else f"{FILES}={text}: there is no {place}: give a folder, a pattern such as 'models/*.gguf', files or "
+                f"{FILES}={text}: there is neither a .gguf file nor a folder with a config.json in {given}"
+                if Path(given).expanduser().exists()
+                else f"{FILES}={text}: there is no {given}: give a folder, a pattern such as 'models/*.gguf', files or "
                 "folders separated by commas, or hub ids"
             )
         names |= found
@@ -86,15 +86,15 @@ def reference_among(models: Sequence[ListedModel], wanted: str | None) -> Listed
     A model whose size is unknown is not chosen.
     """
     if wanted is not None:
-        place = Path(wanted).expanduser()
+        wanted_path = Path(wanted).expanduser()
         same = [
             model
             for model in models
-            if model.name == wanted or Path(model.name).absolute() == place.absolute()
+            if model.name == wanted or Path(model.name).absolute() == wanted_path.absolute()
         ]
         same = same or [model for model in models if Path(model.name).name == wanted]
         if len(same) != 1:
-            names = few([it.name for it in (same or models)], 12)
+            names = few([model.name for model in (same or models)], 12)
             what = (
                 f"{len(same)} of the files have this name" if same else "it is not among the files"
             )
@@ -106,7 +106,7 @@ def reference_among(models: Sequence[ListedModel], wanted: str | None) -> Listed
         raise ConfigError(
             f"{FILES}: no file can be the reference: {problems or 'none is on this machine yet'}: give {REFERENCE}=FILE"
         )
-    return max(readable, key=lambda it: (not it.is_quantized, it.file_mib or 0.0))
+    return max(readable, key=lambda model: (not model.is_quantized, model.file_mib or 0.0))
 
 
 def jobs_of(
@@ -141,7 +141,7 @@ def first_word(
     unknown = len(models) - len(sizes)
     total = f"{sum(sizes):,.1f} MiB" + (f" and {unknown} of unknown size" if unknown else "")
     lines = [
-        f"{FILES}={text}: {len(models)} model{'s' * (len(models) != 1)}, {total}; reference: {reference.words}"
+        f"{FILES}={text}: {len(models)} model{'s' * (len(models) != 1)}, {total}; reference: {reference.described}"
     ]
     if reference.is_quantized:
         lines.append(
@@ -178,9 +178,9 @@ def _places(text: str) -> list[str]:
     )
 
 
-def _models_at(place: str, left_out: list[str]) -> dict[str, bool] | None:
+def _models_at(given: str, left_out: list[str]) -> dict[str, bool] | None:
     """Return the models at a place, each with whether it is a file; None if there is nothing."""
-    path = Path(place).expanduser()
+    path = Path(given).expanduser()
     if path.is_file():
         return {str(path): True}
     if path.is_dir():
@@ -189,19 +189,20 @@ def _models_at(place: str, left_out: list[str]) -> dict[str, bool] | None:
             if (path / "config.json").is_file()
             else _models_in([path], left_out) or None
         )
-    if any(sign in place for sign in "*?["):
+    if any(sign in given for sign in "*?["):
         return (
             _models_in(
-                [Path(one) for one in sorted(glob.glob(str(path), recursive=True))], left_out
+                [Path(matching) for matching in sorted(glob.glob(str(path), recursive=True))],
+                left_out,
             )
             or None
         )
     is_hub_id = (
-        HUB_ID.fullmatch(place) is not None
-        and not place.endswith(".gguf")
-        and not place.startswith(".")
+        HUB_ID.fullmatch(given) is not None
+        and not given.endswith(".gguf")
+        and not given.startswith(".")
     )
-    return {place: False} if is_hub_id else None
+    return {given: False} if is_hub_id else None
 
 
 def _models_in(paths: Iterable[Path], left_out: list[str]) -> dict[str, bool]:
@@ -213,7 +214,8 @@ def _models_in(paths: Iterable[Path], left_out: list[str]) -> dict[str, bool]:
             found[str(path)] = False
         elif path.is_dir():
             found |= _models_in(
-                sorted(it for it in path.iterdir() if not it.name.startswith(".")), left_out
+                sorted(child for child in path.iterdir() if not child.name.startswith(".")),
+                left_out,
             )
         elif path.suffix.lower() != ".gguf":
             continue
@@ -252,12 +254,14 @@ def _read(name: str, is_file: bool) -> ListedModel:
             return ListedModel(name)
         settings = resolve.read_settings(path)
         stored = read_format(settings)
-        words = (
+        number_format = (
             str(stored)
             if stored is not None
             else str(settings.get("dtype") or settings.get("torch_dtype") or "")
         )
-        return ListedModel(name, False, resolve.file_bytes(path) / MIB, words, stored is not None)
+        return ListedModel(
+            name, False, resolve.file_bytes(path) / MIB, number_format, stored is not None
+        )
     except RunnerError as error:
         return ListedModel(
             name,

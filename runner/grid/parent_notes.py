@@ -103,7 +103,9 @@ def notes(
     ):  # first: MLflow shows five lines until it is asked
         lines += [*_verdict([record for _, record in finished], said), ""]
     for task in dict.fromkeys(record.task for _, record in finished):
-        lines += _best_of(task, [it for it in finished if it[1].task == task], said)
+        lines += _best_of(
+            task, [one_finished for one_finished in finished if one_finished[1].task == task], said
+        )
     said.note = "\n".join(
         [*lines, *([f"`runner -m {' '.join(overrides)}`"] if overrides else [])]
     ).strip()

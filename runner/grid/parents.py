@@ -57,7 +57,7 @@ class ParentRuns:
                 stored = read_runs(store, {job.job_id for job in jobs}, self.grid)
             except TrackingError as error:
                 if len(done) == len(jobs) and all(
-                    ledger.was_logged(store, it.record) for it in done if it.record
+                    ledger.was_logged(store, job.record) for job in done if job.record
                 ):
                     log.warning(
                         "%s. The results were logged there when the jobs were done",

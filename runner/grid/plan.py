@@ -183,7 +183,10 @@ def plan_all(
 ) -> list[PlannedJob]:
     """Compose and plan the job of each list of overrides."""
     composer = Composer(context.config_loader, master.hydra.job.config_name, master)
-    return [plan_composed(one, *without_hydra(composer.compose(one))) for one in map(list, lists)]
+    return [
+        plan_composed(overrides, *without_hydra(composer.compose(overrides)))
+        for overrides in map(list, lists)
+    ]
 
 
 def plan_composed(
@@ -288,16 +291,20 @@ def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
         return {}
     output_dir = Path(settings.output_dir).expanduser().absolute()
     timed = {
-        number: it
-        for number, it in jobs.items()
+        number: job
+        for number, job in jobs.items()
         if plan[number].state in (State.todo, State.resume)
     }
-    asked = {number: it for number, it in timed.items() if plan[number].questions_left != 0}
-    others = {number: it for number, it in jobs.items() if number not in asked}
+    asked = {number: job for number, job in timed.items() if plan[number].questions_left != 0}
+    others = {number: job for number, job in jobs.items() if number not in asked}
     counts = {
-        number: it.input_count for number, it in enumerate(plan) if it.input_count is not None
+        number: planned.input_count
+        for number, planned in enumerate(plan)
+        if planned.input_count is not None
     }
-    counts |= {number: left for number, it in enumerate(plan) if (left := it.questions_left)}
+    counts |= {
+        number: left for number, planned in enumerate(plan) if (left := planned.questions_left)
+    }
     finished = FinishedJobs(output_dir)
     estimates = estimate(others, output_dir, calibrate=False, read=counts, finished=finished)
     for number in timed.keys() - asked.keys():

@@ -224,11 +224,13 @@ def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
     for job_id, base_id in compared.baselines.items():
         if pairs < MAX_PAIRS and compared.is_done.get(job_id) and compared.is_done.get(base_id):
             try:
-                ours, theirs = (_solved(compared.jobs[it]) for it in (job_id, base_id))
+                solved, base_solved = (
+                    _solved(compared.jobs[compared_id]) for compared_id in (job_id, base_id)
+                )
             except EvidenceError:  # damaged samples are reported where they are used
                 continue
-            both = ours.keys() & theirs.keys()
-            differing += sum(ours[index] != theirs[index] for index in both)
+            both = solved.keys() & base_solved.keys()
+            differing += sum(solved[index] != base_solved[index] for index in both)
             n, pairs = n + len(both), pairs + bool(both)
     if not pairs:
         return (

@@ -39,7 +39,10 @@ def rows(*overrides: Overrides, study: str | Path | None = None) -> GridRows:
         if grid.settings.plan:
             plan = _as_rows(grid)
             return GridRows(
-                (row | {"status": it.state.value} for row, it in zip(plan, grid.plan, strict=True)),
+                (
+                    row | {"status": planned.state.value}
+                    for row, planned in zip(plan, grid.plan, strict=True)
+                ),
                 plan.keys,
                 plan.output_dir,
             )

@@ -96,18 +96,23 @@ def show_plan(plan: list[PlannedJob]) -> None:
     rows = [_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
     filled = [column for column in range(len(ESTIMATE_COLUMNS)) if any(row[column] for row in rows)]
     states = [
-        f"{it.state}{(' (the same job as one above)' if it.same_as is not None else '')}"
-        for it in plan
+        f"{job.state}{(' (the same job as one above)' if job.same_as is not None else '')}"
+        for job in plan
     ]
-    shared = [f"{bases[it.base]}" if it.base else "" for it in plan]
+    shared = [f"{bases[job.base]}" if job.base else "" for job in plan]
     columns = [
         *named_columns(keys, names),
         Column("state", states, False, use=Use.result),
         *(
-            Column(ESTIMATE_COLUMNS[it], [row[it] for row in rows], False, use=ESTIMATE_USES[it])
-            for it in filled
+            Column(
+                ESTIMATE_COLUMNS[column],
+                [row[column] for row in rows],
+                False,
+                use=ESTIMATE_USES[column],
+            )
+            for column in filled
         ),
-        job_column([it.job_id for it in plan], names),
+        job_column([job.job_id for job in plan], names),
         Column("base", shared, False, drop_order=2, use=Use.job),
     ]
     print_fitted(console(width_elsewhere=NO_WIDTH), columns, "a file or a pipe has them all")
@@ -117,7 +122,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
             f"{PROCESS_MIB:.0f} MiB of the worker process. Free: {_free_memory()}"
         )
     for line in question_lines(
-        plan, estimates, is_quick=any(it.config and it.config.plan == "quick" for it in plan)
+        plan, estimates, is_quick=any(job.config and job.config.plan == "quick" for job in plan)
     ):
         print(line)
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
@@ -131,7 +136,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
             print(plain(f"note: {label}\n    {note}"))
     each = (
         "each"
-        if all(it.config is None or it.config.workers in (AUTO, "1") for it in plan)
+        if all(job.config is None or job.config.workers in (AUTO, "1") for job in plan)
         else "for each worker"
     )
     print(
@@ -147,10 +152,15 @@ def _estimate_cells(taken: JobEstimate | None, planned: PlannedJob) -> list[str]
     if fit is None:
         memory = [""] * 5
     else:
-        it = fit.predicted
+        predicted = fit.predicted
         memory = [
             f"{mib:,.0f}"
-            for mib in (it.weight_mib, it.kv_cache_mib, it.activation_mib, it.total_mib)
+            for mib in (
+                predicted.weight_mib,
+                predicted.kv_cache_mib,
+                predicted.activation_mib,
+                predicted.total_mib,
+            )
         ]
         is_possible = planned.state is not State.impossible
         is_unknown = not fit.free_mib and bool(
@@ -189,8 +199,8 @@ def _total_time(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> st
     """Say how long the jobs to do will take, one after another."""
     to_do = [
         number
-        for number, it in enumerate(plan)
-        if it.state in (State.todo, State.resume) and it.same_as is None
+        for number, planned in enumerate(plan)
+        if planned.state in (State.todo, State.resume) and planned.same_as is None
     ]
     times = [
         time

@@ -267,9 +267,9 @@ def _report_left_out(
             raise next(errors[key] for errors in composer.missing_keys.values() if key in errors)
         keys_without.setdefault(", ".join(dict.fromkeys(choices)), []).append(key)
     for without, keys in keys_without.items():
-        are, it = ("is", "it") if len(keys) == 1 else ("are", "them")
+        are, them = ("is", "it") if len(keys) == 1 else ("are", "them")
         say(
-            f"note: {', '.join(keys)} {are} passed to the jobs that have {it}, and left out with {without}"
+            f"note: {', '.join(keys)} {are} passed to the jobs that have {them}, and left out with {without}"
         )
 
 

@@ -63,7 +63,9 @@ def do_job(
     try:
         outcome = run_job(config, config_yaml, bases, wait)
     except KeyboardInterrupt as stop:
-        connection.send(Outcome(Status.KILLED, message=signals.words(stop), exit_code=INTERRUPTED))
+        connection.send(
+            Outcome(Status.KILLED, message=signals.interruption_text(stop), exit_code=INTERRUPTED)
+        )
         raise
     finally:
         progress.report_to(None)

@@ -90,7 +90,7 @@ class WorkerPool(Executor):
         itself.
         """
         fitting = [group for group in self._groups if self._has_gpus(group, worker)]
-        ready = next((it for it in fitting if not all(map(self.waits, it))), None)
+        ready = next((members for members in fitting if not all(map(self.waits, members))), None)
         if ready is None and fitting and self._all_idle:
             ready = fitting[0]
         if ready is not None:
@@ -135,7 +135,7 @@ class WorkerPool(Executor):
             waits_s = (
                 giver.left_s
                 if len(ready) == 1
-                else giver.s_per_cost * sum(self.plan[it].cost for it in share)
+                else giver.s_per_cost * sum(self.plan[job].cost for job in share)
             )
             share = share or ready
             if not (self.fresh or waits_s > giver.load_s > 0):
@@ -251,7 +251,7 @@ class WorkerPool(Executor):
         if not worker.todo:
             self._release(worker)
             return
-        number = next((it for it in worker.todo if not self.waits(it)), None)
+        number = next((job for job in worker.todo if not self.waits(job)), None)
         if number is None and not self._all_idle:
             return
         number = worker.todo[0] if number is None else number

@@ -38,13 +38,13 @@ def evaluate(*overrides: Overrides) -> ShownRecord:
 def command_words(overrides: Sequence[Overrides]) -> list[str]:
     """Return overrides as on the command line; a list in a mapping is a sweep, unless the key
     itself holds a list."""
-    words: list[str] = []
+    arguments: list[str] = []
     for part in overrides:
         if isinstance(part, Mapping):
-            words += [sweep_of(key, value) for key, value in part.items()]
+            arguments += [sweep_of(key, value) for key, value in part.items()]
         else:
-            words += quote_texts([part] if isinstance(part, str) else [*part])
-    return words
+            arguments += quote_texts([part] if isinstance(part, str) else [*part])
+    return arguments
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class Model:
             if "server" in facts
             else self.config.model.name
         )
-        details = [it for key in ("architecture", "device", "dtype") if (it := facts.get(key))]
+        details = [fact for key in ("architecture", "device", "dtype") if (fact := facts.get(key))]
         return f"<model {name}{(': ' if details else '')}{', '.join(details)}>"
 
     def __enter__(self) -> Self:
@@ -248,8 +248,11 @@ class Model:
     ) -> list[Request]:
         prompts = [prompt] if isinstance(prompt, str) else prompt
         check(not isinstance(prompts, Mapping), "prompt", prompt, "give a text or a list of texts")
-        formatted = [_prompt(one, format, system) for one in map(_text, prompts)]
-        return [self._request(one, how, draws=index) for index, one in enumerate(formatted)]
+        formatted = [_prompt(text, format, system) for text in map(_text, prompts)]
+        return [
+            self._request(formatted_prompt, how, draws=index)
+            for index, formatted_prompt in enumerate(formatted)
+        ]
 
     def _chatting(self, messages: Sequence[Turn], how: Mapping[str, Any]) -> Request:
         return self._request(_turns(messages), how, keep=True)
@@ -265,7 +268,7 @@ class Model:
     ) -> list[Request]:
         formatted = _prompt(prompt, format)
         continuations = [continuation] if isinstance(continuation, str) else continuation
-        return [self._request(formatted, {}, continuation=_text(one)) for one in continuations]
+        return [self._request(formatted, {}, continuation=_text(text)) for text in continuations]
 
     def _request(
         self, prompt: Prompt, how: Mapping[str, Any], draws: int = 0, **more: Any
@@ -280,7 +283,7 @@ class Model:
             check(key == "stop" or isinstance(value, Real), key, repr(value), "a number is needed")
         limits = {key: value for key, value in how.items() if key in LIMITS}
         stop = how.get("stop", ())
-        stops = tuple(_text(one) for one in ([stop] if isinstance(stop, str) else stop))
+        stops = tuple(_text(text) for text in ([stop] if isinstance(stop, str) else stop))
         sampling = Sampling(
             **{key: value for key, value in how.items() if key not in (*LIMITS, "stop")}
         )
@@ -349,10 +352,10 @@ class _Call:
         """Return the completions of each request; Unanswered if some have ended in an error."""
         completions = list(self._completions.values())
         errors = {
-            at: one.error
+            at: completion.error
             for at, choices in enumerate(completions)
-            for one in choices
-            if one.error is not None
+            for completion in choices
+            if completion.error is not None
         }
         if not errors:
             return completions
@@ -378,7 +381,8 @@ def _async_queue() -> tuple[asyncio.Queue[Event | Exception], Callable[[Event | 
 
 def _scores(completions: list[list[Completion]]) -> list[Scores]:
     return [
-        Scores(one.answer.token_ids, one.logprobs or [], one.greedy or []) for (one,) in completions
+        Scores(completion.answer.token_ids, completion.logprobs or [], completion.greedy or [])
+        for (completion,) in completions
     ]
 
 

@@ -104,7 +104,7 @@ class GridRows(list[dict[str, Any]]):
             *self.keys,
             "status",
             *(["accuracy [95 %]"] if scored else []),
-            *(it.title for it in shown),
+            *(metric.title for metric in shown),
             "job",
         ]
         table = []
@@ -113,7 +113,9 @@ class GridRows(list[dict[str, Any]]):
                 _value(row.get("error") or row["status"])
             ]
             cells += [_interval_text(ACCURACY[0], row)] if scored else []
-            cells += [it.write(row[it.key]) if it.key in row else "" for it in shown]
+            cells += [
+                metric.write(row[metric.key]) if metric.key in row else "" for metric in shown
+            ]
             table.append([*cells, _value(row["job_id"])])
         names = [
             " ".join(_value(row.get(key)) for key in self.keys) or str(row["job_id"])
@@ -182,9 +184,9 @@ def _interval_text(key: str, row: Mapping[str, Any]) -> str:
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return {
-        key: it
-        for key, it in row.items()
-        if isinstance(it, int | float) and not isinstance(it, bool)
+        key: value
+        for key, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
@@ -192,8 +194,8 @@ def _value(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _text(words: str) -> str:
-    return escape(plain(words))
+def _text(text: str) -> str:
+    return escape(plain(text))
 
 
 def _table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:

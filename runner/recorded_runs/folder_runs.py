@@ -60,7 +60,7 @@ def runs_of_jobs(output_dir: Path, job_ids: Iterable[str]) -> list[Run]:
 def in_order(dated: Iterable[Dated]) -> list[Run]:
     """Return the finished runs, newest first, then runs with errors of jobs that have never
     finished."""
-    newest = [run for _, run in sorted(dated, key=lambda it: (-it[0], it[1].run_id))]
+    newest = [run for _, run in sorted(dated, key=lambda pair: (-pair[0], pair[1].run_id))]
     done = {run.job_id for run in newest if not run.errors}
     return [run for run in newest if not run.errors] + [
         run for run in newest if run.errors and run.job_id not in done
@@ -71,12 +71,16 @@ def runs_of_experiment(store: Store, identity: str, job_ids: Collection[str] | N
     """Return the runs of an experiment that the store's output folder has records of, of all jobs
     or some."""
     noted = {
-        it.mlflow_id: it for it in published.noted(store.output_dir) if it.identity == identity
+        published_run.mlflow_id: published_run
+        for published_run in published.noted(store.output_dir)
+        if published_run.identity == identity
     }
     if job_ids is None and store.is_own:
         jobs = _jobs(store.output_dir)
     else:  # other records do not belong to the store
-        wanted = {it.key for it in noted.values()} if job_ids is None else job_ids
+        wanted = (
+            {published_run.key for published_run in noted.values()} if job_ids is None else job_ids
+        )
         jobs = (Job(job_id, store.output_dir / "jobs" / job_id) for job_id in wanted)
     here = FolderRuns()
     for job, record in _records(jobs, here):

@@ -46,20 +46,24 @@ def publish(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]
     check_single_jobs([row.run for _, row in rows])
     by_model: dict[tuple[tuple[str, str], ...], list[tuple[Table, TableRow]]] = {}
     for table, row in rows:
-        weights = tuple(sorted(it for it in row.run.params.items() if it[0].startswith(OF_WEIGHTS)))
+        weights = tuple(
+            sorted(param for param in row.run.params.items() if param[0].startswith(OF_WEIGHTS))
+        )
         by_model.setdefault(weights, []).append((table, row))
     paths: list[Path] = []
     for number, of_model in enumerate(by_model.values(), 1):
-        place = folder if len(by_model) == 1 else folder / _folder_name(number, *of_model[0])
+        folder_of_model = (
+            folder if len(by_model) == 1 else folder / _folder_name(number, *of_model[0])
+        )
         files = {CARD: card(of_model)}
         for dataset, entries in _entries(of_model, benchmark).items():
             files[f"{RESULTS}/{dataset}.yaml"] = as_yaml(entries)
         for name, text in files.items():
             try:
-                replace_text(place / name, text)
+                replace_text(folder_of_model / name, text)
             except OSError as error:
-                raise cannot_write(place, error, "--publish") from error
-            paths.append(place / name)
+                raise cannot_write(folder_of_model, error, "--publish") from error
+            paths.append(folder_of_model / name)
     return paths
 
 
@@ -73,8 +77,8 @@ def check_single_jobs(runs: Sequence[Run]) -> None:
 
 
 def _folder_name(number: int, table: Table, row: TableRow) -> str:
-    words = re.sub(r"[^\w.=+-]+", "-", name_of(row, table.keys)).strip("-.")
-    return f"{number}-{words}"[:80]
+    name = re.sub(r"[^\w.=+-]+", "-", name_of(row, table.keys)).strip("-.")
+    return f"{number}-{name}"[:80]
 
 
 def card(rows: Sequence[tuple[Table, TableRow]]) -> str:
@@ -122,7 +126,7 @@ def _entries(
         entry = entry_of(row.run, *names)
         check_entry(entry)
         of_file = found.setdefault(names[0].replace("/", "--"), [])
-        if any(it["dataset"] == entry["dataset"] for it in of_file):
+        if any(listed["dataset"] == entry["dataset"] for listed in of_file):
             raise ConfigError(f"--publish: several runs of one model on {names[0]} ({names[1]}): choose one of them "
                               "with --runs or --where")  # fmt: skip
         of_file.append(entry)
@@ -216,13 +220,13 @@ def command_of(run: Run) -> str:
     from runner.store.tracking import flatten
 
     params = run.params
-    words = [f"task={params['task.name']}", _model_choice(params["model.name"])]
+    overrides = [f"task={params['task.name']}", _model_choice(params["model.name"])]
     names = {
         group: params.get(f"{group}.name", "")
         for group in ("quantization", "lora", "rope", "generation")
     }
-    words += [f"{group}={name}" for group, name in names.items() if name]
-    usual = dict(flatten(to_config(*compose(quote_texts(words)))))
+    overrides += [f"{group}={name}" for group, name in names.items() if name]
+    usual = dict(flatten(to_config(*compose(quote_texts(overrides)))))
     keys = {
         key: value
         for key, value in params.items()
@@ -234,7 +238,7 @@ def command_of(run: Run) -> str:
         for key, value in keys.items()
         if usual.get(key) != value and key not in left_out
     ]
-    if words[1] == "model=auto":
+    if overrides[1] == "model=auto":
         changed.insert(0, f"model.name={params['model.name']}")
     usual_choices = {
         "task=gsm8k",
@@ -244,7 +248,12 @@ def command_of(run: Run) -> str:
         "generation=greedy",
     }
     return shlex.join(
-        ["runner", *quote_texts([*(word for word in words if word not in usual_choices), *changed])]
+        [
+            "runner",
+            *quote_texts(
+                [*(override for override in overrides if override not in usual_choices), *changed]
+            ),
+        ]
     )
 
 

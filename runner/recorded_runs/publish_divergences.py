@@ -89,14 +89,14 @@ def _section(rows: Sequence[TableRow], names: dict[str, str]) -> str:
         if bounds
         else "over whole distributions"
     )
-    words = (
+    explanation = (
         f"KLD: the Kullback–Leibler divergence from {reference}, in nats a token, {what}; on {texts} texts with "
         f"{tokens} tokens of {data} {split}. In brackets: 95 % intervals over texts; a percentile has none where the "
         "texts are too few for it. PPL ratio: the perplexity divided by the reference's."
     )
     commands = dict.fromkeys(command_of(row.run) for row in rows)
     return "\n".join(
-        [*lines, "", in_markdown(words), "", *(f"    {command}" for command in commands), ""]
+        [*lines, "", in_markdown(explanation), "", *(f"    {command}" for command in commands), ""]
     )
 
 

@@ -60,25 +60,37 @@ def runs_here_and_there(
         experiment.experiment_id,
     )
     deleted = (
-        {it.info.run_id for it in search(client, where, "", view=DELETED_ONLY)}
+        {run.info.run_id for run in search(client, where, "", view=DELETED_ONLY)}
         if here.published
         else set()
     )
-    runs = {it[1].run_id: it for it in here.published if it[1].run_id not in deleted}
+    runs = {
+        dated_run[1].run_id: dated_run
+        for dated_run in here.published
+        if dated_run[1].run_id not in deleted
+    }
     queries = [
         f"attributes.status = '{FINISHED}'{condition}" for condition in conditions_without([*runs])
     ]
     for query in (*queries, f"attributes.status = '{Status.FAILED.value}' and metrics.errors > 0"):
-        for it in of_jobs_and_grid(client, where, query, job_ids, grid):
-            if JOB_ID in it.data.tags and it.info.run_id not in runs:  # a grid's own run has none
-                data, ids = it.data, (it.info.run_id, it.info.start_time, it.info.status)
-                metrics = read_all(client, it.info.run_id, data.tags, data.metrics)
-                runs[it.info.run_id] = found = run_of(*ids, data.params, data.tags, metrics)
-                found[1].artifacts = it.info.artifact_uri or ""
+        for recorded in of_jobs_and_grid(client, where, query, job_ids, grid):
+            if (
+                JOB_ID in recorded.data.tags and recorded.info.run_id not in runs
+            ):  # a grid's own run has none
+                data, ids = (
+                    recorded.data,
+                    (recorded.info.run_id, recorded.info.start_time, recorded.info.status),
+                )
+                metrics = read_all(client, recorded.info.run_id, data.tags, data.metrics)
+                runs[recorded.info.run_id] = found = run_of(*ids, data.params, data.tags, metrics)
+                found[1].artifacts = recorded.info.artifact_uri or ""
     logged = {run.job_id for _, run in runs.values()}
     for job_id in sorted(here.damaged.keys() - logged):
         say(f"note: left out: {here.damaged[job_id]}")
-    return [*runs.values(), *(it for it in here.unpublished if it[1].job_id not in logged)]
+    return [
+        *runs.values(),
+        *(dated_run for dated_run in here.unpublished if dated_run[1].job_id not in logged),
+    ]
 
 
 def find_grid(client: Any, experiment: str, wanted: str) -> str:
@@ -98,7 +110,8 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
     if len(matching) != 1:
         count = "several grids begin with it" if matching else "no grid has this run id"
         listed = ", ".join(
-            f"{it.info.run_id} ({it.info.run_name})" for it in (matching or grids)[:6]
+            f"{grid_run.info.run_id} ({grid_run.info.run_name})"
+            for grid_run in (matching or grids)[:6]
         )
         raise ConfigError(f"--grid {wanted}: {count}. Newest first: {listed}")
     run_id: str = matching[0].info.run_id
@@ -115,9 +128,9 @@ def runs_of(client: Any, store: Store, grid: str, scratch: Path) -> list[Run]:
         what = f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)})"
         raise ConfigError(f"--grid {grid}: {what}: name its jobs with --runs or --where") from error
     runs = load_runs(client, store, planned if plan is not None else None, grid)
-    mine = [run for run in runs if run.grid == grid]
-    earlier = planned - {run.job_id for run in mine}
-    chosen = mine + [run for run in runs if run.job_id in earlier]
+    of_grid = [run for run in runs if run.grid == grid]
+    earlier = planned - {run.job_id for run in of_grid}
+    chosen = of_grid + [run for run in runs if run.job_id in earlier]
     if not chosen:
         raise ConfigError(f"--grid {grid}: none of its jobs has finished")
     return chosen

@@ -16,11 +16,15 @@ from runner_compare import Answers, Better, Chance, QuestionOutcome, Votes, ques
 OF_SAMPLES: dict[
     str, Callable[[Sample], float | None]
 ] = {  # of several answers to a question: the mean
-    "new_tokens": lambda it: sum(answer.tokens for answer in it.answers) / len(it.answers),
-    "characters": lambda it: sum(len(answer.text) for answer in it.answers) / len(it.answers),
-    "thinking_tokens": lambda it: mean_tokens(thinking_tokens, it.answers),
-    "answer_tokens": lambda it: mean_tokens(answer_tokens, it.answers),
-    "cost_usd": lambda it: it.cost_usd,
+    "new_tokens": lambda sample: (
+        sum(answer.tokens for answer in sample.answers) / len(sample.answers)
+    ),
+    "characters": lambda sample: (
+        sum(len(answer.text) for answer in sample.answers) / len(sample.answers)
+    ),
+    "thinking_tokens": lambda sample: mean_tokens(thinking_tokens, sample.answers),
+    "answer_tokens": lambda sample: mean_tokens(answer_tokens, sample.answers),
+    "cost_usd": lambda sample: sample.cost_usd,
 }
 # of tokens and characters, neither more nor fewer is better
 NUMBERS = {name: Better.lower if name == "cost_usd" else Better.neither for name in OF_SAMPLES}
@@ -55,13 +59,13 @@ def chance_of(chance: Chance, ways: Sequence[str], sample: Sample) -> float | No
     return chance.of(right, answers, Votes.of(said))
 
 
-def _vote_of(one: Answer, ways: Sequence[str]) -> tuple[str | None, bool]:
+def _vote_of(answer: Answer, ways: Sequence[str]) -> tuple[str | None, bool]:
     """Return what an answer votes for, and whether that is right; one that was cut off has no
     vote."""
-    found = one.extracted or {}
+    found = answer.extracted or {}
     said = next((found[way] for way in ways if way in found), next(iter(found.values()), None))
     is_cut_off = (
-        one.finish_reason is not FinishReason.stop and found.get(Extractor.strict, said) is None
+        answer.finish_reason is not FinishReason.stop and found.get(Extractor.strict, said) is None
     )
-    has_vote = one.verdict in (Verdict.correct, Verdict.wrong) and not is_cut_off
-    return said if has_vote else None, one.verdict is Verdict.correct
+    has_vote = answer.verdict in (Verdict.correct, Verdict.wrong) and not is_cut_off
+    return said if has_vote else None, answer.verdict is Verdict.correct

@@ -86,10 +86,10 @@ class SampleReader(Reader):
 
     def numbers(self, run: Run) -> Answers:
         """Return the number of each question that is compared instead of its verdict."""
-        ways = [it for key in (SCORER, EXTRACTOR) if (it := run.value(key))]
+        ways = [way for key in (SCORER, EXTRACTOR) if (way := run.value(key))]
         read = partial(read_numbers, name=run.number or "", ways=ways)
         parts = [self.first_intact(part, read, bool, "answers") for part in run.parts or [run]]
-        return {question: it for part in parts for question, it in part.items()}
+        return {question: answer for part in parts for question, answer in part.items()}
 
     def words(
         self, run: Run, wanted: set[Question], most: int = TEXT_END
@@ -208,11 +208,11 @@ class SampleReader(Reader):
     def _here(self, run: Run, name: str) -> Iterator[Path]:
         folders = [Path(run.folder)] if run.folder else []
         folders.append(self.output_dir / "jobs" / run.job_id)
-        place = urlsplit(run.artifacts)
+        address = urlsplit(run.artifacts)
         if (
-            place.scheme in ("", "file") and place.path
+            address.scheme in ("", "file") and address.path
         ):  # a local folder, perhaps on another machine
-            folders.append(Path(unquote(place.path)))
+            folders.append(Path(unquote(address.path)))
         yield from (folder / name for folder in dict.fromkeys(folders) if (folder / name).is_file())
 
 
@@ -228,12 +228,13 @@ def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
     task.without leaves out.
     """
     scored = sorted(
-        (it for it in _samples_in(path) if it.answer.verdict is not None), key=lambda it: it.index
+        (sample for sample in _samples_in(path) if sample.answer.verdict is not None),
+        key=lambda sample: sample.index,
     )
     return {
-        question_of(one): QuestionOutcome.of(one)
-        for one in scored[:stopped_after]
-        if not one.left_out
+        question_of(sample): QuestionOutcome.of(sample)
+        for sample in scored[:stopped_after]
+        if not sample.left_out
     }
 
 
@@ -248,15 +249,15 @@ def read_texts(path: Path) -> Texts:
     """Return each text's score from a file of samples; EvidenceError with file and line if a sample
     was changed."""
     return {
-        one.index: TextScore(
-            (one.question, one.gold),
-            one.prompt_sha256,
-            tuple(one.answer.token_ids),
-            one.likelihood,
-            one.cluster,
+        sample.index: TextScore(
+            (sample.question, sample.gold),
+            sample.prompt_sha256,
+            tuple(sample.answer.token_ids),
+            sample.likelihood,
+            sample.cluster,
         )
-        for one in _samples_in(path)
-        if one.likelihood is not None
+        for sample in _samples_in(path)
+        if sample.likelihood is not None
     }
 
 
@@ -285,12 +286,18 @@ def _text_tokens(divergences: Path, samples: Path) -> list[TextTokens]:
     """Return the tokens of a run's texts, as its two files have them."""
     by_sample = read_divergences(divergences)
     scored = [
-        it
-        for _, it in sorted(read_samples(samples).items())
-        if it.likelihood and not it.likelihood.is_other
+        sample
+        for _, sample in sorted(read_samples(samples).items())
+        if sample.likelihood and not sample.likelihood.is_other
     ]
-    longest = max((it.likelihood.context or 0 for it in scored if it.likelihood), default=0)
-    counted = (it for it in scored if it.likelihood and (it.likelihood.context or 0) == longest)
+    longest = max(
+        (sample.likelihood.context or 0 for sample in scored if sample.likelihood), default=0
+    )
+    counted = (
+        sample
+        for sample in scored
+        if sample.likelihood and (sample.likelihood.context or 0) == longest
+    )
     found = [by_sample[sample.index] for sample in counted if sample.index in by_sample]
     return [
         TextTokens(

@@ -60,15 +60,15 @@ class _Kept:
     def __init__(self, width: int, reference: Sequence[float], these: Any) -> None:
         import numpy as np  # takes a tenth of a second, and only comparisons need it
 
-        self.theirs = np.asarray(reference, dtype=np.float64).reshape(-1, width)
-        ours = np.asarray(these, dtype=np.float64).reshape(self.theirs.shape)
-        is_possible = np.isfinite(self.theirs)  # a token with probability 0 adds nothing
+        self.reference = np.asarray(reference, dtype=np.float64).reshape(-1, width)
+        logprobs = np.asarray(these, dtype=np.float64).reshape(self.reference.shape)
+        is_possible = np.isfinite(self.reference)  # a token with probability 0 adds nothing
         with np.errstate(invalid="ignore", divide="ignore"):  # in positions that are not selected
             self.inside = np.where(
-                is_possible, np.exp(self.theirs) * (self.theirs - ours), 0.0
+                is_possible, np.exp(self.reference) * (self.reference - logprobs), 0.0
             ).sum(axis=1)
-            rest = np.maximum(1.0 - np.exp(self.theirs).sum(axis=1), 0.0)
-            self.our_rest = np.maximum(1.0 - np.exp(ours).sum(axis=1), ROUNDING)
+            rest = np.maximum(1.0 - np.exp(self.reference).sum(axis=1), 0.0)
+            self.our_rest = np.maximum(1.0 - np.exp(logprobs).sum(axis=1), ROUNDING)
             self.has_rest = rest > ROUNDING
             self.rest = np.where(self.has_rest, rest, 1.0)
             self.tail = np.where(
@@ -81,7 +81,9 @@ class _Kept:
 
         lowest = np.asarray(least, dtype=np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):  # in positions that are not selected
-            largest = np.minimum(np.exp(self.theirs[:, -1]), self.rest)  # of one token of the rest
+            largest = np.minimum(
+                np.exp(self.reference[:, -1]), self.rest
+            )  # of one token of the rest
             largest_tail = np.where(self.has_rest, self.rest * (np.log(largest) - lowest), 0.0)
             return np.maximum(largest_tail - self.tail, 0.0) + np.where(
                 self.has_rest, 0.0, ROUNDING * -lowest
@@ -134,12 +136,12 @@ def diverge_with_drawn(
     """
     import numpy as np
 
-    ours = np.asarray(these, dtype=np.float64)
-    kept = _Kept(width, reference, ours[:, :width])
-    theirs = np.asarray(drawn_reference, dtype=np.float64).reshape(-1, drawn)
+    logprobs = np.asarray(these, dtype=np.float64)
+    kept = _Kept(width, reference, logprobs[:, :width])
+    drawn_logprobs = np.asarray(drawn_reference, dtype=np.float64).reshape(-1, drawn)
     with np.errstate(invalid="ignore", over="ignore"):
-        log_r = (ours[:, width:] - np.log(kept.our_rest)[:, None]) - (
-            theirs - np.log(kept.rest)[:, None]
+        log_r = (logprobs[:, width:] - np.log(kept.our_rest)[:, None]) - (
+            drawn_logprobs - np.log(kept.rest)[:, None]
         )
         each = np.where(kept.has_rest[:, None], np.exp(log_r) - 1.0 - log_r, 0.0)
         rest = np.where(kept.has_rest, kept.rest, 0.0)
@@ -166,12 +168,12 @@ def diverge_whole(reference: Any, these: Any) -> Divergence:
     Both are tensors [n, V] of log-probabilities in float32, as engines give them. They are
     normalized in float64, so that only the rounding of single numbers is left.
     """
-    p, q = (one.double().log_softmax(dim=-1) for one in (reference, these))
+    p, q = (logits.double().log_softmax(dim=-1) for logits in (reference, these))
     parts = (p.exp() * (p - q)).where(p.isfinite(), 0.0)  # a token with probability 0 adds nothing
     firsts = list(
         zip(reference.argmax(dim=-1).tolist(), these.argmax(dim=-1).tolist(), strict=True)
     )
-    agreed = sum(theirs == ours for theirs, ours in firsts)
+    agreed = sum(reference_first == first for reference_first, first in firsts)
     return Divergence(
         float(parts.sum()), 0.0, agreed, least=parts.sum(dim=-1).tolist(), firsts=firsts
     )

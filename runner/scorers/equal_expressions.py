@@ -95,7 +95,9 @@ s=sec=second min=minute h=hr=hour month year mph=milesperhour km/h=kmh=kmph=kilo
 dollar cent euro degree=deg radian=rad unit point person=people student way solution side edge vertex apple coin
 ball card page bird car book number digit term integer
 """
-_UNITS = {one: names.split("=")[0] for names in _SPELLINGS.split() for one in names.split("=")}
+_UNITS = {
+    spelling: names.split("=")[0] for names in _SPELLINGS.split() for spelling in names.split("=")
+}
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"[a-zA-Z]{3,}")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
@@ -114,27 +116,27 @@ class Written:
     is_percent: bool
     base: str
     lost: tuple[str, ...]  # signs that the parser leaves out
-    words: tuple[
+    word_list: tuple[
         str, ...
     ]  # of an answer that is text, sorted where it is a list; empty for an expression
 
 
 def is_equal(gold: str, answer: str) -> bool:
     """Whether an answer is equal to the gold answer."""
-    right, mine = written(gold), written(answer)
-    if right.words or mine.words:
-        return _as_words(right) == _as_words(mine)
+    right, given = written(gold), written(answer)
+    if right.word_list or given.word_list:
+        return _as_words(right) == _as_words(given)
     if (
-        right.lost != mine.lost
-        or not _agree(right.unit, mine.unit)
-        or not _agree(right.base, mine.base)
+        right.lost != given.lost
+        or not _agree(right.unit, given.unit)
+        or not _agree(right.base, given.base)
     ):
         return False
-    is_real = not any(grader.should_treat_as_complex(it.text) for it in (right, mine))
-    expected, found = parsed(right.text, is_real), parsed(mine.text, is_real)
+    is_real = not any(grader.should_treat_as_complex(side.text) for side in (right, given))
+    expected, found = parsed(right.text, is_real), parsed(given.text, is_real)
     if expected is None or found is None:
-        return bool(right.text) and _squeezed(right.text) == _squeezed(mine.text)
-    if right.is_percent is mine.is_percent:
+        return bool(right.text) and _squeezed(right.text) == _squeezed(given.text)
+    if right.is_percent is given.is_percent:
         return _same(expected, found)
     share, other = (expected, found) if right.is_percent else (found, expected)
     if _has_no_parts(share) and _same(share / 100, other):
@@ -143,16 +145,16 @@ def is_equal(gold: str, answer: str) -> bool:
     return _same(expected, found) and (right.is_percent or bool(sympy.Abs(expected) >= 1))
 
 
-def _agree(right: str, mine: str) -> bool:
-    return right == mine or not right or not mine
+def _agree(right: str, given: str) -> bool:
+    return right == given or not right or not given
 
 
 def _squeezed(text: str) -> str:
     return re.sub(r"\s+", "", text)
 
 
-def _has_no_parts(it: Any) -> bool:
-    return isinstance(it, sympy.Expr) and not it.free_symbols
+def _has_no_parts(value: Any) -> bool:
+    return isinstance(value, sympy.Expr) and not value.free_symbols
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -174,7 +176,9 @@ def written(text: str) -> Written:
     text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     lost = tuple(sorted(_LOST.findall(text)))
     lost += ("apart",) * bool(_APART.search(text))
-    text = _DECIMAL.sub(lambda it: rf"\frac{{{int(it[1] + it[2])}}}{{{10 ** len(it[2])}}}", text)
+    text = _DECIMAL.sub(
+        lambda match: rf"\frac{{{int(match[1] + match[2])}}}{{{10 ** len(match[2])}}}", text
+    )
     if text.count(":") > 1:
         first, *others = text.split(
             ":"
@@ -228,8 +232,8 @@ def _words(text: str) -> tuple[str, ...]:
     return _listed(text) if is_text and "matrix" not in text else ()
 
 
-def _as_words(it: Written) -> tuple[str, ...]:
-    return it.words or _listed(it.text)
+def _as_words(answer: Written) -> tuple[str, ...]:
+    return answer.word_list or _listed(answer.text)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -253,7 +257,9 @@ def parsed(text: str, is_real: bool = True) -> Any:
             raise
         except Exception:  # noqa: BLE001 – a parser of text that anybody may have written
             continue
-        units = {one: sympy.I for one in getattr(read, "free_symbols", ()) if one.name == "i"}
+        units = {
+            symbol: sympy.I for symbol in getattr(read, "free_symbols", ()) if symbol.name == "i"
+        }
         return read.xreplace(units) if units else read
     return None
 
@@ -284,40 +290,40 @@ def _same(expected: Any, found: Any) -> bool:
     )
 
 
-def _is_listed(it: Any) -> bool:
+def _is_listed(value: Any) -> bool:
     """Whether it is a list or a set, in any order."""
-    return isinstance(it, sympy.FiniteSet)
+    return isinstance(value, sympy.FiniteSet)
 
 
-def _is_ordered(it: Any) -> bool:
+def _is_ordered(value: Any) -> bool:
     """Whether it is a pair, an interval or another tuple."""
-    return isinstance(it, sympy.Tuple | sympy.Interval)
+    return isinstance(value, sympy.Tuple | sympy.Interval)
 
 
-def _holds_equation(it: Any) -> bool:
-    parts = it.args if isinstance(it, sympy.FiniteSet | sympy.Tuple) else (it,)
+def _holds_equation(value: Any) -> bool:
+    parts = value.args if isinstance(value, sympy.FiniteSet | sympy.Tuple) else (value,)
     return any(grader.is_equation(part) for part in parts)
 
 
-def _is_worked_out(it: Any) -> bool:
+def _is_worked_out(value: Any) -> bool:
     """Whether each equation in it gives a value to something, or is true: 2x = 3 does not say 3."""
-    parts = it.args if isinstance(it, sympy.FiniteSet | sympy.Tuple) else (it,)
+    parts = value.args if isinstance(value, sympy.FiniteSet | sympy.Tuple) else (value,)
     return all(_gives_value(part) for part in parts if grader.is_equation(part))
 
 
-def _gives_value(it: Any) -> bool:
-    equations = it._unsorted_args if isinstance(it, sympy.And) else [it]
+def _gives_value(relation: Any) -> bool:
+    equations = relation._unsorted_args if isinstance(relation, sympy.And) else [relation]
     first = equations[0].lhs
     sides = [*([] if _is_name(first) else [first]), *(equation.rhs for equation in equations)]
-    return all(grader.sympy_expr_eq(one, other, 12, DIGITS) for one, other in pairwise(sides))
+    return all(grader.sympy_expr_eq(side, other, 12, DIGITS) for side, other in pairwise(sides))
 
 
-def _is_name(it: Any) -> bool:
+def _is_name(value: Any) -> bool:
     """Whether it is what a value is given to: x, (x, y) or f(x)."""
-    is_pair = isinstance(it, sympy.Tuple | sympy.Interval) and all(
-        argument.is_Symbol for argument in it.args[:2]
+    is_pair = isinstance(value, sympy.Tuple | sympy.Interval) and all(
+        argument.is_Symbol for argument in value.args[:2]
     )
-    return is_pair or it.is_Symbol or isinstance(it, sympy.core.function.AppliedUndef)
+    return is_pair or value.is_Symbol or isinstance(value, sympy.core.function.AppliedUndef)
 
 
 def _same_up_to_a_factor(gold: Relational, found: Relational, _rounding: int, _digits: int) -> bool:
@@ -325,15 +331,15 @@ def _same_up_to_a_factor(gold: Relational, found: Relational, _rounding: int, _d
 
     Math-Verify compares solutions, and takes any two equations without solutions as equal.
     """
-    theirs, mine = gold.lhs - gold.rhs, found.lhs - found.rhs
+    expected_zero, found_zero = gold.lhs - gold.rhs, found.lhs - found.rhs
     if isinstance(gold, sympy.Eq | sympy.Ne):
-        factor = sympy.simplify(mine / theirs)
+        factor = sympy.simplify(found_zero / expected_zero)
         return type(gold) is type(found) and factor.is_number and bool(factor.is_nonzero)
     if gold.reversed.func is found.func and gold.func is not found.func:
-        mine = -mine
+        found_zero = -found_zero
     elif gold.func is not found.func:
         return False
-    factor = sympy.simplify(mine / theirs)
+    factor = sympy.simplify(found_zero / expected_zero)
     return factor.is_number and bool(factor.is_positive)
 
 

@@ -77,8 +77,8 @@ class Expressions(Scorer):
 
     def among(self, answer: str, others: Sequence[str]) -> str:
         """Return the first of other answers that this one is equal to, else itself."""
-        place, _ = compared(answer, tuple(others)) if others else (None, "")
-        return answer if place is None else others[place]
+        index, _ = compared(answer, tuple(others)) if others else (None, "")
+        return answer if index is None else others[index]
 
     def close(self) -> None:
         """End the process."""
@@ -184,8 +184,8 @@ class Process:
                     self._process.stdin.write(request)
                     self._process.stdin.flush()
                 if line := self._process.stdout.readline():
-                    place, why = json.loads(line)
-                    return place, why
+                    index, why = json.loads(line)
+                    return index, why
                 code = self._end()
         raise JobFailed(
             f"task.extractor=math: the process that compares answers {child.describe_exit(code)}"

@@ -113,12 +113,13 @@ def compare_all(requests: int, replies: int) -> None:
                 among, answer = json.loads(line)
                 signal.setitimer(signal.ITIMER_PROF, CPU_S)
                 signal.setitimer(signal.ITIMER_REAL, CLOCK_S)
-                place = next(
-                    (place for place, one in enumerate(among) if is_equal(one, answer)), None
+                index = next(
+                    (index for index, candidate in enumerate(among) if is_equal(candidate, answer)),
+                    None,
                 )
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
-                os.write(replies, json.dumps([place, ""]).encode() + b"\n")
+                os.write(replies, json.dumps([index, ""]).encode() + b"\n")
         code = 0
     except MemoryError:
         code = _NO_MEMORY

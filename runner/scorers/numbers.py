@@ -200,7 +200,10 @@ def _translated(text: str) -> str:
     if "\\" in text or "{,}" in text:
         text = _TEX_MARK.sub(lambda mark: _TEX[mark[0]], text)
         text = _TEX_FRACTION.sub(
-            lambda it: f"{it[1] + ' ' if it[1] else ''}{it[2] or it[4]}/{it[3] or it[5]}", text
+            lambda match: (
+                f"{match[1] + ' ' if match[1] else ''}{match[2] or match[4]}/{match[3] or match[5]}"
+            ),
+            text,
         )
     return text
 

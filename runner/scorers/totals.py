@@ -75,7 +75,7 @@ def cost(samples: list[Sample]) -> dict[str, float]:
 
 def count_completions(samples: list[Sample]) -> dict[str, float]:
     """Count completions, tokens and finish reasons; every branch is a completion."""
-    completions = [one for sample in samples for one in sample.answers]
+    completions = [answer for sample in samples for answer in sample.answers]
     ended = {
         reason: sum(completion.finish_reason is reason for completion in completions)
         for reason in FinishReason

@@ -46,10 +46,10 @@ class Vote:
             majority_at(
                 k,
                 self.n,
-                mine,
+                own_votes,
                 tuple(sorted([*self.right[:at], *self.right[at + 1 :], *self.wrong])),
             )
-            for at, mine in enumerate(self.right)
+            for at, own_votes in enumerate(self.right)
         ]
         return float(sum(shares, Fraction(0)))
 
@@ -68,26 +68,34 @@ def elect(
     """
     votes: Counter[str] = Counter()
     firsts: dict[str, int] = {}
-    for place, one in enumerate(judged):
-        number = one.found[by]
-        has_vote = len(judged) == 1 or not one.cut_off[by]
-        if has_vote and number is not None and one.verdicts[by] in (Verdict.correct, Verdict.wrong):
+    for index, answer in enumerate(judged):
+        number = answer.found[by]
+        has_vote = len(judged) == 1 or not answer.cut_off[by]
+        if (
+            has_vote
+            and number is not None
+            and answer.verdicts[by] in (Verdict.correct, Verdict.wrong)
+        ):
             alike = [
-                it for it, first in firsts.items() if judged[first].verdicts[by] is one.verdicts[by]
+                known
+                for known, first in firsts.items()
+                if judged[first].verdicts[by] is answer.verdicts[by]
             ]
             number = among(number, alike)
             votes[number] += 1
-            firsts.setdefault(number, place)
-    solved = sum(one.verdicts[by] is Verdict.correct for one in judged)
+            firsts.setdefault(number, index)
+    solved = sum(answer.verdicts[by] is Verdict.correct for answer in judged)
     if not votes:
-        verdict = Verdict.cut_off if all(one.cut_off[by] for one in judged) else Verdict.no_answer
+        verdict = (
+            Verdict.cut_off if all(answer.cut_off[by] for answer in judged) else Verdict.no_answer
+        )
         return Vote(None, verdict, 0, False, (), (), len(judged), solved)
     most_votes = max(votes.values())
     leading = [
         number for number, count in votes.items() if count == most_votes
     ]  # in the order of their first answers
     is_right = {
-        number: judged[place].verdicts[by] is Verdict.correct for number, place in firsts.items()
+        number: judged[index].verdicts[by] is Verdict.correct for number, index in firsts.items()
     }
     right, wrong = (
         tuple(votes[vote] for vote in votes if is_right[vote] is expected)

@@ -84,7 +84,7 @@ class Load:
     @property
     def figures(self) -> dict[str, float]:
         """The figures that the job reports."""
-        answered, tokens = self.answered, sum(one.new_tokens for one in self.answered)
+        answered, tokens = self.answered, sum(request.new_tokens for request in self.answered)
         return {
             "requests": len(self.requests),
             "answered": len(answered),
@@ -208,7 +208,7 @@ class Knee:
 
     rate: float | None
     is_highest: bool  # of all measured rates: the knee may be higher
-    words: str
+    sentence: str
 
 
 def keeps_up(load: Load, lowest: Load) -> bool:
@@ -241,8 +241,8 @@ def knee_of(loads: Sequence[Load]) -> Knee | None:
             break
         sustained.append(load)
     if not sustained:
-        words = f"no knee: even {measured[0].rate:g} requests/s is more than it can keep up with ({rule})"
-        return Knee(None, False, words)
+        sentence = f"no knee: even {measured[0].rate:g} requests/s is more than it can keep up with ({rule})"
+        return Knee(None, False, sentence)
     rate = sustained[-1].rate
     if len(sustained) == len(loads):
         return Knee(

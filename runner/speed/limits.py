@@ -49,8 +49,8 @@ class MachineRates:
 
     @property
     def _values(self) -> tuple[list[float], list[float]]:
-        return [it.matrix_gflop_per_s for it in self.measured], [
-            it.read_gb_per_s for it in self.measured
+        return [limit.matrix_gflop_per_s for limit in self.measured], [
+            limit.read_gb_per_s for limit in self.measured
         ]
 
     def shares(self, cell: Cell) -> dict[str, float]:

@@ -97,14 +97,14 @@ def _curves(
     pane: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[[Cell], float], name: str
 ) -> None:
     """Draw a line for each group, with bars from the lowest to the highest repeat of each point."""
-    for (words, line_cells), colour, marker in zip(lines, COLOURS, MARKERS, strict=False):
+    for (line_label, line_cells), colour, marker in zip(lines, COLOURS, MARKERS, strict=False):
         points = sorted((x_of(cell), *cell[name]) for cell in line_cells if name in cell)
         if not points:
             continue
         x, y, low, high = zip(*points, strict=True)
         _bars(pane, x, y, spreads=[*zip(low, high, strict=True)], is_vertical=True, colour=colour)
         pane.plot(
-            x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None
+            x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=line_label or None
         )
 
 
@@ -198,7 +198,7 @@ def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) ->
     figure, pane = _figure(title)
     cells = [cell for cell in points["cells"] if not cell["note"]]
     lines = _lines(cells, ("prompt_tokens", "new_tokens", "shared_prefix"))
-    for number, ((words, some), colour, marker) in enumerate(
+    for number, ((line_label, some), colour, marker) in enumerate(
         zip(lines, COLOURS, MARKERS, strict=False)
     ):
         ordered = sorted(some, key=lambda cell: cell["batch_size"])
@@ -208,15 +208,15 @@ def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) ->
         _bars(pane, x, y, speeds, is_vertical=True, colour=colour)
         _bars(pane, x, y, latencies, is_vertical=False, colour=colour)
         pane.plot(
-            x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None
+            x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=line_label or None
         )
         if len(cells) <= MAX_LABELS:
-            for cell, place in zip(ordered, zip(x, y, strict=True), strict=True):
+            for cell, point in zip(ordered, zip(x, y, strict=True), strict=True):
                 beside = ((6, -8), (-6, 4), (6, 4), (-6, -8))[
                     number % 4
                 ]  # so that labels of near lines do not overlap
                 pane.annotate(
-                    f"{cell['batch_size']}", place, beside, textcoords="offset points", fontsize=7, color=colour,
+                    f"{cell['batch_size']}", point, beside, textcoords="offset points", fontsize=7, color=colour,
                     ha="left" if beside[0] > 0 else "right",
                 )  # fmt: skip
     pane.set_xlabel(
@@ -271,13 +271,13 @@ def _over_rates(points: dict[str, Any], title: str) -> Figure:
     shown = (("answer_p50_s", "whole answer"), ("answer_p95_s", "whole answer"), ("answer_p99_s", "whole answer"),
              ("ttft_p50_s", "first token"), ("ttft_p95_s", "first token"))  # fmt: skip
     styles = {"p50": "-", "p95": "--", "p99": ":"}
-    for name, words in shown:
+    for name, label in shown:
         if any(name in load for load in loads):
             rank = name.split("_")[1]
-            colour, marker = (COLOURS[0], "o") if words == "whole answer" else (COLOURS[1], "s")
+            colour, marker = (COLOURS[0], "o") if label == "whole answer" else (COLOURS[1], "s")
             values = [load.get(name) for load in loads]
             pane.plot(rates, values, linestyle=styles[rank], color=colour, marker=marker, markersize=4, linewidth=1.4,
-                      label=f"{words}, {rank}")  # fmt: skip
+                      label=f"{label}, {rank}")  # fmt: skip
     if points["knee"] is not None:
         pane.axvline(
             points["knee"],

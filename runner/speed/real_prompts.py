@@ -91,7 +91,7 @@ class RealPrompts:
         return round(median(self.lengths)) if self.lengths else 0
 
     @property
-    def words(self) -> str:
+    def described(self) -> str:
         """The prompts' name, number and lengths."""
         return f"{self.name} · {len(self.prompts):,} prompts · {span(self.lengths)} tokens, median {self.typical:,}"
 

@@ -96,7 +96,7 @@ def rows_of_cells(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, An
             None if cell.noise is None else f"{cell.noise:.0%}{(' noisy' if cell.is_noisy else '')}"
         )
         row["peak_rss_mib"] = None if cell.note else round(cell.peak_rss_mib, 1)
-        if any(one.cuda_peak_mib is not None for one in measured):
+        if any(cell_run.cuda_peak_mib is not None for cell_run in measured):
             row["cuda_peak_mib"] = (
                 None if cell.cuda_peak_mib is None else round(cell.cuda_peak_mib, 1)
             )
@@ -160,7 +160,7 @@ def series_of(cells: Sequence[Cell], loads: Sequence[Load], task: SweepConfig) -
                     over, step = f"over_prompt_tokens_batch_{cell.batch_size}", cell.prompt_tokens
                 series.setdefault(f"{name}/{over}{rest}", []).append((step, cell.median(name)))
     for load in (load for load in loads if load.seconds):
-        for name in (one for one in OVER_RATES if one in load.figures):
+        for name in (key for key in OVER_RATES if key in load.figures):
             step = round(PER_MINUTE * load.rate)
             series.setdefault(f"{name}/over_requests_per_minute", []).append(
                 (step, load.figures[name])

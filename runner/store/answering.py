@@ -121,8 +121,8 @@ def _request_anything(uri: str) -> None:
     import urllib.request
 
     parts = urlsplit(uri)
-    place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
-    address = place.geturl().rstrip("/") + "/health"
+    server = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    address = server.geturl().rstrip("/") + "/health"
     unchecked = ssl._create_unverified_context()  # MLflow has its own settings for certificates
     try:
         urllib.request.urlopen(address, timeout=ANSWER_S, context=unchecked).close()

@@ -76,4 +76,8 @@ def reopen(
 def _of_job(params: Mapping[str, str]) -> dict[str, str]:
     """Return the params of the groups, without those that say where results go and how they are
     shown."""
-    return {key: it for key, it in params.items() if "." in key and not key.startswith("tracking.")}
+    return {
+        key: value
+        for key, value in params.items()
+        if "." in key and not key.startswith("tracking.")
+    }

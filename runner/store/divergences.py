@@ -37,8 +37,11 @@ class TokenDivergences:
     reference_first: array[int] = field(default_factory=lambda: array(ID))
 
     def __post_init__(self) -> None:
-        sizes = {len(it) for it in (self.least, self.logprobs, self.first, self.reference_first)}
-        if sizes | {len(it) or len(self.least) for it in (self.most, self.reference)} != {
+        sizes = {
+            len(numbers)
+            for numbers in (self.least, self.logprobs, self.first, self.reference_first)
+        }
+        if sizes | {len(numbers) or len(self.least) for numbers in (self.most, self.reference)} != {
             len(self.least)
         }:
             raise ValueError(
@@ -47,17 +50,19 @@ class TokenDivergences:
 
     @classmethod
     def of(
-        cls, it: Divergence, logprobs: Sequence[float], reference: Sequence[float]
+        cls, divergence: Divergence, logprobs: Sequence[float], reference: Sequence[float]
     ) -> TokenDivergences:
         """Return what a comparison has found, beside the log-probabilities of the text's tokens."""
-        theirs, ours = zip(*it.firsts, strict=True) if it.firsts else ((), ())
-        nats = array(NATS, it.least), array(NATS, it.most)
+        reference_first, first = (
+            zip(*divergence.firsts, strict=True) if divergence.firsts else ((), ())
+        )
+        nats = array(NATS, divergence.least), array(NATS, divergence.most)
         return cls(
             *nats,
             array(LOGPROB, logprobs),
             array(LOGPROB, reference),
-            array(ID, ours),
-            array(ID, theirs),
+            array(ID, first),
+            array(ID, reference_first),
         )
 
 
@@ -80,11 +85,11 @@ class DivergenceFile:
             pass  # an incomplete last line is cut off
         self._file = GrowingFile(self.path)
 
-    def add(self, index: int, it: TokenDivergences) -> None:
+    def add(self, index: int, divergences: TokenDivergences) -> None:
         """Append a sample's line."""
-        values = {name: getattr(it, name) for name in KINDS}
+        values = {name: getattr(divergences, name) for name in KINDS}
         content = {name: packed(some) for name, some in values.items() if some}
-        self._file.append(sealed({"index": index, "tokens": len(it.least), **content}))
+        self._file.append(sealed({"index": index, "tokens": len(divergences.least), **content}))
 
     def close(self) -> None:
         """Close the file."""

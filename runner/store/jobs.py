@@ -207,13 +207,15 @@ def identify(
             key: value for key, value in identity[part].items() if key not in ignored_for_reuse
         }
     identity["config"] = {
-        key: it for key, it in identity["config"].items() if key.partition(".")[0] != "metrics"
+        key: value
+        for key, value in identity["config"].items()
+        if key.partition(".")[0] != "metrics"
     }
     identity["config"] |= usual_for_reuse
     sibling_key = short_hash(identity) if ignored_for_reuse else ""
     folder = Path(config.output_dir).expanduser().absolute() / "jobs" / job_id
     identity["config"] = {
-        key: it for key, it in identity["config"].items() if key not in OF_BUDGETS
+        key: value for key, value in identity["config"].items() if key not in OF_BUDGETS
     }
     thoughts_key = (
         short_hash(identity) if ignored_for_reuse and not config.generation.temperature else ""

@@ -95,4 +95,4 @@ def deleted(path: Path) -> JobFailed:
 def call_in(line: Mapping[str, Any]) -> Call:
     """Read the call in a line of calls.jsonl, which says more than the call."""
     names = ANSWER_KEYS | {item.name for item in fields(Call)}
-    return Call.from_dict({key: it for key, it in line.items() if key in names})
+    return Call.from_dict({key: value for key, value in line.items() if key in names})

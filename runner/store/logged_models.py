@@ -91,11 +91,11 @@ def find_model(client: Any, store: Store, experiment_id: str, digest: str) -> st
     With a model MLflow reads the metrics of all its jobs. So an id counts for a while after it was
     found in a database.
     """
-    place = store.shown, experiment_id
+    experiment = store.shown, experiment_id
     noted = [
-        it
-        for it in published.noted(store.output_dir, digest)
-        if (it.experiment, it.identity) == place
+        model
+        for model in published.noted(store.output_dir, digest)
+        if (model.experiment, model.identity) == experiment
     ]
     if (
         store.file is not None
@@ -109,6 +109,6 @@ def find_model(client: Any, store: Store, experiment_id: str, digest: str) -> st
     if found and store.file is not None:
         now_ms = int(time.time() * 1000)
         published.note(
-            store, published.Published(digest, found[0].model_id, *place, now_ms, None, "")
+            store, published.Published(digest, found[0].model_id, *experiment, now_ms, None, "")
         )
     return str(found[0].model_id) if found else None

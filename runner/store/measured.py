@@ -75,7 +75,11 @@ class Measured:
         if earlier is None or earlier.machine != self.machine or self.report.parts:
             return self
         contention = next(
-            (one for one in (earlier.contention, self.contention) if one != machine.EXCLUSIVE),
+            (
+                known
+                for known in (earlier.contention, self.contention)
+                if known != machine.EXCLUSIVE
+            ),
             machine.EXCLUSIVE,
         )
         peak_mib = max(earlier.peak_rss_mib, self.peak_rss_mib)
@@ -139,7 +143,7 @@ class Measuring:
 
     def keep(self) -> Measured:
         """Write what has been measured so far, over all starts, and return it."""
-        peak_mib, words = machine.peak_rss_mib(), self.contention.describe()
+        peak_mib, beside = machine.peak_rss_mib(), self.contention.describe()
         self.energy.step(self.engine.stats, at_once=True)
         no_energy = self.energy.why_not()
         joules = JoulesOfJob() if no_energy else self.energy.so_far
@@ -149,7 +153,7 @@ class Measuring:
             self.engine.stats,
             peak_mib,
             machine.name(),
-            words,
+            beside,
             joules,
             no_energy,
             has_counters,

@@ -102,20 +102,20 @@ def see_all(uri: str) -> str:
     if shown.startswith(("http://", "https://")):
         return shown
     file = sqlite_path(shown)
-    place = shown if file is None else sqlite_uri(relative_path(file))
-    return shlex.join(["mlflow", "ui", "--backend-store-uri", place])
+    backend = shown if file is None else sqlite_uri(relative_path(file))
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", backend])
 
 
 def compare_command(store: Store) -> str:
     """Return the command that compares the runs of a store."""
-    words = ["runner-compare"]
+    arguments = ["runner-compare"]
     if (folder := os.path.relpath(store.output_dir)) != "outputs":
-        words += ["--output-dir", folder]
+        arguments += ["--output-dir", folder]
     if not store.is_own or variable(URI_VARIABLE):
-        words += ["--tracking-uri", store.shown]
+        arguments += ["--tracking-uri", store.shown]
     if store.experiment != EXPERIMENT or variable(EXPERIMENT_VARIABLE):
-        words += ["--experiment", store.experiment]
-    return shlex.join(words)
+        arguments += ["--experiment", store.experiment]
+    return shlex.join(arguments)
 
 
 def relative_path(path: Path) -> Path:

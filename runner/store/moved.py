@@ -23,11 +23,11 @@ def mend(output_dir: Path) -> None:
         if noted == here or (note.exists() and not note.is_file()):
             return
         *earlier, last = noted.split("\0")
-        for place in [*(place for place in earlier if not Path(place).exists()), last]:
-            if place not in ("", here):
-                _rewrite(output_dir / "mlflow.db", Path(place), Path(here))
+        for folder in [*(folder for folder in earlier if not Path(folder).exists()), last]:
+            if folder not in ("", here):
+                _rewrite(output_dir / "mlflow.db", Path(folder), Path(here))
         places = "\0".join(
-            place for place in dict.fromkeys((*earlier, last)) if place not in ("", here)
+            folder for folder in dict.fromkeys((*earlier, last)) if folder not in ("", here)
         )
         if (to_note := f"{places}\0{here}" if places else here) != noted:
             note.write_text(to_note, encoding="utf-8")
@@ -51,13 +51,13 @@ def _rewrite(database: Path, old: Path, new: Path) -> None:
         _replace(connection, tags, "value", f"{old}/", f"{new}/", " and key = 'output_dir'")
 
 
-def _has_experiment_in(connection: sqlite3.Connection, place: str) -> bool:
+def _has_experiment_in(connection: sqlite3.Connection, folder: str) -> bool:
     """Return whether a database has experiments whose files are in this place; an empty database
     has none."""
     if not connection.execute("select 1 from sqlite_master where name = 'experiments'").fetchone():
         return False
     query = "select 1 from experiments where substr(artifact_location, 1, ?) = ?"
-    return connection.execute(query, (len(place), place)).fetchone() is not None
+    return connection.execute(query, (len(folder), folder)).fetchone() is not None
 
 
 def _replace(

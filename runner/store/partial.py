@@ -45,31 +45,31 @@ class PartialFile:
         again.
         """
         of_request: dict[RequestId, list[Completion]] = {}
-        for one in sorted(stopped, key=lambda one: one.choice):
-            of_request.setdefault(one.id, []).append(one)
+        for completion in sorted(stopped, key=lambda completion: completion.choice):
+            of_request.setdefault(completion.id, []).append(completion)
         unfinished = [
             some
             for some in of_request.values()
-            if any(one.answer.text or one.answer.token_ids for one in some)
+            if any(completion.answer.text or completion.answer.token_ids for completion in some)
         ]
         can_continue = Capability.continuing in engine.capabilities and engine.stats.can_continue
         kept = [
             some
             for some in unfinished
-            if can_continue and any(one.answer.token_ids for one in some)
+            if can_continue and any(completion.answer.token_ids for completion in some)
         ]
         self._lines |= {some[0].id: _line(some) for some in kept}
         self._lines = {name: line for name, line in self._lines.items() if not is_done(name)}
         if self._lines:
             lines = (
-                {key: it for key, it in line.items() if key != "begun"}
+                {key: value for key, value in line.items() if key != "begun"}
                 for line in self._lines.values()
             )
             write_atomically(self.path, "".join(sealed(line) + "\n" for line in lines))
         begun = len(kept), len(unfinished) - len(kept)
-        words = "unfinished kept for resuming", "unfinished will be asked again"
+        states = "unfinished kept for resuming", "unfinished will be asked again"
         return ", ".join(
-            f"{count} {what}" for count, what in zip(begun, words, strict=True) if count
+            f"{count} {what}" for count, what in zip(begun, states, strict=True) if count
         )
 
     def delete(self) -> None:

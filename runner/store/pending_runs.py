@@ -79,9 +79,9 @@ def end_runs(store: Store, dead: Iterable[str], status: Status) -> None:
 def is_of_folder(store: Store, tags: dict[str, str]) -> bool:
     """Return whether a run belongs to the store's output folder: several folders may share a store,
     or be moved."""
-    place = Path(tags.get("output_dir", ""))
-    folder = place.parents[1] if "job_id" in tags and len(place.parents) > 1 else place
-    return folder == store.output_dir.resolve() or (store.is_own and not place.exists())
+    path = Path(tags.get("output_dir", ""))
+    folder = path.parents[1] if "job_id" in tags and len(path.parents) > 1 else path
+    return folder == store.output_dir.resolve() or (store.is_own and not path.exists())
 
 
 def any_left(file: Path) -> bool:
@@ -120,5 +120,5 @@ def _write(file: Path, pending: list[PendingRun]) -> None:
     fresh = file.with_name(f"{file.name}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        json.dump([asdict(one) for one in pending], stream)
+        json.dump([asdict(run) for run in pending], stream)
     fresh.replace(file)

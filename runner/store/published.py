@@ -79,15 +79,15 @@ def noted(output_dir: Path, key: str = "") -> Iterator[Published]:
         ):
             if key in line:
                 with suppress(ValueError, TypeError):
-                    it = Published(**json.loads(line))
-                    if key in ("", it.key):
-                        yield it
+                    published = Published(**json.loads(line))
+                    if key in ("", published.key):
+                        yield published
 
 
 def unchanged(store: Store, key: str) -> Published | None:
     """Return what was noted last in the store's experiment, if its database is as it was then."""
     now = store.experiment, state_of(store)
-    found = [it for it in noted(store.output_dir, key) if (it.experiment, it.database) == now]
+    found = [run for run in noted(store.output_dir, key) if (run.experiment, run.database) == now]
     return found[-1] if found else None
 
 
@@ -95,5 +95,9 @@ def state_of(store: Store) -> str:
     """Return what every write to a sqlite store changes; empty for other stores."""
     if (file := store.file) is None:
         return ""
-    stats = [it.stat() for it in (file, file.with_name(f"{file.name}-wal")) if it.exists()]
-    return " ".join(f"{it.st_ino}-{it.st_size}-{it.st_mtime_ns}" for it in stats)
+    stats = [
+        database_file.stat()
+        for database_file in (file, file.with_name(f"{file.name}-wal"))
+        if database_file.exists()
+    ]
+    return " ".join(f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}" for stat in stats)

@@ -60,10 +60,10 @@ def reusable(
             notes.append(f"no answers were reused from job {other.job_id}: {one_line(error)}")
             continue
         for index in wanted - reused.keys():
-            theirs = samples.get(index)
-            ours = None if theirs is None or theirs.failed else adopted(theirs)
-            if theirs is not None and ours is not None:
-                reused[index] = replace(ours, reused_from=theirs.reused_from or other.job_id)
+            sample = samples.get(index)
+            own_sample = None if sample is None or sample.failed else adopted(sample)
+            if sample is not None and own_sample is not None:
+                reused[index] = replace(own_sample, reused_from=sample.reused_from or other.job_id)
     return reused, notes
 
 

@@ -190,7 +190,7 @@ def conditions_without(run_ids: Collection[str]) -> Iterator[str]:
     while len(run_ids) > IDS_A_QUERY * 16**digits:
         digits += 1
     by_beginning: dict[str, list[str]] = {
-        "".join(it): [] for it in product("0123456789abcdef", repeat=digits)
+        "".join(digits_of_id): [] for digits_of_id in product("0123456789abcdef", repeat=digits)
     }
     for run_id in run_ids:
         by_beginning[run_id[:digits]].append(f"'{run_id}'")

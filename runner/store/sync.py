@@ -32,23 +32,23 @@ def entry() -> NoReturn:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    it = argparse.ArgumentParser("runner-sync", description=(__doc__ or "").split("`: ")[1])
-    it.add_argument(
+    arguments = argparse.ArgumentParser("runner-sync", description=(__doc__ or "").split("`: ")[1])
+    arguments.add_argument(
         "--output-dir", default="outputs", help="folder that holds jobs/ (default: %(default)s)"
     )
-    it.add_argument(
+    arguments.add_argument(
         "--tracking-uri",
         help="MLflow store to log to (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)",
     )
-    it.add_argument(
+    arguments.add_argument(
         "--fetch",
         action="store_true",
         help="also fetch the finished jobs of the store that the folder does not have",
     )
-    it.add_argument(
+    arguments.add_argument(
         "--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)"
     )
-    return it
+    return arguments
 
 
 def sync(options: argparse.Namespace) -> str:

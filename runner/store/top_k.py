@@ -135,8 +135,10 @@ def read_top_k(path: Path) -> dict[int, TopK]:
 def _arrays(
     pairs_by_position: Sequence[Sequence[tuple[int, float]]],
 ) -> tuple[array[int], array[float]]:
-    pairs = [pair for place in pairs_by_position for pair in place]
-    return array(ID, [one for one, _ in pairs]), array(LOGPROB, [value for _, value in pairs])
+    pairs = [pair for pairs_of_position in pairs_by_position for pair in pairs_of_position]
+    return array(ID, [token_id for token_id, _ in pairs]), array(
+        LOGPROB, [value for _, value in pairs]
+    )
 
 
 def _unpacked_pair(

@@ -111,9 +111,9 @@ def _log(
     outputs: dict[str, Any] = _parts(answer)
     if len(sample.answers) > 1:
         several = [_parts(answer) for answer in sample.answers]
-        outputs = {"answers": [one["answer"] for one in several]}
-        if any(one["thinking"] for one in several):
-            outputs |= {"thinking": [one["thinking"] for one in several]}
+        outputs = {"answers": [parts["answer"] for parts in several]}
+        if any(parts["thinking"] for parts in several):
+            outputs |= {"thinking": [parts["thinking"] for parts in several]}
     outputs |= {
         "extracted": answer.extracted,
         "gold": sample.gold,
@@ -157,10 +157,14 @@ def _parts(answer: Answer) -> dict[str, str | None]:
     return {"answer": parts.answer, "thinking": parts.thinking if parts.has_thinking else None}
 
 
-def _counts(one: Response) -> Mapping[str, Any]:
-    counts = {"prompt_tokens": one.prompt_tokens, "new_tokens": one.answer.tokens, "by": one.by}
-    counts |= {"thinking_tokens": one.answer.thinking_tokens}
+def _counts(response: Response) -> Mapping[str, Any]:
+    counts = {
+        "prompt_tokens": response.prompt_tokens,
+        "new_tokens": response.answer.tokens,
+        "by": response.by,
+    }
+    counts |= {"thinking_tokens": response.answer.thinking_tokens}
     shown: dict[str, Any] = without_unset_keys(
-        counts | {"finish_reason": one.answer.finish_reason.value}
+        counts | {"finish_reason": response.answer.finish_reason.value}
     )
     return shown

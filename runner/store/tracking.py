@@ -120,12 +120,14 @@ def log_facts(
 
     now_ms = int(time.time() * 1000)
     numbers = [
-        Metric(legal_name(key), it, now_ms, 0) for key, it in metrics.items() if math.isfinite(it)
+        Metric(legal_name(key), value, now_ms, 0)
+        for key, value in metrics.items()
+        if math.isfinite(value)
     ]
     client.log_batch(
         run_id,
         metrics=numbers,
-        tags=[RunTag(key, it[:MAX_TAG_CHARACTERS]) for key, it in tags.items()],
+        tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in tags.items()],
     )
 
 
@@ -322,14 +324,14 @@ def run_name(config: RunnerConfig, adapter: str = "") -> str:
     called = f"lora={adapter or adapter_name(config.lora)}" if adapter_of(config.lora) else "none"
     choices = [config.quantization.label, called, config.rope.name, config.generation.name]
     names += [choice for choice in choices if choice not in plain]
-    words = " ".join([*names, config.task.subject]).strip()
+    names_and_subject = " ".join([*names, config.task.subject]).strip()
     return " ".join(
         [
-            words,
+            names_and_subject,
             *(
                 f"{key}={value}"
                 for key, value in _unusual_keys(config)
-                if value not in words.split()
+                if value not in names_and_subject.split()
             ),
         ]
     )
@@ -371,7 +373,7 @@ def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     for item in fields(config):
         value = getattr(config, item.name)
         if not prefix and item.name == NOTES:
-            yield from ((f"{NOTES}.{key}", text_of(it)) for key, it in flat_notes(value))
+            yield from ((f"{NOTES}.{key}", text_of(note)) for key, note in flat_notes(value))
         elif is_dataclass(value):
             yield from flatten(value, f"{prefix}{item.name}.")
         else:

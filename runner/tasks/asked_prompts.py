@@ -14,12 +14,12 @@ HASH_CHARACTERS = 12
 
 
 def look_at_prompts(
-    words: Sequence[str], form: Request, first: Request, engine: Engine, report: EngineReport
+    description: Sequence[str], form: Request, first: Request, engine: Engine, report: EngineReport
 ) -> None:
     """Add facts about all prompts to the report; `words` say what they are, `form` is a prompt
     without a question."""
     seen, form_ids = engine.encode(form)
-    words = [*words, f"form {prompt_sha256(seen)[:HASH_CHARACTERS]}"]
+    description = [*description, f"form {prompt_sha256(seen)[:HASH_CHARACTERS]}"]
     if report.has_chat_template is not None:  # the engine has the tokenizer
         starts = [
             [identifier == report.bos_token for identifier in ids[:2]]
@@ -28,10 +28,10 @@ def look_at_prompts(
         report.facts["bos"] = ("without BOS", "begins with BOS", "begins with two BOS")[
             max(map(sum, starts))
         ]
-        words.append(report.facts["bos"])
+        description.append(report.facts["bos"])
         use = "there, and not used" if isinstance(form.prompt, str) else "used"
         report.facts["chat_template"] = use if report.has_chat_template else "none"
-    report.facts["prompt"] = " · ".join(words)
+    report.facts["prompt"] = " · ".join(description)
     if ends_in_thinking(seen):
         report.facts["thinking"] = "begun by the chat template"
 

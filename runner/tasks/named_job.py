@@ -36,7 +36,7 @@ SCORING = (
 def find(
     config: RunnerConfig,
     key: str,
-    words: str,
+    named_as: str,
     version: int,
     hashes: dict[str, str],
     groups: Sequence[str] = MODEL_GROUPS,
@@ -45,17 +45,17 @@ def find(
 
     `hashes` are what both read. Overrides may change `groups` only.
     """
-    mine = job_of(config, version, hashes)
-    if is_id(words, config.task):
-        named = by_id(config, words)
+    own = job_of(config, version, hashes)
+    if is_id(named_as, config.task):
+        named = by_id(config, named_as)
     else:
-        named = job_of(overridden(config, key, words, groups), version, hashes)
-    return None if named.job_id == mine.job_id else named
+        named = job_of(overridden(config, key, named_as, groups), version, hashes)
+    return None if named.job_id == own.job_id else named
 
 
-def overrides_of(words: str | None, task: TaskConfig) -> list[str]:
+def overrides_of(named_as: str | None, task: TaskConfig) -> list[str]:
     """Return the overrides that a key has; none if it has no value, or the id of a job."""
-    return [] if words is None or is_id(words, task) else shlex.split(words)
+    return [] if named_as is None or is_id(named_as, task) else shlex.split(named_as)
 
 
 def job_of(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job:
@@ -68,12 +68,14 @@ def by_id(config: RunnerConfig, job_id: str) -> Job:
     return Job(job_id, Path(config.output_dir).expanduser().absolute() / "jobs" / job_id)
 
 
-def is_id(words: str, task: TaskConfig) -> bool:
+def is_id(text: str, task: TaskConfig) -> bool:
     """Whether this is the id of a job of such a task."""
-    return re.fullmatch(rf"{task.name}-[0-9a-f]{{12}}", words) is not None
+    return re.fullmatch(rf"{task.name}-[0-9a-f]{{12}}", text) is not None
 
 
-def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]) -> RunnerConfig:
+def overridden(
+    config: RunnerConfig, key: str, overrides_text: str, groups: Sequence[str]
+) -> RunnerConfig:
     """Return the config with these overrides: GROUP=CHOICE, and GROUP.KEY=VALUE for the keys of a
     choice.
 
@@ -83,9 +85,9 @@ def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]
     chosen: dict[str, str] = {}
     values: dict[str, Any] = {}
     try:
-        of_words = shlex.split(words)  # a path with a space has quotes of its own
+        of_words = shlex.split(overrides_text)  # a path with a space has quotes of its own
     except ValueError as error:
-        raise ConfigError(f"{key}={words}: {error}: close the quotes") from error
+        raise ConfigError(f"{key}={overrides_text}: {error}: close the quotes") from error
     for word in of_words:
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
@@ -94,7 +96,9 @@ def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]
             continue
         if not value or not {group, where} & set(groups):
             what = "GROUP=CHOICE, such as quantization=none, or GROUP.KEY=VALUE; or the id of a job"
-            raise ConfigError(f"{key}={words}: {unknown('override', word, groups)}. Give {what}")
+            raise ConfigError(
+                f"{key}={overrides_text}: {unknown('override', word, groups)}. Give {what}"
+            )
         if name:
             values[where] = None if value == "null" else value
         else:
@@ -109,7 +113,7 @@ def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]
     try:
         return replace(config, **choose(chosen, chosen, others), **changed(config, own))
     except ConfigError as error:
-        raise ConfigError(f"{key}={words}: {error}") from error
+        raise ConfigError(f"{key}={overrides_text}: {error}") from error
 
 
 def _fingerprint(config: RunnerConfig) -> dict[str, str]:
@@ -126,36 +130,37 @@ def wait_for(job: Job) -> Record | None:
     return job.recorded()
 
 
-def finished(job: Job, key: str, words: str) -> Record:
+def finished(job: Job, key: str, named_as: str) -> Record:
     """Return the record of a finished job, after waiting for the process that runs it; ConfigError
     says what to run."""
     record = wait_for(job)
     if record is None:
-        raise not_done(key, words, job)
+        raise not_done(key, named_as, job)
     return record
 
 
-def not_done(key: str, words: str, job: Job, also: str = "") -> ConfigError:
+def not_done(key: str, named_as: str, job: Job, also: str = "") -> ConfigError:
     """Return the error that a named job has not been run, with the command; `also` is what it needs
     besides."""
-    if words == job.job_id:
+    if named_as == job.job_id:
         return ConfigError(
-            f"{key}={words}: no finished job of that id in {job.folder.parent}. Run it first"
+            f"{key}={named_as}: no finished job of that id in {job.folder.parent}. Run it first"
         )
-    what = f"{key}={words}: that job ({job.job_id}) is not done in {job.folder.parent}"
+    what = f"{key}={named_as}: that job ({job.job_id}) is not done in {job.folder.parent}"
     command = as_grid()  # a grid makes what its jobs name
     if command is None:
         return ConfigError(
-            f"{what}. Run it first: the same command with {words}{also} and without {key}"
+            f"{what}. Run it first: the same command with {named_as}{also} and without {key}"
         )
     return ConfigError(f"{what}. This command runs it first, and then this job: {command}")
 
 
-def not_asked(key: str, words: str, job: Job, number: int) -> ConfigError:
+def not_asked(key: str, named_as: str, job: Job, number: int) -> ConfigError:
     """Return the error that a named job has not asked a question."""
     return ConfigError(
-        f"{key}={words}: {job.job_id} has not asked question {number} of this job: it was run on other data, or with "
-        "another task.split, task.offset, task.shuffle_seed or task.only, or a smaller task.limit"
+        f"{key}={named_as}: {job.job_id} has not asked question {number} of this job: it was run "
+        "on other data, or with another task.split, task.offset, task.shuffle_seed or task.only, "
+        "or a smaller task.limit"
     )
 
 

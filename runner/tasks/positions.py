@@ -87,19 +87,21 @@ def of_given(resolved: ResolvedJob, given: Sequence[Given], window: int) -> list
     if not isinstance(resolved.config.rope, RopeScalingConfig):
         return []
     longest = 0
-    for it in given:
-        whole = max(len(text.encode()) for text in it.texts)
-        is_cut = it.form is Form.text
+    for given_text in given:
+        whole = max(len(text.encode()) for text in given_text.texts)
+        is_cut = given_text.form is Form.text
         longest = max(
             longest,
-            min(whole, window) if is_cut else whole + len(it.question.encode()) + TEMPLATE_TOKENS,
+            min(whole, window)
+            if is_cut
+            else whole + len(given_text.question.encode()) + TEMPLATE_TOKENS,
         )
     return needless_scaling(resolved, longest)
 
 
-def say_before_the_load(words: Sequence[str]) -> None:
+def say_before_the_load(notes: Sequence[str]) -> None:
     """Print notes on stderr, so that the job can be ended before it has taken time."""
-    for note in words:
+    for note in notes:
         tell(f"note: {note}")
 
 
@@ -107,4 +109,6 @@ def _bytes(request: Request) -> int:
     prompt = request.prompt
     if isinstance(prompt, str):
         return len(prompt.encode())
-    return sum(1 if isinstance(it, int) else len(it.content.encode()) for it in prompt)
+    return sum(
+        1 if isinstance(message, int) else len(message.content.encode()) for message in prompt
+    )

@@ -80,7 +80,7 @@ def keeping(read: Callable[..., Names]) -> Callable[..., Names]:
 
 def _file(folder: Path) -> Path | None:
     """Return where the names of a folder are kept: another file when one of its sources changes."""
-    return kept.place("names", [str(folder), sorted(_sources(str(folder)))])
+    return kept.file_of("names", [str(folder), sorted(_sources(str(folder)))])
 
 
 def _sources(folder: str) -> Iterator[tuple[str, int, int]]:

@@ -51,7 +51,7 @@ def test_only_those_are_asked_and_keep_their_numbers(listed: Callable[..., str])
         "as without the file, after the offset"
     )
     mixed = load_questions(Gsm8kConfig(shuffle_seed=1, limit=30))
-    place = mixed[12].place
+    place = mixed[12].position
     assert numbers(Gsm8kConfig(shuffle_seed=1, only=listed(place))) == [12]
     assert [item.left_out for item in every] == [False] * 30
 
@@ -215,12 +215,12 @@ def test_hashes_of_the_real_questions(listed: Callable[..., str]) -> None:
     whole = load_questions(Gsm8kConfig(data=str(GSM8K), limit=None))
     from runner.datasets.question_lists import question_sha256
 
-    bad = [item for item in whole if item.place % 12 == 0]
+    bad = [item for item in whole if item.position % 12 == 0]
     task = Gsm8kConfig(
         data=str(GSM8K),
         limit=None,
         without=listed(*(question_sha256(item.question) for item in bad)),
     )
-    assert [item.place for item in load_questions(task) if item.left_out] == [
-        item.place for item in bad
+    assert [item.position for item in load_questions(task) if item.left_out] == [
+        item.position for item in bad
     ]

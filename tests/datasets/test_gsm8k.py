@@ -60,7 +60,7 @@ def test_shuffle_then_offset_then_limit(tmp_path: Path) -> None:
         assert mixed[5:9] == questions(Gsm8kConfig(data=data, shuffle_seed=3, offset=5, limit=4))
         assert len(set(of(mixed))) == 30
         assert all(
-            whole[item.place] == item for item in mixed if whole
+            whole[item.position] == item for item in mixed if whole
         )  # all of them are there, and know their place
     assert of(questions(Gsm8kConfig(data=file, offset=28, limit=None))) == ["test 28?", "test 29?"]
     assert questions(Gsm8kConfig(offset=7, limit=2)) == questions(Gsm8kConfig(limit=9))[7:]

@@ -48,11 +48,11 @@ def test_the_generator_tells_the_same_story_with_other_numbers(split: Split) -> 
         assert one.gold != other.gold
         assert other.answer.endswith(f"#### {other.gold}")
         assert twin(split, index) == other
-    question = Item(one.question, one.answer, one.gold, place=29)
+    question = Item(one.question, one.answer, one.gold, position=29)
     assert twin_of(EMBEDDED, split.value, question) == Item(
         other.question, other.answer, other.gold
     )
-    assert twin_of(EMBEDDED, split.value, replace(question, place=28)) is None, (
+    assert twin_of(EMBEDDED, split.value, replace(question, position=28)) is None, (
         "another story is no twin"
     )
 

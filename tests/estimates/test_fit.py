@@ -36,7 +36,7 @@ def test_a_job_that_fits_names_no_change(seven_billion: Any) -> None:
     result = fit(resolve(seven_billion), {"main memory": 100_000.0})
     assert result is not None
     assert result.fits
-    assert (result.words, result.rows) == ("yes", 64)
+    assert (result.verdict, result.rows) == ("yes", 64)
 
 
 @pytest.mark.parametrize("room_mib", [15_500.0, 11_000.0, 7_000.0])
@@ -70,7 +70,7 @@ def test_the_named_change_fits_and_half_of_it_would_not(
 def test_if_nothing_helps_no_change_is_named(seven_billion: Any) -> None:
     result = fit(resolve(seven_billion), {"main memory": 1000.0})
     assert result is not None
-    assert (result.words, result.would_fit) == ("no", "")
+    assert (result.verdict, result.would_fit) == ("no", "")
 
 
 def test_the_engine_chooses_fewer_rows_to_fit(seven_billion: Any) -> None:

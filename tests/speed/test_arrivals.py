@@ -166,11 +166,11 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
     knee = knee_of([good, slower, slow, good_again])
     assert knee is not None
     assert (knee.rate, knee.is_highest) == (2, False)
-    assert "2 requests/s is the highest rate" in knee.words
+    assert "2 requests/s is the highest rate" in knee.sentence
     above = knee_of([good, slower])
     assert above is not None
     assert (above.rate, above.is_highest) == (2, True)
-    assert "or above" in above.words
+    assert "or above" in above.sentence
     too_late = answered_load(
         2, 0.5, until_s=30.0
     )  # 40 requests within 20 s: answers come at two thirds of their rate
@@ -182,5 +182,5 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
     none = knee_of([lost, good])
     assert none is not None
     assert none.rate is None
-    assert "no knee: even 1 requests/s" in none.words
+    assert "no knee: even 1 requests/s" in none.sentence
     assert knee_of([Load(1.0, note="out of memory")]) is None

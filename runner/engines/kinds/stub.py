@@ -143,7 +143,7 @@ class StubSession(Session):
 
     def _echo(self, request: Request, prompt: str) -> Answer:
         echo = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}..."
-        words = (echo if self.engine.answer is None else self.engine.answer).split(" ")
+        pieces = (echo if self.engine.answer is None else self.engine.answer).split(" ")
         limit = (
             self.engine.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         )
@@ -152,9 +152,9 @@ class StubSession(Session):
         thought = (THOUGHT.split() * wanted)[: wanted if budget is None else min(wanted, budget)]
         if budget is None:
             thought, limit = thought[:limit], max(limit - wanted, 0)
-        kept = words[:limit]
+        kept = pieces[:limit]
         kept += ["..."] * (limit - len(kept)) if request.ignore_eos else []
-        reason = FinishReason.length if len(kept) < len(words) else FinishReason.stop
+        reason = FinishReason.length if len(kept) < len(pieces) else FinishReason.stop
         text, tokens = " ".join(kept), list(range(len(thought) + len(kept)))
         if not wanted:
             return Answer(text, tokens, reason)
@@ -177,9 +177,9 @@ def _answers(
     choices = texts if texts and not request.branches else [Answer("", [], reason)] * request.n
     prompt = _whole(request)
     events: list[Event] = []
-    for choice, one in enumerate(choices):
+    for choice, answer in enumerate(choices):
         completion = Completion(
-            replace(one, finish_reason=reason, in_thinking=ends_in_thinking(request.prompt)),
+            replace(answer, finish_reason=reason, in_thinking=ends_in_thinking(request.prompt)),
             request_sha256(_plain(request.prompt), request),
             len(prompt.split()),
             seconds,
@@ -201,10 +201,10 @@ def _answers(
             drawn = [(number, -1.0 - number) for number in others]
             completion.drawn_logprobs = [drawn for _ in ids] if drawn else None
             completion.score_token_logprobs = [
-                [-1.0 - it for it in some] for some in request.score_token_ids
+                [-1.0 - token_id for token_id in some] for some in request.score_token_ids
             ] or None
             completion.min_logprobs = [-1e3 for _ in request.score_token_ids] or None
-        for text, is_thinking in ((one.thinking, True), (one.text, False)):
+        for text, is_thinking in ((answer.thinking, True), (answer.text, False)):
             if request.deltas and text:
                 events.append(Delta(request.id, choice, text, is_thinking))
         events.append(completion)

@@ -108,7 +108,7 @@ class RecordedAccuracy:
         return self.recorded[1:] if self.recorded else wilson_interval(self.correct, self.n)
 
     @property
-    def words(self) -> str:
+    def described(self) -> str:
         """The accuracy with its interval: 33.5 % [27.3, 40.3] of 200."""
         low, high = self.interval
         part = f" of the {self.asked:,}" if self.n < self.asked else ""
@@ -144,60 +144,64 @@ def recorded_accuracies(
     ]
 
 
-def compare(one: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) -> Test | None:
+def compare(accuracy: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) -> Test | None:
     """Compare two accuracies, in pairs if the answers are on disk; None if no question can be
     compared.
 
     Prompts of one model must be the same; those of two models differ by their chat templates.
     """
-    if one.answers is None or other.answers is None:
-        whole = one.n == one.asked and other.n == other.asked
+    if accuracy.answers is None or other.answers is None:
+        whole = accuracy.n == accuracy.asked and other.n == other.asked
         are_counts = not (
-            one.recorded or other.recorded
+            accuracy.recorded or other.recorded
         )  # Fisher's test takes each question, and answer, by itself
-        return Fisher(one.correct, one.n, other.correct, other.n) if whole and are_counts else None
+        return (
+            Fisher(accuracy.correct, accuracy.n, other.correct, other.n)
+            if whole and are_counts
+            else None
+        )
     pairs = [
-        (ours, other.answers[question])
-        for question, ours in one.answers.items()
+        (answer, other.answers[question])
+        for question, answer in accuracy.answers.items()
         if question in other.answers
-        and (not same_model or ours.prompt == other.answers[question].prompt)
+        and (not same_model or answer.prompt == other.answers[question].prompt)
     ]
     if not pairs:
         return None
-    several = max(it.right[1] or 1 for pair in pairs for it in pair)
+    several = max(answer.right[1] or 1 for pair in pairs for answer in pair)
     baseline_correct, families = (
-        sum(theirs.solved for _, theirs in pairs),
-        [ours.family for ours, _ in pairs],
+        sum(other_answer.solved for _, other_answer in pairs),
+        [answer.family for answer, _ in pairs],
     )
     if None not in families:
         if len(set(families)) < MIN_CLUSTERS:
             return None
-        differences = [ours.share - theirs.share for ours, theirs in pairs]
+        differences = [answer.share - other_answer.share for answer, other_answer in pairs]
         return MeanFlips(differences, families, "task.cluster", several, baseline_correct)
     if several > 1:
         if len(pairs) < MIN_CLUSTERS:
             return None
         return MeanFlips(
-            [ours.share - theirs.share for ours, theirs in pairs],
+            [answer.share - other_answer.share for answer, other_answer in pairs],
             None,
             "",
             several,
             baseline_correct,
         )
-    wins = sum(ours.solved and not theirs.solved for ours, theirs in pairs)
-    losses = sum(theirs.solved and not ours.solved for ours, theirs in pairs)
+    wins = sum(answer.solved and not other_answer.solved for answer, other_answer in pairs)
+    losses = sum(other_answer.solved and not answer.solved for answer, other_answer in pairs)
     return McNemar(wins, losses, len(pairs), baseline_correct)
 
 
 def _matches(config: RunnerConfig, finished: FinishedJobs) -> list[_Match]:
     """Return the records that put their questions in the config's way, the newest first."""
-    mine = _ways(dict(flatten(config)))
+    own_ways = _ways(dict(flatten(config)))
     found = [
         record
         for record in finished.like(config)
         if (score(record.result.metrics) or (0, 0))[1]
         and not record.result.metrics.get("questions_left")  # an early stop biases the counts
-        and _ways(with_defaults(record.params, config)) == mine
+        and _ways(with_defaults(record.params, config)) == own_ways
         and record.task_version == task_of(config).VERSION
     ]
     found.sort(key=lambda record: (record.started_at, record.job_id), reverse=True)

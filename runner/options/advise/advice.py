@@ -46,7 +46,9 @@ def advise(
 
     wanted: the overrides of the model, or those of each of several files.
     """
-    asked = [it for overrides in wanted for it in candidate_settings(overrides, compose, True)]
+    asked = [
+        setting for overrides in wanted for setting in candidate_settings(overrides, compose, True)
+    ]
     candidates, overrides = judge(asked, limits, machine, output_dir, calibrate, on_line), wanted[0]
     if sum(not candidate.problem for candidate in candidates) < 2 and not any(
         word.startswith("model.name=") for word in overrides
@@ -57,10 +59,12 @@ def advise(
                 candidate_settings([f"model={smaller}", *others], compose, False)
             )
             judged = judge(smaller_candidates, limits, machine, output_dir, calibrate, on_line)
-            candidates += [it for it in judged if not it.problem][:1] or judged[-1:]  # one of each
+            candidates += [judged_one for judged_one in judged if not judged_one.problem][
+                :1
+            ] or judged[-1:]  # one of each
     good = [candidate for candidate in candidates if not candidate.problem]
     finished = FinishedJobs(output_dir)
-    known = recorded_accuracies([it.config for it in good], finished)
+    known = recorded_accuracies([accepted.config for accepted in good], finished)
     for candidate, accuracy in zip(good, known, strict=True):
         candidate.accuracy, candidate.closeness = (
             accuracy,
@@ -68,10 +72,10 @@ def advise(
         )
     for candidate in good:
         candidate.reference_of = frozenset(
-            it.closeness.job_id
-            for it in good
-            if it.closeness is not None and it is not candidate
-            and is_reference(candidate.config, it.config, it.closeness, finished)
+            other.closeness.job_id
+            for other in good
+            if other.closeness is not None and other is not candidate
+            and is_reference(candidate.config, other.config, other.closeness, finished)
         )  # fmt: skip
     return Advice(
         rank(good, limits.memory_mib is not None)[:MAX_RECOMMENDED],

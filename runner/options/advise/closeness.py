@@ -46,7 +46,7 @@ class RecordedCloseness:
         return f"KL {self.kl:.2g}{ends} nats/token"
 
     @property
-    def words(self) -> str:
+    def described(self) -> str:
         """The KL with its interval, and what it is to."""
         return f"{self.value} to {self.reference}"
 
@@ -75,8 +75,12 @@ class RecordedCloseness:
 def recorded_closeness(config: RunnerConfig, finished: FinishedJobs) -> RecordedCloseness | None:
     """Return the KL of the newest likelihood job with a config's model and settings; None if there
     is none."""
-    found = [(record.started_at, one) for record in finished.like(config) for one in _read(record)]
-    return max(found, key=lambda it: it[0])[1] if found else None
+    found = [
+        (record.started_at, closeness)
+        for record in finished.like(config)
+        for closeness in _read(record)
+    ]
+    return max(found, key=lambda dated: dated[0])[1] if found else None
 
 
 def is_reference(
@@ -100,7 +104,9 @@ def _read(record: Record) -> Iterator[RecordedCloseness]:
     if reference is None or KL not in metrics:
         return
     asked = sorted(
-        it for it in record.params.items() if it[0].startswith("task.") and it[0] not in HOW_EXACT
+        param
+        for param in record.params.items()
+        if param[0].startswith("task.") and param[0] not in HOW_EXACT
     )
     overrides, _, how = reference.partition(" · ")
     shown = overrides.removeprefix("model.name=").removesuffix(" quantization=gguf")

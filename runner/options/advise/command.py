@@ -53,17 +53,17 @@ def parser() -> argparse.ArgumentParser:
   runner-advise model=auto model.name=FOLDER task.limit=50 --run
   runner-advise files=FOLDER --memory-gib 8
   runner-advise model=local model.name=FOLDER --mix 'weight_mib<120' quantization=nf4,int8,none"""
-    it = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         NAME,
         description=about,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    it.add_argument(
+    arguments.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="model=..., and other overrides of a job"
     )
-    add = it.add_argument_group("limits").add_argument
+    add = arguments.add_argument_group("limits").add_argument
     add(
         "--memory-gib",
         type=float,
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="of --mix: one format for all layers of a block, which is measured sooner",
     )
-    add = it.add_argument_group("machine").add_argument
+    add = arguments.add_argument_group("machine").add_argument
     add(
         "--machine",
         metavar="NAME|FILE",
@@ -93,10 +93,10 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do not time anything: use only recorded jobs and earlier calibrations",
     )
-    add = it.add_argument_group("output").add_argument
+    add = arguments.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object")
     add("--run", action="store_true", help="run the recommended jobs as one grid")
-    return it
+    return arguments
 
 
 def _advise(options: argparse.Namespace) -> int:
@@ -170,8 +170,8 @@ def _wanted(overrides: list[str]) -> list[list[str]]:
     if own := [word for word in others if word.partition("=")[0] in ITS_KEYS]:
         raise ConfigError(f"{own[0]}: each of {FILES}={places[-1]} sets that itself: leave it out")
     models, left_out = listed(places[-1])
-    for words in left_out:
-        say(words)
+    for note in left_out:
+        say(note)
     for model in models:
         if model.problem:
             say(f"cannot be read: {model.name}: {model.problem}")
@@ -253,37 +253,37 @@ def _speed(candidate: Candidate) -> str:
 
 def _answers(candidate: Candidate) -> str:
     if (known := candidate.accuracy) is not None:
-        words = f"accuracy {known.words} recorded ({known.job_id})"
+        known_words = f"accuracy {known.described} recorded ({known.job_id})"
     else:
-        words = UNKNOWN
+        known_words = UNKNOWN
     if (close := candidate.closeness) is not None:
-        words += f"; {close.words} recorded ({close.job_id})"
+        known_words += f"; {close.described} recorded ({close.job_id})"
     elif known is None:
-        words += (
+        known_words += (
             f"; {COSTS.get(candidate.quantization, 'the loss by this number format is unknown')}"
         )
-    return words if candidate.is_asked else f"another, smaller model; {words}"
+    return known_words if candidate.is_asked else f"another, smaller model; {known_words}"
 
 
 def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
     """Return everything as plain data."""
 
-    def data(it: Candidate) -> dict[str, Any]:
-        parts = it.fit.predicted if it.fit else None
+    def data(candidate: Candidate) -> dict[str, Any]:
+        parts = candidate.fit.predicted if candidate.fit else None
         memory = parts and {
-            "peak_mib": it.memory_mib,
-            "recorded_peak_mib": it.measured_mib,
+            "peak_mib": candidate.memory_mib,
+            "recorded_peak_mib": candidate.measured_mib,
             "weight_mib": parts.weight_mib,
             "kv_cache_mib": parts.kv_cache_mib,
             "activation_mib": parts.activation_mib,
         }
-        time = it.time and {
-            "seconds_per_question": it.each_s,
-            "job_seconds": it.time.seconds,
-            "spread": it.time.spread,
-            "source": it.time.source.value,
+        time = candidate.time and {
+            "seconds_per_question": candidate.each_s,
+            "job_seconds": candidate.time.seconds,
+            "spread": candidate.time.spread,
+            "source": candidate.time.source.value,
         }
-        known = it.accuracy
+        known = candidate.accuracy
         accuracy = known and {
             "value": known.accuracy,
             "low": known.interval[0],
@@ -292,7 +292,7 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
             "questions": known.asked,
             "job_id": known.job_id,
         }
-        close = it.closeness
+        close = candidate.closeness
         divergence = close and {
             "kl_nats_per_token": close.kl,
             "low": close.low,
@@ -301,12 +301,12 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
             "reference": close.reference,
             "job_id": close.job_id,
         }
-        answers = {"answers": _answers(it), "accuracy": accuracy, "divergence": divergence}
-        judged = {**answers, "notes": it.notes, "before_next": it.before_next or None}
-        rest = {"why_not": it.problem} if it.problem else judged
+        answers = {"answers": _answers(candidate), "accuracy": accuracy, "divergence": divergence}
+        judged = {**answers, "notes": candidate.notes, "before_next": candidate.before_next or None}
+        rest = {"why_not": candidate.problem} if candidate.problem else judged
         return {
-            "overrides": it.overrides,
-            "command": command(it),
+            "overrides": candidate.overrides,
+            "command": command(candidate),
             "memory": memory,
             "time": time,
             **rest,
@@ -314,7 +314,7 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
 
     return {
         "machine": described.name if described else machine.name(),
-        "recommended": [data(it) for it in advice.chosen],
-        "out": [data(it) for it in advice.rejected],
+        "recommended": [data(candidate) for candidate in advice.chosen],
+        "out": [data(candidate) for candidate in advice.rejected],
         "most": MAX_RECOMMENDED,
     }

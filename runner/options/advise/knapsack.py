@@ -77,7 +77,9 @@ def best(layers: Layers, limit: int) -> Choice | None:
 def greedy(layers: Layers, limit: int) -> Choice | None:
     """Return what enlarging the layer that gains most for a byte, again and again, finds: often the
     best."""
-    choice = [min(range(len(options)), key=lambda it: options[it].nbytes) for options in layers]
+    choice = [
+        min(range(len(options)), key=lambda index: options[index].nbytes) for options in layers
+    ]
     left = limit - size_of(layers, tuple(choice))
     if left < 0:
         return None
@@ -103,8 +105,10 @@ def in_order(layers: Layers, limit: int) -> Choice | None:
     if left < 0:
         return None
     for options, smallest in zip(layers, least, strict=True):
-        fitting = [it for it in range(len(options)) if options[it].nbytes - smallest <= left]
-        choice.append(max(fitting, key=lambda it: options[it].nbytes))
+        fitting = [
+            index for index in range(len(options)) if options[index].nbytes - smallest <= left
+        ]
+        choice.append(max(fitting, key=lambda index: options[index].nbytes))
         left -= options[choice[-1]].nbytes - smallest
     return tuple(choice)
 
@@ -113,16 +117,16 @@ def neighbours(layers: Layers, choice: Choice, limit: int, count: int) -> list[C
     """Return choices within the limit in which two layers of one size have changed places, likely
     ones first."""
     found: dict[Choice, float] = {}
-    for one, other in _exchanges(layers, choice):
+    for first, second in _exchanges(layers, choice):
         changed = list(choice)
-        changed[one], changed[other] = choice[other], choice[one]
+        changed[first], changed[second] = choice[second], choice[first]
         if size_of(layers, tuple(changed)) <= limit:
             found[tuple(changed)] = loss_of(layers, tuple(changed))
     return sorted(found, key=found.__getitem__)[:count]
 
 
 def _exchanges(layers: Layers, choice: Choice) -> Iterator[tuple[int, int]]:
-    for one, other in permutations(range(len(layers)), 2):
-        sizes = [[option.nbytes for option in layers[it]] for it in (one, other)]
-        if one < other and choice[one] != choice[other] and sizes[0] == sizes[1]:
-            yield one, other
+    for first, second in permutations(range(len(layers)), 2):
+        sizes = [[option.nbytes for option in layers[layer]] for layer in (first, second)]
+        if first < second and choice[first] != choice[second] and sizes[0] == sizes[1]:
+            yield first, second

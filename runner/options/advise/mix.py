@@ -61,7 +61,7 @@ class Limit:
 class MixableModel:
     """The linear layers of an unquantized model, and what each may become."""
 
-    words: list[str]  # the overrides of a job with it, without its quantization
+    overrides: list[str]  # the overrides of a job with it, without its quantization
     formats: dict[str, QuantizationConfig]
     layers: dict[
         str, list[str]
@@ -71,16 +71,18 @@ class MixableModel:
 
     @classmethod
     def of(
-        cls, words: list[str], names: Sequence[str], by_block: bool, compose: Compose
+        cls, overrides: list[str], names: Sequence[str], by_block: bool, compose: Compose
     ) -> MixableModel:
         """Read the sizes of a model's layers, or blocks, from its files; ConfigError if it cannot
         have a mix."""
-        config = compose([*words, "quantization=none"])
+        config = compose([*overrides, "quantization=none"])
         if not config.model.has_weights:
             raise ConfigError(
                 f"model={config.model.name}: it has no weights here, so there is nothing to quantize"
             )
-        formats = {name: compose([*words, f"quantization={name}"]).quantization for name in names}
+        formats = {
+            name: compose([*overrides, f"quantization={name}"]).quantization for name in names
+        }
         resolved = resolve(config)
         files = resolved.files
         if files.stored is not None or files.path.is_file():
@@ -96,15 +98,25 @@ class MixableModel:
         together: dict[str, list[str]] = {}
         for path in layers:
             together.setdefault(block_of(path) if by_block else _alone(path), []).append(path)
-        nbytes = [[sum(sum(it.price(layers[path].shape[0], layers[path].params, dtype_bytes)) for path in paths)
-                   for it in formats.values()] for paths in together.values()]  # fmt: skip
+
+        def bytes_in(number_format: QuantizationConfig, paths: list[str]) -> int:
+            prices = (
+                number_format.price(layers[path].shape[0], layers[path].params, dtype_bytes)
+                for path in paths
+            )
+            return sum(map(sum, prices))
+
+        nbytes = [
+            [bytes_in(number_format, paths) for number_format in formats.values()]
+            for paths in together.values()
+        ]
         plain = sum(tensor.params * dtype_bytes for tensor in layers.values())
         whole = sum(
             weight_bytes(
                 files.matrices, files.text_settings, None, config.mix, dtype_bytes
             ).values()
         )
-        return cls(words, formats, together, nbytes, whole - plain)
+        return cls(overrides, formats, together, nbytes, whole - plain)
 
     @property
     def names(self) -> list[str]:
@@ -170,7 +182,9 @@ def _patterns(of_layer: dict[str, str], base: str) -> dict[str, str]:
         parts = path.split(".")
         for depth in range(first_number(path) + 1, len(parts) + 1):
             module = ".".join(parts[:depth])
-            inside = {it for other, it in of_layer.items() if f"{other}.".startswith(f"{module}.")}
+            inside = {
+                kind for other, kind in of_layer.items() if f"{other}.".startswith(f"{module}.")
+            }
             if inside == {name}:
                 if name != base:
                     found[module] = name
@@ -187,11 +201,13 @@ def _from_first_block(path: str) -> str:
 def losses_of(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:
     """Return the loss of each layer alone in each format, in nats a token: kept from earlier, or
     measured now."""
-    config = compose([*model.words, "quantization=none", f"task.limit={TEXTS}"])
+    config = compose([*model.overrides, "quantization=none", f"task.limit={TEXTS}"])
     resolved = resolve(config)
     inputs, job = identify(resolved)
-    quantizing = {name: it for name, it in model.formats.items() if it.packed}
-    formats = [f"{name} {it.keys}" for name, it in quantizing.items()]
+    quantizing = {
+        name: number_format for name, number_format in model.formats.items() if number_format.packed
+    }
+    formats = [f"{name} {number_format.keys}" for name, number_format in quantizing.items()]
     what = [
         MEASURES,
         job.job_id,
@@ -200,7 +216,7 @@ def losses_of(model: MixableModel, compose: Compose) -> dict[str, dict[str, floa
         version("torch"),
         version("transformers"),
     ]
-    file = kept.place("losses", what)
+    file = kept.file_of("losses", what)
     known: dict[str, dict[str, float]] = {} if file is None else kept.read(file).get("losses", {})
     if not known:
         from runner.options.advise.layer_losses import measure  # imports torch

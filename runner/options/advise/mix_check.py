@@ -80,8 +80,10 @@ class MixAdvice:
     @property
     def written(self) -> Tried:
         """What is recommended: the mix, or what is shown to lose less within the same limit."""
-        lower = [it for it in self.better if it.metric(self.limit.metric) <= self.limit.mib]
-        return min(lower, key=lambda it: it.kl, default=self.mix)
+        lower = [
+            tried for tried in self.better if tried.metric(self.limit.metric) <= self.limit.mib
+        ]
+        return min(lower, key=lambda tried: tried.kl, default=self.mix)
 
     @property
     def better(self) -> list[Tried]:
@@ -104,19 +106,19 @@ class MixAdvice:
 
 
 def advise(
-    limit: Limit, words: list[str], names: Sequence[str], by_block: bool, compose: Compose
+    limit: Limit, overrides: list[str], names: Sequence[str], by_block: bool, compose: Compose
 ) -> MixAdvice:
     """Choose a mix within a limit and check it by jobs; ConfigError if no mix fits."""
-    words = [
-        *words,
-        *(() if any(word.startswith("task=") for word in words) else ("task=likelihood",)),
+    overrides = [
+        *overrides,
+        *(() if any(word.startswith("task=") for word in overrides) else ("task=likelihood",)),
     ]
-    model = MixableModel.of(words, names, by_block, compose)
+    model = MixableModel.of(overrides, names, by_block, compose)
     offset = next(
-        (int(word.partition("=")[2]) for word in words if word.startswith("task.offset=")), 0
+        (int(word.partition("=")[2]) for word in overrides if word.startswith("task.offset=")), 0
     )
     shared = [
-        *words,
+        *overrides,
         f"task.offset={offset + TEXTS}",
         f"task.keep_top_k={KEPT}",
         "task.exact=false",
@@ -133,12 +135,14 @@ def advise(
     )
     rest_mib = 0.0
     if limit.metric == "model_mib":
-        rest_mib = max(it.metric("model_mib") - it.metric("weight_mib") for it in uniform.values())
+        rest_mib = max(
+            tried.metric("model_mib") - tried.metric("weight_mib") for tried in uniform.values()
+        )
     allowed = int((limit.mib - rest_mib) * MIB) - model.other_bytes
     losses = losses_of(model, compose)
     scales = {
-        name: _scale(it.kl, sum(of.get(name, 0.0) for of in losses.values()))
-        for name, it in uniform.items()
+        name: _scale(tried.kl, sum(of.get(name, 0.0) for of in losses.values()))
+        for name, tried in uniform.items()
     }
     options = model.options(losses, scales)
     chosen = knapsack.best(options, allowed)
@@ -148,14 +152,14 @@ def advise(
             f"--mix {limit}: the smallest of these formats takes {least:,.2f} MiB: allow more"
         )
     mix, *others = _candidates(model, options, chosen, allowed)
-    for it in uniform.values():
-        it.weight_mib, it.predicted = (
-            model.weight_mib(it.choice),
-            knapsack.loss_of(options, it.choice),
+    for tried in uniform.values():
+        tried.weight_mib, tried.predicted = (
+            model.weight_mib(tried.choice),
+            knapsack.loss_of(options, tried.choice),
         )
-    _run(shared, [mix, *others], [model.quantization(it.choice) for it in (mix, *others)])
-    known = {it.choice for it in (mix, *others)}
-    others += [it for it in uniform.values() if it.choice not in known]
+    _run(shared, [mix, *others], [model.quantization(tried.choice) for tried in (mix, *others)])
+    known = {tried.choice for tried in (mix, *others)}
+    others += [tried for tried in uniform.values() if tried.choice not in known]
     return _compared(MixAdvice(model, limit, mix, others, len(mix.texts), scales))
 
 
@@ -188,26 +192,30 @@ def _candidates(
     return list(found.values())
 
 
-def _run(shared: list[str], tried: Sequence[Tried], words: Sequence[list[str]]) -> None:
+def _run(shared: list[str], tried: Sequence[Tried], quantizations: Sequence[list[str]]) -> None:
     """Run the jobs of some choices as one grid, and read what they have measured."""
-    pairs = [dict(word.partition("=")[::2] for word in some) for some in words]
+    pairs = [dict(word.partition("=")[::2] for word in some) for some in quantizations]
     sweeper, arguments = sweeper_of(quote_texts(shared), None)
     sweeper.zip = [{key: ",".join(pair[key] for pair in pairs) for key in pairs[0]}]
     grid = sweeper.plan(arguments)
     if sweeper.do(grid):
         raise KeyboardInterrupt
-    for number, (it, planned) in enumerate(zip(tried, grid.plan, strict=True)):
+    for number, (choice, planned) in enumerate(zip(tried, grid.plan, strict=True)):
         source = number if planned.same_as is None else planned.same_as
         outcome = grid.outcomes.get(source)
-        it.record = outcome.record if outcome else grid.plan[source].record
-        if it.record is None or it.record.error or planned.job is None:
+        choice.record = outcome.record if outcome else grid.plan[source].record
+        if choice.record is None or choice.record.error or planned.job is None:
             problem = outcome.message if outcome else planned.problem
             raise JobFailed(
-                f"the job of {it.name} failed: {problem or (it.record and it.record.error)}"
+                f"the job of {choice.name} failed: {problem or (choice.record and choice.record.error)}"
             )
         samples = read_samples(planned.job.samples_path)
-        it.texts = units(
-            [one.likelihood for _, one in sorted(samples.items()) if one.likelihood is not None]
+        choice.texts = units(
+            [
+                sample.likelihood
+                for _, sample in sorted(samples.items())
+                if sample.likelihood is not None
+            ]
         )
     if len(tried[0].texts) < MIN_TEXTS:
         raise ConfigError(
@@ -221,14 +229,18 @@ def _compared(advice: MixAdvice) -> MixAdvice:
     shared (Holm)."""
     mix, limit = advice.mix, advice.limit
     tests: list[tuple[Tried, SignFlips]] = []
-    for it in advice.others:
-        if it.metric(limit.metric) >= limit.mib:
+    for tried in advice.others:
+        if tried.metric(limit.metric) >= limit.mib:
             continue  # larger than allowed
-        both = list(zip(it.texts, mix.texts, strict=True))
-        lost = [(theirs.kl_nats or 0.0) - (ours.kl_nats or 0.0) for theirs, ours in both]
-        tests.append((it, SignFlips(lost, [float(ours.tokens) for _, ours in both], "token")))
-    for (it, _), decision in zip(tests, judge([test for _, test in tests]), strict=True):
-        it.effect = decision
+        both = list(zip(tried.texts, mix.texts, strict=True))
+        lost = [
+            (other_text.kl_nats or 0.0) - (mix_text.kl_nats or 0.0) for other_text, mix_text in both
+        ]
+        tests.append(
+            (tried, SignFlips(lost, [float(mix_text.tokens) for _, mix_text in both], "token"))
+        )
+    for (tried, _), decision in zip(tests, judge([test for _, test in tests]), strict=True):
+        tried.effect = decision
     return advice
 
 
@@ -241,11 +253,11 @@ def show(advice: MixAdvice) -> None:
     model, limit = advice.model, advice.limit
     texts = f"{TEXTS} texts for single losses, {advice.texts} others for the check"
     print(plain(f"{limit}, {', '.join(model.names)}: {advice.what}; {texts}; KL in nats a token"))
-    wide = max(len(it.name) for it in (advice.mix, *advice.others))
+    wide = max(len(tried.name) for tried in (advice.mix, *advice.others))
     head = f"{limit.metric:>10}  {'predicted KL':>12}  {'measured KL, 95 % interval':>32}  less than the mix by"
     print(plain(f"\n{'':{wide}}  {head}"))
-    for it in (advice.mix, *sorted(advice.others, key=lambda other: other.predicted)):
-        print(plain(_line(it, limit, wide)))
+    for tried in (advice.mix, *sorted(advice.others, key=lambda other: other.predicted)):
+        print(plain(_line(tried, limit, wide)))
     print()
     for sentence in verdicts(advice):
         print(plain(sentence))
@@ -254,23 +266,23 @@ def show(advice: MixAdvice) -> None:
 
 def command(advice: MixAdvice) -> str:
     """Return the command of a job with what is recommended."""
-    words = [word for word in advice.model.words if not word.startswith("task")]
-    return shlex.join(["runner", *words, *advice.model.quantization(advice.written.choice)])
+    overrides = [word for word in advice.model.overrides if not word.startswith("task")]
+    return shlex.join(["runner", *overrides, *advice.model.quantization(advice.written.choice)])
 
 
-def _line(it: Tried, limit: Limit, wide: int) -> str:
-    known = it.record is not None and "kl_nats_per_token_low" in it.record.result.metrics
+def _line(tried: Tried, limit: Limit, wide: int) -> str:
+    known = tried.record is not None and "kl_nats_per_token_low" in tried.record.result.metrics
     ends = (
-        f" [{it.metric('kl_nats_per_token_low'):.3g}, {it.metric('kl_nats_per_token_high'):.3g}]"
+        f" [{tried.metric('kl_nats_per_token_low'):.3g}, {tried.metric('kl_nats_per_token_high'):.3g}]"
         if known
         else ""
     )
-    less = "too large" if it.metric(limit.metric) >= limit.mib else ""
-    if it.effect is not None:
-        value, low, high = -it.effect.value, *sorted((-it.effect.low, -it.effect.high))
-        less = f"{value:+.3g} [{low:+.3g}, {high:+.3g}], p {it.effect.p_holm:.2g}"
-    size = f"{it.metric(limit.metric):,.2f}"
-    return f"{it.name:{wide}}  {size:>10}  {it.predicted:>12.4g}  {f'{it.kl:.4g}{ends}':>32}  {less}".rstrip()
+    less = "too large" if tried.metric(limit.metric) >= limit.mib else ""
+    if tried.effect is not None:
+        value, low, high = -tried.effect.value, *sorted((-tried.effect.low, -tried.effect.high))
+        less = f"{value:+.3g} [{low:+.3g}, {high:+.3g}], p {tried.effect.p_holm:.2g}"
+    size = f"{tried.metric(limit.metric):,.2f}"
+    return f"{tried.name:{wide}}  {size:>10}  {tried.predicted:>12.4g}  {f'{tried.kl:.4g}{ends}':>32}  {less}".rstrip()
 
 
 def verdicts(advice: MixAdvice) -> list[str]:
@@ -287,11 +299,11 @@ def verdicts(advice: MixAdvice) -> list[str]:
         lines.append("one format: none fits the limit for all layers")
     else:
         finding = Finding.open if best.effect is None else best.effect.finding
-        words = {Finding.better: "better than", Finding.worse: "worse than"}.get(
+        comparison = {Finding.better: "better than", Finding.worse: "worse than"}.get(
             finding, "not shown to be better than"
         )
         lines.append(
-            f"one format: the mix is {words} {best.name}, the best that fits: KL {mix.kl:.3g} and {best.kl:.3g}"
+            f"one format: the mix is {comparison} {best.name}, the best that fits: KL {mix.kl:.3g} and {best.kl:.3g}"
         )
     scaled = ", ".join(
         f"{name} × {scale:.2g}" for name, scale in advice.scales.items() if scale != 1
@@ -305,7 +317,7 @@ def verdicts(advice: MixAdvice) -> list[str]:
             "large it is"
         )
     if advice.better:
-        names = "; ".join(f"{it.name} (KL {it.kl:.3g})" for it in advice.better)
+        names = "; ".join(f"{tried.name} (KL {tried.kl:.3g})" for tried in advice.better)
         lines.append(
             f"sum: it misled. Shown to lose less than the mix: {names}. Written is {advice.written.name}"
         )
@@ -321,8 +333,8 @@ def as_data(advice: MixAdvice) -> dict[str, object]:
     """Return everything as plain data."""
     model = advice.model
 
-    def data(it: Tried) -> dict[str, object]:
-        effect = it.effect
+    def data(tried: Tried) -> dict[str, object]:
+        effect = tried.effect
         compared = effect and {
             "less_by": -effect.value,
             "low": -effect.high,
@@ -330,13 +342,13 @@ def as_data(advice: MixAdvice) -> dict[str, object]:
             "p_holm": effect.p_holm,
         }
         return {
-            "found_by": it.names,
-            "weight_mib": it.metric("weight_mib"),
-            "model_mib": it.metric("model_mib"),
-            "predicted_weight_mib": it.weight_mib,
-            "kl_nats_per_token": it.kl,
-            "predicted_kl_nats_per_token": it.predicted,
-            "job_id": it.record and it.record.job_id,
+            "found_by": tried.names,
+            "weight_mib": tried.metric("weight_mib"),
+            "model_mib": tried.metric("model_mib"),
+            "predicted_weight_mib": tried.weight_mib,
+            "kl_nats_per_token": tried.kl,
+            "predicted_kl_nats_per_token": tried.predicted,
+            "job_id": tried.record and tried.record.job_id,
             "against_the_mix": compared,
         }
 

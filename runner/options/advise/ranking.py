@@ -37,17 +37,29 @@ def rank(candidates: Sequence[Candidate], memory_is_limited: bool = False) -> li
     left, ranked = list(range(len(candidates))), list[int]()
     while left:
         # if tests of different questions went round in a circle, none would be free of a better one
-        free = [it for it in left if not any(order.is_better(other, it) for other in left)] or left
-        free = [it for it in free if not any(order.dominates(other, it) for other in left)] or free
+        free = [
+            unranked
+            for unranked in left
+            if not any(order.is_better(other, unranked) for other in left)
+        ] or left
+        free = [
+            unranked
+            for unranked in free
+            if not any(order.dominates(other, unranked) for other in left)
+        ] or free
         first = [
-            it for it in free if not any(order.loses_less(other, it) for other in free)
+            unranked
+            for unranked in free
+            if not any(order.loses_less(other, unranked) for other in free)
         ] or free
         ranked.append(min(first, key=order.cost))
         left.remove(ranked[-1])
-    for place, (number, after) in enumerate(pairwise(ranked), start=1):
+    for rank_from_1, (number, after) in enumerate(pairwise(ranked), start=1):
         candidates[
             number
-        ].before_next = f"{place} before {place + 1}: {order.reason(number, after, place)}"
+        ].before_next = (
+            f"{rank_from_1} before {rank_from_1 + 1}: {order.reason(number, after, rank_from_1)}"
+        )
     return [candidates[number] for number in ranked]
 
 
@@ -58,9 +70,13 @@ class _Order:
         self.candidates = candidates
         tests: dict[tuple[int, int], Test] = {}
         for pair in combinations(range(len(candidates)), 2):
-            one, other = (candidates[number] for number in pair)
-            if one.accuracy is not None and other.accuracy is not None:
-                test = compare(one.accuracy, other.accuracy, one.model == other.model)
+            candidate, other_candidate = (candidates[number] for number in pair)
+            if candidate.accuracy is not None and other_candidate.accuracy is not None:
+                test = compare(
+                    candidate.accuracy,
+                    other_candidate.accuracy,
+                    candidate.model == other_candidate.model,
+                )
                 if test is not None:
                     tests[pair] = test
         self.shown: dict[
@@ -75,26 +91,28 @@ class _Order:
         ):
             self.memory_ranks = _ranks([candidate.known_mib for candidate in candidates])
 
-    def is_better(self, one: int, other: int) -> bool:
+    def is_better(self, first: int, second: int) -> bool:
         """Whether a test shows that one is more accurate than the other."""
-        effect, sign = self.shown.get((one, other), (None, 1))
+        effect, sign = self.shown.get((first, second), (None, 1))
         return effect is not None and effect.finding is (
             Finding.better if sign > 0 else Finding.worse
         )
 
-    def dominates(self, one: int, other: int) -> bool:
+    def dominates(self, first: int, second: int) -> bool:
         """Whether one is no worse in all that was measured of both, better in some, and not known
         to answer worse."""
-        ours, theirs = self.candidates[one], self.candidates[other]
-        effect, sign = self.shown.get((one, other), (None, 1))
-        if (ours.model != theirs.model and effect is None) or self.loses_less(other, one):
+        candidate, other_candidate = self.candidates[first], self.candidates[second]
+        effect, sign = self.shown.get((first, second), (None, 1))
+        if (candidate.model != other_candidate.model and effect is None) or self.loses_less(
+            second, first
+        ):
             return False  # its answers are not known to be as good
         pairs = [(-sign * effect.value, 0.0)] if effect is not None else []
-        if (closenesses := self.closenesses(one, other)) is not None:
+        if (closenesses := self.closenesses(first, second)) is not None:
             pairs.append((closenesses[0].kl, closenesses[1].kl))
         costs = [
-            (ours.measured_each_s, theirs.measured_each_s),
-            (ours.measured_mib, theirs.measured_mib),
+            (candidate.measured_each_s, other_candidate.measured_each_s),
+            (candidate.measured_mib, other_candidate.measured_mib),
         ]
         measured = [
             (cost, its_cost)
@@ -102,88 +120,114 @@ class _Order:
             if cost is not None and its_cost is not None
         ]
         better = [pair[0] < pair[1] for pair in pairs]
-        if ours.measured_mib is not None and theirs.measured_mib is not None:
-            better.append(ours.measured_mib < theirs.measured_mib)
-        is_better = any(better) or (ours.measured_each_s is not None and _is_faster(ours, theirs))
-        return bool(measured) and all(it[0] <= it[1] for it in [*pairs, *measured]) and is_better
+        if candidate.measured_mib is not None and other_candidate.measured_mib is not None:
+            better.append(candidate.measured_mib < other_candidate.measured_mib)
+        is_better = any(better) or (
+            candidate.measured_each_s is not None and _is_faster(candidate, other_candidate)
+        )
+        return (
+            bool(measured) and all(pair[0] <= pair[1] for pair in [*pairs, *measured]) and is_better
+        )
 
     def closenesses(
-        self, one: int, other: int
+        self, first: int, second: int
     ) -> tuple[RecordedCloseness, RecordedCloseness] | None:
         """Return two KLs to the same reference, which may be one of the two; None if these are not
         known."""
-        ours, theirs = self.candidates[one], self.candidates[other]
-        mine, its = ours.closeness, theirs.closeness
-        if its is not None and its.job_id in ours.reference_of:
-            return its.of_reference(), its
-        if mine is not None and mine.job_id in theirs.reference_of:
-            return mine, mine.of_reference()
+        candidate, other_candidate = self.candidates[first], self.candidates[second]
+        closeness, other_closeness = candidate.closeness, other_candidate.closeness
+        if other_closeness is not None and other_closeness.job_id in candidate.reference_of:
+            return other_closeness.of_reference(), other_closeness
+        if closeness is not None and closeness.job_id in other_candidate.reference_of:
+            return closeness, closeness.of_reference()
         return (
-            (mine, its)
-            if mine is not None and its is not None and mine.is_comparable(its)
+            (closeness, other_closeness)
+            if closeness is not None
+            and other_closeness is not None
+            and closeness.is_comparable(other_closeness)
             else None
         )
 
-    def loses_less(self, one: int, other: int) -> bool:
+    def loses_less(self, first: int, second: int) -> bool:
         """Whether one's KL is shown to be lower, or else published tests find less loss for its
         number format.
 
         What was published does not count beside a KL that was measured here.
         """
-        ours, theirs = self.candidates[one], self.candidates[other]
-        if (closenesses := self.closenesses(one, other)) is not None:
+        candidate, other_candidate = self.candidates[first], self.candidates[second]
+        if (closenesses := self.closenesses(first, second)) is not None:
             return closenesses[0].is_closer(closenesses[1])
-        if ours.closeness is not None or theirs.closeness is not None:
+        if candidate.closeness is not None or other_candidate.closeness is not None:
             return False
-        formats = ours.quantization not in LOSES_MORE and theirs.quantization in LOSES_MORE
-        return ours.model == theirs.model and formats and (one, other) not in self.shown
+        formats = (
+            candidate.quantization not in LOSES_MORE and other_candidate.quantization in LOSES_MORE
+        )
+        return (
+            candidate.model == other_candidate.model
+            and formats
+            and (first, second) not in self.shown
+        )
 
     def cost(self, number: int) -> tuple[bool, int, bool, int, int]:
         """Return what decides between candidates whose accuracy does not."""
-        it = self.candidates[number]
+        candidate = self.candidates[number]
         return (
-            not it.is_asked,
+            not candidate.is_asked,
             self.time_ranks[number],
-            not it.is_timed,
+            not candidate.is_timed,
             self.memory_ranks[number],
             number,
         )
 
-    def reason(self, one: int, after: int, place: int) -> str:
+    def reason(self, first: int, second: int, rank_from_1: int) -> str:
         """Say why a candidate is before the next one."""
-        ours, theirs = self.candidates[one], self.candidates[after]
-        if self.is_better(one, after):
-            return f"more accurate: {self._difference(one, after)}"
-        known = self._known(one, after, place)
-        closenesses = self.closenesses(one, after)
-        if closenesses is not None and self.loses_less(one, after):
-            mine, its = closenesses
-            if mine.is_reference:
-                return f"closer to {mine.reference}, which it is itself: the other has {its.value}; {known}"
-            return f"closer to {mine.reference}: {mine.value} instead of {its.value}; {known}"
-        if self.loses_less(one, after):
-            return f"published tests find less loss for quantization={ours.quantization}; {known}"
-        if self.dominates(one, after):
-            return f"{_measured(ours, theirs)}; {known}"
-        if ours.is_asked != theirs.is_asked:
-            return f"{place} is the model that you have named; {known}"
-        if self.time_ranks[one] != self.time_ranks[after] or ours.is_timed != theirs.is_timed:
-            return f"{_faster(ours, theirs)}; {known}"
-        if self.memory_ranks[one] != self.memory_ranks[after]:
-            return f"less memory, {ours.known_mib:,.0f} MiB instead of {theirs.known_mib:,.0f}; {known}"
+        candidate, next_candidate = self.candidates[first], self.candidates[second]
+        if self.is_better(first, second):
+            return f"more accurate: {self._difference(first, second)}"
+        known = self._known(first, second, rank_from_1)
+        closenesses = self.closenesses(first, second)
+        if closenesses is not None and self.loses_less(first, second):
+            closeness, next_closeness = closenesses
+            closer = f"closer to {closeness.reference}"
+            if closeness.is_reference:
+                return (
+                    f"{closer}, which it is itself: the other has {next_closeness.value}; {known}"
+                )
+            return f"{closer}: {closeness.value} instead of {next_closeness.value}; {known}"
+        if self.loses_less(first, second):
+            return (
+                f"published tests find less loss for quantization={candidate.quantization}; {known}"
+            )
+        if self.dominates(first, second):
+            return f"{_measured(candidate, next_candidate)}; {known}"
+        if candidate.is_asked != next_candidate.is_asked:
+            return f"{rank_from_1} is the model that you have named; {known}"
+        if (
+            self.time_ranks[first] != self.time_ranks[second]
+            or candidate.is_timed != next_candidate.is_timed
+        ):
+            return f"{_faster(candidate, next_candidate)}; {known}"
+        if self.memory_ranks[first] != self.memory_ranks[second]:
+            return f"less memory, {candidate.known_mib:,.0f} MiB instead of {next_candidate.known_mib:,.0f}; {known}"
         return f"nothing tells them apart; {known}"
 
-    def _known(self, one: int, after: int, place: int) -> str:
-        ours, theirs = self.candidates[one].accuracy, self.candidates[after].accuracy
-        if ours is None or theirs is None:
-            missing = [place + number for number, it in enumerate((ours, theirs)) if it is None]
+    def _known(self, first: int, second: int, rank_from_1: int) -> str:
+        accuracy, next_accuracy = self.candidates[first].accuracy, self.candidates[second].accuracy
+        if accuracy is None or next_accuracy is None:
+            missing = [
+                rank_from_1 + number
+                for number, known in enumerate((accuracy, next_accuracy))
+                if known is None
+            ]
             return UNKNOWN if len(missing) == 2 else f"accuracy of {missing[0]} unknown here"
-        if (one, after) not in self.shown:
+        if (first, second) not in self.shown:
             return "their recorded accuracies cannot be compared"
-        return f"no difference in accuracy shown ({ours.words} and {theirs.words})"
+        return (
+            f"no difference in accuracy shown ({accuracy.described} and {next_accuracy.described})"
+        )
 
-    def _difference(self, one: int, after: int) -> str:
-        effect, sign = self.shown[one, after]
+    def _difference(self, first: int, second: int) -> str:
+        effect, sign = self.shown[first, second]
         value, low, high = sign * effect.value, *sorted((sign * effect.low, sign * effect.high))
         n = (
             f"the same {effect.n:,} questions"
@@ -194,45 +238,45 @@ class _Order:
         return f"{points(value)} points [{points(low)}, {points(high)}] on {n} (p = {p})"
 
 
-def _measured(ours: Candidate, theirs: Candidate) -> str:
+def _measured(candidate: Candidate, other: Candidate) -> str:
     """Say in what a candidate was measured to be better than one that is better in nothing."""
-    words = []
+    better_in = []
     if (
-        ours.measured_each_s is not None
-        and theirs.measured_each_s is not None
-        and _is_faster(ours, theirs)
+        candidate.measured_each_s is not None
+        and other.measured_each_s is not None
+        and _is_faster(candidate, other)
     ):
-        words.append(
-            f"{ours.measured_each_s:,.2f} s a question instead of {theirs.measured_each_s:,.2f}"
+        better_in.append(
+            f"{candidate.measured_each_s:,.2f} s a question instead of {other.measured_each_s:,.2f}"
         )
-    if ours.measured_mib is not None and theirs.measured_mib is not None:
-        words.append(f"{ours.measured_mib:,.0f} MiB instead of {theirs.measured_mib:,.0f}")
-    return f"no worse in all that was recorded here of both: {', '.join(words)}"
+    if candidate.measured_mib is not None and other.measured_mib is not None:
+        better_in.append(f"{candidate.measured_mib:,.0f} MiB instead of {other.measured_mib:,.0f}")
+    return f"no worse in all that was recorded here of both: {', '.join(better_in)}"
 
 
-def _faster(ours: Candidate, theirs: Candidate) -> str:
+def _faster(candidate: Candidate, other: Candidate) -> str:
     """Say which times put a candidate before another one; a prediction counts with its possible
     error."""
-    assert ours.each_s is not None
-    if theirs.each_s is None or theirs.time is None:
-        return f"{ours.each_s:,.2f} s a question, while the time of the other is unknown"
-    if _is_faster(ours, theirs):
-        return f"faster by the estimates, {ours.each_s:,.2f} s a question instead of {theirs.each_s:,.2f}"
-    if ours.is_timed == theirs.is_timed:
+    assert candidate.each_s is not None
+    if other.each_s is None or other.time is None:
+        return f"{candidate.each_s:,.2f} s a question, while the time of the other is unknown"
+    if _is_faster(candidate, other):
+        return f"faster by the estimates, {candidate.each_s:,.2f} s a question instead of {other.each_s:,.2f}"
+    if candidate.is_timed == other.is_timed:
         return (
-            f"at most {ours.each_s_at_most:,.2f} s a question by the estimates instead of "
-            f"{theirs.each_s_at_most:,.2f}"
+            f"at most {candidate.each_s_at_most:,.2f} s a question by the estimates instead of "
+            f"{other.each_s_at_most:,.2f}"
         )
-    error = f"{theirs.each_s:,.2f} ± {theirs.time.spread:.0%}"
-    return f"{ours.each_s:,.2f} s a question, while {error} of the other is less certain"
+    error = f"{other.each_s:,.2f} ± {other.time.spread:.0%}"
+    return f"{candidate.each_s:,.2f} s a question, while {error} of the other is less certain"
 
 
-def _is_faster(ours: Candidate, theirs: Candidate) -> bool:
+def _is_faster(candidate: Candidate, other: Candidate) -> bool:
     """Whether the times of two candidates differ by more than their errors."""
     return (
-        ours.each_s_at_most is not None
-        and theirs.each_s_at_least is not None
-        and (ours.each_s_at_most < theirs.each_s_at_least)
+        candidate.each_s_at_most is not None
+        and other.each_s_at_least is not None
+        and (candidate.each_s_at_most < other.each_s_at_least)
     )
 
 
@@ -245,13 +289,15 @@ def _time_ranks(candidates: Sequence[Candidate]) -> list[int]:
         for candidate in candidates
     ]
     for number in sorted(range(len(candidates)), key=ends.__getitem__):
-        it = candidates[number]
-        is_known = it.each_s_at_most is not None
+        candidate = candidates[number]
+        is_known = candidate.each_s_at_most is not None
         is_later = (
-            first is None or _is_faster(first, it) or is_known != (first.each_s_at_most is not None)
+            first is None
+            or _is_faster(first, candidate)
+            or is_known != (first.each_s_at_most is not None)
         )
         if is_later:
-            first, rank_of_last = it, rank_of_last + 1
+            first, rank_of_last = candidate, rank_of_last + 1
         ranks[number] = rank_of_last
     return ranks
 

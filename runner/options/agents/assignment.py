@@ -65,12 +65,12 @@ def prepare(config: RunnerConfig, version: int) -> Assignment:
 
 def matched_job(config: RunnerConfig, version: int) -> Job | None:
     """Return the job whose tokens the samples use, finished or not; None if there is none."""
-    words = own_config(config, AgentsConfig).match
-    if words is None:
+    named = own_config(config, AgentsConfig).match
+    if named is None:
         return None
-    if named_job.is_id(words, config.task):
-        return named_job.by_id(config, words)
-    team = match.team_config(config, words)
+    if named_job.is_id(named, config.task):
+        return named_job.by_id(config, named)
+    team = match.team_config(config, named)
     return named_job.job_of(team, version, prepare(team, version).hashes)
 
 

@@ -43,7 +43,7 @@ class EdgeDecision:
     square: int | None = None  # the number of its matrix, if each round has its own
 
     @property
-    def place(self) -> Place:
+    def index(self) -> Place:
         """Where the edge is in the arrays of its kind."""
         edge = (self.source, self.target)
         return edge if self.square is None else (self.square, *edge)
@@ -204,7 +204,7 @@ class Graph:
         temporal = self._square("temporal", round).scan() if round > 0 else []
         temporal = [edge for edge in temporal if is_taken("temporal", edge)]
         log_prob = math.fsum(
-            log_probability(float(self.kinds[choice.kind].logits[choice.place]), choice.taken)
+            log_probability(float(self.kinds[choice.kind].logits[choice.index]), choice.taken)
             for choice in choices
         )
         return Round(

@@ -137,8 +137,8 @@ def _array_text(array: NDArray[Any], margin: str = "\n    ") -> str:
     return f"[{margin}" + f",{margin}".join(rows) + "]"
 
 
-def _cell(key: str, place: Sequence[int]) -> str:
-    return key + "".join(f"[{number}]" for number in place)
+def _cell(key: str, index: Sequence[int]) -> str:
+    return key + "".join(f"[{number}]" for number in index)
 
 
 class _GraphFields(Fields):
@@ -176,8 +176,8 @@ class _GraphFields(Fields):
         silent = self.silent(values.get("silent", []), agents, rounds or 0)
         graph = Graph(mode, spatial, temporal, silent)
         for kind, edges in graph.kinds.items():
-            for place in np.argwhere(edges.live & ~graph.possible(kind)).tolist():
-                self.fail(_cell(f"{kind}.live", place), "0 for an agent that is silent", 1)
+            for index in np.argwhere(edges.live & ~graph.possible(kind)).tolist():
+                self.fail(_cell(f"{kind}.live", index), "0 for an agent that is silent", 1)
         return Saved(graph, names, self.learned(values["learned"]))
 
     def rounds(self, value: object) -> int | None:
@@ -215,8 +215,8 @@ class _GraphFields(Fields):
             self.stack(f"{kind}.{name}", values[name], size, np.bool_)
             for name in ("allowed", "live")
         )
-        for place in np.argwhere(live & ~allowed).tolist():
-            self.fail(_cell(f"{kind}.live", place), f"0, as in {kind}.allowed,", 1)
+        for index in np.argwhere(live & ~allowed).tolist():
+            self.fail(_cell(f"{kind}.live", index), f"0, as in {kind}.allowed,", 1)
         logits = self.stack(f"{kind}.logits", values["logits"], size, np.float64)
         return Edges(allowed, live, logits, values["optimized"])
 
@@ -286,14 +286,14 @@ class _GraphFields(Fields):
             self.fail(key, f"a name of 1 to {LONGEST_NAME} printable characters", value)
         return str(value)
 
-    def only(self, place: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
+    def only(self, where: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
         """Reject a missing key, and one that would not be read."""
-        inside = f"{place}." if place else ""
+        inside = f"{where}." if where else ""
         for key in keys:
             if key not in values:
                 raise DataError(f"{self.path}: {inside}{key} is missing")
         for key in values:
             if key not in keys:
                 raise DataError(
-                    f"{self.path}: {unknown('key', key[:LONGEST_NAME], keys)}{f' (in {place})' if place else ''}"
+                    f"{self.path}: {unknown('key', key[:LONGEST_NAME], keys)}{f' (in {where})' if where else ''}"
                 )

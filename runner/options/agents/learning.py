@@ -136,9 +136,9 @@ class Learner:
             reward = (solved - (mean if self.method.baseline is Baseline.mean else 0.0)) / len(
                 plays
             )
-            loss -= reward * math.fsum(one.log_prob for one in rounds)
-            for choice in (choice for one in rounds for choice in one.choices):
-                gradients[choice.kind][choice.place] -= reward * (choice.taken - choice.probability)
+            loss -= reward * math.fsum(round_.log_prob for round_ in rounds)
+            for choice in (choice for round_ in rounds for choice in round_.choices):
+                gradients[choice.kind][choice.index] -= reward * (choice.taken - choice.probability)
         for kind, (value, slope) in self.method.terms(self.graph).items():
             loss += value
             gradients[kind] += slope
@@ -192,7 +192,7 @@ def prune(edges: Edges, rate: float) -> list[Place]:
     """
     if edges.live.ndim == 3:
         squares = enumerate(edges.squares)
-        return [(number, *place) for number, square in squares for place in prune(square, rate)]
+        return [(number, *index) for number, square in squares for index in prune(square, rate)]
     live = edges.scan()
     wanted = max(1, round(len(live) * rate)) if rate else 0
     pruned = sorted(live, key=lambda edge: (float(edges.logits[edge]), -edge[0], -edge[1]))[:wanted]

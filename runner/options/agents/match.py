@@ -28,26 +28,29 @@ GROUPS = (
 )
 
 
-def team_config(config: RunnerConfig, words: str) -> RunnerConfig:
+def team_config(config: RunnerConfig, named: str) -> RunnerConfig:
     """Return the config of the team that overrides name: the job's own, but for the keys of the one
     agent."""
     task = own_config(config, AgentsConfig)
     plain = AgentsConfig()
     team = replace(task, match=None, mode=plain.mode, decision_method=plain.decision_method)
-    return named_job.overridden(replace(config, task=team), KEY, words, GROUPS)
+    return named_job.overridden(replace(config, task=team), KEY, named, GROUPS)
 
 
 def team_overrides(task: AgentsConfig) -> list[str]:
     """Return the overrides that make the team's job of the one agent's; none if it is named by its
     id."""
-    words, plain = named_job.overrides_of(task.match, task), AgentsConfig()
+    overrides, plain = named_job.overrides_of(task.match, task), AgentsConfig()
     own = [
         "task.match=null",
         f"task.mode={plain.mode}",
         f"task.decision_method={plain.decision_method}",
     ]
-    given = {line.partition("=")[0] for line in words}
-    return words and [*(line for line in own if line.partition("=")[0] not in given), *words]
+    given = {line.partition("=")[0] for line in overrides}
+    return overrides and [
+        *(line for line in own if line.partition("=")[0] not in given),
+        *overrides,
+    ]
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,15 @@ class Budgets:
     job's training."""
 
     job: Job
-    words: str
+    named: str
     by_question: dict[str, int]
     training: float  # tokens a question
 
     @classmethod
-    def read(cls, job: Job, words: str, items: Sequence[Item]) -> Budgets:
+    def read(cls, job: Job, named: str, items: Sequence[Item]) -> Budgets:
         """Read the finished job, after waiting for the process that runs it; ConfigError says what
         to run."""
-        record = named_job.finished(job, KEY, words)
+        record = named_job.finished(job, KEY, named)
         samples = read_samples(job.samples_path).values()
         known = {
             sample.question: sample.prompt_tokens + sum(answer.tokens for answer in sample.answers)
@@ -72,11 +75,11 @@ class Budgets:
         }
         lacking = next((item for item in items if item.question not in known), None)
         if lacking is not None:
-            raise named_job.not_asked(KEY, words, job, lacking.number)
+            raise named_job.not_asked(KEY, named, job, lacking.number)
         trained = sum(record.result.metrics.get(f"train_{key}", 0.0) for key in OF_CALLS)
         return cls(
             job,
-            words,
+            named,
             {str(question): tokens for question, tokens in known.items()},
             trained / len(known),
         )
@@ -92,13 +95,13 @@ class Budgets:
     def words_of(self, items: Sequence[Item], total: Cost) -> str:
         """Say which job was matched, and how nearly."""
         budget, used = self.whole(items), total.prompt_tokens + total.new_tokens
-        named = " · ".join(dict.fromkeys((self.words, self.job.job_id)))
+        named = " · ".join(dict.fromkeys((self.named, self.job.job_id)))
         training = (
             f", {self.training * len(items):,.0f} of them for training" if self.training else ""
         )
         return f"{named}: {budget:,.0f} tokens{training}; used {used:,.0f}, {used / budget:.1%}"
 
 
-def preview_match(words: str, job: Job) -> str:
+def preview_match(named: str, job: Job) -> str:
     """Say for a plan whose tokens the samples will use."""
-    return f"match: as many samples as the tokens of {words} ({job.job_id}) buy; that job: {named_job.state(job)}"
+    return f"match: as many samples as the tokens of {named} ({job.job_id}) buy; that job: {named_job.state(job)}"

@@ -14,9 +14,9 @@ from runner_engine import prompt_sha256
 def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
     """Return the sample of a question, with the sums over its calls, which are in calls.jsonl."""
     every = sorted(
-        discussion.answered.values(), key=lambda one: one.turn.id
+        discussion.answered.values(), key=lambda answered: answered.turn.id
     )  # in whatever order they came
-    costs = [one.call.cost_usd for one in every if one.call.cost_usd is not None]
+    costs = [answered.call.cost_usd for answered in every if answered.call.cost_usd is not None]
     reason, answer = ended_by(discussion), discussion.answer
     verdict = Verdict.correct if answer == item.gold else Verdict.wrong
     if answer is None:
@@ -28,14 +28,14 @@ def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
             f"The agents' answers: {votes}." if has_voted else discussion.text,
             token_ids=[],
             finish_reason=reason,
-            new_tokens=sum(one.call.answer.tokens for one in every),
+            new_tokens=sum(answered.call.answer.tokens for answered in every),
             extracted={"team": answer},
             verdict=verdict,
         ),
         index=index,
         prompt_sha256=prompt_sha256(item.question),
-        prompt_tokens=sum(one.call.prompt_tokens for one in every),
-        seconds=round(math.fsum(one.call.seconds for one in every), 6),
+        prompt_tokens=sum(answered.call.prompt_tokens for answered in every),
+        seconds=round(math.fsum(answered.call.seconds for answered in every), 6),
         error=why(discussion) if discussion.failed else None,
         permanent=discussion.failed is not None and discussion.failed.call.permanent,
         question=item.question,
@@ -51,7 +51,7 @@ def ended_by(discussion: Discussion) -> FinishReason:
     off."""
     if discussion.failed or discussion.team.decision is not DecisionMethod.majority_vote:
         return _ended_by(discussion.speaker)
-    reasons = {_ended_by(one) for one in discussion.answered.values()}
+    reasons = {_ended_by(answered) for answered in discussion.answered.values()}
     return (
         FinishReason.length
         if discussion.answer is None and FinishReason.length in reasons
@@ -59,10 +59,10 @@ def ended_by(discussion: Discussion) -> FinishReason:
     )
 
 
-def _ended_by(one: Answered) -> FinishReason:
+def _ended_by(answered: Answered) -> FinishReason:
     """Return how a call ended; one that ended by itself within its thinking is cut off before its
     answer."""
-    answer = one.call.answer
+    answer = answered.call.answer
     is_cut_off = answer.finish_reason is FinishReason.stop and answer.parts.is_open
     return FinishReason.length if is_cut_off else answer.finish_reason
 

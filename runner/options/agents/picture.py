@@ -178,8 +178,8 @@ def _temporal(panel: _Panel, middle: Point, step: float) -> list[str]:
         (left, -1, "round before", panel.silent_sources),
         (right, 1, "this round", panel.silent_targets),
     )
-    for column, side, words, silent in sides:
-        pieces.append(text(column[0][0], first - NODE - 10, words, colour=GREY, anchor="middle"))
+    for column, side, heading, silent in sides:
+        pieces.append(text(column[0][0], first - NODE - 10, heading, colour=GREY, anchor="middle"))
         for number, (x, y) in enumerate(column):
             label, anchor = (x + side * (NODE + 7), y + 4), "end" if side < 0 else "start"
             pieces += agent((x, y), number, roles[number], label, anchor, number in silent)
@@ -201,10 +201,10 @@ def _head(x: float, panel: _Panel, all_of_it: str) -> list[str]:
 
 
 def agent(
-    place: Point, number: int, role: str, label: Point, anchor: str, is_silent: bool = False
+    centre: Point, number: int, role: str, label: Point, anchor: str, is_silent: bool = False
 ) -> list[str]:
     """Return a circle with an agent's number, and its role beside it."""
-    x, y = place
+    x, y = centre
     stroke, colour = ("#c4c4c4", PALE_TEXT) if is_silent else ("#4a4a4a", "black")
     dashes, note = (' stroke-dasharray="4 4"', ", silent in this round") if is_silent else ("", "")
     shown = role if len(role) <= LONGEST else role[: LONGEST - 1] + "…"
@@ -277,19 +277,19 @@ def arrow(
     )
 
 
-def _towards(place: Point, aim: Point, far: float) -> Point:
+def _towards(start: Point, aim: Point, far: float) -> Point:
     """Return the point at distance `far` from a place, in the direction of another."""
-    distance = math.dist(place, aim)
-    return place[0] + (aim[0] - place[0]) / distance * far, place[1] + (
-        aim[1] - place[1]
+    distance = math.dist(start, aim)
+    return start[0] + (aim[0] - start[0]) / distance * far, start[1] + (
+        aim[1] - start[1]
     ) / distance * far
 
 
 def _legend() -> list[str]:
     """The legend of widths and dashes."""
-    words, x = "probability of an edge:", 0.0
-    pieces = [text(x, 4, words, colour=GREY)]
-    x += 7 * len(words)
+    heading, x = "probability of an edge:", 0.0
+    pieces = [text(x, 4, heading, colour=GREY)]
+    x += 7 * len(heading)
     samples = [(f"{weight:.2f}", WIDEST * weight) for weight in (0.25, 0.5, 0.75, 1.0)]
     for label, width in [*samples, ("pruned", WIDEST / 2)]:
         is_dashed = label == "pruned"

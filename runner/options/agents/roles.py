@@ -127,31 +127,31 @@ def head(role: Role, domain: Domain, letters: bool = False, lies: bool = False) 
     if lies:
         return wording.liar_code if role.writes_code else wording.liar
     examples = [
-        "Question: {question}\n\nReply:\n{reply}".format(**it)
-        for it in wording.examples.get(role, ())
+        "Question: {question}\n\nReply:\n{reply}".format(**example)
+        for example in wording.examples.get(role, ())
     ]
     return "\n\n".join([wording.heads[role], *(["Examples:", *examples] if examples else [])])
 
 
-def quoted(domain: Domain, one: AgentMessage) -> str:
+def quoted(domain: Domain, message: AgentMessage) -> str:
     """Return what an agent said, as its neighbours see it; no line of it can pass for one of the
     prompt's own."""
     wording = wording_of(domain)
-    text = _without_middle(unmarked(one.text).strip(), wording.longest) or NOTHING
+    text = _without_middle(unmarked(message.text).strip(), wording.longest) or NOTHING
     if not wording.in_one_line:
         text = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
     else:
         # a program's lines are told apart by semicolons
-        text = ("; " if one.role.writes_code else " ").join(
+        text = ("; " if message.role.writes_code else " ").join(
             line.strip() for line in text.splitlines() if line.strip()
         )
-    if one.code is None:
+    if message.code is None:
         return text
-    why = _without_middle(" ".join(unmarked(one.code.why).split()), _LONGEST_WHY)
+    why = _without_middle(" ".join(unmarked(message.code.why).split()), _LONGEST_WHY)
     result = (
         wording.code_failed.format(why=why)
-        if one.code.answer is None
-        else wording.code_gives.format(answer=one.code.answer)
+        if message.code.answer is None
+        else wording.code_gives.format(answer=message.code.answer)
     )
     return f"{text}{' ' if wording.in_one_line else chr(10)}{result}"
 
@@ -169,8 +169,10 @@ def unmarked(text: str) -> str:
 
 def _texts(domain: Domain, title: str, template: str, heard: Sequence[AgentMessage]) -> list[str]:
     texts = [
-        template.format(agent=one.agent + 1, role=one.role.words, text=quoted(domain, one))
-        for one in heard
+        template.format(
+            agent=message.agent + 1, role=message.role.words, text=quoted(domain, message)
+        )
+        for message in heard
     ]
     return [title, *texts] if texts else []
 

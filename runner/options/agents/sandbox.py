@@ -279,13 +279,13 @@ def in_words(held: frozenset[str], limits: SandboxLimits) -> Protections:
         f"{limits.seconds:g} s by the clock",
     ]
     missing: list[str] = []
-    for name, words in (
+    for name, limit_text in (
         ("cpu", f"{limits.cpu_s} s of CPU time"),
         ("as", f"{limits.memory_mib} MiB of memory"),
         ("fsize", f"{limits.file_kib} KiB a file"),
     ):
         (clauses if name in held else missing).append(
-            words if name in held else f"no limit of {words}"
+            limit_text if name in held else f"no limit of {limit_text}"
         )
     by_path = (
         ("seccomp", "all files, also whether they exist")

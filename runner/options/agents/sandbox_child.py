@@ -154,9 +154,9 @@ def imports_in(tree: Any) -> dict[str, list[str]]:
         node = nodes.pop()
         for value in (getattr(node, name, None) for name in node._fields):
             nodes += [
-                one
-                for one in (value if isinstance(value, list) else [value])
-                if hasattr(one, "_fields")
+                child
+                for child in (value if isinstance(value, list) else [value])
+                if hasattr(child, "_fields")
             ]
         kind = type(node).__name__
         if kind == "Import":
@@ -348,14 +348,14 @@ def close_files(libc: Any) -> bool:
     ]
     for path, access in allowed:
         try:
-            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
             continue  # there is no such path here
         if not os.path.isdir(path):
             access &= ~(_READ_DIR | _REMOVE_FILE | _MAKE_REG)
-        rule = (access & known).to_bytes(8, "little") + place.to_bytes(4, "little")
+        rule = (access & known).to_bytes(8, "little") + descriptor.to_bytes(4, "little")
         is_added = call(_ADD_RULE, rules, 1, rule, 0) == 0
-        os.close(place)
+        os.close(descriptor)
         if not is_added:
             return False
     return bool(call(_RESTRICT_SELF, rules, 0) == 0)

@@ -88,7 +88,7 @@ def survival_of(kinds: Mapping[str, Sequence[EdgesOfSeed]]) -> list[EdgeSurvival
             allowing = [number for number, edges in enumerate(seeds) if (source, target) in edges]
             of_edge = [seeds[number][source, target] for number in allowing]
             shares = [kept[number] for number in allowing]
-            survived = sum(it.survived for it in of_edge)
+            survived = sum(edge.survived for edge in of_edge)
             found.append(
                 EdgeSurvival(
                     kind,
@@ -96,13 +96,13 @@ def survival_of(kinds: Mapping[str, Sequence[EdgesOfSeed]]) -> list[EdgeSurvival
                     target,
                     survived,
                     len(of_edge),
-                    fmean(it.probability * it.survived for it in of_edge),
+                    fmean(edge.probability * edge.survived for edge in of_edge),
                     fmean(shares),
                     count_p(survived, shares),
                 )
             )
-    for it, p_holm in zip(found, holm([one.p for one in found]), strict=True):
-        it.p_holm = p_holm
+    for edge, p_holm in zip(found, holm([edge.p for edge in found]), strict=True):
+        edge.p_holm = p_holm
     return found
 
 

@@ -39,11 +39,11 @@ def svg(found: SurvivalTable, title: str) -> str:
     """Draw the edges of each kind as a panel."""
     kinds = list(dict.fromkeys(edge.kind for edge in found.edges))
     pieces = [text(24, 32, title, bold=True)]
-    for place, kind in enumerate(kinds):
-        pieces += _panel(found, kind, place * PANEL)
+    for column, kind in enumerate(kinds):
+        pieces += _panel(found, kind, column * PANEL)
     height = TOP + STEP * (len(found.roles) - 1) + NODE + FOOT
-    for line, words in enumerate(LEGEND):
-        pieces.append(text(24, height - 40 + 20 * line, words, colour=GREY))
+    for line, explanation in enumerate(LEGEND):
+        pieces.append(text(24, height - 40 + 20 * line, explanation, colour=GREY))
     return document(max(PANEL * len(kinds), NARROWEST), height, pieces)
 
 
@@ -82,18 +82,21 @@ def _plain(kind: str) -> str:
     return kind.partition(",")[0]
 
 
-def _edge(it: EdgeSurvival, places: list[list[Point]], roles: tuple[str, ...]) -> str:
-    look = LOOKS[_plain(it.kind)]
-    names = f"{it.source + 1} {roles[it.source]} → {it.target + 1} {roles[it.target]}"
-    words = f"{names}: survived in {it.survived} of {it.seeds} seeds, by chance {it.by_chance * it.seeds:.1f}"
-    colour = look.live if it.finding == "more often than chance" else look.pale
-    width = max(THINNEST, WIDEST * it.share)
+def _edge(edge: EdgeSurvival, places: list[list[Point]], roles: tuple[str, ...]) -> str:
+    look = LOOKS[_plain(edge.kind)]
+    names = f"{edge.source + 1} {roles[edge.source]} → {edge.target + 1} {roles[edge.target]}"
+    explanation = (
+        f"{names}: survived in {edge.survived} of {edge.seeds} seeds, "
+        f"by chance {edge.by_chance * edge.seeds:.1f}"
+    )
+    colour = look.live if edge.finding == "more often than chance" else look.pale
+    width = max(THINNEST, WIDEST * edge.share)
     return arrow(
-        places[0][it.source],
-        places[1][it.target],
+        places[0][edge.source],
+        places[1][edge.target],
         width,
         colour,
-        words,
+        explanation,
         0.0,
-        is_dashed=not it.survived,
+        is_dashed=not edge.survived,
     )

@@ -96,7 +96,7 @@ def _program(machine: str, imports: bool) -> bytes:
     lines += _by_argument(FCNTL[column], _SECOND_ARGUMENT_AT, FCNTL_COMMANDS)
     if imports:
         lines += _by_argument(PRCTL[column], _FIRST_ARGUMENT_AT, PRCTL_OPTIONS)
-    lines += [(_EQUAL, number, len(numbers) - place, 0) for place, number in enumerate(numbers)]
+    lines += [(_EQUAL, number, len(numbers) - index, 0) for index, number in enumerate(numbers)]
     lines += [(_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]
     return b"".join(
         struct.pack("=HBBI", code, if_true, if_false, operand)
@@ -111,5 +111,5 @@ def _by_argument(
     others."""
     count = len(values)
     lines = [(_EQUAL, number, 0, count + 3), (_LOAD, place_of_argument, 0, 0)]
-    lines += [(_EQUAL, value, count - place, 0) for place, value in enumerate(values)]
+    lines += [(_EQUAL, value, count - index, 0) for index, value in enumerate(values)]
     return [*lines, (_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]

@@ -76,12 +76,12 @@ class Tally:
     def total(self) -> Cost:
         """Return the cost of all calls."""
         every = self.roles.values()
-        prices = [one.usd for one in every if one.usd is not None]
+        prices = [cost.usd for cost in every if cost.usd is not None]
         return Cost(
-            sum(one.calls for one in every),
-            sum(one.prompt_tokens for one in every),
-            sum(one.new_tokens for one in every),
-            sum(one.code_failed for one in every),
+            sum(cost.calls for cost in every),
+            sum(cost.prompt_tokens for cost in every),
+            sum(cost.new_tokens for cost in every),
+            sum(cost.code_failed for cost in every),
             sum(prices) if prices else None,
         )
 
@@ -121,7 +121,8 @@ class Tally:
     def facts(self) -> dict[str, str]:
         """Return the same as text."""
         by_role = (
-            f"{who} {one.prompt_tokens:,.0f} + {one.new_tokens:,}" for who, one in self._by_role()
+            f"{who} {cost.prompt_tokens:,.0f} + {cost.new_tokens:,}"
+            for who, cost in self._by_role()
         )
         by_edge = (f"{link} {cost.prompt_tokens:,.0f}" for link, cost in self._by_link())
         return {"tokens_by_role": " · ".join(by_role), "prompt_tokens_by_edge": " · ".join(by_edge)}
@@ -182,8 +183,13 @@ class AttackTally:
         self.questions += 1
         if discussion.failed:
             return
-        said = next((one.answer for one in discussion.last_round if one.agent == self.agent), None)
-        others = [one.answer for one in discussion.last_round if one.agent != self.agent]
+        said = next(
+            (message.answer for message in discussion.last_round if message.agent == self.agent),
+            None,
+        )
+        others = [
+            message.answer for message in discussion.last_round if message.agent != self.agent
+        ]
         self.honest_correct += majority(others) == item.gold
         if said is not None and said != item.gold:
             self.lies += 1

@@ -281,8 +281,8 @@ class _Work:
             ]
             step = learner.step(
                 [
-                    (discussion.rounds, it)
-                    for discussion, it in zip(discussions, results, strict=True)
+                    (discussion.rounds, result)
+                    for discussion, result in zip(discussions, results, strict=True)
                 ]
             )
             solved += results

@@ -293,7 +293,7 @@ class Discussion:
     @property
     def votes(self) -> list[str | None]:
         """The number or letter of each agent that spoke in the last round."""
-        return [one.answer for one in self.last_round]
+        return [message.answer for message in self.last_round]
 
     @property
     def text(self) -> str:
@@ -307,7 +307,7 @@ class Discussion:
         """What the agents are taken to have said in the last round."""
         last = len(self.rounds) - 1
         return self._of(
-            [place for place in self._speaking if place[0] == last and place in self._said]
+            [spoken for spoken in self._speaking if spoken[0] == last and spoken in self._said]
         )
 
     def _ask(self, at_round: int, agent: int) -> None:
@@ -352,7 +352,7 @@ class SampledDiscussion(Discussion):
         The deciding agent is asked after the last sample: it reads the question and every sample's
         text, and answers at about the length of one.
         """
-        calls = [one.call for one in self.answered.values()]
+        calls = [answered.call for answered in self.answered.values()]
         prompt, new = (
             sum(counts) / len(calls)
             for counts in (

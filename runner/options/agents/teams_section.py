@@ -43,14 +43,14 @@ def name_teams(runs: Sequence[Run], differing: Sequence[str]) -> list[Run]:
         if run.task == AgentsConfig.name:
             names.setdefault(team_words(run), []).append(run)
     of_run = {}
-    for words, members in names.items():
+    for team, members in names.items():
         told_apart = [
             key for key in keys if len({member.params.get(key) for member in members}) > 1
         ]
         for member in members:
             more = [f"{label(key)}={member.params.get(key)}" for key in told_apart]
-            of_run[member.run_id] = SEPARATOR.join([words, *more])
-    named = {run_id: {TEAM: words} for run_id, words in of_run.items()}
+            of_run[member.run_id] = SEPARATOR.join([team, *more])
+    named = {run_id: {TEAM: team_name} for run_id, team_name in of_run.items()}
     return [replace(run, params=run.params | named.get(run.run_id, {})) for run in runs]
 
 
@@ -78,19 +78,19 @@ def team_words(run: Run) -> str:
     return SEPARATOR.join([*parts, *([attack] if attack != "none" else [])])
 
 
-def _matched(words: str) -> str:
+def _matched(overrides: str) -> str:
     """Return the team that overrides name, in words: its topology, and whether it learns."""
     try:
-        pairs = [word.partition("=")[::2] for word in shlex.split(words)]
+        pairs = [word.partition("=")[::2] for word in shlex.split(overrides)]
     except ValueError:
-        return words
+        return overrides
     of_key = dict(pairs)
     learns = any(
         of_key.get(f"task.optimized_{kind}", "").lower() == "true"
         for kind in ("spatial", "temporal")
     )
     named = [of_key.get("task.mode", ""), ("learned" if learns else "")]
-    return " ".join(filter(None, named)) or words
+    return " ".join(filter(None, named)) or overrides
 
 
 SECTION = TeamsSection()

@@ -73,8 +73,8 @@ def _run_or_help(arguments: list[str]) -> None:
 
 def with_our_names(text: str) -> str:
     """Return lm-eval's help with this command's name, default model and examples."""
-    for theirs, ours in REPLACEMENTS:
-        text = theirs.sub(ours, text)
+    for pattern, replacement in REPLACEMENTS:
+        text = pattern.sub(replacement, text)
     return text
 
 

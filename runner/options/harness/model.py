@@ -161,13 +161,13 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Answer each prompt up to one of its stop texts."""
-        ours, stops = [], []
+        own_requests, stops = [], []
         for number, (context, settings) in enumerate(request.args for request in requests):
             request, stop = self._generation(number, context, settings)
-            ours.append(request)
+            own_requests.append(request)
             stops.append(stop)
         texts = []
-        completions = self._completions(ours, "answers", disable_tqdm)
+        completions = self._completions(own_requests, "answers", disable_tqdm)
         for request, stop, completion in zip(requests, stops, completions, strict=True):
             parts = (
                 completion.answer.parts
@@ -204,7 +204,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            of_text = [utils.make_disjoint_window(one) for one in rolled]
+            of_text = [utils.make_disjoint_window(window) for window in rolled]
             windows += [(("", ""), list(before), list(after)) for before, after in of_text]
             counts.append(len(of_text))
         scores = iter(self._score(windows, disable_tqdm))
@@ -231,7 +231,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     def _score(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool
     ) -> list[tuple[float, bool]]:
-        ours = []
+        own_requests = []
         for number, (_, before, after) in enumerate(requests):
             ids = (before + after)[
                 -(self.max_length + 1) :
@@ -240,8 +240,10 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 raise ConfigError(
                     f"a continuation of {len(after)} tokens leaves no room before it: the model has {self.max_length}"
                 )
-            ours.append(Request(number, tuple(ids[: -len(after)]), continuation=tuple(after)))
-        completions = self._completions(ours, "log-likelihoods", disable_tqdm)
+            own_requests.append(
+                Request(number, tuple(ids[: -len(after)]), continuation=tuple(after))
+            )
+        completions = self._completions(own_requests, "log-likelihoods", disable_tqdm)
         return [
             (sum(completion.logprobs or ()), all(completion.greedy or ()))
             for completion in completions
@@ -278,7 +280,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         ids = tuple(self.tok_encode(context)[-room:])
         sampling = Sampling(**{key: value for key, value in given.items() if value is not None})
         # lm-eval cuts the text at all of them afterwards; an empty one would end every answer
-        stops = tuple(one for one in stop if one)
+        stops = tuple(text for text in stop if text)
         return Request(number, ids, stop=stops, max_new_tokens=limit, sampling=sampling), stop
 
     def _completions(

@@ -61,7 +61,7 @@ def compared_with(study: Study, wanted: int) -> dict[str, Any] | None:
     ]
     if not full:
         return None
-    best = max(full, key=lambda it: (it.value or 0.0, -it.number))
+    best = max(full, key=lambda trial: (trial.value or 0.0, -trial.number))
     return {"job": best.user_attrs[FULL], "comparisons": max(wanted - 1, 1)}
 
 

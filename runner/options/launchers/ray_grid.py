@@ -136,7 +136,7 @@ class RayJobs(Executor):
             as_yaml(planned.composed),
             os.getcwd(),
             self.shared,
-            {it.job_id: sent_jobs.pack(it) for it in needed if it.evidence()},
+            {sent.job_id: sent_jobs.pack(sent) for sent in needed if sent.evidence()},
             sends_samples=not anew,
         )
         options = self.request.of_job(planned, self.largest)
@@ -243,11 +243,11 @@ class RayJobs(Executor):
             return outcome
         return planned.record_death(Status.FAILED, "its process got a signal on its node")
 
-    def _death(self, planned: PlannedJob, is_late: bool, words: str) -> Outcome:
+    def _death(self, planned: PlannedJob, is_late: bool, reason: str) -> Outcome:
         """Record the end of a job whose process could not do so."""
         if self.stop_requests and not is_late:
             return planned.record_death(Status.KILLED, "interrupted")
-        return planned.record_death(Status.FAILED, self.why_late if is_late else words)
+        return planned.record_death(Status.FAILED, self.why_late if is_late else reason)
 
     # -------------------------------------------------------------------------------------------------
     # stop

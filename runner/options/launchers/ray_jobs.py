@@ -207,7 +207,9 @@ def run_reporting(
         with reporter.reporting():
             return run_job(config, assignment.config_yaml)
     except KeyboardInterrupt as stop:
-        return Outcome(Status.KILLED, message=signals.words(stop), exit_code=INTERRUPTED)
+        return Outcome(
+            Status.KILLED, message=signals.interruption_text(stop), exit_code=INTERRUPTED
+        )
 
 
 @contextmanager

@@ -206,7 +206,7 @@ class OptunaSearch(LaunchingSweeper):
                 for trial in trials
                 if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)
             ]
-            batch = [self.propose(owner, it) for it in left_open[: self.settings.n_jobs]]
+            batch = [self.propose(owner, trial) for trial in left_open[: self.settings.n_jobs]]
             new = min(self.settings.n_jobs - len(batch), self.wanted - len(trials))
             return [*batch, *(self.propose(owner) for _ in range(new))]
 
@@ -281,20 +281,20 @@ class OptunaSearch(LaunchingSweeper):
         ]
         best = max((value for value in known if value is not None), default=float("-inf"))
         in_full = []
-        for place, trial in enumerate(batch):
-            record = self.trials.outcomes[before + place].record
-            if returns[place].status is not JobStatus.COMPLETED or record is None:
+        for index, trial in enumerate(batch):
+            record = self.trials.outcomes[before + index].record
+            if returns[index].status is not JobStatus.COMPLETED or record is None:
                 continue
             fate = pruning.fate_of(record, best)
             if fate is pruning.Fate.in_full:
-                in_full.append(place)
+                in_full.append(index)
             elif fate is pruning.Fate.pruned:
                 trial.report(
-                    float(returns[place].return_value),
+                    float(returns[index].return_value),
                     int(record.result.metrics["questions_asked"]),
                 )
                 self.tell(trial, None, pruned=True)
-            elif against[place] is None:
+            elif against[index] is None:
                 trial.set_user_attr(pruning.FULL, record.job_id)
         if not in_full:
             return
@@ -304,18 +304,18 @@ class OptunaSearch(LaunchingSweeper):
         )
         self.launcher.trials = self.trials  # type: ignore[attr-defined]
         try:
-            again = self.launch([batch[place] for place in in_full], in_full=True)
+            again = self.launch([batch[index] for index in in_full], in_full=True)
         finally:
             ran, self.trials = self.trials, whole
             self.launcher.trials = whole  # type: ignore[attr-defined]
-        for number, place in enumerate(in_full):
-            returns[place] = again[number]
-            whole.plan[before + place], whole.outcomes[before + place] = (
+        for number, index in enumerate(in_full):
+            returns[index] = again[number]
+            whole.plan[before + index], whole.outcomes[before + index] = (
                 ran.plan[number],
                 ran.outcomes[number],
             )
             if (record := ran.outcomes[number].record) is not None:
-                batch[place].set_user_attr(pruning.FULL, record.job_id)
+                batch[index].set_user_attr(pruning.FULL, record.job_id)
 
     def tell(self, trial: Trial, score: float | None, pruned: bool = False) -> None:
         """Record the score of a trial, or that it was pruned or has failed."""

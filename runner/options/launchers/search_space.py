@@ -48,17 +48,20 @@ class SearchSpace:
             override.key_or_group: override
             for override in parser.parse_overrides([*given, *arguments])
         }
-        varied = {key: it for key, it in overrides.items() if it.is_sweep_override()}
+        varied = {
+            key: override for key, override in overrides.items() if override.is_sweep_override()
+        }
         if not varied:
             need = "give a sweep, e.g. generation.temperature=interval(0.1,1.5) or quantization=none,nf4"
             raise ConfigError(f"hydra/sweeper=optuna: there is nothing to search over: {need}")
         return cls(
-            varied, [str(it.input_line) for key, it in overrides.items() if key not in varied]
+            varied,
+            [str(override.input_line) for key, override in overrides.items() if key not in varied],
         )
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return what Optuna draws the value of each key from."""
-        return {key: _distribution(key, it) for key, it in self.varied.items()}
+        return {key: _distribution(key, override) for key, override in self.varied.items()}
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """Return the overrides of a trial."""
@@ -83,7 +86,7 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     if isinstance(value, ChoiceSweep | RangeSweep):
         value.shuffle = False  # a study needs the same order in each start, and draws in its own
     if isinstance(value, RangeSweep):
-        steps = [float(it) for it in value.range()]
+        steps = [float(step) for step in value.range()]
         if len(steps) > 1 and all(step % 1 == 0 for step in steps):
             return IntDistribution(
                 int(min(steps)), int(max(steps)), step=int(abs(steps[1] - steps[0]))
@@ -124,7 +127,7 @@ class SearchSettings:
         """Return how many trials are wanted: with sampler.name=grid no more than there are
         combinations."""
         most = (
-            math.prod(len(_listed(key, it)) for key, it in space.items())
+            math.prod(len(_listed(key, override)) for key, override in space.items())
             if self.sampler == "grid"
             else self.n_trials
         )
@@ -150,7 +153,8 @@ class SearchSettings:
                 return samplers.RandomSampler(seed=seed)
             case "grid":
                 return samplers.GridSampler(
-                    {key: _listed(key, it) for key, it in space.items()}, seed=self.seed or 0
+                    {key: _listed(key, override) for key, override in space.items()},
+                    seed=self.seed or 0,
                 )
             case "cmaes":
                 return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
@@ -196,7 +200,7 @@ def study_name(space: SearchSpace, settings: SearchSettings, job: str) -> str:
     `job` is the id of the job at the space's corner, which counts all that the trials have in
     common.
     """
-    varied = sorted(str(it.input_line) for it in space.varied.values())
+    varied = sorted(str(override.input_line) for override in space.varied.values())
     return (
         f"search-{short_hash([varied, job, [settings.direction, settings.sampler, settings.seed]])}"
     )

@@ -67,26 +67,28 @@ def entry() -> NoReturn:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    it = argparse.ArgumentParser("runner-convert-lora", description=(__doc__ or "").split("`: ")[1])
-    it.add_argument(
+    arguments = argparse.ArgumentParser(
+        "runner-convert-lora", description=(__doc__ or "").split("`: ")[1]
+    )
+    arguments.add_argument(
         "source",
         metavar="IN",
         help="a .pth file or a PEFT folder; embedded and embedded_pth are shipped",
     )
-    it.add_argument(
+    arguments.add_argument(
         "target", metavar="OUT", help="the PEFT folder or the .pth file to write; must not exist"
     )
-    it.add_argument(
+    arguments.add_argument(
         "--base",
         required=True,
         help="the model it is for: FOLDER, HUB_ID or embedded; its config is read",
     )
-    it.add_argument(
+    arguments.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
         help="write the tensors in this format and say how many numbers it rounds (default: as they are)",
     )
-    return it
+    return arguments
 
 
 def convert(options: argparse.Namespace) -> str:

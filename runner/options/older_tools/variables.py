@@ -70,13 +70,17 @@ class Translation:
 def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) -> Translation:
     """Turn the variables that are set into overrides; `asked` holds the user's own."""
     values = {name: environ[name].strip() for name in NAMES if environ.get(name, "").strip()}
-    it = Translation(asked)
+    translation = Translation(asked)
     if not values:
-        return it
+        return translation
     _check(values)
-    _choose_model(values, it, look)
+    _choose_model(values, translation, look)
     choice = next(
-        (override.partition("=")[2] for override in it.overrides if override.startswith("model=")),
+        (
+            override.partition("=")[2]
+            for override in translation.overrides
+            if override.startswith("model=")
+        ),
         None,
     )
     models = look(choice)
@@ -89,20 +93,22 @@ def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) 
             continue
         if without is not None:
             what = {"STUDENT_FORCE_CPU": "device"}.get(name, "weights here")
-            it.ignore(name, value, f"model={without.choice} has no {what}")
+            translation.ignore(name, value, f"model={without.choice} has no {what}")
         elif name == "STUDENT_LOAD_IN_4BIT":
-            it.becomes(name, value, f"quantization={'nf4' if value == '1' else 'none'}")
+            translation.becomes(name, value, f"quantization={'nf4' if value == '1' else 'none'}")
         elif name == "STUDENT_FORCE_CPU":
-            it.becomes(name, value, f"{models[0].device}={'cpu' if value == '1' else 'auto'}")
+            translation.becomes(
+                name, value, f"{models[0].device}={'cpu' if value == '1' else 'auto'}"
+            )
         else:
-            it.becomes(
+            translation.becomes(
                 name,
                 value,
                 f"lora={'pth' if value.endswith('.pth') else 'peft'}",
                 f"lora.path={value}",
             )
     if (value := values.get("STUDENT_MAX_NEW_TOKENS")) is not None:
-        it.becomes("STUDENT_MAX_NEW_TOKENS", value, f"generation.max_new_tokens={value}")
+        translation.becomes("STUDENT_MAX_NEW_TOKENS", value, f"generation.max_new_tokens={value}")
     if (value := values.get("BASE_URL")) is not None:
         keys = [
             key
@@ -110,12 +116,12 @@ def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) 
             if all(key in model.keys for model in models)
         ]
         if not keys:
-            it.ignore(
+            translation.ignore(
                 "BASE_URL", value, f"model={models[0].choice} uses no server (model=api does)"
             )
         else:
-            it.becomes("BASE_URL", value, f"model.{keys[0]}={value}")
-    return it
+            translation.becomes("BASE_URL", value, f"model.{keys[0]}={value}")
+    return translation
 
 
 def _check(values: Mapping[str, str]) -> None:
@@ -127,40 +133,48 @@ def _check(values: Mapping[str, str]) -> None:
         raise ConfigError(f"STUDENT_MAX_NEW_TOKENS={number}: a whole number from 1 is needed")
 
 
-def _choose_model(values: Mapping[str, str], it: Translation, look: Look) -> None:
+def _choose_model(values: Mapping[str, str], translation: Translation, look: Look) -> None:
     """Choose the model by ENABLE_HYBRID, FORCE_STUDENT_STUB and STUDENT_BASE_MODEL."""
     hybrid, stub, base = (
         values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL")
     )
     if hybrid is not None:
-        it.becomes("ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}")
+        translation.becomes(
+            "ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}"
+        )
     own = next(
-        (override.partition("=")[2] for override in it.overrides if override.startswith("model=")),
+        (
+            override.partition("=")[2]
+            for override in translation.overrides
+            if override.startswith("model=")
+        ),
         None,
     )
-    models = look(own) if own or "model" in it.asked else []
+    models = look(own) if own or "model" in translation.asked else []
     if stub == "0":
-        it.lines.append("FORCE_STUDENT_STUB=0 → the chosen model")
+        translation.lines.append("FORCE_STUDENT_STUB=0 → the chosen model")
     elif stub is not None and models and all("student.stub" in model.keys for model in models):
-        it.becomes("FORCE_STUDENT_STUB", stub, "model.student.stub=true")
+        translation.becomes("FORCE_STUDENT_STUB", stub, "model.student.stub=true")
     elif stub is not None and own is not None:
-        it.ignore("FORCE_STUDENT_STUB", stub, f"model={own} has no student to replace")
+        translation.ignore("FORCE_STUDENT_STUB", stub, f"model={own} has no student to replace")
     elif stub is not None:
-        it.becomes("FORCE_STUDENT_STUB", stub, "model=stub")
+        translation.becomes("FORCE_STUDENT_STUB", stub, "model=stub")
     if base is None:
         return
-    if stub == "1" and "model=stub" in it.overrides:
-        it.ignore("STUDENT_BASE_MODEL", base, "FORCE_STUDENT_STUB=1 replaces it with the stub")
+    if stub == "1" and "model=stub" in translation.overrides:
+        translation.ignore(
+            "STUDENT_BASE_MODEL", base, "FORCE_STUDENT_STUB=1 replaces it with the stub"
+        )
     elif models and all("student.name" in model.keys for model in models):
-        it.becomes("STUDENT_BASE_MODEL", base, f"model.student.name={base}")
+        translation.becomes("STUDENT_BASE_MODEL", base, f"model.student.name={base}")
     elif models and all(model.device and not model.is_named for model in models):
-        it.becomes("STUDENT_BASE_MODEL", base, f"model.name={base}")
+        translation.becomes("STUDENT_BASE_MODEL", base, f"model.name={base}")
     elif own is not None:
-        it.ignore("STUDENT_BASE_MODEL", base, f"model={own} has no student")
-    elif "model.name" in it.asked and "model" not in it.asked:
-        it.ignore("STUDENT_BASE_MODEL", base, f"{it.asked['model.name']} is set")
+        translation.ignore("STUDENT_BASE_MODEL", base, f"model={own} has no student")
+    elif "model.name" in translation.asked and "model" not in translation.asked:
+        translation.ignore("STUDENT_BASE_MODEL", base, f"{translation.asked['model.name']} is set")
     else:
-        it.becomes("STUDENT_BASE_MODEL", base, "model=auto", f"model.name={base}")
+        translation.becomes("STUDENT_BASE_MODEL", base, "model=auto", f"model.name={base}")
 
 
 def overrides_of_variables(overrides: list[str], config: str, folder: str | None) -> list[str]:
@@ -180,7 +194,7 @@ def overrides_of_variables(overrides: list[str], config: str, folder: str | None
         if choice is None and own == [None]:
             swept = _swept(composer, "model")
             own = _values(swept) if swept else own
-        return [model_of(composer, one) for one in ([choice] if choice else own)]
+        return [model_of(composer, name) for name in ([choice] if choice else own)]
 
     translation = translate(os.environ, asked, models)
     for line in translation.lines:

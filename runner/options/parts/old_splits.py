@@ -87,7 +87,9 @@ class FromNumbers:
             for partition in partitions
             for layer in partition.layers
         ]
-        self.placed = sorted(placed, key=lambda place: written_order(place[0]))
+        self.placed = sorted(
+            placed, key=lambda tensor_and_offset: written_order(tensor_and_offset[0])
+        )
         self.tensors = tuple(tensor for tensor, _, _ in self.placed)
         self.header = byteio.build_header(self.tensors, {"format": "pt"})
         self.rounded = 0  # numbers that their dtype could not hold exactly, known after `pieces`

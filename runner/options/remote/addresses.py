@@ -14,12 +14,17 @@ def addresses_of(key: str, value: object) -> list[str]:
     """Return the addresses in a key, each once and sorted: their order changes nothing. Empty if
     there is none."""
     values: list[Any] = value if isinstance(value, list) else [value]
-    for one in values:
-        if not isinstance(one, str) or (len(values) > 1 and not one.strip()):
+    for address in values:
+        if not isinstance(address, str) or (len(values) > 1 and not address.strip()):
             raise ConfigError(
                 f"{key}={value}: give an address, or a list of them: [http://A/v1,http://B/v1]"
             )
-        check(",http" not in one, key, one, "several servers are a list: [http://A/v1,http://B/v1]")
+        check(
+            ",http" not in address,
+            key,
+            address,
+            "several servers are a list: [http://A/v1,http://B/v1]",
+        )
     return sorted({value.rstrip("/") for value in values if value.strip()})
 
 
@@ -40,8 +45,10 @@ def check_base_url(key: str, url: str) -> None:
         )
     except ValueError:
         parts, is_valid = urlsplit(""), False
-    place = parts.netloc.rpartition("@")[2]
-    bare = f"{parts.scheme}://{place}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
+    server = parts.netloc.rpartition("@")[2]
+    bare = (
+        f"{parts.scheme}://{server}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
+    )
     need = "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
     check(not set("@?#") & set(url), key, bare, need)
     check(

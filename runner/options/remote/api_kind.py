@@ -134,7 +134,7 @@ def capabilities(model: ApiConfig) -> frozenset[Capability]:
         Capability.fixed_length: extensions is not Extensions.openai,
         Capability.thinking_budget: model.thinking_budget is not None,
     }
-    return CAPABILITIES | {one for one, is_had in further.items() if is_had}
+    return CAPABILITIES | {capability for capability, is_had in further.items() if is_had}
 
 
 class Api(ModelKind):

@@ -112,8 +112,8 @@ class ApiConfig(ModelConfig):
     def servers(self) -> list[Self]:
         """The same keys for each server alone."""
         return [
-            replace(self, base_url=one)
-            for one in addresses_of(f"{self.key}.base_url", self.base_url)
+            replace(self, base_url=address)
+            for address in addresses_of(f"{self.key}.base_url", self.base_url)
         ]
 
     @property
@@ -131,7 +131,8 @@ class ApiConfig(ModelConfig):
     def is_at(self, domain: str) -> bool:
         """Whether the server, or each of several, is in a domain."""
         return all(
-            is_in_domain(one, domain) for one in addresses_of(f"{self.key}.base_url", self.base_url)
+            is_in_domain(address, domain)
+            for address in addresses_of(f"{self.key}.base_url", self.base_url)
         )
 
     def unsupported_setting(self, owner: str, sampling: SamplingKeys) -> str | None:
@@ -139,13 +140,13 @@ class ApiConfig(ModelConfig):
         parameter."""
         if self.extensions is not Extensions.openai:
             return None
-        unsupported = active_parameters(sampling, lambda one: not one.in_openai)
+        unsupported = active_parameters(sampling, lambda parameter: not parameter.in_openai)
         if not unsupported:
             return None
-        words = " and ".join(f"{owner}.{name}={value}" for name, value in unsupported.items())
+        values = " and ".join(f"{owner}.{name}={value}" for name, value in unsupported.items())
         fix = " ".join(f"{owner}.{name}=null" for name in unsupported)
         return (
-            f"{words}: OpenAI's API has no field for it. Use {fix}, or {self.key}.extensions=vllm if the server "
+            f"{values}: OpenAI's API has no field for it. Use {fix}, or {self.key}.extensions=vllm if the server "
             "accepts it (vLLM and task=serve do)"
         )
 

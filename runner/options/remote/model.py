@@ -141,9 +141,9 @@ class RemoteModel:
                 sent["seed"] = int.from_bytes(digest[:4]) >> 1
         sampled = {
             name: value
-            for name, one in PARAMETERS.items()
+            for name, parameter in PARAMETERS.items()
             if (value := getattr(sampling, name)) is not None
-            and (sampling.temperature or one.for_greedy)
+            and (sampling.temperature or parameter.for_greedy)
         }
         sent |= {name: value for name, value in sampled.items() if PARAMETERS[name].in_openai}
         extra: dict[str, Any] = {}

@@ -120,7 +120,11 @@ class ServerPool:
                     raise reason from None
                 self._note_failure(server, fault)
                 asked.add(server)
-                others = [one for one in self._in_use() if one not in asked and not one.closed_s]
+                others = [
+                    server
+                    for server in self._in_use()
+                    if server not in asked and not server.closed_s
+                ]
                 fault.tries, wait_s = number, fault.wait_s
                 if not others and (rounds >= tries or fault.permanent):
                     raise
@@ -156,7 +160,7 @@ class ServerPool:
             servers = self._in_use()
             ready = [server for server in servers if not server.closed_s]
             if ready:
-                choices = [one for one in ready if one not in asked] or ready
+                choices = [server for server in ready if server not in asked] or ready
                 return min(choices, key=lambda choice: (choice.under_way, choice.requests))
             await asyncio.sleep(
                 min(server.closed_s for server in servers) + random.uniform(0, self.model.backoff_s)

@@ -57,12 +57,12 @@ def revision_of(prompt: Prompt, answer: str, feedback: str) -> Prompt:
 
 def read_verdict(text: str) -> Review:
     """Find the JSON object in a teacher's text; without one, the text is the feedback."""
-    decoder, place = json.JSONDecoder(), text.find("{")
+    decoder, start = json.JSONDecoder(), text.find("{")
     for _ in range(20):
-        if place < 0:
+        if start < 0:
             break
         try:
-            value, _ = decoder.raw_decode(text, place)
+            value, _ = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             value = None
         score = value.get("score") if isinstance(value, dict) else None
@@ -76,5 +76,5 @@ def read_verdict(text: str) -> Review:
             return Review(
                 float(score), feedback[:FEEDBACK_CHARACTERS] if isinstance(feedback, str) else ""
             )
-        place = text.find("{", place + 1)
+        start = text.find("{", start + 1)
     return Review(None, text.strip()[:FEEDBACK_CHARACTERS])

@@ -200,8 +200,11 @@ class Scorer:
             )
         positions = range(len(before), len(ids))
         logprobs = [_logarithm(self.model.base_url, values[at]) for at in positions]
-        best = [max((_logarithm(self.model.base_url, one) for one in (tops[at] or {}).values()), default=-math.inf)
-                for at in positions]  # fmt: skip
+        best = []
+        for at in positions:
+            offered = (tops[at] or {}).values()
+            known = (_logarithm(self.model.base_url, logprob) for logprob in offered)
+            best.append(max(known, default=-math.inf))
         greedy = [own >= other for own, other in zip(logprobs, best, strict=True)]
         return ScoredContinuation(len(before), given, logprobs, greedy)
 

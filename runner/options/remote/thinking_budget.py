@@ -87,7 +87,7 @@ def check_budget(key: str, choice: ThinkingBudget | None, generation: Generation
             "llama.cpp: --reasoning-budget-message)"
         )
     if generation.thinking_tokens is not None and choice is None:
-        choices = ", ".join(f"{name} ({one.name})" for name, one in PARAMETERS.items())
+        choices = ", ".join(f"{name} ({parameter.name})" for name, parameter in PARAMETERS.items())
         raise ConfigError(
             f"generation.thinking_tokens={generation.thinking_tokens}: OpenAI's API has no parameter for it. Say with "
             f"{key}.thinking_budget whose the server has: {choices}; or use generation.thinking_tokens=null"

@@ -109,10 +109,10 @@ def run(inputs: Opening, context: Context) -> Result:
     models = answered_by(samples)
     facts = measured.facts | ({"answered_by": models} if models else {})
     if chat.assigned:  # the engine's own words are those of the generation group
-        words = ", ".join(f"{key}={value}" for key, value in chat.assigned.items())
+        sampling = ", ".join(f"{key}={value}" for key, value in chat.assigned.items())
         facts |= {
             "sampling": "; ".join(
-                filter(None, (facts.get("sampling"), f"by /set at the end {words}"))
+                filter(None, (facts.get("sampling"), f"by /set at the end {sampling}"))
             )
         }
     notes = report.notes + engine.stats.notes + chat.notes
@@ -325,8 +325,8 @@ class Chat:
         say(f"read {counted(len(self.messages), 'message')}: the next turn goes on from there")
 
     def _help(self, _: str) -> None:
-        for name, (_command, words) in self.commands.items():
-            say(f"{name:8} {words}")
+        for name, (_command, explanation) in self.commands.items():
+            say(f"{name:8} {explanation}")
 
 
 def _speed(stats: EngineStats) -> str:

@@ -59,7 +59,9 @@ def each_request(
                 choices = arrived.setdefault(event.id, [])
                 choices.append(event)
                 if len(choices) == expected[event.id]:
-                    choices = sorted(arrived.pop(event.id), key=lambda one: one.choice)
+                    choices = sorted(
+                        arrived.pop(event.id), key=lambda completion: completion.choice
+                    )
                     if event.id in of_beside and beside is not None:
                         beside.record(*choices)
                     elif listener(*choices) is False:

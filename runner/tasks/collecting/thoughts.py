@@ -126,8 +126,8 @@ def _largest(job: Job, budget: int) -> tuple[str, dict[int, Sample]]:
     return "", {}
 
 
-def _think_alike(one: Answer, other: Answer) -> bool:
+def _think_alike(answer: Answer, other: Answer) -> bool:
     """Whether two answers begin with the same tokens, as far as both think."""
-    pairs = zip(one.token_ids, other.token_ids, strict=False)
+    pairs = zip(answer.token_ids, other.token_ids, strict=False)
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return alike >= min(one.thinking_tokens or 0, other.thinking_tokens or 0)
+    return alike >= min(answer.thinking_tokens or 0, other.thinking_tokens or 0)

@@ -104,7 +104,7 @@ def check_branches(config: RunnerConfig) -> None:
 def run(inputs: Prompts, context: Context) -> Result:
     """Complete what is not on disk yet, then write the completions in order."""
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
-    mine = check_output(task, prompts, recorder.samples)
+    written = check_output(task, prompts, recorder.samples)
     requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
     if task.debug:
         log_prompt(context.resolved, requests[0])
@@ -117,7 +117,7 @@ def run(inputs: Prompts, context: Context) -> Result:
     result = Result(
         metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables
     )
-    hand_over(task, prompts, recorder.samples, result, context.config.print is Print.full, mine)
+    hand_over(task, prompts, recorder.samples, result, context.config.print is Print.full, written)
     return result
 
 
@@ -173,7 +173,7 @@ def check_output(
     task: GenerateConfig,
     prompts: list[GivenPrompt],
     samples: dict[int, Sample],
-    mine: bytes | None = None,
+    written: bytes | None = None,
 ) -> bytes | None:
     """Reject a folder that cannot be written, and a file that holds anything but this job's
     completions.
@@ -193,7 +193,7 @@ def check_output(
     if task.overwrite or not path.exists():
         return None
     content, is_whole = path.read_bytes(), len(samples) == len(prompts)
-    if content != mine and not (
+    if content != written and not (
         is_whole and content == completion_lines(prompts, samples).encode()
     ):
         raise ConfigError(
@@ -209,13 +209,13 @@ def hand_over(
     samples: dict[int, Sample],
     result: Result,
     is_full: bool,
-    mine: bytes | None = None,
+    written: bytes | None = None,
 ) -> None:
     """Write task.output, and put the rows of the table into the result; is_full: also what the
     model thought."""
     path = output_path(task)
     if path is not None:
-        check_output(task, prompts, samples, mine)  # the file may have appeared meanwhile
+        check_output(task, prompts, samples, written)  # the file may have appeared meanwhile
         write_atomically(path, completion_lines(prompts, samples), "task.output", durable=True)
     if len(prompts) == 1:
         result.text = whole(prompts[0], samples[0], is_full)

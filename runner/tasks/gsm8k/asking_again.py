@@ -56,7 +56,8 @@ class AskingAgain(Policy):
             return []
         self.waiting = [request for request in self.waiting if request.id not in self.first.done]
         return [
-            replace(it, id=f"{PREFIX}{it.id}", random_id=it.effective_random_id) for it in ready
+            replace(request, id=f"{PREFIX}{request.id}", random_id=request.effective_random_id)
+            for request in ready
         ]
 
     def record(self, *completions: Completion) -> None:
@@ -91,9 +92,9 @@ class SecondAnswers(Unjudged):
 
     def rejection_reason(self, sample: Sample) -> str | None:
         """Say why a second answer does not belong to its question's first one; None if it does."""
-        mine = self.first.get(sample.index)
-        if mine is None:
+        first = self.first.get(sample.index)
+        if first is None:
             return None
-        theirs = sample.question, sample.gold, sample.prompt_sha256
-        is_same = theirs == (mine.question, mine.gold, mine.prompt_sha256)
+        asked = sample.question, sample.gold, sample.prompt_sha256
+        is_same = asked == (first.question, first.gold, first.prompt_sha256)
         return None if is_same else f"is not question {sample.index} of this job"

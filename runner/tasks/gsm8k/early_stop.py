@@ -46,11 +46,11 @@ MIN_AHEAD = (
 def find_baseline(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
     """Return the baseline, finished or not; None if there is none, or if the job is its own."""
     task = own_config(config, Gsm8kConfig)
-    words = task.early_stop_vs
+    named = task.early_stop_vs
     return (
         None
-        if words is None
-        else named_job.find(config, KEY, words, version, hashes, groups=GROUPS)
+        if named is None
+        else named_job.find(config, KEY, named, version, hashes, groups=GROUPS)
     )
 
 
@@ -58,10 +58,10 @@ def is_compared(config: RunnerConfig) -> bool:
     """Whether the job names another one by its keys, where the files that identify the two are not
     here yet."""
     task = own_config(config, Gsm8kConfig)
-    words = task.early_stop_vs
-    if words is None or named_job.is_id(words, task):
-        return words is not None
-    return named_job.overridden(config, KEY, words, GROUPS) != config
+    named = task.early_stop_vs
+    if named is None or named_job.is_id(named, task):
+        return named is not None
+    return named_job.overridden(config, KEY, named, GROUPS) != config
 
 
 def hashes_of(task: Gsm8kConfig, baseline: Job) -> dict[str, str]:
@@ -97,7 +97,7 @@ def preview_baseline(task: Gsm8kConfig, baseline: Job, count: int) -> str:
 class EarlyStop(Policy):
     """The verdicts of the baseline, and the decision of the pairs so far."""
 
-    words: str  # how the user has named the baseline
+    named_as: str  # how the user has named the baseline
     job: Job
     solved: list[bool]  # of each question of the job, in order: whether the baseline solved it
     cut_off: list[bool]  # and whether its answer was cut off
@@ -114,19 +114,19 @@ class EarlyStop(Policy):
         """Read the finished baseline; ConfigError if it is not finished, or did not ask the same
         questions."""
         task = own_config(config, Gsm8kConfig)
-        words = task.early_stop_vs or ""
-        record = named_job.finished(job, KEY, words)
-        named = f"{KEY}={words}: {job.job_id}"
+        named_as = task.early_stop_vs or ""
+        record = named_job.finished(job, KEY, named_as)
+        named = f"{KEY}={named_as}: {job.job_id}"
         if FACT in record.result.facts:
             raise ConfigError(
                 f"{named} has {KEY} itself: name a job that asks all of its questions"
             )
-        mine = dict(flatten(config))
-        theirs = {key: record.params.get(key, mine[key]) for key in ALIKE}
+        own_params = dict(flatten(config))
+        base_params = {key: record.params.get(key, own_params[key]) for key in ALIKE}
         other = [
-            f"{key} ({value}, here {mine[key]})"
-            for key, value in theirs.items()
-            if value != mine[key]
+            f"{key} ({value}, here {own_params[key]})"
+            for key, value in base_params.items()
+            if value != own_params[key]
         ]
         if record.task_version != version:
             other.append(f"the version of the task ({record.task_version}, here {version})")
@@ -138,13 +138,13 @@ class EarlyStop(Policy):
         for item in items:
             sample = samples.get(item.number)
             if sample is None or (sample.question, sample.gold) != (item.question, item.gold):
-                raise named_job.not_asked(KEY, words, job, item.number)
+                raise named_job.not_asked(KEY, named_as, job, item.number)
         numbers = numbers_of(items)
         solved = [samples[number].solved for number in numbers]
         cut_off = [samples[number].answer.verdict is Verdict.cut_off for number in numbers]
         ahead = max(MIN_AHEAD, config.generation.batch_size or 0)
         return cls(
-            words, job, solved, cut_off, numbers, ahead, comparisons_of(task), margin_of(task)
+            named_as, job, solved, cut_off, numbers, ahead, comparisons_of(task), margin_of(task)
         )
 
     def begin(self, settled: Mapping[int, Sample]) -> int | None:
@@ -200,7 +200,7 @@ class EarlyStop(Policy):
         """The baseline, the level and the decision."""
         verdict = f"{self.bets.verdict} after {self.asked:,} of {len(self.solved):,} questions"
         return {
-            FACT: " · ".join(dict.fromkeys((self.words, self.job.job_id))),
+            FACT: " · ".join(dict.fromkeys((self.named_as, self.job.job_id))),
             "early_stop_level": self.bets.level_words,
             "early_stop_verdict": verdict,
         }

@@ -29,12 +29,13 @@ def report(
     Questions of which an order has no answer are left out.
     """
     by_question: dict[int, list[Judged]] = {}
-    for it in judged:
-        by_question.setdefault(it.sample.index // task.rotate, []).append(it)
+    for judgement in judged:
+        by_question.setdefault(judgement.sample.index // task.rotate, []).append(judgement)
     whole = [
         some
         for some in by_question.values()
-        if len(some) == _orders(some, items, task) and not any(it.sample.failed for it in some)
+        if len(some) == _orders(some, items, task)
+        and not any(judgement.sample.failed for judgement in some)
     ]
     if not whole:
         return CheckOutcome(), []
@@ -45,7 +46,7 @@ def report(
     at = bias.most_preferred
     most = bias.positions[at]
     ends = (most.share - most.expected, most.low - most.expected, most.high - most.expected)
-    same = [_chosen_texts(one) for one in asked]
+    same = [_chosen_texts(question) for question in asked]
     metrics = {
         "questions_in_all_orders": len(whole),
         **{
@@ -54,18 +55,20 @@ def report(
         "position_bias_p": bias.p,
         "same_in_all_orders_share": sum(len(texts) == 1 and None not in texts for texts in same)
         / len(whole),
-        "right_in_all_orders_share": sum(all(it.sample.solved for it in some) for some in whole)
+        "right_in_all_orders_share": sum(
+            all(judgement.sample.solved for judgement in some) for some in whole
+        )
         / len(whole),
     }
     rows: list[dict[str, float | str]] = [
         {
             "choice": LETTERS[number],
-            "chosen %": 100 * one.share,
-            "low %": 100 * one.low,
-            "high %": 100 * one.high,
-            "without bias %": 100 * one.expected,
+            "chosen %": 100 * position.share,
+            "low %": 100 * position.low,
+            "high %": 100 * position.high,
+            "without bias %": 100 * position.expected,
         }
-        for number, one in enumerate(bias.positions)
+        for number, position in enumerate(bias.positions)
     ]
     notes = []
     if bias.p < ALPHA:
@@ -81,18 +84,18 @@ def _orders(some: Sequence[Judged], items: Mapping[int, Item], task: Gsm8kConfig
 
 
 def _asked(some: Sequence[Judged], items: Mapping[int, Item], task: Gsm8kConfig) -> AskedInOrders:
-    its_items = [items[it.sample.index] for it in some]
-    choices = len(its_items[0].choices)
-    letters = [it.votes[task.judged_by].answer for it in some]
+    asked_items = [items[judgement.sample.index] for judgement in some]
+    choices = len(asked_items[0].choices)
+    letters = [judgement.votes[task.judged_by].answer for judgement in some]
     picks = [
         LETTERS.index(letter) if letter is not None and letter in LETTERS[:choices] else None
         for letter in letters
     ]
     from runner_compare.statistics import AskedInOrders
 
-    return AskedInOrders(choices, tuple(item.shift for item in its_items), tuple(picks))
+    return AskedInOrders(choices, tuple(item.shift for item in asked_items), tuple(picks))
 
 
-def _chosen_texts(one: AskedInOrders) -> set[int | None]:
-    pairs = zip(one.picks, one.shifts, strict=True)
-    return {None if pick is None else (pick - shift) % one.choices for pick, shift in pairs}
+def _chosen_texts(question: AskedInOrders) -> set[int | None]:
+    pairs = zip(question.picks, question.shifts, strict=True)
+    return {None if pick is None else (pick - shift) % question.choices for pick, shift in pairs}

@@ -164,13 +164,15 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     result.notes += filter(
         None, [cut_off_words(metrics, params), unread_note([("", metrics, params)])]
     )
-    if any(it.sample.cut_off_answers for it in counted):
+    if any(judged.sample.cut_off_answers for judged in counted):
         has_budget = context.config.generation.thinking_tokens is not None
         finishing = Finishing.of(
-            lengths_of((one for it in counted for one in it.sample.answers), has_budget)
+            lengths_of(
+                (answer for judged in counted for answer in judged.sample.answers), has_budget
+            )
         )
         result.metrics |= finishing.metrics
-        result.notes.append(finishing.words(limit, metrics.get("decode_tok_per_s")))
+        result.notes.append(finishing.advice(limit, metrics.get("decode_tok_per_s")))
     result.notes += [*warnings(metrics, facts), *not_compared(counted)]
     result.notes += positions.needless_scaling_of(context.resolved, done.samples)
     for outcome in checks(inputs, requests, done.samples, context, again):
@@ -209,8 +211,8 @@ class PromptForm(Policy):
         (form,) = requests_for(self.inputs, {number: NO_QUESTION})
         examples = len(self.inputs.shots[number])
         plural = "" if examples == 1 else "s"
-        words = [self.inputs.task.prompt.value, f"{examples} worked example{plural}"]
-        look_at_prompts(words, form, self.first, engine, report)
+        description = [self.inputs.task.prompt.value, f"{examples} worked example{plural}"]
+        look_at_prompts(description, form, self.first, engine, report)
 
 
 class Accuracy(Policy):

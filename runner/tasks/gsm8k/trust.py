@@ -45,19 +45,20 @@ def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str
     """Return the accuracy by each extractor, how often they disagree, and counts of hidden
     problems."""
     ways = judged[0].votes if judged else ()
-    verdicts = {way: [it.votes[way].verdict for it in judged] for way in ways}
+    verdicts = {way: [judgement.votes[way].verdict for judgement in judged] for way in ways}
     report: dict[str, float] = {
-        f"accuracy/{way}": sum(it.votes[way].pass_at(1) for it in judged) / len(judged)
+        f"accuracy/{way}": sum(judgement.votes[way].pass_at(1) for judgement in judged)
+        / len(judged)
         for way in ways
     }
     if Extractor.strict in verdicts:
         pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
         report["extractors_differ"] = sum(strict is not flexible for strict, flexible in pairs)
         report |= _found_by_each(judged)
-    reasons = [one.finish_reason for it in judged for one in it.sample.answers]
+    reasons = [answer.finish_reason for judgement in judged for answer in judgement.sample.answers]
     report["stopped_by_length"] = reasons.count(FinishReason.length)
-    report |= thinking_totals([it.sample for it in judged])
-    parts = [one.parts for it in judged for one in it.answers]
+    report |= thinking_totals([judgement.sample for judgement in judged])
+    parts = [answer.parts for judgement in judged for answer in judgement.answers]
     report["thinking_removed"] = sum(part.has_thinking and not part.is_open for part in parts)
     report["cut_off_thinking"] = sum(part.is_open for part in parts)
     return report | ({"double_bos": float("two" in facts["bos"])} if "bos" in facts else {})
@@ -68,8 +69,8 @@ def _found_by_each(judged: Sequence[Judged]) -> dict[str, float]:
     one."""
     pairs = [
         (text, judgement)
-        for it in judged
-        for text, judgement in zip(it.sample.answers, it.answers, strict=True)
+        for judged_sample in judged
+        for text, judgement in zip(judged_sample.sample.answers, judged_sample.answers, strict=True)
         if text.finish_reason is FinishReason.stop
     ]
     found = Counter(
@@ -114,7 +115,12 @@ def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str
 
 def not_compared(judged: Sequence[Judged]) -> list[str]:
     """Say which answers could not be compared with the right ones, and why."""
-    found = [(it.sample.index, one.why_not) for it in judged for one in it.answers if one.why_not]
+    found = [
+        (judgement.sample.index, answer.why_not)
+        for judgement in judged
+        for answer in judgement.answers
+        if answer.why_not
+    ]
     if not found:
         return []
     some = few([f"question {index} {why}" for index, why in found], 3)
@@ -130,7 +136,7 @@ def by_number_of_answers(
     each question."""
     if task.samples == 1:
         return {}, []
-    votes = [it.votes[task.judged_by] for it in judged]
+    votes = [judgement.votes[task.judged_by] for judgement in judged]
     metrics: dict[str, float] = {
         "answers_each": task.samples,
         "tied_votes": sum(vote.tied for vote in votes),

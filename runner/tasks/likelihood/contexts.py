@@ -23,7 +23,7 @@ MOST_NAMED = 8  # texts that are left out
 def check_forms(task: LikelihoodConfig, given: Sequence[Given]) -> None:
     """Raise ConfigError for data that are no texts."""
     need = f"it scores the last tokens of texts, and task.data={task.data} has texts behind questions or prompts"
-    is_text = all(it.form is Form.text for it in given)
+    is_text = all(given_text.form is Form.text for given_text in given)
     check(not task.contexts or is_text, "task.contexts", f"[{','.join(task.contexts)}]", need)
 
 

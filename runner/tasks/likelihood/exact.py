@@ -48,28 +48,29 @@ def second_of(config: RunnerConfig) -> RunnerConfig:
     """Return the config of the reference that is loaded beside a job's model; ConfigError if that
     is impossible."""
     task = own_config(config, LikelihoodConfig)
-    words = task.reference or ""
-    if is_id(words, task):
+    named = task.reference or ""
+    if is_id(named, task):
         raise ConfigError(
-            f"{KEY}={words} names a job, and {EXACT} loads the reference itself: give overrides, such "
+            f"{KEY}={named} names a job, and {EXACT} loads the reference itself: give overrides, such "
             "as quantization=none, or leave task.exact out"
         )
-    other = overridden(config, KEY, words, SCORING)
-    for what, each in ((EXACT, config), (f"{KEY}={words} with {EXACT}", other)):
+    other = overridden(config, KEY, named, SCORING)
+    for what, each in ((EXACT, config), (f"{KEY}={named} with {EXACT}", other)):
         require_among(kind_of(each.model).capabilities(each), what, {Capability.distributions})
-    ours, theirs = (
+    vocabulary, reference_vocabulary = (
         shape_of(resolve(each).files.text_settings)["vocab"] for each in (config, other)
     )
-    check_vocabularies(words, ours, theirs)
+    check_vocabularies(named, vocabulary, reference_vocabulary)
     return other
 
 
-def check_vocabularies(words: str, ours: int, theirs: int) -> None:
+def check_vocabularies(named: str, vocabulary: int, reference_vocabulary: int) -> None:
     """Raise ConfigError if the two vocabularies differ in size."""
-    if ours != theirs:
+    if vocabulary != reference_vocabulary:
         raise ConfigError(
-            f"{KEY}={words}: its vocabulary has {theirs:,} tokens and this model's {ours:,}, so whole distributions "
-            "cannot be compared: leave task.exact out to compare the most probable tokens"
+            f"{KEY}={named}: its vocabulary has {reference_vocabulary:,} tokens and this model's "
+            f"{vocabulary:,}, so whole distributions cannot be compared: leave task.exact out to "
+            "compare the most probable tokens"
         )
 
 
@@ -113,20 +114,22 @@ class TextProgress:
     waiting: Waiting = field(default_factory=lambda: Waiting(0, 0))
     latest: Divergence = NOTHING  # of the current reading
 
-    def hear(self, words: str, first: int, scores: Any) -> None:
+    def hear(self, named: str, first: int, scores: Any) -> None:
         """Compare this model's distributions with those that wait."""
         if first == 0:
             self.latest = NOTHING
         begin, end = self.waiting.within(first, len(scores), self.waiting.count)
         if begin < end:
             at = first + begin - self.waiting.begin
-            theirs = self.waiting.rows[at : at + end - begin]
-            check_vocabularies(words, scores.shape[-1], theirs.shape[-1])
-            self.latest += diverge_whole(theirs, scores[begin:end].to(theirs.device))
+            reference_rows = self.waiting.rows[at : at + end - begin]
+            check_vocabularies(named, scores.shape[-1], reference_rows.shape[-1])
+            self.latest += diverge_whole(
+                reference_rows, scores[begin:end].to(reference_rows.device)
+            )
 
-    def advance(self, completion: Completion, theirs: Completion) -> None:
+    def advance(self, completion: Completion, reference: Completion) -> None:
         """Add the positions that have been compared in the current reading of both."""
-        self.completion, self.reference = self.completion or completion, theirs.logprobs or []
+        self.completion, self.reference = self.completion or completion, reference.logprobs or []
         self.divergence += self.latest
         self.at, self.size = self.at + self.waiting.count, len(completion.answer.token_ids)
 
@@ -134,11 +137,11 @@ class TextProgress:
 class SideBySide:
     """Replaces this model's engine; each text that it scores is compared with the reference."""
 
-    def __init__(self, context: Context, words: str, sizes: Mapping[RequestId, int]) -> None:
+    def __init__(self, context: Context, named: str, sizes: Mapping[RequestId, int]) -> None:
         assert context.resolved.second is not None
         self.own = context.engine
         self.reference = open_engine(context.resolved.second, folder=context.recorder.folder)
-        self.words, self.sizes = words, sizes
+        self.named, self.sizes = named, sizes
         self.capabilities = self.own.capabilities
         self.reports: list[
             EngineReport
@@ -152,13 +155,13 @@ class SideBySide:
 
     def load(self) -> EngineReport:
         """Load both, this model first; return this model's report."""
-        own, theirs = self.reports = [self.own.load(), self.reference.load()]
-        loaded = lines(theirs.metrics, theirs.facts).get("loaded", "")
+        own, reference = self.reports = [self.own.load(), self.reference.load()]
+        loaded = lines(reference.metrics, reference.facts).get("loaded", "")
         notes = [
             "two models were loaded side by side: peak_rss_mib is of both, all other figures are of this model alone",
-            *(f"the reference: {note}" for note in theirs.notes),
+            *(f"the reference: {note}" for note in reference.notes),
         ]
-        facts = {"reference": f"{self.words} · side by side, {loaded}"}
+        facts = {"reference": f"{self.named} · side by side, {loaded}"}
         return replace(own, facts=own.facts | facts, notes=own.notes + notes)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
@@ -218,39 +221,50 @@ class SideBySideSession(Session):
         )
         events: list[Event] = [*_completed(self.own, ended, is_cancelled=True).values()]
         batch = self._next_batch()
-        theirs = _completed(
+        reference_completions = _completed(
             self.reference,
             [
-                replace(it.request, top_logprobs=0, drawn_tokens=0, on_logprobs=it.waiting.hear)
-                for it in batch
+                replace(
+                    course.request, top_logprobs=0, drawn_tokens=0, on_logprobs=course.waiting.hear
+                )
+                for course in batch
             ],
         )
-        failed = {name for name, completion in theirs.items() if completion.error is not None}
+        failed = {
+            name
+            for name, completion in reference_completions.items()
+            if completion.error is not None
+        }
         events += [
-            replace(theirs[name], error=f"the reference: {theirs[name].error}") for name in failed
+            replace(
+                reference_completions[name],
+                error=f"the reference: {reference_completions[name].error}",
+            )
+            for name in failed
         ]
         batch = [course for course in batch if course.request.id not in failed]
-        words = self.engine.words
-        ours = _completed(
-            self.own, [replace(it.request, on_logprobs=partial(it.hear, words)) for it in batch]
+        named = self.engine.named
+        completions = _completed(
+            self.own,
+            [replace(course.request, on_logprobs=partial(course.hear, named)) for course in batch],
         )
         unfinished = []
         for course in batch:
-            mine, other = ours[course.request.id], theirs[course.request.id]
-            if mine.error is not None:
-                events.append(mine)
+            own, other = completions[course.request.id], reference_completions[course.request.id]
+            if own.error is not None:
+                events.append(own)
                 continue
-            if (mine.prompt_sha256, mine.answer.token_ids) != (
+            if (own.prompt_sha256, own.answer.token_ids) != (
                 other.prompt_sha256,
                 other.answer.token_ids,
             ):
-                raise _other_tokens(words, course.request.id)
-            course.advance(mine, other)
+                raise _other_tokens(named, course.request.id)
+            course.advance(own, other)
             if course.at < course.size:
                 unfinished.append(course)
                 continue
             self.engine.keep(course)
-            events.append(course.completion or mine)
+            events.append(course.completion or own)
         self.courses.extendleft(reversed(unfinished))
         return events
 
@@ -293,7 +307,7 @@ def _completed(
 
 
 def token_counts(
-    requests: Sequence[Request], texts: Sequence[str], context: Context, words: str
+    requests: Sequence[Request], texts: Sequence[str], context: Context, named: str
 ) -> dict[RequestId, int]:
     """Return how many tokens each continuation has; of one that begins a text, an estimate.
 
@@ -303,24 +317,31 @@ def token_counts(
     assert context.resolved.second is not None
     continuations = [request.continuation or "" for request in requests]
     everything: list[Prompt] = [*(request.prompt for request in requests), *continuations, *texts]
-    ours, theirs = (
+    encoded, reference_encoded = (
         kind_of(resolved.config.model).encoded(resolved, everything)
         for resolved in (context.resolved, context.resolved.second)
     )
     differing = next(
-        (at for at, (mine, its) in enumerate(zip(ours, theirs, strict=True)) if mine != its), None
+        (
+            at
+            for at, (own_ids, reference_ids) in enumerate(
+                zip(encoded, reference_encoded, strict=True)
+            )
+            if own_ids != reference_ids
+        ),
+        None,
     )
     if differing is not None:
         is_text = differing >= 2 * len(requests)
         raise _other_tokens(
-            words, differing - 2 * len(requests) if is_text else differing % len(requests)
+            named, differing - 2 * len(requests) if is_text else differing % len(requests)
         )
-    counts = (len(ids) for _, ids in ours[len(requests) : 2 * len(requests)])
+    counts = (len(ids) for _, ids in encoded[len(requests) : 2 * len(requests)])
     return {request.id: count for request, count in zip(requests, counts, strict=True)}
 
 
-def _other_tokens(words: str, index: RequestId) -> ConfigError:
+def _other_tokens(named: str, index: RequestId) -> ConfigError:
     return ConfigError(
-        f"{KEY}={words}: the reference reads text {index} as other tokens, or after another prompt: the two models "
+        f"{KEY}={named}: the reference reads text {index} as other tokens, or after another prompt: the two models "
         "cannot be compared token by token"
     )

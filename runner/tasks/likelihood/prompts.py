@@ -48,7 +48,8 @@ def look(
     asked = next((given for given in rows if given.form is Form.asked), None)
     if asked is not None:
         form, first = (
-            Request(0, prompt_of(task, it)) for it in (replace(asked, question="QUESTION"), asked)
+            Request(0, prompt_of(task, question))
+            for question in (replace(asked, question="QUESTION"), asked)
         )
         look_at_prompts([task.prompt.value], form, first, engine, report)
 

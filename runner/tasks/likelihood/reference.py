@@ -38,31 +38,31 @@ def find(config: RunnerConfig, version: int, hashes: dict[str, str], is_exact: b
 class ReferenceJob:
     """A finished job: its samples, and the most probable tokens that it kept."""
 
-    words: str  # how the user has named it
+    named_as: str  # how the user has named it
     job: Job
     samples: dict[int, Sample]
     kept: dict[int, TopK]
 
     @classmethod
-    def read(cls, job: Job, words: str) -> ReferenceJob:
+    def read(cls, job: Job, named_as: str) -> ReferenceJob:
         """Read a finished job, after waiting for the process that runs it; ConfigError says what to
         run."""
-        named = f"{KEY}={words}"
+        named = f"{KEY}={named_as}"
         if named_job.wait_for(job) is None:
-            if words == job.job_id:
+            if named_as == job.job_id:
                 usable = sorted(
                     path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}")
                 )
                 known = f"such jobs are {few(usable, 6)}" if usable else "there is none yet"
                 raise ConfigError(f"{named}: no finished job in {job.folder.parent}. A reference is run with "
                                   f"task.keep_top_k={KEPT}: {known}")  # fmt: skip
-            raise named_job.not_done(KEY, words, job, f" task.keep_top_k={KEPT}")
+            raise named_job.not_done(KEY, named_as, job, f" task.keep_top_k={KEPT}")
         path = job.folder / TOP_K
         if not path.is_file():
             raise ConfigError(
                 f"{named}: {job.job_id} has kept no {TOP_K}: run it with task.keep_top_k={KEPT}"
             )
-        return cls(words, job, read_samples(job.samples_path), read_top_k(path))
+        return cls(named_as, job, read_samples(job.samples_path), read_top_k(path))
 
     def beside(self, request: Request, question: str | None, gold: str | None) -> Request:
         """Return a request that also asks for the tokens that the reference has kept of this
@@ -76,8 +76,8 @@ class ReferenceJob:
             or (sample.question, sample.gold) != (question, gold)
         ):
             raise ConfigError(
-                f"{KEY}={self.words}: {self.job.job_id} has not scored text {index} of this job: it was run on other "
-                "data, or with another task.limit, task.offset or task.window"
+                f"{KEY}={self.named_as}: {self.job.job_id} has not scored text {index} of this "
+                "job: it was run on other data, or with another task.limit, task.offset or task.window"
             )
         if len(sample.answer.token_ids) != kept.places:
             raise EvidenceError(f"{self.job.folder / TOP_K}: sample {index} has {kept.places} places, and its text "
@@ -98,20 +98,20 @@ class ReferenceJob:
             completion.answer.token_ids,
         ):
             raise ConfigError(
-                f"{KEY}={self.words}: {self.job.job_id} has read text {index} as other tokens, after another prompt "
+                f"{KEY}={self.named_as}: {self.job.job_id} has read text {index} as other tokens, after another prompt "
                 "or by another tokenizer: the two models cannot be compared token by token"
             )
         firsts = [
             (kept.ids[at * kept.width], best[0][0])
             for at, best in enumerate(completion.top_logprobs or [])
         ]
-        same = [theirs == ours for theirs, ours in firsts]
-        ours, least = completion.score_token_logprobs or [], completion.min_logprobs or []
+        same = [reference_first == first for reference_first, first in firsts]
+        logprobs, least = completion.score_token_logprobs or [], completion.min_logprobs or []
         if kept.drawn:
             drawn = kept.drawn, kept.drawn_logprobs
-            found = diverge_with_drawn(kept.width, kept.logprobs, *drawn, ours, least, same)
+            found = diverge_with_drawn(kept.width, kept.logprobs, *drawn, logprobs, least, same)
         else:
-            found = diverge(kept.width, kept.logprobs, ours, least, same)
+            found = diverge(kept.width, kept.logprobs, logprobs, least, same)
         return replace(found, firsts=firsts)
 
     def logprobs(self, index: int) -> Sequence[float]:

@@ -90,11 +90,13 @@ class Scoring(Unjudged):
         )
         divergences: Sequence[float] = ()
         if self.reference is not None and self.apart is not None:
-            far, theirs = (
+            far, reference_logprobs = (
                 self.reference.divergence(completion),
                 self.reference.logprobs(piece.index),
             )
-            self.apart.add(piece.index, TokenDivergences.of(far, completion.logprobs or [], theirs))
+            self.apart.add(
+                piece.index, TokenDivergences.of(far, completion.logprobs or [], reference_logprobs)
+            )
             divergences = far.estimated or far.least
             scored = replace(
                 scored,

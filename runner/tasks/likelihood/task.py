@@ -69,9 +69,13 @@ def prepare(config: RunnerConfig) -> Texts:
     task = own_config(config, LikelihoodConfig)
     given = load_given(task)
     contexts.check_forms(task, given)
-    task.text_bytes = [len(it.texts[0].encode()) for it in given if it.form is Form.text]
+    task.text_bytes = [
+        len(given_text.texts[0].encode()) for given_text in given if given_text.form is Form.text
+    ]
     needed = {Capability.logprobs} | (
-        {Capability.token_ids} if any(it.form is Form.text for it in given) else set()
+        {Capability.token_ids}
+        if any(given_text.form is Form.text for given_text in given)
+        else set()
     )
     capabilities = kind_of(config.model).capabilities(config)
     require_among(capabilities, "task=likelihood", needed)
@@ -83,7 +87,9 @@ def prepare(config: RunnerConfig) -> Texts:
         )
         require_among(capabilities, what, {Capability.tokenizer})
     # With task.only, the data are the rows that it names.
-    hashes = {"data": given_sha256(given)} | cluster_hashes([it.cluster for it in given])
+    hashes = {"data": given_sha256(given)} | cluster_hashes(
+        [given_text.cluster for given_text in given]
+    )
     if task.keep_top_k:
         hashes[TOP_K_HASH] = str(task.keep_top_k)
     way = ways.chosen(config, VERSION, hashes, category_hashes(given))
@@ -104,12 +110,13 @@ def check_lengths(inputs: Texts, resolved: ResolvedJob) -> list[str]:
 
 def run(inputs: Texts, context: Context) -> Result:
     """Score what is not on disk yet, and add up."""
-    task, words = inputs.task, inputs.task.reference or ""
+    task, named = inputs.task, inputs.task.reference or ""
     if task.show_prompt:
         log.info("%s", prompts.shown(task, inputs.given, context.resolved))
-    reference = None if inputs.reference is None else ReferenceJob.read(inputs.reference, words)
+    reference = None if inputs.reference is None else ReferenceJob.read(inputs.reference, named)
     pieces = [
-        replace(it, request=_keeping(it.request, task.keep_top_k)) for it in cut(inputs, context)
+        replace(piece, request=_keeping(piece.request, task.keep_top_k))
+        for piece in cut(inputs, context)
     ]
     compared_with: Reference | None = reference
     pair: SideBySide | None = None
@@ -119,8 +126,8 @@ def run(inputs: Texts, context: Context) -> Result:
             for piece in pieces
         ]
     elif inputs.second is not None:
-        counts = token_counts([piece.request for piece in pieces], texts_of(inputs), context, words)
-        compared_with = pair = both = SideBySide(context, words, counts)
+        counts = token_counts([piece.request for piece in pieces], texts_of(inputs), context, named)
+        compared_with = pair = both = SideBySide(context, named, counts)
         context = replace(context, engine=both)
     prompts.check(task, inputs.given, context.resolved)
     positions.say_before_the_load(
@@ -149,9 +156,9 @@ def run(inputs: Texts, context: Context) -> Result:
                 decode,
             )
     finally:
-        for it in (kept, apart, pair):
-            if it is not None:
-                it.close()
+        for file in (kept, apart, pair):
+            if file is not None:
+                file.close()
     failed = {pieces[sample.index].unit for sample in done.samples if sample.failed}
     parts = [sample.likelihood for sample in done.samples if sample.likelihood is not None]
     whole = [part for part in parts if part.unit not in failed]
@@ -159,7 +166,7 @@ def run(inputs: Texts, context: Context) -> Result:
     errors = {"errors": float(sum(sample.failed for sample in done.samples))}
     facts = done.facts | ({"samples": WINDOWS} if is_one_text(inputs) else {})
     if reference is not None:
-        facts["reference"] = f"{reference.words} · {reference.job.job_id}"
+        facts["reference"] = f"{reference.named_as} · {reference.job.job_id}"
     spent = {
         name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"
     }  # nothing is decoded
@@ -237,7 +244,7 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
             else:
                 cut_text = windows(inputs.task, *of_text, is_one_text(inputs))
             pieces += [
-                replace(it, cluster=given.cluster, category=given.category) for it in cut_text
+                replace(piece, cluster=given.cluster, category=given.category) for piece in cut_text
             ]
             continue
         prompt = prompts.prompt_of(inputs.task, given)

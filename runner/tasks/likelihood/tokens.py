@@ -65,9 +65,11 @@ def texts_of(
         default=0,
     )
     counted = [
-        it for it in scored if it.likelihood is not None and (it.likelihood.context or 0) == longest
+        scored_text
+        for scored_text in scored
+        if scored_text.likelihood is not None and (scored_text.likelihood.context or 0) == longest
     ]
-    has_families = all(it.cluster is not None for it in counted)
+    has_families = all(counted_text.cluster is not None for counted_text in counted)
     texts: dict[object, TextTokens] = {}
     for sample in counted:
         if (own := found.get(sample.index)) is None:
@@ -81,7 +83,8 @@ def texts_of(
         text.logprobs += own.logprobs
         text.reference += own.reference
         text.agreed += sum(
-            ours == theirs for ours, theirs in zip(own.first, own.reference_first, strict=True)
+            first == reference_first
+            for first, reference_first in zip(own.first, own.reference_first, strict=True)
         )
     return [*texts.values()]
 
@@ -97,11 +100,11 @@ def write_worst(
     by_index = {sample.index: sample for sample in samples}
     places = (
         (nats, index, at)
-        for index, it in found.items()
+        for index, divergences in found.items()
         if index in by_index
-        for at, nats in enumerate(it.least)
+        for at, nats in enumerate(divergences.least)
     )  # fmt: skip
-    worst = sorted(places, key=lambda place: (-place[0], place[1:]))[:WORST]
+    worst = sorted(places, key=lambda found_at: (-found_at[0], found_at[1:]))[:WORST]
     lines = [
         in_context(by_index[index], found[index], at, requests[index], decode)
         for nats, index, at in worst
@@ -130,9 +133,10 @@ def in_context(
     if request.continuation is not None and not isinstance(
         request.continuation, str
     ):  # a window of a text
-        earlier = [*(it for it in prompt[-max(1, BEFORE - at) :] if isinstance(it, int)), *earlier][
-            -BEFORE:
-        ]
+        earlier = [
+            *(token for token in prompt[-max(1, BEFORE - at) :] if isinstance(token, int)),
+            *earlier,
+        ][-BEFORE:]
     begin = (sample.question or "")[-QUESTION_END:] if at < BEFORE else ""
     return WorstToken(
         sample.index,

@@ -118,16 +118,18 @@ def _has_begun(config: RunnerConfig, version: int, way: Way) -> bool:
 def _why_impossible(config: RunnerConfig) -> tuple[str, RunnerConfig | None]:
     """Return the config of the model to load beside; without one, why it cannot be loaded."""
     task = own_config(config, LikelihoodConfig)
-    words = task.reference or ""
-    if is_id(words, task):
-        return f"{KEY}={words} names a job and not a model", None
-    other = overridden(config, KEY, words, SCORING)
+    named = task.reference or ""
+    if is_id(named, task):
+        return f"{KEY}={named} names a job and not a model", None
+    other = overridden(config, KEY, named, SCORING)
     for each in (config, other):
         if Capability.distributions not in kind_of(each.model).capabilities(each):
             return f"model={each.model.key} gives no whole distributions", None
-    mine, its = (shape_of(resolve(each).files.text_settings)["vocab"] for each in (config, other))
-    if mine != its:
-        return f"the two vocabularies have {mine:,} and {its:,} tokens", None
+    own_size, reference_size = (
+        shape_of(resolve(each).files.text_settings)["vocab"] for each in (config, other)
+    )
+    if own_size != reference_size:
+        return f"the two vocabularies have {own_size:,} and {reference_size:,} tokens", None
     return "", other
 
 
@@ -135,12 +137,12 @@ def _why_too_large(config: RunnerConfig, second: RunnerConfig) -> str:
     """Say why the two models do not fit beside each other; empty if they do, by the prediction of
     memory."""
     both, alone = resolve(config).beside(second), resolve(second)
-    devices = [machine.device_class(one.files.model.device) for one in (both, alone)]
-    for one in (both,) if devices[0] == devices[1] else (both, alone):
-        free_mib = free_mib_by_device(one.files.model.device, one.files.model.max_memory)
+    devices = [machine.device_class(resolved.files.model.device) for resolved in (both, alone)]
+    for resolved in (both,) if devices[0] == devices[1] else (both, alone):
+        free_mib = free_mib_by_device(resolved.files.model.device, resolved.files.model.max_memory)
         room = ROOM * sum(free_mib.values())
         try:
-            found: Fit | None = fit(one, free_mib, fixes=False)
+            found: Fit | None = fit(resolved, free_mib, fixes=False)
         except RunnerError:  # errors in its files are reported by the load
             found = None
         if found is None or not room:

@@ -278,7 +278,7 @@ def _row(
     predicted: Footprint | None,
 ) -> dict[str, Any]:
     figures = [run.start[stage] if number is None else run.stages[number, stage] for run in runs]
-    peaks = [run.over_import_mib(one) for run, one in zip(runs, figures, strict=True)]
+    peaks = [run.over_import_mib(usage) for run, usage in zip(runs, figures, strict=True)]
     row: dict[str, Any] = {
         "stage": stage,
         "batch": point and point[0],

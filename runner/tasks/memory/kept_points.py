@@ -22,10 +22,10 @@ class KeptPoints:
         for line in self._file.earlier:
             self._events.setdefault(line["repeat"], []).append(line["event"])
         self.done = [
-            (repeat, it["point"])
+            (repeat, event["point"])
             for repeat, events in self._events.items()
-            for it in events
-            if "speed" in it
+            for event in events
+            if "speed" in event
         ]
         self.count = len(self.done)  # of earlier starts
 

@@ -66,7 +66,10 @@ def _stages(drawn: dict[str, Any]) -> Figure:
     for part, colour in PARTS:
         widths = [max(row[f"{part}_mib"], 0.0) for row in rows]
         left = [
-            sum(max(row[f"{it}_mib"], 0.0) for it, _ in PARTS[: [p for p, _ in PARTS].index(part)])
+            sum(
+                max(row[f"{earlier}_mib"], 0.0)
+                for earlier, _ in PARTS[: [p for p, _ in PARTS].index(part)]
+            )
             for row in rows
         ]
         pane.barh(
@@ -78,7 +81,7 @@ def _stages(drawn: dict[str, Any]) -> Figure:
             label=WORDS.get(part, part),
         )
     marks = [
-        (row["predicted_mib"], place) for place, row in enumerate(rows) if row["predicted_mib"]
+        (row["predicted_mib"], index) for index, row in enumerate(rows) if row["predicted_mib"]
     ]
     if marks:
         x, y = zip(*marks, strict=True)

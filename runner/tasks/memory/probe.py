@@ -144,7 +144,9 @@ def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: T
     probe.stage("first pass", lambda: complete(engine, first, batch_size=1))
     failed: list[Workload] = []
     for number, point in points:
-        if smaller := next((it for it in failed if all(map(int.__le__, it, point))), None):
+        if smaller := next(
+            (workload for workload in failed if all(map(int.__le__, workload, point))), None
+        ):
             probe.emit(point=number, failed=f"not tried: {_words(smaller)} ran out of memory")
             continue
         try:

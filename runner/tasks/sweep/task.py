@@ -178,9 +178,9 @@ def run(inputs: Prompted, context: Context) -> Result:
     result.facts["noise"] = describe_noise(cells, limits, kept.beside())
     result.notes += [*notes_on(kept.count, total, kept.outdated), *_notes(cells, stopwatch, limits)]
     if real is not None:
-        result.facts["prompts"] = real.words
+        result.facts["prompts"] = real.described
         result.notes += [*real.notes, *[OF_THE_MEAN] * (limits.arithmetic is not None)]
-    result.notes += [knee.words] if knee is not None else []
+    result.notes += [knee.sentence] if knee is not None else []
     result.notes += [
         note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)
     ]  # the notes of cells say those
@@ -275,9 +275,9 @@ def describe_noise(cells: list[Cell], limits: MachineRates, beside: str) -> str:
 def _best(cells: list[Cell]) -> dict[str, float]:
     speed = tables.speed_of(cells)
     best = max(cells, key=lambda cell: cell.median(speed))
-    place = {"best_batch_size": best.batch_size, "best_prompt_tokens": best.prompt_tokens}
+    best_at = {"best_batch_size": best.batch_size, "best_prompt_tokens": best.prompt_tokens}
     first = min(cell.median("ttft_s") for cell in cells)
-    return {f"best_{speed}": best.median(speed), "best_ttft_s": first, **place}
+    return {f"best_{speed}": best.median(speed), "best_ttft_s": first, **best_at}
 
 
 def _notes(cells: list[Cell], stopwatch: Stopwatch, limits: MachineRates) -> list[str]:

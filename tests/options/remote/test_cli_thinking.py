@@ -72,7 +72,7 @@ def test_thinking_that_a_server_sends_apart_is_kept_and_not_judged(
     runner: Run, tmp_path: Path, field: str
 ) -> None:
     with Api(lambda body: f"so #### {asked(body).gold}") as api:
-        api.thinking = field, lambda body: f"I guess {asked(body).place} #### 99999"
+        api.thinking = field, lambda body: f"I guess {asked(body).position} #### 99999"
         common = (*SERVER, f"model.base_url={api.url}", "task.limit=4", "task.check_invariance=0")
         done = runner(*common)
         cut_off = runner(*common, "generation.max_new_tokens=3", f"output_dir={tmp_path}/short")

@@ -140,7 +140,7 @@ class MicroBatches:
             numbers = (
                 None
                 if is_as_before
-                else torch.tensor([[*it] for it in zip(kept, as_numbers(forced), strict=True)])
+                else torch.tensor([[*pair] for pair in zip(kept, as_numbers(forced), strict=True)])
             )
             batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
             tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
@@ -150,7 +150,7 @@ class MicroBatches:
             del self._under_way[batch.number]
         self.stats.rows_waiting = len(self._waiting)
         self.stats.rows_alive = sum(
-            len(one.rows) - len(one.dropped) for one in self._under_way.values()
+            len(under_way.rows) - len(under_way.dropped) for under_way in self._under_way.values()
         )
         return events
 

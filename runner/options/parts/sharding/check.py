@@ -58,9 +58,9 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
         }
         placed = {layer.name: layer.parameters for layer in partition.layers}
         done.digests = {
-            name: place.digest
-            for name, place in placed.items()
-            if isinstance(place, TensorReference)
+            name: stored.digest
+            for name, stored in placed.items()
+            if isinstance(stored, TensorReference)
         }
     size_problems = list(_size(path, entry.stored))
     done.problems += size_problems
@@ -116,8 +116,8 @@ def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition
 
 def _as_listed(layer: Layer, path: Path) -> Tensor:
     """A tensor as the partition describes it."""
-    dtype, place = str(layer.dtype), layer.parameters
-    offset, nbytes = (0, 0) if isinstance(place, Inline) else (place.offset, place.nbytes)
+    dtype, stored = str(layer.dtype), layer.parameters
+    offset, nbytes = (0, 0) if isinstance(stored, Inline) else (stored.offset, stored.nbytes)
     return Tensor(
         layer.name,
         dtype,
@@ -167,7 +167,7 @@ def _header_problems(
                 for key in ("dtype", "offset", "nbytes")
             ]
         for what, expected, found in dict.fromkeys(
-            (what, str(one), str(other)) for what, one, other in pairs
+            (what, str(found_value), str(other)) for what, found_value, other in pairs
         ):
             if expected != found:
                 yield f"{where}: {what} {expected} expected by {entry.partition}, {found} found"
@@ -222,10 +222,12 @@ def _digests(
     whole, digests = byteio.Digest(algorithm), {}
     whole.update(header.header)
     for tensor in header.tensors:
-        one = byteio.Digest(algorithm)
-        for piece in byteio.hashed(byteio.hashed(read(tensor.offset, tensor.nbytes), whole), one):
+        digest = byteio.Digest(algorithm)
+        for piece in byteio.hashed(
+            byteio.hashed(read(tensor.offset, tensor.nbytes), whole), digest
+        ):
             advance(len(piece))
-        digests[tensor.name] = one.text()
+        digests[tensor.name] = digest.text()
     return whole.text(), digests
 
 

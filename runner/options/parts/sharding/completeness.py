@@ -38,21 +38,21 @@ def require_complete(manifest: Manifest, progress: OpenProgress) -> list[Checked
 def parts_by_tensor(checked: list[CheckedPart]) -> dict[str, list[CheckedPart]]:
     """Return the parts that hold each tensor, by its name."""
     found: dict[str, list[CheckedPart]] = {}
-    for one in checked:
-        for name in one.tensors:
-            found.setdefault(name, []).append(one)
+    for part in checked:
+        for name in part.tensors:
+            found.setdefault(name, []).append(part)
     return found
 
 
 def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[str]:
     """Say which tensors are missing, stored twice or different in two parts, and which totals are
     wrong."""
-    unread = [one.entry.stored.file for one in checked if not one.readable]
+    unread = [part.entry.stored.file for part in checked if not part.readable]
     if unread:
         return [f"whether every tensor is there was not checked, because of {', '.join(unread)}"]
     parts_of, problems = parts_by_tensor(checked), list[str]()
     for name, places in parts_of.items():
-        ids = [place.entry.part_id for place in places]
+        ids = [part.entry.part_id for part in places]
         expected = list(manifest.tied.get(name, ids[:1]))
         if ids != expected:
             problems.append(
@@ -66,7 +66,7 @@ def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[st
 
 def _differences(name: str, places: list[CheckedPart]) -> list[str]:
     """Compare the copies of a tensor that is stored in several parts."""
-    tensors = [(place.tensors[name], place.digests.get(name)) for place in places]
+    tensors = [(part.tensors[name], part.digests.get(name)) for part in places]
     copies = [(tensor.dtype, str(list(tensor.shape)), digest) for tensor, digest in tensors]
     first, problems = places[0].entry.stored.file, list[str]()
     for other, copy in zip(places[1:], copies[1:], strict=True):
@@ -77,14 +77,14 @@ def _differences(name: str, places: list[CheckedPart]) -> list[str]:
     return problems
 
 
-def _other_form(place: CheckedPart, tensor: Tensor, by: str) -> list[str]:
+def _other_form(part: CheckedPart, tensor: Tensor, by: str) -> list[str]:
     """Say where a part holds a tensor of the source in another dtype or shape."""
-    held = place.tensors[tensor.name]
+    held = part.tensors[tensor.name]
     if (held.dtype, held.shape) == (tensor.dtype, tensor.shape):
         return []
-    expected, found = (f"{one.dtype} {list(one.shape)}" for one in (tensor, held))
+    expected, found = (f"{form.dtype} {list(form.shape)}" for form in (tensor, held))
     return [
-        f"{place.entry.stored.file}: tensor {tensor.name}: {expected} expected {by}, {found} found"
+        f"{part.entry.stored.file}: tensor {tensor.name}: {expected} expected {by}, {found} found"
     ]
 
 
@@ -123,7 +123,7 @@ def _against_headers(manifest: Manifest, found: dict[str, list[CheckedPart]]) ->
 def _totals(
     manifest: Manifest, checked: list[CheckedPart], found: dict[str, list[CheckedPart]]
 ) -> list[str]:
-    stored = [tensor for one in checked for tensor in one.tensors.values()]
+    stored = [tensor for part in checked for tensor in part.tensors.values()]
     unique = [places[0].tensors[name] for name, places in found.items()]
     actual = vars(Totals.of(unique, stored))
     return [
@@ -174,10 +174,10 @@ def _against_source(
 ) -> list[str]:
     digests: dict[str, str] = {}
     problems = []
-    for place in places:
+    for part in places:
         other, listed = (
-            _other_form(place, tensor, "as in the source"),
-            place.digests.get(tensor.name),
+            _other_form(part, tensor, "as in the source"),
+            part.digests.get(tensor.name),
         )
         problems += other
         if other or level == "quick" or listed is None:
@@ -186,7 +186,7 @@ def _against_source(
         if algorithm not in digests:
             digests[algorithm] = byteio.digest_of(byteio.tensor_pieces(tensor), algorithm, advance)
         if digests[algorithm] != listed:
-            where = f"{place.entry.stored.file}: tensor {tensor.name}"
+            where = f"{part.entry.stored.file}: tensor {tensor.name}"
             problems.append(
                 f"{where}: {digests[algorithm]} expected as in the source, {listed} found"
             )

@@ -109,10 +109,10 @@ def _setting(config: dict[str, Any], key: str, default: Any) -> Any:
 
 def _numbered(name: str) -> Iterator[tuple[str, int]]:
     """Yield (prefix, number) for every number among the components of a tensor's name."""
-    words = name.split(".")
-    for position, word in enumerate(words):
+    components = name.split(".")
+    for position, word in enumerate(components):
         if word.isascii() and word.isdigit():
-            yield ".".join(words[:position]), int(word)
+            yield ".".join(components[:position]), int(word)
 
 
 def _place(tensor: Tensor, parent: str, layout: Layout) -> None:

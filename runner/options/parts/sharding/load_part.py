@@ -110,12 +110,12 @@ def _model_config(manifest: Manifest) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
-    place = manifest.folder / MODEL_FILES
+    folder = manifest.folder / MODEL_FILES
     try:
-        config = AutoConfig.from_pretrained(place, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"folder={manifest.folder}: no usable config in {place}: {one_line(error)}"
+            f"folder={manifest.folder}: no usable config in {folder}: {one_line(error)}"
         ) from error
     family = KNOWN.get(type(config), None)
     reasons = {
@@ -177,7 +177,7 @@ def _layers_path(model: Any, manifest: Manifest) -> str:
 def _require_same_layers(manifest: Manifest, config: Any, own: Any, span: tuple[int, int]) -> None:
     """Reject a family whose layers depend on their number in a way that the part's config cannot
     express."""
-    layers, numbered = (_layers(manifest, one) for one in (own, config))
+    layers, numbered = (_layers(manifest, settings) for settings in (own, config))
     for offset, layer in enumerate(layers):
         number = span[0] + offset
         here, there = _traits(layer), _traits(numbered[number])
@@ -314,10 +314,10 @@ def _require_needed(
         )
 
 
-def _set_generation(place: Path, model: Any) -> None:
+def _set_generation(folder: Path, model: Any) -> None:
     """Give the stage the checkpoint's generation config, which names further tokens that end a
     text."""
     from transformers import GenerationConfig
 
-    if (place / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)

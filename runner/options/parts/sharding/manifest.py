@@ -265,7 +265,7 @@ class _ManifestReader(Fields):
             (f"{key}[{number}]", entry)
             for number, entry in enumerate(self.many(key, values.get(key)))
         )
-        return [(place, self.table(place, entry)) for place, entry in entries]
+        return [(where, self.table(where, entry)) for where, entry in entries]
 
     def part(self, key: str, values: dict[str, Any], archived: bool) -> PartEntry:
         stored = raw = self.listed(key, values)

@@ -91,10 +91,10 @@ def vllm(
 ) -> str:
     """Return the command that serves a checkpoint in the same stages, and when to use it."""
     stages = [part.layers[1] - part.layers[0] + 1 for part in parts if part.layers is not None]
-    words = ["vllm", "serve", model, "--pipeline-parallel-size", str(len(stages))]
-    words += ["--revision", revision] if revision else []
-    words += ["--trust-remote-code"] if settings.get("auto_map") else []
-    command = f"VLLM_PP_LAYER_PARTITION={','.join(map(str, stages))} {shlex.join(words)}"
+    arguments = ["vllm", "serve", model, "--pipeline-parallel-size", str(len(stages))]
+    arguments += ["--revision", revision] if revision else []
+    arguments += ["--trust-remote-code"] if settings.get("auto_map") else []
+    command = f"VLLM_PP_LAYER_PARTITION={','.join(map(str, stages))} {shlex.join(arguments)}"
     return (
         f"{command}\n\n"
         f"One GPU per stage: {len(stages)} GPUs, here or on several machines. VLLM_PP_LAYER_PARTITION gives each stage "

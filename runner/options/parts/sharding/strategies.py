@@ -87,10 +87,10 @@ def _contiguous(layout: Layout, cuts: list[int]) -> list[PlannedPart]:
 
 def _by_type(layout: Layout) -> list[PlannedPart]:
     """Make a part for each kind of tensor; a tied embedding is stored once, as embedding."""
-    place = {tensor.name: kind for kind in ("norm", "head") for tensor in getattr(layout, kind)}
+    kind_of = {tensor.name: kind for kind in ("norm", "head") for tensor in getattr(layout, kind)}
     groups: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
     for tensor in [*layout.first, *itertools.chain(*layout.layers), *layout.norm, *layout.head]:
-        groups[place.get(tensor.name) or layer_type(tensor.name)].append(tensor)
+        groups[kind_of.get(tensor.name) or layer_type(tensor.name)].append(tensor)
     tied = {tensor.name for tensor in layout.tied}
     parts = list[PlannedPart]()
     for kind, tensors in groups.items():

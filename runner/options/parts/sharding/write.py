@@ -187,7 +187,7 @@ def _write(
             bar.describe(f"part {part.part_id} of {len(plan.parts)}")
             entry = _write_part(folder, part, plan, plan.key(part, state), durable, meter)
             manifest["parts"] = sorted(
-                [*manifest["parts"], entry], key=lambda one: int(one["part_id"])
+                [*manifest["parts"], entry], key=lambda written: int(written["part_id"])
             )
             if part is not todo[-1]:
                 byteio.write_json(folder / UNFINISHED, manifest, durable)
@@ -269,7 +269,10 @@ def _source_files(
     if plan.checksums == "sha256":
         source = earlier.get("source", {})
         states = source.get("state", {}).get("files", {})
-        known = {one.get("file"): one.get("digest") for one in source.get("files", [])}
+        known = {
+            source_file.get("file"): source_file.get("digest")
+            for source_file in source.get("files", [])
+        }
         same = [
             name
             for name, now in state["files"].items()
@@ -310,7 +313,8 @@ def _contents_of(plan: Plan) -> dict[str, Any]:
         "norm": holders("norm"),
         "head": holders("head", "tied head"),
         "tied": [
-            {"tensor": one.name, "parts": parts_with(one), "as": "head"} for one in plan.layout.tied
+            {"tensor": tensor.name, "parts": parts_with(tensor), "as": "head"}
+            for tensor in plan.layout.tied
         ],
         "totals": vars(
             Totals.of(

@@ -150,13 +150,13 @@ def _in_order(done: dict[int, dict[str, Any]]) -> dict[str, Any]:
 def _copy_small(manifest: Manifest, folder: Path) -> None:
     """Copy the files that are not parts; their digests are checked again while they are copied."""
     files = [
-        (f"{sub}/{one.file}", str(one.digest))
+        (f"{sub}/{file.file}", str(file.digest))
         for sub, group in manifest.around.items()
-        for one in group
+        for file in group
     ]
     files += [(part.partition, f"sha256:{part.partition_sha256}") for part in manifest.parts]
-    for place, digest in files:
-        copied(manifest.folder / place, place, digest=digest).write(folder)
+    for path, digest in files:
+        copied(manifest.folder / path, path, digest=digest).write(folder)
 
 
 def _packed(

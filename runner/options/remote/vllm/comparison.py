@@ -84,10 +84,12 @@ def reference_of(resolved: ResolvedJob) -> Reference:
         _kept_scores(resolved, dtype, round(SPARE * numbers * BYTES[dtype]))
         for dtype in dict.fromkeys(dtypes)
     )
-    logprobs = [one["logprobs"] for one in found]
-    gaps = [gap for other in others for gap in _gaps([one["logprobs"] for one in other], logprobs)]
+    logprobs = [scores["logprobs"] for scores in found]
+    gaps = [
+        gap for other in others for gap in _gaps([scores["logprobs"] for scores in other], logprobs)
+    ]
     rounding = sum(gaps) / len(gaps) if gaps else 0.0
-    return Reference("", dtypes[0], [one["ids"] for one in found], logprobs, rounding)
+    return Reference("", dtypes[0], [scores["ids"] for scores in found], logprobs, rounding)
 
 
 def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequence[float]]) -> str:
@@ -162,7 +164,7 @@ def _kept_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[d
 def _file(resolved: ResolvedJob, dtype: str) -> Path | None:
     content, versions = resolved.files.hashes.get("model"), machine.versions()
     key = [content, dtype, texts(), versions["torch"], versions["transformers"]]
-    return None if content is None else kept.place("scores", key)
+    return None if content is None else kept.file_of("scores", key)
 
 
 def _score(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:

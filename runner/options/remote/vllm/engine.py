@@ -193,12 +193,14 @@ class VllmEngine(ApiEngine):
                 Request(at, tuple(ids[:1]), continuation=tuple(ids[1:]))
                 for at, ids in enumerate(reference.ids)
             ]
-            done = sorted(complete(base, requests), key=lambda one: int(one.id))
+            done = sorted(complete(base, requests), key=lambda completion: int(completion.id))
         finally:
             base.close()
-        if failed := [one.error for one in done if one.error]:
+        if failed := [completion.error for completion in done if completion.error]:
             raise server.failure() or JobFailed(f"vLLM scores no texts: {failed[0]}")
-        return comparison.verdict(self._resolved, reference, [one.logprobs or [] for one in done])
+        return comparison.verdict(
+            self._resolved, reference, [completion.logprobs or [] for completion in done]
+        )
 
 
 def client_of(model: VllmConfig, url: str) -> ApiConfig:

@@ -57,7 +57,9 @@ class Environment:
     version: str
     on_cpu: bool  # its build has no GPU
     has_module: bool  # its server can be started as a module, without the metadata of the package
-    words: tuple[str, ...]  # for quantizing while loading; empty where the list was not found
+    quantizations: tuple[
+        str, ...
+    ]  # for quantizing while loading; empty where the list was not found
 
     @property
     def server(self) -> list[str]:

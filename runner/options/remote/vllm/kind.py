@@ -121,8 +121,16 @@ def _check_words(resolved: ResolvedJob, environment: Environment) -> None:
         f"model.name={model.name} is quantized already ({files.stored}): use {key}={without}"
     )
     check(word is None or files.stored is None, key, word, is_stored)
-    known = f"{environment.label} has {', '.join(environment.words)}; the choices of the group are {', '.join(WORDS)}"
-    check(word is None or not environment.words or word in environment.words, key, word, known)
+    known = (
+        f"{environment.label} has {', '.join(environment.quantizations)}; "
+        f"the choices of the group are {', '.join(WORDS)}"
+    )
+    check(
+        word is None or not environment.quantizations or word in environment.quantizations,
+        key,
+        word,
+        known,
+    )
 
 
 def _weight_mib(resolved: ResolvedJob) -> float:
@@ -176,12 +184,12 @@ def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
     )
 
 
-def _refuse(model: VllmConfig, needed_mib: float, room_mib: float, place: str) -> None:
+def _refuse(model: VllmConfig, needed_mib: float, room_mib: float, device: str) -> None:
     if model.check_memory and needed_mib > room_mib:
         raise ConfigError(
-            f"model.name={model.name}: vLLM needs {needed_mib:,.0f} MiB, and {room_mib:,.0f} MiB of {place} are there: "
-            "use a larger model.tensor_parallel, quantization=fp8 or a smaller model (on a CPU a smaller "
-            "model.memory_share), or model.check_memory=false to try it anyway"
+            f"model.name={model.name}: vLLM needs {needed_mib:,.0f} MiB, and {room_mib:,.0f} MiB of "
+            f"{device} are there: use a larger model.tensor_parallel, quantization=fp8 or a smaller "
+            "model (on a CPU a smaller model.memory_share), or model.check_memory=false to try it anyway"
         )
 
 

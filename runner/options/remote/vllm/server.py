@@ -215,15 +215,18 @@ class VllmServer:
         """Say how the server ended, with its last error."""
         how = child.describe_exit(keeper.KILLED - code if code > keeper.KILLED else code)
         quoted = self._quote(has_spoken="SIG" not in how)
-        words = f"{self.environment.label} {how}{when}"
-        if any(sign in words + quoted for sign in NO_MEMORY) and "SIGKILL" not in how:
+        how_it_ended = f"{self.environment.label} {how}{when}"
+        if any(sign in how_it_ended + quoted for sign in NO_MEMORY) and "SIGKILL" not in how:
             cpu = (
                 "model.memory_share (of main memory)"
                 if self.environment.on_cpu
                 else "model.tensor_parallel"
             )
-            words += f": it has not enough memory. Use a smaller model.max_positions, another {cpu}, or free some"
-        return words + after + quoted
+            how_it_ended += (
+                ": it has not enough memory. Use a smaller model.max_positions, "
+                f"another {cpu}, or free some"
+            )
+        return how_it_ended + after + quoted
 
     def _quote(self, has_spoken: bool = True) -> str:
         """Return the server's last error, or what it has said last, and where its log is."""
@@ -231,7 +234,9 @@ class VllmServer:
             PREFIX.sub("", line).strip() for line in child.last_lines(self.log, 400, self.log_from)
         ]
         errors = [
-            line for line in lines if ERROR.match(line) and not any(it in line for it in SECONDHAND)
+            line
+            for line in lines
+            if ERROR.match(line) and not any(sign in line for sign in SECONDHAND)
         ]
         last = errors[-1:] or [line for line in lines if line and has_spoken][-3:]
         return "".join(f"\n    | {line[:400]}" for line in last) + f"\n    log: {self.log}"
