@@ -15,11 +15,14 @@ CHECKSUM = ', "checksum": "'
 def without_unset_keys(value: Any) -> Any:
     """Return a value without keys that are None or False; an extractor that found nothing stays."""
     if isinstance(value, list):
-        return [without_unset_keys(it) for it in value]
+        return [without_unset_keys(entry) for entry in value]
     if isinstance(value, dict):
-        kept = {key: it for key, it in value.items() if it is not None and it is not False}
+        kept = {
+            key: entry for key, entry in value.items() if entry is not None and entry is not False
+        }
         return {
-            key: it if key == "extracted" else without_unset_keys(it) for key, it in kept.items()
+            key: entry if key == "extracted" else without_unset_keys(entry)
+            for key, entry in kept.items()
         }
     return value
 
