@@ -26,11 +26,8 @@ CONTROLS = {
     for code in (*range(32), *range(127, 160))
     if chr(code) not in "\n\t"
 }
-READER_LEFT = (
-    errno.EPIPE,
-    errno.EIO,
-    errno.ECONNRESET,
-)  # a pipe, a terminal or a connection without a reader
+# a pipe, a terminal or a connection without a reader
+READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 
 
 def plain(text: object) -> str:
@@ -75,12 +72,10 @@ class PlainFormatter(logging.Formatter):
         return plain(without_secrets(super().format(record)))
 
 
-IN_TABLE: dict[str, object] = {
-    "in_table": True
-}  # log.info(..., extra=IN_TABLE): the table of a single job has it too
-LOG_ONLY: dict[str, object] = {
-    "log_only": True
-}  # an engine's decisions: for the job's log.txt alone
+# log.info(..., extra=IN_TABLE): the table of a single job has it too
+IN_TABLE: dict[str, object] = {"in_table": True}
+# an engine's decisions: for the job's log.txt alone
+LOG_ONLY: dict[str, object] = {"log_only": True}
 
 
 class ForPeople(logging.Filter):
@@ -117,9 +112,8 @@ class Outlet(io.FileIO):
 def keep_streams() -> None:
     """Give this process stdout and stderr that outlive their readers; closed streams are replaced
     by /dev/null."""
-    while (
-        number := os.open(os.devnull, os.O_RDWR)
-    ) <= 2:  # else the next opened file would become a standard stream
+    # else the next opened file would become a standard stream
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
     if sys.stdin is None:

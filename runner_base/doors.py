@@ -98,9 +98,8 @@ def _package(metadata: str, entry_points: str) -> Package:
             group = groups.setdefault(text[1:-1].strip(), {})
         elif "=" in text and not text.startswith("#"):
             name, _, target = text.partition("=")
-            group[name.strip()] = target.partition("[")[
-                0
-            ].strip()  # [extra] is what it needs installed
+            # [extra] is what it needs installed
+            group[name.strip()] = target.partition("[")[0].strip()
     return Package(fields.get("Name", ""), fields.get("Version", ""), groups)
 
 

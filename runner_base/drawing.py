@@ -81,9 +81,8 @@ class Picture:
         text = self.svg()
         text = text[text.index("<svg") :]
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-        text = re.sub(
-            r'<g id="[^"]*">', "<g>", text
-        )  # two drawings on a page must not have the same ids
+        # two drawings on a page must not have the same ids
+        text = re.sub(r'<g id="[^"]*">', "<g>", text)
         width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]
         head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(self.title)}">'
         text = re.sub(r"<svg [^>]*>", lambda _: head, text, count=1)

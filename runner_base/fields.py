@@ -11,9 +11,8 @@ from runner_base.bounds import Takes
 
 NOTES = "notes"  # the group of the user's own keys
 MISSING: Any = "???"  # OmegaConf's marker for a value that the user must give
-Text = Annotated[
-    str, "words for a model"
-]  # a comma or ${...} is a part of it; a plain str is a name or a path
+# a comma or ${...} is a part of it; a plain str is a name or a path
+Text = Annotated[str, "words for a model"]
 Names = Annotated[Any, "a name or a list of names"]  # OmegaConf has no type for it
 
 

@@ -15,11 +15,8 @@ from typing import TextIO
 
 from runner_base.errors import ConfigError, cannot_write
 
-CANNOT_SYNC = (
-    errno.EACCES,
-    errno.EINVAL,
-    errno.ENOTSUP,
-)  # a folder that only takes files, or some network disks
+# a folder that only takes files, or some network disks
+CANNOT_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
 
 
 def hold(file: Path, wait: bool = True) -> TextIO:

@@ -6,12 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PACKAGES = (
-    "runner",
-    "runner_engine",
-    "runner_compare",
-    "runner_base",
-)  # conf/hydra/job_logging has them, too
+# conf/hydra/job_logging has them, too
+PACKAGES = ("runner", "runner_engine", "runner_compare", "runner_base")
 
 
 def own_loggers() -> list[logging.Logger]:

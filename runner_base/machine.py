@@ -248,10 +248,8 @@ def available_mib() -> float:
 
 FIRST_CACHED = ("total_active_file", "total_inactive_file")
 SECOND_CACHED = ("active_file", "inactive_file", "slab_reclaimable")
-CGROUP = (
-    Path("/proc/self/cgroup"),
-    Path("/sys/fs/cgroup"),
-)  # the list of this process's groups; their folders
+# the list of this process's groups; their folders
+CGROUP = (Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
 
 
 def cgroup_rooms_mib(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
@@ -311,9 +309,8 @@ def _cgroups(controller: str, own: Path, root: Path) -> Iterator[tuple[Path, boo
     for _, controllers, path in lines:
         if controllers and controller not in controllers.split(","):
             continue
-        base = (
-            root / controller if controllers else root
-        )  # version 2 has one tree for all controllers
+        # version 2 has one tree for all controllers
+        base = root / controller if controllers else root
         group = base / path.lstrip("/")
         for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(base))):
             yield folder, bool(controllers)

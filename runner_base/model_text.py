@@ -9,10 +9,8 @@ from typing import Any, Self
 
 from runner_base.thinking import TAGS, Parts, Places, Tags, split
 
-RENAMED = {
-    "taken_from": "reused_from",
-    "is_begun": "in_thinking",
-}  # keys of samples, as earlier versions wrote them
+# keys of samples, as earlier versions wrote them
+RENAMED = {"taken_from": "reused_from", "is_begun": "in_thinking"}
 
 
 class FinishReason(StrEnum):
@@ -52,18 +50,15 @@ class Answer:
     text: str  # without the thinking; earlier versions wrote the whole text, and then `ending` is not set
     token_ids: list[int]  # of thinking and answer
     finish_reason: FinishReason
-    new_tokens: int | None = (
-        None  # if the tokens are only counted (by a server); None: as many as token_ids
-    )
+    # if the tokens are only counted (by a server); None: as many as token_ids
+    new_tokens: int | None = None
     thinking: str | None = None  # None: there was none
-    in_thinking: bool = (
-        False  # the prompt ended in an opening tag, so the text begins within the thinking
-    )
+    # the prompt ended in an opening tag, so the text begins within the thinking
+    in_thinking: bool = False
     extracted: dict[str, str | None] | None = None  # extractor's name -> what it found
     verdict: Verdict | None = None
-    thinking_tokens: int | None = (
-        None  # that the model wrote between the tags; None: no thinking, or not known
-    )
+    # that the model wrote between the tags; None: no thinking, or not known
+    thinking_tokens: int | None = None
     answer_tokens: int | None = None  # behind the last closing tag; None: all tokens, or not known
     ending: Ending | None = None  # None: no thinking, or a text of an earlier version
 
@@ -100,9 +95,8 @@ class Answer:
             is_cut_off = finish_reason is FinishReason.length
             spent = Ending.budget_spent if is_spent else Ending.closed
             ending = Ending.cut_off_answer if is_cut_off else spent
-        elif (
-            split(parts.answer, in_thinking).answer != parts.answer
-        ):  # what the text alone would be read as
+        elif split(parts.answer, in_thinking).answer != parts.answer:
+            # what the text alone would be read as
             ending = Ending.no_thinking
         is_thought = ending not in (None, Ending.no_thinking)
         return cls(

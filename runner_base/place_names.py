@@ -6,9 +6,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-IN_CACHE = re.compile(
-    r"models--([^/]+)--([^/]+)"
-)  # the hub's cache: models--ORG--NAME/snapshots/COMMIT
+# the hub's cache: models--ORG--NAME/snapshots/COMMIT
+IN_CACHE = re.compile(r"models--([^/]+)--([^/]+)")
 # Folders that say what kind of file is in them, and not which model.
 GENERIC = re.compile(
     r"(b?float(16|32|64)|bf16|f?p?(16|32)|f(16|32)|fp[48]|int[48]|nf4|[348][-_]?bits?|i?q\d\w*|(ggml[-_])?models?([-_]\w+)?"
@@ -16,9 +15,8 @@ GENERIC = re.compile(
     r"|safetensors|gguf|base|original|outputs?|out|snapshots?|[0-9a-f]{7,64}|v?\d+(\.\d+)*)",
     re.IGNORECASE,
 )
-STEP = re.compile(
-    r"(checkpoint|ckpt|step|epoch|iter)[-_]?\d+", re.IGNORECASE
-)  # a state of the model above it
+# a state of the model above it
+STEP = re.compile(r"(checkpoint|ckpt|step|epoch|iter)[-_]?\d+", re.IGNORECASE)
 WEIGHT_FILES = (".gguf", ".pth", ".pt", ".bin", ".safetensors")
 
 

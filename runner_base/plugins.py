@@ -52,9 +52,8 @@ class PlugIn:
     name: str
     target: str  # MODULE:ATTRIBUTE
     package: str  # with its version
-    rival: str = field(
-        default="", compare=False
-    )  # another package with the same name for the same kind
+    # another package with the same name for the same kind
+    rival: str = field(default="", compare=False)
 
     @property
     def conf(self) -> Path | None:
@@ -187,10 +186,8 @@ def load_class(kind: str, name: str, base: type[T]) -> type[T]:
         raise ConfigError(
             f"{plug_in}: {plug_in.target} is no subclass of {base.__name__} ({base.__module__}), but {_what(loaded)}"
         )
-    if (named := choice_of(loaded)) not in (
-        None,
-        plug_in.name,
-    ):  # records would name another choice than what ran
+    # records would name another choice than what ran
+    if (named := choice_of(loaded)) not in (None, plug_in.name):
         raise ConfigError(
             f"{plug_in}: {plug_in.target} calls itself {named!r}: its class needs name = {plug_in.name!r}"
         )

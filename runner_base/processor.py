@@ -66,9 +66,8 @@ def has_bfloat16_products() -> bool:
 
 def flags() -> set[str]:
     """Return the features that the processor names, without those that are left out."""
-    named = (
-        value_of("/proc/cpuinfo", "flags") or value_of("/proc/cpuinfo", "Features") or ""
-    )  # of x86, of ARM
+    # of x86, of ARM
+    named = value_of("/proc/cpuinfo", "flags") or value_of("/proc/cpuinfo", "Features") or ""
     return without_left_out(set(named.split()))
 
 

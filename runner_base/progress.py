@@ -58,9 +58,8 @@ class Progress:
         self._bar: Any = None
         self._id: Any = None
         self._done = self._under_way = 0.0
-        self._began: tuple[float, float] | None = (
-            None  # when this work began, and the position then
-        )
+        # when this work began, and the position then
+        self._began: tuple[float, float] | None = None
         self._described_at = 0.0
         self._reported_at = 0.0
 

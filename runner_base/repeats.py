@@ -50,9 +50,8 @@ def read_repeats(path: Path) -> dict[str, list[float]]:
     """
     by_measure: dict[str, list[float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        repeat = (
-            unsealed(line) if CHECKSUM in line else parse_json(line)
-        )  # earlier versions wrote none
+        # earlier versions wrote none
+        repeat = unsealed(line) if CHECKSUM in line else parse_json(line)
         by_measure.setdefault(repeat["measure"], []).append(float(repeat["value"]))
     most = max(map(len, by_measure.values()), default=0)
     return {measure: values for measure, values in by_measure.items() if len(values) == most}

@@ -20,9 +20,8 @@ GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
 COMPLETIONS = "completions.jsonl"  # one line for each prompt, in their order
 CALLS = "calls.jsonl"  # of a team of agents
-NOTED_BELOW = (
-    0.9  # of the parameters in blocks: what a quantization reaches less is said beside each verdict
-)
+# of the parameters in blocks: what a quantization reaches less is said beside each verdict
+NOTED_BELOW = 0.9
 
 
 class Status(StrEnum):
@@ -38,9 +37,8 @@ class Response:
     """What a request came to: its answer, and what that took. In files the keys of both are side by
     side."""
 
-    ORDER: ClassVar[
-        str
-    ]  # the first keys in files; the others follow as they are defined, the answer's last
+    # the first keys in files; the others follow as they are defined, the answer's last
+    ORDER: ClassVar[str]
 
     answer: Answer
     prompt_sha256: str
@@ -48,12 +46,10 @@ class Response:
     seconds: float
     _: KW_ONLY
     error: str | None = None
-    permanent: bool = (
-        False  # the error would come again: it is a property of the request and the model
-    )
-    branches: list[Answer] | None = (
-        None  # of a prompt with branches: the answers are here and not above
-    )
+    # the error would come again: it is a property of the request and the model
+    permanent: bool = False
+    # of a prompt with branches: the answers are here and not above
+    branches: list[Answer] | None = None
     calls: list[Call] | None = None  # the calls behind the answer, if there were several
     by: str | None = None  # who gave the answer, if several could have
     cost_usd: float | None = None
@@ -119,22 +115,17 @@ class Likelihood:
     characters: int
     rank_1: int  # tokens that are the model's own first choice
     is_other: bool = False  # whether this is a wrong choice of a question
-    kl_nats: float | None = (
-        None  # KL(reference || this); if the reference has drawn no tokens, a lower bound
-    )
+    # KL(reference || this); if the reference has drawn no tokens, a lower bound
+    kl_nats: float | None = None
     truncation_nats: float | None = None  # the most that the other tokens can add to it
-    kl_variance: float | None = (
-        None  # of kl_nats, by the draws of the reference; None: earlier versions drew no tokens
-    )
-    top_1_agreed: int | None = (
-        None  # tokens at whose position both models have the same first choice
-    )
-    context: int | None = (
-        None  # how many tokens stood before it, where the same tokens are scored after several
-    )
-    by_position: list[list[float]] | None = (
-        None  # of a text in windows: sums by position (statistics/positions.py)
-    )
+    # of kl_nats, by the draws of the reference; None: earlier versions drew no tokens
+    kl_variance: float | None = None
+    # tokens at whose position both models have the same first choice
+    top_1_agreed: int | None = None
+    # how many tokens stood before it, where the same tokens are scored after several
+    context: int | None = None
+    # of a text in windows: sums by position (statistics/positions.py)
+    by_position: list[list[float]] | None = None
 
 
 @dataclass
@@ -158,9 +149,8 @@ class Sample(Response):
     gold: str | None = None
     cluster: str | None = None  # the family of questions that it belongs to, by task.cluster
     category: str | None = None  # the kind of text that was scored
-    likelihood: Likelihood | None = (
-        None  # of a given text that was scored: its tokens are the answer's
-    )
+    # of a given text that was scored: its tokens are the answer's
+    likelihood: Likelihood | None = None
     choices: list[Answer] | None = None  # of a prompt that was answered more than once
     reused_from: str | None = None  # the other job that it was generated for
     left_out: bool = False  # asked, and not counted in the score (task.without)
@@ -171,12 +161,10 @@ class Sample(Response):
     tool_outcome: str | None = None  # what came of it (runner_base/tool_outcomes.py)
     recall_kind: str | None = None  # of task=recall: what was hidden in the text
     recall_length: int | None = None  # the tokens of the whole context, as asked for
-    recall_depth: float | None = (
-        None  # where the asked needle stands: 0 is the beginning, 1 the end
-    )
-    recall_case: int | None = (
-        None  # cases with the same number, kind and depth have the same needles at other lengths
-    )
+    # where the asked needle stands: 0 is the beginning, 1 the end
+    recall_depth: float | None = None
+    # cases with the same number, kind and depth have the same needles at other lengths
+    recall_case: int | None = None
 
     @property
     def answers(self) -> Sequence[Answer]:
@@ -239,24 +227,19 @@ class Result:
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]] = field(default_factory=list)
-    facts: dict[str, str] = field(
-        default_factory=dict
-    )  # words about the run: device, dtype, architecture
+    # words about the run: device, dtype, architecture
+    facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ran_short_mib: float | None = (
-        None  # the free memory, if it was too little for a part; a later run may have more
-    )
+    # the free memory, if it was too little for a part; a later run may have more
+    ran_short_mib: float | None = None
     text: str | None = None  # the only completion of the job; it is shown in full, above the table
-    problems: list[str] = field(
-        default_factory=list
-    )  # what the task found to be wrong; the job has then FAILED
-    tables: dict[str, list[dict[str, Any]]] = field(
-        default_factory=dict
-    )  # further tables, by their titles
-    series: dict[str, list[tuple[int, float]]] = field(
-        default_factory=dict
-    )  # curves: a step and a value for each point
+    # what the task found to be wrong; the job has then FAILED
+    problems: list[str] = field(default_factory=list)
+    # further tables, by their titles
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    # curves: a step and a value for each point
+    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     @property
     def complaint(self) -> str | None:
@@ -277,15 +260,12 @@ class Record:
     task: str = ""
     task_version: int = 0
     name: str = ""  # for people
-    params: dict[str, str] = field(
-        default_factory=dict
-    )  # every resolved key of the config, as text
-    data: dict[str, str] = field(
-        default_factory=dict
-    )  # what was asked: name, digest, source, for MLflow
-    model: dict[str, Any] = field(
-        default_factory=dict
-    )  # what was loaded: name, digest, params, for MLflow
+    # every resolved key of the config, as text
+    params: dict[str, str] = field(default_factory=dict)
+    # what was asked: name, digest, source, for MLflow
+    data: dict[str, str] = field(default_factory=dict)
+    # what was loaded: name, digest, params, for MLflow
+    model: dict[str, Any] = field(default_factory=dict)
     mlflow_run_id: str | None = None  # where it was logged last; it may have been deleted there
     mlflow_uri: str | None = None  # set once everything is logged there
     error: str | None = None

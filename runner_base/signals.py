@@ -49,9 +49,8 @@ class _State:
     first_at: float | None = None  # when the first signal of a deferred block came
     instead: Callable[[], None] | None = None  # called in place of an interrupt
     last: int = signal.SIGINT  # the signal that came last
-    acted: bool | None = (
-        None  # whether one that was sent again did what it should; None: it has not come yet
-    )
+    # whether one that was sent again did what it should; None: it has not come yet
+    acted: bool | None = None
 
 
 _state = _State()
@@ -155,9 +154,8 @@ def interrupt(number: int = signal.SIGINT, frame: FrameType | None = None) -> No
 
 def _raise(kind: type[Interrupted], first_at: float | None) -> NoReturn:
     _state.noted, _state.first_at = False, first_at if _state.in_deferred else None
-    _state.is_deferring = (
-        _state.in_deferred
-    )  # the cleanup that follows is not interrupted by the same signal
+    # the cleanup that follows is not interrupted by the same signal
+    _state.is_deferring = _state.in_deferred
     raise kind
 
 

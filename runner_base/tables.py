@@ -26,9 +26,8 @@ PART_OF_WORD = re.compile(r"[^/_.,:=\-]*[/_.,:=\-]?")
 IN_SENTENCE = re.compile(r"(?:≥ )?\S+(?: %)?")
 PATH = re.compile(r"\S*/\S*")
 ELLIPSIS = "…"
-NO_WIDTH = (
-    10_000  # of a pipe or a file: each column has all the room it needs, so that no number is cut
-)
+# of a pipe or a file: each column has all the room it needs, so that no number is cut
+NO_WIDTH = 10_000
 FEW_LINES = 2  # of a row; before it takes more, columns are left out
 
 
@@ -46,11 +45,8 @@ class Use(IntEnum):
 
 
 LEFT_OUT = (Use.memory, Use.speed, Use.more)  # where wrapping does not make enough room
-MAY_BE_SHARED = (
-    Use.setting,
-    Use.more,
-    Use.job,
-)  # a caption has their value if all rows have the same
+# a caption has their value if all rows have the same
+MAY_BE_SHARED = (Use.setting, Use.more, Use.job)
 
 
 @dataclass
@@ -60,14 +56,12 @@ class Column:
     head: str
     cells: list[str]
     is_number: bool = True
-    drop_order: int = (
-        0  # a narrow terminal leaves out the lowest first, before it wraps cells; 0: does not
-    )
+    # a narrow terminal leaves out the lowest first, before it wraps cells; 0: does not
+    drop_order: int = 0
     use: Use = Use.more
     narrow: Column | None = None  # what is shown instead where there is no room
-    whole: list[str] = field(
-        default_factory=list
-    )  # cells that a terminal shortens by itself, before they were cut
+    # cells that a terminal shortens by itself, before they were cut
+    whole: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -18,9 +18,8 @@ from typing import Any, BinaryIO
 
 from runner_base.errors import DataError, reading
 
-MAX_DEPTH = (
-    100  # of nested lists and objects; the parser's own limit depends on the depth of the call
-)
+# of nested lists and objects; the parser's own limit depends on the depth of the call
+MAX_DEPTH = 100
 MAX_LINE_BYTES = 64 * 2**20  # a longer line is not one line of a data set
 OTHER_FILES = {
     b"PAR1": "a parquet file",
@@ -102,9 +101,8 @@ def _check_depth(text: str, value: Any) -> None:
     """Raise ValueError for a value that is nested too deeply: what reads it further may call itself
     for each level."""
     level, depth = [value], 0
-    deep = (
-        text.count("[") + text.count("{") > MAX_DEPTH
-    )  # a quick test: fewer brackets cannot be nested deeper
+    # a quick test: fewer brackets cannot be nested deeper
+    deep = text.count("[") + text.count("{") > MAX_DEPTH
     while deep and (
         level := [container for container in level if isinstance(container, (list, dict))]
     ):

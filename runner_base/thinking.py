@@ -54,13 +54,11 @@ TAGS: Tags = (  # as a model or its chat template writes them
         for end in (_END, "")
     ),
 )
-_QUOTED = dict(
-    zip("`\"'“„«「『《", "`\"'”“»」』》", strict=True)
-)  # by the opening quote, the closing one
+# by the opening quote, the closing one
+_QUOTED = dict(zip("`\"'“„«「『《", "`\"'”“»」』》", strict=True))
 _QUOTES = "".join(_QUOTED) + "".join(_QUOTED.values())
-_SIDE_BY_SIDE = re.compile(
-    r"[ /,…]*(?:\.\.\.|and|or)?[ /,…]*"
-)  # what may stand between: <think> and </think>
+# what may stand between: <think> and </think>
+_SIDE_BY_SIDE = re.compile(r"[ /,…]*(?:\.\.\.|and|or)?[ /,…]*")
 _NAME = re.compile(r"</?[\w:]+>")  # models also write <Thought>
 _FENCE = "```"
 
@@ -94,9 +92,8 @@ class Reading:
 
     spans: list[Span]
     tag: Tag | None = None  # that opened or closed the last span
-    is_undecided: bool = (
-        False  # the text ends in a tag behind a quote: the next character says whether it counts
-    )
+    # the text ends in a tag behind a quote: the next character says whether it counts
+    is_undecided: bool = False
 
     @property
     def is_open(self) -> bool:

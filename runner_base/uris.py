@@ -33,9 +33,8 @@ PLAIN = (
 SCHEME = r"[a-zA-Z][\w+.-]{0,30}://"
 URI = re.compile(rf"\b{SCHEME}(?:(?!\b{SCHEME})[^\s\"<>])*")
 OF_THE_TEXT = ",;:.')]}"  # at the end of a URI
-ROUTE = re.compile(
-    r"/experiments/\d+(/runs/\w{32})?"
-)  # the one fragment that is shown: of MLflow's pages
+# the one fragment that is shown: of MLflow's pages
+ROUTE = re.compile(r"/experiments/\d+(/runs/\w{32})?")
 NETWORK = ("http", "postgres", "mysql", "mssql")  # the @ of such a URI ends its user's part
 
 

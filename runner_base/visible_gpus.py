@@ -111,9 +111,8 @@ def select(cards: Sequence[Card], wanted: str | None) -> list[Gpu]:
     """
     if wanted is None:
         every = [gpu for number, card in enumerate(cards) for gpu in card.usable(str(number))]
-        return [
-            gpu for gpu in every if gpu.is_part
-        ] or every  # CUDA shows no whole GPU beside a part
+        # CUDA shows no whole GPU beside a part
+        return [gpu for gpu in every if gpu.is_part] or every
     selected: list[Gpu] = []
     for entry in map(str.strip, wanted.split(",")):
         if not (found := _entry(cards, entry)):
@@ -217,9 +216,8 @@ def _nvml_card(library: Any, gpu: Any) -> Card:
 
 def _identity(library: Any, gpu: Any) -> tuple[str, str]:
     texts = library.nvmlDeviceGetName(gpu), library.nvmlDeviceGetUUID(gpu)
-    model, uuid = (
-        text.decode() if isinstance(text, bytes) else text for text in texts
-    )  # bytes: of old versions
+    # bytes: of old versions
+    model, uuid = (text.decode() if isinstance(text, bytes) else text for text in texts)
     return model, uuid
 
 

@@ -211,9 +211,8 @@ def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
         raise ConfigError(
             f"{option}: {source} reads folders and no MLflow store: leave out one of the two"
         )
-    metric = (
-        "" if Chance.named(options.metric) else options.metric
-    )  # which is computed, and no metric in the files
+    # which is computed, and no metric in the files
+    metric = "" if Chance.named(options.metric) else options.metric
     if options.lm_eval:
         return lm_eval.load(options.lm_eval, options.cluster or None, metric)
     return other_tools.load(options.results, options.cluster or None, metric)

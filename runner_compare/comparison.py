@@ -19,9 +19,8 @@ class Comparison:
 
     tables: list[Table]
     explain: bool = False  # whether a terminal explains the Pareto front
-    kept: dict[type, Any] = field(
-        default_factory=dict
-    )  # what sections have computed over tables, by their classes
+    # what sections have computed over tables, by their classes
+    kept: dict[type, Any] = field(default_factory=dict)
 
     def of(self, kind: type[Kept]) -> Kept:
         """Return what a section keeps with the comparison; an empty one before it has computed

@@ -14,12 +14,8 @@ from runner_compare.quantities import LIKELIHOODS, Quantity, what_shows_more
 from runner_compare.statistics import Decision, MarginVerdict
 from runner_compare.wording import about
 
-TARGETS = (
-    0.05,
-    0.02,
-    0.01,
-    0.005,
-)  # differences of accuracies for which a number of questions is given
+# differences of accuracies for which a number of questions is given
+TARGETS = (0.05, 0.02, 0.01, 0.005)
 
 
 def conclude(rows: Sequence[TableRow]) -> str:
@@ -86,9 +82,8 @@ def _what_would_decide(undecided: Sequence[Decision]) -> str:
         if most is None or None in needed:
             return ""
         return f" (about {about(most)} {counted} in all would decide {if_alike(undecided[0])})"
-    if any(
-        not decision.test.knows_power for decision in undecided
-    ):  # it stopped early: the number of questions was not planned
+    # it stopped early: the number of questions was not planned
+    if any(not decision.test.knows_power for decision in undecided):
         return ""
     asked = range_of(
         [f"{decision.n:,}" for decision in sorted(undecided, key=lambda decision: decision.n)]

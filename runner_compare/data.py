@@ -25,9 +25,8 @@ JOB_ID = "job_id"
 REPEAT = "task.repeat"  # above 0: the same job again, to see its noise
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 CLUSTER = "task.cluster"
-EARLY_STOP = (
-    "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
-)
+# the fact that names the job that a run was compared with while it ran
+EARLY_STOP = "early_stop_vs"
 MAX_NAMED = 4  # jobs in a sentence
 ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
 ENGINE = "model.engine.name"  # of runs that another program has computed here; no key of a job, but a fact
@@ -57,22 +56,18 @@ class Run:
     metrics: dict[str, float]
     grid: str = ""  # the MLflow run of its grid
     artifacts: str = ""  # where MLflow has its files
-    facts: dict[str, str] = field(
-        default_factory=dict
-    )  # facts about the run: its machine, other work at the same time
-    number: str | None = (
-        None  # the metric, a number for each question, that is compared instead of verdicts
-    )
+    # facts about the run: its machine, other work at the same time
+    facts: dict[str, str] = field(default_factory=dict)
+    # the metric, a number for each question, that is compared instead of verdicts
+    number: str | None = None
     tool: str = ""  # the other tool that has written it; empty: this one has
-    has_fresh_processes: bool = (
-        False  # each repeat of a measure was a process of its own, so repeats count as runs
-    )
+    # each repeat of a measure was a process of its own, so repeats count as runs
+    has_fresh_processes: bool = False
     errors: int = 0  # questions that ended in an error, so that the job has FAILED
     parts: list[Run] = field(default_factory=list)  # the pooled runs
     over_seeds: bool = False  # whether these answered the same questions, each with its own seed
-    earlier: list[Run] = field(
-        default_factory=list, repr=False
-    )  # runs of the same job, newest first
+    # runs of the same job, newest first
+    earlier: list[Run] = field(default_factory=list, repr=False)
 
     def value(self, key: str) -> str | None:
         """Return the value of a config key, id or metric as text, or None if the run has none."""
@@ -103,9 +98,8 @@ class Run:
     def early_stop_comparisons(self, other: Run) -> int | None:
         """How many comparisons shared 5 % when this run was compared with the other one; None: not
         recorded."""
-        compared_with = self.facts.get(EARLY_STOP, "").rpartition(" · ")[
-            2
-        ]  # after the words of the user
+        # after the words of the user
+        compared_with = self.facts.get(EARLY_STOP, "").rpartition(" · ")[2]
         recorded = self.metrics.get("early_stop_comparisons")
         return (
             int(recorded) if recorded and not self.parts and compared_with == other.job_id else None
@@ -148,9 +142,8 @@ class Run:
             recorded = Bounds(*(self.metrics[key] for key in BOUNDS))
             known = "families" in self.metrics or self.over_seeds or self.answers_each > 1
             return recorded if known else Bounds.of(*recorded[:2], int(self.metrics["n"]))
-        cut_off = int(
-            self.metrics.get("cut_off", 0) - self.errors
-        )  # an error has no verdict of its own
+        # an error has no verdict of its own
+        cut_off = int(self.metrics.get("cut_off", 0) - self.errors)
         if (
             self.interval is None
             or cut_off <= 0
@@ -196,23 +189,18 @@ class TableRow:
     baseline: TableRow | None = None  # the row that it was compared with
     effects: list[Decision] = field(default_factory=list)  # one, or one for each repeated measure
     note: str | None = None  # why there is no comparison
-    sentence: str = (
-        ""  # what the comparison shows, in words; of rows that show the same, the first one has it
-    )
+    # what the comparison shows, in words; of rows that show the same, the first one has it
+    sentence: str = ""
     panel: tuple[str, ...] = ()  # the keys of its set of questions, if the rows differ in these
-    on_front: bool | None = (
-        None  # of accuracy, memory and speed; None: it is not considered for the front
-    )
-    standing: dict[str, Standing] = field(
-        default_factory=dict
-    )  # by axis of the front, without accuracy
+    # of accuracy, memory and speed; None: it is not considered for the front
+    on_front: bool | None = None
+    # by axis of the front, without accuracy
+    standing: dict[str, Standing] = field(default_factory=dict)
     dominated_by: str | None = None
-    dominated_in: list[str] = field(
-        default_factory=list
-    )  # the axes in which the dominating row is better beyond noise
-    accuracy_behind: float = (
-        0.0  # by how much the dominating row is more accurate, as a comparison of the two says
-    )
+    # the axes in which the dominating row is better beyond noise
+    dominated_in: list[str] = field(default_factory=list)
+    # by how much the dominating row is more accurate, as a comparison of the two says
+    accuracy_behind: float = 0.0
     off_front: str | None = None  # why its speed and memory are not considered
 
     @property
@@ -243,12 +231,10 @@ class Table:
     baseline: dict[str, str] = field(default_factory=dict)
     common: dict[str, str] = field(default_factory=dict)  # the config keys in which they agree
     conclusion: str = ""  # a line: what may be concluded over all rows
-    remarks: list[str] = field(
-        default_factory=list
-    )  # more than 5 % of such tables may be wrong; what is quantized
-    kept: dict[type, Any] = field(
-        default_factory=dict
-    )  # what sections have computed, each by a class of its own
+    # more than 5 % of such tables may be wrong; what is quantized
+    remarks: list[str] = field(default_factory=list)
+    # what sections have computed, each by a class of its own
+    kept: dict[type, Any] = field(default_factory=dict)
 
     def of(self, kind: type[Kept]) -> Kept:
         """Return what a section keeps with the table; an empty one before it has computed

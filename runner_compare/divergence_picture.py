@@ -75,9 +75,8 @@ def over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figure:
         members = [row for row in rows if row.panel == panel]
         panel_keys = {part.partition("=")[0] for part in panel}
         names = names_of(members, [key for key in keys if key not in panel_keys])
-        if (
-            len(members) > MAX_LABELS or longest(names) > LONGEST_AT_DOT
-        ):  # they would cover each other
+        # they would cover each other
+        if len(members) > MAX_LABELS or longest(names) > LONGEST_AT_DOT:
             names = numbered(pane, names)
         points = []
         for row in members:

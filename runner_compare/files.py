@@ -31,13 +31,8 @@ from runner_compare.ways.likelihoods import sums_by_cluster, text_clusters
 
 KL = "kl_nats_per_token"
 MODEL_SHA256 = "model_sha256"
-WAYS = (
-    "model.",
-    "quantization.",
-    "lora.",
-    "rope.",
-    "generation.kv_cache",
-)  # keys of how a file is loaded and read
+# keys of how a file is loaded and read
+WAYS = ("model.", "quantization.", "lora.", "rope.", "generation.kv_cache")
 NOT_WAYS = (
     "model.name",
     "model.revision",
@@ -46,10 +41,8 @@ NOT_WAYS = (
     "model.check_memory",
 )
 SPEED_AT = re.compile(r"decode_tok_per_s/batch_(\d+)_")
-SIZES = {
-    "file_mib": 0.0,
-    "model_mib": MEMORY_TOLERANCE,
-}  # axes of the front, and by how much noise moves them
+# axes of the front, and by how much noise moves them
+SIZES = {"file_mib": 0.0, "model_mib": MEMORY_TOLERANCE}
 
 
 class Kind(StrEnum):
@@ -67,12 +60,10 @@ class FileRow:
     name: str
     rows: dict[Kind, TableRow]
     is_reference: bool = False
-    kl_rank: tuple[int, int] | None = (
-        None  # the best and the worst place that its KL may have among the others
-    )
-    closer_than: list[str] = field(
-        default_factory=list
-    )  # the ranked files whose KL is shown to be higher
+    # the best and the worst place that its KL may have among the others
+    kl_rank: tuple[int, int] | None = None
+    # the ranked files whose KL is shown to be higher
+    closer_than: list[str] = field(default_factory=list)
     on_front: bool | None = None
     dominated_by: list[str] = field(default_factory=list)
 
@@ -88,9 +79,8 @@ class FileTable:
     files: list[FileRow]
     tables: dict[Kind, Table]
     why_no_ranks: str = ""
-    tolerance: float | None = (
-        None  # by how much speeds may differ by noise alone, if the user says so
-    )
+    # by how much speeds may differ by noise alone, if the user says so
+    tolerance: float | None = None
     margin: float | None = None  # nats a token of KL that do not matter, if the user says so
 
     def kind_of(self, metric: str) -> Kind | None:

@@ -8,9 +8,8 @@ from typing import Any
 
 from runner_base import plain
 
-FORMULA = re.compile(
-    r"^[\s']*[=+\-@]"
-)  # with such a beginning, a program for sheets runs a cell as a formula
+# with such a beginning, a program for sheets runs a cell as a formula
+FORMULA = re.compile(r"^[\s']*[=+\-@]")
 TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 ENTITY = re.compile(r"&(?=#|\w+;)")
 LINK = re.compile(r"\](?=\()")  # `[words](address)`

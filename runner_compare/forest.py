@@ -14,10 +14,8 @@ from runner_compare.statistics import Decision, Finding
 from runner_compare.wording import short_names
 
 MAX_ROWS, MAX_WIDTH, MIN_WIDTH = 40, 61, 24  # width: of the plot, in characters
-MIN_NAME, MIDDLE_WIDTH = (
-    24,
-    41,
-)  # a name is cut where the plot has less room, but not below so many characters
+# a name is cut where the plot has less room, but not below so many characters
+MIN_NAME, MIDDLE_WIDTH = 24, 41
 
 
 @dataclass(frozen=True)

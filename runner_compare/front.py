@@ -34,43 +34,33 @@ from runner_compare.statistics.sequential import Side
 # The axes of the Pareto front besides the accuracy, and their names there.
 FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed"}
 MEMORY, SPEED = FRONT
-LEVEL = (
-    ALPHA / 2
-)  # of "better" over all pairs, in each of the two measured axes: accuracy and speed
-MEMORY_TOLERANCE = (
-    0.02  # memory is computed, not measured: only longer or shorter answers change it
-)
-ACCURACY_MARGIN, SPEED_MARGIN = (
-    0.02,
-    0.10,
-)  # the smallest losses that matter, unless --margin says otherwise
+# of "better" over all pairs, in each of the two measured axes: accuracy and speed
+LEVEL = ALPHA / 2
+# memory is computed, not measured: only longer or shorter answers change it
+MEMORY_TOLERANCE = 0.02
+# the smallest losses that matter, unless --margin says otherwise
+ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10
 
 
 @dataclass
 class Front:
     """What is known of a table's front besides its rows."""
 
-    axes: list[str] = field(
-        default_factory=list
-    )  # its metrics besides accuracy; none: there is no front
-    noise: dict[str, str] = field(
-        default_factory=dict
-    )  # by axis: the difference up to which it is noise
-    margins: dict[str, float] = field(
-        default_factory=dict
-    )  # of accuracy and speed: the loss that may not matter
+    # its metrics besides accuracy; none: there is no front
+    axes: list[str] = field(default_factory=list)
+    # by axis: the difference up to which it is noise
+    noise: dict[str, str] = field(default_factory=dict)
+    # of accuracy and speed: the loss that may not matter
+    margins: dict[str, float] = field(default_factory=dict)
     pairs: int = 0  # the number of pairs of rows that it compares
-    shares: list[int] = field(
-        default_factory=list
-    )  # of pairs compared while one ran: how many shared 5 %
+    # of pairs compared while one ran: how many shared 5 %
+    shares: list[int] = field(default_factory=list)
     runs: int = 0  # how many runs of each job can show a difference of speed
     dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
-    without_memory: list[str] = field(
-        default_factory=list
-    )  # jobs without the memory metric: memory is not an axis
-    without_speed: list[str] = field(
-        default_factory=list
-    )  # jobs with too few runs to know the noise of their speed
+    # jobs without the memory metric: memory is not an axis
+    without_memory: list[str] = field(default_factory=list)
+    # jobs with too few runs to know the noise of their speed
+    without_speed: list[str] = field(default_factory=list)
 
 
 def mark_front(
@@ -178,9 +168,8 @@ class Dominance:
         self.axes, self.pairs, self.margins = front.axes, front.pairs, front.margins
         self.speeds, self.tolerance = speeds, tolerance
         self.accuracies = PairsOfRuns(reader, table.keys)
-        self.shares: dict[
-            frozenset[str], int
-        ] = {}  # of pairs compared while one ran: how many shared the 5 %
+        # of pairs compared while one ran: how many shared the 5 %
+        self.shares: dict[frozenset[str], int] = {}
         self._accuracies: dict[tuple[str, str], Relation] = {}
 
     def dominates(self, row: TableRow, other: TableRow) -> bool:
@@ -229,9 +218,8 @@ class Dominance:
         compared = self.accuracies.effect(run, other)
         if compared is None:
             return Relation(False, False)
-        test = (
-            compared.ends[0] if compared.ends else compared.test
-        )  # at worst, where answers were cut off
+        # at worst, where answers were cut off
+        test = compared.ends[0] if compared.ends else compared.test
         effect = test.effect
         if effect.early_stop_comparisons is not None:
             # Its share was fixed before it ran: what its bets have decided stands, whatever else

@@ -41,9 +41,8 @@ class PairsOfRuns:
     def __init__(self, reader: Reader | None, compared_keys: Sequence[str]) -> None:
         self.reader, self.asked = reader, Asked(compared_keys)
         self._bits: dict[str, Bits | None] = {}  # None: its samples are missing
-        self._answers: dict[
-            str, Answers
-        ] = {}  # of runs that are more than one verdict for each question
+        # of runs that are more than one verdict for each question
+        self._answers: dict[str, Answers] = {}
         self._sets: dict[tuple[Question, ...], int] = {}
 
     def effect(self, run: Run, other: Run) -> Compared | None:

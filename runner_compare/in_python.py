@@ -21,15 +21,8 @@ from runner_compare.page_parts import escape, write_table
 from runner_compare.pictures import draw
 from runner_compare.shown import shown
 
-OF_THE_COMMAND = (
-    "help",
-    "format",
-    "save",
-    "log",
-    "publish",
-    "benchmark",
-    "explain",
-)  # where the command writes
+# where the command writes
+OF_THE_COMMAND = ("help", "format", "save", "log", "publish", "benchmark", "explain")
 LONGEST_REPR = 200
 PICTURES = 2  # of a table: the page of --save has them all
 WIDTH = "640px"

@@ -71,9 +71,8 @@ def load(
 def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
     """Return the default baseline and rows of a table: the first folder against all others."""
     folders = {run.params[FOLDER_KEY] for run in runs}
-    if (
-        len(folders) < 2 or places[0] not in folders
-    ):  # a folder with several kinds of runs is no baseline
+    # a folder with several kinds of runs is no baseline
+    if len(folders) < 2 or places[0] not in folders:
         return {}, []
     row_keys = [key for key in ROWS if key == METRIC or len({run.params[key] for run in runs}) > 1]
     return {FOLDER_KEY: places[0]}, [FOLDER_KEY, *row_keys]

@@ -25,9 +25,8 @@ from runner_compare.metrics import Better
 from runner_compare.readers.files import file_name
 from runner_compare.readers.shapes import Count, checked
 
-TIME = re.compile(
-    r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$"
-)  # how the name of a results file ends
+# how the name of a results file ends
+TIME = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
 NEEDED = ("results", "configs", "config")
 
 
@@ -236,9 +235,8 @@ def question_and_answers(values: dict[str, Any]) -> tuple[str, str, str]:
     question = str(arguments[0].get("arg_0", "")) if arguments else ""
     answers, filtered = (_flat(values.get(key)) for key in ("resps", "filtered_resps"))
     choices = [str(argument.get("arg_1", "")) for argument in arguments]
-    if len(choices) > 1 and len(choices) == len(
-        filtered
-    ):  # multiple choice: each has its log-likelihood
+    # multiple choice: each has its log-likelihood
+    if len(choices) > 1 and len(choices) == len(filtered):
         nats = [_number(response) for response in filtered]
         best = max(range(len(nats)), key=nats.__getitem__)
         return question, f"{best} ({choices[best].strip()})", "\n".join(map(_scored, nats, choices))

@@ -13,11 +13,8 @@ FOLDER_KEY = "output_dir"  # names a run but does not make it another experiment
 MODEL_NAMES = ("pretrained", "model", "path", "engine")
 NO_CHOICE = {"quantization.name": "none", "lora.name": "none"}
 BATCHES = ("batch_size", "max_batch_size")  # affect the speed, not the answers
-EIGHT, FOUR, FOUR_KIND = (
-    "load_in_8bit",
-    "load_in_4bit",
-    "bnb_4bit_quant_type",
-)  # bitsandbytes' keys in `hf`
+# bitsandbytes' keys in `hf`
+EIGHT, FOUR, FOUR_KIND = "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type"
 RENAMED = {
     "dtype": "model.dtype",
     "revision": "model.revision",
@@ -67,9 +64,8 @@ def _of_model(arguments: dict[str, Any], backend: str, content: dict[str, Any]) 
     if arguments.get(EIGHT):
         params["quantization.name"] = "int8"
     elif arguments.get(FOUR):
-        params["quantization.name"] = text_of(
-            arguments.get(FOUR_KIND) or "fp4"
-        )  # bitsandbytes' own default
+        # bitsandbytes' own default
+        params["quantization.name"] = text_of(arguments.get(FOUR_KIND) or "fp4")
     elif backend == OURS and params["model.name"].lower().endswith(".gguf"):
         params["quantization.name"] = "gguf"  # it need not be given
     for key, value in arguments.items():

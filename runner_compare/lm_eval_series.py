@@ -19,11 +19,8 @@ from runner_compare.statistics.ratios import ratio, ratio_interval
 from runner_compare.ways.likelihoods import sums_by_cluster
 
 OF_TEXTS = ("perplexity",)  # metrics that hold a document's log-likelihood
-OF_BYTES = (
-    "bits_per_byte",
-    "byte_perplexity",
-    "word_perplexity",
-)  # metrics that hold it with the size to divide by
+# metrics that hold it with the size to divide by
+OF_BYTES = ("bits_per_byte", "byte_perplexity", "word_perplexity")
 
 LARGEST = 2**53  # bytes of a document
 MOST_NATS = 700.0  # whose perplexity is a number
@@ -38,9 +35,8 @@ class Series:
     metric: str
     filter: str
     documents: Documents
-    is_beside_numbers: bool = (
-        False  # another run has a fraction for some document in this task and metric
-    )
+    # another run has a fraction for some document in this task and metric
+    is_beside_numbers: bool = False
 
     @property
     def name(self) -> str:

@@ -19,9 +19,8 @@ from runner_compare.statistics import Finding
 
 STYLE = Path(__file__).with_name("page.css")
 
-Part = tuple[
-    Table, Sequence[Picture | JobPicture], str
-]  # with what sections show below the pictures
+# with what sections show below the pictures
+Part = tuple[Table, Sequence[Picture | JobPicture], str]
 
 
 def write_page(
@@ -42,9 +41,8 @@ def write_page(
     out.write(f'<p class="asked">{" · ".join(settings)}</p>\n')
     if samples:
         out.write(f'<p><a href="{samples}">Every question and every answer, with filters</a></p>\n')
-    for (
-        section
-    ) in every_section():  # one verdict over several tables comes before those that it is made of
+    # one verdict over several tables comes before those that it is made of
+    for section in every_section():
         for part in section.parts(comparison):
             _write(part, section.figures_across(comparison), out)
     for table, figures, below in parts:

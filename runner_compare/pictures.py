@@ -27,19 +27,10 @@ if TYPE_CHECKING:  # its import takes a second, and only --save and --log need i
 
 MAX_LETTERS, MAX_LINE = 36, 44  # of a value, and of a line of a name
 LONGEST_AT_DOT = 30  # letters of a name: longer ones are in a list beside the pane
-USUAL_LETTERS, LETTER_WIDTH, LINE_HEIGHT = (
-    30,
-    0.07,
-    0.15,
-)  # names up to so many letters fit; the others in inches
-LABEL_OFFSETS = (
-    6,
-    -14,
-    17,
-    -25,
-    28,
-    -36,
-)  # in points above the middle of a dot; the first free one is used
+# names up to so many letters fit; the others in inches
+USUAL_LETTERS, LETTER_WIDTH, LINE_HEIGHT = 30, 0.07, 0.15
+# in points above the middle of a dot; the first free one is used
+LABEL_OFFSETS = (6, -14, 17, -25, 28, -36)
 MAX_ROWS, MAX_PANELS, MAX_LABELS = 60, 4, 14
 
 
@@ -317,12 +308,8 @@ def name_points(
     at: dict[tuple[float, float], list[str]] = {}
     for x, y, row in points:
         at.setdefault((x, y), []).append(names[row.run.run_id])
-    box = {
-        "boxstyle": "square,pad=0.1",
-        "facecolor": PAPER,
-        "edgecolor": "none",
-        "alpha": 0.8,
-    }  # above bars
+    # above bars
+    box = {"boxstyle": "square,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.8}
     return [
         annotated(pane, ", ".join(labels), point, FRONT if point in front else MUTED, bbox=box)
         for point, labels in at.items()

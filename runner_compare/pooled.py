@@ -62,9 +62,8 @@ class PooledTable:
     keys: list[str]  # that define a setting
     sets: list[str]  # the names of the sets of questions
     rows: list[TableRow]  # one for each setting; its run stands for those of all sets
-    cells: dict[str, list[TableRow | None]] = field(
-        default_factory=dict
-    )  # by the row's job id: its rows in the tables
+    # by the row's job id: its rows in the tables
+    cells: dict[str, list[TableRow | None]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -143,9 +142,8 @@ def set_names(sets: Sequence[QuestionSet]) -> list[str]:
     if 1 in places and len({(question_set[0], question_set[1]) for question_set in sets}) == len(
         {question_set[1] for question_set in sets}
     ):
-        places = [
-            position for position in places if position != 0
-        ]  # lm-eval's own name of a task says more than its group
+        # lm-eval's own name of a task says more than its group
+        places = [position for position in places if position != 0]
     return [
         " ".join(
             str(question_set[position])

@@ -27,9 +27,8 @@ class Reader:
     """
 
     key_rules: KeyRules = KeyRules()
-    numbers_of_questions: Mapping[
-        str, Better
-    ] = {}  # those that --metric may name, and which direction is better
+    # those that --metric may name, and which direction is better
+    numbers_of_questions: Mapping[str, Better] = {}
 
     def __init__(self) -> None:
         self._baselines: dict[str, Answers] = {}

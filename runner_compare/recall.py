@@ -52,9 +52,8 @@ class LengthRecall:
     low: float
     high: float
     cut_off: int
-    against_shortest: (
-        Compared | None
-    )  # its answers beside those at the shortest length; None: it is that one
+    # its answers beside those at the shortest length; None: it is that one
+    against_shortest: Compared | None
 
 
 @dataclass(frozen=True)

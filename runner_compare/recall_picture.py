@@ -38,9 +38,8 @@ class DrawnRecall:
     recall: Sequence[tuple[float, float, float]]  # at each length, with its interval
     depths: Sequence[float] = ()
     cells: Sequence[Sequence[float | None]] = ()  # by depth, then by length
-    effective: tuple[int, int | None] | None = (
-        None  # what it reaches at least, and what it does not reach
-    )
+    # what it reaches at least, and what it does not reach
+    effective: tuple[int, int | None] | None = None
     is_baseline: bool = False
 
 

@@ -18,9 +18,8 @@ from runner_compare.wording import name_of
 PAGE = Path(__file__).with_name("samples_page.html")
 DATA = "@DATA@"
 TEXT_END = 4000  # characters of a text that the page keeps: the answer is at the end
-MAX_CHARACTERS = (
-    40_000_000  # of all tables together: a browser still opens a page of that size in a few seconds
-)
+# of all tables together: a browser still opens a page of that size in a few seconds
+MAX_CHARACTERS = 40_000_000
 
 
 def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> None:

@@ -57,9 +57,8 @@ def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
                 f"{option} {text}: {several if matching else unknown('finished job or run', text, known)}"
             )
         run = matching[0]
-        if (
-            run not in latest
-        ):  # the job's folder has the newest run's files: this run's are only in MLflow
+        # the job's folder has the newest run's files: this run's are only in MLflow
+        if run not in latest:
             run = replace(run, job_id=f"{run.job_id}@{run.run_id[:8]}", folder="")
         chosen[run.run_id] = run
     return list(chosen.values())
@@ -77,9 +76,8 @@ def parse_pairs(text: str, runs: list[Run], option: str) -> dict[str, str]:
     """Read KEY=VALUE[,KEY=VALUE]; a bare group name stands for group.name."""
     known = {JOB_ID}.union(*(run.params for run in runs))
     pairs = {}
-    for part in re.split(
-        r",(?=[\w.]+=)", text
-    ):  # a comma inside a value, as in [1,4], separates nothing
+    # a comma inside a value, as in [1,4], separates nothing
+    for part in re.split(r",(?=[\w.]+=)", text):
         key, equals, value = part.partition("=")
         if not equals:
             raise ConfigError(f"{option} {text}: give KEY=VALUE, e.g. quantization=none")
@@ -222,9 +220,8 @@ class _Expression:
 
     def key(self) -> str:
         word = self.word("a key")
-        bare = re.sub(
-            r"^(params|metrics|tags|attributes)\.", "", word
-        )  # as MLflow's own filter writes them
+        # as MLflow's own filter writes them
+        bare = re.sub(r"^(params|metrics|tags|attributes)\.", "", word)
         full = next((key for key in (word, bare, f"{bare}.name") if key in self.known), None)
         if full is None:
             names = [label(key) for key in self.known if "/" not in key]

@@ -34,6 +34,7 @@ from runner_compare.statistics.floor_effects import what_tells_more, why_more_wo
 from runner_compare.ways import Asked, compare, noting
 from runner_compare.wording import TEAM, natural
 
+# they say which questions were asked
 QUESTION_KEYS = (
     "task.data",
     "task.split",
@@ -42,7 +43,7 @@ QUESTION_KEYS = (
     "task.without",
     "task.extractor",
     "task.scorer",
-)  # they say which questions were asked
+)
 
 
 @dataclass
@@ -50,16 +51,14 @@ class ComparisonOptions:
     """Which runs are compared with which baseline, and how."""
 
     baseline: dict[str, str] = field(default_factory=dict)
-    by: list[str] = field(
-        default_factory=list
-    )  # the keys that define a row; empty: all that differ
+    # the keys that define a row; empty: all that differ
+    by: list[str] = field(default_factory=list)
     seeds: bool = False  # whether runs that differ only in their seed are one row
     unpaired: bool = False
     base: Run | None = None  # the baseline, if the user named one run
     margins: dict[str, float] = field(default_factory=dict)  # measure → the loss that is acceptable
-    tolerance: float | None = (
-        None  # by how much speeds may differ by noise alone, if the user says so
-    )
+    # by how much speeds may differ by noise alone, if the user says so
+    tolerance: float | None = None
     metrics: int = 1  # tables of one score, a metric each, that share the 5 %
 
 
@@ -202,9 +201,8 @@ def also_differ(run: Run, base: Run, choice: ComparisonOptions, rules: KeyRules)
 def arrange(table: Table) -> None:
     """Put each baseline right above the rows that are compared with it, and write the findings."""
     inner = named_groups(table.baseline)
-    baseline_is_one_run = (
-        JOB_ID in table.baseline
-    )  # one run that all others are compared with comes first
+    # one run that all others are compared with comes first
+    baseline_is_one_run = JOB_ID in table.baseline
     outer = [
         key
         for key in table.keys

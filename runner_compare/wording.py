@@ -93,9 +93,8 @@ def sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
     shared = assignments(row, [key for key in keys if key not in own])
     name, base_name = (assignments(side, own) or side.run.job_id for side in (row, base))
     both = [key for key in own if row.config[key] is not None and base.config[key] is not None]
-    if len(both) == 1 and is_its_own_name(
-        both[0]
-    ):  # `nf4 vs none`, with keys that only one has in brackets
+    # `nf4 vs none`, with keys that only one has in brackets
+    if len(both) == 1 and is_its_own_name(both[0]):
         more = [key for key in own if key not in both]
         name, base_name = (
             f"{side.config[both[0]]} ({assignments(side, more)})".removesuffix(" ()")

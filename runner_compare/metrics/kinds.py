@@ -51,9 +51,8 @@ class Metric:
     tokens: str = ""  # for pooling per token: the metric that counts the tokens
     axis_words: str = ""  # the text on a picture's axis, if the label is too short
     head_words: str = ""  # the head of a narrow column, if the label does not fit
-    of_samples: Callable[[Sequence[Sample]], float] | None = (
-        None  # a plug-in's: from the answers that count
-    )
+    # a plug-in's: from the answers that count
+    of_samples: Callable[[Sequence[Sample]], float] | None = None
 
     @property
     def title(self) -> str:

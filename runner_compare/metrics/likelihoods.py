@@ -16,10 +16,8 @@ KL = "kl_nats_per_token"
 # by position and by context (LOSS/position_512, LOSS/context_1024): the loss is what the
 # log-likelihood lacks to 0
 LOSS = "loss_nats_per_token"
-GAIN, GAIN_P = (
-    "context_gain_nats_per_token",
-    "context_gain_p",
-)  # of a context over the next shorter one
+# of a context over the next shorter one
+GAIN, GAIN_P = "context_gain_nats_per_token", "context_gain_p"
 HELPS_UP_TO = "context_helps_up_to_tokens"
 # percentiles over tokens: the divergence from the reference, and the change of the text's tokens'
 # own probabilities

@@ -48,10 +48,8 @@ ROUNDED = 1e-4  # by which a score in a report may differ: it has four decimals
 DIRECTIONS = {"higher_is_better": Better.higher, "lower_is_better": Better.lower}
 
 
-MAX_SETTINGS_BYTES, MAX_ALIASES = (
-    MIB,
-    20,
-)  # of YAML, in which ten aliases of ten aliases become anything
+# of YAML, in which ten aliases of ten aliases become anything
+MAX_SETTINGS_BYTES, MAX_ALIASES = MIB, 20
 
 
 class Subset(msgspec.Struct):
@@ -296,9 +294,8 @@ def _settings(file: Path) -> Settings:
         raise DataError(f"{file}: larger than {MAX_SETTINGS_BYTES // MIB} MiB")
     try:
         loaded = yaml.load(raw, _FewAliases)
-        content = json.loads(
-            json.dumps(loaded, default=str, skipkeys=True)
-        )  # dates as texts, and nothing within itself
+        # dates as texts, and nothing within itself
+        content = json.loads(json.dumps(loaded, default=str, skipkeys=True))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: no YAML ({few(str(error).splitlines(), 1)})") from error
     settings: Settings = (

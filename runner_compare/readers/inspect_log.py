@@ -205,9 +205,8 @@ def _run(path: Path, header: Header, name: str, epochs: list[Epoch], logged: Sam
     by_sample: dict[str, list[Epoch]] = {}
     for epoch in epochs:
         by_sample.setdefault(epoch.sample_id, []).append(epoch)
-    dataset = (
-        header.eval.dataset
-    )  # in whose order they are shown: an archive has them as they were finished
+    # in whose order they are shown: an archive has them as they were finished
+    dataset = header.eval.dataset
     order = {
         str(sample_id): at for at, sample_id in enumerate((dataset and dataset.sample_ids) or ())
     }

@@ -206,9 +206,8 @@ def _scores(
     name: str, score: LoggedScore, completion: str, where: str
 ) -> Iterator[tuple[str, Score]]:
     """Yield a score by its name; a score of several values is several scores."""
-    is_extracted = (
-        isinstance(score.answer, str) and score.answer != completion
-    )  # the whole text is no vote
+    # the whole text is no vote
+    is_extracted = isinstance(score.answer, str) and score.answer != completion
     answer = _short(score.answer) if is_extracted else None
     values = score.value if isinstance(score.value, dict) else None
     named = (

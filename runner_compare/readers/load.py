@@ -35,9 +35,8 @@ class ResultsReader(lm_eval.FilesReader):
     def __init__(self, cluster: str | None = None) -> None:
         super().__init__()
         self.cluster = cluster
-        self.indices: dict[
-            tuple[str, str, str, str], int
-        ] = {}  # of samples, by task, id, question and gold answer
+        # of samples, by task, id, question and gold answer
+        self.indices: dict[tuple[str, str, str, str], int] = {}
 
     def add(self, run_id: str, run: ToolRun) -> None:
         """Number the samples of a run; equal samples of a task have one number in all runs."""

@@ -210,9 +210,8 @@ def _check_means(
     """
     name, _, scorer = metric.partition(":")
     figures = [name] if name in MEANS else []
-    if name == scorer and all(
-        0 <= number <= 1 for number in numbers
-    ):  # a log-likelihood is none of these means
+    # a log-likelihood is none of these means
+    if name == scorer and all(0 <= number <= 1 for number in numbers):
         figures += [mean for mean in MEANS if f"{mean}:{scorer}" not in names]
     for figure in figures:
         of_scorer = (entry.metrics or {}).get(figure)

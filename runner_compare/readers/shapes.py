@@ -18,14 +18,12 @@ from runner_compare.readers.files import MIB, parse
 
 Shape = TypeVar("Shape")
 
-Measured = Annotated[
-    float, msgspec.Meta(gt=1e-100, le=1e100)
-]  # neither NaN nor infinite, nor is what is computed of it
+# neither NaN nor infinite, nor is what is computed of it
+Measured = Annotated[float, msgspec.Meta(gt=1e-100, le=1e100)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 NULL = msgspec.Raw(b"null")
-EXPLAINED_BYTES = (
-    16 * MIB
-)  # of a file whose fault Python's parser looks for, which makes objects of all of it
+# of a file whose fault Python's parser looks for, which makes objects of all of it
+EXPLAINED_BYTES = 16 * MIB
 NOT_JSON = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(-?(?:NaN|Infinity))', re.DOTALL)
 AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<at>.*)`)?$", re.DOTALL)
 MISSING = re.compile(r"Object missing required field `(.+)`")

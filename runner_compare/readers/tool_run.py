@@ -39,10 +39,8 @@ class ToolSample:
     answer: str | None = None  # what was extracted from the text
     text: str = ""
     has_error: bool = False
-    right: tuple[int, int] = (
-        0,
-        0,
-    )  # of several answers to it: how many are right, and how many there are
+    # of several answers to it: how many are right, and how many there are
+    right: tuple[int, int] = (0, 0)
     votes: Votes | None = None  # how several answers vote, if what each of them says is known
     number: float | None = None  # its score; None: the tool has written none
     cluster: str | None = None  # the family that it belongs to, with --cluster
@@ -69,13 +67,11 @@ class ToolRun:
     params: dict[str, str]
     task_version: str = ""
     samples: list[ToolSample] = field(default_factory=list)
-    repeats: dict[str, list[float]] = field(
-        default_factory=dict
-    )  # by measure; empty for an evaluation
+    # by measure; empty for an evaluation
+    repeats: dict[str, list[float]] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
-    better: Better | None = (
-        None  # the direction of its numbers; None: it says right or wrong for each sample
-    )
+    # the direction of its numbers; None: it says right or wrong for each sample
+    better: Better | None = None
     found_at: str = ""  # the path on the command line that it was found at
     texts: ReadTexts | None = None  # reads the texts of samples again, where they are not kept
 
@@ -123,9 +119,8 @@ class ToolFile:
 
     runs: list[ToolRun]
     left_out: list[str] = field(default_factory=list)  # metrics that cannot be compared
-    notes: list[str] = field(
-        default_factory=list
-    )  # what else a reader of the comparison has to know
+    # what else a reader of the comparison has to know
+    notes: list[str] = field(default_factory=list)
 
 
 def family_of(fields: Any, cluster: str | None) -> tuple[str | None, tuple[str, ...]]:

@@ -39,11 +39,8 @@ KEYS = {
 # Settings that `serve` writes; any other text is one that the user has added with --metadata
 # KEY=VALUE
 OF_SERVE = ("num_prompts", "request_rate", "burstiness", "max_concurrency", "label")
-RUN, WARM_UP, FAILURE = (
-    "run_number",
-    b"-1",
-    ("error_type", "error", "serve_overrides"),
-)  # of a sweep
+# of a sweep
+RUN, WARM_UP, FAILURE = "run_number", b"-1", ("error_type", "error", "serve_overrides")
 NOT_SETTINGS = ("date", "endpoint_type", "model_id", "tokenizer_id")
 
 

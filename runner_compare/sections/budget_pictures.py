@@ -25,9 +25,8 @@ COLOURS, LINES, MARKERS = (
 )
 MAX_SETTINGS = len(COLOURS) * len(LINES)  # of a pane
 MAX_LETTERS = 36  # of a value in a name
-APART = (
-    0.06  # by how much the bars of settings are beside one another, of the space between budgets
-)
+# by how much the bars of settings are beside one another, of the space between budgets
+APART = 0.06
 
 
 def budget_pictures(table: Table) -> list[Picture]:

@@ -58,9 +58,8 @@ def flips_of(table: Table, reader: Reader) -> list[Flips]:
     """Return the flips that a page shows under a table: those of the first paired comparisons."""
     effects = [(row, row.effect.counts) for row in table.rows if row.effect]
     flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
-    flipped = [row for row in flipped if not row.run.over_seeds][
-        :PAIRS
-    ]  # whose answers are those of several jobs
+    # whose answers are those of several jobs
+    flipped = [row for row in flipped if not row.run.over_seeds][:PAIRS]
     return [
         find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR)
         for row in flipped
@@ -166,9 +165,8 @@ def find_flips(run: Run, base: Run, reader: Reader, most: int | None = None) -> 
     """Return the questions that only one of the two solved: at most `most` lost ones and `most` won
     ones."""
     answers, base_answers = reader.of(run), reader.of_baseline(base)
-    answers = {
-        question: answer for question, answer in answers.items() if question in base_answers
-    }  # the baseline may have fewer
+    # the baseline may have fewer
+    answers = {question: answer for question, answer in answers.items() if question in base_answers}
     lost = sorted(
         question
         for question, answer in answers.items()

@@ -145,9 +145,8 @@ def _checked(term: Term, runs: Sequence[Run]) -> Term:
     if term.key == "margin":
         if term.sign != "=":
             raise ConfigError(f"{where}: give margin=POINTS, {EXAMPLE}")
-        parse_margins(
-            [term.value], f"{OPTION} margin="
-        )  # a mistake is said before anything is compared
+        # a mistake is said before anything is compared
+        parse_margins([term.value], f"{OPTION} margin=")
         return term
     if term.key == "finding":
         if term.sign not in ("=", "==", "!="):

@@ -31,12 +31,10 @@ TITLE = "thinking, and what a right answer costs: the tokens and seconds of all 
 class ThinkingOfRows:
     """What is known of the rows of models that think, by run id."""
 
-    effects: dict[str, Decision] = field(
-        default_factory=dict
-    )  # how many tokens more than its baseline a row thinks
-    right_answers: dict[str, Estimate] = field(
-        default_factory=dict
-    )  # the tokens of a right answer, with wrong ones
+    # how many tokens more than its baseline a row thinks
+    effects: dict[str, Decision] = field(default_factory=dict)
+    # the tokens of a right answer, with wrong ones
+    right_answers: dict[str, Estimate] = field(default_factory=dict)
 
 
 class Thinking(Section):

@@ -69,9 +69,8 @@ def draw_tokens(table: Table, ranges: Mapping[str, Estimate]) -> Figure:
             draw_point(pane, x, y, row, ranges.get(row.run.run_id), colour, row.is_baseline)
         keys = [key for key in table.keys if key not in panel_keys]
         names = names_of([row for *_, row in all_points if row.panel == panel], keys)
-        if (
-            len(points) > MAX_LABELS or longest(names) > LONGEST_AT_DOT
-        ):  # they would cover each other
+        # they would cover each other
+        if len(points) > MAX_LABELS or longest(names) > LONGEST_AT_DOT:
             names = numbered(pane, names)
         labels.append(name_points(pane, points, names, front))
         finish_pane(pane, front)

@@ -33,12 +33,8 @@ SHOWN = ("kl_nats_per_token", *KL_SHARES, "kl_max_nats", "delta_p_mean", "delta_
          "ln_ppl_ratio", "ln_ppl_correlation", "top_1_agreement")  # fmt: skip
 OF_CATEGORY = ("n", "scored_tokens", "kl_nats_per_token", "kl_median_nats", "kl_p99_nats", "kl_p999_nats",
                "kl_max_nats", "top_1_agreement")  # fmt: skip
-DROP_ORDERS = {
-    "kl_median_nats": 1,
-    "kl_p999_nats": 2,
-    "n": 3,
-    "scored_tokens": 4,
-}  # of the table of categories
+# of the table of categories
+DROP_ORDERS = {"kl_median_nats": 1, "kl_p999_nats": 2, "n": 3, "scored_tokens": 4}
 HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats": "largest", "delta_p_mean": "Δp",
          "delta_p_rms": "RMS Δp", "delta_p_p01": "1 %\nΔp", "ln_ppl_ratio": "ln(PPL\nratio)",
          "ln_ppl_correlation": "correlation", "top_1_agreement": "same\nfirst", "n": "texts",

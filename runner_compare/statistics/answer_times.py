@@ -34,9 +34,8 @@ def answer_times(metrics: Mapping[str, float]) -> AnswerTimes | None:
     The measured speed of prefill is that of computed tokens. Those of a shared beginning are
     computed once, and each prompt counts them.
     """
-    n = metrics.get(
-        "calls", metrics.get("n_all", metrics.get("n"))
-    )  # a team's question takes several completions
+    # a team's question takes several completions
+    n = metrics.get("calls", metrics.get("n_all", metrics.get("n")))
     prefill, decode = metrics.get("prefill_tok_per_s"), metrics.get("decode_tok_per_s", 0.0)
     new_tokens = metrics.get("new_tokens", 0.0)  # likelihoods have none
     prompt_tokens = metrics.get("prompt_tokens", metrics.get("computed_prompt_tokens"))
@@ -47,7 +46,6 @@ def answer_times(metrics: Mapping[str, float]) -> AnswerTimes | None:
     if decoded and not decode:
         return None
     own = max(prompt_tokens - metrics.get("shared_prompt_tokens", 0.0), 0.0)
-    beginnings = max(
-        metrics.get("computed_prompt_tokens", own) - own, 0.0
-    )  # earlier versions did not count them
+    # earlier versions did not count them
+    beginnings = max(metrics.get("computed_prompt_tokens", own) - own, 0.0)
     return AnswerTimes(n, own / prefill, beginnings / prefill, decoded / decode if decoded else 0.0)

@@ -24,9 +24,8 @@ def chance_of(sums: Sequence[float], sizes: Sequence[float], mean: float, worst:
     import numpy as np  # where few clusters are compared: a score needs none of it
 
     gaps = np.asarray(sums) - mean * np.asarray(sizes)
-    typical = np.dot(sizes, sizes) / np.sum(
-        sizes
-    )  # the size of an average number's cluster, which the unseen one has
+    # the size of an average number's cluster, which the unseen one has
+    typical = np.dot(sizes, sizes) / np.sum(sizes)
     values, counts = np.unique(gaps, return_counts=True)
     return chance_below(-worst * np.append(values, typical * (worst - mean)), np.append(counts, 1))
 

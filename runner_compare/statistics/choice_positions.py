@@ -18,10 +18,8 @@ import numpy as np
 from runner_compare.statistics.clustered_share import clustered_share_interval
 from runner_compare.statistics.stats import ALPHA
 
-DRAWS, SEED = (
-    9_999,
-    0,
-)  # of permutations: p is exact in that it is never too small, whatever their number
+# of permutations: p is exact in that it is never too small, whatever their number
+DRAWS, SEED = 9_999, 0
 MOST_NUMBERS = 4_000_000  # of one block of draws
 
 
@@ -78,9 +76,8 @@ def position_bias(asked: Sequence[AskedInOrders], draws: int = DRAWS) -> Positio
     return PositionBias(positions, _p(moved, expected, observed, draws))
 
 
-Moved = np.ndarray[
-    tuple[int, ...], np.dtype[np.int64]
-]  # [order, answer]: where this answer's text stands there; or -1
+# [order, answer]: where this answer's text stands there; or -1
+Moved = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 def _moved(question: AskedInOrders) -> Moved:
@@ -108,9 +105,8 @@ def _distance(counts: Sequence[float], expected: Sequence[float]) -> float:
 
 def _p(moved: Sequence[Moved], expected: Sequence[float], observed: float, draws: int) -> float:
     """Return the share of permutations whose counts are at least as far from their expectation."""
-    mixed = [
-        orders for orders in moved if any(row[0] != text for row in orders for text in row)
-    ]  # in others nothing changes
+    # in others nothing changes
+    mixed = [orders for orders in moved if any(row[0] != text for row in orders for text in row)]
     if not mixed:
         return 1.0
     fixed = np.array([_expected([orders for orders in moved if not any(orders is question for question in mixed)], at)
@@ -121,9 +117,8 @@ def _p(moved: Sequence[Moved], expected: Sequence[float], observed: float, draws
         block = min(draws - done, max(1, MOST_NUMBERS // sum(map(len, mixed))))
         counts = np.tile(fixed, (block, 1))
         for size in {len(orders) for orders in mixed}:
-            alike = np.stack(
-                [orders for orders in mixed if len(orders) == size]
-            )  # [question, order, answer]
+            # [question, order, answer]
+            alike = np.stack([orders for orders in mixed if len(orders) == size])
             order = generator.permuted(
                 np.broadcast_to(np.arange(size), (block, len(alike), size)), axis=2
             )

@@ -32,9 +32,8 @@ def share_interval(
     """
     if not shares:
         return wilson_interval(0, 0)
-    each = (
-        len(answers) / math.fsum(1 / count for count in answers) if answers else 1.0
-    )  # in the mean of such means
+    # in the mean of such means
+    each = len(answers) / math.fsum(1 / count for count in answers) if answers else 1.0
     if None not in families:
         return clustered_share_interval(shares, families, each=each)
     if each > 1:

@@ -35,9 +35,8 @@ class Compared:
 
     test: Test
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
-    ends: tuple[Test, Test] | None = (
-        None  # if any: with ours wrong and the baseline's right, and the reverse
-    )
+    # if any: with ours wrong and the baseline's right, and the reverse
+    ends: tuple[Test, Test] | None = None
     remark: str | None = None  # what else a reader has to know
     unplanned: str = ""  # why more questions of this kind would not decide
     tells_more: str = ""  # which questions would tell more, if all verdicts are the same
@@ -84,12 +83,10 @@ class Decision(Effect):
     unplanned: str = ""  # why more questions of this kind would not decide
     tells_more: str = ""  # which questions would tell more, if all verdicts are the same
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
-    ends: tuple[Decision, Decision] | None = (
-        None  # what both ends of the cut-off answers show, if any were
-    )
-    as_counted: Decision | None = (
-        None  # if any row has ends: what would be decided if all cut-off answers were wrong
-    )
+    # what both ends of the cut-off answers show, if any were
+    ends: tuple[Decision, Decision] | None = None
+    # if any row has ends: what would be decided if all cut-off answers were wrong
+    as_counted: Decision | None = None
 
     @property
     def hinges_on_cut_off(self) -> bool:

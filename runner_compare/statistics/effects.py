@@ -22,9 +22,8 @@ class Method(StrEnum):
     """The tests whose names others ask for; a name that nobody asks for is not among them."""
 
     mcnemar = "mcnemar"  # exact, paired on the same questions
-    weighted_flips = (
-        "weighted_flips"  # exact, paired, over several tasks whose questions have other weights
-    )
+    # exact, paired, over several tasks whose questions have other weights
+    weighted_flips = "weighted_flips"
     fisher = "fisher"  # exact, for questions that cannot be paired
     sequential = "sequential"  # bets on the pairs in the order of the questions, where a run was compared while it ran
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
@@ -32,9 +31,8 @@ class Method(StrEnum):
     mean_flips = "mean_flips"  # signs of paired means' differences: of clusters of questions, or of several samples
     over_seeds = "over_seeds"  # the same over jobs that differ in their seed, which count as well as questions
     student_t = "student_t"  # over runs of a measurement, each in a process of its own
-    too_few_runs = (
-        "too_few_runs"  # no test: repeats within one process say nothing about another one
-    )
+    # no test: repeats within one process say nothing about another one
+    too_few_runs = "too_few_runs"
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,12 @@ class Effect:
     p: float
     n: int  # pairs or samples; of a measurement, the runs of this job
     baseline_n: int
-    counts: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # further counts of the method, by their names in JSON
+    # further counts of the method, by their names in JSON
+    counts: Mapping[str, Any] = field(default_factory=dict)
     is_ratio: bool = False
     better: Better = Better.higher  # which direction of the measure is better
-    early_stop_comparisons: int | None = (
-        None  # these share 5 %, as fixed before the run; None: those of the table do
-    )
+    # these share 5 %, as fixed before the run; None: those of the table do
+    early_stop_comparisons: int | None = None
 
     def __post_init__(self) -> None:
         """Widen an interval that excludes the neutral value although the test, which decides, does

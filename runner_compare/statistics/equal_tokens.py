@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
 RESAMPLES = 4000
 AT_ONCE = 2_000_000  # numbers of a block of resamples: they fit the cache
-MIN_QUESTIONS = (
-    50  # or families: of fewer, the interval covers too little (bench/compare/equal_tokens_null.py)
-)
+# or families: of fewer, the interval covers too little (bench/compare/equal_tokens_null.py)
+MIN_QUESTIONS = 50
 FEW = 8  # over n: by this share the interval is wider, as curves bend within the noise of few questions
 MIN_DIFFERING = 20  # questions: of fewer, the observed differences say too little of those to come
 LEAST_GAP = 0.1  # of a verdict between two budgets: less is hardly a difference
@@ -76,9 +75,8 @@ class EqualTokens:
     difference: Estimate
     p: float
     points: list[AtTokens]
-    outside: list[int] = field(
-        default_factory=list
-    )  # budgets of the first curve that the second does not reach
+    # budgets of the first curve that the second does not reach
+    outside: list[int] = field(default_factory=list)
     p_holm: float = 1.0
     finding: Finding = Finding.open
 
@@ -110,10 +108,11 @@ def at_equal_tokens(
         range(n) if clusters is None else [str(cluster) for cluster in clusters],
         return_inverse=True,
     )
+    # rows: what is summed; columns: units
     our_sums, their_sums = (
         _sums([*curve.tokens, *curve.right, [1.0] * n], of_unit, len(units))
         for curve in (own_curve, base_curve)
-    )  # rows: what is summed; columns: units
+    )
     once = np.ones((1, len(units)))
     our_points, their_points = _points(once, our_sums), _points(once, their_sums)
     low, high = _range(our_points, their_points)

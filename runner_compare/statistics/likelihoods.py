@@ -86,11 +86,8 @@ def figures(
     job_figures |= _ratio("bits_per_token", bits, tokens, least=0) | _ratio(
         "bits_per_byte", bits, bytes_of_texts, least=0
     )
-    flipped_end = {
-        "": "",
-        "_low": "_high",
-        "_high": "_low",
-    }  # perplexity is lower if the likelihood is higher
+    # perplexity is lower if the likelihood is higher
+    flipped_end = {"": "", "_low": "_high", "_high": "_low"}
     job_figures |= {
         f"perplexity{flipped_end[key.removeprefix(LOG_LIKELIHOOD)]}": _exp(-value)
         for key, value in by_token.items()
@@ -116,9 +113,8 @@ def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
     if len(variances) == len(compared):
         error_nats = NormalDist().inv_cdf(1 - ALPHA / 2) * math.sqrt(sum(variances))
         divergence_figures["kl_drawing_error_nats_per_token"] = error_nats / sum(tokens)
-    if (
-        len(compared) >= MIN_TEXTS
-    ):  # a few texts have much of the sum: of fewer, no interval holds 95 %
+    # a few texts have much of the sum: of fewer, no interval holds 95 %
+    if len(compared) >= MIN_TEXTS:
         low, high = paired_interval(kl, tokens)
         divergence_figures |= {
             "kl_nats_per_token_low": max(low, 0.0),

@@ -19,10 +19,8 @@ import numpy as np
 
 from runner_compare.statistics.stats import ALPHA
 
-DRAWS, SEED = (
-    9_999,
-    0,
-)  # of permutations: p is exact in that it is never too small, whatever their number
+# of permutations: p is exact in that it is never too small, whatever their number
+DRAWS, SEED = 9_999, 0
 MOST_NUMBERS = 2_000_000  # of one block of draws
 ROUNDING = 1e-9
 
@@ -158,9 +156,8 @@ def _moments(groups: Sequence[_Exchangeable], ranges: Places) -> tuple[Numbers, 
         inside = ranges @ np.bincount(group.depths, minlength=ranges.shape[1])
         mean += inside * group.shares.mean()
         variance += inside * (size - inside) / max(1, size - 1) * group.shares.var()
-    is_constant = (
-        variance < ROUNDING
-    )  # then each permutation has the same sums, and no range a distance
+    # then each permutation has the same sums, and no range a distance
+    is_constant = variance < ROUNDING
     return mean, np.where(is_constant, np.inf, np.sqrt(np.maximum(variance, ROUNDING)))
 
 

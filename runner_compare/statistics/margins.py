@@ -95,9 +95,8 @@ def fewest(power_at: Callable[[int], float], power: float) -> int | None:
         low, high = high, 2 * high
         if high > MAX_QUESTIONS:
             return None
-    while high - low > max(
-        1, low // 1000
-    ):  # the power is not quite monotonic, so a closer search is useless
+    # the power is not quite monotonic, so a closer search is useless
+    while high - low > max(1, low // 1000):
         middle = (low + high) // 2
         if power_at(middle) < power:
             low = middle
@@ -144,10 +143,9 @@ def likely_counts(n: int, rate: float) -> tuple[Any, Any]:
     """Return the numbers of successes in n that are not negligibly rare, and the probability of
     each."""
     import numpy as np
-    from scipy.special import (
-        bdtr,
-        ndtri,
-    )  # takes half a second to import, and only planning needs it
+
+    # takes half a second to import, and only planning needs it
+    from scipy.special import bdtr, ndtri
 
     half = -ndtri(1e-9) * math.sqrt(n * rate * (1 - rate)) + 10
     first, last = max(0, math.floor(n * rate - half)), min(n, math.ceil(n * rate + half))

@@ -19,14 +19,11 @@ from runner_compare.statistics.paired_means import mean_ps
 from runner_compare.statistics.ratios import EXACT_FLIPS, ROUNDING
 from runner_compare.statistics.stats import POWER, student_quantile
 
-DRAWS, MOST_NUMBERS = (
-    500,
-    120_000,
-)  # drawn comparisons, and clusters in all of them: fewer comparisons of many clusters
+# drawn comparisons, and clusters in all of them: fewer comparisons of many clusters
+DRAWS, MOST_NUMBERS = 500, 120_000
 LEAST_DRAWS = 200
-AIM = (
-    POWER + 0.02
-)  # of those that are simulated: clusters that are drawn from a few differ a little less than others
+# of those that are simulated: clusters that are drawn from a few differ a little less than others
+AIM = POWER + 0.02
 ROUNDS = 7  # of the search for a difference: to one hundredth of it
 HALVINGS = 40
 MANY_CLUSTERS = 2_000  # of which the normal approximation is as good, and faster
@@ -102,9 +99,8 @@ def flip_ps(sums: Any) -> Any:
             ),
         )
         assert len(totals) == len(of_row)
-        bits = (
-            np.arange(2 ** max(0, number - 1))[:, None] >> np.arange(number) & 1
-        )  # the other half mirrors it
+        # the other half mirrors it
+        bits = np.arange(2 ** max(0, number - 1))[:, None] >> np.arange(number) & 1
         reached = np.abs((1.0 - 2 * bits) @ lines[:, :-1].T) >= lines[:, -1] - ROUNDING * lines[
             :, :-1
         ].sum(axis=1)
@@ -174,9 +170,8 @@ def questions_for_margin(
     spread = math.sqrt(
         float(weights @ (gaps - margin * np.concatenate([sizes_too, sizes_too])) ** 2)
     )
-    worth = (
-        total**2 / math.fsum(size * size for size in sizes) / count
-    )  # of a cluster, in clusters of equal size
+    # of a cluster, in clusters of equal size
+    worth = total**2 / math.fsum(size * size for size in sizes) / count
 
     def power_at(questions: int) -> float:
         clusters = max(2.0, questions / of_size)

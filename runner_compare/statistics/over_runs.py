@@ -23,13 +23,11 @@ from statistics import fmean, variance
 from runner_compare.statistics.stats import ALPHA, POWER, student_p, student_quantile
 
 MIN_RUNS = 3  # a side, for any test: two do not show a spread
-CLEAR_DIFFERENCE = (
-    3.0  # in standard deviations of a run: what the advice about the number of runs is for
-)
+# in standard deviations of a run: what the advice about the number of runs is for
+CLEAR_DIFFERENCE = 3.0
 MAX_RUNS = 10_000
-MAX_DISTANCE = (
-    30.0  # in standard errors; scipy's noncentral t is exact up to there, and the power is 1 anyway
-)
+# in standard errors; scipy's noncentral t is exact up to there, and the power is 1 anyway
+MAX_DISTANCE = 30.0
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,8 @@ from runner_compare.statistics import ratios
 from runner_compare.statistics.stats import ALPHA
 from runner_compare.statistics.unseen_kind import likelihood_ps, steps
 
-ROUNDS, PARTS = (
-    4,
-    12,
-)  # into which a range is divided, again and again, to find an end of the interval in it
+# into which a range is divided, again and again, to find an end of the interval in it
+ROUNDS, PARTS = 4, 12
 ROUNDING = 1e-12
 MIN_CLUSTERS = 6  # with five, no test can reach a p below 0.05
 FEW_CLUSTERS = 60  # of fewer, the unseen kind costs more power than chance does

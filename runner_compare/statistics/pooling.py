@@ -141,9 +141,8 @@ def weighted_flip_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> fl
     product = np.ones(len(angles))
     for weight, count in zip(weights, discordant, strict=True):
         product *= np.cos(weight * angles) ** count
-    chances = np.clip(
-        np.fft.irfft(product, points), 0.0, None
-    )  # of the sums 0, 1 … and from the end -1, -2 …
+    # of the sums 0, 1 … and from the end -1, -2 …
+    chances = np.clip(np.fft.irfft(product, points), 0.0, None)
     return float(min(1.0, max(2 * chances[observed : largest + 1].sum(), math.ulp(0.0))))
 
 
@@ -160,9 +159,8 @@ def detectable_mean_difference(
     from scipy.optimize import brentq
 
     z_alpha, z_power = -NormalDist().inv_cdf(alpha / 2), NormalDist().inv_cdf(POWER)
-    smallest_step = 1 / (
-        len(tasks) * max(task.n for task in tasks)
-    )  # by which the sum of the flips can change
+    # by which the sum of the flips can change
+    smallest_step = 1 / (len(tasks) * max(task.n for task in tasks))
 
     def surplus(difference: float) -> float:
         rates = [

@@ -22,10 +22,8 @@ EXACT_FLIPS = 14  # up to so many samples all sign flips are counted
 ROUNDING = 1e-12  # as a share of the largest sum: closer sums count as equal
 SIGNS_AT_ONCE = 100_000  # so many are drawn together: they fit the cache
 CAUTION = 2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
-CAUTION_BELOW = {
-    80: 4.0,
-    200: 3.0,
-}  # samples, which show too little of a heavy tail (bench/compare/likelihood_null.py)
+# samples, which show too little of a heavy tail (bench/compare/likelihood_null.py)
+CAUTION_BELOW = {80: 4.0, 200: 3.0}
 MIN_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/compare/likelihood_null.py)
 
 
@@ -222,9 +220,8 @@ def cautious_interval(
     """Return a cautious 95 % interval: Student's and Hall's together, each at the level of
     `cautious_p`."""
     bound = student_quantile((1 - CONFIDENCE) / caution(freedom + 1), freedom)
-    above = max(
-        bound, skewed_again(bound, bend)
-    )  # by which the estimate may exceed the truth, in standard errors
+    # by which the estimate may exceed the truth, in standard errors
+    above = max(bound, skewed_again(bound, bend))
     below = max(bound, -skewed_again(-bound, bend))
     return centre - above * error, centre + below * error
 
@@ -261,9 +258,8 @@ def detectable_shift(
     slope = max(0.5, 1 - bound * bend / 2)
     z = NormalDist().inv_cdf(power)
     of_error = bound**2 * max(0.0, tails - 1 - bend**2 * samples) / (4 * samples)
-    unknown = (
-        max(0.0, tails - 1) / (4 * seen) if seen else 0.0
-    )  # the variance of the logarithm of the error
+    # the variance of the logarithm of the error
+    unknown = max(0.0, tails - 1) / (4 * seen) if seen else 0.0
     errors = bound + z * math.sqrt(slope**2 + of_error + unknown * (bound + z) ** 2)
     return errors * error * (1 + 1 / samples + 2 * unknown)
 

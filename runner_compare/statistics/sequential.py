@@ -34,9 +34,8 @@ from typing import Any
 
 from runner_compare.statistics.stats import ALPHA
 
-SHARES = tuple(
-    tenth / 10 for tenth in range(1, 10)
-)  # of a gambler's capital, which is split equally among them
+# of a gambler's capital, which is split equally among them
+SHARES = tuple(tenth / 10 for tenth in range(1, 10))
 HALVINGS = 19  # of the values from -1 to 1, to find an end of the interval: more precise than what is shown
 
 Look = tuple[int, int, int]  # wins, losses and ties so far
@@ -70,9 +69,8 @@ def confidence_percent(comparisons: int) -> float:
 @lru_cache(maxsize=256)
 def _steps(difference: float) -> tuple[tuple[float, float, float], ...]:
     """Return for each share the logs of what a win, a loss and a tie multiply the capital by."""
-    ratio = 1 / (
-        1 + difference
-    )  # a tie multiplies the bet by this, a win by twice this, a loss by 0
+    # a tie multiplies the bet by this, a win by twice this, a loss by 0
+    ratio = 1 / (1 + difference)
     return tuple(
         (math.log1p(f * (2 * ratio - 1)), math.log1p(-f), math.log1p(f * (ratio - 1)))
         for f in SHARES
@@ -107,9 +105,8 @@ class Pairs:
     ties: int = 0
     p: float = 1.0  # against no difference; valid at whatever look one stops
     decision: Side = Side.open  # the first one that is made is final
-    from_margin: Side = (
-        Side.open
-    )  # on which side of minus the margin the true difference lies; final, too
+    # on which side of minus the margin the true difference lies; final, too
+    from_margin: Side = Side.open
     looks: list[Look] = field(default_factory=list)
     _ends: tuple[float, float] = (-1.0, 1.0)  # the interval after the first `_ended` looks
     _ended: int = 0
@@ -125,9 +122,8 @@ class Pairs:
         if self.decision is Side.open and self.p <= self.level:
             self.decision = Side.better if self.wins > self.losses else Side.worse
         if self.margin is not None and self.from_margin is Side.open:
-            if (
-                base_solved and not solved
-            ):  # the only pair from which the gambler below the margin wins
+            # the only pair from which the gambler below the margin wins
+            if base_solved and not solved:
                 is_below = (
                     log_capital(self.losses, self.wins, self.ties, self.margin) >= self._enough
                 )
@@ -215,16 +211,14 @@ def _excluded(counts: Any, enough: float) -> float:
     """Return the bound below which a look has excluded all differences; -1 if none has."""
     import numpy as np
 
-    low, high = (
-        -1.0,
-        1.0,
-    )  # always the same halves, 0 first: so it does not matter how many looks come at once
+    # always the same halves, 0 first: so it does not matter how many looks come at once
+    low, high = -1.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         is_excluded = bool((log_capitals(counts, middle) >= enough).any())
         low, high = (middle, high) if is_excluded else (low, middle)
-        if (
-            high == 0
-        ):  # a tie wins, too, against all that is left: of equally many losses, the last look has won most
+        # a tie wins, too, against all that is left: of equally many losses, the last look has won
+        # most
+        if high == 0:
             counts = counts[np.append(counts[1:, 1] > counts[:-1, 1], True)]
     return low

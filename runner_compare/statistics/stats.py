@@ -100,13 +100,11 @@ def _lower_end(b: int, c: int, n: int, alpha: float) -> float:
     from scipy.special import bdtr, betaincinv
 
     low, _ = tango_interval(b, c, n, alpha, half_step(b, c, n))
-    if (
-        low > 0 and bdtr(n - b, n, 1 - low) > alpha / 2
-    ):  # wins are too few for it: Clopper and Pearson's lower end
+    # wins are too few for it: Clopper and Pearson's lower end
+    if low > 0 and bdtr(n - b, n, 1 - low) > alpha / 2:
         return float(betaincinv(b, n - b + 1, alpha / 2))
-    if (
-        -1 < low < 0 and bdtr(c, n, -low) < alpha / 2
-    ):  # losses are too few for it: minus their upper end
+    # losses are too few for it: minus their upper end
+    if -1 < low < 0 and bdtr(c, n, -low) < alpha / 2:
         return float(betaincinv(n - c, c + 1, alpha / 2)) - 1
     return low
 

@@ -112,9 +112,8 @@ class TokenSaving:
             )
         )
         units = len(base_cells.both[0]) if cells.clusters is None else len(set(cells.clusters))
-        p = max(
-            both.p(), 2.0 ** (1 - units)
-        )  # that of as many equal signs: so few questions can show no more
+        # that of as many equal signs: so few questions can show no more
+        p = max(both.p(), 2.0 ** (1 - units))
         low, high = both.interval()
         if p >= ALPHA:  # the test decides
             low, high = min(low, 0.0), max(high, 0.0)

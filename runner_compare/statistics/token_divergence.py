@@ -30,14 +30,12 @@ class TextTokens:
     """The tokens of one text, or of a family of texts."""
 
     category: str | None = None
-    least: list[float] = field(
-        default_factory=list
-    )  # KL(reference || this) in nats, or a lower bound
+    # KL(reference || this) in nats, or a lower bound
+    least: list[float] = field(default_factory=list)
     most: list[float] = field(default_factory=list)  # an upper bound; empty: `least` is exact
     logprobs: list[float] = field(default_factory=list)  # of the text's tokens under this model
-    reference: list[float] = field(
-        default_factory=list
-    )  # under the reference; empty: it did not keep them
+    # under the reference; empty: it did not keep them
+    reference: list[float] = field(default_factory=list)
     agreed: int = 0  # positions in which both have the same first choice
 
 

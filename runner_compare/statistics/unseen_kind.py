@@ -53,16 +53,14 @@ def likelihood_ps(sums: Any, sizes: Any, mean: Any, step: Any) -> Any:
     from scipy.special import log_ndtr
 
     count, total = sums.shape[1], sizes.sum(axis=1)
-    typical = (sizes * sizes).sum(
-        axis=1
-    ) / total  # the size of an average number's cluster, which the unseen one has
+    # the size of an average number's cluster, which the unseen one has
+    typical = (sizes * sizes).sum(axis=1) / total
     gaps = sums - np.reshape(mean, (-1, 1)) * sizes
     distance = gaps.sum(axis=1)
     sign = np.where(distance < 0, -1.0, 1.0)
     nearer = sign * np.minimum(step / 2, np.abs(distance)) / total
-    against = -sign[:, None] * (
-        gaps - nearer[:, None] * sizes
-    )  # below 0 on average, as the null is above
+    # below 0 on average, as the null is above
+    against = -sign[:, None] * (gaps - nearer[:, None] * sizes)
     unseen = typical * (1 + sign * mean)
     widest = np.maximum(TINY, np.maximum(unseen, against.max(axis=1)))[:, None]
     scaled = against / widest

@@ -46,9 +46,8 @@ def majority_at(k: int, n: int, own_votes: int, rivals: tuple[int, ...]) -> Frac
     assert 1 <= k <= n
     probability = Fraction(0)
     for votes in range(1, min(own_votes, k) + 1):
-        ways: Counter[tuple[int, int]] = Counter(
-            {(0, 0): 1}
-        )  # (votes for rivals, rivals that have as many)
+        # (votes for rivals, rivals that have as many)
+        ways: Counter[tuple[int, int]] = Counter({(0, 0): 1})
         for rival in rivals:
             ways_with_rival: Counter[tuple[int, int]] = Counter()
             for (rival_votes, tied_rivals), count in ways.items():

@@ -15,6 +15,7 @@ from runner_compare.statistics import Compared
 # in the order in which two runs are shown to them: the first one that fits compares them
 WAYS = ("numbers", "likelihoods", "repeats", "verdicts")
 
+# keys that begin with one of these change prompts
 PROMPT_KEYS = (
     "model.",
     "task.prompt",
@@ -22,21 +23,17 @@ PROMPT_KEYS = (
     "task.shots",
     "task.instruction",
     "task.system",
-)  # keys that begin with one of these change prompts
-CONTEXT_KEYS = (
-    "task.window",
-    "task.stride",
-    "task.contexts",
-)  # these change how much of a text stands before a token
+)
+# these change how much of a text stands before a token
+CONTEXT_KEYS = ("task.window", "task.stride", "task.contexts")
 
 
 @dataclass(frozen=True)
 class Asked:
     """What a comparison is asked for."""
 
-    keys: Sequence[
-        str
-    ] = ()  # that are compared: prompts may differ if one of these changes prompts
+    # that are compared: prompts may differ if one of these changes prompts
+    keys: Sequence[str] = ()
     is_unpaired: bool = False  # whether what cannot be paired is compared by its counts
 
     @property

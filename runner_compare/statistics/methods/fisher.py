@@ -23,9 +23,8 @@ class Fisher(Test):
 
     def compare(self) -> Effect:
         """Compute the effect."""
-        from scipy.stats import (
-            fisher_exact,
-        )  # takes a second to import, and only unpaired runs need it
+        # takes a second to import, and only unpaired runs need it
+        from scipy.stats import fisher_exact
 
         table = [
             [self.correct, self.n - self.correct],

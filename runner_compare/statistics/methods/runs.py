@@ -82,7 +82,6 @@ class StudentT(Test):
     def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
         """Return the runs a side that decide about a margin."""
         n, baseline_n = len(self.run.runs), len(self.baseline.runs)
-        spread = self.over.error * math.sqrt(
-            1 / (1 / n + 1 / baseline_n)
-        )  # of a run, as if both sides had the same
+        # of a run, as if both sides had the same
+        spread = self.over.error * math.sqrt(1 / (1 / n + 1 / baseline_n))
         return runs_needed(math.log1p(margin) / spread, level) if spread else None
