@@ -123,7 +123,7 @@ def run(inputs: Offered, context: Context) -> Result:
     if task.show_prompt:
         log.info("%s", prompts_shown(resolved, requests[: task.show_prompt]))
     policies: list[Policy] = [
-        PromptForm(form, requests[0]),
+        PromptForm(requests[0]),
         OrderOfRepeat(task.repeat),
         RightCalls(context),
     ]
@@ -132,6 +132,9 @@ def run(inputs: Offered, context: Context) -> Result:
     result = Result(
         metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables
     )
+    result.facts["calls"] = (
+        form.words
+    )  # also where all answers are another job's, which read another form
     tool_card(result, done.samples)
     result.notes += positions.needless_scaling_of(resolved, done.samples)
     return result
@@ -210,15 +213,14 @@ def shown(inputs: Offered, resolved: ResolvedJob) -> str:
 
 
 class PromptForm(Policy):
-    """Facts about the prompts, as the model sees them, and about the form of calls."""
+    """Facts about the prompts, as the model sees them."""
 
-    def __init__(self, form: WrittenIn, first: Request) -> None:
-        self.form, self.first = form, first
+    def __init__(self, first: Request) -> None:
+        self.first = first
 
     def loaded(self, engine: Engine, report: EngineReport) -> None:
         """Add them to the report."""
         look_at_prompts(["chat"], self.first, self.first, engine, report)
-        report.facts["calls"] = self.form.words
 
 
 class RightCalls(Policy):
