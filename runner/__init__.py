@@ -8,9 +8,10 @@ import runner_base  # noqa: F401 – first of all: it refuses Windows, and says 
 
 if TYPE_CHECKING:
     from runner.grid.rows import rows as grid
+    from runner.library.answers import Answer
     from runner.library.jobs import evaluate
     from runner.library.load import load
-    from runner.library.model import Answer, Model
+    from runner.library.model import Model
     from runner_compare import Compare
 
     compare: Compare  # a package that can be called
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 MODULE_OF = {
     "load": "runner.library.load",
     "Model": "runner.library.model",
-    "Answer": "runner.library.model",
+    "Answer": "runner.library.answers",
     "evaluate": "runner.library.jobs",
 }
 __all__ = ["Answer", "Model", "compare", "evaluate", "grid", "load", "load_part"]

@@ -14,7 +14,8 @@ from random import Random
 
 from runner.config.examples import ExamplesConfig
 from runner.config.wording import PromptStyle, WordingConfig
-from runner.datasets.gsm8k import Item, items_sha256, load_examples, load_train
+from runner.datasets.gsm8k import items_sha256, load_examples, load_train
+from runner.datasets.items import Item
 from runner_base import ConfigError, check
 from runner_engine import GenerationConfig, Message, Prompt
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from runner.config.questions import QuestionsConfig
-from runner.datasets.gsm8k import Item
+from runner.datasets.items import Item
 
 
 def numbers_of(items: Iterable[Item]) -> list[int]:

@@ -2,7 +2,7 @@
 question, choices.
 
 A .txt file is one text. In a .jsonl file, the keys of the first row tell what all rows are.
-Everything else is read as word problems are (runner/datasets/gsm8k.py), and the gold answers are
+Everything else is read as word problems are (runner/datasets/items.py), and the gold answers are
 scored.
 """
 
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.questions import QuestionsConfig
-from runner.datasets.gsm8k import Item, load_questions
+from runner.datasets.gsm8k import load_questions
+from runner.datasets.items import Item
 from runner.datasets.long_texts import DATA as LONG
 from runner.datasets.long_texts import long_rows
 from runner.datasets.prompts import text_of

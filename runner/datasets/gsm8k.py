@@ -1,83 +1,31 @@
-"""Questions with a number or a letter as the answer: the embedded generator, files, or a data set
-of the hub.
+"""The questions and the worked examples that a task asks for, and what is recorded of them.
 
-Each line or row holds a question and its answer (runner/datasets/shapes.py knows the keys). A
-folder holds `<split>.jsonl`, or tables in the layout of the hub or `datasets`
-(runner/datasets/tables.py).
+Questions have a number or a letter as the answer; runner/datasets/items.py reads them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from runner.config.examples import ExamplesConfig
 from runner.config.questions import QuestionsConfig
-from runner.datasets import long_texts, tables
+from runner.datasets import long_texts
+from runner.datasets.items import Item, QuestionSource, read_items
 from runner.datasets.question_lists import named_places
-from runner.datasets.question_selection import QuestionSelection, Row
-from runner.datasets.shapes import Keys, read_row
-from runner.datasets.word_problems import DISTINCT, Split, problem, template_name
-from runner.scorers import plain_number
-from runner_base import ConfigError, DataError, check, parse_json, read_lines, unknown
-from runner_base.texts import read_json
+from runner.datasets.question_selection import QuestionSelection
+from runner.datasets.shapes import Keys
+from runner.datasets.word_problems import DISTINCT
+from runner_base import ConfigError, check
 
-MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 million bytes
-FILES = (".jsonl", ".json", ".parquet", ".arrow")
 GENERATED = {
     "embedded": "runner.embedded.problems",
     long_texts.DATA: "runner.datasets.long_texts",
 }  # as records say
 MAX_MADE = 100_000  # questions of the embedded generator in one job: seconds, and 100 MiB
-log = logging.getLogger(__name__)
-TEMPLATE = "template"  # the only field of the embedded questions that names families
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question with its worked answer."""
-
-    question: str
-    answer: str
-    gold: str
-    position: int = 0  # its number in the whole split, however that was shuffled and cut
-    choices: tuple[str, ...] = ()  # they are in the question as A, B, C …
-    stem: str = ""  # the question without the choices
-    cluster: str | None = None  # the family of questions that it belongs to
-    id: str = field(default="", compare=False)  # of the data set; empty if it has none
-    number: int = field(
-        default=0, compare=False
-    )  # in the job; gaps are the questions that task.only leaves out
-    left_out: bool = field(
-        default=False, compare=False
-    )  # it is asked, and does not count in the score
-    choices_key: str | None = field(default=None, compare=False)  # of the row, where it has choices
-    shift: int = field(
-        default=0, compare=False
-    )  # by how many positions its choices were moved on (task.rotate)
-
-    @property
-    def text(self) -> str:
-        """The question without its choices."""
-        return self.stem or self.question
-
-
-@dataclass(frozen=True)
-class QuestionSource:
-    """Where questions come from, and the keys of a row."""
-
-    data: str
-    split: str
-    key: str  # the config key that names the data
-    keys: Keys
-    subset: str | None = None
 
 
 def load_questions(task: QuestionsConfig) -> list[Item]:
@@ -91,9 +39,9 @@ def load_questions(task: QuestionsConfig) -> list[Item]:
     if task.only is not None:
         items = _only(task.only, source, task)
     else:
-        items = _read(source, QuestionSelection(task.limit, task.offset, task.shuffle_seed))
+        items = read_items(source, QuestionSelection(task.limit, task.offset, task.shuffle_seed))
     if not items:
-        total = len(_read(source, QuestionSelection(task.offset))) if task.offset else 0
+        total = len(read_items(source, QuestionSelection(task.offset))) if task.offset else 0
         if total:
             raise ConfigError(
                 f"task.offset={task.offset}: split {task.split} of task.data={task.data} has only {total}"
@@ -135,7 +83,7 @@ def _without(file: str, items: list[Item], source: QuestionSource) -> list[Item]
 def _whole_split(source: QuestionSource) -> list[Item]:
     """Return all questions of a split; of the endless embedded data, those before the first
     repetition."""
-    return _read(source, QuestionSelection(DISTINCT if source.data == "embedded" else None))
+    return read_items(source, QuestionSelection(DISTINCT if source.data == "embedded" else None))
 
 
 def load_examples(task: ExamplesConfig) -> list[Item]:
@@ -168,7 +116,7 @@ def load_train(task: ExamplesConfig, wanted_by: str, limit: int | None = None) -
     most = DISTINCT if data == "embedded" and limit is None else limit
     subset = task.subset if data == task.data else None
     row_keys = replace(Keys.of(task), cluster=None)  # examples are not compared
-    examples = _read(
+    examples = read_items(
         QuestionSource(data, task.shots_split, key, row_keys, subset), QuestionSelection(most)
     )
     if data == task.data and task.split == task.shots_split:
@@ -208,199 +156,3 @@ def describe_questions(data: str, split: str, sha256: str) -> dict[str, str]:
         "source_type": kind,
         "source": json.dumps(source),
     }
-
-
-def _read(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
-    data, keys, path = source.data, source.keys, Path(source.data).expanduser()
-    if source.subset is not None and (data == "embedded" or path.is_file()):
-        raise ConfigError(
-            f"task.subset={source.subset}: {source.key}={data} has none: leave it out"
-        )
-    if data == "embedded":
-        if keys.cluster not in (None, TEMPLATE):
-            need = f"the embedded questions have families by {TEMPLATE} only: use that, or leave it out"
-            raise ConfigError(f"task.cluster={keys.cluster}: {need}")
-        return _read_embedded(source.split, choice, keys.cluster is not None)
-    if path.is_dir():
-        return _read_folder(path, source, choice)
-    if path.is_file():
-        is_table = path.suffix in (".parquet", ".arrow")
-        return _read_tables([path], choice, keys) if is_table else _read_json(path, choice, keys)
-    long_texts.check_asked(source.key, data)
-    if data.startswith((".", "/", "~")) or path.suffix in FILES or "/" not in data:
-        raise DataError(f"{source.key}={data}: data path does not exist: {path.absolute()}")
-    return list(_read_hub(source, choice))
-
-
-def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection) -> list[Item]:
-    """Read a split from its .jsonl file, or from tables in the layout of the hub or `datasets`."""
-    split, keys = source.split, source.keys
-    if source.subset is not None:
-        folders = sorted(path.name for path in folder.glob("*/"))
-        if source.subset not in folders:
-            what = unknown("folder of that name", source.subset, folders)
-            raise ConfigError(f"task.subset={source.subset}: {what} in {folder}")
-        folder = folder / source.subset
-    file = folder / f"{split}.jsonl"
-    if file.is_file():
-        return _read_json(file, choice, keys)
-    if files := tables.files_of(folder, split):
-        return _read_tables(files, choice, keys)
-    splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.splits_of(folder))
-    inside = sorted(path.name for path in folder.glob("*/") if tables.splits_of(path))
-    other = (
-        f"; its folders {', '.join(inside)} hold data, name one of them"
-        if inside and not splits
-        else ""
-    )
-    raise ConfigError(
-        f"task.split={split}: {unknown('file for split', split, splits)} in {folder}{other}"
-    )
-
-
-def _read_embedded(split: str, choice: QuestionSelection, in_families: bool) -> list[Item]:
-    """Make only the selected questions; a shuffle mixes all questions before the first
-    repetition."""
-    names = [name.value for name in Split]
-    if split not in names:
-        raise ConfigError(
-            f"task.split={split}: {unknown('split of the embedded data', split, names)}"
-        )
-    if choice.limit is None:
-        raise ConfigError(
-            "task.limit=null: the embedded generator is endless; give a number, e.g. task.limit=1000"
-        )
-    end = choice.offset + choice.limit
-    if choice.shuffle_seed is not None and end > DISTINCT:
-        raise ConfigError(
-            f"task.shuffle_seed={choice.shuffle_seed}: {DISTINCT:,} questions of the embedded data are shuffled, and "
-            f"task.offset + task.limit is {end:,}: ask for fewer, or leave task.shuffle_seed out"
-        )
-    items = _embedded_items(split, choice)
-    if not in_families:
-        return list(items)
-    return [replace(item, cluster=template_name(Split(split), item.position)) for item in items]
-
-
-@lru_cache(maxsize=8)  # a grid of a thousand jobs asks for the same few sets again and again
-def _embedded_items(split: str, choice: QuestionSelection) -> tuple[Item, ...]:
-    assert choice.limit is not None
-    places = choice.of(choice.offset + choice.limit if choice.shuffle_seed is None else DISTINCT)
-    problems = ((position, problem(Split(split), position)) for position in places)
-    return tuple(
-        Item(made.question, made.answer, plain_number(made.gold), position, number=number)
-        for number, (position, made) in enumerate(problems)
-    )
-
-
-def _read_tables(files: Iterable[Path], choice: QuestionSelection, keys: Keys) -> list[Item]:
-    return _items(tables.read_rows(files, keys.columns), choice, keys)
-
-
-def _read_json(file: Path, choice: QuestionSelection, keys: Keys) -> list[Item]:
-    """Read one row from each line, or all rows from one list."""
-    try:
-        with file.open("rb") as stream:
-            if stream.read(1) == b"[" and not file.name.endswith(".jsonl"):
-                return _items(_listed(file), choice, keys)
-            stream.seek(0)
-            lines = (
-                (f"{file}, line {number}", line) for number, line in read_lines(stream, str(file))
-            )
-            return _items(lines, choice, keys)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror})") from error
-
-
-def _listed(file: Path) -> Iterator[Row]:
-    if (size := file.stat().st_size) > MAX_LIST_BYTES:
-        most = MAX_LIST_BYTES // 2**20
-        raise DataError(
-            f"{file}: a list of {size / 2**20:,.0f} MiB, at most {most} are read: write one row a line (.jsonl)"
-        )
-    rows = read_json(file, "task.data")
-    yield from ((f"{file}, entry {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[Item]:
-    """Read the selected rows, or lines of JSON, each with its place in the file."""
-    items: list[Item] = []
-    for number, (position, (where, row)) in enumerate(choice.among(rows)):
-        try:
-            read = read_row(_mapping(row), keys)
-            items.append(
-                Item(
-                    read.question,
-                    read.answer,
-                    read.gold,
-                    position,
-                    read.choices,
-                    read.stem,
-                    read.cluster,
-                    id=read.id,
-                    number=number,
-                    choices_key=read.choices_key,
-                )
-            )
-        except ValueError as error:
-            raise DataError(
-                f"{where}: {error} (a row needs a question, and {keys.needed}; "
-                "task.question_key and task.answer_key name them if they have other names)"
-            ) from error
-    return items
-
-
-@lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once
-def _read_hub(source: QuestionSource, choice: QuestionSelection) -> tuple[Item, ...]:
-    """Read a data set of the hub; if the hub is out of reach, from the caches of earlier
-    downloads."""
-    name, split, key, keys = source.data, source.split, source.key, source.keys
-    config = source.subset or ("main" if name.endswith("gsm8k") else None)
-    if reason := _unreachable(name, key):
-        files = tables.cached_on_disk(name, config, split)
-        if not files:
-            raise DataError(
-                f"{key}={name}, task.split={split}: no folder {Path(name).absolute()}, not in the cache, and {reason}. "
-                "When the hub is in reach, the same command fetches it"
-            )
-        if not os.environ.get("HF_HUB_OFFLINE"):  # offline mode was requested: no warning
-            log.warning("%s=%s: %s: the copy in the cache is used", key, name, reason)
-        return tuple(_read_tables(files, choice, keys))
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(name, config, split=split)
-        numbered = (
-            (f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1)
-        )
-        return tuple(_items(numbered, choice, keys))
-    except (OSError, ValueError, RuntimeError) as error:
-        first_line = (
-            str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        )
-        raise DataError(f"{key}={name}, task.split={split}: {first_line}") from error
-
-
-def _unreachable(name: str, key: str) -> str:
-    """Say briefly why the hub cannot be asked for a data set; empty if it answers."""
-    from huggingface_hub import HfApi, constants, errors, is_offline_mode
-
-    from runner_engine.checkpoints import hub
-
-    try:
-        if is_offline_mode():
-            raise errors.OfflineModeIsEnabled
-        HfApi(library_name="runner").dataset_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except errors.HFValidationError as error:
-        here = f"no file or folder {Path(name).absolute()}"
-        raise ConfigError(f"{key}={name}: {here}, and not a hub id: {error}") from error
-    except (hub.TRANSPORT, OSError, *hub.UNREADABLE) as error:
-        return hub.why_not(error)
-    return ""
-
-
-def _mapping(row: Any) -> dict[str, Any]:
-    row = parse_json(row) if isinstance(row, str) else row
-    if not isinstance(row, dict):
-        raise ValueError("not an object with keys")
-    return row

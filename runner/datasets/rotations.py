@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from runner.datasets.gsm8k import Item
+from runner.datasets.items import Item
 from runner.datasets.shapes import with_choices
 from runner.scorers import LETTERS
 from runner_base import ConfigError

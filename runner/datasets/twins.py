@@ -22,7 +22,7 @@ from fractions import Fraction
 from functools import lru_cache
 from random import Random
 
-from runner.datasets.gsm8k import Item
+from runner.datasets.items import Item
 from runner.datasets.word_problems import Split, twin
 from runner.scorers import plain_number
 

@@ -1,2 +1,2 @@
-"""Use from Python: a model to generate with (load.py, model.py), and a job as on the command line
-(jobs.py)."""
+"""Use from Python: a model to generate with (load.py, model.py, answers.py), and a job as on the
+command line (jobs.py)."""

@@ -1,4 +1,4 @@
-"""A loaded model for Python code, and its answers.
+"""A loaded model for Python code.
 
 One thread decodes for all callers, so that requests of several threads and tasks share a batch.
 When a caller stops waiting (Ctrl-C, a cancelled task, a stream that is not read to its end), its
@@ -7,11 +7,9 @@ requests are cancelled.
 
 from __future__ import annotations
 
-import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from numbers import Real
 from queue import SimpleQueue
@@ -19,11 +17,12 @@ from typing import Any, Self, Unpack, overload
 
 from runner.config.root import RunnerConfig
 from runner.datasets.prompts import message_of, text_of
+from runner.library.answers import Answer, Scores, scores_of
 from runner.library.arguments import LIMITS, Format, Settings, TextOrTurns, Texts, Turn
-from runner_base import ConfigError, FinishReason, JobFailed, check, unknown
+from runner.library.calls import Call, async_queue
+from runner_base import ConfigError, check, unknown
 from runner_engine import (
     Completion,
-    Delta,
     Driver,
     EngineReport,
     EngineStats,
@@ -31,60 +30,8 @@ from runner_engine import (
     Message,
     Prompt,
     Request,
-    RequestId,
     Sampling,
 )  # fmt: skip
-
-
-class Answer(str):
-    """The model's answer: a text with its token ids, finish reason and time, and what the model
-    thought before it."""
-
-    thinking: str | None  # None: nothing
-    token_ids: list[int]
-    finish_reason: FinishReason
-    prompt_tokens: int
-    seconds: float
-    choices: list[Answer]  # all n answers; the first is this one
-
-    @classmethod
-    def of(cls, completions: Sequence[Completion]) -> Answer:
-        """Return the answers to one request."""
-        choices: list[Answer] = []
-        for completion in sorted(completions, key=lambda completion: completion.choice):
-            parts = completion.answer.parts
-            answer = cls(parts.answer)
-            answer.thinking = parts.thinking if parts.has_thinking else None
-            answer.token_ids, answer.finish_reason = (
-                completion.answer.token_ids,
-                completion.answer.finish_reason,
-            )
-            answer.prompt_tokens, answer.seconds = completion.prompt_tokens, completion.seconds
-            choices.append(answer)
-            answer.choices = choices
-        return choices[0]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How probable a continuation is: a natural logarithm for each of its tokens."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    greedy: list[bool]  # whether the token is the model's most probable one
-
-    @property
-    def total(self) -> float:
-        """The logarithm of the whole continuation's probability."""
-        return sum(self.logprobs)
-
-
-class Unanswered(JobFailed):
-    """Some requests of a call ended in an error; `answers` has the others, and None for these."""
-
-    def __init__(self, message: str, answers: list[Any]) -> None:
-        super().__init__(message)
-        self.answers = answers
 
 
 class Model:
@@ -196,7 +143,7 @@ class Model:
         """Yield the answer to a prompt or a conversation piece by piece, without thinking; closing
         it cancels."""
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
-        with _Call(self._driver, [self._streaming(prompt, how)], queue.put) as call:
+        with Call(self._driver, [self._streaming(prompt, how)], queue.put) as call:
             while not call.is_over:
                 if text := call.take(queue.get()):
                     yield text
@@ -204,8 +151,8 @@ class Model:
 
     async def astream(self, prompt: TextOrTurns, **how: Unpack[Settings]) -> AsyncIterator[str]:
         """As `stream`, for `async for`."""
-        queue, put = _async_queue()
-        with _Call(self._driver, [self._streaming(prompt, how)], put) as call:
+        queue, put = async_queue()
+        with Call(self._driver, [self._streaming(prompt, how)], put) as call:
             while not call.is_over:
                 if text := call.take(await queue.get()):
                     yield text
@@ -222,7 +169,7 @@ class Model:
     def logprobs(self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat") -> Any:
         """Score a continuation of the prompt, or each of several, which share the prompt's
         prefill."""
-        scores = _scores(self._complete(self._scoring(prompt, continuation, format)))
+        scores = scores_of(self._complete(self._scoring(prompt, continuation, format)))
         return scores[0] if isinstance(continuation, str) else scores
 
     @overload
@@ -237,11 +184,10 @@ class Model:
         self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat"
     ) -> Any:
         """As `logprobs`; a task that is cancelled cancels its requests."""
-        scores = _scores(await self._acomplete(self._scoring(prompt, continuation, format)))
+        scores = scores_of(await self._acomplete(self._scoring(prompt, continuation, format)))
         return scores[0] if isinstance(continuation, str) else scores
 
-    # -----------------------------------------------------------------------------------------------
-    # requests
+    # ------------------------------------------------------------------------------------- requests
 
     def _generating(
         self, prompt: Any, format: Format, system: str | None, how: Mapping[str, Any]
@@ -294,96 +240,17 @@ class Model:
     def _complete(self, requests: list[Request]) -> list[list[Completion]]:
         """Submit requests and wait for the completions of each."""
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
-        with _Call(self._driver, requests, queue.put) as call:
+        with Call(self._driver, requests, queue.put) as call:
             while not call.is_over:
                 call.take(queue.get())
         return call.completions()
 
     async def _acomplete(self, requests: list[Request]) -> list[list[Completion]]:
-        queue, put = _async_queue()
-        with _Call(self._driver, requests, put) as call:
+        queue, put = async_queue()
+        with Call(self._driver, requests, put) as call:
             while not call.is_over:
                 call.take(await queue.get())
         return call.completions()
-
-
-class _Call:
-    """Submits requests and collects their completions; at its exit, requests that have not ended
-    are cancelled."""
-
-    def __init__(
-        self, driver: Driver, requests: list[Request], put: Callable[[Event | Exception], None]
-    ) -> None:
-        self._driver, self._requests, self._put = driver, requests, put
-        self._completions: dict[RequestId, list[Completion]] = {
-            request.id: [] for request in requests
-        }
-        self._pending = sum(request.n for request in requests)
-
-    def __enter__(self) -> Self:
-        try:
-            self._driver.submit_all(self._requests, self._put)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for request in self._requests:
-            if len(self._completions[request.id]) < request.n:
-                self._driver.cancel(request.id)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all completions have arrived."""
-        return not self._pending
-
-    def take(self, event: Event | Exception) -> str:
-        """Process an event; return the text of the answer that it brings."""
-        if isinstance(event, Exception):
-            raise event
-        if isinstance(event, Delta):
-            return "" if event.thinking else event.text
-        self._completions[event.id].append(event)
-        self._pending -= 1
-        return ""
-
-    def completions(self) -> list[list[Completion]]:
-        """Return the completions of each request; Unanswered if some have ended in an error."""
-        completions = list(self._completions.values())
-        errors = {
-            at: completion.error
-            for at, choices in enumerate(completions)
-            for completion in choices
-            if completion.error is not None
-        }
-        if not errors:
-            return completions
-        first, error = next(iter(errors.items()))
-        several = f"{len(errors)} of {len(completions)} have no answer, number {first}: {error}"
-        answers = [
-            None if at in errors else Answer.of(choices) for at, choices in enumerate(completions)
-        ]
-        raise Unanswered(str(error) if len(completions) == 1 else several, answers)
-
-
-def _async_queue() -> tuple[asyncio.Queue[Event | Exception], Callable[[Event | Exception], None]]:
-    """Return a queue of the running loop, and a function that puts events into it from any
-    thread."""
-    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event | Exception]()
-
-    def put(event: Event | Exception) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody is waiting
-            loop.call_soon_threadsafe(queue.put_nowait, event)
-
-    return queue, put
-
-
-def _scores(completions: list[list[Completion]]) -> list[Scores]:
-    return [
-        Scores(completion.answer.token_ids, completion.logprobs or [], completion.greedy or [])
-        for (completion,) in completions
-    ]
 
 
 def _prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> Prompt:

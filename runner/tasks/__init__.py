@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from runner.config.resolved import resolve as resolve
     from runner.config.root import Print as Print
     from runner.config.root import RunnerConfig as RunnerConfig
-    from runner.datasets.gsm8k import Item as Item
     from runner.datasets.gsm8k import describe_questions as describe_questions
     from runner.datasets.gsm8k import items_sha256 as items_sha256
     from runner.datasets.gsm8k import load_questions as load_questions
+    from runner.datasets.items import Item as Item
     from runner.datasets.one_prompt import file_of as file_of
     from runner.datasets.prompts import Branched as Branched
     from runner.datasets.prompts import GivenPrompt as GivenPrompt
@@ -94,7 +94,7 @@ PLACES = {
     "file_of": "runner.datasets.one_prompt",  # the file that a prompt names by @FILE
     "STDIN": "runner.datasets.stdin",  # the name of stdin
     "load_questions": "runner.datasets.gsm8k",  # the questions of task.data, by all keys that choose some
-    "Item": "runner.datasets.gsm8k",  # a question with its right answer
+    "Item": "runner.datasets.items",  # a question with its right answer
     "items_sha256": "runner.datasets.gsm8k",  # the hash of questions, for `Inputs.hashes`
     "describe_questions": "runner.datasets.gsm8k",  # where they come from, for `Inputs.data`
     # what is kept, and totals of it

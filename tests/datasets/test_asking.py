@@ -8,7 +8,8 @@ import pytest
 
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
-from runner.datasets.gsm8k import Item, load_questions
+from runner.datasets.gsm8k import load_questions
+from runner.datasets.items import Item
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Message, Prompt

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from runner.config.extractors import Extractor
-from runner.datasets.gsm8k import Item, load_examples, load_questions
+from runner.datasets.gsm8k import load_examples, load_questions
+from runner.datasets.items import Item
 from runner.scorers import extract, numbers
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, DataError

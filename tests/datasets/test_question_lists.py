@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.datasets.gsm8k import Item
+from runner.datasets.items import Item
 from runner.datasets.question_lists import named_places, question_sha256, read_entries
 from runner_base.errors import ConfigError, DataError
 

@@ -12,7 +12,8 @@ import pytest
 from likely import jsonl
 
 from runner.config.extractors import Extractor
-from runner.datasets.gsm8k import Item, load_questions
+from runner.datasets.gsm8k import load_questions
+from runner.datasets.items import Item
 from runner.datasets.rotations import rotated, same_letter_words
 from runner.datasets.shapes import GPQA
 from runner.scorers import extract_all, letters

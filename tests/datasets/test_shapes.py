@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from runner.datasets.gsm8k import Item, load_examples, load_questions
+from runner.datasets.gsm8k import load_examples, load_questions
+from runner.datasets.items import Item
 from runner.datasets.shapes import Keys, read_row
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, DataError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.datasets.gsm8k import Item
+from runner.datasets.items import Item
 from runner.datasets.twins import EMBEDDED, twin_of, twins_of
 from runner.datasets.word_problems import Split, problem, twin
 from runner.scorers.numbers import gold_number

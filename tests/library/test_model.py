@@ -22,7 +22,7 @@ import pytest
 
 import runner
 from runner import Answer, Model, load
-from runner.library.model import Unanswered
+from runner.library.answers import Unanswered
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import FinishReason
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from runner.config.root import RunnerConfig
 from runner.datasets.chosen import hashes_of_choice
-from runner.datasets.gsm8k import Item, describe_questions, items_sha256, load_questions
+from runner.datasets.gsm8k import describe_questions, items_sha256, load_questions
+from runner.datasets.items import Item
 from runner.options.agents import graph_file, match
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import AgentsConfig, Method, Mode

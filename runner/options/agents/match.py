@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runner.config.root import RunnerConfig
-from runner.datasets.gsm8k import Item
+from runner.datasets.items import Item
 from runner.options.agents.keys import OF_TEAM, AgentsConfig
 from runner.options.agents.tally import Cost
 from runner.store.jobs import Job, read_samples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from runner.datasets.gsm8k import Item
+from runner.datasets.items import Item
 from runner.options.agents.keys import DecisionMethod
 from runner.options.agents.team import Answered, Discussion
 from runner_base import Answer, FinishReason, Sample, Verdict

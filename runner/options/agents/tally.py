@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.datasets.gsm8k import Item
+from runner.datasets.items import Item
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import Attack, Role
 from runner.options.agents.sandbox import CodeStatus

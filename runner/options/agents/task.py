@@ -13,7 +13,7 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.core.sides import answered_by, sides
 from runner.datasets.chosen import choice_words
-from runner.datasets.gsm8k import Item
+from runner.datasets.items import Item
 from runner.options.agents import assignment, graph_file, match, picture
 from runner.options.agents.assignment import Assignment, team_of
 from runner.options.agents.attack import Tampering

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from runner.datasets.gsm8k import Item, check_made, load_questions
+from runner.datasets.gsm8k import check_made, load_questions
+from runner.datasets.items import Item
 from runner.options.agents.keys import AgentsConfig
 from runner_base import ConfigError
 

@@ -13,11 +13,7 @@ survives a kill.
 from __future__ import annotations
 
 import logging
-import platform
-import uuid
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +25,9 @@ from runner.grid.outcomes import Outcome
 from runner.grid.plan import plan_all
 from runner.grid.trials import Trials
 from runner.options.launchers import pruning
+from runner.options.launchers.search_pictures import draw
 from runner.options.launchers.search_space import SearchSettings, SearchSpace, corner, study_name
+from runner.options.launchers.trial_owners import OWNER, is_abandoned, owned
 from runner_base import (
     ConfigError,
     Status,
@@ -41,7 +39,6 @@ from runner_base import (
     write_atomically,
 )
 from runner_base.errors import check_output_folder
-from runner_base.files import is_held
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -49,9 +46,6 @@ if TYPE_CHECKING:
 
 RESULTS = "optimization_results.yaml"  # the best trial, in the study's folder
 DATABASE = "searches.db"  # in OUTPUT_DIR, unless hydra.sweeper.storage names another one
-RUNNING = ".running"  # ends the name of a process's lock
-FEWEST = 2  # finished trials for a picture
-OWNER = "runs_in"  # an attribute of a trial: the process that runs it
 JOB = "job"  # an attribute of a study: the id of the job at the first values of all keys
 
 
@@ -348,69 +342,3 @@ class OptunaSearch(LaunchingSweeper):
         pictures = draw(self.study, self.folder)
         if pictures:
             say(f"pictures of the search: {', '.join(pictures)} in {self.folder}")
-
-
-@contextmanager
-def owned(folder: Path) -> Iterator[dict[str, str]]:
-    """Give this process a lock that ends with it, so that others can tell whether its trials still
-    run."""
-    lock = folder / f"{uuid.uuid4().hex}{RUNNING}"
-    with ExitStack() as held:
-        with hold(
-            folder / ".lock"
-        ):  # no other process takes a lock that is being made for one without a process
-            held.enter_context(hold(lock))
-            for left in folder.glob(f"*{RUNNING}"):
-                if left != lock and not is_held(left):
-                    left.unlink(missing_ok=True)
-        yield {"host": platform.node(), "lock": str(lock)}
-    with suppress(OSError):
-        lock.unlink()
-
-
-def is_abandoned(trial: FrozenTrial, owner: dict[str, str]) -> bool:
-    """Whether no process runs a trial that has not ended; of another machine's process that is not
-    known."""
-    runs_in = trial.user_attrs.get(OWNER)
-    if runs_in is None:
-        return True  # its process ended before it could run it
-    if runs_in == owner:
-        return False
-    if runs_in["host"] != owner["host"]:
-        return False
-    return not is_held(Path(runs_in["lock"]))
-
-
-def draw(study: Study, folder: Path) -> list[str]:
-    """Draw a study that has enough trials into files in a folder; return their names."""
-    from optuna.trial import TrialState
-
-    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < FEWEST:
-        return []
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-    from optuna.visualization import matplotlib as optunas
-
-    pictures: dict[str, Any] = {
-        "history": optunas.plot_optimization_history,
-        "slice": optunas.plot_slice,
-    }
-    if len(study.best_params) > 1:
-        pictures["importances"] = optunas.plot_param_importances
-    drawn = []
-    for name, plot in pictures.items():
-        with (
-            mpl.rc_context(),
-            warnings.catch_warnings(),
-        ):  # Optuna sets a style for the whole process
-            warnings.simplefilter("ignore")  # Optuna calls these functions experimental
-            try:
-                plot(study)
-            except RuntimeError:  # all scores are the same, so that no key matters
-                continue
-            pyplot.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
-            pyplot.close("all")
-        drawn.append(f"{name}.png")
-    return drawn

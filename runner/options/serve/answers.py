@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from runner.options.serve.gateway import ClientRequest, Gateway
 from runner.options.serve.held_texts import HeldTexts
-from runner.options.serve.logprobs import MIN_LOGPROB, Token, chat_logprobs, text_logprobs
+from runner.options.serve.logprobs import MIN_LOGPROB, Token
 from runner.options.serve.parsing import ParsedBody
 from runner.options.serve.refusals import Refusal, error_body
 from runner_base import Answer
@@ -23,7 +23,6 @@ from runner_engine import Completion, Delta, Event, Request
 
 CONNECTION = "runner.connection"  # the key of a request's connection in its scope
 LAST_WORDS_S = 1.0  # time for the last chunk of a stream that has timed out
-REASONING = "reasoning_content"  # the name of thinking: DeepSeek's, SGLang's and llama.cpp's; vLLM's is `reasoning`
 SHORT_CHARACTERS = 16_384  # an answer of fewer characters is written in the event loop
 
 
@@ -67,8 +66,7 @@ class ClientAnswer(ABC):
         """Return the choices that a stream begins with."""
         return []
 
-    # --------------------------------------------------------------------------------------- a
-    # whole answer
+    # ------------------------------------------------------------------------------- a whole answer
 
     async def whole(self, client: ClientRequest) -> bytes:
         """Wait for all completions and return the answer, as JSON."""
@@ -173,8 +171,7 @@ class ClientAnswer(ABC):
             "choices": choices,
         }
 
-    # -------------------------------------------------------------------------------------
-    # log-probabilities
+    # ---------------------------------------------------------------------------- log-probabilities
 
     async def _tokens(self, client: ClientRequest) -> dict[int, list[Token]]:
         """Score the answers, and the prompts if they are echoed; return the tokens of each
@@ -236,8 +233,7 @@ class ClientAnswer(ABC):
             ids.pop()
         return thinking, ids
 
-    # -------------------------------------------------------------------------------------------- a
-    # stream
+    # ------------------------------------------------------------------------------------- a stream
 
     async def begin(self, client: ClientRequest) -> Event | None:
         """Submit and wait for the first event, so that an early error gets its own HTTP status."""
@@ -287,102 +283,6 @@ class ClientAnswer(ABC):
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return b"data: " + _json(self._object(self.chunk_kind, choices) | more) + b"\n\n"
-
-
-class ChatAnswer(ClientAnswer):
-    """The answer of /v1/chat/completions."""
-
-    kind, prefix, chunk_kind = "chat.completion", "chatcmpl", "chat.completion.chunk"
-
-    def choice(
-        self, index: int, text: str, reason: str, tokens: list[Token] | None
-    ) -> dict[str, Any]:
-        """Return a choice of a whole answer."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        *thinking, _ = self.texts(self.done[index])
-        message |= {REASONING: thinking[0][0]} if thinking else {}
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": chat_logprobs(tokens),
-            "finish_reason": reason,
-        }
-
-    def texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the thinking, if there is any, and the answer."""
-        parts = answer.parts
-        return [(parts.thinking, True)] * parts.has_thinking + [(parts.answer, False)]
-
-    def piece(
-        self,
-        index: int,
-        text: str | None,
-        reason: str | None,
-        tokens: list[Token] | None = None,
-        is_thinking: bool = False,
-    ) -> dict[str, Any]:
-        """Return a choice of a chunk of a stream."""
-        delta = {} if text is None else {REASONING if is_thinking else "content": text}
-        return {
-            "index": index,
-            "delta": delta,
-            "logprobs": chat_logprobs(tokens),
-            "finish_reason": reason,
-        }
-
-    def first_pieces(self) -> list[dict[str, Any]]:
-        """Begin with the role."""
-        delta = {"role": "assistant", "content": ""}
-        return [
-            {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-            for index in self._indices()
-        ]
-
-
-class TextAnswer(ClientAnswer):
-    """The answer of /v1/completions."""
-
-    kind, prefix, chunk_kind = "text_completion", "cmpl", "text_completion"
-
-    def choice(
-        self, index: int, text: str, reason: str, tokens: list[Token] | None
-    ) -> dict[str, Any]:
-        """Return a choice of a whole answer."""
-        return {
-            "index": index,
-            "text": text,
-            "logprobs": text_logprobs(tokens),
-            "finish_reason": reason,
-        }
-
-    def texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the text as the model wrote it: a client that sends plain texts reads tags of
-        thinking itself."""
-        return [(answer.text, False)]
-
-    def piece(
-        self,
-        index: int,
-        text: str | None,
-        reason: str | None,
-        tokens: list[Token] | None = None,
-        is_thinking: bool = False,
-    ) -> dict[str, Any]:
-        """Return a choice of a chunk of a stream."""
-        return {
-            "index": index,
-            "text": text or "",
-            "logprobs": text_logprobs(tokens),
-            "finish_reason": reason,
-        }
-
-    def first_pieces(self) -> list[dict[str, Any]]:
-        """Begin with the prompts if they are echoed."""
-        return (
-            [self.piece(index, self.echo(index), None) for index in self._indices()]
-            if self.parsed.echo
-            else []
-        )
 
 
 def _json(values: dict[str, Any]) -> bytes:

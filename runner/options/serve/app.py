@@ -19,7 +19,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from runner.options.serve import described
-from runner.options.serve.answers import ChatAnswer, ClientAnswer, Stream, TextAnswer
+from runner.options.serve.answer_formats import ChatAnswer, TextAnswer
+from runner.options.serve.answers import ClientAnswer, Stream
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
 from runner.options.serve.described import post
 from runner.options.serve.gateway import ClientRequest, Gateway

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from runner.datasets.gsm8k import Item
+from runner.datasets.items import Item
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import DecisionMethod, Domain, Mode, Role
 from runner.options.agents.outcome import ended_by, sample_of

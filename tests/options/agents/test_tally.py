@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from runner.datasets.gsm8k import Item
+from runner.datasets.items import Item
 from runner.options.agents.attack import Tampering
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import Attack, DecisionMethod, Domain, Mode, Role

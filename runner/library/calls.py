@@ -1,0 +1,83 @@
+"""One call of Python code: its requests, from their submission to their completions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Self
+
+from runner.library.answers import Answer, Unanswered
+from runner_engine import Completion, Delta, Driver, Event, Request, RequestId
+
+
+class Call:
+    """Submits requests and collects their completions; at its exit, requests that have not ended
+    are cancelled."""
+
+    def __init__(
+        self, driver: Driver, requests: list[Request], put: Callable[[Event | Exception], None]
+    ) -> None:
+        self._driver, self._requests, self._put = driver, requests, put
+        self._completions: dict[RequestId, list[Completion]] = {
+            request.id: [] for request in requests
+        }
+        self._pending = sum(request.n for request in requests)
+
+    def __enter__(self) -> Self:
+        try:
+            self._driver.submit_all(self._requests, self._put)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for request in self._requests:
+            if len(self._completions[request.id]) < request.n:
+                self._driver.cancel(request.id)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all completions have arrived."""
+        return not self._pending
+
+    def take(self, event: Event | Exception) -> str:
+        """Process an event; return the text of the answer that it brings."""
+        if isinstance(event, Exception):
+            raise event
+        if isinstance(event, Delta):
+            return "" if event.thinking else event.text
+        self._completions[event.id].append(event)
+        self._pending -= 1
+        return ""
+
+    def completions(self) -> list[list[Completion]]:
+        """Return the completions of each request; Unanswered if some have ended in an error."""
+        completions = list(self._completions.values())
+        errors = {
+            at: completion.error
+            for at, choices in enumerate(completions)
+            for completion in choices
+            if completion.error is not None
+        }
+        if not errors:
+            return completions
+        first, error = next(iter(errors.items()))
+        several = f"{len(errors)} of {len(completions)} have no answer, number {first}: {error}"
+        answers = [
+            None if at in errors else Answer.of(choices) for at, choices in enumerate(completions)
+        ]
+        raise Unanswered(str(error) if len(completions) == 1 else several, answers)
+
+
+def async_queue() -> tuple[asyncio.Queue[Event | Exception], Callable[[Event | Exception], None]]:
+    """Return a queue of the running loop, and a function that puts events into it from any
+    thread."""
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event | Exception]()
+
+    def put(event: Event | Exception) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody is waiting
+            loop.call_soon_threadsafe(queue.put_nowait, event)
+
+    return queue, put
