@@ -99,11 +99,7 @@ class FusedForward:
         self._extend_rope_tables(max(positions) + 1)
         weights, count = self.weights, len(ids)
         pointer, int32 = native.pointer, torch.int32
-        kept = (
-            torch.arange(count, dtype=torch.int32)
-            if keep is None
-            else torch.tensor(keep, dtype=torch.int32)
-        )
+        kept = range(count) if keep is None else keep
         if weights.unpack_rows is not None:
             with torch.inference_mode():
                 rows = weights.unpack_rows(torch.tensor(ids))
@@ -112,7 +108,13 @@ class FusedForward:
                 count,
                 list(range(count)),
             )
-        numbers = torch.tensor([ids, positions], dtype=torch.int32)
+        # not tensors: after a pass, whose weights fill all caches, each call of torch takes long
+        numbers = (ctypes.c_int32 * (2 * count + len(kept)))(*ids, *positions, *kept)
+        of_numbers = (
+            ctypes.addressof(numbers) + ctypes.sizeof(ctypes.c_int32) * at
+            for at in (0, count, 2 * count)
+        )
+        at_ids, at_positions, at_kept = of_numbers
         layout.positions = positions
         windows = _Windows(layout, weights.windows)
         parts = _parts(layout, count, windows)
@@ -124,13 +126,12 @@ class FusedForward:
             torch.empty(count, weights.hidden, dtype=self.heads.dtype)
             for _ in range(2 * self.has_mlps_apart)
         ]
-        logits = torch.empty(kept.numel(), weights.vocabulary, dtype=self.heads.dtype)
+        logits = torch.empty(len(kept), weights.vocabulary, dtype=self.heads.dtype)
         part_list = (SharedPart * len(parts))(*parts)
         tokens = FusedTokens(
             layout.own.table.data_ptr(), len(layout.own.table), count,
-            pointer(numbers[0], int32, count), pointer(numbers[1], int32, count),
-            *(pointer(one, int32, count) for one in (layout.slot, layout.place, layout.seen)),
-            int(layout.is_step), kept.numel(), kept.data_ptr(),
+            at_ids, at_positions, *(pointer(one, int32, count) for one in (layout.slot, layout.place, layout.seen)),
+            int(layout.is_step), len(kept), at_kept,
             len(parts), ctypes.addressof(part_list), workspace.data_ptr(), logits.data_ptr(), workspace.nbytes,
             len(weights.windows), windows.own, 0, *(some.data_ptr() for some in apart),
         )  # fmt: skip

@@ -123,7 +123,7 @@ class FusedWeights:
         self.vocabulary, self.rows = head.out_features, len(layout.embedding.weight)
         of_head = self._matrix(head, self.hidden, self.vocabulary)
         self.layers = (FusedLayer * len(layers))(*layers)
-        embedding = self._embedding(layout.embedding)
+        embedding, is_in_panels = self._embedding(layout)
         self.model = FusedModel(
             layers=len(layers), hidden=self.hidden, inner=self.inner, kv_heads=heads.kv_heads, group=heads.group,
             dim=heads.dim, is_quantized=self.is_quantized, has_kv_bytes=heads.in_bytes, embedding_rows=self.rows,
@@ -134,7 +134,8 @@ class FusedWeights:
             has_heads_together=_same(attending, "has_heads_together"), mixers=self.mixers.count,
             embedding_scale=self._scale_of_rows(layout), residual_scale=layout.residual_scale,
             logit_scale=layout.logit_scale, logit_cap=layout.logit_cap,
-            embedding=embedding, position_embedding=self._position_embedding(layout),
+            embedding_in_panels=is_in_panels, embedding=embedding,
+            position_embedding=self._position_embedding(layout),
             norm=self._norm(layout.norm, self.hidden), head=of_head,
         )  # fmt: skip
 
@@ -269,18 +270,20 @@ class FusedWeights:
             self.is_by_row = False  # the outliers of one row count for all rows
         return weights.matrix
 
-    def _embedding(self, layer: Any) -> int | None:
-        """Return the address of the table; None if it is in blocks or in panels: a pass gets the
-        rows of its tokens."""
+    def _embedding(self, layout: ModelLayout) -> tuple[int | None, bool]:
+        """Return the address of the table, and whether that is a head in panels; None if it is in
+        blocks, or in panels of something else: a pass gets the rows of its tokens."""
+        layer, panels = layout.embedding, self.packed.get(layout.head)
         if type(layer) is nn.Embedding and "forward" in vars(layer):
-            self.unpack_rows = layer
-            return None
-        if not isinstance(layer, GgufEmbedding):
-            return self._hold(layer.weight, self.rows, self.hidden)
-        if layer.dtype != self.heads.dtype:
+            is_tied = layer.weight.data_ptr() == layout.head.weight.data_ptr()
+            if is_tied and isinstance(panels, Panels) and self.rows <= self.vocabulary:
+                return int(panels.matrix.weight), True
+        elif not isinstance(layer, GgufEmbedding):
+            return self._hold(layer.weight, self.rows, self.hidden), False
+        elif layer.dtype != self.heads.dtype:
             raise NotFusable("its embedding has another number format")
         self.unpack_rows = layer
-        return None
+        return None, False
 
     def _position_embedding(self, layout: ModelLayout) -> int | None:
         """Return the address of what is added to the rows of tokens by their positions."""

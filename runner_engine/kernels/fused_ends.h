@@ -1,13 +1,25 @@
 /* Both ends of a fused pass, for one number format (T, PACK, NAME: see kernels.c): from ids to the first norm, and from the
    last one to logits. */
 
+/* A row of the embedding; in a panel its pairs of numbers are far from each other. */
+INLINE void NAME(embedding_row)(const fused_model *m, int64_t id, T *out) {
+  const T *embedding = m->embedding;
+  if (!m->embedding_in_panels) {
+    memcpy(out, embedding + id * m->hidden, m->hidden * sizeof(T));
+    return;
+  }
+  const int64_t steps = m->hidden / PACK;
+  const T *row = embedding + (id / PANEL * steps * PANEL + id % PANEL) * PACK;
+  for (int64_t s = 0; s < steps; s++) memcpy(out + s * PACK, row + s * PANEL * PACK, PACK * sizeof(T));
+}
+
 static void NAME(embed_tokens)(const fused_pass *s, phase *now) {
   const fused_model *m = s->model;
   const int64_t tokens = s->in->tokens, chunk = chunk_of(tokens, s->threads), chunks = ceil_div(tokens, chunk);
   FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
     FOR_EACH_ITEM(t, i, chunk, tokens) {
       T *x = (T *)s->x + t * m->hidden;
-      memcpy(x, (const T *)m->embedding + s->in->ids[t] * m->hidden, m->hidden * sizeof(T));
+      NAME(embedding_row)(m, s->in->ids[t], x);
       if (m->embedding_scale != 1)
 #pragma omp simd
         for (int64_t d = 0; d < m->hidden; d++) x[d] = NAME(from_float)(NAME(to_float)(x[d]) * m->embedding_scale);

@@ -32,6 +32,7 @@ typedef struct {
   int64_t has_heads_together;    /* whether each head's query, key and value stand side by side */
   int64_t mixers;                /* layers that carry a state instead of attending */
   float embedding_scale, residual_scale, logit_scale, logit_cap; /* logit_cap: 0 where there is none */
+  int64_t embedding_in_panels;   /* whether it is a matrix in panels, which the head reads, too */
   const void *embedding;         /* [embedding_rows, hidden] */
   const void *position_embedding; /* [positions, hidden], which is added to it, or 0 */
   const float *cos[ROPE_TABLES], *sin[ROPE_TABLES]; /* [positions, rotated / 2]: of each point */

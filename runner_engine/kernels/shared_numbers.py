@@ -177,6 +177,7 @@ class FusedModel(ctypes.Structure):
         *fields_of(ctypes.c_int64, "rotated", "points", "gates", "has_halves", "has_query_gates"),
         *fields_of(ctypes.c_int64, "has_heads_together", "mixers"),
         *fields_of(ctypes.c_float, "embedding_scale", "residual_scale", "logit_scale", "logit_cap"),
+        ("embedding_in_panels", ctypes.c_int64),
         *fields_of(ctypes.c_void_p, "embedding", "position_embedding"),
         *fields_of(ctypes.c_void_p * ROPE_TABLES, "cos", "sin"),
         ("query_scales", ctypes.c_void_p),

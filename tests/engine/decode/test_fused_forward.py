@@ -17,13 +17,14 @@ from transformers import AutoTokenizer
 
 from runner_base import processor
 from runner_base.dtypes import Dtype
-from runner_engine.decode import fused_forward
+from runner_engine.decode import fast_layers, fused_forward
 from runner_engine.decode.compat_probe import gives_same_logits_together, probe_fused_forward
 from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.rows import Row
+from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import WeightFormat
 from runner_engine.kv_cache.prefix import Prefix
@@ -372,3 +373,26 @@ def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> No
     assert fused.weights.layers[0].down.weight in addresses
     assert fused.weights.model.head.weight in addresses
     layers.restore()
+
+
+@pytest.mark.parametrize("dtype", list(OFF))
+def test_rows_of_a_tied_embedding_come_from_the_panels_of_the_head(
+    dtype: Dtype, engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_layers, "SHARED_BYTES", 1)
+    monkeypatch.setattr(
+        fast_layers.MappedFiles, "has", lambda *_: True
+    )  # also where it is converted
+    loaded, heads, fused = with_fast_kernels(engine_of("llama", dtype, tie_word_embeddings=True))
+    assert fused is not None
+    weights = fused.weights
+    assert weights.unpack_rows is None
+    assert weights.model.embedding == weights.model.head.weight
+    expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
+    forward = Forward(loaded.model, heads)
+    forward.fused = fused
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= OFF[
+        dtype
+    ] * expected.std()
+    weights.model.embedding_in_panels = 0  # the control: as if each row's numbers were side by side
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() > expected.std()
