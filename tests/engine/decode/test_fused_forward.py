@@ -380,9 +380,7 @@ def test_rows_of_a_tied_embedding_come_from_the_panels_of_the_head(
     dtype: Dtype, engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast_layers, "SHARED_BYTES", 1)
-    monkeypatch.setattr(
-        fast_layers.MappedFiles, "has", lambda *_: True
-    )  # also where it is converted
+    monkeypatch.setattr(MappedFiles, "has", lambda *_: True)  # also where it is converted
     loaded, heads, fused = with_fast_kernels(engine_of("llama", dtype, tie_word_embeddings=True))
     assert fused is not None
     weights = fused.weights
