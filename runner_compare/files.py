@@ -258,8 +258,7 @@ def _two_jobs(run: Run, other: Run, kind: Kind, rules: KeyRules) -> str:
     )
 
 
-# ----------------------------------------------------------------------------------------------
-# ranks and front
+# ---------------------------------------------------------------------------------- ranks and front
 
 
 def rank_files(table: FileTable, reader: Reader) -> None:

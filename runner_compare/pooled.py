@@ -381,8 +381,7 @@ def _is_against(of_set: Decision, pooled: Decision) -> bool:
     return is_beyond or of_set.finding not in (Finding.open, pooled.finding)
 
 
-# ------------------------------------------------------------------------------------------------------
-# columns
+# ------------------------------------------------------------------------------------------ columns
 
 
 def pooled_columns(table: PooledTable) -> list[Column]:

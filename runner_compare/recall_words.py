@@ -153,8 +153,7 @@ def kind_rows(findings: RecallFindings) -> list[dict[str, Any]]:
     return rows
 
 
-# ---------------------------------------------------------------------------------------------------------
-# plain data
+# --------------------------------------------------------------------------------------- plain data
 
 
 def findings_record(findings: RecallFindings) -> dict[str, Any]:

@@ -100,8 +100,7 @@ def check_exclude(
                 )
 
 
-# ------------------------------------------------------------------------------------------------
-# expanding
+# ---------------------------------------------------------------------------------------- expanding
 
 
 def _parse(parser: OverridesParser, where: str, key: str, value: Any) -> Override:
@@ -225,8 +224,7 @@ def _keys(axis: list[tuple[str, ...]]) -> str:
     return ", ".join(line.partition("=")[0] for line in axis[0])
 
 
-# ----------------------------------------------------------------------------------------------
-# excluding
+# ---------------------------------------------------------------------------------------- excluding
 
 
 def _matches(key: str, wanted: str, value: str | None) -> bool:

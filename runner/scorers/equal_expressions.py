@@ -157,8 +157,7 @@ def _has_no_parts(value: Any) -> bool:
     return isinstance(value, sympy.Expr) and not value.free_symbols
 
 
-# ------------------------------------------------------------------------------------------------------
-# as written
+# --------------------------------------------------------------------------------------- as written
 
 
 def written(text: str) -> Written:
@@ -241,8 +240,7 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(sorted(re.sub(r"[\s{}()\\]|[.]$", "", part) for part in re.split("[,;]", bare)))
 
 
-# ----------------------------------------------------------------------------------------------------
-# as mathematics
+# ----------------------------------------------------------------------------------- as mathematics
 
 
 def parsed(text: str, is_real: bool = True) -> Any:

@@ -232,8 +232,7 @@ def _by_length(answers: Answers) -> dict[int, Answers]:
     }
 
 
-# -------------------------------------------------------------------------------------------------------------
-# columns
+# ------------------------------------------------------------------------------------------ columns
 
 
 def length_columns(table: Table) -> list[Column]:
@@ -306,8 +305,7 @@ def _naming(table: Table, rows: list[TableRow]) -> list[Column]:
     return naming_at(table, [table.rows.index(row) for row in rows])
 
 
-# -----------------------------------------------------------------------------------------------------
-# words and data
+# ----------------------------------------------------------------------------------- words and data
 
 
 def _together(said: list[tuple[str, str]]) -> list[str]:

@@ -129,8 +129,7 @@ def _cell(run: Run, key: str, of: str = "") -> str:
     return figure_in_words(run.metrics, key, described(key).write, "{} – {}", of) or ABSENT
 
 
-# ----------------------------------------------------------------------------------------------------------
-# llama.cpp
+# ---------------------------------------------------------------------------------------- llama.cpp
 
 
 def write_llama(tables: Iterable[Table], reader: Reader, out: TextIO) -> None:
@@ -161,8 +160,7 @@ def block_of(run: Run, reader: Reader) -> str | None:
     )
 
 
-# ---------------------------------------------------------------------------------------------------
-# the worst tokens
+# --------------------------------------------------------------------------------- the worst tokens
 
 
 @dataclass

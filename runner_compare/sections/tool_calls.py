@@ -148,8 +148,7 @@ def _by_cell(answers: Answers) -> dict[Cell, Answers]:
     return by_cell
 
 
-# -------------------------------------------------------------------------------------------------------------
-# columns
+# ------------------------------------------------------------------------------------------ columns
 
 
 def _rows(table: Table) -> list[TableRow]:
@@ -265,8 +264,7 @@ def _difference_cell(decision: Decision) -> str:
     return f"{points(decision.value)}{finding}"
 
 
-# -----------------------------------------------------------------------------------------------------
-# words and data
+# ----------------------------------------------------------------------------------- words and data
 
 
 def compared_sentences(table: Table) -> list[str]:

@@ -160,8 +160,7 @@ def correlated(logprobs: Any, reference: Any) -> float | None:
     return float((centred * centred_reference).sum()) / spread if spread > 0 else None
 
 
-# -------------------------------------------------------------------------------------------------------------
-# tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def categories_of(figures: Mapping[str, float]) -> list[str]:

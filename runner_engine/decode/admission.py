@@ -68,8 +68,7 @@ class Admission:
         """Let half as many rows be in the KV cache from now on as there were."""
         self.most_rows = max(min(at_once or self.most_rows, self.most_rows) // 2, 1)
 
-    # ----------------------------------------------------------------------------------------------
-    # how many, and when
+    # --------------------------------------------------------------------------- how many, and when
 
     def may_enter(self) -> int:
         """Return how many rows may enter now."""
@@ -107,8 +106,7 @@ class Admission:
         decoding = len(self.rows.active) if self.decoder.has_kernels else 0
         return max(most - decoding, most // 4, MIN_PIECE)
 
-    # ----------------------------------------------------------------------------------------------------
-    # which rows
+    # ----------------------------------------------------------------------------------- which rows
 
     def choose(self, entering: list[Row], free: int, most: int) -> list[Row]:
         """Move rows that enter now from `waiting` to `entering`; return those that are too long for
@@ -170,8 +168,7 @@ class Admission:
                 f"{MEMORY_IS_SHORT} {tokens}: {rows} rows at once, {self.most_rows} were asked for"
             )
 
-    # --------------------------------------------------------------------------------------------------
-    # which tokens
+    # --------------------------------------------------------------------------------- which tokens
 
     def pieces(self, whole: Sequence[Row], reading: Sequence[Row], most: int) -> list[TokenSpan]:
         """Return what this pass reads: whole prompts, and in order as many pieces of long ones as

@@ -71,8 +71,7 @@ class Decoder:
         """Whether the active rows' next step has begun, and no row may enter it."""
         return self.ahead.has_begun
 
-    # --------------------------------------------------------------------------------------------
-    # prompts
+    # -------------------------------------------------------------------------------------- prompts
 
     def read_prefixes(self, row: Row, prefixes: Prefixes, most: int) -> bool:
         """Compute keys and values of a row's prefixes; return whether all are complete.
@@ -123,8 +122,7 @@ class Decoder:
         self._note_places(own, decoding)
         return list(zip([*decoding, *started], picked, strict=True))
 
-    # --------------------------------------------------------------------------------------------
-    # steps
+    # ---------------------------------------------------------------------------------------- steps
 
     def step(self, own: OwnKv, rows: list[Row], reading: Sequence[Row]) -> NewTokens:
         """Give every active row its next token, or several that were guessed.

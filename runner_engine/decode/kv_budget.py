@@ -66,8 +66,7 @@ class KvBudget:
         """Drop the store with all that rows have in it."""
         self.own = None
 
-    # ------------------------------------------------------------------------------------------------
-    # how much
+    # ------------------------------------------------------------------------------------- how much
 
     def set_budget(self) -> bool:
         """Set the budget to a share of memory that is free now, as other programs use it; return
@@ -127,8 +126,7 @@ class KvBudget:
         with states."""
         return self.prefixes.tokens + sum(row.kv.places + self.heads.state_tokens for row in rows)
 
-    # -------------------------------------------------------------------------------------------
-    # rows come and go
+    # ----------------------------------------------------------------------------- rows come and go
 
     def find_copies(self, row: Row) -> None:
         """Note in a row which of its pending tokens earlier prompts, or a prefix, have left."""

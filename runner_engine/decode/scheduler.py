@@ -126,8 +126,7 @@ class Scheduler:
         self.decoder.forward.forget_recorded()
         self._reset()
 
-    # ----------------------------------------------------------------------------------------
-    # entering
+    # ------------------------------------------------------------------------------------- entering
 
     def _enter(self) -> list[Event] | None:
         """Let rows enter and read prompts, if there is room; None if nothing was read and active
@@ -203,8 +202,7 @@ class Scheduler:
         self.stats.prefill_s += passed * tokens / (tokens + len(decoding))
         return new, events
 
-    # ----------------------------------------------------------------------------------------
-    # decoding
+    # ------------------------------------------------------------------------------------- decoding
 
     def _decode(self) -> list[Event]:
         """Give every active row its next token, or several that were guessed."""

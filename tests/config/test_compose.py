@@ -252,8 +252,7 @@ def test_jobs_share_nothing(loader: ConfigLoader) -> None:
     assert two.task.limit == 200
 
 
-# ------------------------------------------------------------------------------------------------
-# and fast
+# ----------------------------------------------------------------------------------------- and fast
 
 
 def test_a_combination_is_composed_once(

@@ -250,8 +250,7 @@ def test_three_choices_are_three_runs(any_engine: LocalEngine) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------
-# cancelling
+# --------------------------------------------------------------------------------------- cancelling
 
 
 def test_cancelling_frees_the_row_at_once(engine: LocalEngine) -> None:
@@ -298,8 +297,7 @@ def test_whoever_waits_can_be_cancelled_too(any_engine: LocalEngine) -> None:
         )
 
 
-# ---------------------------------------------------------------------------------------------------
-# threads
+# ------------------------------------------------------------------------------------------ threads
 
 
 @pytest.mark.parametrize("each", [25, pytest.param(125, marks=pytest.mark.thorough)])

@@ -141,8 +141,7 @@ def test_gguf(arena: Arena, case: str) -> None:
     arena.give("model=local", "model.name=m.gguf", "quantization=gguf", *GSM8K)
 
 
-# -----------------------------------------------------------------------------------------------
-# adapters
+# ----------------------------------------------------------------------------------------- adapters
 
 
 @many(corpus.PICKLES)

@@ -488,8 +488,7 @@ def test_which_store_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         store_to_read(tmp_path, "sqlite:////nowhere/mlflow.db", None)
 
 
-# -------------------------------------------------------------------------------------------
-# imports
+# ------------------------------------------------------------------------------------------ imports
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -165,8 +165,7 @@ def test_categories_have_figures_of_their_own() -> None:
     assert by_category(texts(3)) == {}
 
 
-# ----------------------------------------------------------------------------------------------------------
-# llama.cpp
+# ---------------------------------------------------------------------------------------- llama.cpp
 
 
 def test_the_block_has_llama_cpps_layout() -> None:

@@ -123,8 +123,7 @@ class Api:
             with contextlib.suppress(OSError):  # closed already
                 connection.shutdown(socket.SHUT_RDWR)
 
-    # ------------------------------------------------------------------------------------------------
-    # answers
+    # -------------------------------------------------------------------------------------- answers
 
     def list_models(self, to: http.server.BaseHTTPRequestHandler) -> None:
         if self.refused(to):

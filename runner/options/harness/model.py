@@ -109,8 +109,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             self.tokenizer, str(self.resolved.files.model.name), template_args
         )
 
-    # ---------------------------------------------------------------------------------------
-    # properties of the model
+    # ---------------------------------------------------------------------- properties of the model
 
     @property
     def eot_token_id(self) -> int:
@@ -156,8 +155,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         """Return a conversation as a text in the model's chat template."""
         return self.template.render(chat_history, continues=not add_generation_prompt)
 
-    # --------------------------------------------------------------------------------------------
-    # lm-eval's requests
+    # --------------------------------------------------------------------------- lm-eval's requests
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Answer each prompt up to one of its stop texts."""

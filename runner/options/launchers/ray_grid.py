@@ -108,8 +108,7 @@ class RayJobs(Executor):
         self._todo = sorted(self.numbers, key=lambda number: -self.plan[number].cost)
         return super().run()
 
-    # -----------------------------------------------------------------------------------------------
-    # submit
+    # --------------------------------------------------------------------------------------- submit
 
     def submit(self) -> None:
         """Submit the jobs that may start now."""
@@ -144,8 +143,7 @@ class RayJobs(Executor):
         task = self.do_job.options(max_retries=0, name=name, **options)
         self._running[task.remote(assignment, self.mailbox)] = number
 
-    # -----------------------------------------------------------------------------------------------
-    # follow
+    # --------------------------------------------------------------------------------------- follow
 
     def poll(self) -> bool:
         """Take the news of the jobs; False when nothing is left to wait for."""
@@ -249,8 +247,7 @@ class RayJobs(Executor):
             return planned.record_death(Status.KILLED, "interrupted")
         return planned.record_death(Status.FAILED, self.why_late if is_late else reason)
 
-    # -------------------------------------------------------------------------------------------------
-    # stop
+    # ----------------------------------------------------------------------------------------- stop
 
     def cancel(self) -> None:
         """Have the jobs end as after Ctrl-C, and those that wait for a place not begin."""

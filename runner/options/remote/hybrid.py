@@ -225,8 +225,7 @@ class HybridSession(Session):
         if completion.cost_usd is not None:
             case.cost_usd = (case.cost_usd or 0.0) + completion.cost_usd
 
-    # --------------------------------------------------------------------------------------------
-    # the rules
+    # ------------------------------------------------------------------------------------ the rules
 
     def _ask_student(self, case: Case, what: str, request: Request) -> None:
         if self.student is None:

@@ -103,8 +103,7 @@ class ServerPool:
             for server in self.servers
         ]
 
-    # --------------------------------------------------------------------------------------------
-    # requests
+    # ------------------------------------------------------------------------------------- requests
 
     async def with_retries(self, attempt: Attempt[T], tries: int) -> T:
         """Try until an answer comes, at each server in turn, with increasing waits; raise the fault
@@ -209,8 +208,7 @@ class ServerPool:
         _reported_out.discard(server.model.base_url)
         log.warning("%s answers again, and gets requests again", server.model.base_url)
 
-    # ----------------------------------------------------------------------------------------------
-    # models
+    # --------------------------------------------------------------------------------------- models
 
     def list_models(self) -> ModelList:
         """Return the servers' list of models; ConfigError or JobFailed if they refuse, or have

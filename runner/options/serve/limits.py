@@ -36,8 +36,7 @@ class Limits:
         self.task = task
         self.room = room  # tokens of a prompt and its answer together
 
-    # ----------------------------------------------------------------------------------------
-    # connections
+    # ---------------------------------------------------------------------------------- connections
 
     def connections_refused(self, others: int) -> Refusal | None:
         """Return why a connection beside so many others is refused, or None."""
@@ -49,8 +48,7 @@ class Limits:
         )
         return Refusal(503, message, code="too_many_connections")
 
-    # ----------------------------------------------------------------------------------------------
-    # bodies
+    # --------------------------------------------------------------------------------------- bodies
 
     def declared_body_refused(self, headers: Mapping[bytes, bytes]) -> Refusal | None:
         """Return why a body of the declared length is refused, or None."""
@@ -129,8 +127,7 @@ class Limits:
             return
         raise Refusal(400, f"thinking_token_budget={budget}: {need}", "thinking_token_budget")
 
-    # -----------------------------------------------------------------------------------------
-    # completions
+    # ---------------------------------------------------------------------------------- completions
 
     def check_rows(self, rows: int) -> None:
         """Refuse more completions in one request than the server has open at once."""

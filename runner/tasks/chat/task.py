@@ -244,8 +244,7 @@ class Chat:
             replace(request, prompt="\n".join([*turns, "Assistant:"]), stop=PLAIN_STOP)
         )
 
-    # -------------------------------------------------------------------------------------------
-    # commands
+    # ------------------------------------------------------------------------------------- commands
 
     def _reset(self, _: str) -> None:
         self.messages = [message for message in self.messages if message.role == "system"]

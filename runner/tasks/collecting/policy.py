@@ -71,8 +71,7 @@ class Policy:
     def record(self, *completions: Completion) -> None:
         """Take all completions of a further request."""
 
-    # --------------------------------------------------------------------------------------------------
-    # at the end
+    # ----------------------------------------------------------------------------------- at the end
 
     def end(self, samples: Iterable[Sample]) -> None:
         """Look at all answers."""

@@ -178,8 +178,7 @@ class EarlyStop(Policy):
             self.asked += 1
         return self.asked if self.bets.is_decided else None
 
-    # -----------------------------------------------------------------------------------------------------
-    # reports
+    # -------------------------------------------------------------------------------------- reports
 
     def news(self) -> dict[str, str]:
         """What the progress bar shows."""

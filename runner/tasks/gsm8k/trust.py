@@ -37,8 +37,7 @@ class CheckOutcome:
     problems: list[str] = field(default_factory=list)
 
 
-# ---------------------------------------------------------------------------------------------------
-# the report
+# --------------------------------------------------------------------------------------- the report
 
 
 def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str, float]:
@@ -155,8 +154,7 @@ def by_number_of_answers(
     return metrics, rows
 
 
-# ---------------------------------------------------------------------------------------------------
-# the checks
+# --------------------------------------------------------------------------------------- the checks
 
 
 def check_invariance(

@@ -225,8 +225,7 @@ def notes(inputs: Texts) -> list[str]:
     return lines
 
 
-# -----------------------------------------------------------------------------------------------------
-# continuations
+# ------------------------------------------------------------------------------------ continuations
 
 
 def cut(inputs: Texts, context: Context) -> list[Continuation]:

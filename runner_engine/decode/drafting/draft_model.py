@@ -84,8 +84,7 @@ class Way:
         is_read = one.of_draft_vocabulary(self.forward.rows)
         return limit > 0 and has_room and is_read
 
-    # ---------------------------------------------------------------------------------------------
-    # the same rows as the model's
+    # ----------------------------------------------------------------- the same rows as the model's
 
     def _follow(self, rows: Sequence[Row]) -> None:
         """Let rows leave and enter as they did in the model, and take over their tokens."""
@@ -122,8 +121,7 @@ class Way:
             known = self._prefixes[of] = Prefix(list(of.tokens), parent)
         return known
 
-    # ---------------------------------------------------------------------------------------------
-    # passes
+    # --------------------------------------------------------------------------------------- passes
 
     def _read_beginnings(self, going: Sequence[_DraftRow]) -> None:
         """Read prefixes, and prompts up to the tokens of the next pass: that is the time of

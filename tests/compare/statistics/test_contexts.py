@@ -131,8 +131,7 @@ def test_the_first_step_without_a_gain_ends_the_sequence() -> None:
     assert helping([gain, gain]) == [gain, gain]
 
 
-# -------------------------------------------------------------------------------------------------------
-# by position
+# -------------------------------------------------------------------------------------- by position
 
 
 def in_windows(generator: np.random.Generator, are_samples: bool = False) -> list[Likelihood]:

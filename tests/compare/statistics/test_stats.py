@@ -431,8 +431,7 @@ def test_the_unpaired_detectable_difference_shrinks_with_n_and_too_few_show_noth
     assert unpaired_detectable_difference(0, 9, 0.5) is None
 
 
-# ------------------------------------------------------------------------------------------
-# Student's t
+# -------------------------------------------------------------------------------------- Student's t
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.05, 0.05 / 45, 1e-7])

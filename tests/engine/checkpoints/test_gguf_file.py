@@ -264,8 +264,7 @@ def test_a_user_completes_with_it(runner: Callable[..., Any], files: dict[str, P
     assert kept.json()["completions"] == done.json()["completions"]
 
 
-# --------------------------------------------------------------------------------------------------
-# refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 def _overlapping(whole: bytes) -> bytes:
@@ -343,8 +342,7 @@ def test_what_does_not_go_together(
         load(make_config, file)
 
 
-# --------------------------------------------------------------------------------------------------
-# identity
+# ----------------------------------------------------------------------------------------- identity
 
 
 def test_what_decides_the_answers_is_hashed(

@@ -245,8 +245,7 @@ def test_two_processes_fetch_each_byte_once(tmp_path: Path, big_hub: Hub) -> Non
     assert len(big_hub.gets("config.json")) == 1
 
 
-# ------------------------------------------------------------------------------------------------
-# errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_offline_with_a_full_cache(tmp_path: Path, hub: Hub) -> None:

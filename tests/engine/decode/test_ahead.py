@@ -276,8 +276,7 @@ def test_a_token_without_an_embedding_is_told_of(
     assert f"answered with token {largest}, and its embedding ends at {largest - 1}" in said[0]
 
 
-# -----------------------------------------------------------------------------------------------
-# the order of work
+# -------------------------------------------------------------------------------- the order of work
 
 
 class HostReads(TorchFunctionMode):

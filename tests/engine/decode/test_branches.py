@@ -334,8 +334,7 @@ def test_branches_know_which_one_they_are() -> None:
     assert (logits[0] - logits[1]).abs().max() > 1e-3
 
 
-# --------------------------------------------------------------------------------------------
-# errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_what_cannot_be_decoded_in_branches() -> None:

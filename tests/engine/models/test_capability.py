@@ -81,8 +81,7 @@ def on_cpu(folder: Path, **keys: Any) -> LocalModelConfig:
     return LocalModelConfig(name=str(folder), device="cpu", **keys)
 
 
-# -------------------------------------------------------------------------------------------------
-# the shape
+# ---------------------------------------------------------------------------------------- the shape
 
 
 def test_the_garbage_would_show(make_config: Make, spoilt: Path) -> None:
@@ -258,8 +257,7 @@ def test_one_message_and_exit_code_2(
     assert "Traceback" not in done.err
 
 
-# -----------------------------------------------------------------------------------------------
-# bitsandbytes
+# ------------------------------------------------------------------------------------- bitsandbytes
 
 
 def broken_bitsandbytes(folder: Path, cextension: str) -> dict[str, str]:
@@ -305,8 +303,7 @@ def test_bitsandbytes_here_is_usable(device: str) -> None:
     Int8Config().prepare(device)
 
 
-# -----------------------------------------------------------------------------------------------------
-# memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 def test_weights_that_do_not_fit(make_config: Make) -> None:
@@ -449,8 +446,7 @@ def test_a_plan_says_what_does_not_fit(
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-# -------------------------------------------------------------------------------------------------------
-# disk
+# --------------------------------------------------------------------------------------------- disk
 
 
 def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,8 +54,7 @@ def predicted_bytes(config: RunnerConfig) -> int:
     return sum(predicted.weights.values())
 
 
-# -------------------------------------------------------------------------------------------------
-# torchao
+# ------------------------------------------------------------------------------------------ torchao
 
 
 @pytest.mark.sampled(2)
@@ -427,8 +426,7 @@ def test_a_plan_refuses_without_torch(
     assert "quantization=awq loads checkpoints that are already quantized with it" in real.err
 
 
-# ------------------------------------------------------------------------------------------------
-# model=local
+# -------------------------------------------------------------------------------------- model=local
 
 
 def test_a_local_model_is_never_a_hub_id(make_config: Make) -> None:

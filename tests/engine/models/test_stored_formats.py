@@ -159,8 +159,7 @@ def test_compressed_tensors_unpacks_the_same_weights(
         assert (logits(loaded) - expected).std() < 0.01 * expected.std()
 
 
-# ---------------------------------------------------------------------------------------------------
-# of each format
+# ----------------------------------------------------------------------------------- of each format
 
 
 @pytest.mark.sampled(31)
@@ -261,8 +260,7 @@ def test_a_bias_that_only_the_checkpoint_has_is_added(
     assert torch.allclose(layer(rows), before(rows) + bias.float(), atol=1e-5)
 
 
-# -------------------------------------------------------------------------------------------------
-# of float8 alone
+# ---------------------------------------------------------------------------------- of float8 alone
 
 
 def test_layers_that_are_not_whole_blocks(

@@ -25,8 +25,7 @@ Saved = Callable[..., Path]
 UP = "model.layers.1.mlp.up_proj"  # 128 inputs, 192 outputs
 
 
-# -------------------------------------------------------------------------------------------------------
-# tensors
+# ------------------------------------------------------------------------------------------ tensors
 
 
 def with_nan(one: torch.Tensor) -> torch.Tensor:
@@ -197,8 +196,7 @@ def test_a_quantized_head_that_is_tied_is_refused(
         load(make_config, folder)
 
 
-# ------------------------------------------------------------------------------------------------------
-# settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 def check_refused_before_weights(

@@ -229,8 +229,7 @@ def test_a_beginning_that_came_twice_is_kept(engine: LocalEngine, hybrid: Model)
     assert complete(engine, requests()) == hybrid.answers
 
 
-# -------------------------------------------------------------------------------------------------------
-# controls
+# ----------------------------------------------------------------------------------------- controls
 
 
 def test_a_wrong_decay_is_found_by_the_trial(

@@ -227,8 +227,7 @@ def test_guesses_do_not_pass_the_end_of_a_budget(engine_of: Callable[..., Engine
     assert [complete(slow, [one])[0].answer for one in requests] == one_by_one
 
 
-# ---------------------------------------------------------------------------------------------
-# rows, without a model
+# ---------------------------------------------------------------------------- rows, without a model
 
 
 def spelled(tokenizer: Any, text: str, **keys: Any) -> tuple[Stopping, Row]:

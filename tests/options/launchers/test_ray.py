@@ -269,8 +269,7 @@ def test_a_cluster_that_is_not_there_is_one_line(grid: Start) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# on a node
+# ---------------------------------------------------------------------------------------- on a node
 
 
 def assignment(config: RunnerConfig, shared: SharedFile, job_id: str = "") -> Assignment:

@@ -230,8 +230,7 @@ def test_text_is_returned_when_it_is_clear_whose_answer_counts(make_config: Make
     assert deltas == ["four"]
 
 
-# -------------------------------------------------------------------------------------------------
-# whole jobs
+# --------------------------------------------------------------------------------------- whole jobs
 
 
 def test_a_job_records_who_answered(make_config: Make, tmp_path: Any) -> None:

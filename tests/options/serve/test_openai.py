@@ -227,8 +227,7 @@ def test_a_seed_decides_what_is_drawn_and_choices_differ(client: OpenAI) -> None
     assert [pieces[index] for index in range(3)] == first
 
 
-# ----------------------------------------------------------------------------------------
-# log-probabilities
+# -------------------------------------------------------------------------------- log-probabilities
 
 
 def by_one_pass(model: Any, ids: list[int]) -> torch.Tensor:
@@ -331,8 +330,7 @@ def test_neither_the_stop_text_nor_the_end_is_among_the_tokens(client: OpenAI) -
     assert len("".join((done.choices[0].logprobs.tokens or [])[:-1])) < len(done.choices[0].text)
 
 
-# -------------------------------------------------------------------------------------------------
-# errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(

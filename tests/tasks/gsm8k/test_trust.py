@@ -206,8 +206,7 @@ def test_the_form_is_the_same_for_all_questions_and_another_for_another_prompt(
     assert form(limit=2) == form(limit=1, split="hard") != form(limit=1, instruction="Go.")
 
 
-# -----------------------------------------------------------------------------------------------------
-# checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 def test_answers_that_change_alone_are_counted_and_asked_once(

@@ -132,8 +132,7 @@ def test_windows_longer_than_the_model_reads_are_refused(
         run(config)
 
 
-# -------------------------------------------------------------------------------------------------
-# a reference
+# -------------------------------------------------------------------------------------- a reference
 
 
 def as_before_tokens_were_drawn(path: Path) -> None:
@@ -286,8 +285,7 @@ def test_a_kv_cache_in_8_bits_is_compared_with_that_of_the_model(
     assert "kl_nats_per_token" not in run(two(0, **keys)).result.metrics, "it is its own reference"
 
 
-# --------------------------------------------------------------------------------------------------
-# going on
+# ----------------------------------------------------------------------------------------- going on
 
 
 @pytest.mark.slow
@@ -328,8 +326,7 @@ def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerCon
         run(config)
 
 
-# ----------------------------------------------------------------------------------------------
-# keys and data
+# ------------------------------------------------------------------------------------ keys and data
 
 
 @pytest.mark.parametrize(

@@ -314,8 +314,7 @@ def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerP
     return peers
 
 
-# -------------------------------------------------------------------------------------------------
-# torchrun
+# ----------------------------------------------------------------------------------------- torchrun
 
 
 def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:

@@ -147,8 +147,7 @@ def deliver(inputs: SplitInputs, resolved: ResolvedJob, job: Job, result: Result
         )
 
 
-# ------------------------------------------------------------------------------------------------
-# the plan
+# ----------------------------------------------------------------------------------------- the plan
 
 
 def _task(config: RunnerConfig) -> SplitConfig:

@@ -133,8 +133,7 @@ class VllmEngine(ApiEngine):
         if self._scratch is not None:
             self._scratch.cleanup()
 
-    # -------------------------------------------------------------------------------------------------
-    # start
+    # ---------------------------------------------------------------------------------------- start
 
     def _connect(self) -> None:
         key = repr([self._keys, self.config.quantization, self.config.lora])

@@ -122,8 +122,7 @@ class VllmServer:
                 whole.seek(offset)
                 shutil.copyfileobj(whole, part)
 
-    # -------------------------------------------------------------------------------------------------
-    # start
+    # ---------------------------------------------------------------------------------------- start
 
     def _free_port(self) -> int:
         """Return model.port, or a free one; ConfigError if another program has it."""
@@ -208,8 +207,7 @@ class VllmServer:
             )
         return JobFailed(self._words(code, " while it started"))
 
-    # -------------------------------------------------------------------------------------------------
-    # words
+    # ---------------------------------------------------------------------------------------- words
 
     def _words(self, code: int, when: str = "", after: str = "") -> str:
         """Say how the server ended, with its last error."""

@@ -469,8 +469,7 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(
             assert done.answer.token_ids == plain[0, ids.shape[1] :].tolist()
 
 
-# --------------------------------------------------------------------------------------------
-# errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_reached_without_coordinates() -> None:

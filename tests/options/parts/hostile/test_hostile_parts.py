@@ -75,8 +75,7 @@ def test_wrapped_weights_are_taken_from_where_they_are(arena: Arena, tiny_llama:
     assert all(torch.equal(merged[name], tensor) for name, tensor in weights.items())
 
 
-# --------------------------------------------------------------------------------------------------
-# parts
+# -------------------------------------------------------------------------------------------- parts
 
 
 @pytest.fixture(scope="module")

@@ -36,8 +36,7 @@ def test_references_without_their_parts_are_refused(model: Path, trip: Trip) -> 
         trip.merge()
 
 
-# ------------------------------------------------------------------------------------------------
-# writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -99,8 +99,7 @@ def xxh3(content: bytes) -> str:
     return f"xxh3_128:{xxhash.xxh3_128_hexdigest(content)}"
 
 
-# ----------------------------------------------------------------------------------------------
-# output
+# ------------------------------------------------------------------------------------------- output
 
 
 @pytest.mark.parametrize("num_parts", [1, 3, LAYERS])
@@ -505,8 +504,7 @@ def test_a_done_split_is_looked_after_when_asked_for_again(
     assert target.read_bytes() == whole
 
 
-# -----------------------------------------------------------------------------------------------
-# refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 def test_more_parts_than_layers_are_refused(
