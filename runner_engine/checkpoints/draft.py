@@ -10,11 +10,10 @@ from typing import Any
 from runner_base import ConfigError, DataError, load_json
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.layer_kinds import layer_kinds
-from runner_engine.checkpoints.resolve import ResolvedModel, resolve
+from runner_engine.checkpoints.resolve import ResolvedModel, draft_model, resolve
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.lora import LoraConfig
-from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import RopeConfig
 from runner_engine.settings.speculation import KEY, Guesser, Speculate
 from runner_engine.spec import ModelSpec
@@ -38,7 +37,7 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
     if how.model is None:
         model, quantization, rope = spec.model, spec.quantization, spec.rope
     else:
-        model = _named_model(spec.model, how.model)
+        model = draft_model(spec.model, how.model)
         is_file = how.model.endswith(".gguf")
         quantization = CHOICES["gguf"]() if is_file else QuantizationConfig()
         rope = RopeConfig()
@@ -58,13 +57,6 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
         spec.workload,
         first_layers=how.layers,
     )
-
-
-def _named_model(beside: LocalModelConfig, name: str) -> LocalModelConfig:
-    """Return the keys of a draft that has files of its own, on the model's device and in its number
-    format."""
-    own: dict[str, Any] = {"name": name, "revision": None, "shape": None, "random_weights": False}
-    return replace(beside, **own)
 
 
 def check_guesses(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:

@@ -261,6 +261,16 @@ class ResolvedModel:
         wanted.check_unpacked()
         return self.spec.mix
 
+    def fingerprint(self, cache: Path) -> dict[str, str]:
+        """Return name and SHA-256 of the files on which the job's identity depends: also those of a
+        draft model that has its own."""
+        hashes = self.files.fingerprint(cache)
+        named = self.spec.generation.speculation.model
+        if named is None:
+            return hashes
+        path = locate(draft_model(self.spec.model, named))
+        return hashes | {"draft": files_sha256(path, cache)}
+
     def quantized_by(self, quantization: QuantizationConfig) -> ResolvedModel:
         """Return the same model and files with another quantization."""
         return ResolvedModel(
@@ -286,6 +296,13 @@ def sharing() -> Iterator[None]:
         yield
     finally:
         _shared.reset(before)
+
+
+def draft_model(beside: LocalModelConfig, name: str) -> LocalModelConfig:
+    """Return the keys of a draft that has files of its own, on the model's device and in its number
+    format."""
+    own: dict[str, Any] = {"name": name, "revision": None, "shape": None, "random_weights": False}
+    return replace(beside, **own)
 
 
 def locate(model: LocalModelConfig) -> Path:

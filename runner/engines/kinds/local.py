@@ -51,8 +51,8 @@ class Local(ModelKind):
     HAS_WEIGHTS = True
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return names and SHA-256 of the model's and the adapter's files."""
-        return resolved.files.fingerprint(cache)
+        """Return names and SHA-256 of the model's, the adapter's and the draft's files."""
+        return resolved.fingerprint(cache)
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return a key of model, quantization, rope and a merged adapter."""

@@ -27,6 +27,7 @@ from runner_base.errors import ConfigError
 from runner_engine.checkpoints import byteio, resolve
 from runner_engine.quantization import mixed
 from runner_engine.quantization.bitsandbytes import Nf4Config
+from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig, PeftConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -190,6 +191,24 @@ def test_a_file_and_an_empty_folder_are_no_model(tmp_path: Path) -> None:
         resolve.locate_adapter(PeftConfig(path="nope"), LocalModelConfig(name="x"))
     with pytest.raises(ConfigError, match="lora.path=embedded fits only model=embedded"):
         resolve.locate_adapter(PeftConfig(path="embedded"), LocalModelConfig(name=str(tmp_path)))
+
+
+def test_another_draft_at_the_same_path_is_another_job(make_config: Make, tmp_path: Path) -> None:
+    base, draft = make_folder(tmp_path / "model"), make_folder(tmp_path / "draft")
+    cache = tmp_path / "hashes.json"
+
+    def hashes(speculate: Any) -> dict[str, str]:
+        model = LocalModelConfig(name=str(base))
+        config = make_config(model=model, generation=GenerationConfig(speculate=speculate))
+        return kind_of(model).fingerprint(resolved.resolve(config), cache)
+
+    plain = hashes("off")
+    assert hashes({"kind": "draft", "layers": 1}) == plain, "its files are those of the model"
+    named = {"kind": "draft", "model": str(draft)}
+    before = hashes(named)
+    assert before == plain | {"draft": before["draft"]}
+    (draft / "config.json").write_text('{"changed": true}')
+    assert hashes(named)["draft"] != before["draft"]
 
 
 def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
