@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from runner.core.energy import Energy
-from runner.core.job_energy import JobEnergy, JoulesOfJob
-from runner_base import machine, one_line, visible_gpus, write_atomically
+from runner.core.job_energy import JobEnergy, JoulesOfJob, metrics_of, notes_on_price
+from runner_base import Sample, machine, one_line, visible_gpus, write_atomically
 from runner_base.texts import checked, signed
 from runner_compare import OF_GUESSES, OF_PREFILL
 from runner_engine import Engine, EngineReport, EngineStats
@@ -68,6 +69,16 @@ class Measured:
         found = {name: text for name, text in counted.items() if text}
         found |= {"energy": self.no_energy} if self.has_counters and self.no_energy else {}
         return self.report.facts | found | {"measured": self.contention, "machine": self.machine}
+
+    def energy_metrics(
+        self, samples: Sequence[Sample], price_kwh: float | None
+    ) -> Mapping[str, float]:
+        """Return what the energy comes to: in parts, for a right answer, and in money."""
+        return metrics_of(self.energy, samples, price_kwh)
+
+    def energy_notes(self, price_kwh: float | None) -> list[str]:
+        """Say why the energy has no price, where one was asked for."""
+        return notes_on_price(self.no_energy, price_kwh)
 
     def after(self, earlier: Measured | None) -> Measured:
         """Return it together with the measurements of earlier starts, if these ran on the same kind

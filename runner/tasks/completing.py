@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.core.job_energy import metrics_of, notes_on_price
 from runner.tasks.base import Context
 from runner.tasks.collecting import (
     UNJUDGED,
@@ -57,6 +56,6 @@ def collect(
     partial.delete()  # also one that a kill after the last sample has left
     done = collected(kept, enough, measured, policy.notes(), asked_again, context.config.task.name)
     if measured is not None:
-        done.metrics |= metrics_of(measured.energy, done.samples, context.config.price_kwh)
-        done.notes += notes_on_price(measured.no_energy, context.config.price_kwh)
+        done.metrics |= measured.energy_metrics(done.samples, context.config.price_kwh)
+        done.notes += measured.energy_notes(context.config.price_kwh)
     return done

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 from runner_engine.decode.decoder import Decoder
 from runner_engine.decode.kv_budget import KvBudget
-from runner_engine.decode.passes import TokenSpan
-from runner_engine.decode.piece_pace import PiecePace
+from runner_engine.decode.passes import PiecePace, TokenSpan
 from runner_engine.decode.rows import Row, RowsUnderWay
 from runner_engine.kv_cache import NewPrompt
 from runner_engine.sessions import MEMORY_IS_SHORT, EngineStats

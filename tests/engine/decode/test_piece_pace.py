@@ -12,9 +12,9 @@ import torch
 
 from runner_base.dtypes import Dtype
 from runner_engine.attention.attention import PassLayout
-from runner_engine.decode import piece_pace
+from runner_engine.decode.passes import piece_pace
 from runner_engine.decode.passes.forward import Forward
-from runner_engine.decode.piece_pace import LEAST_TOKENS, WAIT_S, PiecePace
+from runner_engine.decode.passes.piece_pace import LEAST_TOKENS, WAIT_S, PiecePace
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Completion, Request
