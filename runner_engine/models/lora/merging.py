@@ -35,6 +35,11 @@ def merge(model: Any, resolved: ResolvedModel) -> tuple[Any, AdapterReport]:
     added_in = dtype if lora.merge_dtype is Dtype.auto else getattr(torch, lora.merge_dtype.value)
     adapted = _adapted(model, lora, place)
     codes = [path for path in adapted if not is_plain(model.get_submodule(path))]
+    if codes and lora.merge_order is None:
+        raise ConfigError(
+            f"lora.merge=true: {len(codes)} layers of {name} are quantized ({few(codes)}), and merging into quantized "
+            "weights loses precision; use lora.merge=false, or lora.merge_order=quantize_first"
+        )
     _unpack(model, codes, added_in, lora)
     with _added_in(
         model, adapted if lora.merge_dtype is not Dtype.auto else codes, added_in, dtype

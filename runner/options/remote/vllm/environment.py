@@ -37,13 +37,13 @@ if spec is not None and spec.origin:
     torch = find_spec("torch")
     of_torch = read(Path(torch.origin).parent / "version.py") if torch is not None and torch.origin else ""
     named = re.search(r"^__version__ = (?:version = )?['\"]([^'\"]+)", read(folder / "_version.py"), re.M)
-    words = read(folder / "model_executor/layers/quantization/__init__.py")
-    listed = re.search(r"QuantizationMethods = Literal\[(.*?)\n\]", words, re.S)
+    source = read(folder / "model_executor/layers/quantization/__init__.py")
+    listed = re.search(r"QuantizationMethods = Literal\[(.*?)\n\]", source, re.S)
     found = {
         "version": named.group(1) if named else "",
         "on_cpu": not re.search(r"^(cuda|hip|xpu)\b[^=]*= *['\"]", of_torch, re.M),
         "has_module": (folder / "entrypoints/openai/api_server.py").is_file(),
-        "words": re.findall(r"^\s*[\"']([^\"']+)", listed.group(1), re.M) if listed else [],
+        "quantizations": re.findall(r"^\s*[\"']([^\"']+)", listed.group(1), re.M) if listed else [],
     }
 print(json.dumps(found))
 """
@@ -135,4 +135,8 @@ def _probe(python: str) -> Environment | None:
         raise ConfigError(
             f"model.python={python} does not run as a Python: {one_line(done.stderr or done.returncode)}"
         )
-    return Environment(python, **found | {"words": tuple(found["words"])}) if found else None
+    return (
+        Environment(python, **found | {"quantizations": tuple(found["quantizations"])})
+        if found
+        else None
+    )
