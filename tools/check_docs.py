@@ -47,8 +47,6 @@ UNRENEWED = (  # by tools.run_docs: histories, designs, and pages that other too
     "runner_compare/README.md",
     "runner/options/README.md",
     "docs/families.md",
-    # figures of long runs, with machine and day
-    "docs/adapters.md", "docs/speculation.md", "docs/speed.md", "docs/models.md", "docs/measure.md", "docs/tools.md",
 )  # fmt: skip
 COMMAND = re.compile(
     r"(runner|runner-compare|runner-advise|runner-sync|runner-convert-lora|make|python -m \S+|python bench/\S+)( |$)"

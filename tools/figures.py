@@ -38,7 +38,8 @@ GIVEN = {
     "docs/remote.md": "80 MiB 32 MiB",
     "docs/quantization.md": "2.6 3.4 4.1 4.25 4.5 5.5 6.6 8.5 10 %",
     "docs/serve.md": "16 MiB 64 KiB 256 MiB 20 s 60 s",
-    "docs/speed.md": "",
+    "docs/speed.md": "360 KiB",
+    "docs/tools.md": "3.1 3.2 3.3",
 }
 
 
