@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from runner.config.resolved import ResolvedJob
 from runner.datasets.given import Form, Given
 from runner.engines.kinds import kind_of
-from runner_base import Sample, tell
+from runner_base import ConfigError, Sample, tell
 from runner_engine import Request
 from runner_engine.settings.rope import RopeDynamicConfig, RopeScalingConfig
 
@@ -25,6 +25,19 @@ def beyond_words(resolved: ResolvedJob) -> str:
     refuses them."""
     return (
         "" if kind_of(resolved.config.model).made_for(resolved) is None else f", or {READ_BEYOND}"
+    )
+
+
+def check_longest(resolved: ResolvedJob, key: str, longest: int) -> None:
+    """Reject a length that the model has no positions for, and name what reaches further."""
+    room = kind_of(resolved.config.model).positions(resolved)
+    if longest <= room:
+        return
+    further = beyond_words(resolved)  # nothing of an engine that takes no scaling
+    scaling = f", or a scaling of RoPE that reaches further, such as rope=linear rope.factor={longest / room:.3g}"
+    raise ConfigError(
+        f"{key}={longest}: with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: "
+        f"give no more{scaling + further if further else ''}"
     )
 
 

@@ -23,6 +23,12 @@ class ToolCall:
     name: str
     arguments: Mapping[str, Any]
 
+    def __str__(self) -> str:
+        """Return the call as Python writes it."""
+        return (
+            f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.arguments.items())})"
+        )
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -65,8 +65,4 @@ def _value(node: ast.expr) -> Any:
 
 def written_calls(calls: Sequence[ToolCall]) -> str:
     """Return calls as Python writes them, in a list."""
-    written = (
-        f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})"
-        for call in calls
-    )
-    return f"[{', '.join(written)}]"
+    return f"[{', '.join(map(str, calls))}]"

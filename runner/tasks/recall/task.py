@@ -30,7 +30,7 @@ from runner.tasks.recall.judging import Judge, Placed
 from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.ruler_score import add_ruler_scores
 from runner.tasks.recall.writing import prompt_of, written
-from runner_base import ConfigError, Result, Sample, short_name
+from runner_base import Result, Sample, short_name
 from runner_compare import RecallCard
 from runner_engine import Capability, Engine, EngineReport, Request
 from runner_engine.sessions import require_among
@@ -66,14 +66,7 @@ def prepare(config: RunnerConfig) -> Haystack:
 
 def check_lengths(inputs: Haystack, resolved: ResolvedJob) -> list[str]:
     """Reject lengths that the model has no positions for."""
-    longest, room = max(inputs.task.tokens), kind_of(resolved.config.model).positions(resolved)
-    if longest > room:
-        further = positions.beyond_words(resolved)  # nothing of an engine that takes no scaling
-        scaling = f", or a scaling of RoPE that reaches further, such as rope=linear rope.factor={longest / room:.3g}"
-        raise ConfigError(
-            f"task.lengths={longest}: with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: "
-            f"give no more{scaling + further if further else ''}"
-        )
+    positions.check_longest(resolved, "task.lengths", max(inputs.task.tokens))
     return []
 
 

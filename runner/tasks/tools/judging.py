@@ -131,8 +131,4 @@ def _outcome(calls: tuple[tool_calls.ToolCall, ...], case: Case) -> ToolOutcome:
 
 def shown(calls: tuple[tool_calls.ToolCall, ...]) -> str | None:
     """Return calls as a record shows them."""
-    written = (
-        f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})"
-        for call in calls
-    )
-    return "; ".join(written) or None
+    return "; ".join(map(str, calls)) or None

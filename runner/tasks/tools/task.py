@@ -99,17 +99,7 @@ def _read(task: ToolsConfig) -> list[Case]:
 def check_lengths(inputs: Offered, resolved: ResolvedJob) -> list[str]:
     """Reject a template that takes no tools, and lengths that the model has no positions for."""
     check_template(inputs.task, resolved)
-    longest, room = (
-        max(inputs.task.tokens, default=0),
-        kind_of(resolved.config.model).positions(resolved),
-    )
-    if longest > room:
-        further = positions.beyond_words(resolved)  # nothing of an engine that takes no scaling
-        scaling = f", or a scaling of RoPE that reaches further, such as rope=linear rope.factor={longest / room:.3g}"
-        raise ConfigError(
-            f"task.fill={longest}: with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: "
-            f"give no more{scaling + further if further else ''}"
-        )
+    positions.check_longest(resolved, "task.fill", max(inputs.task.tokens, default=0))
     return []
 
 

@@ -15,7 +15,7 @@ from runner_engine.settings.speculation import Guesser, Speculate
 
 __all__ = [  # noqa: RUF022 - by what they are for
     "guesses_of",  # what guesses the next tokens, as generation.speculate says
-    "Drafter",  # what a way of guessing does: propose, learn, forget
+    "Drafter",  # what a way of guessing does: propose, forget
     "Steady",  # lets one guess for every row at each step, and counts how much was right
 ]
 

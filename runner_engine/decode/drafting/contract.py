@@ -14,9 +14,6 @@ class Drafter(Protocol):
     def propose(self, rows: Sequence[Row], most: Sequence[int]) -> list[list[int]]:
         """Return a guess for each of the rows that decode, of at most so many tokens each."""
 
-    def learn(self, row: Row, guessed: int, right: int) -> None:
-        """Note how many tokens of a row's guess were right."""
-
     def forget(self) -> None:
         """Forget the rows."""
 

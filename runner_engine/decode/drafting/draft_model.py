@@ -54,9 +54,6 @@ class Way:
         self._own: OwnKv | None = None
         self._uses: list[PrefixUse] | None = None  # the prefixes of all rows
 
-    def learn(self, row: Row, guessed: int, right: int) -> None:
-        """Do nothing: the row's tokens say what was right."""
-
     def propose(self, rows: Sequence[Row], most: Sequence[int]) -> list[list[int]]:
         """Return the draft's own next tokens behind those of each row."""
         self._follow(rows)

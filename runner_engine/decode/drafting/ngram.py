@@ -30,8 +30,5 @@ class Way:
             guesses.append(lookup.draft(row.tokens, limit) if limit > 0 else [])
         return guesses
 
-    def learn(self, row: Row, guessed: int, right: int) -> None:
-        """Do nothing: a guess is as long as was asked for."""
-
     def forget(self) -> None:
         """Do nothing: what followed a row's tokens is still known when it continues."""

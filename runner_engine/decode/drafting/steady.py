@@ -56,13 +56,12 @@ class Steady:
         """Return the new tokens, row by row and in order, and count what was right."""
         new = check_guesses(forward, own, rows, drafts, sampler, stopping)
         drafted, accepted = [0] * self.tokens, [0] * self.tokens
-        for row, draft, of_row in zip(rows, drafts, new, strict=True):
+        for draft, of_row in zip(drafts, new, strict=True):
             right = right_ones(draft, of_row)
             # behind the first wrong token nothing was tried
             for place in range(min(len(draft), right + 1)):
                 drafted[place] += 1
                 accepted[place] += place < right
-            self.drafter.learn(row, len(draft), right)
             self.stats.draft_tokens += len(draft)
             self.stats.accepted_tokens += right
         # new objects: whoever measures keeps the earlier ones

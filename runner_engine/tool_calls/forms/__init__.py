@@ -1,9 +1,9 @@
 """The forms in which models write calls, a module each. A module has:
 
 MARKS: what the chat template of a model with this form contains, all of it; empty: nothing tells it
-OPENINGS: with which of these a call begins in an answer; a stream is held back from there on
-IS_RAW: whether it reads the answer with its thinking, because it marks both in one way read(text,
-schemas): the calls of a whole answer and what is said beside them; Malformed where one is half
+IS_RAW: whether it reads the answer with its thinking, because it marks both in one way
+read(text, schemas): the calls of a whole answer and what is said beside them; Malformed where one
+is half
 write(calls): the same calls in this form
 """
 
@@ -35,7 +35,6 @@ class Form(Protocol):
     """What each module has."""
 
     MARKS: tuple[tuple[str, ...], ...]
-    OPENINGS: tuple[str, ...]
     IS_RAW: bool
 
     def read(self, text: str, schemas: Schemas = ()) -> Reading:

@@ -23,7 +23,6 @@ from runner_engine.tool_calls.scanning import behind, between_marks, up_to
 ALL, ALL_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, CALL_END, SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
 MARKS = ((ALL,),)
-OPENINGS = (ALL,)
 IS_RAW = False
 IN_BLOCK = re.compile(r"([^\n]+)\n```json\n(.*)\n```", re.DOTALL)
 

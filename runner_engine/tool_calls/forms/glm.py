@@ -19,7 +19,6 @@ OPENING, CLOSING = "<tool_call>", "</tool_call>"
 KEY, KEY_END = "<arg_key>", "</arg_key>"
 VALUE, VALUE_END = "<arg_value>", "</arg_value>"
 MARKS = ((KEY, VALUE),)
-OPENINGS = (OPENING,)
 IS_RAW = False
 
 

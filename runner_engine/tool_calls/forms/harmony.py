@@ -26,7 +26,6 @@ START, CHANNEL, MESSAGE, CALL, END = (
     "<|end|>",
 )
 MARKS = ((CHANNEL, MESSAGE, "functions."),)
-OPENINGS = ("<|",)
 IS_RAW = True
 ENDS = re.compile(r"<\|(?:end|call|return)\|>")
 RECIPIENT = re.compile(r"\bto=(\S+?)(?=\s|<\||$)")

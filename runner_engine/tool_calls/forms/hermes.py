@@ -21,7 +21,6 @@ from runner_engine.tool_calls.scanning import behind, between_marks
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 MARKS = ((OPENING,),)
-OPENINGS = (OPENING,)
 IS_RAW = False
 
 

@@ -18,7 +18,6 @@ from runner_engine.tool_calls.calls import (
 )
 
 MARKS: tuple[tuple[str, ...], ...] = ()
-OPENINGS = ("{", "[", "```")
 IS_RAW = False
 BLOCK = re.compile(r"```(?:json|tool_call|tool_code)?[ \t]*\n(.*)\n?```", re.DOTALL)
 

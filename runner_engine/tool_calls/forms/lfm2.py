@@ -14,7 +14,6 @@ from runner_engine.tool_calls.scanning import between_marks, up_to
 
 START, END = "<|tool_call_start|>", "<|tool_call_end|>"
 MARKS = ((START,), ("<|tool_list_start|>",))
-OPENINGS = (START, "[")
 IS_RAW = False
 
 

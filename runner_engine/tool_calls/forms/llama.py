@@ -20,7 +20,6 @@ from runner_engine.tool_calls.forms import json as plain_json
 
 TOKEN = "<|python_tag|>"
 MARKS = ((TOKEN,), ('{"name": function name, "parameters"',))
-OPENINGS = (TOKEN, "{", "[")
 IS_RAW = False
 
 

@@ -22,7 +22,6 @@ from runner_engine.tool_calls.calls import (
 
 TOKEN, ARGUMENTS, IDENTIFIER = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 MARKS = ((TOKEN,),)
-OPENINGS = (TOKEN,)
 IS_RAW = False
 
 

@@ -13,7 +13,6 @@ from runner_engine.tool_calls.python_calls import python_calls, written_calls
 
 START, END = "<|python_start|>", "<|python_end|>"  # Llama 4 may write them around the list
 MARKS = (("func_name1(",), (START,))
-OPENINGS = ("[", START)
 IS_RAW = False
 BEGINS_CALL = re.compile(r"\[|[A-Za-z_][\w.]*\(")  # one call is also written without the brackets
 

@@ -23,7 +23,6 @@ OUTER, OUTER_END = "<tool_call>", "</tool_call>"
 FUNCTION, FUNCTION_END = "<function=", "</function>"
 PARAMETER, PARAMETER_END = "<parameter=", "</parameter>"
 MARKS = ((FUNCTION, PARAMETER),)
-OPENINGS = (OUTER, FUNCTION)
 IS_RAW = False
 
 
