@@ -379,3 +379,23 @@ def test_a_set_names_no_test() -> None:
                 assert not [node for node in ast.walk(call) if isinstance(node, ast.Set)], (
                     f"{path}:{call.lineno}"
                 )
+
+
+def formatless(source: str) -> list[int]:
+    """Return the lines that make a tensor without saying its format."""
+    makers = "empty|zeros|ones|full|rand|randn|linspace"
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and re.fullmatch(rf"torch\.({makers})", ast.unparse(node.func))
+        and not any(key.arg == "dtype" for key in node.keywords)
+    ]
+
+
+def test_a_new_tensor_of_the_engine_has_a_format() -> None:
+    """While transformers loads a model, torch's default format is another one, in all threads."""
+    assert formatless("x = torch.ones(2)\ny = torch.ones(2, dtype=torch.int32)") == [1]
+    for name, path in modules().items():
+        if name.startswith("runner_engine"):
+            assert formatless(path.read_text()) == [], name

@@ -66,7 +66,9 @@ def _off_in_pages(heads: Heads, window: int | None) -> float:
     generator = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, device=device).to(heads.dtype)
+        return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(
+            heads.dtype
+        )
 
     blocks, counts = (
         torch.tensor(some, dtype=torch.int32, device=device)

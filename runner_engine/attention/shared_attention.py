@@ -154,9 +154,9 @@ def _kept_seconds(heads: Heads, kernels: Kernels) -> Seconds | None:
         inputs = {}
         for count in ROWS:
             tokens = -(-count // heads.group)
-            inputs[count] = torch.randn(heads.group, tokens, heads.dim, generator=random).to(
-                heads.dtype
-            )
+            inputs[count] = torch.randn(
+                heads.group, tokens, heads.dim, generator=random, dtype=torch.float32
+            ).to(heads.dtype)
         calls = {
             name: partial(_attend, kernels, replace(alone, attention_tile_rows=tile_rows), places)
             for name, tile_rows in ways.items()
@@ -182,7 +182,9 @@ def _random_places(
     """Return random keys and values of a single layer."""
     kv = SharedKv.empty(heads, count, kernels)
     keys, values = (
-        torch.randn(heads.kv_heads, count, heads.dim, generator=random).to(heads.dtype)
+        torch.randn(heads.kv_heads, count, heads.dim, generator=random, dtype=torch.float32).to(
+            heads.dtype
+        )
         for _ in range(2)
     )
     where = torch.zeros(count, dtype=torch.int32), torch.arange(count, dtype=torch.int32)
@@ -203,7 +205,9 @@ def difference(group: int, dim: int, kv_cache: KvCache, kernels: Kernels) -> str
     by_tiles = replace(
         heads, attention_tile_rows=group + 1
     )  # one token's rows go by vectors, more by tiles
-    query = torch.randn(2 * group, TRIAL_TOKENS, dim, generator=random).to(torch.bfloat16)
+    query = torch.randn(2 * group, TRIAL_TOKENS, dim, generator=random, dtype=torch.float32).to(
+        torch.bfloat16
+    )
     whole = _random_places(heads, kernels, TRIAL_KEYS, random)
     windows = torch.arange(TRIAL_TOKENS, dtype=torch.int32) * 11 % TRIAL_KEYS
     for is_causal, first, cap in ((False, None, 0.0), (True, None, 0.0), (True, windows, 2.0)):

@@ -47,7 +47,7 @@ class Generated:
         sampler = sampler_of(rows, int(self.loaded.metrics["vocab_size"]), self.loaded.device)
         self.stats.prefill_tokens += sum(len(row.pending) for row in rows)
 
-        picked = torch.empty(0)
+        picked = torch.empty(0, dtype=torch.float32)
 
         def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             nonlocal picked

@@ -84,8 +84,10 @@ def other_last_bits(model: nn.Module, share: float, seed: int) -> Iterator[None]
     def move(_: nn.Module, __: Any, made: Any) -> torch.Tensor | None:
         if not isinstance(made, torch.Tensor) or not made.is_floating_point():
             return None  # what a router chooses follows from its rows
-        up = torch.rand(made.shape, generator=generator) - 0.5
-        by = up.where(torch.rand(made.shape, generator=generator) < share, 0).to(made.device)
+        up = torch.rand(made.shape, generator=generator, dtype=torch.float32) - 0.5
+        by = up.where(
+            torch.rand(made.shape, generator=generator, dtype=torch.float32) < share, 0
+        ).to(made.device)
         return (made.float() * (1 + by * torch.finfo(made.dtype).eps)).to(made.dtype)
 
     with ExitStack() as hooks:

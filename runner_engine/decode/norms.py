@@ -56,9 +56,9 @@ def replace_norm(layer: Any, fused: Fused, tolerance: Mapping[torch.dtype, float
         return result
 
     with torch.no_grad():
-        trial = torch.randn(3, weight.numel(), generator=torch.Generator().manual_seed(0)).to(
-            weight
-        )
+        trial = torch.randn(
+            3, weight.numel(), generator=torch.Generator().manual_seed(0), dtype=torch.float32
+        ).to(weight)
         expected = own(trial).float()
         off = (forward(trial).float() - expected).abs().max() / expected.abs().max().clamp(min=1e-9)
     if not off <= tolerance[weight.dtype]:  # some families' norms use their weight in another way

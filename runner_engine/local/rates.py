@@ -143,12 +143,12 @@ def read_rate(device: torch.device) -> float:
             rate = _read(numbers, device)
             del numbers
         return rate
-    return _read(torch.ones(size // 4, device=device), device)
+    return _read(torch.ones(size // 4, device=device, dtype=torch.float32), device)
 
 
 def _read(numbers: torch.Tensor, device: torch.device) -> float:
     matrix = numbers.view(-1, 8192)
-    vector = torch.ones(8192, device=device)
+    vector = torch.ones(8192, device=device, dtype=torch.float32)
     took = min(
         _fastest(numbers.sum, TRIES, device),
         _fastest(partial(torch.mv, matrix, vector), TRIES, device),

@@ -96,7 +96,10 @@ def choose(shapes: Collection[Shape], kernels: Kernels) -> Choice:
 
 def _measure(shape: Shape, kernels: Kernels, deadline: float) -> Seconds:
     random = torch.Generator().manual_seed(0)
-    inputs = {count: torch.randn(count, shape[1], generator=random).bfloat16() for count in ROWS}
+    inputs = {
+        count: torch.randn(count, shape[1], generator=random, dtype=torch.float32).bfloat16()
+        for count in ROWS
+    }
     ways = {TILES: _product(shape, kernels, 1), VECTORS: _product(shape, kernels, 0)}
     return by_turns(ways, inputs, deadline)
 
@@ -107,7 +110,7 @@ def _product(shape: Shape, kernels: Kernels, tile_rows: int) -> Product:
     random = torch.Generator().manual_seed(1)
     weight = torch.randint(-128, 128, shape, dtype=torch.int8, generator=random)
     weights = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, (torch.bfloat16,))
-    weights.point_at(weight, None, torch.ones(outputs), shifted_sums(weight))
+    weights.point_at(weight, None, torch.ones(outputs, dtype=torch.float32), shifted_sums(weight))
     weights.matrix.tile_rows = tile_rows
     size = quantized_workspace_bytes(max(*ROWS, *TRIAL_ROWS), inputs, torch.get_num_threads())
     workspace = torch.empty(size, dtype=torch.uint8)
@@ -124,7 +127,7 @@ def _difference(inputs: tuple[int, ...], kernels: Kernels) -> str:
             _product((TRIAL_OUTPUTS, width), kernels, tile_rows) for tile_rows in (1, 0)
         )
         for count in TRIAL_ROWS:
-            rows = torch.randn(count, width, generator=random).bfloat16()
+            rows = torch.randn(count, width, generator=random, dtype=torch.float32).bfloat16()
             if not torch.equal(by_tiles(rows), by_vectors(rows)):
                 return f"products of {count} rows in bytes by {TRIAL_OUTPUTS} x {width} differ from those by vectors"
     return ""

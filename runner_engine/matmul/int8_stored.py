@@ -115,7 +115,9 @@ def _difference(
     workspace = torch.empty(
         quantized_workspace_bytes(count, inputs, torch.get_num_threads()), dtype=torch.uint8
     )
-    rows = torch.randn(count, inputs, generator=torch.Generator().manual_seed(count)).to(dtype)
+    rows = torch.randn(
+        count, inputs, generator=torch.Generator().manual_seed(count), dtype=torch.float32
+    ).to(dtype)
     with torch.no_grad():
         expected = nn.functional.linear(layer.prepared(rows), layer.unpacked(0, outputs, dtype))
         return difference(multiply(kernels, rows, trial, workspace), expected, TOLERANCE[dtype])

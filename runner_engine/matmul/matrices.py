@@ -172,5 +172,8 @@ def trial_rows(inputs: int, dtype: torch.dtype, tile_rows: int) -> torch.Tensor:
     """Return rows with a remainder of registers, or of tiles, by which weights in strips are tried
     beside torch."""
     return torch.randn(
-        33 if tile_rows else 7, inputs, generator=torch.Generator().manual_seed(0)
+        33 if tile_rows else 7,
+        inputs,
+        generator=torch.Generator().manual_seed(0),
+        dtype=torch.float32,
     ).to(dtype)

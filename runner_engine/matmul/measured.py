@@ -48,9 +48,10 @@ def measure(
 ) -> Seconds:
     """Return the seconds of a sample of a layer by each way, on one thread; the ways take turns."""
     random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
-    weight = torch.randn(*sample_of(shape), generator=random).to(dtype)
+    weight = torch.randn(*sample_of(shape), generator=random, dtype=torch.float32).to(dtype)
     inputs = {
-        count: torch.randn(count, shape[1], generator=random).to(dtype) for count in sorted(rows)
+        count: torch.randn(count, shape[1], generator=random, dtype=torch.float32).to(dtype)
+        for count in sorted(rows)
     }
     return by_turns({name: make(weight) for name, make in ways.items()}, inputs, deadline, slow)
 

@@ -208,12 +208,12 @@ def _difference(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: 
     """
     random = torch.Generator().manual_seed(0)
     for width in inputs:
-        weight = torch.randn(TRIAL_OUTPUTS, width, generator=random).to(dtype)
+        weight = torch.randn(TRIAL_OUTPUTS, width, generator=random, dtype=torch.float32).to(dtype)
         panels = Panels.of(
             weight, None, kernels, 2 if way is Way.tiles else 0
         )  # one row goes by vectors, more by tiles
         for count in TRIAL_ROWS:
-            rows = torch.randn(count, width, generator=random).to(dtype)
+            rows = torch.randn(count, width, generator=random, dtype=torch.float32).to(dtype)
             result, expected = (
                 panels.product(rows),
                 nn.functional.linear(rows.float(), weight.float()),

@@ -159,7 +159,9 @@ class Heads:
         tokens, channels = len(projected), self.structure.conv.channels
         inner = self.heads * self.width
         out = projected.new_empty((tokens, inner))
-        workspace = torch.empty(min(tokens, ROUND_TOKENS) * (channels + inner + 2 * STATE_LANES))
+        workspace = torch.empty(
+            min(tokens, ROUND_TOKENS) * (channels + inner + 2 * STATE_LANES), dtype=torch.float32
+        )
         self.kernels(
             "scan_heads", self.dtype, self.layer.address, *_table(segments), tokens, len(state),
             native.pointer(projected, self.dtype, tokens, inner + channels + self.heads),

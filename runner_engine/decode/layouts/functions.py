@@ -26,7 +26,7 @@ NEARLY = 2e-2  # of the largest number, with products in 16 bits
 
 def activation_of(function: Any) -> Activation:
     """Return what a function computes; NotFusable if it is none that C knows."""
-    numbers = torch.linspace(-6, 6, 241)
+    numbers = torch.linspace(-6, 6, 241, dtype=torch.float32)
     expected = function(numbers)
     for kind, known in KNOWN.items():
         if (known(numbers) - expected).abs().max() <= NEAR:

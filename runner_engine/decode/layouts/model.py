@@ -127,9 +127,9 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     hidden, kinds = settings.hidden_size, getattr(settings, "layer_types", None)
     like = torch.zeros(1, dtype=heads.dtype)
     tables, of_kind = _tables(getattr(body, of_rotary, None), kinds)
-    rows = torch.randn(1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0)).to(
-        like
-    )
+    rows = torch.randn(
+        1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0), dtype=torch.float32
+    ).to(like)
     scales = {_residual_scale(layer) for layer in body_layers}
     if len(scales) != 1:
         raise NotFusable("its layers differ")

@@ -33,7 +33,9 @@ def norm_of(module: Any, width: int, like: torch.Tensor) -> NormLayout:
     epsilons = [float(getattr(module, name)) for name in EPSILONS if hasattr(module, name)][
         :1
     ] or USUAL
-    rows = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(like)
+    rows = torch.randn(
+        3, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32
+    ).to(like)
     rows[0] *= 0.05  # so that a wrong epsilon or mean shows
     rows[2] += 0.5
     expected = module(rows).float()
@@ -56,7 +58,7 @@ def _choices(module: Any, width: int, like: torch.Tensor, epsilon: float) -> lis
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     bias = None if bias is None else bias.detach().float().contiguous()
     if weight is None:
-        wide = torch.ones(width)
+        wide = torch.ones(width, dtype=torch.float32)
         return [
             NormLayout(kind, wide, bias, epsilon)
             for kind in (NormKind.rms_at_once, NormKind.layer_norm)

@@ -65,7 +65,9 @@ class Rotation:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin of the first `count` positions and of points, float32 [count,
         rotated / 2]."""
-        cos, sin = (torch.empty(count, self.rotated // 2) for _ in range(2))
+        # said, since a load in another thread sets torch's default format for a while
+        shape = (count, self.rotated // 2)
+        cos, sin = (torch.empty(shape, dtype=torch.float32) for _ in range(2))
         with torch.inference_mode():
             for first in range(0, count, POSITIONS_AT_ONCE):
                 end = min(first + POSITIONS_AT_ONCE, count)

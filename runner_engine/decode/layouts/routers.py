@@ -92,12 +92,16 @@ def router_of(router: nn.Module, block: nn.Module) -> RouterLayout:
         raise NotFusable(f"its router has other parts: {', '.join(sorted(added))}")
     trial = copy.deepcopy(router).float()
     random = torch.Generator().manual_seed(0)
-    rows = torch.randn(TRIED, hidden, generator=random)
-    of_all = torch.randn(experts, generator=random) / 2  # what is added, in the trial
+    rows = torch.randn(TRIED, hidden, generator=random, dtype=torch.float32)
+    # what is added, in the trial
+    of_all = torch.randn(experts, generator=random, dtype=torch.float32) / 2
     expected, logits = [], []
     for around, spread in ((0.0, 2.0), (LOW, 0.5)):
         numbers = (
-            torch.randn(experts, hidden, generator=random) * spread * hidden**-0.5 + around / hidden
+            torch.randn(experts, hidden, generator=random, dtype=torch.float32)
+            * spread
+            * hidden**-0.5
+            + around / hidden
         )
         some = rows if not around else 1 + rows / hidden
         with torch.no_grad():
@@ -106,7 +110,9 @@ def router_of(router: nn.Module, block: nn.Module) -> RouterLayout:
                 trial.state_dict(keep_vars=True)[name].copy_(of_all)
             made = trial(some, **dict.fromkeys(given, of_all))
         weights, index = weights_and_index(made, len(rows))
-        expected.append(torch.zeros(len(rows), experts).scatter(1, index, weights.float()))
+        expected.append(
+            torch.zeros(len(rows), experts, dtype=torch.float32).scatter(1, index, weights.float())
+        )
         logits.append(some @ numbers.T)
     for formula in _formulas(router, index.shape[1], experts, bool(added)):
         found = [formula(some, of_all) for some in logits]
@@ -198,7 +204,7 @@ def _rounding(
 ) -> RouterFormula:
     """Return the formula with what the family rounds to the model's format."""
     dtype, random = weight.dtype, torch.Generator().manual_seed(1)
-    rows = torch.randn(TRIED, weight.shape[1], generator=random).to(dtype)
+    rows = torch.randn(TRIED, weight.shape[1], generator=random, dtype=torch.float32).to(dtype)
     with torch.no_grad():
         made = router(rows, **given)
     weights, _ = weights_and_index(made, TRIED)

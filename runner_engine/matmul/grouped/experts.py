@@ -132,11 +132,11 @@ class _Trial:
         """Return rows for such experts."""
         random = torch.Generator().manual_seed(0)
         experts, hidden, dtype = described.experts, described.hidden, described.dtype
-        rows = torch.randn(TRIAL_ROWS, hidden, generator=random).to(dtype)
+        rows = torch.randn(TRIAL_ROWS, hidden, generator=random, dtype=torch.float32).to(dtype)
         index = torch.stack(
             [torch.randperm(experts, generator=random)[:CHOSEN] for _ in range(TRIAL_ROWS)]
         )
-        weights = torch.rand(index.shape, generator=random).to(dtype)
+        weights = torch.rand(index.shape, generator=random, dtype=torch.float32).to(dtype)
         return cls(rows, index, weights)
 
     def of_family(self, module: nn.Module) -> torch.Tensor:

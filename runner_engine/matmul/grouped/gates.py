@@ -50,7 +50,8 @@ def formula_of(between: Any, family: nn.Module, has_gate: bool) -> GateFormula |
     """
     random = torch.Generator().manual_seed(0)
     numbers = [
-        torch.randn(3, 64, generator=random) * TRIAL_SCALE for _ in range(2 if has_gate else 1)
+        torch.randn(3, 64, generator=random, dtype=torch.float32) * TRIAL_SCALE
+        for _ in range(2 if has_gate else 1)
     ]
     expected = between(*numbers)
     for formula in _formulas(family):

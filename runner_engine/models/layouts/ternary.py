@@ -52,7 +52,7 @@ class TernaryLayout(StoredLayout):
 
     def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """Weights are what their codes say."""
-        return torch.ones(last - first, 1, device=stored["weight"].device)
+        return torch.ones(last - first, 1, device=stored["weight"].device, dtype=torch.float32)
 
     def prepared(self, stored: Tensors, rows: torch.Tensor) -> torch.Tensor:
         """Return rows as the numbers that their int8 stand for, times the scale of the weights."""

@@ -201,7 +201,7 @@ def _check_layout(native: Any, owner: str) -> None:
     break."""
     frequencies = native.inv_freq.float()
     x, position_ids = (
-        torch.zeros(1, 3, 1, device=frequencies.device),
+        torch.zeros(1, 3, 1, device=frequencies.device, dtype=torch.float32),
         torch.arange(3, device=frequencies.device)[None],
     )
     angles = position_ids[..., None].float() * frequencies

@@ -35,7 +35,7 @@ class LightningAttention(Mixer):
         module = self.module
         parts = module.act_fn(module.qkv_proj(hidden)).unflatten(1, (self.heads, 3 * self.width))
         queries, keys, values = parts.chunk(3, dim=2)
-        steps = torch.ones((len(hidden), self.heads), device=hidden.device)
+        steps = torch.ones((len(hidden), self.heads), device=hidden.device, dtype=torch.float32)
         scanned = scan_heads(values, steps, self.decay, keys, queries, states[0], segments).to(
             hidden.dtype
         )
