@@ -133,7 +133,8 @@ def measured(
     sides: dict[str, Side], rows: int, length: int, vocabulary: int, options: argparse.Namespace
 ) -> dict[tuple[str, str], list[float]]:
     """Return tokens a second of prefill and decode by side, after a round with short prompts."""
-    chance, found = random.Random(0), defaultdict[tuple[str, str], list[float]](list)
+    # other prompts for each length, since those of the length before are kept
+    chance, found = random.Random(length), defaultdict[tuple[str, str], list[float]](list)
     which = "processor" if options.processor_time else "all"
     for at in range(options.rounds + 1):
         tokens = length if at else SHORT
