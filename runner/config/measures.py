@@ -145,6 +145,8 @@ class SweepConfig(TaskConfig):
         if self.arrival_rates:
             return []
         times = (self.warmup + self.repeats) * len(self.shared_prefix)
+        # without guesses, too
+        times *= 2 if generation.speculation.is_steady else 1
         cells = product(self.batch_sizes, self.prompt_tokens or [QUESTION_TOKENS], self.new_tokens)
         return [
             Amount(rows, prompt, new, rows * times, self.prompts is None)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner_base import UNLESS_DEFAULT, Inert, Text, least, setting, within
+from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
 from runner_engine import ModelConfig as ModelConfig  # plug-ins have it from here
+from runner_engine.settings.generation import require_no_guesses
 
 
 @dataclass
@@ -23,3 +25,13 @@ class StubConfig(ModelConfig):
     )
     thinking_words: int = setting(0, UNLESS_DEFAULT, least(0))
     answer: Text | None = setting(None, UNLESS_DEFAULT)
+
+    def check_beside(
+        self,
+        quantization: QuantizationConfig,
+        lora: LoraConfig,
+        rope: RopeConfig,
+        generation: GenerationConfig,
+    ) -> None:
+        """Reject guesses at every step: there would be nothing to guess, and nothing to measure."""
+        require_no_guesses(generation, "model=stub has no model that could check a guess")

@@ -11,11 +11,20 @@ from statistics import mean, median
 
 from runner.config.measures import SweepConfig
 from runner.core.energy import Energy
+from runner.speed.by_turns import GAINS, run_by_turns
 from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import VOCABULARY, synthetic_requests
 from runner_base import is_memory_error, machine, one_line
 from runner_base.spreads import percentiles, relative_spread
-from runner_engine import Arithmetic, Completion, Engine, EngineReport, EngineStats, complete
+from runner_engine import (
+    Arithmetic,
+    Completion,
+    Engine,
+    EngineReport,
+    EngineStats,
+    Request,
+    complete,
+)
 from runner_engine.devices import gpu
 from runner_engine.sessions import FEWER_ROWS, Shape
 
@@ -34,6 +43,7 @@ FIGURES = (
     "seconds",
     *WORK,
     *ENERGY,
+    *GAINS,
 )  # in this order, as far as an engine reports them
 NOISY = (
     0.1  # share of a speed's median: quartiles further apart mean that the machine was too noisy
@@ -118,6 +128,28 @@ class FewerRowsError(Exception):
 
 
 @dataclass
+class Timed:
+    """A batch that was run once."""
+
+    completions: list[Completion]
+    started: float
+    seconds: float
+    joules: float | None  # None: there is no counter
+    spent: EngineStats
+
+    @property
+    def new_tokens(self) -> int:
+        """The tokens of all its answers."""
+        return sum(completion.answer.tokens for completion in self.completions)
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """The speeds that the engine knows, or that of whole answers."""
+        known = {name: self.spent.speed[name] for name in SPEEDS if name in self.spent.speed}
+        return known or {"output_tok_per_s": self.new_tokens / self.seconds}
+
+
+@dataclass
 class Stopwatch:
     """Runs cells on a loaded engine."""
 
@@ -127,6 +159,7 @@ class Stopwatch:
     arithmetic: Arithmetic | None
     energy: Energy
     real: RealPrompts | None = None  # instead of random tokens
+    guesses: bool = False  # at every step: each batch then runs without guesses, too
     in_pieces: bool = False  # tokens came in pieces of text, which may have several tokens
 
     @property
@@ -137,7 +170,6 @@ class Stopwatch:
     def run(self, cell: Cell, number: int) -> dict[str, float] | None:
         """Run a cell once and return its figures; None with a note in the cell if it does not
         fit."""
-        engine = self.engine
         if self.real is None:
             shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
             requests = synthetic_requests(
@@ -148,16 +180,11 @@ class Stopwatch:
         if number == 0:
             machine.reset_peak()  # only once: it frees memory, and allocating it again costs time
             gpu.restart_peak()
-        before, notes_before, energy = (
-            replace(engine.stats),
-            len(engine.stats.notes),
-            self.energy.read(),
-        )
-        started = time.perf_counter()
         try:
-            completions = complete(
-                engine, requests, cell.batch_size, lambda _: self._check_whole(notes_before)
-            )
+            if self.guesses:
+                timed, gains = run_by_turns(requests, number, self._batch)
+            else:
+                timed, gains = self._batch(requests), {}
         except FewerRowsError as error:
             cell.note = str(error)
             return None
@@ -166,35 +193,40 @@ class Stopwatch:
                 raise
             cell.note = f"out of memory: {one_line(error, 200)}"
             return None
-        seconds = time.perf_counter() - started
-        joules = self.energy.joules(energy)
-        cell.note = failure_of(completions, cell.new_tokens)
+        cell.note = failure_of(timed.completions, cell.new_tokens)
         if cell.note:
             return None
-        self.in_pieces |= seen_in_pieces(completions)
+        self.in_pieces |= seen_in_pieces(timed.completions)
         prompt_tokens = cell.prompt_tokens
         if self.real is not None:
-            lengths = self.real.note(completions)
+            lengths = self.real.note(timed.completions)
             cell.lengths += lengths
             prompt_tokens = round(mean(lengths))
         if number == 0:
             cell.peak_rss_mib, cell.cuda_peak_mib = machine.peak_rss_mib(), gpu.peak_mib()
-        spent, new = (
-            engine.stats - before,
-            sum(completion.answer.tokens for completion in completions),
-        )
-        speed = {name: spent.speed[name] for name in SPEEDS if name in spent.speed} or {
-            "output_tok_per_s": new / seconds
-        }
         figures = (
-            latencies(completions, started)
-            | speed
-            | {"seconds": seconds}
-            | self._work(cell, prompt_tokens, spent)
+            latencies(timed.completions, timed.started)
+            | timed.speed
+            | {"seconds": timed.seconds}
+            # a pass that checks guesses is no single step, and the draft computes and reads, too
+            | ({} if self.guesses else self._work(cell, prompt_tokens, timed.spent))
+            | gains
         )
+        joules, new = timed.joules, timed.new_tokens
         return figures | (
             {} if joules is None else {"energy_j": joules, "energy_j_per_token": joules / new}
         )
+
+    def _batch(self, requests: Sequence[Request]) -> Timed:
+        """Time a batch."""
+        engine, rows = self.engine, len(requests)
+        before, notes_before = replace(engine.stats), len(engine.stats.notes)
+        energy = self.energy.read()
+        started = time.perf_counter()
+        completions = complete(engine, requests, rows, lambda _: self._check_whole(notes_before))
+        seconds = time.perf_counter() - started
+        joules = self.energy.joules(energy)
+        return Timed(completions, started, seconds, joules, engine.stats - before)
 
     def _check_whole(self, notes_before: int) -> None:
         """Raise FewerRowsError at once if the engine continues with fewer rows: that is another

@@ -9,12 +9,13 @@ from typing import Any
 
 from runner.config.measures import SweepConfig
 from runner.speed.arrivals import Load, keeps_up
+from runner.speed.by_turns import GAIN
 from runner.speed.cells import ENERGY, GAPS, SPEEDS, Cell
 from runner.speed.limits import MachineRates, nearer_to
 from runner.speed.real_prompts import span
 
 Series = dict[str, list[tuple[int, float]]]
-OVER_BATCHES = ("decode_tok_per_s", "output_tok_per_s", "itl_p50_s", "seconds")
+OVER_BATCHES = ("decode_tok_per_s", "output_tok_per_s", "itl_p50_s", "seconds", GAIN)
 OVER_PROMPTS = ("ttft_s", "prefill_tok_per_s")
 OVER_RATES = (
     "answered_requests_per_s",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner_base.spreads import RANKS
-from runner_compare.metrics.kinds import Better, Metric, Pooling, counts, metric
+from runner_compare.metrics.kinds import Better, Metric, Pooling, counts, metric, with_ends
 
 METRICS: tuple[Metric, ...] = (
     # speed
@@ -40,9 +40,13 @@ METRICS: tuple[Metric, ...] = (
     metric("energy_cost", "energy cost", ".4g", better=Better.lower, pooling=Pooling.sum),
     metric("idle_w", "idle power", ".1f", better=Better.neither),
     metric("joules_per_right_answer", "energy J a right answer", ".3g", better=Better.lower),
+    # of a sweep with guesses at every step, against none by turns
+    metric("off_decode_tok_per_s", "decode without guesses", ",.0f"),
+    *with_ends("speculation_gain", "gain of guessed tokens", ".3f", Better.higher),
     metric("noise", "quartiles of the speed apart", ".0%", better=Better.lower),
     *counts(Better.neither, "cells"),
     *counts(Better.lower, "cells_not_measured", "noisy_cells"),
+    *counts(Better.neither, "differing_answers"),
     metric("offered_requests_per_s", form=".3g", better=Better.neither),
     metric("answered_requests_per_s", "answers", ".3g"),
     metric("knee_requests_per_s", "knee", ".3g"),

@@ -205,6 +205,7 @@ class Request:
         None  # the answer goes on from there; limit, stop texts and random numbers count all of it
     )
     thinking_tokens: int | None = None  # the budget of its thinking; None: the generation group's
+    is_guessed: bool = True  # tokens of it may be guessed, as generation.speculate says
 
     @property
     def effective_random_id(self) -> RequestId:

@@ -30,7 +30,7 @@ from runner_engine import (
     QuantizationConfig,
     RopeConfig,
 )
-from runner_engine.settings.generation import require_no_scheduler
+from runner_engine.settings.generation import require_no_guesses, require_no_scheduler
 from runner_engine.settings.model import require_own_weights
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
@@ -212,6 +212,8 @@ class HybridConfig(ModelConfig):
         """Reject sampling parameters that the teacher's API has no field for, and what the student
         cannot do."""
         self.student.check_beside(quantization, lora, rope, generation)
+        if self.student.stub:
+            require_no_guesses(generation, f"{self.student.key}.stub=true has no model")
         if (problem := self.teacher.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)
         check_budget(self.teacher.key, self.teacher.thinking_budget, generation)

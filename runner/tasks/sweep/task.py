@@ -18,7 +18,7 @@ from typing import Any
 from runner.config.measures import SweepConfig
 from runner.config.prompts import Framing
 from runner.core.energy import Energy
-from runner.speed import arrivals, real_prompts, tables
+from runner.speed import arrivals, gains, real_prompts, tables
 from runner.speed.arrivals import Load
 from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cells_of
 from runner.speed.limits import MachineRates
@@ -119,6 +119,7 @@ def run(inputs: Prompted, context: Context) -> Result:
     )
     energy = Energy(with_gpus=on_gpus, is_elsewhere=not is_here)
     stopwatch = Stopwatch(engine, report, config.seed, limits.arithmetic, energy, real)
+    stopwatch.guesses = config.generation.speculation.is_steady
     kept = KeptCells(recorder.folder, contention)
     total = (task.warmup + task.repeats) * len(cells_of(task)) + len(task.arrival_rates)
     with closing(kept), kept_words(kept.done, f" of {total} measurements"):
@@ -150,6 +151,7 @@ def run(inputs: Prompted, context: Context) -> Result:
         "noisy_cells": sum(cell.is_noisy for cell in cells),
         **tables.metrics_of_cells(measured, limits),
         **tables.metrics_of_loads(loads),
+        **gains.metrics(measured),
     }
     result.metrics |= (
         engine.stats.own_memory(report.metrics.get("weight_mib")) | engine.stats.process_metrics
@@ -168,6 +170,8 @@ def run(inputs: Prompted, context: Context) -> Result:
         if measured[0].figures
         else {}
     )
+    if against_none := gains.rows(measured):
+        result.tables[gains.TITLE] = against_none
     result.tables |= engine.stats.tables(report.parts)
     if loads:
         result.tables["requests that come by a clock"] = tables.rows_of_loads(
@@ -177,6 +181,7 @@ def run(inputs: Prompted, context: Context) -> Result:
     result.facts |= {"measured": kept.describe_contention(), "machine": machine.name()}
     result.facts["noise"] = describe_noise(cells, limits, kept.beside())
     result.notes += [*notes_on(kept.count, total, kept.outdated), *_notes(cells, stopwatch, limits)]
+    result.notes += gains.notes(measured, report.facts.get("dtype", ""), real is not None)
     if real is not None:
         result.facts["prompts"] = real.described
         result.notes += [*real.notes, *[OF_THE_MEAN] * (limits.arithmetic is not None)]

@@ -27,9 +27,9 @@ class Steady:
         return self.drafter.bytes_per_token
 
     def drafts(self, rows: Sequence[Row], forward: Forward, sampler: Sampler) -> Drafts:
-        """Return a guess for each row; it may be empty. A wrong one cannot be taken out of a
-        state, so models that carry one get none."""
-        if forward.mixers:
+        """Return a guess for each row, which may be empty, or an empty list if no row wants one. A
+        wrong one cannot be taken out of a state, so models that carry one get none."""
+        if forward.mixers or not any(row.request.is_guessed for row in rows):
             return []
         most = [self._most(row, forward) for row in rows]
         guesses = self.drafter.propose(rows, most)
@@ -38,7 +38,7 @@ class Steady:
     def _most(self, row: Row, forward: Forward) -> int:
         """Return how many tokens may be guessed: none beyond the row's limit, or while the end of
         its thinking is forced."""
-        if row.thought.forced:
+        if row.thought.forced or not row.request.is_guessed:
             return 0
         room = math.inf if forward.fused is None else forward.fused.positions
         left = min(room - len(row.prompt), row.limit - 1) - len(row.tokens)

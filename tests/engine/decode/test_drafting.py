@@ -141,6 +141,21 @@ def test_families(
     assert whole.stats.accepted_at == whole.stats.drafted_at
 
 
+def test_rows_with_and_without_guesses_decode_together(
+    engine_of: Make, saved_family: Callable[..., Path]
+) -> None:
+    folder, layers = saved_family(max_position_embeddings=512), {"kind": "draft", "layers": 1}
+    asked = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
+    expected = ended(engine_of(folder), asked, None)
+    drafted = []
+    for guessed in (range(len(asked)), range(1, len(asked)), ()):
+        engine = engine_of(folder, layers)
+        mixed = [dataclasses.replace(one, is_guessed=one.id in guessed) for one in asked]
+        assert ended(engine, mixed, None) == expected
+        drafted.append(engine.stats.draft_tokens)
+    assert drafted[0] > drafted[1] > drafted[2] == 0
+
+
 def test_a_draft_that_is_wrong_everywhere_changes_no_answer(
     engine_of: Make, saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
