@@ -3,7 +3,8 @@ no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -57,6 +58,26 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
         spec.workload,
         first_layers=how.layers,
     )
+
+
+def loaded_choices(resolved: ResolvedModel) -> list[QuantizationConfig]:
+    """Return the quantizations of all layers that a job loads, those of a draft among them."""
+    models = [one for one in (resolved, draft_of(resolved)) if one is not None]
+    return [choice for model in models for choice in model.mix.choices]
+
+
+@contextmanager
+def checked_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
+    """Give the draft beside a model, whose libraries are here; a mistake in it names the key that
+    asks for a draft."""
+    how = resolved.spec.generation.speculation
+    draft = draft_of(resolved)
+    try:
+        for choice in () if draft is None else draft.mix.choices:
+            choice.require_packages(f"its draft in {choice.name}")
+        yield draft
+    except ConfigError as error:
+        raise type(error)(f"{KEY}={how}: {error}") from error
 
 
 def check_guesses(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:

@@ -11,7 +11,7 @@ from runner_engine.checkpoints import (
     formats,
     random_weights,
 )
-from runner_engine.checkpoints.draft import check_guesses, draft_of
+from runner_engine.checkpoints.draft import check_guesses, checked_draft, loaded_choices
 from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.checkpoints.memory_check import check_memory, limited
 from runner_engine.checkpoints.positions import (
@@ -38,9 +38,9 @@ def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
     adapter_header.check_experts(resolved.files, resolved.mix)
     if resolved.files.model.random_weights:
         random_weights.check_disk(resolved.files.model)
-    draft = draft_of(resolved)
-    if draft is not None:
-        check_files(draft)
+    with checked_draft(resolved) as draft:
+        if draft is not None:
+            check_files(draft)
     check_guesses(resolved, draft)
 
 
@@ -87,8 +87,7 @@ def build_kernels(resolved: ResolvedModel) -> float:
     """Build the kernels that a model needs, unless it is on a GPU; return the seconds."""
     if machine.device_class(resolved.files.model.device) != "cpu":
         return 0.0
-    draft = draft_of(resolved)
-    choices = [*resolved.mix.choices, *(() if draft is None else draft.mix.choices)]
+    choices = loaded_choices(resolved)
     needs = {
         building.FLOAT32: resolved.files.dtype == "float32",
         building.PACKED: any(

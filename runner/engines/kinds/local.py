@@ -33,6 +33,7 @@ from runner_engine import (
     predict,
 )
 from runner_engine.checkpoints import chat_templates, is_known, read_header
+from runner_engine.checkpoints.draft import loaded_choices
 from runner_engine.models.kept_names import kept_names
 from runner_engine.quantization import quiet_imports
 
@@ -102,8 +103,8 @@ class Local(ModelKind):
         return build_kernels(resolved)
 
     def import_libraries(self, resolved: ResolvedJob) -> None:
-        """Import torch, what transformers needs for this model, and the libraries of quantization
-        and adapter.
+        """Import torch, what transformers needs for this model, and the libraries of its
+        quantization, its draft's and its adapter.
 
         All of it: what a load imports would count as the model's memory.
         """
@@ -128,7 +129,7 @@ class Local(ModelKind):
                         files.path, trust_remote_code=False
                     )
             for library in (
-                *(name for choice in resolved.mix.choices for name in choice.packages),
+                *(name for choice in loaded_choices(resolved) for name in choice.packages),
                 *lora.packages,
             ):
                 importlib.import_module(library)

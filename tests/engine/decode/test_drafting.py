@@ -221,6 +221,34 @@ def test_a_draft_must_fit_the_model(saved_family: Callable[..., Path], tmp_path:
         check(folder, {"kind": "draft", "model": str(other)})
 
 
+@pytest.mark.parametrize("speculate", ["draft", {"kind": "draft", "quantization": "torchao_int8"}])
+def test_a_library_that_a_draft_lacks_is_said_before_a_load(
+    speculate: Any, saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved_family(max_position_embeddings=512)
+    check(folder, speculate)
+    monkeypatch.setattr("runner_engine.quantization.base.find_spec", lambda _: None)
+    check(folder, "ngram")
+    with pytest.raises(
+        ConfigError,
+        match=r"^generation.speculate=.*: its draft in (nf4|torchao_int8) needs (bitsandbytes|torchao), "
+        r"which is not installed: pip install \S+$",
+    ):
+        check(folder, speculate)
+
+
+def test_a_mistake_in_a_draft_names_its_key(
+    saved_family: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = saved_family(max_position_embeddings=512)
+    with pytest.raises(
+        ConfigError, match=r"^generation.speculate=\{.*awq\}: quantization=awq loads"
+    ):
+        check(folder, {"quantization": "awq"})
+    with pytest.raises(ConfigError, match=r"^generation.speculate=\{.*nothing.*\}: model.name="):
+        check(folder, {"model": str(tmp_path / "nothing")})
+
+
 def check(folder: Path, speculate: Any) -> None:
     """Check a model and its draft, as before a load."""
     generation = GenerationConfig(speculate=speculate)

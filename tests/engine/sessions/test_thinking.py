@@ -227,6 +227,32 @@ def test_guesses_do_not_pass_the_end_of_a_budget(engine_of: Callable[..., Engine
     assert [complete(slow, [one])[0].answer for one in requests] == one_by_one
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, WILD, PENALIZED], ids=["greedy", "wild", "penalized"])
+def test_a_draft_keeps_to_the_budget(engine_of: Callable[..., Engine], sampling: Sampling) -> None:
+    """A guess may reach over the end of a budget, an early end of the thought, and the limit of the
+    answer: the tokens are those of single steps."""
+    asked = [
+        replace(one, thinking_tokens=most)
+        for one, most in zip(thinkers(6, sampling), [0, 1, 3, 4, 9, None], strict=True)
+    ] + plain(2, sampling)
+    asked = [replace(one, max_new_tokens=20) for one in asked]
+    text = "1 2 3 4 1 2 3 4 1 2 3 4 1 2 3 4 <think>1 2 3 4 1 2"
+    asked.append(Request("known", text, thinking_tokens=5, ignore_eos=True, sampling=sampling))
+    alone = by_id(complete(engine_of(speculate="off"), asked))
+    for speculate in (
+        "ngram",
+        {"kind": "draft", "layers": 2},
+        {"quantization": "nf4", "tokens": 7},
+    ):
+        engine = engine_of(speculate=speculate)
+        done = by_id(complete(engine, asked))
+        assert {key: one.answer for key, one in done.items()} == {
+            key: one.answer for key, one in alone.items()
+        }
+        assert engine.stats.draft_tokens > 0
+    assert alone["thinks 4"].answer.thinking_tokens == 9
+
+
 # ---------------------------------------------------------------------------- rows, without a model
 
 
