@@ -145,12 +145,11 @@ class SweepConfig(TaskConfig):
         if self.arrival_rates:
             return []
         times = (self.warmup + self.repeats) * len(self.shared_prefix)
-        # without guesses, too
-        times *= 2 if generation.speculation.is_steady else 1
+        turns = (True, False) if generation.speculation.is_steady else (True,)
         cells = product(self.batch_sizes, self.prompt_tokens or [QUESTION_TOKENS], self.new_tokens)
         return [
-            Amount(rows, prompt, new, rows * times, self.prompts is None)
-            for rows, prompt, new in cells
+            Amount(rows, prompt, new, rows * times, self.prompts is None, is_guessed=is_guessed)
+            for (rows, prompt, new), is_guessed in product(cells, turns)
         ]
 
 

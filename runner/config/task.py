@@ -41,6 +41,8 @@ class Amount:
         None  # of a prompt that is read in pieces, each without the ones before: those of one
     )
 
+    is_guessed: bool = True  # if generation.speculate guesses at every step
+
     @property
     def read_tokens(self) -> int:
         """Return the tokens of prompts that are computed, over all completions."""

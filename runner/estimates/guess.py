@@ -12,7 +12,7 @@ from statistics import median
 from runner.config.root import RunnerConfig
 from runner.estimates.speed import EstimateBasis, Speed
 from runner_base import MIB, machine
-from runner_engine import Footprint
+from runner_engine import Footprint, QuantizationConfig
 from runner_engine.checkpoints import PREFILL_TOKENS
 
 SPREAD = 0.6  # relative uncertainty of a guess
@@ -46,7 +46,11 @@ class Rates:
     )
 
     def speed(
-        self, config: RunnerConfig, predicted: Footprint, parameters: float, place_bytes: int
+        self,
+        quantization: QuantizationConfig,
+        predicted: Footprint,
+        parameters: float,
+        place_bytes: int,
     ) -> Speed:
         """Guess the time of a model from the bytes that it moves and the products that it computes.
 
@@ -54,7 +58,7 @@ class Rates:
         a few.
         """
         mixture = predicted.mixture
-        unpacked = UNPACKED[self.device].get(config.quantization.name, 0.0) * self.unpacks
+        unpacked = UNPACKED[self.device].get(quantization.name, 0.0) * self.unpacks
         weights_s = (predicted.weight_mib * MIB + unpacked * 2 * parameters) / self.bytes_per_s
         active = parameters if mixture is None else parameters * mixture.active / mixture.parameters
         in_blocks = predicted.weight_mib * MIB - sum(
@@ -70,7 +74,7 @@ class Rates:
 
         stored_gb = 2 * parameters / 1e9
         load_s = stored_gb / READ_GB_S + (
-            stored_gb / QUANTIZED_GB_S if config.quantization.packed else 0.0
+            stored_gb / QUANTIZED_GB_S if quantization.packed else 0.0
         )
         tokens = PREFILL_TOKENS[self.device]
         return Speed(

@@ -15,6 +15,7 @@ from runner.estimates.amounts import amounts_of
 from runner.estimates.calibration import Calibration, calibration_s
 from runner.estimates.fit import Fit, fit, free_mib_by_device, possible
 from runner.estimates.guess import Rates, rates_here
+from runner.estimates.guesses import GuessedPasses, guessed_passes, without_guesses
 from runner.estimates.lengths import NOTHING, LengthCosts, length_costs
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.sample import CalibrationModel, calibration_model_of
@@ -22,6 +23,7 @@ from runner.estimates.speed import Estimate, EstimateBasis, Speed
 from runner_base import RunnerError, clock, machine, say
 from runner_engine import ModelFiles, ToDownload, local_model, no_downloads
 from runner_engine.checkpoints import place_bytes
+from runner_engine.checkpoints.draft import draft_of
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical length
@@ -47,6 +49,8 @@ def without_download(resolved: ResolvedJob) -> ResolvedJob | None:
         return ResolvedJob(spec, ModelFiles(spec), resolved.second, config=noise)
     try:
         _ = resolved.files.tensors
+        if (draft := draft_of(resolved)) is not None:
+            _ = draft.files.tensors
     except (ToDownload, RunnerError, OSError):  # errors in its files are reported elsewhere
         return None
     return resolved
@@ -71,7 +75,14 @@ def estimate(
     estimates: dict[int, JobEstimate] = {}
     models: dict[int, CalibrationModel] = {}
     guesses: dict[int, Speed] = {}
+    passes: dict[int, GuessedPasses | None] = {}
     costs: dict[int, LengthCosts] = {}
+
+    def timed(number: int, resolved: ResolvedJob, speed: Speed) -> Estimate | None:
+        config, job_fit = possible(resolved, read.get(number)).config, estimates[number].fit
+        assert job_fit is not None
+        return time_with_guesses(config, passes.get(number), speed, job_fit.rows, read.get(number))
+
     with no_downloads(True):
         for number, resolved in jobs.items():
             config = resolved.config
@@ -88,23 +99,29 @@ def estimate(
             )
             if not can_time or entry.time is not None or entry.fit is None or not entry.fit.fits:
                 continue  # a hybrid's time also depends on its teacher
+            alone = without_guesses(known)
+            alone_fit = entry.fit if alone is known else _fit(alone, read.get(number))
+            if alone_fit is None:
+                continue
             rates = rates_here(
                 config, machine.device_class(known.files.model.device), known.files.dtype_bytes
             )
             if rates is not None:
-                guesses[number] = speed = guessed_speed(known, entry.fit, rates)
-                timed = possible(known, read.get(number)).config
-                entry.time = time_of(timed, speed, entry.fit.rows, read.get(number))
-            if model := _calibration_model(known, entry.fit):
+                guesses[number] = speed = guessed_speed(alone, alone_fit, rates)
+                alike = records.like(config)
+                passes[number] = guessed_passes(known, speed, rates, alike)
+                entry.time = timed(number, known, speed)
+            elif alone is not known:
+                continue  # nothing tells what the guesses take
+            if model := _calibration_model(alone, alone_fit):
                 models[number] = model
 
     def use(speeds: Mapping[str, Speed]) -> None:
         for number, model in models.items():
             job_fit = estimates[number].fit
             if job_fit is not None and (speed := speeds.get(model.key)) is not None:
-                timed = possible(jobs[number], read.get(number)).config
                 speed = looking_back(speed, costs[number])
-                estimates[number].time = time_of(timed, speed, job_fit.rows, read.get(number))
+                estimates[number].time = timed(number, jobs[number], speed)
 
     use(speeds := calibration.known_speeds([*models.values()], output_dir))
     missing = {number: model for number, model in models.items() if model.key not in speeds}
@@ -130,7 +147,7 @@ def guessed_speed(resolved: ResolvedJob, job_fit: Fit, rates: Rates) -> Speed:
     config, files = resolved.config, resolved.files
     parameters = float(sum(tensor.params for tensor in files.tensors))
     token_bytes = place_bytes(files.settings, files.dtype_bytes, config.generation.stored_kv)
-    speed = rates.speed(config, job_fit.predicted, parameters, token_bytes)
+    speed = rates.speed(config.quantization, job_fit.predicted, parameters, token_bytes)
     return looking_back(speed, _length_costs(resolved, job_fit))
 
 
@@ -152,6 +169,21 @@ def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = No
     return Estimate(
         seconds + config.task.loads * each_s, spread, speed.source, is_upper_bound=not is_exact
     )
+
+
+def time_with_guesses(
+    config: RunnerConfig,
+    passes: GuessedPasses | None,
+    speed: Speed,
+    rows: int,
+    read: int | None = None,
+) -> Estimate | None:
+    """Return a job's time at a speed of its model alone; None if it guesses, and it is not known
+    what that takes."""
+    if passes is not None:
+        return passes.time(speed, lambda guessed: time_of(config, guessed, rows, read))
+    is_guessed = config.generation.speculation.is_steady
+    return None if is_guessed else time_of(config, speed, rows, read)
 
 
 def _fit(resolved: ResolvedJob, read: int | None) -> Fit | None:

@@ -24,6 +24,7 @@ from runner_compare import answer_times
 from runner_engine import ROPES, RopeConfig
 from runner_engine.checkpoints import MAX_ROWS
 from runner_engine.settings.rope import RopeScalingConfig
+from runner_engine.settings.speculation import INERT as UNSTEADY
 
 BASE = ("model.", "quantization.", "lora.", "rope.")  # keys that must agree
 INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape")
@@ -48,6 +49,7 @@ ALIKE = (
     ),
 )
 LOADS_TWO = "task.exact"
+GUESSES = "generation.speculate"
 SPREAD = 0.2  # relative uncertainty of similar jobs, unless several differ by more
 SPREAD_BESIDE = 0.5  # of those that ran beside other work
 NEWEST = 2000  # jobs that are read
@@ -198,7 +200,9 @@ def _alike(params: Mapping[str, Any]) -> list[Any]:
     """Return what similar jobs have in common; a job that does not say so loads one model, as its
     record then says."""
     values = {key: params.get(key) for key in ALIKE}
-    return [*(values | {LOADS_TWO: values[LOADS_TWO] == "true"}).values()]
+    guesses = params.get(GUESSES)
+    values |= {LOADS_TWO: values[LOADS_TWO] == "true"}
+    return [*values.values(), None if guesses in UNSTEADY else guesses]
 
 
 def _seconds(

@@ -34,6 +34,7 @@ class Speed:
     pass_tokens: int = 1024  # the most prompt tokens of a pass
     source: EstimateBasis = EstimateBasis.guessed
     spread: float = 0.5  # relative uncertainty
+    without_guesses: Speed | None = None  # where tokens are guessed at every step: none guessed
 
     @property
     def token_s(self) -> float:
@@ -43,6 +44,8 @@ class Speed:
 
     def seconds(self, amount: Amount, rows: int) -> float:
         """Return the seconds of some completions, with so many concurrent rows."""
+        if self.without_guesses is not None and not amount.is_guessed:
+            return self.without_guesses.seconds(amount, rows)
         rows = max(1, min(rows, amount.completions))
         waves, rest = divmod(amount.completions, rows)
         waves_s = waves * self._wave(amount, rows) + (self._wave(amount, rest) if rest else 0.0)

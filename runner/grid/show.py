@@ -128,10 +128,11 @@ def show_plan(plan: list[PlannedJob]) -> None:
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
         if planned.problem:
             print(plain(f"impossible: {label}\n    {planned.problem}"))
-        fit = estimates[number].fit if number in estimates else None
+        taken = estimates.get(number, JobEstimate())
         notes = [*filter(None, [planned.made_for]), *planned.notes] + (
-            [fit.would_fit] if fit is not None and fit.would_fit else []
+            [taken.fit.would_fit] if taken.fit is not None and taken.fit.would_fit else []
         )
+        notes += taken.time.notes if taken.time is not None else []
         for note in notes:
             print(plain(f"note: {label}\n    {note}"))
     each = (

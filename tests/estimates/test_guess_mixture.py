@@ -25,7 +25,7 @@ def test_few_rows_read_few_experts(make_config: Callable[..., RunnerConfig]) -> 
     config = make_config()
 
     def seconds(by: Rates, footprint: Footprint) -> dict[float, float]:
-        return dict(by.speed(config, footprint, 30e6, 1000).decode)
+        return dict(by.speed(config.quantization, footprint, 30e6, 1000).decode)
 
     dense, sparse = seconds(rates, predicted), seconds(rates, replace(predicted, mixture=mixture))
     alone = (28e6 * 2 * 8 / 128 + 1e6 * 2 + 1e6 * 2) / 1e6

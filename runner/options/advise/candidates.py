@@ -12,7 +12,13 @@ from runner.config.resolved import ResolvedJob, resolve
 from runner.config.root import RunnerConfig
 from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
-from runner.estimates.jobs import estimate, guessed_speed, time_of, without_download
+from runner.estimates.guesses import guessed_passes, without_guesses
+from runner.estimates.jobs import (
+    estimate,
+    guessed_speed,
+    time_with_guesses,
+    without_download,
+)
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import RecordedAccuracy
@@ -268,10 +274,14 @@ def _as_recorded(candidate: Candidate, asked: ResolvedJob) -> list[RunnerConfig]
 
 def _guess(candidate: Candidate, resolved: ResolvedJob, machine: Machine) -> Estimate | None:
     assert candidate.fit is not None
-    speed = guessed_speed(replace(resolved, config=candidate.config), candidate.fit, machine.rates)
-    return time_of(
-        candidate.config, speed, candidate.config.generation.batch_size or candidate.fit.rows
-    )
+    config, rates, job_fit = candidate.config, machine.rates, candidate.fit
+    job = resolved.having(generation=config.generation)
+    alone = without_guesses(job)
+    if alone is not job:
+        job_fit = fit(alone, job_fit.free_mib, fixes=False) or job_fit
+    speed = guessed_speed(alone, job_fit, rates)
+    rows = config.generation.batch_size or candidate.fit.rows
+    return time_with_guesses(config, guessed_passes(job, speed, rates), speed, rows)
 
 
 def smaller_models(than: Candidate) -> list[str]:

@@ -1,0 +1,157 @@
+"""The time of a job whose tokens are guessed at every step.
+
+A pass reads the guesses of all rows and gives each row one token or more: how many depends on how
+many guesses are right. Finished jobs with the same model and the same guesses tell; without one the
+time is a range, from all guesses right to none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from runner.config.resolved import ResolvedJob
+from runner.estimates.fit import rows_of
+from runner.estimates.guess import Rates
+from runner.estimates.speed import Estimate, Speed, interpolate
+from runner_base import Record, clock, counted
+from runner_engine import predict
+from runner_engine.checkpoints import place_bytes
+from runner_engine.checkpoints.draft import draft_of
+from runner_engine.checkpoints.resolve import ResolvedModel
+from runner_engine.settings.speculation import Speculate
+
+TimeOf = Callable[[Speed], Estimate]
+
+
+@dataclass(frozen=True)
+class GuessedPasses:
+    """What guesses add to a model's passes; the draft is as fast as guessed, beside the model's own
+    guessed speed."""
+
+    how: Speculate
+    model: Speed
+    draft: Speed | None  # None: guesses take no time
+    tokens: tuple[float, float]  # that a pass gives a row: the fewest and the most
+    jobs: int = 0  # finished ones that tell; none: anything from no guess right to all of them
+
+    def time(self, alone: Speed, time_of: TimeOf) -> Estimate:
+        """Return the time at a speed of the model alone, as a range over the tokens of a pass."""
+        fewest, most = (time_of(self._speed(alone, tokens)) for tokens in self.tokens)
+        low, high = most.seconds * (1 - most.spread), fewest.seconds * (1 + fewest.spread)
+        return replace(
+            fewest,
+            seconds=(low + high) / 2,
+            spread=(high - low) / (high + low) if high else 0.0,
+            notes=[*fewest.notes, self._note(most, fewest)],
+        )
+
+    def _note(self, most: Estimate, fewest: Estimate) -> str:
+        asked = f"generation.speculate={self.how}"
+        if self.jobs:
+            told = f"as {counted(self.jobs, 'finished job')} with this model had them"
+            low, high = self.tokens
+            span = f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
+            return f"{asked}: a pass gives a row {span} tokens, {told}"
+        span = f"{clock(most.seconds)} with all guesses right, {clock(fewest.seconds)} with none"
+        return f"{asked}: {span}; no finished job here says how many are"
+
+    def _speed(self, alone: Speed, tokens: float) -> Speed:
+        """Return the speed of passes that check guesses and give a row so many tokens."""
+        of_draft, count = self.draft, self.how.tokens
+        # the draft's guessed times count by the model's own: both may be slower here than guessed
+        scale = interpolate(alone.decode, 1) / interpolate(self.model.decode, 1)
+
+        def step_s(rows: float) -> float:
+            guessing_s = 0.0 if of_draft is None else interpolate(of_draft.decode, rows)
+            checking_s = interpolate(alone.decode, rows * (1 + count))
+            return (checking_s + scale * count * guessing_s) / tokens
+
+        guessed = replace(
+            alone,
+            decode=[(rows, step_s(rows)) for rows, _ in alone.decode],
+            place_s=alone.place_s / tokens,
+            without_guesses=alone,
+        )
+        if of_draft is None:
+            return guessed
+        return replace(
+            guessed,
+            prefill=[
+                (size, seconds + scale * interpolate(of_draft.prefill, size))
+                for size, seconds in alone.prefill
+            ],
+            place_s=(alone.place_s + scale * count * of_draft.place_s) / tokens,
+            load_s=alone.load_s + of_draft.load_s,
+        )
+
+
+def without_guesses(job: ResolvedJob) -> ResolvedJob:
+    """Return a job whose model guesses nothing: itself, unless guesses are asked for at every
+    step."""
+    generation = job.config.generation
+    if not generation.speculation.is_steady:
+        return job
+    return job.having(generation=replace(generation, speculate="off"))
+
+
+def guessed_passes(
+    job: ResolvedJob, model: Speed, rates: Rates, finished: Iterable[Record] = ()
+) -> GuessedPasses | None:
+    """Return what guesses add to a job's passes; None if none are asked for at every step.
+
+    model: its guessed speed alone; finished: jobs with the same model.
+    """
+    how = job.config.generation.speculation
+    if not how.is_steady:
+        return None
+    known = [tokens for record in finished if (tokens := tokens_of_pass(record, how))]
+    ends = (min(known), max(known)) if known else (1.0, 1.0 + how.tokens)
+    draft = draft_of(job)
+    speed = None if draft is None else _draft_speed(job, draft, rates)
+    return GuessedPasses(how, model, speed, ends, len(known))
+
+
+def tokens_of_pass(record: Record, how: Speculate) -> float | None:
+    """Return how many tokens a pass has given a row of a finished job, on average; None if it did
+    not guess in the same way, or did not count."""
+    metrics = record.result.metrics
+    new, right = metrics.get("new_tokens", 0.0), metrics.get("accepted_tokens")
+    if record.params.get("generation.speculate") != str(how) or right is None or right >= new:
+        return None
+    return float(new / (new - right))
+
+
+def _draft_speed(job: ResolvedJob, draft: ResolvedModel, rates: Rates) -> Speed | None:
+    """Guess the speed of a draft; one with fewer layers reads and computes fewer of them."""
+    files, amounts = draft.files, job.config.task.amounts(job.config.generation)
+    rows = rows_of(job)
+    prompt, new = (amounts[0].prompt_tokens, amounts[0].new_tokens) if amounts else (1, 1)
+    predicted = predict(draft, (rows, prompt, new))
+    if predicted is None:
+        return None
+    unpacks = not all(choice.has_kernels(files.dtype_bytes) for choice in draft.mix.choices)
+    parameters = float(sum(tensor.params for tensor in files.tensors))
+    token_bytes = place_bytes(files.settings, files.dtype_bytes, draft.spec.generation.stored_kv)
+    speed = replace(rates, unpacks=unpacks).speed(
+        draft.mix.base, predicted, parameters, token_bytes
+    )
+    share = _kept_share(draft, predicted.weights)
+    return replace(
+        speed,
+        prefill=[(size, share * seconds) for size, seconds in speed.prefill],
+        decode=[(size, share * seconds) for size, seconds in speed.decode],
+        place_s=share * speed.place_s,
+    )
+
+
+def _kept_share(draft: ResolvedModel, weights: dict[str, int]) -> float:
+    """Return the share of a draft's weights that its passes read, if it keeps only its first
+    layers."""
+    layers = draft.files.text_settings.get("num_hidden_layers")
+    kept = draft.spec.first_layers
+    if kept is None or not layers:
+        return 1.0
+    whole = sum(weights.values())
+    ends = sum(weights.get(part, 0) for part in ("embedding", "head"))
+    return (ends + (whole - ends) * kept / layers) / whole
