@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from runner_base import counted
+from runner_base.spreads import fewest_with_interval, median_interval
 from runner_compare.data import ALONE_KEYS, NotPaired, Run
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES, Pooling, described
 from runner_compare.reader import Reader
 from runner_compare.repeated_runs import measured, values_of
-from runner_compare.statistics.over_runs import fewest_runs_alone, median_interval
 from runner_compare.statistics.token_percentiles import texts_needed
 from runner_compare.ways.repeats import repeats_of
 
@@ -117,7 +117,7 @@ def _over_runs(run: Run, key: str, value: float, reader: Reader | None) -> Known
     if ends is None:
         has = counted(max(1, len(values)), "run")
         return Known(
-            value, None, None, f"{has}, of {fewest_runs_alone()} there is one: {ALONE_KEYS}"
+            value, None, None, f"{has}, of {fewest_with_interval()} there is one: {ALONE_KEYS}"
         )
     return Known(median(values), *ends)
 

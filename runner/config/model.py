@@ -3,13 +3,13 @@ others are options."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from runner_base import UNLESS_DEFAULT, Inert, Text, least, setting, within
 from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
 from runner_engine import ModelConfig as ModelConfig  # plug-ins have it from here
-from runner_engine.settings.generation import require_no_guesses
+from runner_engine.settings.generation import require_no_scheduler
 
 
 @dataclass
@@ -34,4 +34,10 @@ class StubConfig(ModelConfig):
         generation: GenerationConfig,
     ) -> None:
         """Reject guesses at every step: there would be nothing to guess, and nothing to measure."""
-        require_no_guesses(generation, "model=stub has no model that could check a guess")
+        refuse_guesses(generation, "model=stub has no model that could check a guess")
+
+
+def refuse_guesses(generation: GenerationConfig, why: str) -> None:
+    """Raise ConfigError for guesses at every step; a stub notes another format of keys and values,
+    and does not refuse it."""
+    require_no_scheduler(replace(generation, kv_cache="as_model"), why)

@@ -11,15 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from runner.config.resolved import ResolvedJob
-from runner.estimates.fit import rows_of
 from runner.estimates.guess import Rates
 from runner.estimates.speed import Estimate, Speed, interpolate
 from runner_base import Record, clock, counted
-from runner_engine import predict
-from runner_engine.checkpoints import place_bytes
-from runner_engine.checkpoints.draft import draft_of
-from runner_engine.checkpoints.resolve import ResolvedModel
-from runner_engine.settings.speculation import Speculate
+from runner_engine import Footprint, GenerationConfig
 
 TimeOf = Callable[[Speed], Estimate]
 
@@ -29,7 +24,8 @@ class GuessedPasses:
     """What guesses add to a model's passes; the draft is as fast as guessed, beside the model's own
     guessed speed."""
 
-    how: Speculate
+    asked: str  # generation.speculate
+    guessed: int  # tokens of a guess
     model: Speed
     draft: Speed | None  # None: guesses take no time
     tokens: tuple[float, float]  # that a pass gives a row: the fewest and the most
@@ -47,7 +43,7 @@ class GuessedPasses:
         )
 
     def _note(self, most: Estimate, fewest: Estimate) -> str:
-        asked = f"generation.speculate={self.how}"
+        asked = f"generation.speculate={self.asked}"
         if self.jobs:
             told = f"as {counted(self.jobs, 'finished job')} with this model had them"
             low, high = self.tokens
@@ -58,7 +54,7 @@ class GuessedPasses:
 
     def _speed(self, alone: Speed, tokens: float) -> Speed:
         """Return the speed of passes that check guesses and give a row so many tokens."""
-        of_draft, count = self.draft, self.how.tokens
+        of_draft, count = self.draft, self.guessed
         # the draft's guessed times count by the model's own: both may be slower here than guessed
         scale = interpolate(alone.decode, 1) / interpolate(self.model.decode, 1)
 
@@ -96,62 +92,49 @@ def without_guesses(job: ResolvedJob) -> ResolvedJob:
 
 
 def guessed_passes(
-    job: ResolvedJob, model: Speed, rates: Rates, finished: Iterable[Record] = ()
+    generation: GenerationConfig,
+    predicted: Footprint,
+    model: Speed,
+    rates: Rates,
+    finished: Iterable[Record] = (),
 ) -> GuessedPasses | None:
     """Return what guesses add to a job's passes; None if none are asked for at every step.
 
-    model: its guessed speed alone; finished: jobs with the same model.
+    predicted: the job's memory; model: the guessed speed of the model alone; finished: jobs with
+    the same model.
     """
-    how = job.config.generation.speculation
+    how = generation.speculation
     if not how.is_steady:
         return None
-    known = [tokens for record in finished if (tokens := tokens_of_pass(record, how))]
+    known = [tokens for record in finished if (tokens := tokens_of_pass(record, str(how)))]
     ends = (min(known), max(known)) if known else (1.0, 1.0 + how.tokens)
-    draft = draft_of(job)
-    speed = None if draft is None else _draft_speed(job, draft, rates)
-    return GuessedPasses(how, model, speed, ends, len(known))
+    draft = _draft_speed(predicted, rates)
+    return GuessedPasses(str(how), how.tokens, model, draft, ends, len(known))
 
 
-def tokens_of_pass(record: Record, how: Speculate) -> float | None:
+def tokens_of_pass(record: Record, asked: str) -> float | None:
     """Return how many tokens a pass has given a row of a finished job, on average; None if it did
     not guess in the same way, or did not count."""
     metrics = record.result.metrics
     new, right = metrics.get("new_tokens", 0.0), metrics.get("accepted_tokens")
-    if record.params.get("generation.speculate") != str(how) or right is None or right >= new:
+    if record.params.get("generation.speculate") != asked or right is None or right >= new:
         return None
     return float(new / (new - right))
 
 
-def _draft_speed(job: ResolvedJob, draft: ResolvedModel, rates: Rates) -> Speed | None:
-    """Guess the speed of a draft; one with fewer layers reads and computes fewer of them."""
-    files, amounts = draft.files, job.config.task.amounts(job.config.generation)
-    rows = rows_of(job)
-    prompt, new = (amounts[0].prompt_tokens, amounts[0].new_tokens) if amounts else (1, 1)
-    predicted = predict(draft, (rows, prompt, new))
-    if predicted is None:
+def _draft_speed(predicted: Footprint, rates: Rates) -> Speed | None:
+    """Guess the speed of a draft, if there is one; one with fewer layers reads and computes fewer
+    of them."""
+    draft = predicted.draft
+    if draft is None:
         return None
-    unpacks = not all(choice.has_kernels(files.dtype_bytes) for choice in draft.mix.choices)
-    parameters = float(sum(tensor.params for tensor in files.tensors))
-    token_bytes = place_bytes(files.settings, files.dtype_bytes, draft.spec.generation.stored_kv)
-    speed = replace(rates, unpacks=unpacks).speed(
-        draft.mix.base, predicted, parameters, token_bytes
+    speed = replace(rates, unpacks=not draft.has_kernels).speed(
+        draft.quantization, draft.alone, draft.parameters, draft.place_bytes
     )
-    share = _kept_share(draft, predicted.weights)
+    share = draft.kept_share
     return replace(
         speed,
         prefill=[(size, share * seconds) for size, seconds in speed.prefill],
         decode=[(size, share * seconds) for size, seconds in speed.decode],
         place_s=share * speed.place_s,
     )
-
-
-def _kept_share(draft: ResolvedModel, weights: dict[str, int]) -> float:
-    """Return the share of a draft's weights that its passes read, if it keeps only its first
-    layers."""
-    layers = draft.files.text_settings.get("num_hidden_layers")
-    kept = draft.spec.first_layers
-    if kept is None or not layers:
-        return 1.0
-    whole = sum(weights.values())
-    ends = sum(weights.get(part, 0) for part in ("embedding", "head"))
-    return (ends + (whole - ends) * kept / layers) / whole

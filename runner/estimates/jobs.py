@@ -23,7 +23,6 @@ from runner.estimates.speed import Estimate, EstimateBasis, Speed
 from runner_base import RunnerError, clock, machine, say
 from runner_engine import ModelFiles, ToDownload, local_model, no_downloads
 from runner_engine.checkpoints import place_bytes
-from runner_engine.checkpoints.draft import draft_of
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical length
@@ -49,8 +48,6 @@ def without_download(resolved: ResolvedJob) -> ResolvedJob | None:
         return ResolvedJob(spec, ModelFiles(spec), resolved.second, config=noise)
     try:
         _ = resolved.files.tensors
-        if (draft := draft_of(resolved)) is not None:
-            _ = draft.files.tensors
     except (ToDownload, RunnerError, OSError):  # errors in its files are reported elsewhere
         return None
     return resolved
@@ -109,7 +106,9 @@ def estimate(
             if rates is not None:
                 guesses[number] = speed = guessed_speed(alone, alone_fit, rates)
                 alike = records.like(config)
-                passes[number] = guessed_passes(known, speed, rates, alike)
+                passes[number] = guessed_passes(
+                    config.generation, entry.fit.predicted, speed, rates, alike
+                )
                 entry.time = timed(number, known, speed)
             elif alone is not known:
                 continue  # nothing tells what the guesses take
@@ -190,7 +189,7 @@ def _fit(resolved: ResolvedJob, read: int | None) -> Fit | None:
     try:
         free_mib = free_mib_by_device(resolved.files.model.device, resolved.files.model.max_memory)
         return fit(resolved, free_mib, fixes=bool(free_mib), read=read)
-    except RunnerError:  # errors in its files are reported elsewhere
+    except (ToDownload, RunnerError):  # a draft that is not here; errors are reported elsewhere
         return None
 
 

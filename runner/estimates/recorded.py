@@ -24,7 +24,6 @@ from runner_compare import answer_times
 from runner_engine import ROPES, RopeConfig
 from runner_engine.checkpoints import MAX_ROWS
 from runner_engine.settings.rope import RopeScalingConfig
-from runner_engine.settings.speculation import INERT as UNSTEADY
 
 BASE = ("model.", "quantization.", "lora.", "rope.")  # keys that must agree
 INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape")
@@ -50,6 +49,7 @@ ALIKE = (
 )
 LOADS_TWO = "task.exact"
 GUESSES = "generation.speculate"
+NO_GUESSES = ("auto", "off")  # which guess only while that saves time: one speed
 SPREAD = 0.2  # relative uncertainty of similar jobs, unless several differ by more
 SPREAD_BESIDE = 0.5  # of those that ran beside other work
 NEWEST = 2000  # jobs that are read
@@ -200,9 +200,10 @@ def _alike(params: Mapping[str, Any]) -> list[Any]:
     """Return what similar jobs have in common; a job that does not say so loads one model, as its
     record then says."""
     values = {key: params.get(key) for key in ALIKE}
-    guesses = params.get(GUESSES)
-    values |= {LOADS_TWO: values[LOADS_TWO] == "true"}
-    return [*values.values(), None if guesses in UNSTEADY else guesses]
+    values |= {LOADS_TWO: values[LOADS_TWO] == "true", GUESSES: params.get(GUESSES)}
+    if values[GUESSES] in NO_GUESSES:
+        values[GUESSES] = None
+    return [*values.values()]
 
 
 def _seconds(

@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.speed.by_turns import ACCEPTED, DIFFERING, GAIN, OFF_SPEED, SPEED
 from runner.speed.cells import Cell
-from runner_compare.statistics.over_runs import fewest_runs_alone, median_interval
+from runner_base.spreads import fewest_with_interval, median_interval
 
 TITLE = "guessed tokens against none, by turns"
 NO_TEXT = (
@@ -70,7 +70,7 @@ def notes(cells: Sequence[Cell], dtype: str, are_texts: bool) -> list[str]:
         return []
     found = [] if are_texts else [NO_TEXT]
     if any(interval(cell) is None for cell in compared):
-        fewest = fewest_runs_alone()
+        fewest = fewest_with_interval()
         found.append(f"an interval of the gain takes task.repeats={fewest} or more")
     differing = int(sum(sum(cell.values(DIFFERING)) for cell in compared))
     answers = sum(cell.batch_size * len(cell.repeats) for cell in compared)

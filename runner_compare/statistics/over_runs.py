@@ -82,31 +82,6 @@ def fewest_runs(alpha: float = ALPHA) -> int:
     return runs
 
 
-def fewest_runs_alone(alpha: float = ALPHA) -> int:
-    """Return how many runs of one job have an interval: of fewer, all may lie on one side of their
-    median."""
-    runs = MIN_RUNS
-    while least_p(runs) >= alpha:
-        runs += 1
-    return runs
-
-
-def median_interval(values: Sequence[float], alpha: float = ALPHA) -> tuple[float, float] | None:
-    """Return the exact interval of the median of processes, whatever their noise is; None for too
-    few of them.
-
-    Its ends are runs: of six, the slowest and the fastest. Student's t would not do for a single
-    job: where one run in ten is much slower, six often have none such
-    (bench/compare/gates_null.py). Of a ratio of two jobs that cancels.
-    """
-    from scipy.special import bdtr
-
-    ordered, beyond = sorted(values), -1
-    while bdtr(beyond + 1, len(ordered), 0.5) <= alpha / 2:
-        beyond += 1
-    return (ordered[beyond], ordered[-1 - beyond]) if beyond >= 0 else None
-
-
 def runs_needed(distance: float, alpha: float = ALPHA) -> int | None:
     """Return how many runs a side show a distance, in standard deviations of a run, with 80 %
     power.

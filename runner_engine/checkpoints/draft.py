@@ -60,12 +60,6 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
     )
 
 
-def loaded_choices(resolved: ResolvedModel) -> list[QuantizationConfig]:
-    """Return the quantizations of all layers that a job loads, those of a draft among them."""
-    models = [one for one in (resolved, draft_of(resolved)) if one is not None]
-    return [choice for model in models for choice in model.mix.choices]
-
-
 @contextmanager
 def checked_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
     """Give the draft beside a model, whose libraries are here; a mistake in it names the key that

@@ -22,6 +22,7 @@ from runner_engine.checkpoints.mixture import Mixture, mixture_of
 from runner_engine.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
+    place_bytes,
     quantized_workspace_bytes,
     recorded_rows,
     sampled_bytes,
@@ -31,6 +32,7 @@ from runner_engine.checkpoints.pass_memory import (
 )
 from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel
 from runner_engine.checkpoints.weight_sizes import compute_dtype, elements, weight_bytes
+from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.model import Attention
 from runner_engine.spec import Workload
 
@@ -58,6 +60,18 @@ SCALED = "gemma"  # families with this in their name scale the rows of their emb
 
 
 @dataclass(frozen=True)
+class DraftPass:
+    """What a pass of a draft model reads and computes."""
+
+    quantization: QuantizationConfig
+    alone: Footprint
+    parameters: float
+    place_bytes: int  # of keys and values of a token
+    has_kernels: bool  # for its quantized layers: they need not be unpacked
+    kept_share: float  # of its weights, if it keeps only its first layers
+
+
+@dataclass(frozen=True)
 class Footprint:
     """Predicted bytes; weights by part (linear, scales, expert, embedding, head, other, lora).
 
@@ -78,6 +92,7 @@ class Footprint:
     load_bytes: int = 0
     first_pass_bytes: int = 0  # while layers are packed, and products are tried
     mixture: Mixture | None = None  # how many of its parameters each token uses; None: all
+    draft: DraftPass | None = None  # the model that guesses its next tokens, counted in all above
 
     @property
     def weight_mib(self) -> float:
@@ -171,6 +186,8 @@ def predict(
     if footprint is not None and draft is not None:
         of_draft = _predict_one(draft, work, free_mib)
         footprint = None if of_draft is None else footprint.beside(of_draft, 0)
+        if footprint is not None and of_draft is not None:
+            footprint = replace(footprint, draft=_draft_pass(draft, of_draft))
     second = resolved.second
     if footprint is None or second is None:
         return footprint
@@ -182,6 +199,23 @@ def predict(
     vocabulary = shape_of(resolved.files.text_settings)["vocab"]
     waiting_bytes = BYTES["float32"] * vocabulary * waiting_places(vocabulary)
     return None if other is None else footprint.beside(other, waiting_bytes)
+
+
+def _draft_pass(draft: ResolvedModel, alone: Footprint) -> DraftPass:
+    files, kept = draft.files, draft.spec.first_layers
+    whole, layers = sum(alone.weights.values()), files.text_settings.get("num_hidden_layers")
+    share = 1.0
+    if kept is not None and layers and whole:
+        ends = sum(alone.weights.get(part, 0) for part in ("embedding", "head"))
+        share = (ends + (whole - ends) * kept / layers) / whole
+    return DraftPass(
+        draft.mix.base,
+        alone,
+        float(sum(tensor.params for tensor in files.tensors)),
+        place_bytes(files.settings, files.dtype_bytes, draft.spec.generation.stored_kv),
+        all(choice.has_kernels(files.dtype_bytes) for choice in draft.mix.choices),
+        share,
+    )
 
 
 def _predict_one(

@@ -11,7 +11,7 @@ from runner_engine.checkpoints import (
     formats,
     random_weights,
 )
-from runner_engine.checkpoints.draft import check_guesses, checked_draft, loaded_choices
+from runner_engine.checkpoints.draft import check_guesses, checked_draft, draft_of
 from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.checkpoints.memory_check import check_memory, limited
 from runner_engine.checkpoints.positions import (
@@ -87,7 +87,8 @@ def build_kernels(resolved: ResolvedModel) -> float:
     """Build the kernels that a model needs, unless it is on a GPU; return the seconds."""
     if machine.device_class(resolved.files.model.device) != "cpu":
         return 0.0
-    choices = loaded_choices(resolved)
+    draft = draft_of(resolved)
+    choices = [*resolved.mix.choices, *(() if draft is None else draft.mix.choices)]
     needs = {
         building.FLOAT32: resolved.files.dtype == "float32",
         building.PACKED: any(

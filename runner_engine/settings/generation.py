@@ -26,20 +26,14 @@ IGNORED_SETTINGS: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, 
 IGNORED_ONLY_IN_SAMPLING = ("typical_p",)
 
 
-def require_no_guesses(generation: GenerationConfig, why: str) -> None:
-    """Raise ConfigError for guesses at every step, which only the scheduler checks; why: it does
-    not decode."""
+def require_no_scheduler(generation: GenerationConfig, why: str) -> None:
+    """Raise ConfigError for what only the scheduler can do: keys and values in fewer bits, guesses
+    at every step; why: it does not decode."""
     if generation.speculation.is_steady:
         raise ConfigError(
             f"generation.speculate={generation.speculate}: only the scheduler of the local engine (decoding: in a "
             f"stream) lets tokens be guessed at every step, and {why}: use generation.speculate=off"
         )
-
-
-def require_no_scheduler(generation: GenerationConfig, why: str) -> None:
-    """Raise ConfigError for what only the scheduler can do: guesses at every step, keys and values
-    in fewer bits; why: it does not decode."""
-    require_no_guesses(generation, why)
     if generation.stored_kv != KvCache.as_model:
         raise ConfigError(
             f"generation.kv_cache={generation.kv_cache}: only the scheduler of the local engine (decoding: in a "

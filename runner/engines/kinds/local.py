@@ -14,6 +14,7 @@ from runner.core.later import put_off, uncollected
 from runner.engines.kinds import Encoded, ModelKind, Need
 from runner_base import machine
 from runner_engine import (
+    CHOICES,
     BaseCache,
     Capability,
     Engine,
@@ -33,7 +34,6 @@ from runner_engine import (
     predict,
 )
 from runner_engine.checkpoints import chat_templates, is_known, read_header
-from runner_engine.checkpoints.draft import loaded_choices
 from runner_engine.models.kept_names import kept_names
 from runner_engine.quantization import quiet_imports
 
@@ -110,6 +110,8 @@ class Local(ModelKind):
         """
         quiet_imports()
         files, lora = resolved.files, resolved.config.lora
+        of_draft = resolved.config.generation.speculation.quantization
+        choices = [*resolved.mix.choices, *([CHOICES[of_draft]()] if of_draft else [])]
         with uncollected():
             importlib.import_module("torch")
             importlib.import_module(COMPILER)
@@ -129,7 +131,7 @@ class Local(ModelKind):
                         files.path, trust_remote_code=False
                     )
             for library in (
-                *(name for choice in loaded_choices(resolved) for name in choice.packages),
+                *(name for choice in choices for name in choice.packages),
                 *lora.packages,
             ):
                 importlib.import_module(library)

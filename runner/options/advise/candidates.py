@@ -281,7 +281,12 @@ def _guess(candidate: Candidate, resolved: ResolvedJob, machine: Machine) -> Est
         job_fit = fit(alone, job_fit.free_mib, fixes=False) or job_fit
     speed = guessed_speed(alone, job_fit, rates)
     rows = config.generation.batch_size or candidate.fit.rows
-    return time_with_guesses(config, guessed_passes(job, speed, rates), speed, rows)
+    return time_with_guesses(
+        config,
+        guessed_passes(config.generation, candidate.fit.predicted, speed, rates),
+        speed,
+        rows,
+    )
 
 
 def smaller_models(than: Candidate) -> list[str]:

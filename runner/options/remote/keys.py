@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar, Self
 
+from runner.config.model import refuse_guesses
 from runner.options.remote.addresses import addresses_of, check_addresses, is_in_domain
 from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
 from runner_base import (
@@ -30,7 +31,7 @@ from runner_engine import (
     QuantizationConfig,
     RopeConfig,
 )
-from runner_engine.settings.generation import require_no_guesses, require_no_scheduler
+from runner_engine.settings.generation import require_no_scheduler
 from runner_engine.settings.model import require_own_weights
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
@@ -213,7 +214,7 @@ class HybridConfig(ModelConfig):
         cannot do."""
         self.student.check_beside(quantization, lora, rope, generation)
         if self.student.stub:
-            require_no_guesses(generation, f"{self.student.key}.stub=true has no model")
+            refuse_guesses(generation, f"{self.student.key}.stub=true has no model")
         if (problem := self.teacher.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)
         check_budget(self.teacher.key, self.teacher.thinking_budget, generation)

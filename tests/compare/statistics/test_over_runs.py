@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from runner_base.spreads import fewest_with_interval, median_interval
 from runner_compare.statistics import MIN_RUNS
 from runner_compare.statistics.over_runs import (
     RatioOfRuns,
     fewest_runs,
-    fewest_runs_alone,
     least_p,
-    median_interval,
     power_of,
     runs_needed,
 )
@@ -92,7 +91,7 @@ def test_no_number_of_runs_shows_a_distance_of_nothing() -> None:
 
 def test_the_median_of_runs_lies_between_two_of_them_whatever_the_noise_is() -> None:
     assert median_interval([3.0, 1.0, 2.0, 5.0, 4.0]) is None
-    assert fewest_runs_alone() == 6
+    assert fewest_with_interval() == 6
     assert median_interval([3.0, 1.0, 2.0, 5.0, 4.0, 9.0]) == (1.0, 9.0)
     assert median_interval([float(at) for at in range(10)]) == (1.0, 8.0)
     generator = np.random.default_rng(4)
