@@ -60,6 +60,17 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
     )
 
 
+def kept_share(draft: ResolvedModel, weights: Mapping[str, int]) -> float:
+    """Return the share of a draft's weights, given by part, that stays if it keeps only its first
+    layers."""
+    kept, layers = draft.spec.first_layers, draft.files.text_settings.get("num_hidden_layers")
+    whole = sum(weights.values())
+    if kept is None or not layers or not whole:
+        return 1.0
+    ends = sum(weights.get(part, 0) for part in ("embedding", "head"))
+    return (ends + (whole - ends) * float(kept) / float(layers)) / whole
+
+
 @contextmanager
 def checked_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
     """Give the draft beside a model, whose libraries are here; a mistake in it names the key that

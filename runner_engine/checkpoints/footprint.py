@@ -14,7 +14,7 @@ from math import ceil, exp, log2
 
 from runner_base import BYTES, MIB, machine, processor
 from runner_base.dtypes import stored_dtype
-from runner_engine.checkpoints.draft import draft_of
+from runner_engine.checkpoints.draft import draft_of, kept_share
 from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
 from runner_engine.checkpoints.kept_kv import LANES, kept_kv
 from runner_engine.checkpoints.linear_layers import held_tensors, part_of, plain_layers
@@ -202,19 +202,14 @@ def predict(
 
 
 def _draft_pass(draft: ResolvedModel, alone: Footprint) -> DraftPass:
-    files, kept = draft.files, draft.spec.first_layers
-    whole, layers = sum(alone.weights.values()), files.text_settings.get("num_hidden_layers")
-    share = 1.0
-    if kept is not None and layers and whole:
-        ends = sum(alone.weights.get(part, 0) for part in ("embedding", "head"))
-        share = (ends + (whole - ends) * kept / layers) / whole
+    files = draft.files
     return DraftPass(
         draft.mix.base,
         alone,
         float(sum(tensor.params for tensor in files.tensors)),
         place_bytes(files.settings, files.dtype_bytes, draft.spec.generation.stored_kv),
         all(choice.has_kernels(files.dtype_bytes) for choice in draft.mix.choices),
-        share,
+        kept_share(draft, alone.weights),
     )
 
 

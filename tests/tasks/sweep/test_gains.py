@@ -20,6 +20,7 @@ from runner_base import Result
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.decode.drafting import steady
+from runner_engine.decode.tokens import check_guesses
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 from runner_engine.settings.generation import GenerationConfig
@@ -95,10 +96,9 @@ def test_answers_that_differ_are_counted(
     swept: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: an engine that always takes another token where it checks guesses."""
-    check = steady.check_guesses
 
     def wrong(*given: Any) -> Any:
-        return [[(token + 1) % 200 for token in tokens] for tokens in check(*given)]
+        return [[(token + 1) % 200 for token in tokens] for tokens in check_guesses(*given)]
 
     monkeypatch.setattr(steady, "check_guesses", wrong)
     result = swept({"kind": "draft", "layers": 1})
