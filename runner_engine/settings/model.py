@@ -120,11 +120,11 @@ class LocalModelConfig(ModelConfig):
         super().__post_init__()
         prefix = self.key
         kind, _, index = self.device.partition(":")
-        no_float64 = (
-            "Apple's GPUs have no float64, in which tokens are sampled, so that a seed would "
-            "give other answers"
+        no_metal = (
+            "the engine has no Metal: use model=llama_cpp model.name=FILE.gguf, which computes on Apple's GPUs, or "
+            f"{prefix}.device=cpu"
         )
-        check(kind != "mps", f"{prefix}.device", self.device, f"{no_float64}: use cpu")
+        check(kind != "mps", f"{prefix}.device", self.device, no_metal)
         known = kind in ("auto", "cpu", "cuda") and (
             not index or (kind == "cuda" and index.isdigit())
         )

@@ -38,6 +38,7 @@ NEEDS = {
     "model=auto": ["model.name=./x"],
     "model=local": ["model.name=./x"],
     "model=vllm": ["model.name=./x"],
+    "model=llama_cpp": ["model.name=./x.gguf"],
     "lora=peft": ["lora.path=./x"],
     "lora=pth": ["lora.path=./x"],
     "task=generate": ["task.prompt=x"],
@@ -111,7 +112,7 @@ def test_menu_defaults_equal_the_schema() -> None:
     [
         (
             lambda: LocalModelConfig(name="x", device="mps"),
-            "model.device=mps: Apple's GPUs have no float64, in which tokens are sampled",
+            "model.device=mps: the engine has no Metal: use model=llama_cpp",
         ),
         (
             lambda: LocalModelConfig(name="x", device="gpu"),

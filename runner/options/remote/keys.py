@@ -38,7 +38,7 @@ from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
 class Extensions(StrEnum):
     """What a server accepts besides OpenAI's own keys: nothing, or top_k, min_p, repetition_penalty
-    and ignore_eos.
+    and ignore_eos; llama_cpp: the same in llama.cpp's words.
 
     auto: what the server is follows from its list of models.
     """
@@ -46,6 +46,7 @@ class Extensions(StrEnum):
     auto = "auto"
     openai = "openai"
     vllm = "vllm"
+    llama_cpp = "llama_cpp"
 
 
 KEY_VARIABLE = "API_KEY"

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.config.root import RunnerConfig
+from runner.options.remote.extended import extra_body
 from runner.options.remote.faults import Miscounted
-from runner.options.remote.keys import ApiConfig, Extensions
+from runner.options.remote.keys import ApiConfig
 from runner.options.remote.pool import ServerPool
 from runner.options.remote.server_text import token_count
 from runner.options.remote.thinking import BudgetCounts
@@ -146,12 +147,7 @@ class RemoteModel:
             and (sampling.temperature or parameter.for_greedy)
         }
         sent |= {name: value for name, value in sampled.items() if PARAMETERS[name].in_openai}
-        extra: dict[str, Any] = {}
-        if self.model.extensions is Extensions.vllm:
-            extra = {
-                name: value for name, value in sampled.items() if not PARAMETERS[name].in_openai
-            }
-            extra |= {"ignore_eos": True} if request.ignore_eos else {}
+        extra = extra_body(self.model.extensions, sampled, request.ignore_eos)
         if budget is not None:
             if self.model.thinking_budget is None:
                 raise ConfigError(

@@ -23,7 +23,6 @@ from runner_engine import Message, Prompt, Request
 
 CACHED_PROMPTS = 1024  # their tokens are cached, because the choices of a question share a prompt
 UNSUPPORTED = (400, 404, 405, 422, 501)  # statuses for an unknown path or parameter
-NEEDED = "/tokenize and, in /v1/completions, echo with logprobs, as vLLM and task=serve have"
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,8 @@ class Tokens:
 class Scorer:
     """Asks a server for the tokens of texts and their log-probabilities, in the thread of its
     pool."""
+
+    NEEDED = "/tokenize and, in /v1/completions, echo with logprobs, as vLLM and task=serve have"
 
     def __init__(
         self, client: openai.AsyncOpenAI, model: ApiConfig, plain: Callable[[object], str]
@@ -110,11 +111,11 @@ class Scorer:
                 raise
             answer = f"{error.request.url.path} answered {error.status_code}: {self.plain(error.message)}"
             raise ConfigError(
-                f"{self._server_key} has no log-probabilities of a text: they need {NEEDED}, and {answer}"
+                f"{self._server_key} has no log-probabilities of a text: they need {self.NEEDED}, and {answer}"
             ) from None
         except Fault as fault:
             raise ConfigError(
-                f"{self._server_key} has no log-probabilities of a text: they need {NEEDED}; {fault}"
+                f"{self._server_key} has no log-probabilities of a text: they need {self.NEEDED}; {fault}"
             ) from None
 
     @property
@@ -153,9 +154,7 @@ class Scorer:
         """Return the text of tokens, with special tokens; None if the server does not say it."""
         try:
             body = {"model": self.model.name, "tokens": ids}
-            answer: Any = await self.client.post(
-                self._beside("detokenize"), body=body, cast_to=object
-            )
+            answer = await self._post("detokenize", body)
         except openai.APIStatusError as error:
             if error.status_code in UNSUPPORTED:
                 return None
@@ -163,12 +162,20 @@ class Scorer:
         text = answer.get("prompt") if isinstance(answer, dict) else None
         return text if isinstance(text, str) else None
 
-    def _beside(self, name: str) -> str:
-        return f"{self.model.base_url.removesuffix('/v1')}/{name}"
+    async def _post(self, name: str, body: dict[str, Any]) -> Any:
+        """Return the answer of a path beside those of OpenAI."""
+        path = f"{self.model.base_url.removesuffix('/v1')}/{name}"
+        return await self.client.post(path, body=body, cast_to=object)
 
     async def _tokenize(self, **parameters: Any) -> Tokens:
         body = {"model": self.model.name, **parameters}
-        answer: Any = await self.client.post(self._beside("tokenize"), body=body, cast_to=object)
+        answer = await self._post("tokenize", body)
+        ids = self._ids(answer)
+        text = answer.get("prompt", parameters.get("prompt"))
+        return Tokens(ids, text if isinstance(text, str) else None)
+
+    def _ids(self, answer: Any) -> list[int]:
+        """Return the token ids of an answer of /tokenize."""
         ids = answer.get("tokens") if isinstance(answer, dict) else None
         if not isinstance(ids, list) or not all(
             isinstance(identifier, int) and identifier >= 0 for identifier in ids
@@ -176,8 +183,7 @@ class Scorer:
             raise Fault(
                 f"{self.model.base_url} answered /tokenize without tokens", "sent no valid answer"
             )
-        text = answer.get("prompt", parameters.get("prompt"))
-        return Tokens(ids, text if isinstance(text, str) else None)
+        return ids
 
     async def _score(self, before: list[int], given: list[int]) -> ScoredContinuation:
         ids = before + given
@@ -199,17 +205,17 @@ class Scorer:
                 "sent no valid answer",
             )
         positions = range(len(before), len(ids))
-        logprobs = [_logarithm(self.model.base_url, values[at]) for at in positions]
+        logprobs = [logarithm(self.model.base_url, values[at]) for at in positions]
         best = []
         for at in positions:
             offered = (tops[at] or {}).values()
-            known = (_logarithm(self.model.base_url, logprob) for logprob in offered)
+            known = (logarithm(self.model.base_url, logprob) for logprob in offered)
             best.append(max(known, default=-math.inf))
         greedy = [own >= other for own, other in zip(logprobs, best, strict=True)]
         return ScoredContinuation(len(before), given, logprobs, greedy)
 
 
-def _logarithm(url: str, value: object) -> float:
+def logarithm(url: str, value: object) -> float:
     """Return a log-probability; Fault if the value cannot be one."""
     if isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value <= 1e-3:
         return float(value)

@@ -20,6 +20,7 @@ import openai
 
 from runner.options.remote.addresses import is_this_machine
 from runner.options.remote.faults import Fault, Miscounted, RequestRejected
+from runner.options.remote.forced_scoring import ForcedScorer
 from runner.options.remote.keys import OPENAI_KEY_VARIABLE, ApiConfig, Extensions
 from runner.options.remote.scoring import Scorer
 from runner.options.remote.server_text import Secret
@@ -113,7 +114,8 @@ class ServerConnection:
             http_client=http,
             default_headers=PLAIN_BYTES,
         )
-        self.scorer = Scorer(self.client, model, self.plain)
+        kind = ForcedScorer if model.extensions is Extensions.llama_cpp else Scorer
+        self.scorer = kind(self.client, model, self.plain)
 
     @property
     def closed_s(self) -> float:

@@ -149,7 +149,7 @@ def test_a_server_that_computes_another_model_is_refused_with_both_figures(
     assert "reads" in done.err
     assert "transformers as" in done.err, "the stub's tokens are words"
     monkeypatch.setattr(comparison, "check_tokens", lambda *_: None)
-    monkeypatch.setattr("runner.options.remote.vllm.engine._wrong", {})
+    monkeypatch.setattr("runner.options.remote.started.engine.wrong", {})
     done = runner("tracking=none", *JOB[2:], *vllm_keys(standin))
     assert done.code == 2, done.err
     assert "computes another model than transformers" in done.err

@@ -1,0 +1,65 @@
+"""The engine of model=llama_cpp: over a server of llama.cpp, which is compared with our own
+engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from runner.config.resolved import ResolvedJob
+from runner.options.remote.keys import ApiConfig, Extensions
+from runner.options.remote.llama_cpp import comparison
+from runner.options.remote.llama_cpp.command import flags_shown, name_of
+from runner.options.remote.llama_cpp.keys import llama_cpp_model
+from runner.options.remote.llama_cpp.server import LlamaCppServer
+from runner.options.remote.started.engine import RETRIES, StartedEngine
+from runner.options.remote.started.server import StartedServer
+from runner.options.remote.thinking_budget import ThinkingBudget
+from runner_engine import BaseCache, Capability
+
+
+class LlamaCppEngine(StartedEngine):
+    """Requests to llama.cpp."""
+
+    PROGRAM: ClassVar[str] = "llama.cpp"
+
+    def __init__(
+        self,
+        resolved: ResolvedJob,
+        capabilities: frozenset[Capability],
+        bases: BaseCache | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self._keys = llama_cpp_model(resolved.config.model)
+        self._reference = comparison.Reference()
+        super().__init__(resolved, capabilities, bases, folder)
+
+    def _client(self, url: str) -> ApiConfig:
+        model = self._keys
+        return ApiConfig(
+            name=name_of(model),
+            base_url=url,
+            extensions=Extensions.llama_cpp,
+            thinking_budget=ThinkingBudget.llama_cpp,
+            concurrency=model.parallel,
+            retries=RETRIES,
+            first_token_s=model.answer_s,  # requests wait there for their turn
+            answer_s=model.answer_s,
+        )
+
+    def _start(self, folder: Path) -> LlamaCppServer:
+        self._reference = comparison.reference_of(self._resolved)
+        return LlamaCppServer(self._resolved, folder)
+
+    def _facts(self, server: StartedServer) -> dict[str, str]:
+        varies = "off: other requests may change an answer's last bits (model.parallel=1: not)"
+        return {
+            "engine": server.label,
+            "flags": flags_shown(self._resolved),
+            "compared": server.compared,
+            "batch_invariant": varies if self._keys.parallel > 1 else "on: one request at a time",
+        }
+
+    def _compare(self, server: StartedServer) -> str:
+        """Compare the server with our own engine."""
+        return comparison.compare(self._resolved, self._reference, server)

@@ -1,0 +1,208 @@
+"""model=llama_cpp: the keys of a .gguf file that a server of llama.cpp runs, which the runner starts
+and ends."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
+from runner_base import (
+    HASHED,
+    MISSING,
+    Inert,
+    above,
+    check,
+    filled,
+    least,
+    setting,
+    within,
+)
+from runner_engine import (
+    GenerationConfig,
+    LoraConfig,
+    ModelConfig,
+    QuantizationConfig,
+    RopeConfig,
+    local_model,
+)
+from runner_engine.settings.generation import require_no_scheduler
+from runner_engine.settings.model import require_own_weights
+
+BY_KEY = {  # what llama.cpp's command line says and a key of the runner says, too
+    **dict.fromkeys(("-m", "--model", "-mu", "--model-url", "-dr", "--docker-repo", "-hf", "-hfr"), "model.name"),
+    **dict.fromkeys(("--hf-repo", "-hff", "--hf-file"), "model.name"),
+    **dict.fromkeys(("-ngl", "--gpu-layers", "--n-gpu-layers"), "model.gpu_layers"),
+    **dict.fromkeys(("-c", "--ctx-size"), "model.context"),
+    **dict.fromkeys(("-np", "--parallel"), "model.parallel"),
+    **dict.fromkeys(("-ctk", "--cache-type-k"), "model.kv_keys"),
+    **dict.fromkeys(("-ctv", "--cache-type-v"), "model.kv_values"),
+    **dict.fromkeys(("-fa", "--flash-attn"), "model.flash_attention"),
+    **dict.fromkeys(("-b", "--batch-size"), "model.batch"),
+    **dict.fromkeys(("-ub", "--ubatch-size"), "model.ubatch"),
+    **dict.fromkeys(("-t", "--threads", "-tb", "--threads-batch"), "model.threads"),
+    **dict.fromkeys(("-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe"), "model.cpu_moe"),
+    **dict.fromkeys(("-md", "--model-draft", "--spec-draft-model"), "model.draft"),
+    **dict.fromkeys(("--draft", "--draft-n", "--draft-max", "--spec-draft-n-max"), "model.draft_tokens"),
+    **dict.fromkeys(("-ot", "--override-tensor"), "model.override_tensors"),
+    "--chat-template-kwargs": "model.chat_template_kwargs",
+    **dict.fromkeys(("-s", "--seed"), "seed"),
+    **dict.fromkeys(
+        ("--temp", "--temperature", "--top-k", "--top-p", "--min-p", "--repeat-penalty", "--presence-penalty",
+         "--frequency-penalty", "-n", "--predict", "--n-predict", "--samplers", "--sampler-seq", "--repeat-last-n",
+         "--ignore-eos"),
+        "generation",
+    ),
+    "--port": "model.port",
+}  # fmt: skip
+OWN = ("--host", "--api-key", "--api-key-file", "-a", "--alias", "--api-prefix", "--path", "--reuse-port",
+       "-h", "--help", "--usage", "--version", "--list-devices", "--log-disable", "--log-file", "--embedding",
+       "--embeddings", "--rerank", "--reranking", "--ssl-key-file", "--ssl-cert-file")  # fmt: skip
+UNRECORDED = ("--lora", "--lora-scaled", "--control-vector", "--control-vector-scaled", "--models-dir",
+              "--models-preset", "--slot-save-path", "-fit", "--fit")  # fmt: skip
+NO_ADAPTER = "llama.cpp has no PEFT adapters: merge it into a .gguf file, or use model=local"
+COUNTS_PROMPT = (
+    "llama.cpp counts the prompt's tokens, too, so it would be another penalty of the same name"
+)
+
+
+class KvType(StrEnum):
+    """How llama.cpp stores keys or values."""
+
+    f32 = "f32"
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"
+    q5_1 = "q5_1"
+    q5_0 = "q5_0"
+    q4_1 = "q4_1"
+    q4_0 = "q4_0"
+    iq4_nl = "iq4_nl"
+
+    @property
+    def bits(self) -> float:
+        """The bits of a number, with its share of its block's scale."""
+        return _BITS[self]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its numbers are as exact as llama.cpp's own choice, f16, or more."""
+        return self in (KvType.f32, KvType.f16)
+
+
+_BITS = {
+    KvType.f32: 32.0, KvType.f16: 16.0, KvType.bf16: 16.0, KvType.q8_0: 8.5, KvType.q5_1: 6.0, KvType.q5_0: 5.5,
+    KvType.q4_1: 5.0, KvType.q4_0: 4.5, KvType.iq4_nl: 4.5,
+}  # fmt: skip
+
+
+class FlashAttention(StrEnum):
+    """Whether llama.cpp computes attention in one pass over the keys; auto: where it can."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
+@dataclass
+class LlamaCppConfig(ModelConfig):
+    """A .gguf file that llama.cpp runs; it is hashed like a local model's files."""
+
+    module: ClassVar[str] = "runner.options.remote.llama_cpp.kind"
+    publishes_settings: ClassVar[bool] = True
+    name: str = setting(MISSING, HASHED, filled("give a .gguf file, or OWNER/MODEL:QUANT of a hub"))
+    revision: str | None = setting(None, HASHED)
+    cache_dir: str | None = setting(None, HASHED)
+    gpu_layers: int | None = setting(None, takes=least(0, ", or null"))
+    context: int | None = setting(None, takes=least(1, ", or null"))
+    parallel: int = setting(4, takes=within(1, 256))
+    kv_keys: KvType = KvType.f16
+    kv_values: KvType = KvType.f16
+    flash_attention: FlashAttention = FlashAttention.auto
+    batch: int | None = setting(None, takes=least(1, ", or null"))
+    ubatch: int | None = setting(None, takes=least(1, ", or null"))
+    threads: int | None = setting(None, takes=least(1, ", or null"))
+    cpu_moe: int | None = setting(None, takes=least(1, ", or null"))
+    draft: str | None = setting(None, HASHED, filled("give a .gguf file, or null"))
+    draft_tokens: int | None = setting(None, takes=least(1, ", or null"))
+    override_tensors: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    executable: str | None = setting(
+        None,
+        Inert("the version that it tells counts instead"),
+        filled("give a path or a name, or null"),
+    )
+    python: str | None = setting(
+        None,
+        Inert("the version of xllamacpp that it finds counts instead"),
+        filled("give a path, or null"),
+    )
+    port: int | None = setting(
+        None, Inert("where the server listens"), within(1, 65535, "must lie in 1..65535")
+    )
+    start_s: float = setting(1800.0, Inert("limits the time of the start"), above(0, " seconds"))
+    answer_s: float = setting(3600.0, Inert("limits the time of an answer"), above(0, " seconds"))
+    compare: bool = setting(True, Inert("rejects a server that computes something else"))
+    check_memory: bool = setting(True, Inert("rejects a model that would not fit"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        local_model(self)  # checks the keys that it shares with a local model
+        need = "model.executable names the program: leave one of the two out"
+        check(self.python is None or self.executable is None, "model.python", self.python, need)
+        is_small = self.kv_values.bits < 16
+        need = f"model.kv_values={self.kv_values} needs it: llama.cpp refuses the two together"
+        is_off = self.flash_attention is FlashAttention.off
+        check(not (is_small and is_off), "model.flash_attention", "off", need)
+        need = "is for a draft: give model.draft=FILE, or leave it out"
+        is_drafted = self.draft is not None or self.draft_tokens is None
+        check(is_drafted, "model.draft_tokens", self.draft_tokens, need)
+        for rule in self.override_tensors:
+            need = "give PATTERN=DEVICE, e.g. 'blk\\.[0-3]\\.ffn_.*=CPU'"
+            check(re.fullmatch(r"[^=,]+=[\w]+", rule) is not None, "model.override_tensors", rule, need)  # fmt: skip
+        for word in self.flags:
+            self._check_word(word)
+
+    def check_beside(
+        self,
+        quantization: QuantizationConfig,
+        lora: LoraConfig,
+        rope: RopeConfig,
+        generation: GenerationConfig,
+    ) -> None:
+        """Reject what llama.cpp cannot do, or does in another way than the record would say."""
+        check(lora.name == "none", "lora", lora.name, NO_ADAPTER)
+        why = "llama.cpp reads the file as it is"
+        require_own_weights(quantization, lora, rope, why)
+        for name in ("frequency_penalty", "presence_penalty"):
+            value = getattr(generation, name)
+            check(not value, f"generation.{name}", value, COUNTS_PROMPT)
+        rows, most = generation.batch_size, self.parallel
+        need = f"model.parallel={most} allows no more at once"
+        check(rows is None or rows <= most, "generation.batch_size", rows, need)
+        where = "llama.cpp keeps keys and values itself (model.kv_keys and model.kv_values say how)"
+        require_no_scheduler(generation, where)
+        check_budget("model", ThinkingBudget.llama_cpp, generation)
+
+    def _check_word(self, word: str) -> None:
+        """Reject a word of the command line that a key says, or that would make the record
+        wrong."""
+        name = word.partition("=")[0]
+        if name in BY_KEY:
+            need = f"{BY_KEY[name]} says it"
+        elif name in OWN:
+            need = "the runner gives it to its own server: leave it out"
+        elif name in UNRECORDED:
+            need = "it would make the record wrong: leave it out"
+        else:
+            need = ""
+        check(not need, "model.flags", word, need)
+
+
+def llama_cpp_model(model: ModelConfig) -> LlamaCppConfig:
+    """Return the keys of a model that llama.cpp runs."""
+    assert isinstance(model, LlamaCppConfig)
+    return model

@@ -1,0 +1,141 @@
+"""model=llama_cpp: a .gguf file that a server of llama.cpp runs, which the runner starts and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from runner.config.resolved import ResolvedJob, base_key
+from runner.config.root import RunnerConfig
+from runner.engines.kinds import Encoded, ModelKind, Need, local
+from runner.options.remote import api_kind as api
+from runner.options.remote.llama_cpp.command import check_words, draft_sha256, positions_of
+from runner.options.remote.llama_cpp.engine import LlamaCppEngine
+from runner.options.remote.llama_cpp.keys import llama_cpp_model
+from runner.options.remote.llama_cpp.program import program_of
+from runner_base import MIB, ConfigError, check, machine
+from runner_engine import BaseCache, Capability, Engine, Prompt
+from runner_engine.checkpoints import chat_templates, file_bytes
+
+
+class LlamaCpp(ModelKind):
+    """Its file decides the answers, and so do llama.cpp's version, device and flags."""
+
+    def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
+        """Return names and SHA-256 of the files, and which llama.cpp reads them; the flags are in
+        the config."""
+        model = llama_cpp_model(resolved.config.model)
+        _check_file(resolved)
+        hashes = resolved.files.fingerprint(cache) | draft_sha256(resolved, cache)
+        hashes.pop("dtype", None)  # of our own engine
+        return hashes | {"llama_cpp": program_of(model).label}
+
+    def base_key(self, config: RunnerConfig) -> str:
+        """Return a key of what the server is started with."""
+        return f"{base_key(config)} {config.model!r}"
+
+    def own_positions(self, resolved: ResolvedJob) -> int | None:
+        """Return the positions that the file names."""
+        return local.KIND.own_positions(resolved)
+
+    def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
+        """Return what its server can do."""
+        return api.CAPABILITIES | {Capability.fixed_length, Capability.thinking_budget}
+
+    def check(self, resolved: ResolvedJob) -> list[str]:
+        """Refuse what llama.cpp cannot run here, by the file's header; in a plan, say how much
+        memory it will take."""
+        model = llama_cpp_model(resolved.config.model)
+        _check_file(resolved)
+        check_words(model)
+        samples, most = getattr(resolved.config.task, "samples", 1), model.parallel
+        need = f"llama.cpp draws all answers of a prompt at once: use model.parallel={samples}, or no more than {most}"
+        check(samples <= most, "task.samples", samples, need)
+        if resolved.config.task.asks_in_chat:
+            chat_templates.check(resolved.files)
+        own, asked = self.own_positions(resolved), model.context
+        beyond = asked is not None and own is not None and asked > own
+        notes = [f"model.context={asked}: the model was made for {own}"] if beyond else []
+        note = _memory_note(resolved)
+        return notes + ([note] if resolved.config.plan else [])
+
+    def need(self, resolved: ResolvedJob) -> Need:
+        """Its server uses the threads that it is given, and each GPU that it finds."""
+        model = llama_cpp_model(resolved.config.model)
+        gpus = len(machine.gpu_models()) if program_of(model).devices else 0
+        needed = _weight_mib(resolved) + (_kv_mib(resolved) or 0.0)
+        return Need(needed, model.threads or machine.cores(), gpus)
+
+    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """Render and tokenize prompts with the file's own tokenizer."""
+        return local.KIND.encoded(resolved, prompts)
+
+    def counts_tokens(self, config: RunnerConfig) -> bool:
+        """Its tokenizer is in its file."""
+        return True
+
+    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
+        """Return what gives the text of token ids, by that tokenizer."""
+        return local.KIND.decoder(resolved)
+
+    def positions(self, resolved: ResolvedJob) -> float:
+        """Return model.context, or what stands for it."""
+        return positions_of(resolved)
+
+    def open_engine(
+        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
+        """Return the engine that starts the server at its first use."""
+        return LlamaCppEngine(resolved, self.capabilities(resolved.config), bases, folder)
+
+
+def _check_file(resolved: ResolvedJob) -> None:
+    name = resolved.config.model.name
+    need = (
+        "llama.cpp reads .gguf files: name one, or OWNER/MODEL:QUANT of a hub; a folder of safetensors is for "
+        "model=auto or model=vllm"
+    )
+    check(resolved.files.path.is_file(), "model.name", name, need)
+
+
+def _weight_mib(resolved: ResolvedJob) -> float:
+    return file_bytes(resolved.files.path) / MIB
+
+
+def _kv_mib(resolved: ResolvedJob) -> float | None:
+    """Return the size of keys and values for all sequences; None where the header does not tell
+    it."""
+    model, settings = llama_cpp_model(resolved.config.model), resolved.files.text_settings
+    names = ("num_hidden_layers", "num_key_value_heads", "head_dim")
+    numbers = [settings.get(name) for name in names]
+    if not all(isinstance(number, int) for number in numbers):
+        return None
+    layers, heads, size = (int(number) for number in numbers if number is not None)
+    bits = model.kv_keys.bits + model.kv_values.bits
+    return layers * heads * size * bits / 8 * positions_of(resolved) * model.parallel / MIB
+
+
+def _memory_note(resolved: ResolvedJob) -> str:
+    """Say how much memory llama.cpp will take, or that this is not known; refuse what cannot fit
+    into main memory."""
+    model = llama_cpp_model(resolved.config.model)
+    weights, kv = _weight_mib(resolved), _kv_mib(resolved)
+    of_kv = (
+        "what keys and values take is not known"
+        if kv is None
+        else f"{kv:,.0f} MiB of keys and values"
+    )
+    sized = f"memory: {weights:,.0f} MiB of weights, and {of_kv}"
+    if program_of(model).devices:
+        return f"{sized}; llama.cpp divides them over {program_of(model).label.partition(' on ')[2]} and main memory"
+    needed, free = weights + (kv or 0.0), machine.available_mib()
+    if model.check_memory and needed > free:
+        raise ConfigError(
+            f"model.name={model.name}: llama.cpp needs {needed:,.0f} MiB, and {free:,.0f} MiB of main memory are "
+            "there: use a smaller model.context or model.parallel, model.kv_keys=q8_0, a file of fewer bits, or "
+            "model.check_memory=false to try it anyway"
+        )
+    return sized
+
+
+KIND = LlamaCpp()

@@ -1,0 +1,150 @@
+"""The program that has llama.cpp: llama-server, or a Python with xllamacpp, which serves in the same
+way; its version, its devices and the words that it knows."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import runner
+from runner.options.remote.llama_cpp import xllamacpp_main
+from runner.options.remote.llama_cpp.keys import LlamaCppConfig
+from runner_base import ConfigError, one_line
+
+PROBE_S = 60.0
+SERVER = "llama-server"
+CHECKOUT = Path(runner.__file__).resolve().parents[1]
+HOW = (
+    "install llama.cpp (https://github.com/ggml-org/llama.cpp/releases) so that PATH has llama-server, or name it by "
+    "model.executable=PATH; without a build, `make llama_cpp` in a checkout of the runner makes an environment with "
+    "xllamacpp in .llama_cpp, and `pip install xllamacpp` in any other, which model.python=ENVIRONMENT names"
+)
+# prints what xllamacpp knows of itself
+PROBE = """
+import json
+from importlib.util import find_spec
+
+found = {}
+if find_spec("xllamacpp") is not None:
+    import xllamacpp
+    devices = [device for device in xllamacpp.get_device_info() if device["name"] != "CPU"]
+    build = getattr(xllamacpp, "BUILD_INFO", None)
+    found = {
+        "version": xllamacpp.__version__,
+        "build": f"b{build['build_number']} {build['commit']}" if build and build["build_number"] else "",
+        "devices": [f"{device['name']}: {device['description']}" for device in devices],
+    }
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that serves as llama-server does."""
+
+    command: tuple[str, ...]  # without its words
+    version: str
+    devices: tuple[str, ...]  # besides the CPU
+    words: frozenset[str]  # of its command line; empty: unknown
+
+    @property
+    def label(self) -> str:
+        """llama.cpp, its version and where it computes, as facts and messages name them."""
+        return f"llama.cpp {self.version} on {' and '.join(self.devices) or 'the CPU'}"
+
+    def first_known(self, *words: str) -> str:
+        """Return the first of several spellings that it knows; the first one if that is unknown."""
+        return next((word for word in words if word in self.words), words[0])
+
+
+def program_of(model: LlamaCppConfig) -> Program:
+    """Return the program that the keys name, or the first that is found; ConfigError if there is
+    none."""
+    if model.python is not None:
+        path = Path(model.python).expanduser().absolute()
+        path = path / "bin" / "python" if path.is_dir() else path
+        if not path.is_file():
+            raise ConfigError(
+                f"model.python={model.python}: there is no {path}. For an environment with xllamacpp: {HOW}"
+            )
+        found = _with_xllamacpp(str(path))
+        if found is None:
+            install = f"{path} -m pip install xllamacpp"
+            raise ConfigError(f"model.python={model.python} has no xllamacpp: {install}")
+        return found
+    if model.executable is not None:
+        return _executable(model.executable, f"model.executable={model.executable}")
+    if shutil.which(SERVER) is not None:
+        return _executable(SERVER, SERVER)
+    for folder in (Path(".llama_cpp").absolute(), CHECKOUT / ".llama_cpp"):
+        python = folder / "bin" / "python"
+        if python.is_file() and (found := _with_xllamacpp(str(python))) is not None:
+            return found
+    own = _with_xllamacpp(sys.executable)
+    if own is not None:
+        return own
+    raise ConfigError(f"model=llama_cpp: there is no llama.cpp here: {HOW}")
+
+
+def _executable(name: str, key: str) -> Program:
+    """Return a llama-server by its path or name."""
+    path = shutil.which(str(Path(name).expanduser()))
+    if path is None:
+        raise ConfigError(f"{key}: there is no such program, or it may not be run. {HOW}")
+    said = _said(path, key, "--version")
+    named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
+    if named is None:
+        raise ConfigError(
+            f"{key}: this is no llama-server: its --version says {one_line(said)[:200] or 'nothing'}"
+        )
+    version = f"b{named[1]}" + (f" ({named[2]})" if named[2] else "")
+    listed = _said(path, key, "--list-devices").partition("devices:")[2]
+    devices = re.findall(r"^\s+(\w+: [^(\n]+?)\s*(?:\(|$)", listed, re.M)
+    words = re.findall(r"(?<![\w-])--?[a-z][\w-]*", _said(path, key, "--help"))
+    return Program((path,), version, tuple(devices), frozenset(words))
+
+
+@cache
+def _said(path: str, key: str, word: str) -> str:
+    """Return what a program prints for one word."""
+    try:
+        done = subprocess.run(
+            [path, word], capture_output=True, text=True, timeout=PROBE_S, stdin=subprocess.DEVNULL, check=False,
+            errors="replace",
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(
+            f"{key} does not run as a llama-server: {word}: {one_line(error)}"
+        ) from None
+    return done.stdout + done.stderr
+
+
+@cache
+def _with_xllamacpp(python: str) -> Program | None:
+    """Ask a Python what xllamacpp it has; None if it has none."""
+    where = f"model.python={python} does not run as a Python"
+    try:
+        done = subprocess.run(
+            [python, "-P", "-c", PROBE], capture_output=True, text=True, timeout=PROBE_S, stdin=subprocess.DEVNULL,
+            check=False,
+        )  # fmt: skip
+        found: dict[str, Any] | None = None
+        if done.returncode == 0:
+            found = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{where}: {one_line(error)}") from None
+    if found is None:
+        raise ConfigError(f"{where}: {one_line(done.stderr or done.returncode)}")
+    if not found:
+        return None
+    build = f" ({found['build']})" if found["build"] else ""
+    version = f"of xllamacpp {found['version']}{build}"
+    command = (python, "-P", str(Path(xllamacpp_main.__file__)))
+    return Program(command, version, tuple(found["devices"]), frozenset(xllamacpp_main.WORDS))

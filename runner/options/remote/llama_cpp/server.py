@@ -1,0 +1,145 @@
+"""A server of llama.cpp: the words that it is started with, what its errors mean, and whether it is
+what was asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from runner.config.resolved import ResolvedJob
+from runner.options.remote.extended import SAMPLERS
+from runner.options.remote.llama_cpp.command import (
+    name_of,
+    options_of,
+    positions_of,
+    variables_of,
+)
+from runner.options.remote.llama_cpp.keys import llama_cpp_model
+from runner.options.remote.llama_cpp.program import program_of
+from runner.options.remote.started.server import LOOPBACK, TAKEN, StartedServer
+from runner_base import ConfigError, JobFailed, one_line
+
+# unusual values, of which a server that takes them says that it has them
+TRIED = {
+    "n_predict": 1, "temperature": 0.625, "top_k": 7, "top_p": 0.875, "min_p": 0.125, "repeat_penalty": 1.25,
+    "repeat_last_n": 48, "seed": 77, "samplers": SAMPLERS,
+}  # fmt: skip
+TRIED_WORDS = "1 + 1"
+
+
+class LlamaCppServer(StartedServer):
+    """A running server of llama.cpp."""
+
+    LOG: ClassVar[str] = "llama_cpp.log"
+    BEFORE: ClassVar[re.Pattern[str]] = re.compile(r"^(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:[DIWE] )?")
+    ERROR: ClassVar[re.Pattern[str]] = re.compile(
+        r"^(?:.*\b(?:error|failed|unable|couldn't|not supported|requires)\b.*|[\w.]*(?:Error|Exception)\b.*)",
+        re.I,
+    )
+    SECONDHAND: ClassVar[tuple[str, ...]] = (
+        "exiting due to model loading error",
+        "failed to load model, ",
+        "Failed to init server",
+    )
+    TAKEN: ClassVar[tuple[str, ...]] = (*TAKEN, "couldn't bind", "failed to bind")
+    BAD_WORDS: ClassVar[tuple[str, ...]] = (
+        "error: invalid argument",
+        "error while handling argument",
+        "expected value for argument",
+        "argument has been removed",
+    )
+    NO_MEMORY: ClassVar[tuple[str, ...]] = (
+        "out of memory",
+        "failed to allocate",
+        "unable to allocate",
+        "annot allocate memory",
+        "bad_alloc",
+        "does not fit",
+    )
+
+    def __init__(self, resolved: ResolvedJob, folder: Path) -> None:
+        """Start it, wait until it answers, and see whether it is what was asked for."""
+        self._resolved, self.model = resolved, llama_cpp_model(resolved.config.model)
+        self.program = program_of(self.model)
+        label, name = self.program.label, self.model.name
+        super().__init__(label, name, folder, self.model.start_s, self.model.port)
+        try:
+            self._check_props(self._asked("props"))
+            self._check_parameters(
+                self._asked("completion", {"prompt": TRIED_WORDS, "cache_prompt": False} | TRIED)
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def served_name(self) -> str:
+        """The name of its file."""
+        return name_of(self.model)
+
+    def command(self) -> list[str]:
+        """Return llama-server's command line."""
+        file = ["--model", str(self._resolved.files.path), "--alias", self.served_name]
+        address = ["--host", LOOPBACK, "--port", str(self.port)]
+        return [*self.program.command, *file, *options_of(self._resolved), *address]
+
+    def variables(self) -> dict[str, str]:
+        """Return the user's variables, and the key."""
+        return variables_of(self.key)
+
+    def words(self) -> str:
+        """Return model.flags."""
+        return f"model.flags={self.model.flags}"
+
+    def more_room(self) -> str:
+        """Return what needs less memory."""
+        return "Use a smaller model.context or model.parallel, fewer model.gpu_layers, or model.kv_keys=q8_0"
+
+    def _asked(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the server's answer; the error of a server that has none says why."""
+        try:
+            answer = self.fetch(path, body, self.model.answer_s)
+        except (OSError, ValueError) as error:
+            raise self.failure() or JobFailed(
+                f"{self.label} does not answer /{path}: {one_line(error)}{self._quote()}"
+            ) from None
+        return answer if isinstance(answer, dict) else {}
+
+    def _check_props(self, props: Mapping[str, Any]) -> None:
+        """Refuse a server with another file, or with less room than was asked for."""
+        file, name = self._resolved.files.path, f"model.name={self.model.name}"
+        told = props.get("model_path")
+        if not isinstance(told, str) or Path(told).name != file.name:
+            raise ConfigError(
+                f"{name}: {self.label} has loaded another file, {one_line(told)}, than {file}: is "
+                "model.executable a script that names its own?"
+            )
+        slots, wanted = props.get("total_slots"), self.model.parallel
+        if slots != wanted:
+            raise ConfigError(
+                f"model.parallel={wanted}: {self.label} has made {slots} instead: a word of model.flags "
+                "may say it, too"
+            )
+        room = (props.get("default_generation_settings") or {}).get("n_ctx", 0)
+        if room < positions_of(self._resolved):
+            raise ConfigError(
+                f"model.context={positions_of(self._resolved)}: {self.label} has room for {room} tokens only: give "
+                "no more, or free memory for the rest"
+            )
+
+    def _check_parameters(self, answer: Mapping[str, Any]) -> None:
+        """Refuse a server that ignores a parameter of a request."""
+        told = answer.get("generation_settings") or {}
+        ignored = [
+            f"{name} (sent {sent}, taken {one_line(told.get(name))})"
+            for name, sent in TRIED.items()
+            if told.get(name) != sent
+        ]
+        if ignored:
+            raise ConfigError(
+                f"model.name={self.model.name}: {self.label} ignores parameters of a request: "
+                f"{', '.join(ignored)}: its answers would be drawn in another way than the record says; use another "
+                "version of llama.cpp"
+            )

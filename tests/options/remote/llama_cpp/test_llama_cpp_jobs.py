@@ -1,0 +1,303 @@
+"""model=llama_cpp from its start to its end, with a stand-in for llama-server that serves or fails.
+
+What only the real one can show is in test_llama_cpp.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import warm_process
+from described_kinds import check_description
+from llama_cpp_standin import LlamaCppStandIn, llama_cpp_keys
+from real_llama_cpp import embedded_file
+from vllm_standin import is_alive
+
+from runner.config.root import RunnerConfig
+from runner.options.remote.llama_cpp.keys import LlamaCppConfig
+from runner.store.jobs import read_samples
+
+Run = Callable[..., Any]
+JOB = ("tracking=none", "print=json", "task.limit=6", "generation.max_new_tokens=48")
+WAIT_S = 120
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return embedded_file(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def standin(tmp_path: Path) -> LlamaCppStandIn:
+    return LlamaCppStandIn(tmp_path / "bin")
+
+
+def samples(folder: Path) -> list[tuple[int, str]]:
+    return sorted((index, sample.answer.text) for path in folder.glob("outputs/jobs/*/samples.jsonl")
+                  for index, sample in read_samples(path).items())  # fmt: skip
+
+
+def pids(standin: LlamaCppStandIn) -> list[int]:
+    return [int(str(server["pid"])) for server in standin.started]
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the runner as a process that can be killed."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-m", "runner", *arguments]
+    return warm_process.popen(
+        command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+
+
+def test_it_has_a_complete_description(
+    make_config: Callable[..., RunnerConfig], tmp_path: Path, model: Path, standin: LlamaCppStandIn
+) -> None:
+    config = LlamaCppConfig(name=str(model), executable=str(standin.path))
+    check_description(make_config(model=config), tmp_path, is_served=True)
+
+
+def test_a_grid_starts_one_server_and_ends_it(
+    runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn
+) -> None:
+    done = runner("-m", *JOB, *llama_cpp_keys(standin, model, "model.parallel=2"), "seed=0,1")
+    assert done.code == 0, done.err
+    assert len(standin.started) == 1, "both jobs have the same base"
+    assert not any(map(is_alive, pids(standin))), "nothing is left running"
+    argv = [str(word) for word in standin.started[0]["argv"]]  # type: ignore[attr-defined]
+    assert argv[argv.index("--host") + 1] == "127.0.0.1"
+    assert argv[argv.index("--ctx-size") + 1] == "2048", "1,024 positions for each of two"
+    results = [
+        json.loads(path.read_text())["result"]
+        for path in tmp_path.glob("outputs/jobs/*/result.json")
+    ]
+    assert len(results) == 2
+    for result in results:
+        assert result["facts"]["engine"] == "llama.cpp b9235 (abc1234) on the CPU"
+        assert result["facts"]["flags"].startswith("--ctx-size 2048 --parallel 2 --threads ")
+        assert result["facts"]["compared"] == "not compared: model.compare=false"
+        assert result["notes"] == ["llama.cpp was not compared: model.compare=false"]
+    assert len([*tmp_path.glob("outputs/jobs/*/llama_cpp.log")]) == 2
+    written = "".join(path.read_text() for path in tmp_path.glob("outputs/jobs/*/*.*"))
+    assert not re.search(r"Bearer|LLAMA_API_KEY", written), "the key is nowhere"
+
+
+def test_a_jobs_id_holds_version_device_and_flags(runner: Run, tmp_path: Path, model: Path) -> None:
+    ids: list[str] = []
+
+    def job_id(*more: str, version: str = "9235 (abc1234)", devices: str = "") -> str:
+        standin = LlamaCppStandIn(tmp_path / f"bin{len(ids)}", version=version)
+        (standin.folder / "devices").write_text(devices)
+        planned = runner("-m", *JOB, *llama_cpp_keys(standin, model, *more), "plan=quick")
+        assert planned.code == 0, planned.err
+        (found,) = set(re.findall(r"gsm8k-[0-9a-f]{12}", planned.out))
+        ids.append(found)
+        return str(found)
+
+    first = job_id()
+    assert job_id("model.start_s=9", "model.check_memory=false") == first, "inert"
+    others = [
+        job_id("model.kv_keys=q8_0"), job_id("model.kv_values=q8_0"), job_id("model.flash_attention=on"),
+        job_id("model.parallel=2"), job_id("model.context=512"), job_id("model.batch=64"), job_id("model.ubatch=32"),
+        job_id("model.threads=1"), job_id("model.cpu_moe=3"), job_id("model.gpu_layers=1"),
+        job_id(f"model.draft={model}"), job_id("model.override_tensors=['ffn_.*=CPU']"),
+        job_id("model.flags=[--no-warmup]"), job_id(version="9300 (abc1234)"), job_id(version="9235 (def5678)"),
+        job_id(devices="  CUDA0: NVIDIA H200 (143771 MiB, 142000 MiB free)"),
+    ]  # fmt: skip
+    assert len({first, *others}) == 17
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (("rope=rope_2d",), "rope=rope_2d: llama.cpp reads the file as it is: use rope=native"),
+        (("lora=embedded",), "llama.cpp has no PEFT adapters"),
+        (("quantization=nf4",), "llama.cpp reads the file as it is: use quantization=none"),
+        (("generation.kv_cache=int8",), "llama.cpp keeps keys and values itself"),
+        (("generation.frequency_penalty=0.5",), "llama.cpp counts the prompt's tokens, too"),
+        (("generation.batch_size=9",), "model.parallel=4 allows no more at once"),
+        (("task=memory",), "memory on this machine, which this engine does not offer"),
+        (("task=likelihood", "task.keep_top_k=4"), "a tokenizer on this machine, which this engine does not offer"),
+        (("model.kv_keys=q3_0",), "model.kv_keys"),
+        (("model.kv_values=q4_0", "model.flash_attention=off"), "llama.cpp refuses the two together"),
+        (("model.draft_tokens=3",), "model.draft_tokens=3: is for a draft"),
+        (("model.draft=./nowhere.gguf",), "model.draft=./nowhere.gguf: there is no file"),
+        (("model.override_tensors=[CPU]",), "model.override_tensors=CPU: give PATTERN=DEVICE"),
+        (("model.flags=[--ctx-size,99]",), "model.flags=--ctx-size: model.context says it"),
+        (("model.flags=[-ngl,9]",), "model.flags=-ngl: model.gpu_layers says it"),
+        (("model.flags=[--temp=1]",), "model.flags=--temp=1: generation says it"),
+        (("model.flags=[--lora,x.gguf]",), "it would make the record wrong"),
+        (("model.flags=[--api-key,x]",), "the runner gives it to its own server"),
+        (("model.flags=[--no-such-word]",), "llama.cpp b9235 (abc1234) on the CPU has no such word; it has --alias"),
+        (("model.name=embedded",), "llama.cpp reads .gguf files"),
+        (("model.python=./x",), "model.executable names the program"),
+    ],
+)  # fmt: skip
+def test_what_llama_cpp_cannot_do_is_refused_before_anything_starts(
+    runner: Run, model: Path, standin: LlamaCppStandIn, keys: tuple[str, ...], message: str
+) -> None:
+    job = () if any(key.startswith("task=") for key in keys) else JOB[2:]
+    done = runner("tracking=none", *job, *llama_cpp_keys(standin, model), *keys)
+    assert (done.code, "Traceback" in done.err) == (2, False), done.err
+    assert message in done.err
+    assert not standin.started
+
+
+@pytest.mark.parametrize(
+    ("wish", "code", "message"),
+    [
+        ("broken", 1, "ended with exit code 1 while it started\n    | llama_model_load: error loading model: tensor 'blk.3"),
+        ("no_memory", 1, "it has not enough memory. Use a smaller model.context"),
+        ("bad_words", 2, "model.flags=[]: llama.cpp b9235 (abc1234) on the CPU rejects its command line\n    | error: inv"),
+        ("port_taken", 2, "another program listens there"),
+        ("wrong_model", 2, "has loaded another file, /elsewhere/another.gguf, than"),
+        ("one_slot", 2, "model.parallel=4: llama.cpp b9235 (abc1234) on the CPU has made 1 instead"),
+        ("no_room", 2, "model.context=1024: llama.cpp b9235 (abc1234) on the CPU has room for 8 tokens only"),
+        ("ignores", 2, "ignores parameters of a request: top_k (sent 7, taken 40)"),
+    ],
+)  # fmt: skip
+def test_a_server_that_is_not_what_was_asked_for_is_one_message(
+    runner: Run, model: Path, standin: LlamaCppStandIn, wish: str, code: int, message: str
+) -> None:
+    standin.wish(wish)
+    done = runner("tracking=none", *JOB[2:], *llama_cpp_keys(standin, model))
+    assert (done.code, "Traceback" in done.err) == (code, False), done.err
+    assert message in done.err
+    assert len(standin.started) == (3 if wish == "port_taken" else 1), "another port is tried"
+    assert not any(map(is_alive, pids(standin)))
+
+
+def test_a_slow_start_is_waited_for_unless_it_takes_too_long(
+    runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn
+) -> None:
+    standin.wish("slow")
+    late = runner("tracking=none", *JOB[2:], *llama_cpp_keys(standin, model, "model.start_s=0.8"))
+    assert late.code == 1
+    assert "was not ready within model.start_s=0.8\n    | load_tensors: part" in late.err
+    done = runner("tracking=none", *JOB[2:], *llama_cpp_keys(standin, model))
+    assert done.code == 0, done.err
+    assert len(samples(tmp_path)) == 6
+
+
+def test_a_program_that_is_none_is_named(runner: Run, tmp_path: Path, model: Path) -> None:
+    here = ("tracking=none", *JOB[2:], "model=llama_cpp", f"model.name={model}")
+    for keys, message in (
+        (("model.executable=./nowhere",), "model.executable=./nowhere: there is no such program"),
+        (("model.executable=/bin/true",), "this is no llama-server: its --version says true"),
+        (("model.python=./nowhere",), "model.python=./nowhere: there is no"),
+        ((f"model.python={sys.executable}",), "has no xllamacpp"),
+    ):
+        found = runner(*here, *keys)
+        assert found.code == 2
+        assert message in found.err
+    nowhere = runner(*here, PATH="/nowhere")
+    assert nowhere.code == 2
+    assert "model=llama_cpp: there is no llama.cpp here: install llama.cpp" in nowhere.err
+
+
+def test_the_one_on_path_is_found(
+    runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn
+) -> None:
+    keys = [key for key in llama_cpp_keys(standin, model) if "executable" not in key]
+    path = f"{standin.folder}{os.pathsep}{os.environ['PATH']}"
+    done = runner("tracking=none", *JOB[2:], *keys, PATH=path)
+    assert done.code == 0, done.err
+    assert len(standin.started) == 1
+
+
+def test_a_port_that_another_program_has_is_refused(
+    runner: Run, model: Path, standin: LlamaCppStandIn
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        keys = llama_cpp_keys(standin, model, f"model.port={port}")
+        done = runner("tracking=none", *JOB[2:], *keys)
+    assert done.code == 2
+    assert f"model.port={port}: Address already in use on 127.0.0.1" in done.err
+    assert not standin.started
+
+
+def test_variables_that_stand_for_words_do_not_reach_it(
+    runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn
+) -> None:
+    (standin.folder / "wish").write_text("serve")
+    text = standin.path.read_text().replace(
+        "started.open", "started.open"
+    )  # the stand-in writes what it got
+    standin.path.write_text(
+        text.replace('"argv": words}', '"argv": words, "variables": [*os.environ]}')
+    )
+    done = runner(
+        "tracking=none", *JOB[2:], *llama_cpp_keys(standin, model), LLAMA_ARG_CTX_SIZE="64"
+    )
+    assert done.code == 0, done.err
+    variables: Any = standin.started[0]["variables"]
+    assert "LLAMA_API_KEY" in variables
+    assert "LLAMA_ARG_CTX_SIZE" not in variables
+
+
+def test_a_plan_says_what_it_takes(runner: Run, model: Path, standin: LlamaCppStandIn) -> None:
+    done = runner("-m", *JOB, *llama_cpp_keys(standin, model), "plan=true")
+    assert done.code == 0, done.err
+    assert "memory: 6 MiB of weights, and 8 MiB of keys and values" in done.out
+    keys = ("model.context=900000000", "model.parallel=9")
+    done = runner("-m", *JOB, *llama_cpp_keys(standin, model, *keys), "plan=true")
+    assert "MiB of main memory are there: use a smaller model.context" in done.out
+    assert not standin.started
+
+
+@pytest.mark.slow
+def test_a_server_that_crashes_amid_a_grid_fails_one_job_and_loses_nothing(
+    runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn
+) -> None:
+    standin.wish("crash")
+    grid = ("-m", "tracking=none", "task.limit=12", *llama_cpp_keys(standin, model, "model.parallel=1"))  # fmt: skip
+    crashed = runner(*grid, "seed=0,1")
+    assert crashed.code == 1
+    said = crashed.out + crashed.err
+    assert "was killed by SIGABRT. Completed answers are kept" in said or "exit code 134" in said
+    assert "ggml_abort: error: the wheels came off" in said
+    kept = samples(tmp_path)
+    assert len(kept) == 12, "six of each job"
+    assert len(standin.started) == 2
+    standin.wish("serve")
+    again = runner(*grid, "seed=0,1")
+    assert again.code == 0, again.err
+    assert len(samples(tmp_path)) == 24
+    assert set(kept) <= set(samples(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_runner_that_dies_takes_its_server_along(
+    tmp_path: Path, model: Path, standin: LlamaCppStandIn, number: int
+) -> None:
+    standin.delay(0.2)
+    job = ("tracking=none", "task.limit=40", *llama_cpp_keys(standin, model, "model.parallel=2"))
+    process = start(tmp_path, *job)
+    wait_until(lambda: len(samples(tmp_path)) >= 2)
+    assert all(map(is_alive, pids(standin))), "the control"
+    os.kill(process.pid, number)
+    process.communicate(timeout=WAIT_S)
+    wait_until(lambda: not any(map(is_alive, pids(standin))))
+    assert 2 <= len(samples(tmp_path)) < 40, "what was answered is kept"
