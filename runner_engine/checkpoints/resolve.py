@@ -34,6 +34,7 @@ from runner_base.dtypes import dtype_for
 from runner_base.texts import read_cache
 from runner_engine.checkpoints import (
     gguf_file,
+    hub_gguf,
     model_files,
     no_model,
     random_weights,
@@ -320,6 +321,10 @@ def locate(model: LocalModelConfig) -> Path:
         return MODEL_DIR
     if gguf_file.is_gguf(path):
         return path
+    if (of_hub := hub_gguf.named(model.name)) is not None and model.asks_hub and not path.exists():
+        key = f"{model.key}.name"
+        files = of_hub.repository, model.revision, model.cache_dir, of_hub.patterns
+        return of_hub.pick(_download(key, *files), key)
     if not (path / "config.json").exists() and (
         files := sorted(file.name for file in path.glob("*.gguf"))
     ):

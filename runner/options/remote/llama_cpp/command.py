@@ -82,8 +82,11 @@ def variables_of(key: str) -> dict[str, str]:
 
 def flags_shown(resolved: ResolvedJob) -> str:
     """Return these options as a record has them, without paths of this machine."""
-    draft = draft_of(resolved)
-    return " ".join(draft.name if word == str(draft) else word for word in options_of(resolved))
+    draft, words = draft_of(resolved), options_of(resolved)
+    shown = (
+        words if draft is None else [draft.name if word == str(draft) else word for word in words]
+    )
+    return " ".join(shown)
 
 
 def check_words(model: LlamaCppConfig) -> None:

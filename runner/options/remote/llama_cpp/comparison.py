@@ -296,7 +296,7 @@ def _read(resolved: ResolvedJob) -> dict[str, Any]:
         process.wait()
         raise
     if process.returncode:
-        last = err.decode(errors="replace").strip().splitlines()[-1:]
-        return {"missing": one_line(*last or [child.describe_exit(process.returncode)])}
+        lines = err.decode(errors="replace").strip().splitlines()
+        return {"missing": one_line((lines or [child.describe_exit(process.returncode)])[-1])}
     found: dict[str, Any] = json.loads(out.decode().splitlines()[-1])
     return found

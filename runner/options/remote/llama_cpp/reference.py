@@ -9,8 +9,7 @@ import sys
 from typing import Any
 
 from runner.options.remote.llama_cpp import texts
-from runner_base import RunnerError, child, one_line
-from runner_base.dtypes import Dtype
+from runner_base import Dtype, RunnerError, child, one_line
 from runner_engine import (
     CHOICES,
     LocalEngine,
@@ -32,7 +31,8 @@ def spec_of(order: dict[str, Any], dtype: Dtype, **of_blocks: bool) -> ModelSpec
     """Return what our engine is asked for: the file, as exactly as the keys say."""
     kwargs = order["chat_template_kwargs"]
     model = LocalModelConfig(order["file"], device="cpu", dtype=dtype, chat_template_kwargs=kwargs)
-    return ModelSpec(model, CHOICES["gguf"](**of_blocks))
+    choice: Any = CHOICES["gguf"]
+    return ModelSpec(model, choice(**of_blocks))
 
 
 def tokens_and_chats(spec: ModelSpec) -> dict[str, Any]:

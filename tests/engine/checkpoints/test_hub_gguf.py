@@ -1,0 +1,74 @@
+"""OWNER/MODEL:QUANT names one .gguf file of a hub."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_standin import Hub
+
+from runner_base import ConfigError
+from runner_engine.checkpoints.hub_gguf import Named, named
+
+FILES = {
+    "tiny-Q4_K_M.gguf": b"GGUF four",
+    "tiny-Q4_K_S.gguf": b"GGUF small",
+    "tiny.q8_0.gguf": b"GGUF eight",
+    "tiny-BF16-00001-of-00002.gguf": b"GGUF first",
+    "tiny-BF16-00002-of-00002.gguf": b"GGUF second",
+    "mmproj-tiny-Q8_0.gguf": b"GGUF eyes",
+    "README.md": b"#",
+}
+
+
+def test_a_name_is_such_or_is_not() -> None:
+    assert named("org/open:Q4_K_M") == Named("org/open", "Q4_K_M")
+    for other in ("org/open", "./org/open.gguf", "C:/models/x.gguf", "a/b/c:Q8_0", "embedded"):
+        assert named(other) is None, other
+
+
+@pytest.mark.parametrize(
+    ("quant", "file"),
+    [
+        ("Q4_K_M", "tiny-Q4_K_M.gguf"),
+        ("q4_k_s", "tiny-Q4_K_S.gguf"),
+        ("Q8_0", "tiny.q8_0.gguf"),
+        ("BF16", "tiny-BF16-00001-of-00002.gguf"),
+    ],
+)
+def test_the_one_file_is_picked(tmp_path: Path, quant: str, file: str) -> None:
+    for name, data in FILES.items():
+        (tmp_path / name).write_bytes(data)
+    assert Named("org/open", quant).pick(tmp_path, "model.name").name == file
+
+
+def test_none_and_several_are_errors(tmp_path: Path) -> None:
+    for name in ("a-Q4_0.gguf", "b-Q4_0.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match="has several such files: a-Q4_0.gguf, b-Q4_0.gguf"):
+        Named("org/open", "Q4_0").pick(tmp_path, "model.name")
+    with pytest.raises(ConfigError, match="model.name=org/open:Q9: org/open has no .gguf file of"):
+        Named("org/open", "Q9").pick(tmp_path, "model.name")
+
+
+def test_only_that_file_is_fetched(tmp_path: Path) -> None:
+    program = (
+        "from runner_engine import LocalModelConfig\n"
+        "from runner_engine.checkpoints.resolve import locate\n"
+        "print(locate(LocalModelConfig('org/open:q4_k_m')).read_text())"
+    )
+    with Hub(FILES) as hub:
+        variables = os.environ | {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "0",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=False
+        )  # fmt: skip
+        assert done.stdout == "GGUF four\n", done.stderr
+        fetched = {seen.path.rpartition("/")[2] for seen in hub.seen if "/resolve/" in seen.path}
+    assert fetched == {"tiny-Q4_K_M.gguf"}
