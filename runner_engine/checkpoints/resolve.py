@@ -323,8 +323,8 @@ def locate(model: LocalModelConfig) -> Path:
         return path
     if (of_hub := hub_gguf.named(model.name)) is not None and model.asks_hub and not path.exists():
         key = f"{model.key}.name"
-        files = of_hub.repository, model.revision, model.cache_dir, of_hub.patterns
-        return of_hub.pick(_download(key, *files), key)
+        fetched = of_hub.repository, model.revision, model.cache_dir, of_hub.patterns
+        return of_hub.pick(_download(key, *fetched), key)
     if not (path / "config.json").exists() and (
         files := sorted(file.name for file in path.glob("*.gguf"))
     ):
