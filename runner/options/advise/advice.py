@@ -18,6 +18,7 @@ from runner.options.advise.candidates import (
     smaller_models,
 )
 from runner.options.advise.closeness import is_reference, recorded_closeness
+from runner.options.advise.gains import recorded_gains
 from runner.options.advise.machines import Machine
 from runner.options.advise.ranking import rank
 
@@ -70,6 +71,8 @@ def advise(
             accuracy,
             recorded_closeness(candidate.config, finished),
         )
+        if machine is None:
+            candidate.gains = recorded_gains(candidate.config, finished)
     for candidate in good:
         candidate.reference_of = frozenset(
             other.closeness.job_id

@@ -23,6 +23,7 @@ from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.closeness import RecordedCloseness
+from runner.options.advise.gains import RecordedGain
 from runner.options.advise.machines import Machine
 from runner_base import ConfigError, RunnerError, one_line
 from runner_engine import local_model, no_downloads
@@ -63,9 +64,15 @@ class Candidate:
     accuracy: RecordedAccuracy | None = None
     closeness: RecordedCloseness | None = None
     reference_of: frozenset[str] = frozenset()  # the jobs whose KL is to this candidate
+    gains: list[RecordedGain] = field(default_factory=list)  # of guessed tokens, where measured
     before_next: str = ""  # why it is ranked before the next one
     problem: str = ""  # why it is rejected
     notes: list[str] = field(default_factory=list)  # what is not as its name promises
+
+    @property
+    def rows(self) -> int:
+        """The rows that decode at once."""
+        return self.config.generation.batch_size or (self.fit.rows if self.fit else 1)
 
     @property
     def each_s(self) -> float | None:
@@ -280,13 +287,8 @@ def _guess(candidate: Candidate, resolved: ResolvedJob, machine: Machine) -> Est
     if alone is not job:
         job_fit = fit(alone, job_fit.free_mib, fixes=False) or job_fit
     speed = guessed_speed(alone, job_fit, rates)
-    rows = config.generation.batch_size or candidate.fit.rows
-    return time_with_guesses(
-        config,
-        guessed_passes(config.generation, candidate.fit.predicted, speed, rates),
-        speed,
-        rows,
-    )
+    passes = guessed_passes(config.generation, candidate.fit.predicted, speed, rates)
+    return time_with_guesses(config, passes, speed, candidate.rows)
 
 
 def smaller_models(than: Candidate) -> list[str]:

@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from runner.estimates.speed import EstimateBasis
 from runner.grid.model_list import ITS_KEYS, listed
 from runner.options.advise.advice import MAX_RECOMMENDED, Advice, advise
 from runner.options.advise.candidates import COSTS, Candidate, Compose, UserLimits
+from runner.options.advise.gains import gains_in_words
 from runner.options.advise.machines import Machine, machine_of
 from runner.options.advise.ranking import TIGHT, UNKNOWN
 from runner_base import ConfigError, JobFailed, clock, exit_code_of, machine, plain, run_entry, say
@@ -199,6 +201,8 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
             )
         print(plain(f"   memory    {peak}; at most {_parts(candidate)}{tight}"))
         print(plain(f"   speed     {_speed(candidate)}"))
+        for line in gains_in_words(candidate.gains, candidate.rows):
+            print(plain(f"   guesses   {line}"))
         print(plain(f"   answers   {_answers(candidate)}"))
         for note in candidate.notes:
             print(plain(f"   note      {note}"))
@@ -302,6 +306,7 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
             "job_id": close.job_id,
         }
         answers = {"answers": _answers(candidate), "accuracy": accuracy, "divergence": divergence}
+        answers["guesses"] = [asdict(gain) | {"pays": gain.pays} for gain in candidate.gains]
         judged = {**answers, "notes": candidate.notes, "before_next": candidate.before_next or None}
         rest = {"why_not": candidate.problem} if candidate.problem else judged
         return {

@@ -1,0 +1,80 @@
+"""Whether guessed tokens pay for a candidate: what finished sweeps with its model have measured, by
+turns with none (docs/speculation.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runner.config.root import RunnerConfig
+from runner.estimates.recorded import FinishedJobs
+from runner.speed.by_turns import GAIN
+from runner_base import Record, counted
+
+GUESSES = "generation.speculate"
+CELL = "/batch_"  # with the rows behind it, in the names of a cell's metrics
+
+
+@dataclass(frozen=True)
+class RecordedGain:
+    """How many times as fast decoding was with guesses as without, at so many rows."""
+
+    speculate: str
+    rows: int
+    gain: float
+    low: float
+    high: float
+    job_id: str
+
+    @property
+    def pays(self) -> bool | None:
+        """Whether decoding was shown to be faster with guesses, or slower; None: neither."""
+        return True if self.low > 1 else False if self.high < 1 else None
+
+    @property
+    def described(self) -> str:
+        """The gain with its interval: ×0.58 [0.42, 0.69] at 4 rows."""
+        return f"×{self.gain:.2f} [{self.low:.2f}, {self.high:.2f}] at {counted(self.rows, 'row')}"
+
+
+def recorded_gains(config: RunnerConfig, finished: FinishedJobs) -> list[RecordedGain]:
+    """Return what the newest sweep of each kind of guesses has measured with a config's model, by
+    rows. Gains without an interval and those of random tokens say too little."""
+    newest: dict[str, Record] = {}
+    for record in sorted(finished.like(config), key=lambda record: record.started_at):
+        if record.params.get("task.prompts", "null") != "null" and any(_gains(record)):
+            newest[record.params[GUESSES]] = record
+    found = [gain for record in newest.values() for gain in _gains(record)]
+    return sorted(found, key=lambda gain: (gain.speculate, gain.rows))
+
+
+def gains_in_words(gains: list[RecordedGain], rows: int) -> list[str]:
+    """Return a line for each kind of guesses: at which rows they pay, and whether at those of the
+    candidate."""
+    lines = []
+    for speculate in dict.fromkeys(gain.speculate for gain in gains):
+        own = [gain for gain in gains if gain.speculate == speculate]
+        here = next((gain for gain in own if gain.rows == rows), None)
+        asked = f"{GUESSES}={speculate}"
+        if here is None:
+            said = f"not measured at {counted(rows, 'row')}"
+        elif here.pays is None:
+            said = f"no difference shown at {counted(rows, 'row')}"
+        else:
+            said = f"{'faster' if here.pays else 'slower'} at {counted(rows, 'row')}"
+        measured = ", ".join(gain.described for gain in own)
+        lines.append(f"{asked}: {said}; decoding {measured} recorded ({own[0].job_id})")
+    return lines
+
+
+def _gains(record: Record) -> Iterator[RecordedGain]:
+    metrics = record.result.metrics
+    for key, low in metrics.items():
+        name, _, cell = key.partition(CELL)
+        high = metrics.get(f"{GAIN}_high{CELL}{cell}")
+        gain = metrics.get(f"{GAIN}{CELL}{cell}")
+        rows = cell.partition("_")[0]
+        if name == f"{GAIN}_low" and rows.isdecimal() and gain is not None and high is not None:
+            yield RecordedGain(
+                record.params.get(GUESSES, ""), int(rows), gain, low, high, record.job_id
+            )

@@ -1,0 +1,97 @@
+"""Whether guessed tokens pay: as finished sweeps have measured, and nothing where none has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from written_records import write
+
+from runner.config.measures import SweepConfig
+from runner.estimates.recorded import FinishedJobs
+from runner.options import advise
+from runner.options.advise.gains import gains_in_words, recorded_gains
+from runner_engine.quantization import CHOICES
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
+
+ENDS = {1: (1.2, 1.1, 1.3), 4: (1.02, 0.9, 1.1), 8: (0.7, 0.6, 0.8)}
+
+
+@pytest.fixture
+def swept(make_config: Callable[..., Any]) -> Any:
+    task = SweepConfig(batch_sizes=[1, 4, 8], prompts="embedded", repeats=6)
+    return make_config(
+        model=LocalModelConfig("embedded"),
+        task=task,
+        generation=GenerationConfig(speculate="draft"),
+    )
+
+
+def figures(ends: dict[int, tuple[float, float, float]]) -> dict[str, float]:
+    return {
+        f"speculation_gain{end}/batch_{rows}_prompts": value
+        for rows, values in ends.items()
+        for end, value in zip(("", "_low", "_high"), values, strict=True)
+    }
+
+
+def words(config: Any, rows: int) -> list[str]:
+    gains = recorded_gains(config, FinishedJobs(Path(config.output_dir)))
+    return gains_in_words(gains, rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (1, "faster at 1 row"),
+        (4, "no difference shown at 4 rows"),
+        (8, "slower at 8 rows"),
+        (2, "not measured at 2 rows"),
+    ],
+)
+def test_a_gain_is_said_where_it_was_measured(swept: Any, rows: int, said: str) -> None:
+    write(swept, figures(ENDS))
+    asked = replace(swept, generation=GenerationConfig())
+    assert words(asked, rows) == [
+        f"generation.speculate=draft: {said}; decoding ×1.20 [1.10, 1.30] at 1 row, "
+        "×1.02 [0.90, 1.10] at 4 rows, ×0.70 [0.60, 0.80] at 8 rows recorded (job)"
+    ]
+
+
+def test_nothing_is_said_without_a_measurement(swept: Any) -> None:
+    assert words(swept, 1) == []
+    no_interval = {key: value for key, value in figures(ENDS).items() if "_low" not in key}
+    write(swept, no_interval)
+    random = replace(swept, task=SweepConfig(batch_sizes=[1], repeats=6))
+    write(random, figures(ENDS), "of random tokens")
+    other = replace(swept, quantization=CHOICES["int8"]())
+    write(other, figures(ENDS), "of another format")
+    assert words(swept, 1) == []
+    assert len(words(other, 1)) == 1
+
+
+def test_each_kind_of_guesses_has_a_line(swept: Any) -> None:
+    write(swept, figures(ENDS))
+    lookup = replace(swept, generation=GenerationConfig(speculate="ngram"))
+    write(lookup, figures({1: (0.9, 0.8, 0.95)}), "lookup")
+    draft, ngram = words(swept, 1)
+    assert draft.startswith("generation.speculate=draft: faster at 1 row;")
+    assert ngram == (
+        "generation.speculate=ngram: slower at 1 row; decoding ×0.90 [0.80, 0.95] at 1 row recorded (lookup)"
+    )
+
+
+def test_the_command_shows_it(
+    swept: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(swept.output_dir).parent)
+    write(swept, figures(ENDS))
+    asked = ["model=embedded", f"output_dir={swept.output_dir}", "generation.batch_size=8"]
+    assert advise.main([*asked, "--quick"]) == 0
+    first, *others = capsys.readouterr().out.split("\n\n")[1:]
+    assert "   guesses   generation.speculate=draft: slower at 8 rows; decoding ×1.20" in first
+    assert not any("guesses" in one for one in others), "another format was not measured"
