@@ -306,8 +306,13 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
             "job_id": close.job_id,
         }
         answers = {"answers": _answers(candidate), "accuracy": accuracy, "divergence": divergence}
-        answers["guesses"] = [asdict(gain) | {"pays": gain.pays} for gain in candidate.gains]
-        judged = {**answers, "notes": candidate.notes, "before_next": candidate.before_next or None}
+        guesses = [asdict(gain) | {"pays": gain.pays} for gain in candidate.gains]
+        judged = {
+            **answers,
+            "guesses": guesses,
+            "notes": candidate.notes,
+            "before_next": candidate.before_next or None,
+        }
         rest = {"why_not": candidate.problem} if candidate.problem else judged
         return {
             "overrides": candidate.overrides,
