@@ -26,7 +26,7 @@ INERT = frozenset(
             "gold_after", "idle_s", "keep_top_k", "load", "max_body_kib", "max_connections", "max_new_tokens",
             "max_open", "model_name", "offset", "output", "overwrite", "pictures", "prompt", "question_key",
             "reference", "rotate", "shots_split", "show", "show_prompt",
-            "shuffle_seed", "split", "subset", "timeout_s", "train_offset", "write_s",
+            "shuffle_seed", "split", "subset", "timeout_s", "tool_form", "tool_offer", "train_offset", "write_s",
         )),
     }
 )  # fmt: skip
@@ -38,7 +38,8 @@ COUNTING_IN = {
         for name in (
             "branches", "compare", "debug", "drain_s", "durable", "exact", "format", "idle_s", "keep_top_k", "load",
             "max_body_kib", "max_connections", "max_new_tokens", "max_open", "model_name", "output", "overwrite",
-            "pictures", "prompt", "reference", "show", "split", "timeout_s", "train_offset", "write_s",
+            "pictures", "prompt", "reference", "show", "split", "timeout_s", "tool_form", "tool_offer", "train_offset",
+            "write_s",
         )
     }
 }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 from runner_base.thinking import opened_by
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.decode.rows import Row
+from runner_engine.grammars import Grammars, Held
 from runner_engine.models.load import Loaded
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.models.tokenizing import ids_of, text_of
@@ -46,6 +47,7 @@ class RequestEncoder:
         branch_room: float | None = None,
         own: Mapping[str, Any] | None = None,
         vocab_size: float = math.inf,
+        grammars: Grammars | None = None,
     ) -> None:
         self.generation, self.seed = spec.generation.with_model_defaults(own or {}), spec.seed
         self.tokenizer, self.model_name = tokenizer, model_name
@@ -56,6 +58,7 @@ class RequestEncoder:
         self.template = ChatTemplate(tokenizer, model_name, values)
         self.vocab_size = vocab_size  # the model's token ids are below it
         self.tags = tags_of(self.generation, tokenizer)
+        self.grammars = grammars
         self._lock = threading.Lock()  # tokenizers may not be thread-safe
         self._longest_end: int | None = (
             None  # tokens of the longest end of a thinking that is forced
@@ -107,10 +110,17 @@ class RequestEncoder:
         return [
             Row(
                 request, ids, sha256, limit, choice, sampling, error=error, tokens=list(tokens),
-                thought=Thought(tag, budget),
+                thought=Thought(tag, budget), held=self._held(request),
             )
             for choice, tokens in enumerate(begun)
         ]  # fmt: skip
+
+    def _held(self, request: Request) -> Held | None:
+        """Return the beginning of the grammar that holds a choice; ConfigError if there is none."""
+        if request.grammar is None:
+            return None
+        assert self.grammars is not None, "an encoder of a loaded model makes rows"
+        return self.grammars.begin(request.grammar)
 
     def _end_of(self, seen: str | Sequence[int]) -> str:
         """Return the end of a prompt as text, in which the opening tag of a thinking may be."""
@@ -250,7 +260,10 @@ def request_encoder_for(loaded: Loaded, spec: ModelSpec) -> RequestEncoder:
         own_generation(loaded.model),
         rows_of(loaded.model),
     )
-    return RequestEncoder(spec, loaded.tokenizer, spec.model.name, room, window, own, vocab_size)
+    stops = stop_tokens(loaded.model, loaded.tokenizer)
+    grammars = Grammars(loaded.tokenizer, vocab_size, stops)
+    name = spec.model.name
+    return RequestEncoder(spec, loaded.tokenizer, name, room, window, own, vocab_size, grammars)
 
 
 def request_encoder_of(resolved: ResolvedModel) -> RequestEncoder:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from runner_base import Answer, FinishReason
+from runner_engine.grammars import Held
 from runner_engine.kv_cache import RowKv, rounded
 from runner_engine.sessions import Completion, Request, Thought, TokenScores
 from runner_engine.settings.sampling import GREEDY, Sampling
@@ -47,6 +48,7 @@ class Row:
     )  # of the continuation's tokens scored so far
     kv: RowKv = field(default_factory=RowKv)
     thought: Thought = field(default_factory=Thought)
+    held: Held | None = None  # by a grammar; None: its answer is free
     sent: int = (
         0  # characters of its text, tags included, that were sent as deltas or stand between them
     )
@@ -61,6 +63,7 @@ class Row:
         """Drop its tokens."""
         self.tokens.clear()
         self.thought = self.thought.at_start()
+        self.held = None if self.held is None else self.held.at_start()
 
     def wait_again(self) -> None:
         """Free what it has in the KV cache; it continues later from its tokens."""

@@ -33,6 +33,7 @@ class Capability(StrEnum):
     fixed_length = "answers of a fixed length"
     own_memory = "memory on this machine"
     tokenizer = "a tokenizer on this machine"
+    grammar = "answers held to a grammar"
     continuing = "continuing an answer that was begun"
     thinking_budget = "a budget for thinking"
     tools = "functions in the chat template"
@@ -61,11 +62,14 @@ def require_among(
 class Message:
     """One turn of a conversation."""
 
-    role: str  # system, user or assistant
+    role: str  # system, user, assistant or tool
     content: str
     thinking: str | None = (
         None  # of the assistant, before this content; None: there was none, or it is not known
     )
+    calls: str = "[]"  # the assistant's `tool_calls`, as JSON; arguments are objects
+    call_id: str | None = None  # of the role tool: the call whose result this is
+    name: str | None = None  # and the function that was called; None: no earlier turn tells it
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as files and chat templates have it; a template decides itself which thinking
@@ -74,10 +78,14 @@ class Message:
         Models put blank lines between the two; templates that split a text drop them, so others get
         none, either.
         """
-        turn = {"role": self.role, "content": self.content}
-        if self.thinking is None:
-            return turn
-        return turn | {"content": self.content.lstrip("\n"), "reasoning_content": self.thinking}
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.thinking is not None:
+            turn |= {"content": self.content.lstrip("\n"), "reasoning_content": self.thinking}
+        if calls := json.loads(self.calls):
+            turn["tool_calls"] = calls
+        if self.call_id is not None:
+            turn |= {"tool_call_id": self.call_id} | ({"name": self.name} if self.name else {})
+        return turn
 
     @staticmethod
     def offering(schemas: Iterable[Mapping[str, Any]]) -> Message:
@@ -187,6 +195,9 @@ class Request:
     timed: bool = (
         False  # note when each token came out; other engines may return several at once otherwise
     )
+    # the answer, behind the thinking that the prompt has begun, is of this grammar:
+    # runner_engine/grammars/compiling.py says how one is written; None: it is free
+    grammar: str | None = None
     is_raw: bool = False  # the text is the answer as it was written, with the tags of its thinking
     continuation: str | tuple[int, ...] | None = None
     top_logprobs: int = (
@@ -241,6 +252,7 @@ class Request:
             Capability.several: self.n > 1,
             Capability.sampling: self.sampling != Sampling(),
             Capability.fixed_length: self.ignore_eos,
+            Capability.grammar: self.grammar is not None,
             Capability.continuing: self.begun is not None,
             Capability.thinking_budget: self.thinking_tokens is not None,
             Capability.tools: self.offers_tools,
@@ -280,6 +292,11 @@ class Request:
         requested = [name for name, is_requested in modes.items() if is_requested]
         if len(requested) > 1:
             raise ConfigError(f"request {self.id}: {' and '.join(requested)} cannot be combined")
+        if self.grammar is not None:
+            need = "goes with an answer that is whole, and ends by itself"
+            is_part = bool(self.branches) or self.continuation is not None or self.begun is not None
+            is_whole = not (is_part or self.ignore_eos)
+            check(is_whole, "request.grammar", self.grammar[:60], need)
 
 
 @dataclass(frozen=True)

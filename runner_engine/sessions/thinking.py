@@ -133,6 +133,17 @@ class ThoughtReader:
         )
         thought.tag, thought.answer_from = None, thought.seen - was_undecided
 
+    def close(self, thought: Thought, tokens: Sequence[int]) -> None:
+        """Let the closing tag in which the tokens end count, whatever follows it."""
+        text = self.raw_text(tokens[: thought.seen])
+        if thought.tag is None or not text.endswith(thought.tag.closing):
+            return
+        mark = thought.tag.closing
+        thought.closed.append((len(text) - len(mark), len(text)))
+        thought.tokens += self._begin_of(mark, tokens[: thought.seen]) - thought.begins_at
+        thought.tag, thought.is_undecided = None, False
+        thought.answer_from, thought.spans = thought.seen, thought.spans + 1
+
     def _force(self, thought: Thought, tokens: Sequence[int]) -> None:
         """Let the tokens that end the thinking come next, if its budget is spent."""
         budget = thought.budget

@@ -3,6 +3,8 @@ of this folder."""
 
 from runner_engine.tool_calls.calls import Malformed, Reading, Schemas, ToolCall
 from runner_engine.tool_calls.forms import NAMES, USUAL, Form, form_named, name_for
+from runner_engine.tool_calls.offering import in_system
+from runner_engine.tool_calls.rules import json_of
 
 __all__ = [  # noqa: RUF022 - by what they are for
     "ToolCall",  # a function's name with its arguments
@@ -14,4 +16,6 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "USUAL",  # the form of a model whose template shows none
     "form_named",  # returns a form
     "name_for",  # the form that a chat template's text shows
+    "json_of",  # what JSON of a schema is in a grammar
+    "in_system",  # the system message that offers functions where the template takes none
 ]

@@ -39,3 +39,23 @@ def between_marks(text: str, opening: str, closing: str, block: Callable[[int], 
     if closing in around:
         raise Malformed(f"{closing} closes nothing")
     return around.strip()
+
+
+def before_marks(text: str, *marks: str) -> int:
+    """Return how many characters of a text stand before all of these marks, and before what may
+    become one."""
+    found = [at for mark in marks if (at := text.find(mark)) >= 0]
+    partial = (
+        len(text) - size
+        for mark in marks
+        for size in range(min(len(mark) - 1, len(text)), 0, -1)
+        if text.endswith(mark[:size])
+    )
+    return min([*found, *partial, len(text)])
+
+
+def unless_begun(text: str, *marks: str) -> int:
+    """Return 0 if one of these marks begins a text, or may do so; else the length of the text."""
+    plain = text.lstrip()
+    may_begin = any(plain.startswith(mark) or mark.startswith(plain) for mark in marks)
+    return 0 if may_begin else len(text)

@@ -35,6 +35,7 @@ from runner_engine import (
 CAPABILITIES = frozenset(Capability) - {Capability.distributions, Capability.continuing}
 HEAD_CHARACTERS = 120
 THOUGHT = "Let me see ."  # is repeated
+CAPABILITIES -= {Capability.grammar}  # its words are what they are
 
 
 class StubEngine:

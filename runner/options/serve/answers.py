@@ -62,6 +62,10 @@ class ClientAnswer(ABC):
         """Return the texts of an answer, each with whether it is thinking; the answer itself is the
         last one."""
 
+    def last_pieces(self, index: int) -> list[dict[str, Any]]:
+        """Return the choices that a stream has behind the text of a choice."""
+        return []
+
     def first_pieces(self) -> list[dict[str, Any]]:
         """Return the choices that a stream begins with."""
         return []
@@ -258,6 +262,9 @@ class ClientAnswer(ABC):
                     self._new_texts(event), isinstance(event, Completion)
                 ):
                     yield self._chunk([self.piece(index, text, None, is_thinking=is_thinking)])
+                if isinstance(event, Completion):
+                    for piece in self.last_pieces(index):
+                        yield self._chunk([piece])
                 if isinstance(event, Completion) and self.parsed.top is None:
                     yield self._chunk([self.piece(index, None, self._reason(index))])
                 event = await client.next() if client.left else None

@@ -19,10 +19,22 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from runner.options.serve.limits import MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP
+from runner.options.serve.limits import (
+    MAX_MESSAGES,
+    MAX_STOP_CHARACTERS,
+    MAX_STOPS,
+    MAX_TOOLS,
+    MAX_TOP,
+)
 from runner_engine.settings.sampling import PARAMETERS, SEED, Parameter
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 LEFT_OUT = "left out: the server's generation group decides"
 MODEL, MESSAGES = (
     "the name in /v1/models; left out: the model that is served",
@@ -145,6 +157,21 @@ class MessagePart(BaseModel):
     text: Text | None = None
 
 
+class FunctionCall(BaseModel):
+    """What a turn of the assistant calls: the arguments are JSON, as text."""
+
+    name: Text
+    arguments: Text = "{}"
+
+
+class ToolCallPart(BaseModel):
+    """A call in a turn of the assistant."""
+
+    id: Text
+    type: str = Field("function", json_schema_extra={"enum": ["function"]})
+    function: FunctionCall
+
+
 class ChatMessage(BaseModel):
     """A message of a conversation."""
 
@@ -163,6 +190,53 @@ class ChatMessage(BaseModel):
         "what the assistant thought before; the chat template decides its use"
     )
     reasoning: Text | None = _parameter("another name of reasoning_content")
+    tool_calls: Several[ToolCallPart] | None = _parameter("what the assistant called")
+    tool_call_id: Text | None = _parameter("the call whose result this message is: role tool")
+    name: Text | None = _parameter("of the called function: role tool")
+
+
+class Function(BaseModel):
+    """A function that the model may call."""
+
+    name: Text
+    description: Text | None = None
+    parameters: dict[str, Any] | None = _parameter("a JSON schema; left out: no parameters")
+    strict: bool | None = _parameter("true: the arguments are always as the schema says")
+
+
+class Tool(BaseModel):
+    """An offered function."""
+
+    type: str = Field(json_schema_extra={"enum": ["function"]})
+    function: Function | None = None
+
+
+class ChosenFunction(BaseModel):
+    """The name of a function."""
+
+    name: Text
+
+
+class Chosen(BaseModel):
+    """The function that must be called."""
+
+    type: str = Field(json_schema_extra={"enum": ["function"]})
+    function: ChosenFunction | None = None
+
+
+class JsonSchema(BaseModel):
+    """The schema of an answer."""
+
+    model_config = ConfigDict(extra="allow")  # strict, description: the schema is always held
+    name: Text
+    of: dict[str, Any] = Field({}, alias="schema", description="a JSON schema")
+
+
+class ResponseFormat(BaseModel):
+    """What an answer must be."""
+
+    type: str = Field(json_schema_extra={"enum": ["text", "json_object", "json_schema"]})
+    json_schema: JsonSchema | None = None
 
 
 Conversation = Annotated[Several[ChatMessage], _described(minItems=1, maxItems=MAX_MESSAGES)]
@@ -177,6 +251,17 @@ class ChatBody(OpenAIBody):
     top_logprobs: Top | None = _parameter(
         "number of alternatives for each token; needs logprobs=true"
     )
+    tools: Annotated[Several[Tool], _described(maxItems=MAX_TOOLS)] | None = _parameter(
+        "functions that the model may call"
+    )
+    tool_choice: str | Chosen | None = _parameter(
+        "auto: the model decides; none: no function is offered; required: it calls some; "
+        "a function: it calls this one"
+    )
+    response_format: ResponseFormat | None = _parameter(
+        "json_object: an object of JSON; json_schema: JSON of this schema"
+    )
+    parallel_tool_calls: bool | None = _parameter("false: one call at most")
 
 
 class TextBody(OpenAIBody):

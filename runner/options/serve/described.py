@@ -84,7 +84,9 @@ def _complete(schema: Schema, neutral: dict[str, tuple[Any, ...]], limits: Limit
     if neutral:
         note = "accepted only if it has no effect"
         properties |= {
-            name: {"enum": [*values, None], "description": note} for name, values in neutral.items()
+            name: {"enum": [*values, None], "description": note}
+            for name, values in neutral.items()
+            if name not in properties
         }
         properties |= {name: {"description": "not read"} for name in LABELS}
     schema["additionalProperties"] = False

@@ -24,6 +24,7 @@ from runner.options.serve.limits import Limits
 from runner.options.serve.name import accepted_names, served_name
 from runner.options.serve.refusals import ClientGone, Refusal
 from runner.options.serve.shares import Held
+from runner.options.serve.tools import ServedTools
 from runner_base import ConfigError, JobFailed, one_line
 from runner_engine import Capability, Completion, Driver, EngineReport, Event, Request, RequestId
 from runner_engine.sessions import NotOffered
@@ -38,8 +39,14 @@ class Gateway:
     """Admits requests while there is room, and holds the state that they share."""
 
     def __init__(
-        self, config: RunnerConfig, task: ServeConfig, driver: Driver, report: EngineReport
+        self,
+        config: RunnerConfig,
+        task: ServeConfig,
+        driver: Driver,
+        report: EngineReport,
+        template: str | None = None,
     ) -> None:
+        """template: the text of the model's chat templates, as far as its files show it."""
         self.config, self.task, self.driver, self.report = config, task, driver, report
         self.engine, self.counters = driver.engine, Counters()
         self.capabilities = self.engine.capabilities
@@ -53,6 +60,7 @@ class Gateway:
         self._outbox: deque[tuple[ClientRequest, ClientEvent]] = deque()
         self._is_delivery_due = False
         self._threads = ThreadPoolExecutor(MAX_THREADS, "serving")
+        self.tools = ServedTools(task, template, self.model)
 
     @property
     def streams_deltas(self) -> bool:

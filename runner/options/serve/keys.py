@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 from runner.config.task import TaskConfig
-from runner_base import Inert, above, filled, least, setting, within
+from runner_base import Inert, above, check, filled, least, setting, unknown, within
+from runner_engine import tool_calls
 
+AUTO = "auto"
+FORMS = (AUTO, *tool_calls.NAMES)
 LIMITS = Inert("a limit of what is served")
+
+
+class ToolOffer(StrEnum):
+    """How functions are offered to the model."""
+
+    template = "template"
+    system = "system"
 
 
 @dataclass
@@ -29,6 +40,8 @@ class ServeConfig(TaskConfig):
         Inert("what clients call the model"),
         filled("give a name, or null for the model's own"),
     )
+    tool_form: str = setting(AUTO, Inert("how calls of functions are read"))
+    tool_offer: ToolOffer = setting(ToolOffer.template, Inert("how functions are offered"))
     max_open: int = setting(256, LIMITS, least(1))
     max_new_tokens: int = setting(4096, LIMITS, least(1))
     max_body_kib: int = setting(1024, LIMITS, least(1))
@@ -41,6 +54,11 @@ class ServeConfig(TaskConfig):
         30.0, Inert("how long a client may leave its answer unread"), above(0, " seconds")
     )
     drain_s: float = setting(30.0, Inert("how long shutting down may take"), least(0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        form = self.tool_form
+        check(form in FORMS, "task.tool_form", form, unknown("form", form, FORMS))
 
     @property
     def subject(self) -> str:

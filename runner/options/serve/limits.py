@@ -21,6 +21,7 @@ from runner.options.serve.shares import Held, has_room
 
 # What no key changes.
 MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOP, MAX_MESSAGES = 16, 1000, 20, 10_000
+MAX_TOOLS = 128  # functions that a request offers
 BODY_S = 60.0  # time limit for a body to arrive
 HEADER_S = 20.0  # time limit for a request's header, from its first byte
 READ_BYTES_PER_S = 1024  # a client that reads less of its answer has stopped reading
@@ -80,6 +81,7 @@ class Limits:
             if isinstance(part, list):
                 self.check_prompt(len(part))
         self.check_messages(body.get("messages"))
+        self.check_tools(body.get("tools"))
         stops = stop if isinstance(stop, list) else [stop]
         self.check_stops(stops)
         if any(isinstance(text, str) and len(text) > MAX_STOP_CHARACTERS for text in stops):
@@ -94,6 +96,13 @@ class Limits:
                 400,
                 f"messages: {len(messages)} are too many, this server takes {MAX_MESSAGES}",
                 "messages",
+            )
+
+    def check_tools(self, tools: Any) -> None:
+        """Refuse too many offered functions."""
+        if isinstance(tools, list) and len(tools) > MAX_TOOLS:
+            raise Refusal(
+                400, f"tools: {len(tools)} are too many, this server takes {MAX_TOOLS}", "tools"
             )
 
     def check_stops(self, stops: Sequence[Any]) -> None:

@@ -14,9 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from runner.options.serve.bodies import (
-    ROLES,
     ChatBody,
-    ChatMessage,
     GenerateBody,
     OpenAIBody,
     SamplingFields,
@@ -24,10 +22,13 @@ from runner.options.serve.bodies import (
     TextBody,
 )
 from runner.options.serve.gateway import Gateway
+from runner.options.serve.held_answers import grammar_of
 from runner.options.serve.limits import stops_refused
 from runner.options.serve.refusals import Refusal
+from runner.options.serve.tools import Offered
+from runner.options.serve.turns import turns_of
 from runner_base import unknown
-from runner_engine import Message, Prompt, Request, Sampling
+from runner_engine import Prompt, Request, Sampling
 from runner_engine.settings.sampling import PARAMETERS
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -42,7 +43,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 # More helpful reasons than "this server does not support it".
 REJECTION_REASONS = {
-    "response_format": "this server cannot enforce JSON or a grammar; describe the format in the prompt",
+    "response_format": "only chats have it: /v1/chat/completions",
+    "tools": "only chats have them: /v1/chat/completions",
     "chat_template_kwargs": "all requests share model.chat_template_kwargs of the command that starts the server",
 }
 # These describe the client, and are ignored.
@@ -60,6 +62,7 @@ class ParsedBody:
     top: int | None = None  # None: no log-probabilities; else how many alternatives for each token
     echo: bool = False  # the answer begins with the prompt
     scores_only: bool = False  # nothing is generated, only the prompt is scored
+    offered: Offered | None = None  # functions that the answer may call
 
     @property
     def needs_ids(self) -> bool:
@@ -128,9 +131,18 @@ def parse_chat(body: ChatBody, gateway: Gateway) -> ParsedBody:
     if body.top_logprobs is not None and not body.logprobs:
         raise Refusal(400, "top_logprobs needs logprobs=true", "top_logprobs")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    prompt = tuple(message_of(number, message) for number, message in enumerate(body.messages))
+    offered = gateway.tools.offered(body)
+    prompt = gateway.tools.prompt(turns_of(body.messages), offered)
     parsed = _parsed(body, gateway, [prompt], limit)
     parsed.top = (body.top_logprobs or 0) if body.logprobs else None
+    if offered is not None:
+        if parsed.top is not None:
+            need = "are of the text of an answer: leave it out where tools are offered"
+            raise Refusal(400, f"logprobs: {need}", "logprobs")
+        is_raw, parsed.offered = offered.is_raw, offered
+        parsed.requests = [replace(request, is_raw=is_raw) for request in parsed.requests]
+    if (grammar := grammar_of(body, gateway.tools, offered)) is not None:
+        parsed.requests = [replace(request, grammar=grammar) for request in parsed.requests]
     return _with_scores(parsed, gateway, "top_logprobs")
 
 
@@ -240,39 +252,6 @@ def _with_scores(parsed: ParsedBody, gateway: Gateway, name: str) -> ParsedBody:
     if parsed.needs_ids:
         gateway.check_scores()
     return parsed
-
-
-def message_of(number: int, message: ChatMessage) -> Message:
-    """Return a message in the engine's form."""
-    where = f"messages[{number}]"
-    for name, value in (message.model_extra or {}).items():
-        if value not in (None, [], "", {}):
-            need = "this server reads only role, content and reasoning_content of a message"
-            raise Refusal(400, f"{where}.{name}: {need}", "messages")
-    if message.role not in ROLES:
-        raise Refusal(400, f"{where}.role: {unknown('role', message.role, ROLES)}", "messages")
-    content = message.content
-    if isinstance(content, list):
-        other = next(
-            (part.type for part in content if part.type != "text" or part.text is None), None
-        )
-        if other is not None:
-            raise Refusal(
-                400,
-                f"{where}.content: a part of type {other!r}: this server reads only text",
-                "messages",
-            )
-        content = "".join(part.text or "" for part in content)
-    thinking = message.reasoning_content or message.reasoning
-    if thinking and message.role != "assistant":
-        raise Refusal(
-            400,
-            f"{where}.reasoning_content: it is the assistant's, not the {message.role}'s",
-            "messages",
-        )
-    if content is None and not thinking:  # an answer may be cut off before it begins
-        raise Refusal(400, f"{where}.content: give a text", "messages")
-    return Message(ROLES[message.role], content or "", thinking)
 
 
 def refuse_extra(body: BaseModel, neutral: dict[str, tuple[Any, ...]]) -> None:

@@ -34,9 +34,15 @@ class Server:
     """Serves until `stop` is called, for example by a signal handler; a second call hurries it."""
 
     def __init__(
-        self, config: RunnerConfig, task: ServeConfig, driver: Driver, report: EngineReport
+        self,
+        config: RunnerConfig,
+        task: ServeConfig,
+        driver: Driver,
+        report: EngineReport,
+        template: str | None = None,
     ) -> None:
         self.config, self.task, self.driver, self.report = config, task, driver, report
+        self.template = template
         self.counters = Counters()
         self._signals = 0
         self._problem: BaseException | None = None
@@ -69,7 +75,7 @@ class Server:
     async def _main(
         self, listener: socket.socket, key: str | None, ready: Callable[[], None]
     ) -> None:
-        gateway = Gateway(self.config, self.task, self.driver, self.report)
+        gateway = Gateway(self.config, self.task, self.driver, self.report, self.template)
         self.counters = gateway.counters
         settings = uvicorn.Config(
             application(gateway, key, self.task.host), log_config=None, access_log=False, lifespan="off", ws="none",

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from runner.config.root import RunnerConfig
+from runner.engines.kinds import kind_of
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import served_name
 from runner.tasks.base import Context, Inputs, Uses, own_config
@@ -110,7 +111,8 @@ def run(inputs: Served, context: Context) -> Result:
         contention = machine.Contention()
         with Driver(engine, config.generation.batch_size) as driver:
             driver.loaded()
-            server, stats = Server(config, task, driver, report), engine.stats
+            template = kind_of(config.model).chat_template(context.resolved)
+            server, stats = Server(config, task, driver, report, template), engine.stats
             listen(task, bound)
             with signals.redirected_to(server.stop):
                 started = time.perf_counter()

@@ -7,8 +7,9 @@ from typing import Any
 
 from runner.options.serve.bodies import TokenizeBody
 from runner.options.serve.gateway import Gateway
-from runner.options.serve.parsing import json_of, message_of, refuse_extra, validated
+from runner.options.serve.parsing import json_of, refuse_extra, validated
 from runner.options.serve.refusals import Refusal
+from runner.options.serve.turns import turns_of
 from runner_engine import Capability, Request
 
 # vLLM's parameters that this server lacks, and the values at which they have no effect.
@@ -30,9 +31,8 @@ def tokens_of(data: bytes, content_type: str, gateway: Gateway) -> bytes:
     if Capability.tokenizer not in gateway.capabilities:
         raise Refusal(400, f"this model does not offer {Capability.tokenizer.value}", "prompt")
     text = body.prompt
-    prompt = (
-        tuple(message_of(*one) for one in enumerate(body.messages or [])) if text is None else text
-    )
+    turns = gateway.tools.prompt(turns_of(body.messages or ()), None)
+    prompt = turns if text is None else text
     rendered, ids = gateway.engine.encode(Request(gateway.next_id(), prompt))
     if text is not None and not body.add_special_tokens:
         special = gateway.engine.encode(Request(gateway.next_id(), ""))[1]

@@ -3,7 +3,6 @@ form calls return."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +12,6 @@ from runner.tasks.tools.cases import Case
 from runner.tasks.tools.keys import AUTO, Offer, ToolsConfig
 from runner_engine import Message, Prompt, tool_calls
 from runner_engine.checkpoints import chat_templates
-
-IN_SYSTEM = """You may call functions. These are offered, as JSON:
-{tools}
-
-If some of them do what the user asks for, answer with nothing but calls, such as:
-{example}
-If none does, call nothing, and answer in words."""
-EXAMPLE = (
-    tool_calls.ToolCall("function_name", {"parameter": "value"}),
-    tool_calls.ToolCall("other_function", {"parameter": 1}),
-)
 
 
 @dataclass(frozen=True)
@@ -75,9 +63,7 @@ def prompt_of(
     if task.offer is Offer.template:
         system = [Message("system", task.system)] if task.system else []
         return (Message.offering(schemas), *system, *turns)
-    tools = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas)
-    words = IN_SYSTEM.format(tools=tools, example=form.write(EXAMPLE))
-    return (Message("system", f"{task.system}\n\n{words}" if task.system else words), *turns)
+    return (Message("system", tool_calls.in_system(schemas, form, task.system)), *turns)
 
 
 def offered_by(case: Case) -> list[Mapping[str, Any]]:

@@ -36,9 +36,9 @@ class Steady:
         return [_known(guess, sampler.vocab_size, forward.rows) for guess in guesses]
 
     def _most(self, row: Row, forward: Forward) -> int:
-        """Return how many tokens may be guessed: none beyond the row's limit, or while the end of
-        its thinking is forced."""
-        if row.thought.forced or not row.request.is_guessed:
+        """Return how many tokens may be guessed: none beyond the row's limit, while the end of its
+        thinking is forced, or where a grammar holds it."""
+        if row.thought.forced or row.held is not None or not row.request.is_guessed:
             return 0
         room = math.inf if forward.fused is None else forward.fused.positions
         left = min(room - len(row.prompt), row.limit - 1) - len(row.tokens)

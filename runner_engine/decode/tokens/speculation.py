@@ -260,8 +260,8 @@ class Speculation:
 
 def _is_for(row: Row, at: int, sampler: Sampler) -> bool:
     """Whether tokens of a row may be guessed; a request for a fixed number of tokens measures
-    single steps."""
-    return sampler.is_greedy(at) and not row.request.ignore_eos
+    single steps, and a grammar holds one token after the other."""
+    return sampler.is_greedy(at) and not row.request.ignore_eos and row.held is None
 
 
 def _is_exact(forward: Forward, rows: Sequence[Row]) -> bool:

@@ -15,6 +15,7 @@ from runner_base import Answer, FinishReason
 from runner_base.thinking import TAGS, Tags, is_part_of_tag, new_pieces, read
 from runner_engine.decode.rows import BROKEN_SAMPLING, NO_NUMBERS, NO_TOKEN, NOT_SAMPLED, Row
 from runner_engine.decode.tokens.sampling import leave_only
+from runner_engine.grammars import leave_allowed
 from runner_engine.models.tokenizing import text_of
 from runner_engine.sessions import Completion, Delta, Event, ThoughtReader
 
@@ -45,7 +46,8 @@ class Stopping:
         """Append a token to a row, add a delta or its completion to the events; return whether it
         goes on."""
         if token in (NO_TOKEN, NOT_SAMPLED):
-            row.error = NO_NUMBERS if token == NO_TOKEN else BROKEN_SAMPLING
+            of_grammar = None if row.held is None else row.held.error
+            row.error = of_grammar or (NO_NUMBERS if token == NO_TOKEN else BROKEN_SAMPLING)
             events.append(self.completion(row, FinishReason.error, seconds))
             return False
         row.tokens.append(token)
@@ -70,32 +72,56 @@ class Stopping:
     def force(
         self, logits: torch.Tensor, rows: Iterable[Row], places: Sequence[int] | None = None
     ) -> None:
-        """Leave rows whose budget of thinking is spent one token to choose from; places: their
-        lines in the logits."""
-        with_budget = [(at, row) for at, row in enumerate(rows) if row.thought.budget is not None]
-        forced = {at if places is None else places[at]: self.forced(row) for at, row in with_budget}
-        leave_only(logits, {at: token for at, token in forced.items() if token is not None})
+        """Leave rows whose budget of thinking is spent one token to choose from, and those that a
+        grammar holds the tokens that it allows; places: their lines in the logits."""
+        bound = [
+            (at if places is None else places[at], row)
+            for at, row in enumerate(rows)
+            if row.thought.budget is not None or row.held is not None
+        ]
+        forced = {line: self.forced(row) for line, row in bound}
+        leave_only(logits, {line: token for line, token in forced.items() if token is not None})
+        held = {line: row.held for line, row in bound if row.held is not None}
+        leave_allowed(logits, {line: one for line, one in held.items() if one.has_begun})
+
+    def _follow(self, row: Row) -> None:
+        """Look at a row's new tokens. What a grammar holds is no thinking, whatever it looks like;
+        it begins behind the thinking that the prompt has begun."""
+        held = row.held
+        if held is not None and held.has_begun:
+            held.follow(row.tokens)
+            return
+        self.thoughts.follow(row.thought, row.tokens)
+        if held is None:
+            return
+        if row.thought.is_undecided:  # the next token would say whether a closing tag counts
+            self.thoughts.close(row.thought, row.tokens)
+        if row.thought.tag is None:
+            held.begins_at = row.thought.answer_from
+            held.follow(row.tokens)
 
     def drop_impossible(self, row: Row) -> None:
         """Drop the tokens that a row was begun with from where its own budget would have ended the
         thinking."""
-        self.thoughts.follow(row.thought, row.tokens)
+        self._follow(row)
         del row.tokens[row.thought.seen :]
 
     def forced(self, row: Row) -> int | None:
         """Return the token that must come next; None if the model chooses."""
-        self.thoughts.follow(row.thought, row.tokens)
+        self._follow(row)
         return row.thought.forced[0] if row.thought.forced else None
 
     def finish_reason(self, row: Row) -> FinishReason | None:
         """Return why the row ends after its last token, or None if it goes on."""
         tokens, request, thought = row.tokens, row.request, row.thought
-        self.thoughts.follow(thought, tokens)
+        self._follow(row)
         if not request.ignore_eos:
             if tokens[-1] in self.stops and not thought.forced:
                 return FinishReason.stop
             if request.stop and thought.tag is None and self._is_stopped(row):
                 return FinishReason.stop
+        if row.held is not None and row.held.is_complete:
+            return FinishReason.stop
         budget = thought.budget if thought.tag is None else None
         if budget is not None and len(tokens) - thought.answer_from >= budget.answer_tokens:
             return FinishReason.length
@@ -122,8 +148,8 @@ class Stopping:
         """Return a row's thinking and its answer, without the stop token, cut before the first stop
         text."""
         thought = row.thought
-        self.thoughts.follow(thought, row.tokens)
-        if row.request.is_raw:
+        self._follow(row)
+        if self._is_untagged(row):
             return Answer.read(self.whole_text(row), row.tokens, reason, ())
         return Answer.read(
             self.whole_text(row),
@@ -137,6 +163,10 @@ class Stopping:
             answer_tokens=0 if thought.tag is not None else len(row.tokens) - thought.answer_from,
         )
 
+    def _is_untagged(self, row: Row) -> bool:
+        """Whether nothing in a row's text is a tag of thinking."""
+        return row.request.is_raw or (row.held is not None and not row.thought.in_thinking)
+
     def whole_text(self, row: Row) -> str:
         """Return a row's text with thinking and tags, without the stop token, cut at the answer's
         first stop text."""
@@ -146,7 +176,8 @@ class Stopping:
             if tokens and tokens[-1] in self.stops and not request.ignore_eos
             else tokens
         )
-        text = self._text_with_special(kept) if request.offers_tools else self._text(kept)
+        has_marks = request.offers_tools or row.held is not None
+        text = self._text_with_special(kept) if has_marks else self._text(kept)
         begin = self._answer_begin(row, text)
         return text[
             : min(
@@ -180,7 +211,8 @@ class Stopping:
         """Return the text since the last delta that no later token can change or cut, without
         tags."""
         text, request = self.whole_text(row), row.request
-        tags, in_thinking = ((), False) if request.is_raw else (self.tags, row.thought.in_thinking)
+        in_thinking = row.thought.in_thinking
+        tags, in_thinking = ((), False) if self._is_untagged(row) else (self.tags, in_thinking)
         pieces, row.sent = new_pieces(
             text, row.sent, tags, in_thinking, is_over, request.stop, row.thought.closed
         )

@@ -5,6 +5,9 @@ IS_RAW: whether it reads the answer with its thinking, because it marks both in 
 read(text, schemas): the calls of a whole answer and what is said beside them; Malformed where one
 is half
 write(calls): the same calls in this form
+grammar(schemas, several, template): the rules of answers in this form, as rules.py says; ConfigError
+where a grammar cannot hold one
+free(text): how many characters at the beginning of an answer no call can begin in, whatever follows
 """
 
 from __future__ import annotations
@@ -43,6 +46,14 @@ class Form(Protocol):
 
     def write(self, calls: Sequence[ToolCall]) -> str:
         """Return calls as a model with this form writes them."""
+        ...
+
+    def grammar(self, schemas: Schemas, several: bool = True, template: str | None = None) -> str:
+        """Return the rules of calls: one, or several; template: the text of the chat template."""
+        ...
+
+    def free(self, text: str) -> int:
+        """Return how many characters of an answer's beginning are no call, whatever follows."""
         ...
 
 

@@ -18,7 +18,8 @@ from runner_engine.tool_calls.calls import (
     whole_json,
     written_arguments,
 )
-from runner_engine.tool_calls.scanning import behind, between_marks, up_to
+from runner_engine.tool_calls.rules import TEXT, alternatives, json_of, parameters_of, quoted
+from runner_engine.tool_calls.scanning import before_marks, behind, between_marks, up_to
 
 ALL, ALL_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, CALL_END, SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
@@ -61,3 +62,33 @@ def write(calls: Sequence[ToolCall]) -> str:
     """Return calls as V3.1 writes them."""
     written = (f"{CALL}{call.name}{SEPARATOR}{written_arguments(call)}{CALL_END}" for call in calls)
     return f"{ALL}{''.join(written)}{ALL_END}"
+
+
+def free(text: str) -> int:
+    """Return how many characters stand before anything of a call."""
+    return before_marks(text, ALL, ALL_END, CALL, CALL_END)
+
+
+def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:
+    """Return the rules of calls."""
+    is_old = "```json" in (template or "")
+    calls = []
+    for schema in schemas:
+        name, arguments = schema["name"], json_of(parameters_of(schema))
+        if is_old:
+            in_block = f"{name}\n```json\n"
+            head, tail = f'"function" separator {quoted(in_block)}', quoted("\n```")
+        else:
+            head, tail = f"{quoted(name)} separator", ""
+        calls.append(f"{head} {arguments} {tail} call_end")
+    between = '"\\n"' if is_old else ""
+    more = f"({between} begin call)*" if several else ""
+    return f"""%mark all {quoted(ALL)}
+%mark all_end {quoted(ALL_END)}
+%mark begin {quoted(CALL)}
+%mark call_end {quoted(CALL_END)}
+%mark separator {quoted(SEPARATOR)}
+calls: all body
+answer: {TEXT} | to_all body
+body: begin call {more} all_end
+{alternatives("call", calls)}"""

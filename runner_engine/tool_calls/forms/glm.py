@@ -13,7 +13,8 @@ from typing import Any
 
 from runner_engine.tool_calls.calls import Malformed, Reading, Schemas, ToolCall, parameter_types
 from runner_engine.tool_calls.plain_values import typed, untyped
-from runner_engine.tool_calls.scanning import behind, between_marks, up_to
+from runner_engine.tool_calls.rules import TEXT, alternatives, one_by_one, plain_value, quoted
+from runner_engine.tool_calls.scanning import before_marks, behind, between_marks, up_to
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 KEY, KEY_END = "<arg_key>", "</arg_key>"
@@ -55,3 +56,39 @@ def write(calls: Sequence[ToolCall]) -> str:
         ]
         written.append(f"{OPENING}{call.name}\n{''.join(pairs)}{CLOSING}")
     return "\n".join(written)
+
+
+def free(text: str) -> int:
+    """Return how many characters stand before anything of a call."""
+    return before_marks(text, OPENING, CLOSING)
+
+
+def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    """Return the rules of calls."""
+
+    def value(name: str, schema: Any) -> str:
+        written = plain_value("glm", name, schema, "value_end", VALUE_END)
+        return f'key {quoted(name)} key_end "\\n" value {written} "\\n"'
+
+    rules = [one_by_one(at, one, "glm", value) for at, one in enumerate(schemas)]
+    names = [quoted(f"{one['name']}\n") for one in schemas]
+    calls = (f"{name} parameters_{at}" for at, name in enumerate(names))
+    more = '("\\n" opening body)*' if several else ""
+    marks = {
+        "opening": OPENING,
+        "closing": CLOSING,
+        "key": KEY,
+        "key_end": KEY_END,
+        "value": VALUE,
+        "value_end": VALUE_END,
+    }
+    return "\n".join(
+        [
+            *(f"%mark {name} {quoted(mark)}" for name, mark in marks.items()),
+            f"calls: opening body {more}",
+            f"answer: {TEXT} | to_opening body {more}",
+            "body: call closing",
+            alternatives("call", calls),
+            *rules,
+        ]
+    )

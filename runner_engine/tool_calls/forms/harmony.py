@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from runner_base import ConfigError
 from runner_engine.tool_calls.calls import (
     Malformed,
     Reading,
@@ -71,3 +72,15 @@ def write(calls: Sequence[ToolCall]) -> str:
         for call in calls
     )
     return f"{CALL}{START}assistant".join(written)
+
+
+def free(text: str) -> int:  # noqa: ARG001
+    """Return 0: what a message is for stands before it, and thinking is told from it at the end."""
+    return 0
+
+
+def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    """Refuse: thinking, answer and calls are messages of one text."""
+    raise ConfigError(
+        "calls cannot be held in the form harmony: what a message is for stands within the answer"
+    )

@@ -17,7 +17,8 @@ from runner_engine.tool_calls.calls import (
     json_at,
     written_call,
 )
-from runner_engine.tool_calls.scanning import behind, between_marks
+from runner_engine.tool_calls.rules import TEXT, object_calls, quoted
+from runner_engine.tool_calls.scanning import before_marks, behind, between_marks
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 MARKS = ((OPENING,),)
@@ -41,3 +42,20 @@ def read(text: str, schemas: Schemas = ()) -> Reading:  # noqa: ARG001
 def write(calls: Sequence[ToolCall]) -> str:
     """Return calls, each between tags of its own."""
     return "\n".join(f"{OPENING}\n{written_call(call)}\n{CLOSING}" for call in calls)
+
+
+def free(text: str) -> int:
+    """Return how many characters stand before anything of a call."""
+    return before_marks(text, OPENING, CLOSING)
+
+
+def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    """Return the rules of calls."""
+    more = f'("\\n" {"tagged"})*' if several else ""
+    return f"""%mark opening {quoted(OPENING)}
+%mark closing {quoted(CLOSING)}
+calls: tagged {more}
+answer: {TEXT} | to_opening body {more}
+tagged: opening body
+body: "\\n" call "\\n" closing
+{object_calls(schemas)}"""

@@ -16,6 +16,8 @@ from runner_engine.tool_calls.calls import (
     whole_json,
     written_call,
 )
+from runner_engine.tool_calls.rules import NO_JSON, object_calls
+from runner_engine.tool_calls.scanning import unless_begun
 
 MARKS: tuple[tuple[str, ...], ...] = ()
 IS_RAW = False
@@ -37,3 +39,14 @@ def write(calls: Sequence[ToolCall]) -> str:
     """Return calls as a list; one alone as an object."""
     written = [written_call(call) for call in calls]
     return written[0] if len(written) == 1 else f"[{', '.join(written)}]"
+
+
+def free(text: str) -> int:
+    """Return 0 if an answer may be calls, which are all of it."""
+    return unless_begun(text, "{", "[", "```")
+
+
+def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    """Return the rules of calls."""
+    many = 'call | "[" call (", " call)* "]"' if several else "call"
+    return f'calls: {many}\nanswer: "" | calls | {NO_JSON}\n{object_calls(schemas)}'

@@ -17,6 +17,8 @@ from runner_engine.tool_calls.calls import (
     written_call,
 )
 from runner_engine.tool_calls.forms import json as plain_json
+from runner_engine.tool_calls.rules import NO_JSON, object_calls, repeated
+from runner_engine.tool_calls.scanning import unless_begun
 
 TOKEN = "<|python_tag|>"
 MARKS = ((TOKEN,), ('{"name": function name, "parameters"',))
@@ -46,3 +48,15 @@ def read(text: str, schemas: Schemas = ()) -> Reading:
 def write(calls: Sequence[ToolCall]) -> str:
     """Return calls, parted by semicolons."""
     return "; ".join(written_call(call, "parameters") for call in calls)
+
+
+def free(text: str) -> int:
+    """Return 0 if an answer may be calls, which are all of it."""
+    return unless_begun(text, TOKEN, "{", "[", "```")
+
+
+def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    """Return the rules of calls."""
+    many = repeated("call", "; ", several)
+    rules = object_calls(schemas, "parameters")
+    return f'calls: {many}\nanswer: "" | calls | {NO_JSON}\n{rules}'

@@ -19,6 +19,16 @@ from runner_engine.tool_calls.calls import (
     json_at,
     written_arguments,
 )
+from runner_engine.tool_calls.rules import (
+    TEXT,
+    alternatives,
+    json_of,
+    object_calls,
+    parameters_of,
+    quoted,
+    repeated,
+)
+from runner_engine.tool_calls.scanning import before_marks
 
 TOKEN, ARGUMENTS, IDENTIFIER = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 MARKS = ((TOKEN,),)
@@ -57,3 +67,27 @@ def _end_of(part: str, end: int) -> None:
 def write(calls: Sequence[ToolCall]) -> str:
     """Return calls as newer models write them."""
     return "".join(f"{TOKEN}{call.name}{ARGUMENTS}{written_arguments(call)}" for call in calls)
+
+
+def free(text: str) -> int:
+    """Return how many characters stand before anything of a call."""
+    return before_marks(text, TOKEN)
+
+
+def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:
+    """Return the rules of calls."""
+    is_old = ARGUMENTS not in (template or ARGUMENTS)
+    if is_old:
+        body, rules = f'"[" {repeated("call", ", ", several)} "]"', object_calls(schemas)
+        more = ""
+    else:
+        calls = (
+            f"{quoted(one['name'])} arguments {json_of(parameters_of(one))}" for one in schemas
+        )
+        body, rules = "call", alternatives("call", calls)
+        more = "(token call)*" if several else ""
+    return f"""%mark token {quoted(TOKEN)}
+%mark arguments {quoted(ARGUMENTS)}
+calls: token {body} {more}
+answer: {TEXT} | to_token {body} {more}
+{rules}"""

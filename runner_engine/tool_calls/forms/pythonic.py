@@ -10,11 +10,15 @@ from collections.abc import Sequence
 
 from runner_engine.tool_calls.calls import Reading, Schemas, ToolCall
 from runner_engine.tool_calls.python_calls import python_calls, written_calls
+from runner_engine.tool_calls.rules import NO_PYTHON, python_list
+from runner_engine.tool_calls.scanning import unless_begun
 
 START, END = "<|python_start|>", "<|python_end|>"  # Llama 4 may write them around the list
 MARKS = (("func_name1(",), (START,))
 IS_RAW = False
 BEGINS_CALL = re.compile(r"\[|[A-Za-z_][\w.]*\(")  # one call is also written without the brackets
+
+MAY_BEGIN_CALL = re.compile(rf"\s*(?:{BEGINS_CALL.pattern}|(?:[A-Za-z_][\w.]*)?\Z)")
 
 
 def read(text: str, schemas: Schemas = ()) -> Reading:  # noqa: ARG001
@@ -30,3 +34,15 @@ def read(text: str, schemas: Schemas = ()) -> Reading:  # noqa: ARG001
 def write(calls: Sequence[ToolCall]) -> str:
     """Return calls as a list."""
     return written_calls(calls)
+
+
+def free(text: str) -> int:
+    """Return 0 if an answer may be calls, which are all of it."""
+    return 0 if MAY_BEGIN_CALL.match(text) else unless_begun(text, START)
+
+
+def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    """Return the rules of calls."""
+    return f"""calls: list
+answer: "" | list | {NO_PYTHON}
+{python_list(schemas, several, "pythonic")}"""

@@ -17,7 +17,8 @@ from typing import Any
 
 from runner_engine.tool_calls.calls import Malformed, Reading, Schemas, ToolCall, parameter_types
 from runner_engine.tool_calls.plain_values import typed, untyped
-from runner_engine.tool_calls.scanning import behind, between_marks, up_to
+from runner_engine.tool_calls.rules import TEXT, alternatives, one_by_one, plain_value, quoted
+from runner_engine.tool_calls.scanning import before_marks, behind, between_marks, up_to
 
 OUTER, OUTER_END = "<tool_call>", "</tool_call>"
 FUNCTION, FUNCTION_END = "<function=", "</function>"
@@ -68,3 +69,37 @@ def write(calls: Sequence[ToolCall]) -> str:
         )
         written.append(f"{OUTER}\n{FUNCTION}{call.name}>\n{parameters}{FUNCTION_END}\n{OUTER_END}")
     return "\n".join(written)
+
+
+def free(text: str) -> int:
+    """Return how many characters stand before anything of a call."""
+    return before_marks(text, OUTER, OUTER_END, FUNCTION, FUNCTION_END)
+
+
+def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    """Return the rules of calls."""
+    end = f"\n{PARAMETER_END}\n"
+
+    def value(name: str, schema: Any) -> str:
+        begin = quoted(f"{PARAMETER}{name}>\n")
+        return f"{begin} {plain_value('qwen_xml', name, schema, 'value_end', end)}"
+
+    rules = [one_by_one(at, one, "qwen_xml", value) for at, one in enumerate(schemas)]
+    names = [quoted(f"{one['name']}>\n") for one in schemas]
+    calls = (f"{name} parameters_{at}" for at, name in enumerate(names))
+    more = '("\\n" outer body)*' if several else ""
+    return "\n".join(
+        [
+            f"%mark outer {quoted(OUTER)}",
+            f"%mark outer_end {quoted(OUTER_END)}",
+            f"%mark function {quoted(FUNCTION)}",
+            f"%mark value_end {quoted(end)}",
+            f"calls: outer body {more}",
+            # the model may leave the outer tag out, and that is a call, too
+            f"answer: {TEXT} | to_outer body {more} | to_function rest {more}",
+            'body: "\\n" function rest',
+            f'rest: call {quoted(FUNCTION_END)} "\\n" outer_end',
+            alternatives("call", calls),
+            *rules,
+        ]
+    )

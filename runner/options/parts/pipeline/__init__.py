@@ -7,6 +7,7 @@ from runner_engine import Capability
 CAPABILITIES = (
     frozenset(Capability)
     - {
+        Capability.grammar,  # tokens are picked where no tokenizer is
         Capability.branches,
         Capability.logprobs,
         Capability.distributions,

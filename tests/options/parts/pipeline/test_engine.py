@@ -171,6 +171,7 @@ def test_its_capabilities_are_known_before_it_loads(make: Callable[..., Engine])
         Capability.distributions,
         Capability.own_memory,
         Capability.continuing,
+        Capability.grammar,
     }
     with make().open() as session:
         for request in (Request(0, "x", branches=("y",)), Request(0, "x", continuation="y")):

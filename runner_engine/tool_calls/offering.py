@@ -1,0 +1,30 @@
+"""Functions as JSON in the system message, for models whose chat template takes none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runner_engine.tool_calls.calls import ToolCall
+
+if TYPE_CHECKING:
+    from runner_engine.tool_calls.forms import Form
+
+IN_SYSTEM = """You may call functions. These are offered, as JSON:
+{tools}
+
+If some of them do what the user asks for, answer with nothing but calls, such as:
+{example}
+If none does, call nothing, and answer in words."""
+EXAMPLE = (
+    ToolCall("function_name", {"parameter": "value"}),
+    ToolCall("other_function", {"parameter": 1}),
+)
+
+
+def in_system(schemas: Sequence[Mapping[str, Any]], form: Form, system: str | None = None) -> str:
+    """Return a system message that offers functions, behind the words that there are."""
+    tools = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas)
+    words = IN_SYSTEM.format(tools=tools, example=form.write(EXAMPLE))
+    return f"{system}\n\n{words}" if system else words
