@@ -94,7 +94,8 @@ def main() -> None:
             done = complete(engine, requests, options.rows)
             assert all(len(one.answer.token_ids) == options.steps + 1 for one in done)
             took = statistics.median(steps.took_ms), statistics.median(masks.took_ms)
-            steps.took_ms.clear(), masks.took_ms.clear()
+            steps.took_ms.clear()
+            masks.took_ms.clear()
             if repeat:  # the first round builds kernels, packs weights and reads the vocabulary
                 step_ms[name].append(took[0])
                 mask_ms[name].append(took[1])
