@@ -37,3 +37,17 @@ def test_the_normal_test_of_few_contested_questions_is_wrong_and_the_exact_one_i
     assert normal.low > 0.1
     assert z.times == 0
     assert limits.conclude(0.0) == 0
+
+
+def test_equal_sides_are_rarely_told_apart_by_pass_at_k_and_families_count_as_one(
+    generator: np.random.Generator,
+) -> None:
+    import chances_null
+
+    for name in ("pass@4", "maj@4"):
+        false, _, found = chances_null.rates(generator, "alike", (100, 4), name, 40)
+        assert false.low <= 0.05
+        assert found.times > false.times, "the control: a side that is worse"
+    false, alone, _ = chances_null.rates(generator, "families", (300, 8), "pass@1", 40)
+    assert false.low <= 0.05
+    assert alone.low > 0.05, "the control: questions of a family count by themselves"
