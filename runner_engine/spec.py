@@ -8,7 +8,7 @@ from functools import cached_property
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.mixed import Mix
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.lora import LoraConfig, adapter_of
+from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import RopeConfig
 
@@ -49,7 +49,7 @@ class ModelSpec:
         ]
         if self.lora.merges:
             parts.append(self.lora)  # merging changes the base permanently
-        elif self.quantization.in_blocks() is not None and adapter_of(self.lora) is not None:
+        elif self.quantization.in_blocks() is not None and self.lora.adapts:
             parts.append("unpacked")
         if self.first_layers is not None:
             parts.append(self.first_layers)

@@ -19,11 +19,12 @@ from runner_base.plugins import PlugIn
 from runner_engine import CHOICES, ROPES, LoraConfig, PeftConfig
 from runner_engine.settings.generation import GENERATIONS
 from runner_engine.settings.lora import PthConfig
+from runner_engine.settings.several import SeveralConfig
 
 GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
     "model": MODELS,
     "quantization": CHOICES,
-    "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
+    "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig, "several": SeveralConfig},
     "rope": ROPES,
     "generation": GENERATIONS,
     "task": TASKS,

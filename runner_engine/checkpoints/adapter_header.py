@@ -45,7 +45,7 @@ def check(files: ModelFiles) -> None:
         for tensor in files.tensors
         if tensor.name.endswith(".weight")
     }
-    label = f"lora.path={lora.path} does not fit model.name={files.model.name}"
+    label = f"{lora.label} does not fit model.name={files.model.name}"
     if shapes and layers and not _last_words(shapes) & _last_words(layers):
         raise ConfigError(
             f"{label}: none of its {len(shapes)} modules is there (the first are {', '.join([*shapes][:3])}): use the "

@@ -8,13 +8,15 @@ Computed as PEFT does: LoRA on linear layers, embeddings, and all experts at onc
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, few, load_json, machine, processor
-from runner_engine.checkpoints.linear_layers import HEADS
+from runner_engine.checkpoints.linear_layers import EXPERT, HEADS, IN_A_BLOCK
 from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel, read_tensors
 from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
 from runner_engine.quantization.bitsandbytes import FourBitConfig
+from runner_engine.settings.several import NamedAdapter
 
 MERGED_FIX = "merge it with PEFT's merge_and_unload, save the model, and give that as model.name"
 REFUSED = {
@@ -27,6 +29,14 @@ REFUSED = {
     "use_bdlora": "its matrices are blocks",
     "use_qalora": "its inputs are means of groups",
     "velora_config": "its inputs are projected",
+}
+# of what is computed for one adapter alone: it belongs to the model's own layers, which all rows share
+NOT_BESIDE_OTHERS = {
+    "use_dora": "its magnitudes scale what the layer itself computes (DoRA)",
+    "modules_to_save": "it exchanges whole modules",
+    "trainable_token_indices": "it exchanges rows of the embedding",
+    "target_parameters": "it adds to parameters, such as those of all experts",
+    "lora_bias": "it adds biases",
 }
 OF_TORCHAO = (
     "torchao.",
@@ -43,7 +53,7 @@ def check(resolved: ResolvedModel) -> None:
         or not (files.adapter / "adapter_config.json").is_file()
     ):
         return
-    settings, label = load_json(files.adapter / "adapter_config.json"), f"lora.path={lora.path}"
+    settings, label = load_json(files.adapter / "adapter_config.json"), lora.label
     kind = settings.get("peft_type")
     if isinstance(kind, str) and kind != "LORA":
         raise ConfigError(
@@ -54,9 +64,32 @@ def check(resolved: ResolvedModel) -> None:
             raise ConfigError(
                 f"{label}: {key} is set in its adapter_config.json, and {reason}: {MERGED_FIX}"
             )
+    if isinstance(lora, NamedAdapter):
+        _check_beside_others(files.adapter, settings, label)
     _check_quantized(resolved, settings, label)
     if lora.merge:
         _check_tied(files, label)
+
+
+def _check_beside_others(folder: Path, settings: dict[str, Any], label: str) -> None:
+    """Refuse what is no pair of matrices beside a linear layer that reads each token once."""
+    fix = "serve it alone (lora=peft), or merged (lora.merge=true)"
+    found = [(key, reason) for key, reason in NOT_BESIDE_OTHERS.items() if settings.get(key)]
+    if (bias := settings.get("bias", "none")) != "none":
+        found.append((f"bias={bias}", "it exchanges the model's biases"))
+    for key, reason in found:
+        raise ConfigError(
+            f"{label}: {key} is set in its adapter_config.json, and {reason}, so that it cannot stand beside other "
+            f"adapters: {fix}"
+        )
+    for tensor in read_tensors(folder):
+        path = tensor.name.partition(".lora_")[0].removeprefix("base_model.model.")
+        is_head = f"{path}.weight".endswith(HEADS) and not IN_A_BLOCK.search(tensor.name)
+        if "lora_embedding_" in tensor.name or is_head or EXPERT.search(tensor.name):
+            raise ConfigError(
+                f"{label} changes {path}, which is an embedding, a head or an expert and does not read each token of a "
+                f"pass once, so that it cannot stand beside other adapters: {fix}"
+            )
 
 
 def _check_quantized(resolved: ResolvedModel, settings: dict[str, Any], label: str) -> None:

@@ -232,8 +232,9 @@ def _predict_one(
     weights = weight_bytes(
         tensors, settings, files.stored, spec.mix, dtype_bytes, device, files.fuses_experts
     )
-    if not spec.lora.merges and files.adapter is not None:
-        weights["lora"] = files.adapter_numbers * BYTES["float32"]  # also for a 16-bit model
+    if spec.lora.adapts and not spec.lora.merges:
+        numbers = sum(one.files.adapter_numbers for one in resolved.apart or [resolved])
+        weights["lora"] = numbers * BYTES["float32"]  # also for a 16-bit model
     shape = shape_of(settings)
     if new_tokens <= 1:  # nothing decodes: rows end in the pass that reads them
         rows = streamed(device, rows, prompt_tokens).rows

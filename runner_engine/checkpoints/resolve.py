@@ -94,7 +94,7 @@ class ModelFiles:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.model = spec.model
-        self.lora = adapter_of(spec.lora)
+        self.lora, self.adapts = adapter_of(spec.lora), spec.lora.adapts
         self.hashes: dict[str, str] = {}  # the last `fingerprint`
 
     @cached_property
@@ -144,10 +144,7 @@ class ModelFiles:
             machine.device_class(self.model.device) == "cpu" and self.model.device_map is None
         )
         is_file = (
-            is_on_cpu
-            and self.lora is None
-            and not self.model.random_weights
-            and self.path.is_file()
+            is_on_cpu and not self.adapts and not self.model.random_weights and self.path.is_file()
         )
         return is_file and gguf_file.can_keep_blocks(gguf_file.read_header(self.path))
 
@@ -262,10 +259,21 @@ class ResolvedModel:
         wanted.check_unpacked()
         return self.spec.mix
 
+    @cached_property
+    def apart(self) -> list[ResolvedModel]:
+        """The model with each of the adapters alone among which requests choose; empty without
+        such."""
+        return [resolve(replace(self.spec, lora=lora)) for lora in self.spec.lora.each]
+
     def fingerprint(self, cache: Path) -> dict[str, str]:
-        """Return name and SHA-256 of the files on which the job's identity depends: also those of a
-        draft model that has its own."""
+        """Return name and SHA-256 of the files on which the job's identity depends: also those of
+        adapters by name, and of a draft model that has its own."""
         hashes = self.files.fingerprint(cache)
+        for one in self.apart:
+            lora, place = one.files.lora, one.files.adapter
+            assert lora is not None
+            assert place is not None
+            hashes[lora.key] = files_sha256(place, cache)
         named = self.spec.generation.speculation.model
         if named is None:
             return hashes
@@ -401,13 +409,13 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
     if lora.path in shipped:
         if model.name != "embedded":
             raise ConfigError(
-                f"lora.path={lora.path} fits only model=embedded, not model.name={model.name}: "
+                f"{lora.label} fits only model=embedded, not model.name={model.name}: "
                 f"use {'lora=pth lora.path=FILE' if is_file else 'lora=peft lora.path=FOLDER'}, or lora=none"
             )
         return shipped[lora.path]
     if not is_file:
         revision = getattr(lora, "revision", None)
-        return _folder("lora.path", lora.path, "adapter_config.json", revision, model.cache_dir)
+        return _folder(lora.key, lora.path, "adapter_config.json", revision, model.cache_dir)
     path = Path(lora.path).expanduser().absolute()
     need = "a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
     check(not path.is_dir(), "lora.path", lora.path, need)

@@ -58,6 +58,7 @@ class Row:
 
     def __post_init__(self) -> None:
         self.permanent = self.error is not None
+        self.kv.adapter = self.request.adapter
 
     def begin_again(self) -> None:
         """Drop its tokens."""

@@ -12,6 +12,7 @@ class Prefix:
 
     tokens: list[int]
     parent: Prefix | None = None
+    adapter: str | None = None  # which adapter computes its keys and values; None: the base alone
     users: int = 0  # rows that use it, those of its children included
     is_copied: bool = False  # each row has a copy of it, and of its children, in its slot, and does not attend to it
     kv: Any = field(default=None, repr=False)  # keys and values (SharedKv), while they are needed

@@ -30,12 +30,16 @@ SHARE_OF_BUDGET = 0.25  # of the scheduler's tokens is for conversations
 
 
 def share(
-    prompts: Sequence[Sequence[int]], parent: Prefix | None = None, are_scored: bool = False
+    prompts: Sequence[Sequence[int]],
+    parent: Prefix | None = None,
+    are_scored: bool = False,
+    adapter: str | None = None,
 ) -> list[Prefix | None]:
     """Return for each prompt the deepest prefix that it shares; at least one token of each prompt
     stays its own.
 
-    If there is a parent, all prompts begin with it and are longer.
+    If there is a parent, all prompts begin with it and are longer. All are computed with the
+    adapter.
     """
     least = SCORED if are_scored else 1
     order = sorted(range(len(prompts)), key=lambda at: tuple(prompts[at]))
@@ -52,7 +56,7 @@ def share(
         )
         own = end - start
         if own * least >= MIN_TOKENS and own * (len(rows) - 1) * least >= MIN_SAVED:
-            parent = Prefix(list(prompts[rows[0]][start:end]), parent)
+            parent = Prefix(list(prompts[rows[0]][start:end]), parent, adapter)
             for row in rows:
                 deepest[row] = parent
             start, depth = end, depth + 1
@@ -105,16 +109,24 @@ class ConversationCache:
         least = max(
             (prefix.length if prefix.freed else prefix.least for prefix in row_kv.path), default=0
         )
-        self.add(tokens[: kv.length], kv, budget_tokens, least)
+        self.add(tokens[: kv.length], kv, budget_tokens, least, row_kv.adapter)
 
-    def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int, least: int = 0) -> None:
-        """Keep a conversation; it replaces those that are of no more use beside it. least: as of
-        Prefix."""
+    def add(
+        self,
+        tokens: list[int],
+        kv: SharedKv,
+        budget_tokens: int,
+        least: int = 0,
+        adapter: str | None = None,
+    ) -> None:
+        """Keep a conversation; it replaces those that are of no more use beside it. least, adapter:
+        as of Prefix."""
         has_states = kv.store.states is not None
         others = [
             conversation
             for conversation in self._conversations
-            if conversation.tokens != (tokens if has_states else tokens[: len(conversation.tokens)])
+            if conversation.adapter != adapter
+            or conversation.tokens != (tokens if has_states else tokens[: len(conversation.tokens)])
         ]
         of_state = kv.store.heads.state_tokens
         room = int(budget_tokens * SHARE_OF_BUDGET) - len(tokens) - of_state
@@ -125,16 +137,19 @@ class ConversationCache:
             or sum(len(other.tokens) + of_state for other in others) > room
         ):
             others.pop(0)
-        self._conversations = [*others, Prefix(tokens, kv=kv, least=least)]
+        self._conversations = [*others, Prefix(tokens, adapter=adapter, kv=kv, least=least)]
 
     def forget(self) -> None:
         """Free everything: rows need the memory."""
         self._conversations = []
 
-    def find(self, prompt: Sequence[int]) -> Prefix | None:
-        """Return the longest prefix that a prompt has in common with a conversation, with its keys
-        and values."""
-        usable = [_usable(conversation, prompt) for conversation in self._conversations]
+    def find(self, prompt: Sequence[int], adapter: str | None = None) -> Prefix | None:
+        """Return the longest prefix that a prompt has in common with a conversation of its adapter,
+        with its keys and values."""
+        usable = [
+            _usable(conversation, prompt) if conversation.adapter == adapter else 0
+            for conversation in self._conversations
+        ]
         length = max(usable, default=0)
         if length < MIN_TOKENS:
             return None
@@ -142,7 +157,8 @@ class ConversationCache:
         if best.kv.store.states is not None:  # it is of use to several prompts, so it stays longer
             self._conversations.remove(best)
             self._conversations.append(best)
-        return Prefix(best.tokens[:length], kv=best.kv.beginning(length), least=best.least)
+        kv = best.kv.beginning(length)
+        return Prefix(best.tokens[:length], adapter=adapter, kv=kv, least=best.least)
 
     def beginnings(self) -> list[list[int]]:
         """Return the texts of which a beginning may be of use to others, though the whole is
@@ -183,7 +199,8 @@ class Prefixes:
         self.heads, self.most_attended, self.conversations = heads, most_attended, conversations
         self.tokens = 0  # whose keys and values are stored
         self.budget = 0  # how many may be
-        self._alive: dict[tuple[Prefix | None, int], list[Prefix]] = {}  # by parent and first token
+        # by parent, adapter and first token
+        self._alive: dict[tuple[Prefix | None, str | None, int], list[Prefix]] = {}
 
     def arrange(
         self, prompts: Sequence[NewPrompt], mentioned: Sequence[list[int]] = ()
@@ -191,17 +208,21 @@ class Prefixes:
         """Find the prefixes of new prompts; return the numbers of each one's, which sort prompts by
         common beginnings.
 
-        A prefix may be shared with prompts that are only mentioned.
+        A prefix may be shared with prompts that are only mentioned. Prompts of different adapters
+        share none: their keys and values differ.
         """
-        groups: dict[Prefix | None, list[NewPrompt]] = {}
+        groups: dict[tuple[Prefix | None, str | None], list[NewPrompt]] = {}
         for prompt in prompts:
-            prompt.kv.prefix = self.conversations.find(prompt.tokens)
+            adapter = prompt.kv.adapter
+            prompt.kv.prefix = self.conversations.find(prompt.tokens, adapter)
             if prompt.kv.prefix is None:
-                groups.setdefault(self._deepest(prompt.tokens), []).append(prompt)
-        for parent, group in groups.items():
+                parent = self._deepest(prompt.tokens, adapter)
+                groups.setdefault((parent, adapter), []).append(prompt)
+        for (parent, adapter), group in groups.items():
             others = [*mentioned, *self.conversations.beginnings()] if parent is None else []
             are_scored = all(prompt.is_scored for prompt in group)
-            deepest = share([*(prompt.tokens for prompt in group), *others], parent, are_scored)
+            texts = [*(prompt.tokens for prompt in group), *others]
+            deepest = share(texts, parent, are_scored, adapter)
             for prompt, prefix in zip(group, deepest, strict=False):
                 prompt.kv.prefix = prefix
         if self.most_attended is not None and not self.heads.in_pages:
@@ -220,7 +241,7 @@ class Prefixes:
         row_kv.rest = row_kv.shared % page if page else 0
         for prefix in row_kv.needed:
             if not prefix.users:
-                self._alive.setdefault((prefix.parent, prefix.tokens[0]), []).append(prefix)
+                self._alive.setdefault(_key(prefix), []).append(prefix)
                 prefix.in_pages = prefix.pages(page) * page if page else 0
                 prefix.of_state = self.heads.state_tokens
                 self.tokens += prefix.held  # of a conversation
@@ -237,20 +258,22 @@ class Prefixes:
             prefix.users -= 1
             if prefix.users:
                 continue
-            key = prefix.parent, prefix.tokens[0]
+            key = _key(prefix)
             self._alive[key].remove(prefix)
             if not self._alive[key]:
                 del self._alive[key]
             self.tokens -= prefix.held
             if is_kept and self.heads.states and prefix.parent is None and prefix.kv is not None:
                 least = prefix.length if prefix.freed else prefix.least
-                self.conversations.add(prefix.tokens, prefix.kv, self.budget, least)
+                self.conversations.add(prefix.tokens, prefix.kv, self.budget, least, prefix.adapter)
             prefix.forget()
 
     @property
     def beginnings(self) -> int:
         """How many prefixes begin a text."""
-        return sum(len(prefixes) for (parent, _), prefixes in self._alive.items() if parent is None)
+        return sum(
+            len(prefixes) for (parent, *_), prefixes in self._alive.items() if parent is None
+        )
 
     def forget(self) -> None:
         """Free all keys and values; they are computed again when needed."""
@@ -319,13 +342,13 @@ class Prefixes:
                     ):
                         slot_tensor[first : last + 1, :, at : at + copied.shape[1]] = copied
 
-    def _deepest(self, prompt: Sequence[int]) -> Prefix | None:
-        """Return the deepest known prefix that a prompt begins with; the prompt's last token stays
-        its own."""
+    def _deepest(self, prompt: Sequence[int], adapter: str | None) -> Prefix | None:
+        """Return the deepest known prefix that a prompt of an adapter begins with; the prompt's
+        last token stays its own."""
         deepest: Prefix | None = None
         start = 0
         while start < len(prompt) - 1:
-            for one in self._alive.get((deepest, prompt[start]), []):
+            for one in self._alive.get((deepest, adapter, prompt[start]), []):
                 end = start + len(one.tokens)
                 if end < len(prompt) and list(prompt[start:end]) == one.tokens:
                     deepest, start = one, end
@@ -333,3 +356,8 @@ class Prefixes:
             else:
                 break
         return deepest
+
+
+def _key(prefix: Prefix) -> tuple[Prefix | None, str | None, int]:
+    """Return what a prefix is found by."""
+    return prefix.parent, prefix.adapter, prefix.tokens[0]

@@ -71,7 +71,7 @@ class PromptCache:
         The last token always remains to be computed.
         """
         end, start = len(pending) - 1, 0
-        parent: Parent = _digest(prompt[: row_kv.shared])
+        parent: Parent = _digest(prompt[: row_kv.shared], row_kv.adapter)
         blocks: list[_Block] = []
         while start < end:
             block = self._known.get((parent, tuple(pending[start : min(start + LANES, end)])))
@@ -114,7 +114,7 @@ class PromptCache:
             len(prompt) - row_kv.shared - 1
         )  # so many tokens are looked up when the same prompt comes again
         wanted = max(len(tokens) // LANES, -(-prompt_end // LANES))
-        parent: Parent = _digest(prompt[: row_kv.shared])
+        parent: Parent = _digest(prompt[: row_kv.shared], row_kv.adapter)
         used: list[_Block] = []
         new: list[tuple[int, int]] = []  # block of the slot, and of the store
         for at in range(min(wanted, self._store.slots)):
@@ -172,7 +172,7 @@ class PromptCache:
             self._blocks.move_to_end(block.number)
 
 
-def _digest(tokens: Sequence[int]) -> bytes:
-    """Return the digest of a prefix; its tokens, in the keys of each prompt after it, would take
-    far more memory."""
-    return hashlib.sha256(array("q", tokens)).digest()
+def _digest(tokens: Sequence[int], adapter: str | None) -> bytes:
+    """Return the digest of a prefix and its adapter; its tokens, in the keys of each prompt after
+    it, would take far more memory."""
+    return hashlib.sha256(array("q", tokens).tobytes() + (adapter or "").encode()).digest()

@@ -18,6 +18,7 @@ class RowKv:
         default_factory=list
     )  # of the prompt cache, with the beginning of its pending tokens
     copied: int = 0  # tokens in these blocks
+    adapter: str | None = None  # which adapter computes them; None: the base alone
     rest: int = 0  # last tokens of its prefix, of which its slot has a copy before its own ones: less than a page
 
     @property

@@ -30,12 +30,13 @@ def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
     check_factor(resolved.files.text_settings, resolved.spec.rope)
     if asks_in_chat:
         chat_templates.check(resolved.files)
-    adapter_kinds.check(resolved)
-    adapter_header.check(resolved.files)
+    for adapted in resolved.apart or [resolved]:
+        adapter_kinds.check(adapted)
+        adapter_header.check(adapted.files)
+        adapter_header.check_experts(adapted.files, adapted.mix)
     of = resolved.spec.generation.stored_kv
     if of.layers:
         of.check_layers(kept_kv(resolved.files.text_settings, resolved.files.dtype_bytes).layers)
-    adapter_header.check_experts(resolved.files, resolved.mix)
     if resolved.files.model.random_weights:
         random_weights.check_disk(resolved.files.model)
     with checked_draft(resolved) as draft:

@@ -12,8 +12,12 @@ from runner_engine.spec import ModelSpec
 
 def capabilities_of(spec: ModelSpec) -> frozenset[Capability]:
     """Return all capabilities; branches need rope_2d, an attention with a mask and a KV cache in
-    the model's format."""
+    the model's format, and one adapter at most."""
     has_mask = spec.model.attention is not Attention.flash_attention_2
     has_branches = isinstance(spec.rope, Rope2dConfig) and has_mask
     has_branches = has_branches and spec.generation.stored_kv == KvCache.as_model
-    return frozenset(Capability) - (frozenset() if has_branches else {Capability.branches})
+    lacks = {
+        Capability.branches: not has_branches or bool(spec.lora.each),
+        Capability.adapters: not spec.lora.each,
+    }
+    return frozenset(Capability) - {capability for capability, is_so in lacks.items() if is_so}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from runner_engine.models import inventory
 from runner_engine.models.building import one_at_a_time
 from runner_engine.models.loaded import Loaded
 from runner_engine.models.loaded_lines import text
-from runner_engine.models.lora import merging, module_of
+from runner_engine.models.lora import merging, module_of, several
 from runner_engine.models.lora.report import AdapterReport
 from runner_engine.settings.lora import AdapterConfig, adapter_of
 from runner_engine.spec import ModelSpec
@@ -41,13 +42,18 @@ def adapt(base: Loaded, resolved: ResolvedModel) -> Loaded:
                 f"rope={spec.rope.name}: most {lora.name} adapters were trained with 2D RoPE, the default of the "
                 f"program that wrote them; if this one was, use rope={lora.usual_rope}"
             )
+    elif resolved.apart:
+        with _adapting(base, resolved):
+            report = several.apply(loaded.model, resolved)
+        loaded.notes += report.notes
+    if report is not None:
         loaded.bytes_by_dtype = base.bytes_by_dtype.copy()
         loaded.bytes_by_dtype.update(inventory.adapter_bytes(loaded.model))
     threads = files.model.threads or machine.threads_for(loaded.model.num_parameters())
     torch.set_num_threads(threads)
     loaded.facts["threads"] = str(threads)
     loaded.metrics["load_s"] += time.perf_counter() - started
-    loaded.report(inventory.describe_lora(lora, report))
+    loaded.report(inventory.describe_lora(spec.lora, report))
     loaded.report(inventory.describe_weights(loaded.bytes_by_dtype))
     loaded.metrics |= inventory.memory_in_use(loaded.metrics)
     log.info("loaded model:\n%s", text(loaded.metrics, loaded.facts), extra=IN_TABLE)
@@ -63,9 +69,7 @@ def _adapted(
         return base.model, base.merged
     place = resolved.files.adapter
     assert place is not None
-    with ExitStack() as protecting:
-        for choice in resolved.mix.choices:
-            protecting.enter_context(choice.adapting(base.model))
+    with _adapting(base, resolved):
         if lora.merge:
             return merging.merge(base.model, resolved)
         applied: tuple[Any, AdapterReport] = module_of(lora).apply(
@@ -74,10 +78,21 @@ def _adapted(
         return applied
 
 
+@contextmanager
+def _adapting(base: Loaded, resolved: ResolvedModel) -> Iterator[None]:
+    """Let PEFT see the base's layers, as each choice of its quantization needs it."""
+    with ExitStack() as protecting:
+        for choice in resolved.mix.choices:
+            protecting.enter_context(choice.adapting(base.model))
+        yield
+
+
 def release(loaded: Loaded, spec: ModelSpec) -> bool:
     """Remove the adapter; False if the base cannot be restored."""
     if spec.lora.merges:
         return False
+    if spec.lora.each:
+        return several.remove(loaded.model)
     if (lora := adapter_of(spec.lora)) is not None:
         return bool(module_of(lora).remove(loaded.model))
     return True

@@ -20,7 +20,7 @@ from runner_engine.models.share import share_of
 from runner_engine.quantization import holders, share
 from runner_engine.quantization.base import CheckpointSource
 from runner_engine.quantization.mixed import Mix
-from runner_engine.settings.lora import AdapterConfig, MergeOrder
+from runner_engine.settings.lora import AdapterConfig, LoraConfig, MergeOrder, adapter_of
 
 NAMES_SHOWN = 4
 # in the names of an adapter's tensors: PEFT's, and those of runner_engine/models/lora/pth.py
@@ -157,7 +157,7 @@ def _quantized_kind(module: torch.nn.Module, of_layers: tuple[str, ...]) -> str:
     return next(names, "")
 
 
-def describe_lora(adapter: AdapterConfig | None, report: AdapterReport | None) -> Described:
+def describe_lora(lora: LoraConfig, report: AdapterReport | None) -> Described:
     """Describe the applied adapter: modules, rank, parameters, norm of the delta, and where it is
     from."""
     applied = report or AdapterReport(0, 0, 0, 0.0, ())
@@ -165,7 +165,10 @@ def describe_lora(adapter: AdapterConfig | None, report: AdapterReport | None) -
         f"lora_{key}": float(getattr(applied, key))
         for key in ("modules", "rank", "parameters", "delta_norm")
     }
-    if adapter is None:
+    if lora.each:
+        words = f"{lora.name}, beside the weights: {'; '.join(applied.besides)} · {applied.parameters:,} parameters"
+        return metrics, {"lora": words}
+    if (adapter := adapter_of(lora)) is None:
         return metrics, {"lora": "none"}
     words = (
         f"{adapter.name} {adapter.path}: {applied.modules} modules · rank {applied.rank} · "

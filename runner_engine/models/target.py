@@ -40,7 +40,8 @@ def target_of(resolved: ResolvedModel) -> Target:
     device = pick_device(model.device)
     for choice in mix.choices:
         choice.prepare(device.type)
-    capability.check_adapter(files)
+    for adapted in resolved.apart or [resolved]:
+        capability.check_adapter(adapted.files)
     dtype, notes = pick_dtype(model.dtype, files.settings, device)
     if dtype != (
         expected := getattr(torch, files.dtype)

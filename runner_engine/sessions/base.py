@@ -37,6 +37,7 @@ class Capability(StrEnum):
     continuing = "continuing an answer that was begun"
     thinking_budget = "a budget for thinking"
     tools = "functions in the chat template"
+    adapters = "an adapter by name for each request"
 
 
 class NotOffered(ConfigError):
@@ -217,6 +218,7 @@ class Request:
     )
     thinking_tokens: int | None = None  # the budget of its thinking; None: the generation group's
     is_guessed: bool = True  # tokens of it may be guessed, as generation.speculate says
+    adapter: str | None = None  # the name of the adapter that computes it; None: the base
 
     @property
     def effective_random_id(self) -> RequestId:
@@ -256,6 +258,7 @@ class Request:
             Capability.continuing: self.begun is not None,
             Capability.thinking_budget: self.thinking_tokens is not None,
             Capability.tools: self.offers_tools,
+            Capability.adapters: self.adapter is not None,
         }
         return frozenset(capability for capability, is_needed in needs.items() if is_needed)
 

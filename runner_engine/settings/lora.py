@@ -39,6 +39,17 @@ class LoraConfig:
     name: ClassVar[str] = "none"
 
     packages: ClassVar[tuple[str, ...]] = ()  # needed to apply the adapter
+    adapts: ClassVar[bool] = False  # whether there is an adapter, or several
+
+    @property
+    def each(self) -> list[PeftConfig]:
+        """Return the adapters among which each request chooses; none if all get the same."""
+        return []
+
+    @property
+    def names(self) -> list[str]:
+        """Return what requests call these adapters."""
+        return []
 
     @property
     def merges(self) -> bool:
@@ -68,6 +79,7 @@ class AdapterConfig(LoraConfig):
     merge_order: MergeOrder | None = setting(None, UNLESS_DEFAULT)
     merge_dtype: Dtype = setting(Dtype.auto, UNLESS_DEFAULT)
 
+    adapts: ClassVar[bool] = True
     module: ClassVar[str]  # applies the adapter to a model
     is_single_file: ClassVar[bool] = False
     usual_rope: ClassVar[str | None] = (
@@ -80,6 +92,16 @@ class AdapterConfig(LoraConfig):
             value = getattr(self, key)
             need = "it says how an adapter is merged: use lora.merge=true, too"
             check(self.merge or value in (None, Dtype.auto), f"lora.{key}", value, need)
+
+    @property
+    def key(self) -> str:
+        """Return the key that says where it is."""
+        return "lora.path"
+
+    @property
+    def label(self) -> str:
+        """Return what errors call it."""
+        return f"{self.key}={self.path}"
 
     @property
     def at_revision(self) -> str:

@@ -32,7 +32,11 @@ from runner_engine import (
     request_sha256,
 )
 
-CAPABILITIES = frozenset(Capability) - {Capability.distributions, Capability.continuing}
+CAPABILITIES = frozenset(Capability) - {
+    Capability.distributions,
+    Capability.continuing,
+    Capability.adapters,
+}
 HEAD_CHARACTERS = 120
 THOUGHT = "Let me see ."  # is repeated
 CAPABILITIES -= {Capability.grammar}  # its words are what they are

@@ -15,6 +15,7 @@ from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceStep, StepRows
 from runner_engine.decode.rows import Row
 from runner_engine.kv_cache import Heads, OwnKv, Prefix, SharedKv, Slots, kernels_for, put_state
+from runner_engine.models.lora import several
 from runner_engine.models.vocabulary import rows_of
 from runner_engine.recurrent import mixers_of
 
@@ -85,7 +86,9 @@ class Forward:
         )
         self.rows = rows_of(model)
         self.mixers = mixers_of(model) if heads.states else {}
-        in_steps = heads.by_sdpa and not (self.counts_before or self.mixers or heads.first_plain)
+        self.adapters = several.of_model(model)
+        goes_apart = self.counts_before or self.mixers or heads.first_plain or self.adapters
+        in_steps = heads.by_sdpa and not goes_apart
         self.device_step = DeviceStep(model, heads) if in_steps else None
         self.fused: FusedForward | None = None  # runs a pass in a single call where possible
         self.most_tokens = self.most_logits = (
@@ -122,7 +125,7 @@ class Forward:
         uses = self._uses([prefix.path[:-1]], [0] * count)
         spans = [Span(0, count, before=before)]
         layout = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
-        with self._states(into.store, [0], [first], [count]):
+        with self._states(into.store, [0], [first], [count]), self._with([prefix.adapter], [count]):
             self._forward(layout, ids, list(range(first, first + count)), [count - 1])
         prefix.partial, prefix.read = into, before + count
         into.store.fill(0, prefix.read)  # whatever continues it begins at its end
@@ -160,9 +163,9 @@ class Forward:
         layout = PassLayout(self.heads, self.kernels, own, *kinds, uses, spans)
         read = [piece for piece in pieces if piece.ids]
         starts = [piece.row.kv.shared + piece.before for piece in read]
-        with self._states(
-            own, [piece.slot for piece in read], starts, [len(piece.ids) for piece in read]
-        ):
+        counts = [len(piece.ids) for piece in read]
+        adapters = self._with([piece.row.kv.adapter for piece in read], counts)
+        with self._states(own, [piece.slot for piece in read], starts, counts), adapters:
             logits = self._forward(layout, ids, positions, kept or [len(ids) - 1])
         return logits[: len(kept)]
 
@@ -192,7 +195,9 @@ class Forward:
             self._ints([place + 1 for place in places]),
         )
         layout = PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True)
-        with self._states(own, range(len(rows)), positions, [1] * len(rows), is_decoded=True):
+        each = [1] * len(rows)
+        adapters = self._with([row.kv.adapter for row in rows], each)
+        with self._states(own, range(len(rows)), positions, each, is_decoded=True), adapters:
             return self._forward(layout, ids, positions, None)
 
     def step_of_picked(
@@ -249,6 +254,18 @@ class Forward:
         if own.states is None:
             return nullcontext()
         return own.states.reading(slots, starts, counts, is_decoded)
+
+    def _with(
+        self, adapters: Sequence[str | None], counts: Sequence[int]
+    ) -> AbstractContextManager[None]:
+        """Let so many tokens of the pass after each other be computed with each of these
+        adapters."""
+        if self.adapters is None:
+            return nullcontext()
+        of_tokens = [
+            name for name, count in zip(adapters, counts, strict=True) for _ in range(count)
+        ]
+        return self.adapters.reading(of_tokens, self.heads.device)
 
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)

@@ -13,7 +13,7 @@ from runner_base import ConfigError, load_json, one_line
 from runner_engine.checkpoints.adapter_header import adapter_shapes
 from runner_engine.checkpoints.resolve import read_tensors
 from runner_engine.models.lora.inside import mark_inside, unmark_inside
-from runner_engine.models.lora.report import AdapterReport, report_on
+from runner_engine.models.lora.report import AdapterReport, Pair, report_on
 from runner_engine.settings.lora import PeftConfig
 
 # what PEFT raises for a field of another type than it expects, as it checks none of them
@@ -45,13 +45,13 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
     if binary.is_file() and not (folder / "adapter_model.safetensors").is_file():
         from runner_engine.models.pickled import load_tensors
 
-        load_tensors(binary, f"lora.path={lora.path}")  # rejects a hostile file with our message
+        load_tensors(binary, lora.label)  # rejects a hostile file with our message
     if bare is None:
         return  # PEFT checks on the real base
     if settings.get("peft_type") != "LORA":
         return  # another method of PEFT: only its own checks know it
     label, modules = (
-        f"lora.path={lora.path} does not fit model.name={base_name}",
+        f"{lora.label} does not fit model.name={base_name}",
         dict(bare.named_modules()),
     )
     shapes = adapter_shapes(folder)
@@ -131,17 +131,17 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
             model: Any = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"lora.path={lora.path} does not fit model.name={base_name}: {one_line(error)}"
+            f"{lora.label} does not fit model.name={base_name}: {one_line(error)}"
         ) from error
     except DAMAGED as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise ConfigError(
-            f"lora.path={lora.path}: PEFT cannot read its adapter_config.json: {reason}"
+            f"{lora.label}: PEFT cannot read its adapter_config.json: {reason}"
         ) from error
     report = report_on(model, notes)
     if not report.besides and (report.modules == 0 or report.delta_norm == 0):
         raise ConfigError(
-            f"lora.path={lora.path} changes nothing in {base_name}: {report.modules} modules matched, "
+            f"{lora.label} changes nothing in {base_name}: {report.modules} modules matched, "
             f"norm of the delta {report.delta_norm:g}"
         )
     if lora.merge:
@@ -167,6 +167,21 @@ def _quietly() -> Iterator[None]:
         ):
             warnings.filterwarnings("ignore", message=message, category=UserWarning)
         yield
+
+
+def pairs_by_path(model: Any) -> dict[str, Pair]:
+    """Return copies of an adapter's matrices by the layers of the base, each of which it has one
+    pair for."""
+    layers: dict[str, Any] = dict(model.get_base_model().named_modules())
+    return {
+        path: Pair(
+            layer.lora_A[name].weight.detach().clone(),
+            layer.lora_B[name].weight.detach().clone(),
+            layer.scaling[name],
+        )
+        for path, layer in layers.items()
+        for name in getattr(layer, "lora_A", ())
+    }
 
 
 def remove(model: Any) -> bool:

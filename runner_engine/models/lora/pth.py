@@ -168,7 +168,7 @@ def fit(
 
 def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -> None:
     """Reject a bad adapter before the weights of its base are read."""
-    label = f"lora.path={lora.path}"
+    label = lora.label
     adapter = read(file, label, lora.rank)
     delta(adapter, label, base_name)
     if bare is not None:
@@ -177,13 +177,13 @@ def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -
 
 def adapted_paths(lora: PthConfig, file: Path) -> list[str]:
     """Return the paths of the layers that an adapter has matrices for."""
-    return [*read(file, f"lora.path={lora.path}", lora.rank).pairs]
+    return [*read(file, lora.label, lora.rank).pairs]
 
 
 def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, AdapterReport]:
     """Apply the adapter in `file` to base, by hooks or merged into its weights, and report the
     matched layers."""
-    label = f"lora.path={lora.path}"
+    label = lora.label
     adapter = read(file, label, lora.rank)
     layers, notes = fit(adapter, base, label, base_name)
     norm = delta(adapter, label, base_name)

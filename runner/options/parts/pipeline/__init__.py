@@ -12,6 +12,7 @@ CAPABILITIES = (
         Capability.logprobs,
         Capability.distributions,
         Capability.continuing,
+        Capability.adapters,
         Capability.own_memory,  # processes may run on other machines; the table of the parts has the memory of each
     }
 )

@@ -166,6 +166,7 @@ def test_text_comes_as_deltas_that_add_up(make: Callable[..., Engine]) -> None:
 def test_its_capabilities_are_known_before_it_loads(make: Callable[..., Engine]) -> None:
     engine = make(parts="nowhere")
     assert engine.capabilities == frozenset(Capability) - {
+        Capability.adapters,
         Capability.branches,
         Capability.logprobs,
         Capability.distributions,

@@ -1,0 +1,58 @@
+"""lora=several – PEFT adapters by name, beside one base: each request names the one that its tokens
+are computed with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from runner_base import HASHED, ConfigError, check
+from runner_engine.settings.lora import LoraConfig, PeftConfig
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]*")
+EXAMPLE = "'lora.adapters={math: FOLDER, style: FOLDER}'"
+
+
+@dataclass
+class NamedAdapter(PeftConfig):
+    """An adapter of several, as if it were the only one."""
+
+    called: str = ""
+
+    @property
+    def key(self) -> str:
+        """Return the key that says where it is."""
+        return f"lora.adapters.{self.called}"
+
+
+@dataclass
+class SeveralConfig(LoraConfig):
+    """Several PEFT adapters beside one base: a request names one, or none for the base."""
+
+    name: ClassVar[str] = "several"
+    packages: ClassVar[tuple[str, ...]] = ("peft",)
+    adapts: ClassVar[bool] = True
+
+    adapters: dict[str, str] = field(default_factory=dict, metadata={"counts": HASHED})
+
+    def __post_init__(self) -> None:
+        need = f"give each adapter a name and a PEFT folder or hub id, as {EXAMPLE}"
+        check(bool(self.adapters), "lora.adapters", self.adapters, need)
+        for name, path in self.adapters.items():
+            key, need = f"lora.adapters.{name}", "give the adapter's folder or hub id"
+            check(isinstance(path, str) and bool(path.strip()), key, path, need)
+            if not NAME.fullmatch(str(name)):
+                raise ConfigError(
+                    f"lora.adapters: {name!r} is no name for an adapter: use letters, digits and ._:@+/-"
+                )
+
+    @property
+    def each(self) -> list[PeftConfig]:
+        """Return the keys of each adapter as if it were the only one."""
+        return [NamedAdapter(path, called=name) for name, path in self.adapters.items()]
+
+    @property
+    def names(self) -> list[str]:
+        """Return what requests call these adapters."""
+        return [*self.adapters]
