@@ -137,6 +137,7 @@ class RunnerConfig:
         check_profile(self.profile, self.model, self.quantization.label)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)
+        self.lora.check_named(self.task.name, self.task.adapters_named)
         self.lora.check_merging(self.mix)
 
 

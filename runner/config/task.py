@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -91,6 +92,12 @@ class TaskConfig:
     def subject(self) -> str:
         """Return what the name of a run says about the task, for people."""
         return ""
+
+    @property
+    def adapters_named(self) -> Sequence[str] | None:
+        """Return the adapters that its requests choose by name; None: it knows only when they
+        come."""
+        return ()
 
     @property
     def gold_scorer(self) -> str | None:

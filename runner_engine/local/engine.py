@@ -284,7 +284,7 @@ class LocalEngine:
         require_no_scheduler(self.spec.generation, why)
         if self.spec.lora.each:
             raise ConfigError(
-                f"lora=several: rows of several adapters need continuous batching, and {why}: use lora=peft, one adapter"
+                f"lora=several: rows of several adapters need continuous batching, and {why}: use lora=peft"
             )
 
     def _speculation(self) -> Guesses:

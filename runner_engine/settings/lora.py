@@ -3,6 +3,7 @@ wrote it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -58,6 +59,15 @@ class LoraConfig:
 
     def check_merging(self, mix: Mix) -> None:
         """Reject a merge whose order is not said, or that a quantization cannot take part in."""
+
+    def check_named(self, task: str, names: Sequence[str] | None) -> None:
+        """Reject names that a task's requests have for adapters, where there are no such; None: any
+        that exist."""
+        if names:
+            raise ConfigError(
+                f"task={task} names adapters ({', '.join(names)}), and lora={self.name} has none by name: use "
+                f"lora=several 'lora.adapters={{{names[0]}: FOLDER}}'"
+            )
 
     @property
     def merges_first(self) -> bool:

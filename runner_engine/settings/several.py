@@ -4,10 +4,11 @@ are computed with."""
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from runner_base import HASHED, ConfigError, check
+from runner_base import HASHED, ConfigError, check, unknown
 from runner_engine.settings.lora import LoraConfig, PeftConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]*")
@@ -46,6 +47,19 @@ class SeveralConfig(LoraConfig):
                 raise ConfigError(
                     f"lora.adapters: {name!r} is no name for an adapter: use letters, digits and ._:@+/-"
                 )
+
+    def check_named(self, task: str, names: Sequence[str] | None) -> None:
+        """Reject a task that names no adapter, or one that is not among them."""
+        if names is None:
+            return
+        if not names:
+            raise ConfigError(
+                f"lora=several: no request of task={task} names an adapter: use lora=peft, or task=serve, or "
+                "task=agents with task.role_adapters"
+            )
+        for name in names:
+            if name not in self.adapters:
+                raise ConfigError(f"task={task}: {unknown('adapter', name, self.adapters)}")
 
     @property
     def each(self) -> list[PeftConfig]:

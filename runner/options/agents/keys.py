@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import ClassVar
 
@@ -22,6 +22,8 @@ from runner_base import (
     within,
 )
 from runner_engine import GenerationConfig
+
+DECISION = "decision"  # the name of the deciding agent: in ids, in rows, in edges
 
 
 class Mode(StrEnum):
@@ -145,6 +147,8 @@ class AgentsConfig(QuestionsConfig):
     mode: Mode = Mode.full_connected
     agents: int = setting(4, takes=within(1, MAX_AGENTS))
     roles: list[Role] | None = None
+    # with lora=several: which adapter a role's calls are computed with; a role without one: the base
+    role_adapters: dict[str, str] = field(default_factory=dict, metadata={"counts": UNLESS_DEFAULT})
     domain: Domain = Domain.gsm8k
     num_rounds: int = setting(1, takes=within(1, MAX_ROUNDS))
     decision_method: DecisionMethod = DecisionMethod.final_refer
@@ -183,6 +187,9 @@ class AgentsConfig(QuestionsConfig):
         super().__post_init__()
         need = f"give one role or more of {', '.join(Role)}, or null for all of them in this order"
         check(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
+        known = (*Role, DECISION)
+        for role in self.role_adapters:
+            check(role in known, "task.role_adapters", role, f"give roles: {', '.join(known)}")
         need = "agents answer with numbers or letters: use task=gsm8k task.extractor=math"
         check(self.gold is not Gold.expression, "task.gold", self.gold.value, need)
         self._check_attack()
@@ -279,6 +286,15 @@ class AgentsConfig(QuestionsConfig):
         if self.is_sampled:
             key, value = self.sampled_by
             check_answers_differ(f"{key}={value}", generation)
+
+    @property
+    def adapters_named(self) -> list[str]:
+        """Return the adapters of the roles."""
+        return [*self.role_adapters.values()]
+
+    def adapter_of(self, role: Role | None) -> str | None:
+        """Return the adapter of a role's calls, or of the decision's; None: the base."""
+        return self.role_adapters.get(DECISION if role is None else role.value)
 
     @property
     def asks_in_chat(self) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
 
+from runner.options.agents.keys import Role
 from runner.options.agents.sandbox import CodeOutcome
 from runner.options.agents.team import AgentCall, Answered, Discussion
 from runner_base import Call, FinishReason, signals
@@ -61,6 +62,7 @@ class Player:
         open_session: Callable[[], Session],
         on_step: Callable[[], None] = lambda: None,
         programs_at_once: int = 2,
+        adapter_of: Callable[[Role | None], str | None] = lambda _: None,
     ) -> None:
         self._records, self._code, self._open_session, self._on_step = (
             records,
@@ -69,6 +71,7 @@ class Player:
             on_step,
         )
         self._session: Session | None = None
+        self._adapter_of = adapter_of
         self._pool = ThreadPoolExecutor(programs_at_once, thread_name_prefix="program")
         self._ready: list[AgentCall] = []
         self._asked: dict[RequestId, AgentCall] = {}
@@ -152,7 +155,8 @@ class Player:
         if self._session is None:
             self._session = self._open_session()
         for turn in sorted(self._ready, key=lambda turn: turn.who):
-            self._session.submit(Request(turn.id, turn.messages, begun=self._records.begun(turn)))
+            begun, adapter = self._records.begun(turn), self._adapter_of(turn.role)
+            self._session.submit(Request(turn.id, turn.messages, begun=begun, adapter=adapter))
             self._asked[turn.id] = turn
         self._ready = []
 

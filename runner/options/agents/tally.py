@@ -13,9 +13,9 @@ from typing import Any
 
 from runner.datasets.items import Item
 from runner.options.agents.graph import Graph
-from runner.options.agents.keys import Attack, Role
+from runner.options.agents.keys import DECISION, Attack, Role
 from runner.options.agents.sandbox import CodeStatus
-from runner.options.agents.team import DECISION, Discussion, Link, majority
+from runner.options.agents.team import Discussion, Link, majority
 
 
 @dataclass

@@ -118,7 +118,8 @@ class _Work:
         writes_code = any(role.writes_code for role in self.team.roles)
         protections = self.sandbox.protections() if writes_code else None
         at_once = min(PROGRAMS_AT_ONCE, machine.cores())
-        with Player(self.calls, self.sandbox, self.open_session, self.show, at_once) as player:
+        more = self.open_session, self.show, at_once, task.adapter_of
+        with Player(self.calls, self.sandbox, *more) as player:
             solved = self.train(player) if task.is_trained else []
             edges |= self.edges("after")
             graph = graph_file.to_json(self.graph, self.team.titles, self.learned(solved))

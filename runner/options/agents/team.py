@@ -20,7 +20,7 @@ from functools import cached_property
 
 from runner.options.agents.attack import Tampering
 from runner.options.agents.graph import Round
-from runner.options.agents.keys import DecisionMethod, Domain, Role
+from runner.options.agents.keys import DECISION, DecisionMethod, Domain, Role
 from runner.options.agents.roles import (
     AgentMessage,
     agent_message,
@@ -34,7 +34,6 @@ from runner_engine import Message
 
 Sources = tuple[tuple[int, int], ...]  # round and agent of each message that is heard
 MOST_SAMPLES = 256  # that tokens may buy for a question
-DECISION = "decision"  # the name of the deciding agent: in ids, in rows, in edges
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,11 @@ class ClientAnswer(ABC):
         self.done: dict[int, Answer] = {}  # by the index of the choice
         self.prompt_tokens: dict[int, int] = {}  # by the number of the prompt
 
+    @property
+    def adapter(self) -> str | None:
+        """The adapter that answers; None: the base."""
+        return self.parsed.requests[0].adapter
+
     @abstractmethod
     def choice(
         self, index: int, text: str, reason: str, tokens: list[Token] | None
@@ -171,7 +176,7 @@ class ClientAnswer(ABC):
             "id": self.id,
             "object": kind,
             "created": self.created,
-            "model": self.gateway.model,
+            "model": self.adapter or self.gateway.model,
             "choices": choices,
         }
 
@@ -208,7 +213,11 @@ class ClientAnswer(ABC):
             if scored:
                 number = self.gateway.next_id()
                 requests[index] = Request(
-                    number, tuple(before), continuation=tuple(scored), top_logprobs=top
+                    number,
+                    tuple(before),
+                    continuation=tuple(scored),
+                    top_logprobs=top,
+                    adapter=self.adapter,
                 )
         return requests, first
 

@@ -116,14 +116,15 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
             answer = await gateway.in_thread(tokens_of, data, content_type, gateway)
         return Response(answer, media_type="application/json")
 
-    @app.get("/v1/models", summary="The model that is served")
+    @app.get("/v1/models", summary="The model that is served, and its adapters")
     async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [_model(gateway)]})
+        names = (None, *gateway.adapters)
+        return JSONResponse({"object": "list", "data": [_model(gateway, name) for name in names]})
 
     @app.get("/v1/models/{name:path}", include_in_schema=False)
     async def model(name: str) -> Response:
         gateway.check_model(name)
-        return JSONResponse(_model(gateway))
+        return JSONResponse(_model(gateway, gateway.adapter(name)))
 
     @app.get("/health", summary="200 while the server takes requests, 503 while it stops")
     async def health() -> Response:
@@ -194,14 +195,16 @@ def _watched(request: Request, client: ClientRequest) -> Iterator[None]:
         disconnect.cancel()
 
 
-def _model(gateway: Gateway) -> dict[str, Any]:
+def _model(gateway: Gateway, adapter: str | None) -> dict[str, Any]:
+    """Describe the base, or an adapter on it as vLLM does."""
     model = {
-        "id": gateway.model,
+        "id": adapter or gateway.model,
         "object": "model",
         "created": gateway.created,
         "owned_by": "runner",
     }
-    return model | gateway.limits.described_room
+    parent = {} if adapter is None else {"parent": gateway.model}
+    return model | parent | gateway.limits.described_room
 
 
 def _refusal(error: Exception) -> Refusal:

@@ -54,6 +54,7 @@ class Gateway:
         self.is_draining, self.created = False, int(time.time())
         self.loop = asyncio.get_running_loop()
         self.model, self._names = served_name(config, task), accepted_names(config, task)
+        self.adapters = tuple(config.lora.names)  # that a request names as its model
         self._numbers = itertools.count(1)
         self.clients: set[ClientRequest] = set()  # whose requests have begun, and not ended
         self._token_texts: dict[int, str] = {}
@@ -70,13 +71,18 @@ class Gateway:
 
     def check_model(self, name: str | None) -> None:
         """Refuse another model's name; None means the served model."""
-        if name is not None and name not in self._names:
+        if name is not None and name not in (*self._names, *self.adapters):
+            served = ", ".join(map(repr, (self.model, *self.adapters)))
             raise Refusal(
                 404,
-                f"this server has no model {name!r}, only {self.model!r}",
+                f"this server has no model {name!r}, only {served}",
                 "model",
                 "model_not_found",
             )
+
+    def adapter(self, name: str | None) -> str | None:
+        """Return the adapter that a model's name means; None: the base."""
+        return name if name in self.adapters else None
 
     def check_scores(self) -> None:
         """Refuse log-probabilities if the engine cannot compute them."""

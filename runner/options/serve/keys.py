@@ -61,6 +61,10 @@ class ServeConfig(TaskConfig):
         check(form in FORMS, "task.tool_form", form, unknown("form", form, FORMS))
 
     @property
+    def adapters_named(self) -> None:
+        """Clients choose among all adapters."""
+
+    @property
     def subject(self) -> str:
         """Return the address."""
         return f"{self.host}:{self.port}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from runner.config.model_names import adapter_name
 from runner.config.root import RunnerConfig
 from runner.options.serve.keys import ServeConfig
-from runner_base import short_name
+from runner_base import check, short_name
 from runner_engine import adapter_of
 
 
@@ -28,6 +28,14 @@ def served_name(config: RunnerConfig, task: ServeConfig) -> str:
         *([config.rope.name] if config.rope.name != "native" else []),
     ]
     return "+".join([short_name(config.model.name), *additions])
+
+
+def check_names(config: RunnerConfig, task: ServeConfig) -> None:
+    """Reject an adapter that has the name of the base, which a request could not tell apart."""
+    taken = accepted_names(config, task)
+    for name in config.lora.names:
+        need = f"clients call the base {' and '.join(taken)}: give the adapter another name"
+        check(name not in taken, "lora.adapters", name, need)
 
 
 def accepted_names(config: RunnerConfig, task: ServeConfig) -> tuple[str, ...]:

@@ -242,6 +242,7 @@ def _request(
         n=n,
         deltas=stream and gateway.streams_deltas,
         random_id=None if body.seed is None else random_id or 0,
+        adapter=gateway.adapter(body.model) if isinstance(body, OpenAIBody) else None,
     )
 
 

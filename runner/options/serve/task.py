@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.options.serve.keys import ServeConfig
-from runner.options.serve.name import served_name
+from runner.options.serve.name import check_names, served_name
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import ConfigError, Result, machine, say, signals
 from runner_base.addresses import is_loopback
@@ -41,6 +41,7 @@ class Served(Inputs):
 def prepare(config: RunnerConfig) -> Served:
     """Read the key; reject an address that is taken, or one that others can reach without a key."""
     task = own_config(config, ServeConfig)
+    check_names(config, task)
     key = os.environ.get(KEY, "").strip() or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(
@@ -141,4 +142,5 @@ def greeting(config: RunnerConfig, inputs: Served, bound: socket.socket) -> str:
     host = f"[{inputs.task.host}]" if ":" in inputs.task.host else inputs.task.host
     with_key = f", with the key in {KEY}" if inputs.key else ""
     name = served_name(config, inputs.task)
-    return f"serving {name} at http://{host}:{bound.getsockname()[1]}{with_key} (Ctrl-C ends it)"
+    adapters = f" with {', '.join(config.lora.names)}" if config.lora.names else ""
+    return f"serving {name}{adapters} at http://{host}:{bound.getsockname()[1]}{with_key} (Ctrl-C ends it)"

@@ -138,8 +138,8 @@ def apply(base: Any, resolved: ResolvedModel) -> AdapterReport:
         pairs = peft.pairs_by_path(adapted)
         if not peft.remove(adapted):
             raise ConfigError(
-                f"{lora.label} changes the base's own weights (init_lora_weights in its adapter_config.json), so that it "
-                "cannot stand beside other adapters: use lora=peft"
+                f"{lora.label} changes the base's own weights (its adapter_config.json has init_lora_weights), so that "
+                "it cannot stand beside other adapters: use lora=peft"
             )
         if not math.isfinite(report.delta_norm):
             raise ConfigError(f"{lora.label} holds nan or infinity")

@@ -156,6 +156,7 @@ class VllmConfig(ModelConfig):
         )
         need = f"vLLM stops at model.max_positions, and refuses more than the model's own; {here}"
         check(not rope.beyond_trained, "rope.beyond_trained", True, need)
+        check(not lora.each, "lora", lora.name, f"vLLM gets one adapter, with lora=peft; {here}")
         is_pth = (adapter := adapter_of(lora)) is not None and adapter.is_single_file
         check(not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {here}")
         check(
