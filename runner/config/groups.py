@@ -16,15 +16,14 @@ from runner_base import Text, plug_ins
 from runner_base.choices import Choices
 from runner_base.fields import Names
 from runner_base.plugins import PlugIn
-from runner_engine import CHOICES, ROPES, LoraConfig, PeftConfig
+from runner_engine import CHOICES, ROPES
 from runner_engine.settings.generation import GENERATIONS
-from runner_engine.settings.lora import PthConfig
-from runner_engine.settings.several import SeveralConfig
+from runner_engine.settings.several import LORAS
 
 GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
     "model": MODELS,
     "quantization": CHOICES,
-    "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig, "several": SeveralConfig},
+    "lora": LORAS,
     "rope": ROPES,
     "generation": GENERATIONS,
     "task": TASKS,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runner_base import ConfigError, unknown
 from runner_base.thinking import opened_by
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.decode.rows import Row
@@ -50,7 +51,7 @@ class RequestEncoder:
         grammars: Grammars | None = None,
     ) -> None:
         self.generation, self.seed = spec.generation.with_model_defaults(own or {}), spec.seed
-        self.tokenizer, self.model_name = tokenizer, model_name
+        self.tokenizer, self.model_name, self.adapters = tokenizer, model_name, spec.lora.names
         self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
         self.room_hint = f": {READ_BEYOND} reads on"  # an engine that does not read on empties it
         self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
@@ -94,6 +95,8 @@ class RequestEncoder:
     def rows(self, request: Request) -> list[Row]:
         """Return a row for each choice, for each branch, or for the continuation; a row may have an
         error."""
+        if request.adapter is not None and request.adapter not in self.adapters:
+            raise ConfigError(unknown("adapter", request.adapter, self.adapters))
         seen, ids = self.encode(request)
         if request.branches:
             return self._branches(request, seen, ids)

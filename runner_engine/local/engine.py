@@ -15,7 +15,7 @@ from functools import cached_property, partial
 
 import torch
 
-from runner_base import ConfigError, FinishReason, unknown
+from runner_base import ConfigError, FinishReason
 from runner_base.processor import left_out
 from runner_engine.attention import device_attention, shared_attention
 from runner_engine.checkpoints.draft import draft_of
@@ -282,10 +282,7 @@ class LocalEngine:
         """Raise ConfigError if rows cannot be decoded by the scheduler, and keys and values were to
         have fewer bits."""
         require_no_scheduler(self.spec.generation, why)
-        if self.spec.lora.each:
-            raise ConfigError(
-                f"lora=several: rows of several adapters need continuous batching, and {why}: use lora=peft"
-            )
+        self.spec.lora.require_no_scheduler(why)
 
     def _speculation(self) -> Guesses:
         draft = None if self.draft is None else self.draft.forward
@@ -345,9 +342,6 @@ class LocalSession(Session):
     def _admit(self, request: Request) -> list[Row]:
         if request.branches and self.branches_rejection is not None:
             raise self.branches_rejection
-        names = self.engine.spec.lora.names
-        if request.adapter is not None and request.adapter not in names:
-            raise ConfigError(unknown("adapter", request.adapter, names))
         return self.encoder.rows(request)
 
     def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:

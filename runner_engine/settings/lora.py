@@ -69,6 +69,9 @@ class LoraConfig:
                 f"lora=several 'lora.adapters={{{names[0]}: FOLDER}}'"
             )
 
+    def require_no_scheduler(self, why: str) -> None:
+        """Raise ConfigError if the scheduler cannot decode rows, and these need it."""
+
     @property
     def merges_first(self) -> bool:
         """Whether that is done before the model is quantized."""

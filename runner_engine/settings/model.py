@@ -112,9 +112,9 @@ class LocalModelConfig(ModelConfig):
     ) -> None:
         """Reject a KV cache in 8 bits beside an attention that reads transformers' own cache."""
         if self.attention is not Attention.auto:
-            require_no_scheduler(
-                generation, f"{self.key}.attention={self.attention.value} was requested"
-            )
+            why = f"{self.key}.attention={self.attention.value} was requested"
+            require_no_scheduler(generation, why)
+            lora.require_no_scheduler(why)
 
     def __post_init__(self) -> None:
         super().__post_init__()

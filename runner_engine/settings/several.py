@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from runner_base import HASHED, ConfigError, check, unknown
-from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]*")
 EXAMPLE = "'lora.adapters={math: FOLDER, style: FOLDER}'"
@@ -61,6 +61,12 @@ class SeveralConfig(LoraConfig):
             if name not in self.adapters:
                 raise ConfigError(f"task={task}: {unknown('adapter', name, self.adapters)}")
 
+    def require_no_scheduler(self, why: str) -> None:
+        """Raise ConfigError: only the scheduler knows which rows of a pass have which adapter."""
+        raise ConfigError(
+            f"lora=several: rows of several adapters need continuous batching, and {why}: use lora=peft"
+        )
+
     @property
     def each(self) -> list[PeftConfig]:
         """Return the keys of each adapter as if it were the only one."""
@@ -70,3 +76,8 @@ class SeveralConfig(LoraConfig):
     def names(self) -> list[str]:
         """Return what requests call these adapters."""
         return [*self.adapters]
+
+
+LORAS: dict[str, type[LoraConfig]] = {
+    kind.name: kind for kind in (LoraConfig, PeftConfig, PthConfig, SeveralConfig)
+}

@@ -41,6 +41,7 @@ NEEDS = {
     "model=llama_cpp": ["model.name=./x.gguf"],
     "lora=peft": ["lora.path=./x"],
     "lora=pth": ["lora.path=./x"],
+    "lora=several": ["lora.adapters={a: ./x}", "task=serve"],
     "task=generate": ["task.prompt=x"],
     "task=split": ["task.output_dir=./x"],
     "model=parts": ["model.name=./x"],

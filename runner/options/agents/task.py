@@ -30,6 +30,7 @@ from runner.scorers import score_without_left_out
 from runner.store.measured import Measured, Measuring
 from runner.tasks.base import Context, Uses
 from runner.tasks.collecting import kept_words, problems
+from runner.tasks.named_adapters import words_on_adapters
 from runner_base import (
     Call,
     JobFailed,
@@ -76,9 +77,9 @@ def run(inputs: Assignment, context: Context) -> Result:
         return result
 
 
-def preview(inputs: Assignment, resolved: ResolvedJob) -> str:  # noqa: ARG001
-    """Say for a plan which questions count, if files choose them."""
-    lines = choice_words(inputs.task, inputs.items)
+def preview(inputs: Assignment, resolved: ResolvedJob) -> str:
+    """Say for a plan which questions count, if files choose them, and what adapters take."""
+    lines = choice_words(inputs.task, inputs.items) + words_on_adapters(resolved)
     if inputs.task.match is not None and inputs.matched is not None:
         lines.append(match.preview_match(inputs.task.match, inputs.matched))
     return "\n".join(lines)

@@ -12,11 +12,13 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import check_names, served_name
 from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner.tasks.named_adapters import words_on_adapters
 from runner_base import ConfigError, Result, machine, say, signals
 from runner_base.addresses import is_loopback
 from runner_engine import Driver
@@ -56,6 +58,11 @@ def prepare(config: RunnerConfig) -> Served:
         listen(task, probe)
     # with task.port=0 a user may start any number of servers, each a job of its own
     return Served({} if task.port else {"process": f"{os.getpid()} {time.time_ns()}"}, task, key)
+
+
+def preview(inputs: Served, resolved: ResolvedJob) -> str:  # noqa: ARG001
+    """Say for a plan what the adapters take."""
+    return "\n".join(words_on_adapters(resolved))
 
 
 def bound_to(task: ServeConfig) -> socket.socket:

@@ -21,6 +21,7 @@ from runner_base import ConfigError
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.models.lora import peft
 from runner_engine.models.lora.report import AdapterReport, Pair
+from runner_engine.settings.lora import PeftConfig
 
 ATTRIBUTE = "adapters_of_rows"  # of a model that has several
 CHILD = "lora"  # the name of a layer's matrices among its modules
@@ -132,7 +133,7 @@ def apply(base: Any, resolved: ResolvedModel) -> AdapterReport:
     name, found, reports = resolved.spec.model.name, dict[str, dict[str, Pair]](), []
     for one in resolved.apart:
         lora, place = one.files.lora, one.files.adapter
-        assert lora is not None
+        assert isinstance(lora, PeftConfig)
         assert place is not None
         adapted, report = peft.apply(base, lora, place, name)
         pairs = peft.pairs_by_path(adapted)

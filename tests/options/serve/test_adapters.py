@@ -101,8 +101,12 @@ def test_the_list_has_the_base_and_its_adapters(server: Serving) -> None:
         (["task=gsm8k", "lora=several", "lora.adapters={hard: embedded}"], "no request of task=gsm8k names an adapter"),
         (["task=serve", "lora=several", "lora.adapters={hard: nowhere/at/all}"], "lora.adapters.hard=nowhere/at/all"),
         (["task=serve", "lora=several"], "give each adapter a name"),
+        (
+            ["task=serve", "lora=several", "lora.adapters={hard: embedded}", "model.attention=sdpa"],
+            "rows of several adapters need continuous batching, and model.attention=sdpa was requested",
+        ),
     ],
-    ids=["the base's name", "another task", "no folder", "none"],
+    ids=["the base's name", "another task", "no folder", "none", "attention"],
 )  # fmt: skip
 def test_what_cannot_be_served_is_said_first(
     runner: Callable[..., Any], command: list[str], reason: str

@@ -4,6 +4,7 @@ alone."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ class Case:
             "style": save_adapter(folder / "style", base, **STYLE),
         }
         tokenizer = AutoTokenizer.from_pretrained(base)
-        models = {name: with_adapter(base, place) for name, place in self.places.items()}
+        models: dict[str | None, Any] = {
+            name: with_adapter(base, place) for name, place in self.places.items()
+        }
         models[None] = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         self.alone = {
             name: generated(model, tokenizer, PROMPTS, NEW_TOKENS) for name, model in models.items()
@@ -170,7 +173,7 @@ def test_what_is_kept_of_a_prompt_is_its_adapters(make_config: Make, case: Case,
         for at, name in enumerate((*NAMES, *NAMES)):
             before = engine.stats.shared_tokens
             with engine.open() as session:
-                request = Request(0, PROMPTS[0], adapter=name, **{kept: True})
+                request = replace(Request(0, PROMPTS[0], adapter=name), **{kept: True})  # type: ignore[arg-type]
                 done: list[Any] = []
                 contract.gather(session, [request], done.extend)
             assert tokens_of(done) == {0: case.alone[name][0]}
