@@ -73,6 +73,7 @@ class KeyRules:
             "rope.beyond_trained": "false",
             "task.contexts": "[]",
             "task.last_tokens": "256",
+            "task.role_adapters": "{}",
         }
     )
 

@@ -21,7 +21,6 @@ from runner_base import ConfigError
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.models.lora import peft
 from runner_engine.models.lora.report import AdapterReport, Pair
-from runner_engine.settings.lora import PeftConfig
 
 ATTRIBUTE = "adapters_of_rows"  # of a model that has several
 CHILD = "lora"  # the name of a layer's matrices among its modules
@@ -131,9 +130,8 @@ class SideBySide(nn.Module):
 def apply(base: Any, resolved: ResolvedModel) -> AdapterReport:
     """Put all adapters beside the layers of a base, and say what they were applied to."""
     name, found, reports = resolved.spec.model.name, dict[str, dict[str, Pair]](), []
-    for one in resolved.apart:
-        lora, place = one.files.lora, one.files.adapter
-        assert isinstance(lora, PeftConfig)
+    for lora, one in zip(resolved.spec.lora.each, resolved.apart, strict=True):
+        place = one.files.adapter
         assert place is not None
         adapted, report = peft.apply(base, lora, place, name)
         pairs = peft.pairs_by_path(adapted)

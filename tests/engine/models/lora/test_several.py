@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.resolved import resolve, spec_of
 from runner.config.root import RunnerConfig
+from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import MIB
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
@@ -46,6 +47,14 @@ STYLE = {  # other layers, ranks and factors than those of the first one
     "alpha_pattern": {"up_proj": 32}, "layers_to_transform": [1],
 }  # fmt: skip
 NAMES = ("math", "style", None)
+
+
+class Naming(Gsm8kConfig):
+    """A task whose requests name adapters."""
+
+    @property
+    def adapters_named(self) -> None:
+        """Any that exist."""
 
 
 class Case:
@@ -82,6 +91,7 @@ def plain(base: Path) -> dict[str, Any]:
     return {
         "model": LocalModelConfig(name=str(base), device="cpu", dtype=Dtype.float32),
         "generation": GenerationConfig(max_new_tokens=NEW_TOKENS),
+        "task": Naming(limit=4),
     }
 
 
