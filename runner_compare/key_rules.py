@@ -17,8 +17,8 @@ INERT = frozenset(
         *("generation.speculate", "quantization.allow_partial", "rope.beyond_trained"),
         *(f"model.{name}" for name in (
             "answer_s", "backend", "backoff_s", "cache_dir", "check_memory", "compare", "concurrency", "connect_s",
-            "delay_s", "first_token_s", "key_variable", "memory_share", "port", "price_in", "price_out", "python",
-            "random_weights", "retries", "stages", "start_s", "timeout_s",
+            "delay_s", "executable", "first_token_s", "key_variable", "memory_share", "port", "price_in", "price_out",
+            "python", "random_weights", "retries", "stages", "start_s", "timeout_s",
         )),
         *(f"task.{name}" for name in (
             "answer_key", "branches", "choices_key", "choices_seed", "cluster", "compare", "debug", "drain_s",

@@ -34,9 +34,10 @@ def test_records_from_before_a_key_of_a_task_have_its_default() -> None:
         for key, it in KeyRules.defaults.items()
         if key.startswith("task.")
     }
-    assert defaults == {
+    of_likelihood = {
         key: text_of(getattr(LikelihoodConfig(), key)) for key in ("contexts", "last_tokens")
     }
+    assert defaults == of_likelihood | {"role_adapters": "{}"}, "the last is a key of task=agents"
     earlier = {"task.name": "likelihood", "task.window": "1024"}
     today = earlier | {"task.contexts": "[]", "task.last_tokens": "256"}
     assert SchemaRules().differing_keys([earlier, today]) == []
