@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -133,7 +133,7 @@ class Scorer:
     def _start_tokenizing(self, prompt: Prompt) -> asyncio.Future[Tokens]:
         if isinstance(prompt, str):
             return asyncio.ensure_future(self._tokenize(prompt=prompt))
-        turns = [asdict(part) for part in prompt if isinstance(part, Message)]
+        turns = [part.as_dict() for part in prompt if isinstance(part, Message)]
         return asyncio.ensure_future(self._tokenize_chat(turns))
 
     async def _tokenize_chat(self, turns: list[dict[str, Any]]) -> Tokens:
