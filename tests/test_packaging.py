@@ -234,7 +234,8 @@ INDIRECT = {
     "yaml",
 }  # dependencies of transformers, torch, MLflow, FastAPI, uvicorn, OmegaConf
 # each in its own extra, sympy with Math-Verify
-OPTIONAL = {"torchao", "gguf", "joblib", "lm_eval", "optuna", "ray", "submitit"} | {
+OPTIONAL = {"torchao", "gguf", "joblib", "llguidance", "lm_eval", "optuna", "ray", "submitit"} | {
+    "xllamacpp",  # in an environment of its own
     "math_verify",
     "latex2sympy2_extended",
     "sympy",
