@@ -9,9 +9,7 @@ says is kept in the user's cache, by the content of the file.
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,13 +21,13 @@ from runner.options.remote.faults import Fault
 from runner.options.remote.forced_scoring import Forced, forced_answer, forced_body
 from runner.options.remote.llama_cpp import texts
 from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, llama_cpp_model
+from runner.options.remote.started.reference import REFERENCE_S, NoReference, ask
 from runner.options.remote.started.server import StartedServer
-from runner_base import ConfigError, JobFailed, child, kept, machine, one_line, tell
+from runner_base import ConfigError, JobFailed, kept, machine, one_line, tell
 from runner_engine.checkpoints import gguf_file
 
 VERSION = 1  # raise it when the same file would give other answers
 MODULE = "runner.options.remote.llama_cpp.reference"
-REFERENCE_S = 3600.0
 ROUNDINGS = 2.0  # llama.cpp may be this many times as far from exact activations as our engine's rounded ones
 LEAST = 0.001  # nats for a token on average that two right programs may differ by in any case
 ALLOWED = {8.5: 0.05, 16.0: 0.05}  # nats, besides, where keys or values are stored in so many bits
@@ -287,16 +285,8 @@ def _read(resolved: ResolvedJob) -> dict[str, Any]:
         "file": str(resolved.files.path),
         "chat_template_kwargs": model.chat_template_kwargs,
     }
-    pipe = subprocess.PIPE
-    process = child.start("-m", MODULE, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
-        out, err = process.communicate(json.dumps(order).encode(), REFERENCE_S)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    if process.returncode:
-        lines = err.decode(errors="replace").strip().splitlines()
-        return {"missing": one_line((lines or [child.describe_exit(process.returncode)])[-1])}
-    found: dict[str, Any] = json.loads(out.decode().splitlines()[-1])
+        found: dict[str, Any] = ask(MODULE, order)
+    except NoReference as error:
+        return {"missing": str(error)}
     return found

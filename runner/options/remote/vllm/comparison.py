@@ -9,9 +9,7 @@ may make 0.1: so transformers' own rounding is measured.
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -20,15 +18,15 @@ from typing import Any
 
 from runner.config.resolved import ResolvedJob
 from runner.datasets.word_problems import Split, problems
+from runner.options.remote.started.reference import NoReference, ask
 from runner.options.remote.vllm.command import dtype_of
 from runner.options.remote.vllm.environment import environment_of
 from runner.options.remote.vllm.keys import vllm_model
-from runner_base import BYTES, MIB, ConfigError, child, kept, machine, one_line, tell
+from runner_base import BYTES, MIB, ConfigError, kept, machine, tell
 from runner_engine.checkpoints import file_bytes
 
 TEXTS = 32
 REFERENCE = "runner.options.remote.vllm.reference"
-REFERENCE_S = 3600.0
 ROUNDINGS = 2.0  # vLLM may be this many times as far from float32 as transformers is in vLLM's number format
 # mean absolute differences of a token's log-probability, in nats, that rounding may make where it
 # was not measured
@@ -173,21 +171,11 @@ def _score(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[st
         "folder": str(resolved.files.path), "dtype": dtype, "trust_remote_code": model.trust_remote_code,
         "texts": texts(), "bytes": needed_bytes,
     }  # fmt: skip
-    pipe = subprocess.PIPE
-    process = child.start("-m", REFERENCE, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
-        out, err = process.communicate(json.dumps(order).encode(), REFERENCE_S)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    if process.returncode:
-        lines = err.decode(errors="replace").strip().splitlines() or [
-            child.describe_exit(process.returncode)
-        ]
+        scores: list[dict[str, Any]] = ask(REFERENCE, order)
+    except NoReference as error:
         raise ConfigError(
             f"model.name={model.name}: transformers cannot score it, so vLLM cannot be compared with it: "
-            f"{one_line(lines[-1])}. model.compare=false takes its answers as they are"
-        )
-    scores: list[dict[str, Any]] = json.loads(out.decode().splitlines()[-1])
+            f"{error}. model.compare=false takes its answers as they are"
+        ) from None
     return scores
