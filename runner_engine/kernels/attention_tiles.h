@@ -127,12 +127,17 @@ INLINE float NAME(tile_weights)(const float *s, int keys, float scale, const flo
   }
   *sum = *sum * keep + _mm512_reduce_add_ps(total);
 #else
+  float scaled[TILE_KEYS];
 #pragma omp simd reduction(+ : total)
   for (int j = 0; j < keys; j++) {
     const float e = exp_fast(fmaf(s[j], scale, -m));
     total += e;
-    weights[j] = NAME(from_float)(scales ? e * scales[j] : e);
+    scaled[j] = e;
   }
+  /* not a choice within the loop: compilers make a masked load of it, which AMD's processors do slowly where it loads nothing */
+  if (scales)
+    for (int j = 0; j < keys; j++) scaled[j] *= scales[j];
+  for (int j = 0; j < keys; j++) weights[j] = NAME(from_float)(scaled[j]);
   *sum = *sum * keep + total;
 #endif
   *top = m;
