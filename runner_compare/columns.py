@@ -41,7 +41,8 @@ OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_n
 # The columns of a comparison of accuracies. On a narrow terminal those with the highest numbers go
 # first; 0 stays.
 OF_SCORED = {"no_answer": 0, "cut_off": 0, **dict.fromkeys(OF_QUESTION, 0), "weight_mib": 4, "stored_mib": 4,
-             "model_mib": 0, "peak_rss_mib": 4, "play_s": 0, "decode_tok_per_s": 0, "load_s": 3,
+             "model_mib": 0, "peak_rss_mib": 4, "play_s": 0, "decode_tok_per_s": 0,
+             "joules_per_question": 0, "energy_wh": 3, "energy_cost": 2, "load_s": 3,
              "new_tokens": 2}  # fmt: skip
 SHOWN_IF_ANY = ("no_answer", "cut_off")  # not shown if they are 0 in every row
 # The columns of any other comparison: first the purpose of the tasks, then what most tasks have.

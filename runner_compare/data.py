@@ -192,7 +192,7 @@ class TableRow:
     # what the comparison shows, in words; of rows that show the same, the first one has it
     sentence: str = ""
     panel: tuple[str, ...] = ()  # the keys of its set of questions, if the rows differ in these
-    # of accuracy, memory and speed; None: it is not considered for the front
+    # of accuracy, memory, speed and energy; None: it is not considered for the front
     on_front: bool | None = None
     # by axis of the front, without accuracy
     standing: dict[str, Standing] = field(default_factory=dict)
@@ -201,7 +201,7 @@ class TableRow:
     dominated_in: list[str] = field(default_factory=list)
     # by how much the dominating row is more accurate, as a comparison of the two says
     accuracy_behind: float = 0.0
-    off_front: str | None = None  # why its speed and memory are not considered
+    off_front: str | None = None  # why what it has measured is not considered
 
     @property
     def effect(self) -> Decision | None:

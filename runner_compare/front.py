@@ -1,9 +1,9 @@
-"""The Pareto front of accuracy, memory and speed: a row is dominated only if tests show that
-nothing is lost by that.
+"""The Pareto front of accuracy, memory, speed and energy: a row is dominated only if tests show
+that nothing is lost by that.
 
-One row dominates another if it is shown to be as good within a margin in accuracy, memory and
-speed, is not shown to be worse in any of them, and is better beyond noise in one of the three. A
-measured share of right answers that is as large does not show that a row is as accurate: of two
+One row dominates another if it is shown to be as good within a margin in accuracy, memory, speed
+and energy, is not shown to be worse in any of them, and is better beyond noise in one. A measured
+share of right answers that is as large does not show that a row is as accurate: of two
 rows, a truly worse one has as many right answers every few times.
 
 The front consists of the rows that no row of the front dominates. "As good within a margin" is not
@@ -11,13 +11,14 @@ transitive (each of three rows may be a bit slower than the one before), so a ro
 dominated by one that is itself dominated. If rows dominate one another in a circle, all of them
 stay on the front.
 
-Speed counts if its noise is known: from several runs of each job, or because the user says so.
+Speed and energy count if their noise is known: from several runs of each job, or because the user
+says so. Energy is that of a question, not of a right answer: otherwise accuracy would count twice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, variance
 
@@ -32,13 +33,12 @@ from runner_compare.statistics.over_runs import RatioOfRuns, fewest_runs
 from runner_compare.statistics.sequential import Side
 
 # The axes of the Pareto front besides the accuracy, and their names there.
-FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed"}
-MEMORY, SPEED = FRONT
-# of "better" over all pairs, in each of the two measured axes: accuracy and speed
-LEVEL = ALPHA / 2
+FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed", "joules_per_question": "energy"}
+MEMORY, SPEED, ENERGY = FRONT
+MEASURED = SPEED, ENERGY  # they differ from run to run
 # memory is computed, not measured: only longer or shorter answers change it
 MEMORY_TOLERANCE = 0.02
-# the smallest losses that matter, unless --margin says otherwise
+# the smallest losses that matter, unless --margin says otherwise; that of speed is energy's, too
 ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10
 
 
@@ -50,17 +50,19 @@ class Front:
     axes: list[str] = field(default_factory=list)
     # by axis: the difference up to which it is noise
     noise: dict[str, str] = field(default_factory=dict)
-    # of accuracy and speed: the loss that may not matter
+    # of accuracy and what is measured: the loss that may not matter
     margins: dict[str, float] = field(default_factory=dict)
     pairs: int = 0  # the number of pairs of rows that it compares
+    # of "better" over all pairs, in each axis that has noise: accuracy, speed and energy
+    level: float = ALPHA / 2
     # of pairs compared while one ran: how many shared 5 %
     shares: list[int] = field(default_factory=list)
     runs: int = 0  # how many runs of each job can show a difference of speed
     dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
-    # jobs without the memory metric: memory is not an axis
-    without_memory: list[str] = field(default_factory=list)
-    # jobs with too few runs to know the noise of their speed
-    without_speed: list[str] = field(default_factory=list)
+    # of memory and energy, where they are no axis: the jobs that lack the metric
+    lacking: dict[str, list[str]] = field(default_factory=dict)
+    # of speed and energy: the jobs with too few runs to know their noise
+    too_few_runs: dict[str, list[str]] = field(default_factory=dict)
 
 
 def mark_front(
@@ -73,8 +75,8 @@ def mark_front(
     which axes.
 
     Rows that were measured beside other work, or on another machine, are left out. Without reader,
-    accuracies are compared by their counts alone. `tolerance`: by how much speeds may differ by
-    noise alone, if the user says so.
+    accuracies are compared by their counts alone. `tolerance`: by how much speeds and joules
+    may differ by noise alone, if the user says so.
     """
     scored = [row for row in table.rows if row.run.interval]
     if len(scored) < 2:
@@ -89,34 +91,48 @@ def mark_front(
     ]
     front = table.of(Front)
     front.pairs = sum(math.comb(len(members), 2) for members in panels)
-    front.runs = fewest_runs(LEVEL / max(1, front.pairs))
-    measured = [name for name in FRONT if all(name in row.run.metrics for row in rows)]
-    if measured and MEMORY not in measured:
-        front.without_memory = [row.run.job_id for row in rows if MEMORY not in row.run.metrics]
-    if SPEED in measured and tolerance is None:
-        front.without_speed = [
-            row.run.job_id for row in rows if len(values_of(row.run, SPEED)) < MIN_RUNS
-        ]
-    front.axes = [name for name in measured if name != SPEED or not front.without_speed]
+    _choose_axes(front, [row.run for row in rows], tolerance is not None)
+    front.runs = fewest_runs(front.level / max(1, front.pairs))
     if not front.axes:
         return
     given = margins or {}
-    front.margins = {
-        "accuracy": given.get("accuracy", ACCURACY_MARGIN),
-        SPEED: given.get(RATIOS, SPEED_MARGIN),
+    front.margins = {"accuracy": given.get("accuracy", ACCURACY_MARGIN)}
+    front.margins |= dict.fromkeys(MEASURED, given.get(RATIOS, SPEED_MARGIN))
+    values = {
+        axis: {row.run.run_id: values_of(row.run, axis) for row in rows}
+        for axis in MEASURED
+        if axis in front.axes
     }
-    speeds = (
-        {row.run.run_id: values_of(row.run, SPEED) for row in rows} if SPEED in front.axes else {}
-    )
-    set_standings(table, rows, speeds, tolerance)
-    dominance = Dominance(table, reader, speeds, tolerance)
+    set_standings(table, rows, values, tolerance)
+    dominance = Dominance(table, reader, values, tolerance)
     for members in panels:
         _mark(members, dominance)
     front.shares = sorted(dominance.shares.values())
 
 
+def _choose_axes(front: Front, runs: Sequence[Run], is_noise_given: bool) -> None:
+    """Set the axes: what all runs have measured, and whose noise is known."""
+    lacking = {
+        axis: [run.job_id for run in runs if not run.metrics.get(axis, 0.0) > 0] for axis in FRONT
+    }
+    measured = [axis for axis in FRONT if not lacking[axis]]
+    if measured and lacking[MEMORY]:
+        front.lacking[MEMORY] = lacking[MEMORY]
+    if 0 < len(lacking[ENERGY]) < len(runs):  # few machines have a counter: most tables lack it
+        front.lacking[ENERGY] = lacking[ENERGY]
+    for axis in MEASURED if not is_noise_given else ():
+        too_few = [run.job_id for run in runs if len(values_of(run, axis)) < MIN_RUNS]
+        if axis in measured and too_few:
+            front.too_few_runs[axis] = too_few
+    front.axes = [axis for axis in measured if axis not in front.too_few_runs]
+    front.level = ALPHA / (3 if ENERGY in front.axes else 2)
+
+
 def set_standings(
-    table: Table, rows: list[TableRow], speeds: Mapping[str, list[float]], tolerance: float | None
+    table: Table,
+    rows: list[TableRow],
+    values: Mapping[str, Mapping[str, list[float]]],
+    tolerance: float | None,
 ) -> None:
     """Set each row's value on each axis and its range: an interval over its runs, or half of the
     tolerance each way."""
@@ -124,7 +140,7 @@ def set_standings(
     for axis in front.axes:
         percent = MEMORY_TOLERANCE if axis == MEMORY else tolerance
         for row in rows:
-            logs = [math.log(value) for value in speeds[row.run.run_id]] if axis == SPEED else []
+            logs = [math.log(value) for value in values.get(axis, {}).get(row.run.run_id, [])]
             middle = math.exp(fmean(logs)) if len(logs) > 1 else row.run.metrics[axis]
             half = (
                 stats.student_quantile(ALPHA, len(logs) - 1) * math.sqrt(variance(logs) / len(logs))
@@ -136,7 +152,7 @@ def set_standings(
             )
         if percent is not None:
             front.noise[axis] = f"{100 * percent:.3g} %" + (
-                ", as given by --tolerance," if axis == SPEED else ""
+                ", as given by --tolerance," if axis in MEASURED else ""
             )
         else:
             counts = sorted(row.standing[axis].runs for row in rows)
@@ -161,12 +177,12 @@ class Dominance:
         self,
         table: Table,
         reader: Reader | None,
-        speeds: Mapping[str, list[float]],
+        values: Mapping[str, Mapping[str, list[float]]],
         tolerance: float | None,
     ) -> None:
         front = table.of(Front)
-        self.axes, self.pairs, self.margins = front.axes, front.pairs, front.margins
-        self.speeds, self.tolerance = speeds, tolerance
+        self.axes, self.pairs, self.level = front.axes, front.pairs, front.level
+        self.margins, self.values, self.tolerance = front.margins, values, tolerance
         self.accuracies = PairsOfRuns(reader, table.keys)
         # of pairs compared while one ran: how many shared the 5 %
         self.shares: dict[frozenset[str], int] = {}
@@ -190,16 +206,18 @@ class Dominance:
         return [ACCURACY[0]] * self.accuracy(row, other).is_better + better
 
     def measured(self, row: TableRow, other: TableRow, axis: str) -> Relation:
-        """Compare memory or speed."""
+        """Compare memory, speed or energy."""
         gain = math.log(row.standing[axis].value / other.standing[axis].value)
-        gain = gain if described(axis).better is Better.higher else -gain
+        is_higher_better = described(axis).better is Better.higher
+        gain = gain if is_higher_better else -gain
         noise = MEMORY_TOLERANCE if axis == MEMORY else self.tolerance
         if noise is not None:
             return Relation(gain > math.log1p(noise), gain >= -math.log1p(noise))
-        over = RatioOfRuns.of(self.speeds[row.run.run_id], self.speeds[other.run.run_id])
-        p, limit = over.p_at(1.0), 1 / (1 + self.margins[SPEED])
-        is_better = gain > 0 and p * self.pairs < LEVEL
-        is_within = over.ratio > limit and over.p_at(limit) * self.pairs < ALPHA
+        pair = (row, other) if is_higher_better else (other, row)
+        better_first = RatioOfRuns.of(*(self.values[axis][side.run.run_id] for side in pair))
+        p, limit = better_first.p_at(1.0), 1 / (1 + self.margins[axis])
+        is_better = gain > 0 and p * self.pairs < self.level
+        is_within = better_first.ratio > limit and better_first.p_at(limit) * self.pairs < ALPHA
         return Relation(is_better, is_better or (is_within and not (gain < 0 and p < ALPHA)))
 
     def accuracy(self, row: TableRow, other: TableRow) -> Relation:
@@ -229,7 +247,7 @@ class Dominance:
             is_worse = test.side_of(0.0) is Side.worse
             is_within = test.side_of(-margin) is Side.better
         else:
-            is_better = effect.value > 0 and effect.p * self.pairs < LEVEL
+            is_better = effect.value > 0 and effect.p * self.pairs < self.level
             is_worse = effect.value < 0 and effect.p < ALPHA
             is_within = (
                 effect.value > -margin and not is_worse and test.p_at(-margin) * self.pairs < ALPHA

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from runner_base import few
 from runner_compare.data import ALONE_KEYS, MAX_NAMED, Table, TableRow
+from runner_compare.front import ENERGY, MEMORY, SPEED, Front
 from runner_compare.front import FRONT as AXES
-from runner_compare.front import SPEED, Front
 from runner_compare.quantities import points
 from runner_compare.statistics import ALPHA, MIN_RUNS
 from runner_compare.statistics.sequential import level_of
 from runner_compare.wording import MAX_NAMES, name_of
+
+ASKED = {MEMORY: "memory the model took", ENERGY: "energy a question took"}
+PLURALS = {SPEED: "speeds", ENERGY: "joules"}
+BETTER_OR_WORSE = {SPEED: "faster or slower", ENERGY: "thriftier or more wasteful"}
+AS_GOOD = {SPEED: "as fast", ENERGY: "as low in energy"}
 
 
 def front_sentences(table: Table) -> list[str]:
@@ -17,17 +24,18 @@ def front_sentences(table: Table) -> list[str]:
     kept = table.of(Front)
     sentences = [kept.dominated] if kept.dominated else []
     front = "the Pareto front leaves out" if kept.axes else "no Pareto front: it leaves out"
-    if kept.without_memory:
-        jobs = f"{few(kept.without_memory, MAX_NAMED)} do{('es' if len(kept.without_memory) == 1 else '')}"
+    for axis, jobs in kept.lacking.items():
+        named = f"{few(jobs, MAX_NAMED)} do{'es' if len(jobs) == 1 else ''}"
+        sentences.append(f"{front} {AXES[axis]}: {named} not say how much {ASKED[axis]} ({axis})")
+    if kept.too_few_runs:
+        jobs = list(dict.fromkeys(chain.from_iterable(kept.too_few_runs.values())))
+        every = len(jobs) == len([row for row in table.rows if not row.off_front])
+        which = "" if every else f" ({few(jobs, MAX_NAMED)})"
+        axes = left_out_axes(kept)
         sentences.append(
-            f"{front} memory: {jobs} not say how much memory the model took (model_mib)"
-        )
-    if kept.without_speed:
-        every = len(kept.without_speed) == len([row for row in table.rows if not row.off_front])
-        which = "" if every else f" ({few(kept.without_speed, MAX_NAMED)})"
-        sentences.append(
-            f"{front} speed: speeds of fewer than {MIN_RUNS} runs{which} do not show how far runs differ by "
-            "themselves, so no row is called faster or slower. To count speed, run each job "
+            f"{front} {axes}: {' and '.join(PLURALS[axis] for axis in kept.too_few_runs)} of fewer than "
+            f"{MIN_RUNS} runs{which} do not show how far runs differ by themselves, so no row is called "
+            f"{' or '.join(BETTER_OR_WORSE[axis] for axis in kept.too_few_runs)}. To count {axes}, run each job "
             f"{kept.runs} times or more, on an idle machine with {ALONE_KEYS}, or give the noise yourself: "
             "--tolerance PERCENT"
         )
@@ -44,6 +52,11 @@ def front_sentences(table: Table) -> list[str]:
     return sentences
 
 
+def left_out_axes(front: Front) -> str:
+    """Return the axes that are left out because too few runs show their noise; empty if none is."""
+    return " and ".join(AXES[axis] for axis in front.too_few_runs)
+
+
 def front_rule(table: Table) -> str:
     """Return the rule by which a row is dominated."""
     front = table.of(Front)
@@ -52,7 +65,7 @@ def front_rule(table: Table) -> str:
         axis for axis in front.axes if axis not in front.margins or "given" in front.noise[axis]
     ]
     shown += [
-        f"as fast within {100 * front.margins[axis]:g} %"
+        f"{AS_GOOD[axis]} within {100 * front.margins[axis]:g} %"
         for axis in front.axes
         if axis not in exact
     ]
@@ -85,7 +98,8 @@ def dominated(table: Table) -> str:
         return ""
     shown = [_dominated(row, table) for row in rows[:MAX_NAMES]]
     more = f"; and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
-    left_out = " (speed left out)" if table.of(Front).without_speed else ""
+    axes = left_out_axes(table.of(Front))
+    left_out = f" ({axes} left out)" if axes else ""
     return f"dominated beyond noise{left_out}: {'; '.join(shown)}{more}"
 
 
@@ -101,8 +115,7 @@ def _dominated(row: TableRow, table: Table) -> str:
             better.append(f"{AXES[axis]} ×{ratio:.2f}")
         else:
             better.append(f"{axis} {points(row.accuracy_behind)} points")
-    if table.of(Front).without_speed:  # so that nobody takes a slower row for a better one
-        better.append(
-            f"{AXES[SPEED]} ×{other.run.metrics[SPEED] / row.run.metrics[SPEED]:.2f}, not tested"
-        )
+    for axis in table.of(Front).too_few_runs:  # so that nobody takes a slower row for a better one
+        ratio = other.run.metrics[axis] / row.run.metrics[axis]
+        better.append(f"{AXES[axis]} ×{ratio:.2f}, not tested")
     return f"{name} by {other_name} ({', '.join(better)})"

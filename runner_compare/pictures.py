@@ -201,11 +201,13 @@ def pareto(table: Table) -> Figure:
     all_panels = list(dict.fromkeys(row.panel for row in rows))
     panels = all_panels[:MAX_PANELS]
     names = names_of(rows, table.keys)
+    axes = table.of(Front).axes
     beside = LETTER_WIDTH * (longest(names) + 6) if longest(names) > LONGEST_AT_DOT else 0
     figure = Figure(
-        figsize=(8.8 + beside, 0.4 + 2.7 * len(panels)), layout=ConstrainedLayoutEngine(hspace=0.08)
+        figsize=(4.4 * max(2, len(axes)) + beside, 0.4 + 2.7 * len(panels)),
+        layout=ConstrainedLayoutEngine(hspace=0.08),
     )
-    panes = figure.subplots(len(panels), len(table.of(Front).axes), squeeze=False, sharey="row")
+    panes = figure.subplots(len(panels), len(axes), squeeze=False, sharey="row")
     labels: list[list[Annotation]] = []
     for line, panel in zip(panes, panels, strict=True):
         members = [row for row in rows if row.panel == panel]
@@ -218,7 +220,7 @@ def pareto(table: Table) -> Figure:
         names = names_of(shown, [key for key in table.keys if key not in panel_keys])
         if longest(names) > LONGEST_AT_DOT:
             names = numbered(line[-1], names)
-        for pane, axis in zip(line, table.of(Front).axes, strict=True):
+        for pane, axis in zip(line, axes, strict=True):
             labels.append(_front_pane(pane, members, axis, names))
             pane.set_xlabel(described(axis).axis)
         line[0].set_ylabel("accuracy, %")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cluster_null
 import numpy as np
@@ -53,6 +53,7 @@ class Setting:
     accuracy: float
     memory: float = 100.0
     speed: float = 50.0
+    joules: float = 0.0  # of a question; 0: not counted
 
 
 def table_of(
@@ -77,9 +78,15 @@ def table_of(
         run = reader.add(f"{number} {it.name}", line, family)
         run.metrics["model_mib"] = it.memory * math.exp(MEMORY_NOISE * generator.standard_normal())
         speeds = it.speed * np.exp(math.hypot(noise, WITHIN) * generator.standard_normal(runs))
-        run.metrics["decode_tok_per_s"] = float(speeds[0])
-        run.earlier = [Run(run.run_id, run.job_id, "gsm8k", "1", "", {}, {"decode_tok_per_s": float(speed)})
-                       for speed in speeds[1:]]  # fmt: skip
+        measured = [{"decode_tok_per_s": float(speed)} for speed in speeds]
+        if it.joules:
+            drawn = np.exp(math.hypot(noise, WITHIN) * generator.standard_normal(runs))
+            for metrics, spread in zip(measured, drawn.tolist(), strict=True):
+                metrics["joules_per_question"] = it.joules * spread
+        run.metrics |= measured[0]
+        run.earlier = [
+            Run(run.run_id, run.job_id, "gsm8k", "1", "", {}, metrics) for metrics in measured[1:]
+        ]
         rows.append(TableRow(run, {}, is_baseline=not rows))
     mark_front(ComparedTable("gsm8k", [], rows), reader)
     return rows
@@ -87,17 +94,23 @@ def table_of(
 
 def nulls(generator: np.random.Generator, draws: int, limits: Limits) -> None:
     """Print how often one of five rows of the same setting is called dominated."""
-    heads = "n", "accuracy", "rho     ", "noise between runs", "runs", "a row is dominated %"
+    heads = (
+        *("n", "accuracy", "rho     ", "noise between runs", "runs"),
+        *("a row is dominated %", "with energy, too %"),
+    )
     table = Table(f"the same setting {ROWS} times: {draws:,} tables a line", *heads)
     for n, accuracy, rho in SETTINGS:
         for noise, runs in NOISES:
-            wrong = 0
-            for _ in range(draws):
-                rows = table_of(generator, [Setting("same", accuracy)] * ROWS, n, rho, noise, runs)
-                wrong += any(row.dominated_by for row in rows)
-            limits.false.append(Rate(wrong, draws))
+            found = []
+            for joules in (0.0, 10.0):
+                wrong, same = 0, Setting("same", accuracy, joules=joules)
+                for _ in range(draws):
+                    rows = table_of(generator, [same] * ROWS, n, rho, noise, runs)
+                    wrong += any(row.dominated_by for row in rows)
+                found.append(Rate(wrong, draws))
+            limits.false += found
             words = "families" if rho == IN_FAMILIES else f"{rho:.2f}"
-            table.row(n, accuracy, words, f"{noise:.0%}", runs, limits.false[-1])
+            table.row(n, accuracy, words, f"{noise:.0%}", runs, *found)
 
 
 def fallen(
@@ -130,6 +143,14 @@ def worse(generator: np.random.Generator, draws: int, limits: Limits) -> None:
         )
         for percent in (10, 20, 100)
     ]
+    energies = [
+        (
+            f"{percent} % more energy",
+            replace(none, joules=10.0),
+            Setting("nf4", 0.9, memory=33.0, joules=10 * (1 + percent / 100)),
+        )
+        for percent in (10, 20, 100)
+    ]
     heads = "n", "noise", "runs", f"{'the cheap setting against none':>36}", "none is dominated %"
     table = Table(f"a third of the memory, but truly worse: {draws:,} tables a line", *heads)
 
@@ -140,7 +161,7 @@ def worse(generator: np.random.Generator, draws: int, limits: Limits) -> None:
     for n in (200, 1319):
         for case in accuracies:
             show(case, n, 1)
-        for case in speeds:
+        for case in (*speeds, *energies):
             for runs in RUNS:
                 show(case, n, runs)
     for case in (accuracies[0], accuracies[-1]):
@@ -156,6 +177,11 @@ def powers(generator: np.random.Generator, draws: int) -> None:
         ("the same, and 3 points less accurate", Setting("none", 0.87), nf4),
         ("10 points less accurate", Setting("fp4", 0.8, 33.0), nf4),
         ("half the speed", Setting("slow", 0.9, 33.0, 25.0), nf4),
+        (
+            "twice the energy",
+            Setting("hot", 0.9, 33.0, joules=20.0),
+            replace(nf4, joules=10.0),
+        ),
         ("20 % slower, three times the memory", Setting("none", 0.9, 100.0, 50 / 1.2), nf4),
     ]
     heads = "n", "noise", "runs", f"{'what is true of it':>36}", "it is dominated %"

@@ -109,7 +109,8 @@ class JobEnergy:
 def metrics_of(
     joules: JoulesOfJob, samples: Sequence[Sample], price_kwh: float | None
 ) -> Mapping[str, float]:
-    """Return what a job's energy comes to: in parts, for a right answer, and in money."""
+    """Return what a job's energy comes to: in parts, for a question and a right answer, and in
+    money."""
     if not joules.seconds:
         return {}
     wh = joules.gross_j / JOULES_PER_WH
@@ -121,13 +122,20 @@ def metrics_of(
     }
     if joules.prefill_j or joules.decode_j:
         found |= {"energy_prefill_j": joules.prefill_j, "energy_decode_j": joules.decode_j}
-    answered_here = [sample for sample in samples if sample.reused_from is None]
-    right = sum(sample.right_share() * len(sample.answers) for sample in answered_here)
-    if right:
+    cost = None if price_kwh is None else wh / 1000 * price_kwh
+    found |= {} if cost is None else {"energy_cost": cost}
+    if questions := sum(sample.reused_from is None for sample in samples):
+        found["joules_per_question"] = joules.net_j / questions
+    if right := right_answers(samples):
         found["joules_per_right_answer"] = joules.net_j / right
-    if price_kwh is not None:
-        found["energy_cost"] = wh / 1000 * price_kwh
+        found |= {} if cost is None else {"energy_cost_per_right_answer": cost / right}
     return found
+
+
+def right_answers(samples: Sequence[Sample]) -> float:
+    """Return how many answers are right of those that were given here."""
+    answered_here = [sample for sample in samples if sample.reused_from is None]
+    return sum(sample.right_share() * len(sample.answers) for sample in answered_here)
 
 
 def notes_on_price(no_energy: str, price_kwh: float | None) -> list[str]:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.energy import Energy
-from runner.core.job_energy import JobEnergy, JoulesOfJob, metrics_of, notes_on_price
+from runner.core.job_energy import (
+    JobEnergy,
+    JoulesOfJob,
+    metrics_of,
+    notes_on_price,
+    right_answers,
+)
 from runner_base import Sample, machine, one_line, visible_gpus, write_atomically
 from runner_base.texts import checked, signed
 from runner_compare import OF_GUESSES, OF_PREFILL
@@ -39,6 +45,7 @@ class Measured:
     energy: JoulesOfJob = field(default_factory=JoulesOfJob)
     no_energy: str = ""  # why it was not counted
     has_counters: bool = False
+    answering_s: float = 0.0  # by the clock, from the loaded model to the last answer
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -70,11 +77,13 @@ class Measured:
         found |= {"energy": self.no_energy} if self.has_counters and self.no_energy else {}
         return self.report.facts | found | {"measured": self.contention, "machine": self.machine}
 
-    def energy_metrics(
+    def cost_metrics(
         self, samples: Sequence[Sample], price_kwh: float | None
     ) -> Mapping[str, float]:
-        """Return what the energy comes to: in parts, for a right answer, and in money."""
-        return metrics_of(self.energy, samples, price_kwh)
+        """Return the time of a right answer, and what the energy comes to."""
+        right = right_answers(samples)
+        time_s = {"right_answer_s": self.answering_s / right} if right and self.answering_s else {}
+        return {**time_s, **metrics_of(self.energy, samples, price_kwh)}
 
     def energy_notes(self, price_kwh: float | None) -> list[str]:
         """Say why the energy has no price, where one was asked for."""
@@ -104,6 +113,7 @@ class Measured:
             contention=contention,
             energy=energy,
             no_energy=no_energy,
+            answering_s=earlier.answering_s + self.answering_s,
         )
 
     def write(self, folder: Path) -> None:
@@ -151,6 +161,7 @@ class Measuring:
         counters = Energy(with_gpus=on_gpus and not is_elsewhere, is_elsewhere=is_elsewhere)
         self.energy = JobEnergy(counters, self.contention.beside)
         self.energy.begin(engine.stats)
+        self._loaded_at = time.monotonic()
 
     def keep(self) -> Measured:
         """Write what has been measured so far, over all starts, and return it."""
@@ -168,6 +179,7 @@ class Measuring:
             joules,
             no_energy,
             has_counters,
+            time.monotonic() - self._loaded_at,
         )
         measured = now.after(self.earlier)
         measured.write(self.folder)

@@ -56,6 +56,6 @@ def collect(
     partial.delete()  # also one that a kill after the last sample has left
     done = collected(kept, enough, measured, policy.notes(), asked_again, context.config.task.name)
     if measured is not None:
-        done.metrics |= measured.energy_metrics(done.samples, context.config.price_kwh)
+        done.metrics |= measured.cost_metrics(done.samples, context.config.price_kwh)
         done.notes += measured.energy_notes(context.config.price_kwh)
     return done

@@ -35,6 +35,7 @@ class Pooling(StrEnum):
     mean = "mean"
     max = "max"
     per_token = "per_token"  # the speed over all tokens of all runs
+    weighted = "weighted"  # the mean, where each run counts by its `tokens`
     dropped = "dropped"  # it follows from other metrics, or has no meaning over several runs
 
 
@@ -48,7 +49,8 @@ class Metric:
     form: str = ""  # Python's format specification; empty: as many digits as help
     better: Better = Better.neither
     pooling: Pooling = Pooling.mean
-    tokens: str = ""  # for pooling per token: the metric that counts the tokens
+    # for pooling per token and weighted: the metric that counts the tokens, or what else it is of
+    tokens: str = ""
     axis_words: str = ""  # the text on a picture's axis, if the label is too short
     head_words: str = ""  # the head of a narrow column, if the label does not fit
     # a plug-in's: from the answers that count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from operator import mul
 
 from runner_compare.metrics.kinds import Pooling
 from runner_compare.metrics.known import described
@@ -35,7 +36,10 @@ def pool(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
                 pooled[key] = sum(tokens) / sum(
                     count / speed for count, speed in zip(tokens, values, strict=True)
                 )
-            case Pooling.mean | Pooling.per_token:
+            case Pooling.weighted if sum(part.get(metric.tokens, 0.0) for part in parts):
+                weights = [part.get(metric.tokens, 0.0) for part in parts]
+                pooled[key] = math.fsum(map(mul, values, weights)) / sum(weights)
+            case Pooling.mean | Pooling.per_token | Pooling.weighted:
                 pooled[key] = sum(values) / len(values)
             case Pooling.dropped:
                 pass

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from runner_base.spreads import RANKS
 from runner_compare.metrics.kinds import Better, Metric, Pooling, counts, metric, with_ends
 
+OF_RIGHT_ANSWERS: dict[str, Any] = {
+    "better": Better.lower,
+    "pooling": Pooling.weighted,
+    "tokens": "correct",
+}
 METRICS: tuple[Metric, ...] = (
     # speed
     metric(
@@ -39,7 +46,19 @@ METRICS: tuple[Metric, ...] = (
     metric("energy_wh", "energy", ".3g", pooling=Pooling.sum),
     metric("energy_cost", "energy cost", ".4g", better=Better.lower, pooling=Pooling.sum),
     metric("idle_w", "idle power", ".1f", better=Better.neither),
-    metric("joules_per_right_answer", "energy J a right answer", ".3g", better=Better.lower),
+    metric(
+        "joules_per_question",
+        "J a question",
+        ".3g",
+        better=Better.lower,
+        pooling=Pooling.weighted,
+        tokens="n",
+        axis_words="energy of a question, J",
+        head_words="J\n/question",
+    ),
+    metric("joules_per_right_answer", "J a right answer", ".3g", **OF_RIGHT_ANSWERS),
+    metric("energy_cost_per_right_answer", form=".3g", **OF_RIGHT_ANSWERS),
+    metric("right_answer_s", "time of a right answer", ".3g", **OF_RIGHT_ANSWERS),
     # of a sweep with guesses at every step, against none by turns
     metric("off_decode_tok_per_s", "decode without guesses", ",.0f"),
     *with_ends("speculation_gain", "gain of guessed tokens", ".3f", Better.higher),

@@ -23,7 +23,7 @@ NAMES = (
     "token_costs",  # what the answers of teams cost in tokens
     "savings",  # what a team saves of its baseline's tokens
     "thinking",  # how long rows think, and what a right answer costs
-    "energy",  # joules, and what a right answer costs
+    "right_answers",  # what a right answer costs: time, tokens, money, energy
     "budgets",  # settings with several budgets of thinking, at equal tokens
     "recall",  # how far back models can look: recall by length and depth, the effective length
     "tool_calls",  # calls of functions: at which step they fail, and who is better in which category
@@ -35,7 +35,7 @@ NAMES = (
     "files",  # --files: a line for each model file in place of the tables
     "pooled",  # --pool: one verdict for each setting over several tasks
     "flips",  # --flips: the questions that only one of two runs solved
-    "front",  # of accuracy, memory and speed: which rows no other one dominates
+    "front",  # of accuracy, memory, speed and energy: which rows no other one dominates
 )
 
 

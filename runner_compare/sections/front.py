@@ -1,11 +1,11 @@
-"""The Pareto front of accuracy, memory and speed: which rows are on it, and the rule."""
+"""The Pareto front of accuracy, memory, speed and energy: which rows are on it, and the rule."""
 
 from __future__ import annotations
 
 from runner_base import Column, Use
 from runner_compare.data import Table, TableRow
 from runner_compare.front import Front
-from runner_compare.front_words import dominated, front_rule, front_sentences
+from runner_compare.front_words import dominated, front_rule, front_sentences, left_out_axes
 from runner_compare.reader import Reader
 from runner_compare.section import Section, Slot
 
@@ -24,7 +24,8 @@ class FrontSection(Section):
         front = table.of(Front)
         if not front.axes:
             return {}
-        head = "Pareto\nwithout speed" if front.without_speed else "Pareto"
+        left_out = left_out_axes(front)
+        head = f"Pareto\nwithout {left_out}" if left_out else "Pareto"
         return {Slot.last: [Column(head, list(map(_place, table.rows)), False, use=Use.verdict)]}
 
     def sentences(self, table: Table) -> list[str]:

@@ -11,6 +11,8 @@ from runner.core import energy as counters
 from runner.core.energy import Energy
 from runner.core.job_energy import JobEnergy, JoulesOfJob, metrics_of
 from runner_base.result import Answer, FinishReason, Sample, Verdict
+from runner_compare.data import Run, Table, TableRow
+from runner_compare.front import mark_front
 from runner_engine import EngineStats
 
 IDLE_W, PREFILL_W, DECODE_W = 10.0, 50.0, 30.0
@@ -91,6 +93,34 @@ def test_a_counter_that_runs_twice_as_fast_is_seen(tmp_path: Path) -> None:
     )
 
 
+def test_a_setting_whose_counter_runs_twice_as_fast_leaves_the_front(tmp_path: Path) -> None:
+    """Four runs of each job; the control is a counter as fast as the baseline's, which differs by
+    noise alone."""
+    answers = [sample(0, Verdict.correct), sample(1, Verdict.wrong)]
+
+    def row(job: str, speed: float) -> TableRow:
+        runs = []
+        for number, noise in enumerate((1.0, 1.01, 0.99, 1.005)):
+            machine = Machine(tmp_path / f"{job} {number}", speed=speed * noise)
+            metrics = {"n": 200.0, "correct": 180.0, "model_mib": 100.0, "decode_tok_per_s": 50.0}
+            metrics |= metrics_of(counted_on(machine).so_far, answers, None)
+            metrics["decode_tok_per_s"] *= noise
+            runs.append(Run(job, job, "gsm8k", "1", "", {}, metrics))
+        runs[0].earlier = runs[1:]
+        return TableRow(runs[0], {})
+
+    for speed, falls in ((2.0, "true"), (1.0, None)):
+        rows = [row(f"true at {speed}", 1.0), row(f"other at {speed}", speed)]
+        mark_front(Table("gsm8k", [], rows), margins={"accuracy": 0.2})
+        assert rows[0].on_front
+        assert (rows[1].dominated_by or "").startswith(falls or ""), speed
+        assert rows[1].on_front is (falls is None)
+        assert rows[1].dominated_in == ([] if falls is None else ["joules_per_question"])
+    assert rows[0].run.metrics["joules_per_question"] == pytest.approx(
+        20 * (0.5 * PREFILL_W + 2.0 * DECODE_W) / 2
+    )
+
+
 def test_answers_that_were_reused_cost_nothing(tmp_path: Path) -> None:
     joules = counted_on(Machine(tmp_path)).so_far
     samples = [
@@ -102,6 +132,8 @@ def test_answers_that_were_reused_cost_nothing(tmp_path: Path) -> None:
     assert found["joules_per_right_answer"] == pytest.approx(
         joules.net_j
     )  # one right answer was given here
+    assert found["joules_per_question"] == pytest.approx(joules.net_j / 2)
+    assert found["energy_cost_per_right_answer"] == found["energy_cost"]
     assert found["energy_wh"] == pytest.approx(joules.gross_j / 3600)
     assert found["energy_cost"] == pytest.approx(joules.gross_j / 3600 / 1000 * 0.36)
     assert "joules_per_right_answer" not in metrics_of(joules, samples[1:2], None)

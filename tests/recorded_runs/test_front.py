@@ -1,4 +1,4 @@
-"""The Pareto front of accuracy, memory and speed, against its definition and against noise."""
+"""The Pareto front of accuracy, memory, speed and energy, against its definition and against noise."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_the_spread_of_runs_is_the_noise() -> None:
 
 
 def test_a_cheap_row_must_be_shown_to_be_as_fast() -> None:
-    steady, wild = (1.0, 1.004, 0.997, 1.001, 0.999), (1.0, 1.2, 0.84, 1.1, 0.95)
+    steady, wild = STEADY, (1.0, 1.2, 0.84, 1.1, 0.95)
     for name, noise, factor, falls in (
         ("as fast", steady, 1.0, "nf4"),
         ("3 % slower for sure", steady, 0.97, None),
@@ -195,6 +195,77 @@ def test_a_cheap_row_must_be_shown_to_be_as_fast() -> None:
         cheap = repeated("nf4", *(factor * 50 * one for one in noise), memory=36)
         dear = repeated("none", *(50 * one for one in noise[::-1]))
         assert front_of(cheap, dear, tolerance=None) == {"nf4": None, "none": falls}, name
+
+
+STEADY = (1.0, 1.004, 0.997, 1.001, 0.999)
+
+
+def counted(job: str, joules: float, noise: tuple[float, ...] = STEADY) -> TableRow:
+    """A job of several runs that differ in nothing but the energy of a question."""
+    found = repeated(job, *(50 * spread for spread in STEADY))
+    for run, spread in zip((found.run, *found.run.earlier), noise, strict=False):
+        run.metrics["joules_per_question"] = joules * spread
+    return found
+
+
+def test_energy_is_an_axis() -> None:
+    """Settings that are equal but for the joules of a question; the control: of equal ones none is
+    dominated."""
+    for joules, falls in ((20.0, "thrifty"), (10.0, None), (10.5, None)):
+        rows = counted("thrifty", 10.0), counted("other", joules, STEADY[::-1])
+        table = Table("gsm8k", [], [*rows])
+        found = front_of(*rows, tolerance=None, pooled=table)
+        if joules != 10.5:  # 5 % are within the margin, and beyond noise
+            assert found == {"thrifty": None, "other": falls}, joules
+        assert table.of(Front).axes == ["model_mib", "decode_tok_per_s", "joules_per_question"]
+    assert "as fast within 10 % and as low in energy within 10 %" in front_rule(table)
+    wild = (1.0, 1.6, 0.6, 1.3, 0.8)
+    assert front_of(
+        counted("thrifty", 10, wild), counted("other", 12, wild[::-1]), tolerance=None
+    ) == {"thrifty": None, "other": None}
+
+
+def test_a_row_that_takes_more_energy_dominates_nothing() -> None:
+    for joules, falls in ((10.0, "small"), (20.0, None)):
+        small, large = counted("small", joules), counted("large", 10.0, STEADY[::-1])
+        for run in (small.run, *small.run.earlier):
+            run.metrics["model_mib"] = 36.0
+        assert front_of(small, large, tolerance=None) == {"small": None, "large": falls}
+
+
+def test_energy_is_left_out_where_a_row_lacks_it_or_has_too_few_runs() -> None:
+    rows = counted("a", 10), repeated("b", 50, 50.2, 49.7, 50)
+    table = Table("gsm8k", [], [*rows])
+    front_of(*rows, tolerance=None, pooled=table)
+    assert table.of(Front).axes == ["model_mib", "decode_tok_per_s"]
+    assert front_sentences(table) == [
+        "the Pareto front leaves out energy: b does not say how much energy a question took (joules_per_question)"
+    ]
+    single = [row("a", 180, 36, 50), row("b", 180, 100, 50)]
+    for one, joules in zip(single, (10.0, 5.0), strict=True):
+        one.run.metrics["joules_per_question"] = joules
+    table = Table("gsm8k", [], single)
+    assert front_of(*single, tolerance=None, pooled=table) == {"a": None, "b": "a"}
+    (sentence,) = front_sentences(table)
+    assert sentence.startswith(
+        "the Pareto front leaves out speed and energy: speeds and joules of fewer than 3 runs do not show how far "
+        "runs differ by themselves, so no row is called faster or slower or thriftier or more wasteful. "
+        "To count speed and energy, run each job"
+    )
+    assert dominated(table) == (
+        "dominated beyond noise (speed and energy left out): "
+        "b by a (memory ×0.36, speed ×1.00, not tested, energy ×2.00, not tested)"
+    )
+    assert front_of(*single, tolerance=0.2) == {"a": None, "b": None}, "the noise is given"
+
+
+def test_a_counter_that_counted_nothing_is_no_axis() -> None:
+    rows = [row("a", 180, 36, 50), row("b", 180, 100, 50)]
+    for one in rows:
+        one.run.metrics["joules_per_question"] = 0.0
+    table = Table("gsm8k", [], rows)
+    front_of(*rows, pooled=table)
+    assert "joules_per_question" not in table.of(Front).axes
 
 
 def test_pooled_jobs_have_the_runs_of_each_round() -> None:

@@ -19,7 +19,7 @@ from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine
 from runner_base.result import Result
 from runner_compare.data import Run, Table, TableRow
-from runner_compare.sections import energy as energy_section
+from runner_compare.sections import right_answers
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
@@ -134,10 +134,14 @@ def test_a_comparison_shows_joules_beside_tokens_and_seconds(
     result = measured(make_config, tmp_path, monkeypatch)
     of_job = Run("1", "gsm8k-1", "gsm8k", "4", "", {"seed": "0"}, dict(result.metrics))
     table = Table("gsm8k", ["seed"], [TableRow(of_job, {"seed": "0"})])
-    (columns,) = energy_section.SECTION.tables(table).values()
+    (columns,) = right_answers.SECTION.tables(table).values()
     heads = [column.head for column in columns]
-    assert {"tokens /right\nanswer", "J /right\nanswer"} <= set(heads)
+    assert {f"{what} /right\nanswer" for what in ("s", "tokens", "money", "J")} <= set(heads)
     (joules,) = (column.cells for column in columns if column.head == "J /right\nanswer")
     assert joules == [format(result.metrics["joules_per_right_answer"], ".3g")]
-    record = energy_section.SECTION.row_record(table, table.rows[0])["energy"]
-    assert record["energy_net_j"] == result.metrics["energy_net_j"]
+    record = right_answers.SECTION.row_record(table, table.rows[0])
+    assert record["energy"]["energy_net_j"] == result.metrics["energy_net_j"]
+    assert record["right_answer"]["seconds"] == result.metrics["right_answer_s"] > 0
+    assert right_answers.SECTION.sentences(table) == [
+        "what a right answer costs is not known: money of seed=0 (no price_kwh)"
+    ]

@@ -1,0 +1,125 @@
+"""What a right answer costs in each row: time, tokens, money and energy side by side, whoever
+computes the model; and what the energy came to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner_base import Column, Use, few
+from runner_compare.columns import accuracy_of, naming
+from runner_compare.data import ABSENT, ENGINE, Run, Table, TableRow
+from runner_compare.section import Section
+from runner_compare.sections.thinking import metric_column, right_answer_costs, right_answers
+from runner_compare.wording import MAX_NAMES, name_of
+
+TITLE = "what a right answer costs, with the wrong ones"
+COUNTED = "energy_net_j"
+OF_JOBS = (COUNTED, "energy_prefill_j", "energy_decode_j", "idle_w")
+SERVER = "model.base_url"
+HEADS = {"seconds": "s", "tokens": "tokens", "money": "money", "joules": "J"}
+NAMES = {"seconds": "time", "tokens": "tokens", "money": "money", "joules": "energy"}
+LEGEND = (
+    "Right answers: time by the clock, from the loaded model to the last answer; money is that of "
+    "the server in USD, or of the energy with its idling at price_kwh; J are what the processors "
+    "used above their idling."
+)
+
+
+class RightAnswers(Section):
+    """What a right answer costs."""
+
+    def tables(self, table: Table) -> dict[str, list[Column]]:
+        """Return the table by its title, if there is more to it than tokens and time here."""
+        return {TITLE: cost_table(table)} if is_shown(table) else {}
+
+    def sentences(self, table: Table) -> list[str]:
+        """Say what is not known, and why."""
+        return missing_sentences(table) if is_shown(table) else []
+
+    def legend(self, table: Table, explain: bool) -> str:
+        """Return what the columns are."""
+        return LEGEND if is_shown(table) else ""
+
+    def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
+        """Return what a row's energy came to, and what a right answer costs it."""
+        metrics = row.run.metrics
+        energy = {key: metrics[key] for key in (*OF_JOBS, "energy_cost") if key in metrics}
+        costs = costs_of(row.run) if is_shown(table) else {}
+        return {key: found for key, found in (("energy", energy), ("right_answer", costs)) if found}
+
+
+def is_shown(table: Table) -> bool:
+    """Whether the table is of several engines, or knows energy or money."""
+    runs = [row.run for row in table.rows]
+    known = any(run.metrics.keys() & {COUNTED, "cost_usd"} for run in runs)
+    return table.scored and (known or len({run.value(ENGINE) for run in runs}) > 1)
+
+
+def costs_of(run: Run) -> dict[str, float]:
+    """Return what a right answer costs, as far as it is known."""
+    metrics, by_answers = run.metrics, right_answer_costs(run)
+    costs = {
+        "seconds": metrics.get("right_answer_s"),
+        "tokens": by_answers.get("tokens"),
+        "money": by_answers.get("usd", metrics.get("energy_cost_per_right_answer")),
+        "joules": metrics.get("joules_per_right_answer"),
+    }
+    return {key: cost for key, cost in costs.items() if cost is not None}
+
+
+def cost_table(table: Table) -> list[Column]:
+    """Return the columns: time, tokens, money and joules of a right answer, and the row's energy."""
+    rows = table.rows
+    costs = [costs_of(row.run) for row in rows]
+    shown = [*naming(table), Column("accuracy", list(map(accuracy_of, rows)), use=Use.result)]
+    for key, head in HEADS.items():
+        form = ",.1f" if key == "tokens" else ".3g"
+        cells = [format(cost[key], form) if key in cost else ABSENT for cost in costs]
+        shown.append(Column(f"{head} /right\nanswer", cells, use=Use.result))
+    return shown + [
+        metric_column(rows, key) for key in OF_JOBS if any(key in row.run.metrics for row in rows)
+    ]
+
+
+def missing_sentences(table: Table) -> list[str]:
+    """Say what is not known of which rows' right answers, and why; empty if all is."""
+    rows_by_reason: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        for key in HEADS.keys() - costs_of(row.run).keys():
+            reason = why_missing(row.run, key)
+            rows_by_reason.setdefault((key, reason), []).append(name_of(row, table.keys))
+    if not rows_by_reason:
+        return []
+    parts = [
+        f"{NAMES[key]} of {few(rows_by_reason[key, reason], MAX_NAMES)} ({reason})"
+        for key, reason in sorted(rows_by_reason, key=lambda pair: [*HEADS].index(pair[0]))
+    ]
+    return [f"what a right answer costs is not known: {'; '.join(parts)}"]
+
+
+def why_missing(run: Run, key: str) -> str:
+    """Return why a cost of a run's right answers is not known."""
+    if not right_answers(run):
+        return "no answer is right"
+    is_on_server, is_counted = SERVER in run.params, COUNTED in run.metrics
+    no_energy = run.facts.get("energy", "").removeprefix("not counted: ").partition(", and the")[0]
+    reasons = {
+        "seconds": "all its answers were reused, or an earlier version recorded them",
+        "tokens": "they were not counted",
+        "money": (
+            "no model.price_in and model.price_out"
+            if is_on_server
+            else "no price_kwh"
+            if is_counted
+            else "no energy was counted"
+        ),
+        "joules": (
+            "what a server uses is not counted here"
+            if is_on_server
+            else no_energy or "no counter of energy was read on its machine"
+        ),
+    }
+    return reasons[key]
+
+
+SECTION = RightAnswers()

@@ -1,0 +1,105 @@
+"""What a right answer costs, side by side for rows of several engines."""
+
+from __future__ import annotations
+
+import io
+import json
+
+from json_schema import SCHEMA, faults
+
+from runner_compare.comparison import Comparison
+from runner_compare.data import Run, Table, TableRow
+from runner_compare.output import FORMATS
+from runner_compare.sections.right_answers import SECTION as RIGHT_ANSWERS
+from runner_compare.sections.right_answers import TITLE
+
+TOKENS = {"n": 10.0, "correct": 5.0, "prompt_tokens": 100.0, "new_tokens": 400.0}
+ENERGY = {
+    "energy_net_j": 50.0,
+    "energy_cost": 0.02,
+    "joules_per_right_answer": 10.0,
+    "energy_cost_per_right_answer": 0.004,
+}
+MODEL = "model.name"
+
+
+def row(name: str, metrics: dict[str, float], engine: str | None = None, **facts: str) -> TableRow:
+    params = {MODEL: name}
+    if engine == "api":
+        params["model.base_url"] = "http://example.org/v1"
+    elif engine:
+        params["model.engine.name"] = engine
+    run = Run(name, name, "gsm8k", "1", "", params, {**TOKENS, **metrics}, facts=facts)
+    return TableRow(run, {MODEL: name})
+
+
+def table_of(*rows: TableRow) -> Table:
+    return Table("gsm8k", [MODEL], [*rows])
+
+
+def test_rows_of_all_engines_stand_side_by_side_and_what_is_not_known_is_said() -> None:
+    table = table_of(
+        row("local", {"right_answer_s": 2.0, **ENERGY}),
+        row(
+            "vllm",
+            {"right_answer_s": 1.0},
+            "vllm 0.25.1",
+            energy="not counted: beside other work on 1.0 of 2 cores, and the counters count",
+        ),
+        row("llama_cpp", {"right_answer_s": 4.0}, "llama.cpp b1"),
+        row("api", {"right_answer_s": 0.5, "cost_usd": 0.05}, "api"),
+        row("old", {}),
+    )
+    columns = {column.head: column.cells for column in RIGHT_ANSWERS.tables(table)[TITLE]}
+    assert columns["s /right\nanswer"] == ["2", "1", "4", "0.5", "–"]
+    assert columns["tokens /right\nanswer"] == ["100.0"] * 5
+    assert columns["money /right\nanswer"] == ["0.004", "–", "–", "0.01", "–"]
+    assert columns["J /right\nanswer"] == ["10", "–", "–", "–", "–"]
+    assert RIGHT_ANSWERS.sentences(table) == [
+        "what a right answer costs is not known: "
+        "time of old (all its answers were reused, or an earlier version recorded them); "
+        "money of vllm, llama_cpp, old (no energy was counted); "
+        "energy of vllm (beside other work on 1.0 of 2 cores); "
+        "energy of llama_cpp, old (no counter of energy was read on its machine); "
+        "energy of api (what a server uses is not counted here)"
+    ]
+    record = RIGHT_ANSWERS.row_record(table, table.rows[0])
+    assert record["right_answer"] == {
+        "seconds": 2.0,
+        "tokens": 100.0,
+        "money": 0.004,
+        "joules": 10.0,
+    }
+    assert RIGHT_ANSWERS.row_record(table, table.rows[3])["right_answer"]["money"] == 0.01
+
+
+def test_rows_of_one_engine_without_energy_and_money_have_no_such_table() -> None:
+    table = table_of(row("a", {"right_answer_s": 2.0}), row("b", {"right_answer_s": 1.0}))
+    assert (
+        RIGHT_ANSWERS.tables(table),
+        RIGHT_ANSWERS.sentences(table),
+        RIGHT_ANSWERS.legend(table, True),
+    ) == (
+        {},
+        [],
+        "",
+    )
+
+
+def test_no_right_answer_has_no_cost() -> None:
+    table = table_of(row("a", {"correct": 0.0, "energy_net_j": 50.0}), row("b", ENERGY))
+    assert RIGHT_ANSWERS.sentences(table)[0].startswith(
+        "what a right answer costs is not known: time of a (no answer is right); time of b (all its answers"
+    )
+
+
+def test_the_json_is_as_its_schema_says() -> None:
+    energy = {**ENERGY, "energy_prefill_j": 20.0, "energy_decode_j": 30.0, "idle_w": 10.0}
+    out = io.StringIO()
+    FORMATS["json"](Comparison([table_of(row("a", energy), row("b", {}))]), out)
+    first = json.loads(out.getvalue())["tables"][0]["rows"][0]
+    assert first["energy"].keys() == {*energy} - {
+        "joules_per_right_answer",
+        "energy_cost_per_right_answer",
+    }
+    assert list(faults(json.loads(out.getvalue()), SCHEMA)) == []
