@@ -53,6 +53,9 @@ class Response:
     calls: list[Call] | None = None  # the calls behind the answer, if there were several
     by: str | None = None  # who gave the answer, if several could have
     cost_usd: float | None = None
+    # where tokens were guessed at every step: how often the first, the second … token of a guess
+    # was looked at, and how often it was right
+    guessed: tuple[list[int], list[int]] | None = None
 
     @classmethod
     def of(cls, other: Response, **own: Any) -> Self:

@@ -1,4 +1,4 @@
-"""Is the verdict on answers that speculation has changed true? `python bench/compare/speculation_null.py [--pairs 1000]`.
+"""Is what is said of answers that speculation changed true? `python bench/compare/speculation_null.py [--pairs 1000]`.
 
 Two jobs answer the same questions, with guessed tokens and without. In half precision some answers differ, because a
 pass over several tokens rounds otherwise: such an answer is as likely right as the other one. First that is all: how

@@ -55,6 +55,7 @@ class Row:
     entered_s: float = 0.0
     first_token_s: float = 0.0
     token_times: list[float] = field(default_factory=list)  # when each of its tokens came out
+    guessed: tuple[list[int], list[int]] | None = None  # as its completion has it
 
     def __post_init__(self) -> None:
         self.permanent = self.error is not None
@@ -100,6 +101,7 @@ class Row:
             seconds=seconds,
             error=self.error,
             permanent=self.permanent,
+            guessed=self.guessed,
             choice=self.choice,
             logprobs=self.scores.logprobs or None,
             greedy=self.scores.greedy or None,

@@ -88,7 +88,7 @@ def test_known_watts_are_found(
     parts = [metrics["energy_prefill_j"], metrics["energy_decode_j"]]
     assert min(parts) > 0
     # between the parts the counter may be behind its idle power, for the same reason
-    assert sum(parts) <= metrics["energy_net_j"] * 1.01
+    assert sum(parts) <= metrics["energy_net_j"] * 1.1
     assert metrics["joules_per_right_answer"] == pytest.approx(
         metrics["energy_net_j"] / metrics["correct"]
     )

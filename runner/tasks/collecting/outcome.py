@@ -12,6 +12,7 @@ from runner.scorers import cost_and_sides
 from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured
+from runner.tasks.collecting.guesses import TITLE, rows_by_kind
 from runner.tasks.collecting.kept import Kept
 from runner_base import JobFailed, Sample, counted
 from runner_engine import EngineReport
@@ -41,8 +42,11 @@ class Collected:
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """What each part of the model took, if it has several."""
-        return self.measured.tables if self.measured else {}
+        """What each part of the model took, if it has several, and how many guessed tokens were
+        right."""
+        by_kind = rows_by_kind(self.samples)
+        of_parts = self.measured.tables if self.measured else {}
+        return of_parts | ({TITLE: by_kind} if by_kind else {})
 
 
 def collected(

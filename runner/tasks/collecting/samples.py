@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from runner.tasks.collecting.guesses import summed_guesses
 from runner_base import Sample
 from runner_engine import Completion
 
@@ -59,4 +60,5 @@ def sample_of(*completions: Completion) -> Sample:
         seconds=round(max(completion.seconds for completion in completions), 6),
         choices=[completion.answer for completion in completions] if several else None,
         cost_usd=sum(costs) if costs else None,
+        guessed=summed_guesses(completion.guessed for completion in completions),
     )

@@ -1,5 +1,5 @@
 """Guesses for every row at each step: greedy and sampled ones, however many, whatever the clock
-says. How much of them was right is counted by the place in the guess."""
+says. How much of them was right is counted by the place in the guess, for each row."""
 
 from __future__ import annotations
 
@@ -56,12 +56,16 @@ class Steady:
         """Return the new tokens, row by row and in order, and count what was right."""
         new = check_guesses(forward, own, rows, drafts, sampler, stopping)
         drafted, accepted = [0] * self.tokens, [0] * self.tokens
-        for draft, of_row in zip(drafts, new, strict=True):
+        for row, draft, of_row in zip(rows, drafts, new, strict=True):
             right = right_ones(draft, of_row)
             # behind the first wrong token nothing was tried
-            for place in range(min(len(draft), right + 1)):
+            looked_at = min(len(draft), right + 1)
+            row.guessed = row.guessed or ([0] * self.tokens, [0] * self.tokens)
+            for place in range(looked_at):
                 drafted[place] += 1
                 accepted[place] += place < right
+                row.guessed[0][place] += 1
+                row.guessed[1][place] += place < right
             self.stats.draft_tokens += len(draft)
             self.stats.accepted_tokens += right
         # new objects: whoever measures keeps the earlier ones
