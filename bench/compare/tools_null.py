@@ -1,10 +1,10 @@
-"""How often is a comparison of calls of functions wrong? `python bench/compare/tools_null.py [--tables 300]`.
+"""How often is a comparison of calls of functions wrong? `python bench/compare/tools_null.py [--tables 1000]`.
 
 A baseline and three settings answer the questions of task=tools: four categories, in contexts of two lengths, which
 are the same questions. First all settings are equal: in how many tables is any setting called better or worse in any
-category and at any length, or over all questions? The controls: the same comparisons without a shared error, and each
-answer as a question of its own over all. Then one setting fills in wrong arguments more often where contexts are long:
-how often is that found there, and is anything said of a category that lost nothing?
+category and at any length? The control: the same comparisons without a shared error. Then one setting fills in wrong
+arguments more often in one category where contexts are long: how often is that found there, and is anything said of a
+category or length that lost nothing? Over all questions the two lengths are clusters, as in cluster_null.py.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from simulation import NORMAL, Drawn, Limits, Rate, Solved, Table, begin
 
 from runner_base.tool_outcomes import ToolOutcome
-from runner_compare.data import Run
+from runner_compare.data import Run, TableRow
 from runner_compare.data import Table as ComparedTable
 from runner_compare.outcomes import Answers, QuestionOutcome, ToolPlace
-from runner_compare.sections.tool_calls import CallsOfTable
-from runner_compare.statistics import ALPHA, Finding
-from runner_compare.table import ComparisonOptions, tabulate
+from runner_compare.sections.tool_calls import CallsOfTable, add_calls
+from runner_compare.statistics import ALPHA, Decision, Finding
+from runner_compare.tool_findings import Cell
 
 NAMES = ("none", "int8", "nf4", "kv8")
 CATEGORIES = {"simple": 0.9, "multiple": 0.8, "parallel": 0.6, "irrelevance": 0.95}  # share right
@@ -52,9 +52,10 @@ def solved_by(
 
 
 def compared(
-    generator: np.random.Generator, n: int, alike: float, loss: float, has_clusters: bool = True
-) -> ComparedTable:
-    """Draw the answers of all settings, and compare them with the first as runner-compare does."""
+    generator: np.random.Generator, n: int, alike: float, loss: float
+) -> dict[tuple[str, Cell], Decision]:
+    """Draw the answers of all settings, and compare them with the first as runner-compare does in
+    each category and at each length."""
     answers: dict[str, Answers] = {name: {} for name in NAMES}
     for category, share in CATEGORIES.items():
         solved = solved_by(generator, n, share, alike, loss * (category == LOST[0]))
@@ -67,78 +68,66 @@ def compared(
                 answers[name][key] = QuestionOutcome(
                     is_right,
                     f"prompt of {length}",
-                    own if has_clusters else None,
+                    own,
                     tools=ToolPlace(category, length, outcome),
                 )
-    reader, runs = Drawn(), []
+    reader, rows = Drawn(), list[TableRow]()
     reader.answers = answers
     for name, of_run in answers.items():
         right = float(sum(outcome.solved for outcome in of_run.values()))
         metrics = {"n": float(len(of_run)), "correct": right, "tool_accuracy": right / len(of_run)}
-        runs.append(Run(name, name, "tools", "1", "", {"quantization.name": name}, metrics))
-    return tabulate(runs, ComparisonOptions({"quantization.name": NAMES[0]}), reader)
+        run = Run(name, name, "tools", "1", "", {}, metrics)
+        rows.append(TableRow(run, {}, is_baseline=not rows, baseline=rows[0] if rows else None))
+    table = ComparedTable("tools", [], rows)
+    add_calls(table, reader)
+    return {
+        (name, cell): decision
+        for name, cells in table.of(CallsOfTable).compared.items()
+        for cell, decision in cells.items()
+    }
+
+
+def is_said(decision: Decision) -> bool:
+    """Whether a setting is called better or worse."""
+    return decision.finding is not Finding.open
 
 
 def nulls(generator: np.random.Generator, tables: int, limits: Limits) -> None:
     """Print how often anything is said of equal settings."""
-    heads = (
-        *("questions", "alike", "in a category %", "over all %"),
-        *("without a shared error", "each answer by itself"),
-    )
+    heads = "questions", "alike", "anything is said %", "without a shared error"
     table = Table(f"four equal settings: {tables:,} tables a line", *heads)
     for n in A_CATEGORY:
         for alike in ALIKE:
-            in_cells = over_all = alone = as_answers = 0
+            said = alone = 0
             for _ in range(tables):
-                drawn = compared(generator, n, alike, 0.0)
-                decisions = [
-                    decision
-                    for cells in drawn.of(CallsOfTable).compared.values()
-                    for decision in cells.values()
-                ]
-                in_cells += any(found.finding is not Finding.open for found in decisions)
-                alone += any(found.p < ALPHA for found in decisions)
-                over_all += is_anything_said(drawn)
-                as_answers += is_anything_said(compared(generator, n, alike, 0.0, False))
-            limits.false += [Rate(in_cells, tables), Rate(over_all, tables)]
-            controls = Rate(alone, tables).plain, Rate(as_answers, tables).plain
-            table.row(4 * n, alike, *limits.false[-2:], *controls)
-
-
-def is_anything_said(table: ComparedTable) -> bool:
-    """Whether a row is called better or worse over all questions."""
-    return any(row.effect and row.effect.finding is not Finding.open for row in table.rows)
+                decisions = compared(generator, n, alike, 0.0).values()
+                said += any(map(is_said, decisions))
+                alone += any(decision.p < ALPHA for decision in decisions)
+            limits.false.append(Rate(said, tables))
+            table.row(4 * n, alike, limits.false[-1], Rate(alone, tables).plain)
 
 
 def losses(generator: np.random.Generator, tables: int, limits: Limits) -> None:
     """Print how often a loss in one category at one length is found there, and elsewhere."""
-    heads = "questions", "points lost", "found there %", "found over all %", "elsewhere %"
+    heads = "questions", "points lost", "found there %", "elsewhere %"
     table = Table(
         f"one setting is worse in {LOST[0]} at {LOST[1]:,}: {tables:,} tables a line", *heads
     )
     for n in A_CATEGORY:
         for loss in LOSSES:
-            there = over_all = elsewhere = 0
+            there = elsewhere = 0
             for _ in range(tables):
-                drawn = compared(generator, n, ALIKE[-1], loss)
-                findings = {
-                    (row, cell): decision.finding
-                    for row, cells in drawn.of(CallsOfTable).compared.items()
-                    for cell, decision in cells.items()
-                }
-                there += findings.pop((NAMES[-1], LOST)) is Finding.worse
-                elsewhere += any(found is not Finding.open for found in findings.values())
-                last = drawn.row(NAMES[-1]).effect
-                over_all += last is not None and last.finding is Finding.worse
+                decisions = compared(generator, n, ALIKE[-1], loss)
+                there += decisions.pop((NAMES[-1], LOST)).finding is Finding.worse
+                elsewhere += any(map(is_said, decisions.values()))
             limits.false.append(Rate(elsewhere, tables))
-            found = Rate(there, tables), Rate(over_all, tables)
-            table.row(4 * n, f"{100 * loss:.0f}", *found, limits.false[-1])
+            table.row(4 * n, f"{100 * loss:.0f}", Rate(there, tables), limits.false[-1])
 
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (tables, generator, started), limits = (
-        begin("compare/tools_null", __doc__, 300, "tables"),
+        begin("compare/tools_null", __doc__, 1000, "tables"),
         Limits(),
     )
     nulls(generator, tables, limits)

@@ -15,7 +15,7 @@ from runner_compare.wording import MAX_NAMES, name_of
 TITLE = "what a right answer costs, with the wrong ones"
 COUNTED = "energy_net_j"
 OF_JOBS = (COUNTED, "energy_prefill_j", "energy_decode_j", "idle_w")
-SERVER = "model.base_url"
+SERVER, A_SERVER = "model.base_url", "a server"
 HEADS = {"seconds": "s", "tokens": "tokens", "money": "money", "joules": "J"}
 NAMES = {"seconds": "time", "tokens": "tokens", "money": "money", "joules": "energy"}
 LEGEND = (
@@ -50,9 +50,13 @@ class RightAnswers(Section):
 
 def is_shown(table: Table) -> bool:
     """Whether the table is of several engines, or knows energy or money."""
-    runs = [row.run for row in table.rows]
-    known = any(run.metrics.keys() & {COUNTED, "cost_usd"} for run in runs)
-    return table.scored and (known or len({run.value(ENGINE) for run in runs}) > 1)
+    known = any(row.run.metrics.keys() & {COUNTED, "cost_usd"} for row in table.rows)
+    return table.scored and (known or len(set(engines_of(table))) > 1)
+
+
+def engines_of(table: Table) -> list[str]:
+    """Return who has computed each row."""
+    return [row.run.value(ENGINE) or A_SERVER for row in table.rows]
 
 
 def costs_of(run: Run) -> dict[str, float]:
@@ -71,7 +75,10 @@ def cost_table(table: Table) -> list[Column]:
     """Return the columns: time, tokens, money and joules of a right answer, and the row's energy."""
     rows = table.rows
     costs = [costs_of(row.run) for row in rows]
-    shown = [*naming(table), Column("accuracy", list(map(accuracy_of, rows)), use=Use.result)]
+    shown, engines = naming(table), engines_of(table)
+    if len(set(engines)) > 1:
+        shown.append(Column("engine", engines, False, use=Use.setting))
+    shown.append(Column("accuracy", list(map(accuracy_of, rows)), use=Use.result))
     for key, head in HEADS.items():
         form = ",.1f" if key == "tokens" else ".3g"
         cells = [format(cost[key], form) if key in cost else ABSENT for cost in costs]

@@ -52,6 +52,7 @@ def test_rows_of_all_engines_stand_side_by_side_and_what_is_not_known_is_said() 
     )
     columns = {column.head: column.cells for column in RIGHT_ANSWERS.tables(table)[TITLE]}
     assert columns["s /right\nanswer"] == ["2", "1", "4", "0.5", "–"]
+    assert columns["engine"] == ["runner", "vllm 0.25.1", "llama.cpp b1", "a server", "runner"]
     assert columns["tokens /right\nanswer"] == ["100.0"] * 5
     assert columns["money /right\nanswer"] == ["0.004", "–", "–", "0.01", "–"]
     assert columns["J /right\nanswer"] == ["10", "–", "–", "–", "–"]
