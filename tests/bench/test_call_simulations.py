@@ -1,0 +1,37 @@
+"""Short runs of the simulations of calls of functions, and of answers that guessed tokens have changed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def test_calls_of_functions_are_told_apart_by_what_is_true() -> None:
+    """Equal settings, one whose calls fail where contexts are long, and the control without a
+    shared error."""
+    from simulation import Rate
+    from tools_null import ALPHA, LOST, NAMES, compared, is_said
+
+    generator = np.random.default_rng(1)
+    equal = [compared(generator, 40, 0.9, 0.0).values() for _ in range(40)]
+    said = sum(any(map(is_said, decisions)) for decisions in equal)
+    alone = sum(any(decision.p < ALPHA for decision in decisions) for decisions in equal)
+    assert Rate(said, 40).low <= 0.05
+    assert alone > said
+    worse = [compared(generator, 80, 0.9, 0.4) for _ in range(10)]
+    assert sum(decisions[NAMES[-1], LOST].finding == "worse" for decisions in worse) >= 8
+
+
+def test_answers_that_guesses_have_changed_are_judged_by_what_is_true() -> None:
+    from simulation import Rate
+    from speculation_null import GOOD, drawn
+
+    generator = np.random.default_rng(1)
+    for kind in ("any", "in families"):
+        same = [drawn(generator, 200, 0.2, kind)[0] for _ in range(60)]
+        false = sum(decision.finding != "no difference shown" for decision in same)
+        assert Rate(false, 60).low <= 0.05
+    wrong = [drawn(generator, 1319, 0.2, "any", 0.3) for _ in range(20)]
+    assert all(
+        decision.finding == "worse" and decision.verdict not in GOOD for decision, _ in wrong
+    )
+    assert all(0.05 < lost < 0.15 for _, lost in wrong)
