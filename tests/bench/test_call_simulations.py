@@ -9,7 +9,9 @@ def test_calls_of_functions_are_told_apart_by_what_is_true() -> None:
     """Equal settings, one whose calls fail where contexts are long, and the control without a
     shared error."""
     from simulation import Rate
-    from tools_null import ALPHA, LOST, NAMES, compared, is_said
+    from tools_null import LOST, NAMES, compared, is_said
+
+    from runner_compare.statistics import ALPHA
 
     generator = np.random.default_rng(1)
     equal = [compared(generator, 40, 0.9, 0.0).values() for _ in range(40)]
@@ -22,8 +24,8 @@ def test_calls_of_functions_are_told_apart_by_what_is_true() -> None:
 
 
 def test_answers_that_guesses_have_changed_are_judged_by_what_is_true() -> None:
-    from simulation import Rate
-    from speculation_null import GOOD, drawn
+    from simulation import GOOD, Rate
+    from speculation_null import drawn
 
     generator = np.random.default_rng(1)
     for kind in ("any", "in families"):
