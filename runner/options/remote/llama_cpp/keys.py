@@ -4,16 +4,17 @@ and ends."""
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from runner.options.remote.started.keys import StartedConfig
 from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
 from runner_base import (
     HASHED,
     MISSING,
     Inert,
-    above,
     check,
     filled,
     least,
@@ -26,7 +27,6 @@ from runner_engine import (
     ModelConfig,
     QuantizationConfig,
     RopeConfig,
-    local_model,
 )
 from runner_engine.settings.generation import require_no_scheduler
 from runner_engine.settings.model import require_own_weights
@@ -107,14 +107,14 @@ class FlashAttention(StrEnum):
 
 
 @dataclass
-class LlamaCppConfig(ModelConfig):
+class LlamaCppConfig(StartedConfig):
     """A .gguf file that llama.cpp runs; it is hashed like a local model's files."""
 
     module: ClassVar[str] = "runner.options.remote.llama_cpp.kind"
-    publishes_settings: ClassVar[bool] = True
+    OPTIONS_BY_KEY: ClassVar[Mapping[str, str]] = BY_KEY
+    OWN_OPTIONS: ClassVar[Collection[str]] = OWN
+    UNRECORDED_OPTIONS: ClassVar[Collection[str]] = UNRECORDED
     name: str = setting(MISSING, HASHED, filled("give a .gguf file, or OWNER/MODEL:QUANT of a hub"))
-    revision: str | None = setting(None, HASHED)
-    cache_dir: str | None = setting(None, HASHED)
     gpu_layers: int | None = setting(None, takes=least(0, ", or null"))
     context: int | None = setting(None, takes=least(1, ", or null"))
     parallel: int = setting(4, takes=within(1, 256))
@@ -129,7 +129,6 @@ class LlamaCppConfig(ModelConfig):
     draft_tokens: int | None = setting(None, takes=least(1, ", or null"))
     override_tensors: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     executable: str | None = setting(
         None,
         Inert("the version that it tells counts instead"),
@@ -140,17 +139,9 @@ class LlamaCppConfig(ModelConfig):
         Inert("the version of xllamacpp that it finds counts instead"),
         filled("give a path, or null"),
     )
-    port: int | None = setting(
-        None, Inert("where the server listens"), within(1, 65535, "must lie in 1..65535")
-    )
-    start_s: float = setting(1800.0, Inert("limits the time of the start"), above(0, " seconds"))
-    answer_s: float = setting(3600.0, Inert("limits the time of an answer"), above(0, " seconds"))
-    compare: bool = setting(True, Inert("rejects a server that computes something else"))
-    check_memory: bool = setting(True, Inert("rejects a model that would not fit"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        local_model(self)  # checks the keys that it shares with a local model
         need = "model.executable names the program: leave one of the two out"
         check(self.python is None or self.executable is None, "model.python", self.python, need)
         is_small = self.kv_values.bits < 16
@@ -164,7 +155,7 @@ class LlamaCppConfig(ModelConfig):
             need = "give PATTERN=DEVICE, e.g. 'blk\\.[0-3]\\.ffn_.*=CPU'"
             check(re.fullmatch(r"[^=,]+=[\w]+", rule) is not None, "model.override_tensors", rule, need)  # fmt: skip
         for word in self.flags:
-            self._check_word(word)
+            self.check_option("model.flags", word, word.partition("=")[0])
 
     def check_beside(
         self,
@@ -186,20 +177,6 @@ class LlamaCppConfig(ModelConfig):
         where = "llama.cpp keeps keys and values itself (model.kv_keys and model.kv_values say how)"
         require_no_scheduler(generation, where)
         check_budget("model", ThinkingBudget.llama_cpp, generation)
-
-    def _check_word(self, word: str) -> None:
-        """Reject a word of the command line that a key says, or that would make the record
-        wrong."""
-        name = word.partition("=")[0]
-        if name in BY_KEY:
-            need = f"{BY_KEY[name]} says it"
-        elif name in OWN:
-            need = "the runner gives it to its own server: leave it out"
-        elif name in UNRECORDED:
-            need = "it would make the record wrong: leave it out"
-        else:
-            need = ""
-        check(not need, "model.flags", word, need)
 
 
 def llama_cpp_model(model: ModelConfig) -> LlamaCppConfig:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from runner.options.remote.started.keys import StartedConfig
 from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
 from runner_base import (
     HASHED,
@@ -13,7 +15,6 @@ from runner_base import (
     ConfigError,
     Dtype,
     Inert,
-    above,
     check,
     filled,
     least,
@@ -27,7 +28,6 @@ from runner_engine import (
     QuantizationConfig,
     RopeConfig,
     adapter_of,
-    local_model,
 )
 from runner_engine.settings.generation import require_no_scheduler
 
@@ -83,15 +83,15 @@ UNRECORDED = (  # the record would name other weights, prompts or numbers than t
 
 
 @dataclass
-class VllmConfig(ModelConfig):
+class VllmConfig(StartedConfig):
     """A causal language model that vLLM runs: a local folder or a hub id; its files are hashed like
     a local model's."""
 
     module: ClassVar[str] = "runner.options.remote.vllm.kind"
-    publishes_settings: ClassVar[bool] = True
+    OPTIONS_BY_KEY: ClassVar[Mapping[str, str]] = BY_KEY
+    OWN_OPTIONS: ClassVar[Collection[str]] = OWN
+    UNRECORDED_OPTIONS: ClassVar[Collection[str]] = UNRECORDED
     name: str = setting(MISSING, HASHED, filled("give a folder or a hub id"))
-    revision: str | None = setting(None, HASHED)
-    cache_dir: str | None = setting(None, HASHED)
     dtype: Dtype = Dtype.auto
     quantization: str | None = setting(None, takes=filled("give vLLM's word, or null"))
     kv_cache_dtype: str | None = setting(None, UNLESS_DEFAULT, filled("give vLLM's word, or null"))
@@ -106,27 +106,18 @@ class VllmConfig(ModelConfig):
     max_positions: int | None = setting(None, takes=least(1, ", or null"))
     reasoning_parser: str | None = setting(None, takes=filled("give vLLM's word, or null"))
     trust_remote_code: bool = False
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     args: list[str] = field(default_factory=list)
     python: str | None = setting(
         None,
         Inert("the version of vLLM that it finds counts instead"),
         filled("give a path, or null"),
     )
-    port: int | None = setting(
-        None, Inert("where the server listens"), within(1, 65535, "must lie in 1..65535")
-    )
     concurrency: int = setting(
         64, Inert("how many requests are in flight at once", measured=True), least(1)
     )
-    start_s: float = setting(1800.0, Inert("limits the time of the start"), above(0, " seconds"))
-    answer_s: float = setting(3600.0, Inert("limits the time of an answer"), above(0, " seconds"))
-    compare: bool = setting(True, Inert("rejects a server that computes something else"))
-    check_memory: bool = setting(True, Inert("rejects a model that would not fit"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        local_model(self)  # checks the keys that it shares with a local model
         for word in self.args:
             self._check_word(word)
 
@@ -210,16 +201,8 @@ class VllmConfig(ModelConfig):
             for name in (*BY_KEY, *OWN, *UNRECORDED)
             if len(option) > 2 and name.startswith(option)
         ]
-        if not names:
-            return
-        name = names[0]
-        if name in BY_KEY:
-            need = f"{BY_KEY[name]} says it"
-        elif name in OWN:
-            need = "the runner gives it to its own server: leave it out"
-        else:
-            need = f"{name} would make the record wrong: leave it out"
-        check(False, "model.args", word, need)
+        if names:
+            self.check_option("model.args", word, names[0])
 
 
 def vllm_model(model: ModelConfig) -> VllmConfig:
