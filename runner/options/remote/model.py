@@ -92,23 +92,17 @@ class RemoteModel:
         return self._sent_prompt(request)
 
     def _sent_prompt(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt without thinking, which some servers refuse."""
+        """Return the prompt as OpenAI's API has it: without thinking, which some servers refuse."""
         prompt = request.prompt
         if isinstance(prompt, str):
             return prompt, []
         ids = [part for part in prompt if isinstance(part, int)]
-        turns = [
-            {"role": part.role, "content": part.content}
-            for part in prompt
-            if isinstance(part, Message)
-        ]
+        turns = [_turn(part) for part in prompt if isinstance(part, Message)]
         return (ids, ids) if ids else (json.dumps(turns, ensure_ascii=False), [])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Refuse, because only the server knows the text of a token."""
-        raise ConfigError(
-            f"{self.model.key}.base_url={self.model.address}: only this server knows the text of a token"
-        )
+        """Ask the server for the text of tokens."""
+        return self.servers.text_of(ids)
 
     def arithmetic(self) -> None:
         """Nothing is known of the server's machine."""
@@ -209,3 +203,14 @@ class RemoteModel:
         return round(
             (prompt_tokens * self.model.price_in + new_tokens * self.model.price_out) / MILLION, 9
         )
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """Return a turn of a conversation as OpenAI's API has it: the arguments of a call are a text,
+    and a result has the id of its call alone."""
+    turn = {"role": message.role, "content": message.content}
+    calls = json.loads(message.calls)
+    for function in (call["function"] for call in calls):
+        function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+    turn |= {"tool_calls": calls} if calls else {}
+    return turn | ({} if message.call_id is None else {"tool_call_id": message.call_id})

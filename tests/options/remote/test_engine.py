@@ -3,6 +3,7 @@ servers."""
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
@@ -363,3 +364,21 @@ def test_nobody_there_is_one_error(make_config: Make) -> None:
         with pytest.raises(JobFailed, match="cannot be reached .*tried 4 times"):
             list(complete(engine, [Request(0, HI)]))
         engine.close()
+
+
+def test_a_conversation_with_calls_is_sent_with_them(ask: Ask, api: Api) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"é": [1, 2]}}}
+    turns = (
+        Message("user", "1 + 2?"),
+        Message("assistant", "", "Let me see.", calls=json.dumps([call])),
+        Message("tool", "3", call_id="c1", name="add"),
+        Message("user", "And twice that?"),
+    )
+    ask(Request(0, turns))
+    sent_call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"é": [1, 2]}'}}  # fmt: skip
+    assert api.seen[0]["messages"] == [
+        {"role": "user", "content": "1 + 2?"},
+        {"role": "assistant", "content": "", "tool_calls": [sent_call]},
+        {"role": "tool", "content": "3", "tool_call_id": "c1"},
+        {"role": "user", "content": "And twice that?"},
+    ]
