@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from types import MappingProxyType
 
-from runner_compare.data import group
+from runner_compare.data import ENGINE, group
 
 # Of the keys that jobs of the runner have, those that never change an answer, whichever choices a
 # job has made
@@ -115,14 +115,17 @@ class KeyRules:
 
 
 def distinguishing_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
-    """Return the keys without those whose value follows from their group's name.
+    """Return the keys without those whose value follows from their group's name, or of a model from
+    the engine that has run it.
 
     nf4 always has double_quant and `none` never has it: a column for it is useful only if nf4
-    occurs with both values.
+    occurs with both values. So it is with keys of llama.cpp or vLLM, which our own engine has not.
     """
 
     def tells(key: str) -> bool:
         values = {config.get(key) for config in configs}
-        return not (None in values and len(values) == 2 and f"{group(key)}.name" in keys)
+        by_engine = ENGINE in keys and key != ENGINE and group(key) == group(ENGINE)
+        follows = by_engine or f"{group(key)}.name" in keys
+        return not (None in values and len(values) == 2 and follows)
 
     return [key for key in keys if tells(key)]

@@ -276,6 +276,18 @@ def test_columns_follow_the_config_and_distinguish_rows() -> None:
     assert distinguishing_keys(keys, configs) == keys
 
 
+def test_keys_of_an_engine_that_the_other_has_not_are_no_columns() -> None:
+    engine = "model.engine.name"
+    own = {**NONE, "model.name": "a.gguf", "model.attention": "auto"}
+    other = {**NONE, "model.name": "a.gguf", engine: "llama.cpp b9235", "model.kv_keys": "f16"}
+    configs: list[dict[str, str]] = [own, other]
+    keys = SchemaRules().differing_keys(configs)
+    assert {"model.attention", "model.kv_keys", engine} == {*keys}
+    assert distinguishing_keys(keys, configs) == [engine]
+    configs.append({**other, "model.kv_keys": "q4_0"})
+    assert distinguishing_keys(keys, configs) == [engine, "model.kv_keys"]
+
+
 def test_records_from_before_a_key_of_every_choice_have_its_default() -> None:
     new = {**NF4, "quantization.skip": "[]", "quantization.overrides": "{}"}
     assert SchemaRules().differing_keys([NF4, new]) == []
