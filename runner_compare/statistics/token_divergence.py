@@ -233,7 +233,8 @@ def figure_in_words(
         return ""
 
     def written(end: str) -> str:
-        return write(figures[f"{key}{end}{of}"]).replace("-", "−")
+        number = write(figures[f"{key}{end}{of}"]).replace("-", "−")
+        return number.replace("inf", "∞")  # a server does not say how improbable a token may be
 
     value = written("")
     if f"{key}{AT_MOST}{of}" in figures:

@@ -28,6 +28,8 @@ class Capability(StrEnum):
     deltas = "text as it comes"
     logprobs = "log-probabilities of a continuation"
     distributions = "whole distributions of a continuation"
+    token_scores = "log-probabilities of the tokens that are named"
+    drawn_tokens = "tokens drawn from whole distributions"
     several = "several completions of one prompt"
     sampling = "sampling per request"
     fixed_length = "answers of a fixed length"
@@ -248,9 +250,8 @@ class Request:
             Capability.deltas: self.deltas,
             Capability.logprobs: self.continuation is not None,
             Capability.distributions: self.on_logprobs is not None,
-            Capability.tokenizer: bool(
-                self.top_logprobs or self.score_token_ids
-            ),  # named by their ids
+            Capability.token_scores: bool(self.top_logprobs or self.score_token_ids),
+            Capability.drawn_tokens: bool(self.drawn_tokens),
             Capability.several: self.n > 1,
             Capability.sampling: self.sampling != Sampling(),
             Capability.fixed_length: self.ignore_eos,
@@ -325,9 +326,9 @@ class Completion(Response):
     descending order, each with its logarithm. `drawn_logprobs` has a list for each token, too:
     tokens that were drawn from all others, each with its logarithm. `score_token_logprobs` has the
     logarithms of the request's `score_token_ids`, and `min_logprobs` that of the least probable
-    token in each place. If the tokens of the text are only counted and not known, as from a server,
-    the answer's `token_ids` is empty and its `new_tokens` is their number. `seconds` count from the
-    start of its batch to its last token.
+    token in each place; None where an engine does not know that one. If the tokens of the text are
+    only counted and not known, as from a server, the answer's `token_ids` is empty and its
+    `new_tokens` is their number. `seconds` count from the start of its batch to its last token.
     """
 
     id: RequestId

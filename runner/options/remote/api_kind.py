@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ CAPABILITIES = frozenset(
         Capability.several,
         Capability.sampling,
         Capability.logprobs,  # if the server has them, which the first request finds out
+        Capability.token_scores,  # likewise
     }
 )
 T = TypeVar("T", bound=ApiConfig)
@@ -149,6 +150,9 @@ class Api(ModelKind):
         """Refuse parameters that the server does not accept."""
         assert isinstance(resolved.config.model, ApiConfig)
         check(resolved.config.model, resolved.config.generation)
+        if getattr(resolved.config.task, "reference", None) is not None:
+            with ServerPool(with_extensions(resolved.config.model)) as servers:
+                servers.check_named()
         return []
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
@@ -163,6 +167,17 @@ class Api(ModelKind):
         assert len(texts) == len(prompts)
         with ServerPool(resolved.config.model) as servers:
             return list(zip(texts, servers.tokens_of(texts), strict=True))
+
+    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
+        """Return what asks the server for the text of tokens; no connection stays open."""
+        assert isinstance(resolved.config.model, ApiConfig)
+        model = with_extensions(resolved.config.model)
+
+        def decode(ids: Sequence[int]) -> str:
+            with ServerPool(model) as servers:
+                return servers.text_of(ids)
+
+        return decode
 
     def rendered(self, resolved: ResolvedJob, prompt: Prompt) -> str:
         """Return a prompt as it is sent; how the server renders it is unknown."""

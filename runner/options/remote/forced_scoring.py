@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from runner.options.remote.faults import Fault
-from runner.options.remote.scoring import ScoredContinuation, Scorer, Tokens, logarithm
+from runner.options.remote.scoring import Scorer, Tokens
+from runner.options.remote.token_scores import ScoredContinuation, logarithm
 from runner_base import ConfigError
 
 BIAS = 1e6  # far above any difference of logits

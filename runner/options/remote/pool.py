@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 from runner.options.remote.faults import Fault, Miscounted, RequestRejected
 from runner.options.remote.keys import ApiConfig, Extensions
 from runner.options.remote.loop import LoopThread
+from runner.options.remote.scoring import Scorer
 from runner.options.remote.server import KEPT, ModelList, ServerConnection
 from runner.options.remote.server_text import token_count
 from runner_base import ConfigError, JobFailed, RunnerError
@@ -263,9 +264,20 @@ class ServerPool:
     def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of texts, including special tokens; ConfigError or JobFailed if the
         servers refuse."""
-        ask = partial(ServerConnection.tokens_of, texts=texts)
+        return self._told(lambda scorer: scorer.tokens_of(texts))
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens; their ids where the server does not say it."""
+        return self._told(lambda scorer: scorer.text_of(ids))
+
+    def check_named(self) -> None:
+        """Raise ConfigError unless the servers tell log-probabilities of tokens that are named."""
+        self._told(lambda scorer: scorer.check_named())
+
+    def _told(self, ask: Callable[[Scorer], Awaitable[T]]) -> T:
+        attempt = partial(ServerConnection.asked, ask=ask)
         try:
-            return self.call(self.with_retries(ask, self.model.retries + 1))
+            return self.call(self.with_retries(attempt, self.model.retries + 1))
         except (Fault, RequestRejected) as error:
             raise JobFailed(f"{error}. {KEPT}") from None
 

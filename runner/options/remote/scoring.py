@@ -9,30 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import openai
 
 from runner.options.remote.faults import Fault, RequestRejected
 from runner.options.remote.keys import ApiConfig
+from runner.options.remote.token_scores import (
+    InOnePass,
+    ScoredContinuation,
+    StepByStep,
+    Way,
+    logarithm,
+)
 from runner_base import ConfigError
-from runner_engine import Message, Prompt, Request
+from runner_engine import Capability, Message, Prompt, Request
 
+T = TypeVar("T")
 CACHED_PROMPTS = 1024  # their tokens are cached, because the choices of a question share a prompt
 UNSUPPORTED = (400, 404, 405, 422, 501)  # statuses for an unknown path or parameter
-
-
-@dataclass(frozen=True)
-class ScoredContinuation:
-    """A server's scores of a continuation: its tokens, and the log-probability of each."""
-
-    prompt_tokens: int
-    token_ids: list[int]
-    logprobs: list[float]
-    greedy: list[bool]
+INSTEAD = "use model=vllm, which starts such a server, or model=local, whose engine reads whole distributions"
+WAYS: Sequence[Way] = (InOnePass(), StepByStep())  # of tokens that are named; the quicker one first
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Scorer:
         self.client, self.model = client, model
         self.plain = plain  # an error's text without the key
         self._is_able: asyncio.Task[None] | None = None
+        self._way: asyncio.Task[Way] | None = None
         self._prompts = lru_cache(CACHED_PROMPTS)(self._start_tokenizing)
 
     async def score(self, request: Request) -> ScoredContinuation:
@@ -88,7 +89,10 @@ class Scorer:
                 else "prompt has no tokens"
             )
             raise RequestRejected(f"the {what}")
-        return await self._score(before, given)
+        if not request.needs & {Capability.token_scores}:
+            return await self._score(before, given)
+        way, named = await self.check_named(), request.score_token_ids or [[]] * len(given)
+        return await way.score(self.model.base_url, self._post_named, before, given, named)
 
     async def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of texts, including special tokens."""
@@ -97,26 +101,48 @@ class Scorer:
 
     async def check(self) -> None:
         """Find out, once, whether the server supports this."""
-        able = self._is_able
-        if able is None or (able.done() and (able.cancelled() or able.exception() is not None)):
-            self._is_able = able = asyncio.ensure_future(self._try())
+        self._is_able = able = _again(self._is_able, self._try)
         await asyncio.shield(able)
 
+    async def check_named(self) -> Way:
+        """Return how the server tells log-probabilities of tokens that are named, found out once."""
+        self._way = way = _again(self._way, self._try_named)
+        return await asyncio.shield(way)
+
     async def _try(self) -> None:
+        ids = (await self._tokenize(prompt="1 + 1")).ids
+        if (lack := await self._lack(self._score(ids, ids), UNSUPPORTED)) is not None:
+            raise ConfigError(
+                f"{self._server_key} has no log-probabilities of a text: they need {self.NEEDED}{lack}"
+            )
+
+    async def _try_named(self) -> Way:
+        await self.check()
+        ids, url = (await self._tokenize(prompt="1 + 1")).ids, self.model.base_url
+        lacks = []
+        for way in WAYS:
+            asked = way.score(url, self._post_named, ids, ids, [ids[:2]] * len(ids))
+            if (lack := await self._lack(asked, way.UNSUPPORTED)) is None:
+                return way
+            lacks.append(f"{way.NEEDED}{lack}")
+        raise ConfigError(
+            f"{self._server_key} tells no log-probabilities of tokens that are named, which a reference needs: "
+            f"{INSTEAD}. They need {'; or '.join(lacks)}"
+        )
+
+    async def _lack(
+        self, asked: Awaitable[ScoredContinuation], unsupported: Sequence[int]
+    ) -> str | None:
+        """Return why a server does not have what it is asked for; None: it has."""
         try:
-            ids = (await self._tokenize(prompt="1 + 1")).ids
-            await self._score(ids, ids)
+            await asked
         except openai.APIStatusError as error:
-            if error.status_code not in UNSUPPORTED or error.code == "model_not_found":
+            if error.status_code not in unsupported or error.code == "model_not_found":
                 raise
-            answer = f"{error.request.url.path} answered {error.status_code}: {self.plain(error.message)}"
-            raise ConfigError(
-                f"{self._server_key} has no log-probabilities of a text: they need {self.NEEDED}, and {answer}"
-            ) from None
+            return f", and {error.request.url.path} answered {error.status_code}: {self.plain(error.message)}"
         except Fault as fault:
-            raise ConfigError(
-                f"{self._server_key} has no log-probabilities of a text: they need {self.NEEDED}; {fault}"
-            ) from None
+            return f"; {fault}"
+        return None
 
     @property
     def _server_key(self) -> str:
@@ -162,6 +188,12 @@ class Scorer:
         text = answer.get("prompt") if isinstance(answer, dict) else None
         return text if isinstance(text, str) else None
 
+    async def _post_named(self, path: str, body: dict[str, Any]) -> Any:
+        sent = {"model": self.model.name, **body}
+        if path.startswith("/"):
+            return await self.client.post(path, body=sent, cast_to=object)
+        return await self._post(path, sent)
+
     async def _post(self, name: str, body: dict[str, Any]) -> Any:
         """Return the answer of a path beside those of OpenAI."""
         path = f"{self.model.base_url.removesuffix('/v1')}/{name}"
@@ -184,6 +216,11 @@ class Scorer:
                 f"{self.model.base_url} answered /tokenize without tokens", "sent no valid answer"
             )
         return ids
+
+    async def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens; their ids where the server does not say it."""
+        text = await self._detokenize([*ids]) if ids else ""
+        return f"{[*ids]}" if text is None else text
 
     async def _score(self, before: list[int], given: list[int]) -> ScoredContinuation:
         ids = before + given
@@ -215,8 +252,10 @@ class Scorer:
         return ScoredContinuation(len(before), given, logprobs, greedy)
 
 
-def logarithm(url: str, value: object) -> float:
-    """Return a log-probability; Fault if the value cannot be one."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value <= 1e-3:
-        return float(value)
-    raise Fault(f"{url} sent an impossible log-probability", "sent no valid answer")
+def _again(
+    task: asyncio.Task[T] | None, ask: Callable[[], Coroutine[Any, Any, T]]
+) -> asyncio.Task[T]:
+    """Return the task that finds something out, which is started again if it has failed."""
+    if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+        return asyncio.ensure_future(ask())
+    return task

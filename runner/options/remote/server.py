@@ -11,9 +11,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import openai
@@ -27,6 +27,7 @@ from runner.options.remote.server_text import Secret
 from runner.options.remote.wire import PLAIN_BYTES, guard
 from runner_base import ConfigError, JobFailed, RunnerError
 
+T = TypeVar("T")
 KEPT = "Completed answers are kept: run the same command to resume"
 for noisy in (
     "openai",
@@ -126,10 +127,10 @@ class ServerConnection:
         """Send nothing for so long."""
         self._closed_until = max(self._closed_until, time.monotonic() + seconds)
 
-    async def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of texts, including special tokens."""
+    async def asked(self, ask: Callable[[Scorer], Awaitable[T]]) -> T:
+        """Return what the server tells of tokens."""
         try:
-            return await self.scorer.tokens_of(texts)
+            return await ask(self.scorer)
         except openai.APIStatusError as error:
             raise await self.error_of(error) from None
         except (RunnerError, RequestRejected):

@@ -15,10 +15,10 @@ import openai
 
 from runner.options.remote.faults import Fault, Miscounted, RequestRejected
 from runner.options.remote.model import RemoteModel
-from runner.options.remote.scoring import ScoredContinuation
 from runner.options.remote.server import KEPT, ServerConnection, unread
 from runner.options.remote.server_text import AnswerText, Secret
 from runner.options.remote.thinking import Usage, is_spent, thinking_of, usage_of
+from runner.options.remote.token_scores import ScoredContinuation
 from runner_base import Answer, FinishReason, JobFailed, RunnerError
 from runner_base.thinking import Tags, ends_in_thinking, new_pieces, split
 from runner_engine import Completion, Delta, Event, Request, RequestId, Session, request_sha256
@@ -386,6 +386,8 @@ class ApiSession(Session):
                 choice=choice,
                 logprobs=None if scored is None else scored.logprobs,
                 greedy=None if scored is None else scored.greedy,
+                top_logprobs=None if scored is None else scored.top_logprobs,
+                score_token_logprobs=None if scored is None else scored.named,
                 by=remote.by,
                 cost_usd=self.engine.cost(usage.prompt_tokens, usage.new_tokens)
                 if choice == 0

@@ -6,6 +6,7 @@ Not a task. A job that is its own reference is compared with nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -106,7 +107,8 @@ class ReferenceJob:
             for at, best in enumerate(completion.top_logprobs or [])
         ]
         same = [reference_first == first for reference_first, first in firsts]
-        logprobs, least = completion.score_token_logprobs or [], completion.min_logprobs or []
+        logprobs = completion.score_token_logprobs or []
+        least = completion.min_logprobs or [-math.inf] * len(logprobs)  # not known: no upper bound
         if kept.drawn:
             drawn = kept.drawn, kept.drawn_logprobs
             found = diverge_with_drawn(kept.width, kept.logprobs, *drawn, logprobs, least, same)

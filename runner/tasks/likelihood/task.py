@@ -85,7 +85,7 @@ def prepare(config: RunnerConfig) -> Texts:
             if task.reference is None
             else f"task.reference={task.reference}"
         )
-        require_among(capabilities, what, {Capability.tokenizer})
+        ways.check_scores(capabilities, what)
     # With task.only, the data are the rows that it names.
     hashes = {"data": given_sha256(given)} | cluster_hashes(
         [given_text.cluster for given_text in given]
@@ -93,6 +93,8 @@ def prepare(config: RunnerConfig) -> Texts:
     if task.keep_top_k:
         hashes[TOP_K_HASH] = str(task.keep_top_k)
     way = ways.chosen(config, VERSION, hashes, category_hashes(given))
+    if way.keep_top_k:
+        ways.check_draws(config, f"task.keep_top_k={way.keep_top_k}")
     after = way.reference.job_id if way.reference is not None else ""
     decided: dict[str, Any] = {"exact": way.is_exact, "keep_top_k": way.keep_top_k}
     return Texts(

@@ -17,7 +17,7 @@ from runner.tasks.likelihood.exact import EXACT, EXACT_HASH, second_of
 from runner.tasks.likelihood.keys import DRAWN, KEPT, LikelihoodConfig
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find
 from runner.tasks.named_job import SCORING, is_id, job_of, overridden
-from runner_base import RunnerError, machine
+from runner_base import ConfigError, RunnerError, machine
 from runner_engine import Capability
 from runner_engine.checkpoints import shape_of
 
@@ -53,7 +53,7 @@ def chosen(
         return kept
     why, second = _why_impossible(config)
     if second is None:
-        return _because(kept, why)
+        return _because(kept, why, advice="")
     whole = _whole(config, version, hashes, categories, second)
     if _has_begun(config, version, whole):
         return whole
@@ -84,6 +84,9 @@ def _kept(
     config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
 ) -> Way:
     task = own_config(config, LikelihoodConfig)
+    named = task.reference or ""
+    if not is_id(named, task):
+        check_draws(overridden(config, KEY, named, SCORING), f"{KEY}={named}")
     reference = find(config, version, hashes, is_exact=False)
     if reference is None:  # the job is the reference: it keeps what the others are compared with
         keep_top_k = task.keep_top_k or KEPT
@@ -96,7 +99,25 @@ def _kept(
     )
 
 
-def _because(way: Way, why: str) -> Way:
+def check_scores(capabilities: frozenset[Capability], what: str) -> None:
+    """Raise ConfigError if an engine tells no scores of the tokens that a reference keeps."""
+    if Capability.token_scores not in capabilities:
+        raise ConfigError(
+            f"{what} needs {Capability.token_scores}, which this engine does not offer: use model=local, which "
+            "computes whole distributions, or model=vllm"
+        )
+
+
+def check_draws(config: RunnerConfig, what: str) -> None:
+    """Raise ConfigError if a model cannot keep what others are compared with."""
+    if Capability.drawn_tokens not in kind_of(config.model).capabilities(config):
+        raise ConfigError(
+            f"{what}: a reference keeps tokens that are drawn from whole distributions, and this model's server hands "
+            f"out none. Let the runner's own engine read the reference: {KEY}='model=local model.name=NAME'"
+        )
+
+
+def _because(way: Way, why: str, advice: str = f". For whole distributions add {EXACT}") -> Way:
     """Return the way with the reason why it is not the exact one; a reference is compared with
     nothing."""
     if way.reference is None:
@@ -107,7 +128,7 @@ def _because(way: Way, why: str) -> Way:
         way.reference,
         keep_top_k=way.keep_top_k,
         why=f"compared with the {KEPT} most probable tokens that the reference kept, and {DRAWN} drawn ones, because "
-        f"{why}. For whole distributions add {EXACT}",
+        f"{why}{advice}",
     )
 
 
@@ -124,7 +145,8 @@ def _why_impossible(config: RunnerConfig) -> tuple[str, RunnerConfig | None]:
     other = overridden(config, KEY, named, SCORING)
     for each in (config, other):
         if Capability.distributions not in kind_of(each.model).capabilities(each):
-            return f"model={each.model.key} gives no whole distributions", None
+            whose = "this model" if each is config else "the reference"
+            return f"{whose} gives no whole distributions", None
     own_size, reference_size = (
         shape_of(resolve(each).files.text_settings)["vocab"] for each in (config, other)
     )

@@ -11,6 +11,8 @@ CAPABILITIES = (
         Capability.branches,
         Capability.logprobs,
         Capability.distributions,
+        Capability.token_scores,
+        Capability.drawn_tokens,
         Capability.continuing,
         Capability.adapters,
         Capability.own_memory,  # processes may run on other machines; the table of the parts has the memory of each

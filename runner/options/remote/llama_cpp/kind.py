@@ -40,7 +40,8 @@ class LlamaCpp(ModelKind):
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what its server can do."""
-        return api.CAPABILITIES | {Capability.fixed_length, Capability.thinking_budget}
+        further = {Capability.fixed_length, Capability.thinking_budget}
+        return (api.CAPABILITIES | further) - {Capability.token_scores}
 
     def check(self, resolved: ResolvedJob) -> list[str]:
         """Refuse what llama.cpp cannot run here, by the file's header; in a plan, say how much

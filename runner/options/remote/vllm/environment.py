@@ -28,6 +28,7 @@ import json, re, sys
 from importlib.util import find_spec
 from pathlib import Path
 
+TOKENS_IN = "entrypoints/scale_out/token_in_token_out/serving.py"
 found = {}
 spec = find_spec("vllm")
 if spec is not None and spec.origin:
@@ -43,6 +44,8 @@ if spec is not None and spec.origin:
         "version": named.group(1) if named else "",
         "on_cpu": not re.search(r"^(cuda|hip|xpu)\b[^=]*= *['\"]", of_torch, re.M),
         "has_module": (folder / "entrypoints/openai/api_server.py").is_file(),
+        "names_tokens": "logprob_token_ids" in read(folder / "sampling_params.py"),
+        "scores_in_one_pass": "prompt_logprob_token_ids" in read(folder / TOKENS_IN),
         "quantizations": re.findall(r"^\s*[\"']([^\"']+)", listed.group(1), re.M) if listed else [],
     }
 print(json.dumps(found))
@@ -57,6 +60,10 @@ class Environment:
     version: str
     on_cpu: bool  # its build has no GPU
     has_module: bool  # its server can be started as a module, without the metadata of the package
+    names_tokens: bool  # it tells log-probabilities of tokens that are named
+    scores_in_one_pass: (
+        bool  # and those of all places of a text at once, if its command line says so
+    )
     quantizations: tuple[
         str, ...
     ]  # for quantizing while loading; empty where the list was not found

@@ -53,8 +53,11 @@ class Vllm(ModelKind):
         further = {Capability.fixed_length} | (
             {Capability.thinking_budget} if model.reasoning_parser else set()
         )
-        scores_nothing = adapter_of(config.lora) is not None and environment_of(model).on_cpu
-        return (api.CAPABILITIES | further) - ({Capability.logprobs} if scores_nothing else set())
+        environment = environment_of(model)
+        lacks = set() if environment.names_tokens else {Capability.token_scores}
+        if adapter_of(config.lora) is not None and environment.on_cpu:
+            lacks |= {Capability.logprobs, Capability.token_scores}
+        return (api.CAPABILITIES | further) - lacks
 
     def check(self, resolved: ResolvedJob) -> list[str]:
         """Refuse what vLLM cannot run here, by files and headers; in a plan, say how much memory it

@@ -12,6 +12,9 @@ from runner.options.remote.vllm.command import name_of, options_of, variables_of
 from runner.options.remote.vllm.environment import environment_of
 from runner.options.remote.vllm.keys import vllm_model
 
+# what it answers, beside what it computes: scores of many tokens in each place (token_scores.py)
+SCORING = ["--enable-scale-out", "--max-logprobs", "1024"]
+
 
 class VllmServer(StartedServer):
     """A running server of vLLM."""
@@ -59,7 +62,8 @@ class VllmServer(StartedServer):
         """Return vLLM's command line."""
         model = ["--model", str(self._resolved.files.path), "--served-model-name", self.served_name]
         address = ["--disable-uvicorn-access-log", "--host", LOOPBACK, "--port", str(self.port)]
-        return [*self.environment.server, *model, *options_of(self._resolved), *address]
+        scores = SCORING if self.environment.scores_in_one_pass else []
+        return [*self.environment.server, *model, *scores, *options_of(self._resolved), *address]
 
     def variables(self) -> dict[str, str]:
         """Return the user's variables, and a few of the runner's."""

@@ -135,7 +135,8 @@ def test_a_jobs_id_holds_version_device_and_flags(runner: Run, tmp_path: Path, m
         (("generation.frequency_penalty=0.5",), "llama.cpp counts the prompt's tokens, too"),
         (("generation.batch_size=9",), "model.parallel=4 allows no more at once"),
         (("task=memory",), "memory on this machine, which this engine does not offer"),
-        (("task=likelihood", "task.keep_top_k=4"), "a tokenizer on this machine, which this engine does not offer"),
+        (("task=likelihood", "task.keep_top_k=4"), "log-probabilities of the tokens that are named, which this engine does"),
+        (("task=tools",), "functions in the chat template, which this engine does not offer"),
         (("model.kv_keys=q3_0",), "model.kv_keys"),
         (("model.kv_values=q4_0", "model.flash_attention=off"), "llama.cpp refuses the two together"),
         (("model.draft_tokens=3",), "model.draft_tokens=3: is for a draft"),
@@ -144,7 +145,7 @@ def test_a_jobs_id_holds_version_device_and_flags(runner: Run, tmp_path: Path, m
         (("model.flags=[--ctx-size,99]",), "model.flags=--ctx-size: model.context says it"),
         (("model.flags=[-ngl,9]",), "model.flags=-ngl: model.gpu_layers says it"),
         (("model.flags=[--temp=1]",), "model.flags=--temp=1: generation says it"),
-        (("model.flags=[--lora,x.gguf]",), "it would make the record wrong"),
+        (("model.flags=[--lora,x.gguf]",), "--lora would make the record wrong"),
         (("model.flags=[--api-key,x]",), "the runner gives it to its own server"),
         (("model.flags=[--no-such-word]",), "llama.cpp b9235 (abc1234) on the CPU has no such word; it has --alias"),
         (("model.name=embedded",), "llama.cpp reads .gguf files"),
@@ -197,7 +198,11 @@ def test_a_slow_start_is_waited_for_unless_it_takes_too_long(
     assert len(samples(tmp_path)) == 6
 
 
-def test_a_program_that_is_none_is_named(runner: Run, tmp_path: Path, model: Path) -> None:
+def test_a_program_that_is_none_is_named(
+    runner: Run, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `make llama_cpp` may have made an environment beside these files
+    monkeypatch.setattr("runner.options.remote.llama_cpp.program.CHECKOUT", tmp_path)
     here = ("tracking=none", *JOB[2:], "model=llama_cpp", f"model.name={model}")
     for keys, message in (
         (("model.executable=./nowhere",), "model.executable=./nowhere: there is no such program"),

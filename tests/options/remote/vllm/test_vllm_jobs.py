@@ -68,7 +68,7 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
         (("task=memory",), "memory on this machine, which this engine does not offer"),
         (
             ("task=likelihood", "task.keep_top_k=4"),
-            "a tokenizer on this machine, which this engine does not offer",
+            "log-probabilities of the tokens that are named, which this engine does not offer",
         ),
         (("model.args=[--dtype=float16]",), "model.args=--dtype=float16: model.dtype says it"),
         (

@@ -72,13 +72,15 @@ def test_our_own_server_scores_as_our_own_engine(
         assert {name: here.get(name) for name in same} == {name: there.get(name) for name in same}
 
 
-def test_what_needs_a_tokenizer_here_is_refused(make_config: Make, served: str) -> None:
+def test_a_reference_needs_more_than_our_own_server_tells(make_config: Make, served: str) -> None:
     api = ApiConfig(name="embedded", base_url=served)
-    for keys in ({"keep_top_k": 8}, {"reference": "quantization=none"}):
-        with pytest.raises(
-            ConfigError,
-            match=r"needs a tokenizer on this machine, which this engine does not offer",
-        ):
+    words = "model=local model.name=embedded model.dtype=float32 model.device=cpu"
+    run(make_config(model=HERE, task=LikelihoodConfig(limit=2, keep_top_k=64)))
+    for keys, message in (
+        ({"keep_top_k": 8}, "a reference keeps tokens that are drawn from whole distributions"),
+        ({"reference": words}, "tells no log-probabilities of tokens that are named"),
+    ):
+        with pytest.raises(ConfigError, match=message):
             run(make_config(model=api, task=LikelihoodConfig(limit=2, **keys)))
 
 
