@@ -189,7 +189,7 @@ def with_vllm(runner: Run, folder: Path, *keys: str) -> Any:
         "tracking=none", "print=json", *own, *keys, cwd=folder, VLLM_CPU_KVCACHE_SPACE="1"
     )
     assert done.code == 0, done.err
-    (path,) = folder.glob("outputs/jobs/*/result.json")
+    path = max(folder.glob("outputs/jobs/*/result.json"), key=lambda path: path.stat().st_mtime_ns)
     return json.loads(path.read_text())["result"]
 
 
@@ -246,6 +246,30 @@ def test_model_vllm_scores_as_our_engine_does(runner: Run, tmp_path: Path, promp
         assert other.likelihood is not None
         assert own.likelihood.tokens == other.likelihood.tokens
         assert other.likelihood.nats == pytest.approx(own.likelihood.nats, abs=1e-3)
+
+
+@needs_vllm
+@pytest.mark.thorough
+def test_model_vllm_is_as_far_from_a_reference_as_whole_distributions_say(
+    runner: Run, tmp_path: Path
+) -> None:
+    task = ("task=likelihood", "task.data=embedded", "task.limit=50")
+    of_reference = "model=auto model.name=embedded model.dtype=float32 quantization=int8"
+    named = f"task.reference='{of_reference}'"
+    here = ("tracking=none", "print=json", "model.device=cpu")
+    found = []
+    for keys in (
+        (*of_reference.split(), "task.keep_top_k=64"),
+        ("model=auto", "model.name=embedded", "model.dtype=float32", named, "task.exact=true"),
+    ):
+        done = runner(*here, *keys, *task)
+        assert done.code == 0, done.err
+        found.append(json.loads(done.out)["metrics"])
+    told = with_vllm(runner, tmp_path, *task, named)["metrics"]
+    whole, error = found[1]["kl_nats_per_token"], told["kl_drawing_error_nats_per_token"]
+    assert 0 < error < whole
+    assert abs(told["kl_nats_per_token"] - whole) <= 1.5 * error + 1e-6
+    assert told["top_1_agreement"] == pytest.approx(found[1]["top_1_agreement"], abs=0.002)
 
 
 @needs_vllm
