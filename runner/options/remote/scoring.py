@@ -31,6 +31,7 @@ from runner_engine import Capability, Message, Prompt, Request
 T = TypeVar("T")
 CACHED_PROMPTS = 1024  # their tokens are cached, because the choices of a question share a prompt
 UNSUPPORTED = (400, 404, 405, 422, 501)  # statuses for an unknown path or parameter
+TRIED = 80  # ids in a place: as many as a reference keeps by default, which is more than many servers allow
 INSTEAD = "use model=vllm, which starts such a server, or model=local, whose engine reads whole distributions"
 WAYS: Sequence[Way] = (InOnePass(), StepByStep())  # of tokens that are named; the quicker one first
 
@@ -119,9 +120,9 @@ class Scorer:
     async def _try_named(self) -> Way:
         await self.check()
         ids, url = (await self._tokenize(prompt="1 + 1")).ids, self.model.base_url
-        lacks = []
+        lacks, named = [], [(ids * TRIED)[:TRIED]] * len(ids)
         for way in WAYS:
-            asked = way.score(url, self._post_named, ids, ids, [ids[:2]] * len(ids))
+            asked = way.score(url, self._post_named, ids, ids, named)
             if (lack := await self._lack(asked, way.UNSUPPORTED)) is None:
                 return way
             lacks.append(f"{way.NEEDED}{lack}")

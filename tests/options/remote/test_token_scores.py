@@ -98,7 +98,7 @@ def _contexts(record: Record) -> set[tuple[str, str]]:
                                   r"/v1/completions answered 400: .*unknown field"),
         (("ignores",), r"ignores prompt_logprob_token_ids: its answer has none; or .*"
                        r"ignores logprob_token_ids: \d of \d ids are not in its answer"),
-        (("fewer",), r"sent 5 × 2 numbers by prompt_logprob_token_ids, and 5 × 3 were asked for"),
+        (("fewer",), r"sent 5 × 80 numbers by prompt_logprob_token_ids, and 5 × 81 were asked for"),
         (("other_places", "no_steps"), r"contradicts itself: by prompt_logprob_token_ids"),
         (("not_numbers", "no_steps"), r"sent an impossible log-probability"),
         (("no_pass", "no_first"), r"sent no log-probabilities by ids of tokens"),
