@@ -111,8 +111,11 @@ class Scorer:
         return await asyncio.shield(way)
 
     async def _try(self) -> None:
-        ids = (await self._tokenize(prompt="1 + 1")).ids
-        if (lack := await self._lack(self._score(ids, ids), UNSUPPORTED)) is not None:
+        async def ask() -> ScoredContinuation:
+            ids = (await self._tokenize(prompt="1 + 1")).ids
+            return await self._score(ids, ids)
+
+        if (lack := await self._lack(ask(), UNSUPPORTED)) is not None:
             raise ConfigError(
                 f"{self._server_key} has no log-probabilities of a text: they need {self.NEEDED}{lack}"
             )

@@ -74,7 +74,7 @@ def test_our_own_server_scores_as_our_own_engine(
 
 def test_a_reference_needs_more_than_our_own_server_tells(make_config: Make, served: str) -> None:
     api = ApiConfig(name="embedded", base_url=served)
-    words = "model=local model.name=embedded model.dtype=float32 model.device=cpu"
+    words = "model=auto model.name=embedded model.dtype=float32 model.device=cpu"
     run(make_config(model=HERE, task=LikelihoodConfig(limit=2, keep_top_k=64)))
     for keys, message in (
         ({"keep_top_k": 8}, "a reference keeps tokens that are drawn from whole distributions"),
