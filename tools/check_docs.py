@@ -165,7 +165,7 @@ def _check(program: str, arguments: list[str]) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         if program == "make":
             targets = set(
-                re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+                re.findall(r"^([a-z0-9_-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
             )
             missing = [word for word in arguments if "=" not in word and word not in targets]
             assert not missing, f"no target {missing}"
