@@ -1,11 +1,14 @@
 """What do rows of several adapters cost? `python bench/engine/several_adapters.py [--adapters 1 2 8 --rows 8]`.
 
-SmolLM2-135M-Instruct (`make real-model`) with made adapters of all linear layers: the base alone, one adapter as
-`lora=peft` has it, and `lora=several` with so many adapters that the rows have by turns; beside vLLM's base, and its
-`enable_lora` with the same adapters, where `make vllm` has installed it. All answer the same random prompts by turns;
-decode is what more new tokens take than one.
+The first layers of SmolLM2-135M-Instruct (`make real-model`) with made adapters of all linear layers: the base alone,
+one adapter as `lora=peft` has it, and `lora=several` with so many adapters that the rows have by turns; beside vLLM's
+base, and its `enable_lora` with the same adapters, where `make vllm` has installed it. All answer the same random
+prompts by turns, and what counts is the processor's time of one thread, which other programs hardly change
+(`--wall`: the clock's). Decode is what more new tokens take than one.
 
+`--by-operations`: passes of `lora=several` go operation by operation, as before they were a single call.
 `--compare`: no times, but the answers to questions that each adapter gives among the others and alone, counted.
+`--memory`: no times, but what a plan says that the adapters take, and what they took.
 """
 
 from __future__ import annotations
@@ -33,15 +36,18 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "support")]
 from adapters import save_adapter  # noqa: E402
 from engines import head_line, markdown, spread  # noqa: E402
 
-from runner_base import Dtype  # noqa: E402
+from runner_base import Dtype, machine  # noqa: E402
 from runner_engine import (  # noqa: E402
     GenerationConfig,
     LocalModelConfig,
     ModelSpec,
     Request,
     complete,
+    predict,
     resolve,
 )
+from runner_engine.decode import compat_probe  # noqa: E402
+from runner_engine.decode.layouts import NotFusable  # noqa: E402
 from runner_engine.local.engine import LocalEngine  # noqa: E402
 from runner_engine.settings.lora import LoraConfig, PeftConfig  # noqa: E402
 from runner_engine.settings.several import SeveralConfig  # noqa: E402
@@ -57,9 +63,26 @@ QUESTIONS = [
 Side = Callable[[list[list[int]], int], float]
 
 
+def first_layers(model: Path, folder: Path, layers: int) -> Path:
+    """Return a folder with so many of a model's layers; 0: all of them."""
+    cut = folder / f"layers_{layers}"
+    if not layers or (cut / "model.safetensors").is_file():
+        return cut if layers else model
+    shutil.copytree(model, cut, dirs_exist_ok=True)
+    config = json.loads((model / "config.json").read_text())
+    (cut / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    kept = {
+        name: numbers
+        for name, numbers in load_file(model / "model.safetensors").items()
+        if not name.startswith("model.layers.") or int(name.split(".")[2]) < layers
+    }
+    save_file(kept, cut / "model.safetensors", {"format": "pt"})
+    return cut
+
+
 def made(folder: Path, base: Path, count: int, rank: int) -> list[Path]:
     """Return so many adapters, each with random numbers of its own."""
-    places = [folder / f"rank_{rank}" / str(number) for number in range(count)]
+    places = [folder / base.name / f"rank_{rank}" / str(number) for number in range(count)]
     for number, place in enumerate(places):
         if (place / "adapter_model.safetensors").is_file():
             continue
@@ -77,14 +100,18 @@ def made(folder: Path, base: Path, count: int, rank: int) -> list[Path]:
     return places
 
 
-def engine_of(options: argparse.Namespace, lora: LoraConfig) -> LocalEngine:
-    """Return an engine of the model with adapters, loaded."""
+def spec_of(options: argparse.Namespace, lora: LoraConfig) -> ModelSpec:
+    """Return the model with adapters."""
     dtype = Dtype(options.dtype)
     model = LocalModelConfig(
         name=str(options.model), device="cpu", dtype=dtype, threads=options.threads
     )
-    generation = GenerationConfig(max_new_tokens=options.new)
-    engine = LocalEngine(resolve(ModelSpec(model, lora=lora, generation=generation)))
+    return ModelSpec(model, lora=lora, generation=GenerationConfig(max_new_tokens=options.new))
+
+
+def engine_of(options: argparse.Namespace, lora: LoraConfig) -> LocalEngine:
+    """Return an engine of the model with adapters, loaded."""
+    engine = LocalEngine(resolve(spec_of(options, lora)))
     engine.load()
     return engine
 
@@ -107,7 +134,7 @@ def ours(options: argparse.Namespace, lora: LoraConfig, open_sides: ExitStack) -
             )
             for at, ids in enumerate(prompts)
         ]
-        clock = time.process_time if options.processor_time else time.perf_counter
+        clock = time.perf_counter if options.wall else time.process_time
         started = clock()
         if failed := [done.error for done in complete(engine, asked, len(asked)) if done.error]:
             raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
@@ -116,17 +143,18 @@ def ours(options: argparse.Namespace, lora: LoraConfig, open_sides: ExitStack) -
     return side
 
 
-def vllms(options: argparse.Namespace, places: list[Path], open_sides: ExitStack) -> Side:
-    """Load the model with vLLM in a process of its own; return what completes prompts with it."""
+def vllms(options: argparse.Namespace, places: list[Path], open_sides: ExitStack) -> list[Side]:
+    """Load the model with vLLM in a process of its own; return what completes prompts with each
+    number of adapters, or with the base."""
     script = Path(__file__).with_name("several_adapters_side.py")
-    asked = [options.vllm, script, options.model, options.threads, max(options.rows), *places]
-    log = open_sides.enter_context((options.folder / "vllm.txt").open("w"))
+    log = options.folder / f"vllm_{len(places)}.txt"
+    asked = [options.vllm, script, options.model, options.threads, max(options.rows)]
     side = open_sides.enter_context(
         subprocess.Popen(
-            [*map(str, asked)],
+            [*map(str, [*asked, options.dtype, options.rank, *places])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=open_sides.enter_context(log.open("w")),
             text=True,
             env={name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"},
         )
@@ -138,17 +166,51 @@ def vllms(options: argparse.Namespace, places: list[Path], open_sides: ExitStack
 
     def line() -> dict[str, float]:
         if not (written := answers.readline()):
-            raise SystemExit(f"vLLM failed: {(options.folder / 'vllm.txt').read_text()[-1500:]}")
+            raise SystemExit(f"vLLM failed: {log.read_text()[-1500:]}")
         seconds: dict[str, float] = json.loads(written)
         return seconds
 
     line()
 
-    def complete_with_vllm(prompts: list[list[int]], new: int) -> float:
-        print(json.dumps({"prompts": prompts, "new": new}), file=questions, flush=True)
-        return line()["processor" if options.processor_time else "all"]
+    def of(count: int) -> Side:
+        def complete_with_vllm(prompts: list[list[int]], new: int) -> float:
+            job = {"prompts": prompts, "new": new, "adapters": count}
+            print(json.dumps(job), file=questions, flush=True)
+            return line()["wall" if options.wall else "processor"]
 
-    return complete_with_vllm
+        return complete_with_vllm
+
+    return [of(count) for count in (options.adapters if places else [0])]
+
+
+def refuse_single_calls() -> None:
+    """Let passes go operation by operation."""
+
+    def refused(*_: Any) -> Any:
+        raise NotFusable("--by-operations")
+
+    compat_probe.FusedForward = refused  # type: ignore[assignment,misc]
+
+
+def opened(
+    options: argparse.Namespace, places: list[Path], open_sides: ExitStack
+) -> dict[str, Side]:
+    """Load what is measured, each by its name in the table."""
+    sides: dict[str, Side] = {}
+    if not options.by_operations:
+        sides["base"] = ours(options, LoraConfig(), open_sides)
+    else:
+        refuse_single_calls()
+    sides["peft"] = ours(options, PeftConfig(path=str(places[0])), open_sides)
+    for count in options.adapters:
+        sides[f"several, {count}"] = ours(options, several(places[:count]), open_sides)
+    if options.vllm.is_file() and not options.without_vllm:
+        sides["vLLM, base"] = vllms(options, [], open_sides)[0]
+        of_vllm = vllms(options, places, open_sides)
+        sides |= {
+            f"vLLM, {count}": side for count, side in zip(options.adapters, of_vllm, strict=True)
+        }
+    return sides
 
 
 def speed_table(options: argparse.Namespace, places: list[Path]) -> str:
@@ -156,16 +218,7 @@ def speed_table(options: argparse.Namespace, places: list[Path]) -> str:
     found = defaultdict[tuple[str, int, str], list[float]](list)
     chance = random.Random(0)
     with ExitStack() as open_sides:
-        sides: dict[str, Side] = {
-            "base": ours(options, LoraConfig(), open_sides),
-            "peft": ours(options, PeftConfig(path=str(places[0])), open_sides),
-        }
-        for count in options.adapters:
-            sides[f"several, {count}"] = ours(options, several(places[:count]), open_sides)
-        if options.vllm.is_file() and not options.without_vllm:
-            sides["vLLM, base"] = vllms(options, [], open_sides)
-            for count in options.adapters:
-                sides[f"vLLM, {count}"] = vllms(options, places[:count], open_sides)
+        sides = opened(options, places, open_sides)
         torch.set_num_threads(options.threads)
         for at in range(options.rounds + 1):
             for rows in options.rows:
@@ -176,16 +229,21 @@ def speed_table(options: argparse.Namespace, places: list[Path]) -> str:
                 for name, side in sides.items():
                     first, whole = side(prompts, 1), side(prompts, options.new)
                     if at:  # the first round is not counted
-                        found["prefill", rows, name].append(rows * options.prompt / first)
+                        found["prefill", rows, name].append(1e6 * first / rows / options.prompt)
                         decoded = rows * (options.new - 1)
-                        found["decode", rows, name].append(decoded / (whole - first))
+                        found["decode", rows, name].append(1e6 * (whole - first) / decoded)
             print(f"round {at}", file=sys.stderr, flush=True)
     lines = [
-        [part, str(rows), *(spread(found[part, rows, name]) for name in sides)]
-        for part in ("prefill", "decode")
-        for rows in options.rows
+        [name]
+        + [
+            spread(found[part, rows, name], digits=0)
+            for rows in options.rows
+            for part in ("prefill", "decode")
+        ]
+        for name in sides
     ]
-    return markdown(["tokens/s", "rows", *sides], lines)
+    heads = [f"{part}, {rows} rows" for rows in options.rows for part in ("prefill", "decode")]
+    return markdown(["µs a token", *heads], lines)
 
 
 def comparison(options: argparse.Namespace, places: list[Path]) -> str:
@@ -214,32 +272,63 @@ def comparison(options: argparse.Namespace, places: list[Path]) -> str:
     )
 
 
+def memory_table(options: argparse.Namespace, places: list[Path]) -> str:
+    """Compare the memory that a plan says with what is there, beside the base's."""
+    lines = []
+    cases: dict[str, LoraConfig] = {"base": LoraConfig(), "peft": PeftConfig(path=str(places[0]))}
+    cases |= {f"several, {count}": several(places[:count]) for count in options.adapters}
+    cases["merged"] = PeftConfig(path=str(places[0]), merge=True)
+    for name, lora in cases.items():
+        if options.case is None:  # each in a process of its own, so that a peak is its own
+            command = [sys.executable, __file__, *sys.argv[1:], "--case", name]
+            lines.append(json.loads(subprocess.check_output(command, text=True)))
+        elif options.case == name:
+            prediction = predict(resolve(spec_of(options, lora)), (1, 64, options.new))
+            assert prediction is not None
+            before = machine.rss_mib()
+            engine = engine_of(options, lora)
+            measured = engine.loaded.metrics["weight_mib"]
+            peak = machine.peak_rss_mib() - before
+            numbers = prediction.weight_mib, measured, prediction.peak_mib, peak
+            print(json.dumps([name, *(f"{number:,.1f}" for number in numbers)]))
+            engine.close()
+    heads = ["MiB", "weights, predicted", "measured", "peak of the load, predicted", "measured"]
+    return markdown(heads, lines) if lines else ""
+
+
 def main() -> None:
     """Print the table, or the counts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--layers", type=int, default=8, help="so many of its layers; 0: all")
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / ".adapters")
     parser.add_argument("--adapters", type=int, nargs="+", default=[1, 2, 8])
     parser.add_argument("--rows", type=int, nargs="+", default=[8])
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--prompt", type=int, default=64)
-    parser.add_argument("--new", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompt", type=int, default=32)
+    parser.add_argument("--new", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--processor-time", action="store_true", help="count the processor's time")
+    parser.add_argument("--wall", action="store_true", help="by the clock, not the processor")
     parser.add_argument(
         "--vllm", type=Path, default=VLLM_PYTHON, help="the Python of its environment"
     )
     parser.add_argument("--without-vllm", action="store_true")
+    parser.add_argument("--by-operations", action="store_true")
     parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    options.model = first_layers(options.model, options.folder, options.layers)
     places = made(options.folder, options.model, max(options.adapters), options.rank)
-    print(head_line(["bench/engine/several_adapters.py", *sys.argv[1:]], options.threads))
-    print((comparison if options.compare else speed_table)(options, places))
+    show = comparison if options.compare else memory_table if options.memory else speed_table
+    if not options.case:
+        print(head_line(["bench/engine/several_adapters.py", *sys.argv[1:]], options.threads))
+    print(show(options, places))
 
 
 if __name__ == "__main__":

@@ -399,13 +399,15 @@ def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForwa
 def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX) -> torch.Tensor:
     """Return all logits of two rows: of their prompts, read together, and of one more token each.
 
-    The first row has a prefix, and the second prompt is read as a span.
+    The first row has a prefix, and the second prompt is read as a span. Where rows choose among
+    adapters, one has the first, and the other the last one.
     """
-    prefix = Prefix(ids[:prefix_length])
+    names = forward.adapters.names if forward.adapters else (None,)
+    prefix = Prefix(ids[:prefix_length], adapter=names[0])
     forward.read_prefix(prefix, prefix_length)
     rows = [
-        Row(Request(0, ()), ids[:-1], "", 1, kv=RowKv(prefix)),
-        Row(Request(1, ()), ids[3:-1], "", 1),
+        Row(Request(0, (), adapter=names[0]), ids[:-1], "", 1, kv=RowKv(prefix)),
+        Row(Request(1, (), adapter=names[-1]), ids[3:-1], "", 1),
     ]
     forward.short_span = len(rows[1].pending)
     own = own_kv(

@@ -119,9 +119,10 @@ class FusedForward:
         windows = _Windows(layout, weights.windows)
         parts = _parts(layout, count, windows)
         pieces = _own_pieces(layout.seen) if max(positions) >= OWN_PIECE else 0
-        workspace = torch.empty(
-            self._workspace_bytes(count, [part.tokens for part in parts], pieces), dtype=torch.uint8
-        )
+        adapted = weights.adapters.of_pass()
+        needed = self._workspace_bytes(count, [part.tokens for part in parts], pieces)
+        needed += self._bytes_of(weights.adapters.workspace_pieces(adapted, self._widest))
+        workspace = torch.empty(needed, dtype=torch.uint8)
         apart = [
             torch.empty(count, weights.hidden, dtype=self.heads.dtype)
             for _ in range(2 * self.has_mlps_apart)
@@ -137,6 +138,8 @@ class FusedForward:
         )  # fmt: skip
         if weights.mixers.count:
             weights.mixers.point(tokens, layout.own.states)
+        if adapted is not None:
+            tokens.adapted = ctypes.addressof(adapted)
         self._run(tokens, apart)
         self.after_pass(count)
         return logits
@@ -198,9 +201,20 @@ class FusedForward:
         pieces += weights.mixtures.workspace_pieces(tokens)
         pieces += weights.latents.workspace_pieces(tokens)
         if weights.is_quantized:
-            widest = max(behind, weights.hidden, weights.mixtures.widest, weights.latents.widest)
             rows = tokens * weights.mixtures.chosen
-            pieces.append(quantized_workspace_bytes(rows, widest, torch.get_num_threads()))
+            pieces.append(quantized_workspace_bytes(rows, self._widest, torch.get_num_threads()))
+        return self._bytes_of(pieces)
+
+    @property
+    def _widest(self) -> int:
+        """The most inputs of a product."""
+        weights, heads = self.weights, self.heads
+        behind = max(heads.kv_heads * heads.group * heads.dim, weights.inner, weights.mixers.behind)
+        return int(max(behind, weights.hidden, weights.mixtures.widest, weights.latents.widest))
+
+    @staticmethod
+    def _bytes_of(pieces: Sequence[int]) -> int:
+        """Return the bytes of pieces of a workspace, each of which begins at a cache line."""
         return int(sum(pieces)) + CACHE_LINE * len(pieces)
 
     def _extend_rope_tables(self, positions: int) -> None:

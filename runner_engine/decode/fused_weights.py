@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from runner_base import machine
+from runner_engine.decode.fused_adapters import FusedAdapters
 from runner_engine.decode.fused_latents import FusedLatents
 from runner_engine.decode.fused_mixers import FusedMixers
 from runner_engine.decode.fused_mixtures import FusedMixtures
@@ -50,6 +51,7 @@ from runner_engine.matmul import (
     row_format,
 )
 from runner_engine.models.gguf_blocks import GgufEmbedding
+from runner_engine.models.lora import several
 from runner_engine.recurrent import CallParts
 
 __all__ = ["FusedWeights", "NotFusable", "check_fusable"]
@@ -83,6 +85,7 @@ class FusedWeights:
         )
         self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
         check_fusable(model, heads, kernels)
+        self.adapters = FusedAdapters(model)
         layout = describe(model, heads)
         self.tables, self.rotation = layout.tables, layout.rotation
         self.body, self.name_of_layers = layout.body, layout.name_of_layers
@@ -122,6 +125,7 @@ class FusedWeights:
             raise NotFusable("its number of layers differs")
         self.vocabulary, self.rows = head.out_features, len(layout.embedding.weight)
         of_head = self._matrix(head, self.hidden, self.vocabulary)
+        self.adapters.check_seen(model, len(layers), self.apart.values())
         self.layers = (FusedLayer * len(layers))(*layers)
         embedding, is_in_panels = self._embedding(layout)
         self.model = FusedModel(
@@ -268,7 +272,7 @@ class FusedWeights:
         self.is_quantized |= WeightFormat(weights.matrix.kind).needs_workspace
         if weights.matrix.kind == WeightFormat.row_int8 and weights.matrix.threshold:
             self.is_by_row = False  # the outliers of one row count for all rows
-        return weights.matrix
+        return self.adapters.beside(layer, weights.matrix)
 
     def _embedding(self, layout: ModelLayout) -> tuple[int | None, bool]:
         """Return the address of the table, and whether that is a head in panels; None if it is in
@@ -331,7 +335,7 @@ def check_fusable(model: Any, heads: Heads, kernels: native.Kernels) -> None:
     """Reject a model that C cannot run, whatever its parts are."""
     if not kernels.has("fused_forward", heads.dtype):
         raise NotFusable("this processor has no products of such numbers")
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+    if any(map(several.has_other_hooks, model.modules())):
         raise NotFusable("its layers have hooks")
 
 

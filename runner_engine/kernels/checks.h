@@ -23,7 +23,8 @@ enum {
   WRONG_STATE_SLOT,
   WRONG_SEGMENT,
   WRONG_EXPERT,
-  WRONG_KV_LAYER
+  WRONG_KV_LAYER,
+  WRONG_ADAPTER
 };
 
 /* What a function returns to Python: 0, or what is wrong and with which token, row or part */

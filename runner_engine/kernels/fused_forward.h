@@ -118,7 +118,8 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   const mixture_pass mixed = mixtures_of(m, layers);
   const latent_pass latents = latents_of(m, layers);
   const int64_t of_some = mixed.layers * MIXTURE_PHASES + latents.layers * LATENT_PHASES;
-  const int64_t tokens = in->tokens, parts = in->parts, phases = phases_of(m, tokens) + of_some;
+  const int64_t of_adapters = in->adapted ? m->layers * ADAPTER_PHASES : 0;
+  const int64_t tokens = in->tokens, parts = in->parts, phases = phases_of(m, tokens) + of_some + of_adapters;
   int64_t part_out[parts + 1], part_top[parts + 1], part_sum[parts + 1], first_tile[parts + 1];
   char *workspace = in->workspace;
   phase *first = allocate(&workspace, phases * sizeof(phase));
@@ -150,6 +151,7 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   raise_to(&widest, m->hidden);
   raise_to(&widest, latents.query_width);
   raise_to(&widest, latents.pair_width);
+  s.adapted = allocate_adapted(in->adapted, widest, threads, &workspace);
   if (m->is_quantized) s.work = allocate_quantized(&workspace, rows, widest, threads);
   if (workspace - (char *)in->workspace > in->workspace_bytes) REFUSE(SMALL_WORKSPACE, 0);
   if (s.pieces.count) list_own_pieces(in, &s.pieces);

@@ -22,6 +22,7 @@ typedef struct {
   int is_interleaved;  /* shared keys and then own keys, tile by tile: own keys are prefetched during products */
   own_pieces pieces;   /* of tokens with many own keys, where those are not interleaved */
   product_workspace work;
+  adapter_work adapted;
   mixture_pass mixed;
   latent_pass latents;
   int threads, is_alone;
@@ -52,10 +53,18 @@ static product NAME(last_product)(const fused_pass *s, const fused_layer *layer,
                              s->model->hidden);
 }
 
-/* Computes a product, and waits until all of it is done. */
+#include "adapters.h"
+
+/* Computes a product with what adapters add to it, and waits until all of it is done. */
 INLINE void NAME(product_and_wait)(const fused_pass *s, const product *p, const product *then, phase **now) {
+  const int is_adapted = NAME(has_adapters)(s, p);
+  phase *narrowing = *now;
+  if (is_adapted) NAME(narrow_rows)(s, p, (*now)++);
   NAME(run_product)(p, then, now, s->threads);
   barrier((*now)++, p->tasks, s->is_alone);
+  if (!is_adapted) return;
+  barrier(narrowing, s->in->adapted->tiles * p->count, s->is_alone);
+  NAME(add_adapters)(s, p, (*now)++);
 }
 
 /* The norms of a token that a layer, or the head, begins with; `also`: of an MLP beside attention, or 0 */

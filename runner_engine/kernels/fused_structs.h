@@ -93,6 +93,7 @@ typedef struct {
   const int32_t *segments;     /* for mixers, as segments_of */
   int64_t segment_count, state_slots;
   void *const *states;         /* [mixers, LAYER_STATES] */
+  const adapted_tokens *adapted; /* or 0 */
 } fused_tokens;
 
 /* A mixer beside attention: what both give is added up before it is added to the tokens. */
@@ -183,7 +184,7 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
     if (wrong) return wrong;
   }
   if ((wrong = check_windows(m, layers, in)) || (wrong = check_pieces(m, layers, in))) return wrong;
-  if ((wrong = check_mixers(m, in, pack))) return wrong;
+  if ((wrong = check_mixers(m, in, pack)) || (wrong = check_adapted(in->adapted, in->tokens))) return wrong;
   if (m->points < POINTS_IN_HALVES || m->points > NEIGHBOURS_INTO_HALVES) REFUSE(WRONG_HEADS, 0);
   if (m->has_heads_together && (m->group != 1 || m->has_query_gates)) REFUSE(WRONG_HEADS, 0);
   if (m->rotated < 0 || m->rotated > m->dim || m->rotated % 2) REFUSE(WRONG_HEADS, 0);

@@ -14,6 +14,7 @@
 #include "checks.h"
 #include "recurrent_structs.h"
 #include "mixer_structs.h"
+#include "adapter_structs.h"
 #include "fused_structs.h"
 #include "expert_structs.h"
 #include "mixture_structs.h"

@@ -36,6 +36,8 @@ enum {
   PLAIN_ROWS     /* plain weights output by output, as torch holds them (row_major.h) */
 };
 
+typedef struct low_rank low_rank; /* adapter_structs.h */
+
 typedef struct {
   const void *weight, *bias; /* bias: or 0 */
   int64_t outputs, kind;
@@ -55,6 +57,7 @@ typedef struct {
   /* GROUPS: bits of a code; the format of scales, and what codes are (see groups.h); the zero point of all, or below 0:
      each group has its own. INT8_STORED: the byte of a row that stands for 0, where all rows have one scale */
   int64_t bits, scale_type, zero_point, code_type;
+  const low_rank *adapters; /* that a fused pass adds to what it gives, or 0 */
 } matrix;
 
 #include "groups.h"

@@ -7,8 +7,10 @@
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
-#if defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#ifdef __aarch64__
 #include <arm_neon.h>
+#endif
+#if defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #define HAS_NEON_BF16 1
 #endif
 #include <float.h>

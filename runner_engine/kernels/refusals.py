@@ -24,6 +24,7 @@ _WORDS = {
     Refusal.WRONG_STATE_SLOT: "there is no such slot of a state as that of segment {at}",
     Refusal.WRONG_SEGMENT: "segment {at} is not among the tokens of the pass",
     Refusal.WRONG_KV_LAYER: "layer {at} of the KV cache has a format, a rotation or a place that there is not",
+    Refusal.WRONG_ADAPTER: "entry {at} of the tokens with adapters is not a token of the pass, or has no adapter",
     Refusal.WRONG_EXPERT: "choice {at} of the router has no expert",
 }
 

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from runner_engine.checkpoints.kept_kv import INT4_GROUP, INT4_GROUP_BYTES, SCALE_BYTES
 from runner_engine.checkpoints.pass_memory import THREAD_BUFFER_BYTES
-from runner_engine.kernels import expert_numbers, state_numbers
+from runner_engine.kernels import adapter_numbers, expert_numbers, state_numbers
 from runner_engine.kernels.c_fields import fields_of
 from runner_engine.kernels.kv_layers import KvCode, KvLayer
 from runner_engine.kernels.state_numbers import MIXER_MATRICES
@@ -22,8 +22,10 @@ CACHE_LINE = 64  # pieces of a workspace begin at multiples of it
 MAX_GROUP = 16
 MAX_DIM = 512
 SHIFT = 128  # is added to quantized rows, so that they have no sign
+REGISTER_ROWS = 6  # that are multiplied together
 PRODUCT_PHASES = 3
 LAYER_PHASES = 4 * PRODUCT_PHASES + 7
+ADAPTER_PHASES = 2 * 8  # of a layer with adapters beside its matrices
 BESIDE_PHASES = 2 * PRODUCT_PHASES + 1  # of a mixer beside attention
 LATENT_PHASES = (
     2 * PRODUCT_PHASES + 1
@@ -126,6 +128,7 @@ class Refusal(IntEnum):
     WRONG_SEGMENT = 18
     WRONG_EXPERT = 19
     WRONG_KV_LAYER = 20
+    WRONG_ADAPTER = 21
 
 
 class KvArenaEntry(ctypes.Structure):
@@ -145,6 +148,7 @@ class Matrix(ctypes.Structure):
         *fields_of(ctypes.c_float, "threshold", "row_scale", "scale_divisor"),
         ("tile_rows", ctypes.c_int64),
         *fields_of(ctypes.c_int64, "bits", "scale_type", "zero_point", "code_type"),
+        ("adapters", ctypes.c_void_p),
     )
 
 
@@ -258,7 +262,7 @@ class FusedTokens(ctypes.Structure):
         ("first_layer", ctypes.c_int64),
         *fields_of(ctypes.c_void_p, "mlp_in", "mlp_out", "segments"),
         *fields_of(ctypes.c_int64, "segment_count", "state_slots"),
-        ("states", ctypes.c_void_p),
+        *fields_of(ctypes.c_void_p, "states", "adapted"),
     )
 
 
@@ -273,6 +277,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "latent": Latent,
     "shared_part": SharedPart,
     "fused_tokens": FusedTokens,
+    **adapter_numbers.STRUCTURES,
     **expert_numbers.STRUCTURES,
     **state_numbers.STRUCTURES,
 }
@@ -300,11 +305,13 @@ def of_python() -> dict[str, int]:
         "INT4_GROUP_BYTES": INT4_GROUP_BYTES,
         "ROPE_TABLES": ROPE_TABLES,
         "OWN_PIECE": OWN_PIECE,
+        "REGISTER_ROWS": REGISTER_ROWS,
     }
     phases = {
         "PRODUCT_PHASES": PRODUCT_PHASES,
         "LAYER_PHASES": LAYER_PHASES,
         "LATENT_PHASES": LATENT_PHASES,
+        "ADAPTER_PHASES": ADAPTER_PHASES,
     }
     phases |= {"sizeof phase": PHASE_BYTES}
     phases["BESIDE_PHASES"] = BESIDE_PHASES

@@ -3,7 +3,8 @@ of row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import torch
 
@@ -36,9 +37,11 @@ def with_fast_kernels(engine: LocalEngine) -> tuple[Loaded, Heads, FusedForward 
     return loaded, heads, engine.fused
 
 
-def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
+def all_logits(
+    forward: Forward, with_prefix: bool, adapters: Sequence[str | None] = (None,)
+) -> torch.Tensor:
     """Return the logits of rows of all lengths, some of which decode while others are read; half
-    have a prefix."""
+    have a prefix. adapters: of the rows by turns, where they have no prefix."""
     torch.manual_seed(0)
     prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
     if with_prefix:
@@ -49,8 +52,8 @@ def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
     rows = [
         Row(Request(number, ()), prefix.tokens + ids, "", 9, kv=RowKv(prefix))
         if with_prefix and number % 2
-        else Row(Request(number, ()), ids, "", 9)
-        for number, ids in enumerate(prompts)
+        else Row(Request(number, (), adapter=adapter), ids, "", 9)
+        for number, (ids, adapter) in enumerate(zip(prompts, cycle(adapters), strict=False))
     ]
     own = own_kv(
         forward.heads, forward.kernels, [64] * len(prompts), [row.kv.prefix for row in rows]

@@ -17,6 +17,7 @@ from runner_engine.decode.layouts.parts import (
     sizes_of,
 )
 from runner_engine.kernels.shared_numbers import Activation
+from runner_engine.models.lora import several
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,10 @@ class MlpLayout:
 
     @property
     def gates_in_product(self) -> bool:
-        """Whether two matrices gate each other in the registers, as SiLU does without biases."""
-        is_plain = all(part.bias is None for part in self.into) and self.gate_scale == 1
+        """Whether two matrices gate each other in the registers, as SiLU does without biases and
+        adapters."""
+        alone = all(part.bias is None and several.beside(part) is None for part in self.into)
+        is_plain = alone and self.gate_scale == 1
         return (
             self.activation is Activation.silu
             and self.has_gate

@@ -265,7 +265,7 @@ class Forward:
         of_tokens = [
             name for name, count in zip(adapters, counts, strict=True) for _ in range(count)
         ]
-        return self.adapters.reading(of_tokens, self.heads.device)
+        return self.adapters.reading(of_tokens)
 
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)

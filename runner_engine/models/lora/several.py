@@ -38,11 +38,11 @@ class AdaptersOfRows:
         self.of_tokens: OfTokens | None = None
 
     @contextmanager
-    def reading(self, names: Sequence[str | None], device: torch.device) -> Iterator[None]:
+    def reading(self, names: Sequence[str | None]) -> Iterator[None]:
         """Let the layers compute each token of a pass with its adapter; None: as the base does."""
         numbers = [self._number[name] for name in names]
         present = sorted({*numbers} - {len(self.names)})
-        self.of_tokens = OfTokens(numbers, present, device) if present else None
+        self.of_tokens = OfTokens(numbers, present) if present else None
         try:
             yield
         finally:
@@ -53,24 +53,23 @@ class OfTokens:
     """The adapters of a pass's tokens, by their numbers; that of the base is one more than the
     last."""
 
-    def __init__(
-        self, numbers: Sequence[int], present: Sequence[int], device: torch.device
-    ) -> None:
+    def __init__(self, numbers: Sequence[int], present: Sequence[int]) -> None:
+        self.numbers = numbers
         self.count, self.first, self.last = len(numbers), present[0], present[-1]
-        self._numbers = torch.tensor(numbers, dtype=torch.long, device=device)
-        self._factors: dict[tuple[float | int, ...], tuple[Tensor, Tensor]] = {}
+        self._factors: dict[tuple[torch.device, Sizes], tuple[Tensor, Tensor]] = {}
 
     def factors(self, sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return what the first products of each token are multiplied by, and which of them are of
         other adapters; layers of the same sizes have the same."""
-        key = (*sizes.ranks, *sizes.scalings)
+        key = device, sizes
         if key not in self._factors:
             first, last = self.columns(sizes)
             of_adapter = torch.zeros(len(sizes.ranks) + 1, last - first, dtype=torch.float32)
             for number in range(self.first, self.last + 1):
                 start = sizes.starts[number] - first
                 of_adapter[number, start : start + sizes.ranks[number]] = sizes.scalings[number]
-            factors = of_adapter.to(device)[self._numbers.to(device)]
+            numbers = torch.tensor(self.numbers, dtype=torch.long, device=device)
+            factors = of_adapter.to(device)[numbers]
             self._factors[key] = factors, factors == 0
         return self._factors[key]
 
@@ -147,9 +146,9 @@ def apply(base: Any, resolved: ResolvedModel) -> AdapterReport:
     rows = AdaptersOfRows(resolved.spec.lora.names)
     for path in dict.fromkeys(path for pairs in found.values() for path in pairs):
         layer = base.get_submodule(path)
-        beside = SideBySide([pairs.get(path) for pairs in found.values()], rows)
-        layer.add_module(CHILD, beside)
-        beside.hook = layer.register_forward_hook(partial(beside.add, path))
+        own = SideBySide([pairs.get(path) for pairs in found.values()], rows)
+        layer.add_module(CHILD, own)
+        own.hook = layer.register_forward_hook(partial(own.add, path))
     setattr(base, ATTRIBUTE, rows)
     return _together(resolved.spec.lora.names, reports)
 
@@ -160,12 +159,24 @@ def of_model(model: Any) -> AdaptersOfRows | None:
     return found
 
 
+def beside(layer: Any) -> SideBySide | None:
+    """Return the matrices beside a layer; None without such."""
+    found = getattr(layer, "_modules", {}).get(CHILD)
+    return found if isinstance(found, SideBySide) else None
+
+
+def has_other_hooks(module: nn.Module) -> bool:
+    """Whether anything hooks into a module but the matrices beside it."""
+    own = beside(module)
+    hooks = {*module._forward_hooks, *module._forward_pre_hooks}
+    return bool(hooks - ({own.hook.id} if own is not None else set()))
+
+
 def remove(model: Any) -> bool:
     """Remove all adapters; the base is as before."""
     for layer in list(model.modules()):
-        beside = layer._modules.get(CHILD)
-        if isinstance(beside, SideBySide):
-            beside.hook.remove()
+        if (own := beside(layer)) is not None:
+            own.hook.remove()
             del layer._modules[CHILD]
     vars(model).pop(ATTRIBUTE, None)
     return True

@@ -61,6 +61,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "router": ("qwen3_moe", {"target_modules": ["q_proj"], "target_parameters": ["mlp.gate.weight"]}),
     "latents": ("deepseek_v3", {"target_modules": ["kv_b_proj", "q_b_proj"]}),
     "recurrent": ("qwen3_5", {"target_modules": ["in_proj_qkv", "out_proj", "q_proj"]}),
+    "gated recurrences": ("recurrent_gemma", {"target_modules": ["linear_x", "linear_out", "q_proj"]}),
     "convolutions": ("lfm2", {"target_modules": ["in_proj", "out_proj", "q_proj"]}),
 }  # fmt: skip
 SHARING = ("embedding, tied", "head, tied")  # cannot be merged

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import save_adapter, with_adapter
+from adapters import Naming, save_adapter, with_adapter
 from hybrids import save_hybrid
 from loading import IDS
 from mixtures import mixture
@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.config.resolved import resolve, spec_of
 from runner.config.root import RunnerConfig
-from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import MIB
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
@@ -47,14 +46,6 @@ STYLE = {  # other layers, ranks and factors than those of the first one
     "alpha_pattern": {"up_proj": 32}, "layers_to_transform": [1],
 }  # fmt: skip
 NAMES = ("math", "style", None)
-
-
-class Naming(Gsm8kConfig):
-    """A task whose requests name adapters."""
-
-    @property
-    def adapters_named(self) -> None:
-        """Any that exist."""
 
 
 class Case:
@@ -141,8 +132,8 @@ def test_an_adapter_on_the_wrong_rows_is_seen(
 ) -> None:
     reading = AdaptersOfRows.reading
 
-    def shifted(self: AdaptersOfRows, names: Sequence[str | None], device: torch.device) -> Any:
-        return reading(self, [*names[1:], *names[:1]], device)
+    def shifted(self: AdaptersOfRows, names: Sequence[str | None]) -> Any:
+        return reading(self, [*names[1:], *names[:1]])
 
     monkeypatch.setattr(AdaptersOfRows, "reading", shifted)
     assert answered(case.config(make_config), mixed()) != case.expected()
