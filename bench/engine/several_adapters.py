@@ -189,7 +189,7 @@ def refuse_single_calls() -> None:
     def refused(*_: Any) -> Any:
         raise NotFusable("--by-operations")
 
-    compat_probe.FusedForward = refused  # type: ignore[assignment,misc]
+    vars(compat_probe)["FusedForward"] = refused
 
 
 def opened(
@@ -289,7 +289,7 @@ def memory_table(options: argparse.Namespace, places: list[Path]) -> str:
             engine = engine_of(options, lora)
             measured = engine.loaded.metrics["weight_mib"]
             peak = machine.peak_rss_mib() - before
-            numbers = prediction.weight_mib, measured, prediction.peak_mib, peak
+            numbers = prediction.weight_mib, measured, prediction.load_mib, peak
             print(json.dumps([name, *(f"{number:,.1f}" for number in numbers)]))
             engine.close()
     heads = ["MiB", "weights, predicted", "measured", "peak of the load, predicted", "measured"]

@@ -18,6 +18,7 @@ from torch import nn
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.compat_probe import probe_fused_forward
+from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.fused_adapters import FusedAdapters
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes.forward import Forward, TokenSpan
@@ -200,7 +201,7 @@ def test_a_wrong_adapter_is_found_by_the_trial(
     loaded, heads, fused = with_fast_kernels(engine)
     fast = engine._fast_layers
     assert fused is not None
-    assert fast is not None
+    assert isinstance(fast, FastLayers)
     assert probe_fused_forward(loaded, heads, fast.matrices, fast.grouped) is not None
     with changed(monkeypatch, exchange):
         assert probe_fused_forward(loaded, heads, fast.matrices, fast.grouped) is None
