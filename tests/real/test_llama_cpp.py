@@ -32,7 +32,7 @@ JOB = (
 
 def test_word_problems_are_answered_in_pairs(runner: Run, tmp_path: Path) -> None:
     file = real_model.gguf_file()
-    here = ("model=local", f"model.name={file}", "quantization=gguf", "quantization.int8_rows=true", "model.device=cpu")  # fmt: skip
+    here = ("model=local", f"model.name={file}", "quantization=gguf", "quantization.int8_rows=true", "model.device=cpu", "model.threads=1")  # fmt: skip
     for keys in (real_keys(file, "model.context=1024"), here):
         done = runner(*JOB, *keys)
         assert done.code == 0, done.err
@@ -53,9 +53,14 @@ def test_word_problems_are_answered_in_pairs(runner: Run, tmp_path: Path) -> Non
     alike = sum(own[index].answer.text[:9] == there[index].answer.text[:9] for index in own)
     assert alike >= QUESTIONS // 2
     compared = runner(
-        "--output-dir", "outputs", "--baseline", "model.engine.name=runner", module="runner_compare"
+        "--output-dir",
+        "outputs",
+        "--baseline",
+        "model.engine.name=runner,quantization.name=gguf",
+        module="runner_compare",
     )
     assert compared.code == 0, compared.err
-    assert f"n={QUESTIONS}" in compared.out
+    assert f"(n={QUESTIONS}): no difference shown" in compared.out
+    assert "not compared" not in compared.out
     head = next(line for line in compared.out.splitlines() if "engine" in line)
     assert len(re.findall(r"model\.\w+", head)) <= 2, head
