@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo real-model demo-real pages test test-all test-fast test-next test-avx2 sanitize sanitize-short format lint types check vllm llama_cpp bench
-.PHONY: clean wheel hashes
+.PHONY: clean wheel hashes makers
 .DEFAULT_GOAL := help
 
 help:             ## list these targets
@@ -110,6 +110,9 @@ vllm:             ## install vLLM's CPU build into .vllm, for the tests and benc
 llama_cpp:        ## install llama.cpp from a wheel into .llama_cpp, for model=llama_cpp where there is no llama-server
 	$(PYTHON) -m venv .llama_cpp
 	.llama_cpp/bin/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549
+
+makers: $(STAMP)  ## install the packages that task=quantize runs into .makers/NAME, all or that of RECIPE=gptq
+	$(BIN)/python -m tools.makers $(RECIPE)
 
 # A benchmark is a script that names its own command; the other files in bench/ are helpers of theirs.
 bench: $(STAMP)   ## list the benchmarks, or run one: make bench NAME=ragged ARGS="--requests 16"

@@ -1,0 +1,155 @@
+"""A maker's process, and how what it has written gets its name: whole, and never over another.
+
+It writes into a folder beside the place, `.NAME.unfinished`, which the next run empties. The name
+is given by one call of the kernel at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from runner.options.quantize.makers import maker_main
+from runner_base import ConfigError, JobFailed, Progress, one_line
+from runner_base.child import describe_exit, last_lines
+from runner_base.files import hold_folder, sync
+from runner_base.known_secrets import environment_for_children
+
+KEY = "task.output"
+MADE = "model"  # in the unfinished folder: what gets the name
+TEXTS = "texts.json"
+SAID_LINES = 40  # of a maker's log, in which its last error is looked for
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a maker is told."""
+
+    maker: str  # makers/NAME_maker.py
+    python: str
+    threads: int
+    keys: dict[str, Any]  # what its module reads
+    texts: tuple[str, ...] = field(default=(), repr=False)
+
+
+def make(
+    order: Order, target: Path, companions: list[Path], log: Path, bar: Progress
+) -> dict[str, Any]:
+    """Let a maker write a model and give it its name; return what it reports."""
+    with _unfinished(target) as folder:
+        made = folder / MADE
+        (folder / TEXTS).write_text(json.dumps(order.texts), encoding="utf-8")
+        report = _run(order, folder, made, log, bar)
+        if not made.exists():
+            raise JobFailed(f"{order.maker} has written nothing: its log is {log}")
+        for companion in companions:
+            if made.is_dir() and not (made / companion.name).exists():
+                shutil.copyfile(companion, made / companion.name)
+        if made.is_dir():
+            (made / "quantize.json").write_text(json.dumps(report | order.keys["record"], indent=2))
+        _name(made, target)
+    return report
+
+
+def check_free(target: Path) -> None:
+    """Raise ConfigError if there is something of that name."""
+    if os.path.lexists(target):
+        raise ConfigError(
+            f"{KEY}: {target} exists, and nothing is written over it: move it away, or give another {KEY}"
+        )
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside the place, which nobody else writes into; remove it
+    afterwards."""
+    folder = target.with_name(f".{target.name}.unfinished")
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold_folder(folder, KEY):
+        check_free(target)
+        _empty(folder)
+        try:
+            yield folder
+        finally:
+            _empty(folder)
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _name(made: Path, target: Path) -> None:
+    """Give what was made its name, once the disk has all of it; never over what exists."""
+    for path in sorted(made.rglob("*")) if made.is_dir() else [made]:
+        if path.is_file():
+            sync(path)
+    check_free(target)
+    if made.is_file():
+        os.link(made, target)  # fails where the name exists, unlike a renaming
+    else:
+        os.rename(made, target)  # fails over a folder that is not empty
+    sync(target.parent)
+
+
+def _run(order: Order, folder: Path, made: Path, log: Path, bar: Progress) -> dict[str, Any]:
+    """Start the process, show its steps, and return its report; JobFailed with its last error."""
+    written = {
+        **order.keys,
+        "maker": order.maker,
+        "threads": order.threads,
+        "texts": str(folder / TEXTS),
+        "output": str(made),
+        "parent": os.getpid(),
+    }
+    counts = {f"{name}_NUM_THREADS": str(order.threads) for name in ("OMP", "MKL", "OPENBLAS")}
+    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HOME": str(folder)}
+    with log.open("ab") as stderr:
+        process = subprocess.Popen(
+            [order.python, "-P", str(Path(maker_main.__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=stderr, env=environment_for_children() | counts | offline, start_new_session=True, text=True,
+            cwd=folder,
+        )  # fmt: skip
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError), process.stdin as stdin:
+            stdin.write(json.dumps(written))
+        report = _listen(process.stdout, bar)
+        code = process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if code or report is None:
+        lines = last_lines(log, SAID_LINES)
+        said = next(
+            (line for line in reversed(lines) if "Error" in line), lines[-1] if lines else ""
+        )
+        raise JobFailed(f"{order.maker} {describe_exit(code)}: {one_line(said)}. Its log is {log}")
+    return report
+
+
+def _listen(lines: IO[str], bar: Progress) -> dict[str, Any] | None:
+    """Show what a maker tells, a line of JSON each; return its report, None without one."""
+    report: dict[str, Any] | None = None
+    for line in lines:
+        said = json.loads(line)
+        if "report" in said:
+            report = said["report"]
+            continue
+        bar.describe(said["step"])
+        if said["total"]:
+            bar.total = said["total"]
+            bar.show(said["done"])
+    return report

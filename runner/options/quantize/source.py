@@ -1,0 +1,121 @@
+"""What is quantized: the model's files, as far as their headers tell, and whether a recipe can
+quantize them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.config.resolved import resolve
+from runner.config.root import RunnerConfig
+from runner.engines.kinds import kind_of
+from runner.options.quantize.keys import QuantizeConfig
+from runner.options.quantize.recipes import IMATRIX
+from runner_base import ConfigError, few
+from runner_engine import ModelFiles, Tensor, local_model
+from runner_engine.checkpoints import gguf_file
+from runner_engine.checkpoints import resolve as models
+from runner_engine.checkpoints.linear_layers import linear_layers
+
+PLAIN = frozenset({"F32", "F16", "BF16"})  # types of a .gguf file's tensors
+SIZES = (128, 64, 32, 16)  # of groups, as a fix that is offered
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of an unquantized model."""
+
+    path: Path  # a folder of safetensors, or a .gguf file
+    name: str  # what the made model is called after
+    sha256: str
+    parameters: int
+    nbytes: int
+    dtype: str  # in which it is loaded; empty: as it is in the file
+
+
+def source_of(config: RunnerConfig, task: QuantizeConfig) -> Source:
+    """Return the files that a recipe starts from; ConfigError for those it cannot quantize."""
+    model = local_model(config.model)
+    if not kind_of(config.model).HAS_WEIGHTS or model.random_weights:
+        fix = "use model=local model.name=FOLDER, model=auto, or a preset"
+        raise ConfigError(f"task=quantize needs a trained model, and this is none: {fix}")
+    for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
+        if choice != "none" and not (key == "quantization" and choice == "gguf"):
+            need = f"task=quantize starts from the model as it is: use {key}=none"
+            raise ConfigError(f"{key}={choice}: {need}")
+    files = resolve(config).files
+    cache = Path(config.output_dir).expanduser() / ".hashes.json"
+    if task.kind.is_file:
+        return _of_file(files, task, cache)
+    if files.path.is_file():
+        raise ConfigError(
+            f"model.name={model.name}: task.recipe={task.recipe.value} quantizes a folder of safetensors, and this is "
+            "a .gguf file: name the folder, or use a recipe by llama.cpp, such as task.recipe=imatrix_q4_k"
+        )
+    if files.stored is not None:
+        raise ConfigError(
+            f"model.name={model.name} is quantized already: name the model that it was made from"
+        )
+    _check_groups(files, task)
+    name = "embedded" if model.name == "embedded" else Path(model.name).name
+    total = sum(tensor.params for tensor in files.tensors)
+    sha256 = files.fingerprint(cache)["model"]
+    nbytes = sum(tensor.nbytes for tensor in files.tensors)
+    return Source(files.path, name, sha256, total, nbytes, files.dtype)
+
+
+def _of_file(files: ModelFiles, task: QuantizeConfig, cache: Path) -> Source:
+    """Return the .gguf file that llama.cpp's quantizer reads."""
+    path = files.path if task.gguf is None else Path(task.gguf).expanduser().absolute()
+    key = f"model.name={files.model.name}" if task.gguf is None else f"task.gguf={task.gguf}"
+    if not gguf_file.is_gguf(path):
+        raise ConfigError(
+            f"{key}: task.recipe={task.recipe.value} reads a .gguf file, and this is none: convert the model with "
+            "llama.cpp's convert_hf_to_gguf.py, and give the file as task.gguf=FILE, or as model.name=FILE"
+        )
+    header = gguf_file.read_header(path)
+    matrices = [tensor for tensor in header.tensors if len(tensor.shape) > 1]
+    stored = sorted({tensor.dtype for tensor in matrices} - PLAIN)
+    if stored and task.kind.file_type != "F16":
+        raise ConfigError(
+            f"{key} is quantized already ({few(stored)}): name a file of the unquantized model. Where there is none, "
+            "task.recipe=f16 unpacks this one"
+        )
+    if task.kind.has_imatrix and header.metadata.get(f"{header.architecture}.expert_count"):
+        plain = task.recipe.value.removeprefix(IMATRIX)
+        raise ConfigError(
+            f"{key} is a mixture, whose experts get no importance matrix here: use llama.cpp's llama-imatrix and "
+            f"llama-quantize, or a recipe without one, such as task.recipe={plain}"
+        )
+    total = sum(tensor.params for tensor in header.tensors)
+    nbytes = sum(tensor.nbytes for tensor in header.tensors)
+    name = re.sub(r"[-.](b?f16|f32)$", "", path.stem, flags=re.I)
+    return Source(path, name, models.files_sha256(path, cache), total, nbytes, "")
+
+
+def _check_groups(files: ModelFiles, task: QuantizeConfig) -> None:
+    """Raise ConfigError unless each quantized layer's inputs are whole groups."""
+    layers, _ = linear_layers(files.matrices, files.text_settings, files.fuses_experts)
+    assert task.group_size is not None
+    size = task.group_size
+    uneven = {path: _inputs(tensor) for path, tensor in layers.items() if _inputs(tensor) % size}
+    if not uneven:
+        return
+    path, inputs = next(iter(uneven.items()))
+    fits = next(
+        (
+            other
+            for other in SIZES
+            if all(_inputs(tensor) % other == 0 for tensor in layers.values())
+        ),
+        None,
+    )
+    fix = "no usual size fits" if fits is None else f"task.group_size={fits} fits all layers"
+    raise ConfigError(
+        f"task.group_size={size}: {path} has {inputs} inputs, which are no whole groups: {fix}"
+    )
+
+
+def _inputs(tensor: Tensor) -> int:
+    return tensor.shape[-1]

@@ -1,0 +1,189 @@
+"""Each recipe makes a model that its maker's tool, transformers and our engine read alike."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from loading import IDS, load, logits
+from made_models import CALIBRATED, made_by, python_of, with_maker
+
+from runner.config.root import RunnerConfig
+from runner_base.dtypes import Dtype
+from runner_engine.checkpoints import gguf_file
+from runner_engine.embedded import MODEL_DIR
+from runner_engine.quantization import CHOICES
+from tools import embedded_gguf
+
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
+Run = Callable[..., Any]
+Make = Callable[..., RunnerConfig]
+PYTHON = Path(sys.executable)
+ROUNDING = 2e-5  # of float32, as a share of all logits
+# llama.cpp multiplies blocks with activations in bytes
+OF_BYTES = 0.03
+# transformers with the library that reads the format, in the maker's environment
+BY_TRANSFORMERS = """
+import json, sys
+import numpy as np, torch
+from transformers import AutoModelForCausalLM
+order = json.load(sys.stdin)
+model = AutoModelForCausalLM.from_pretrained(order["model"], dtype=torch.float32, **order["more"])
+with torch.inference_mode():
+    found = model(torch.tensor(order["ids"])).logits.float()
+np.save(order["out"], found.numpy())
+"""
+BY_LLAMA_CPP = """
+import json, sys
+import numpy as np
+from llama_cpp_py_sync import _cffi_bindings as bindings
+order = json.load(sys.stdin)
+ffi, library = bindings.get_ffi(), bindings.get_lib()
+library.llama_backend_init()
+model = library.llama_model_load_from_file(order["model"].encode(), library.llama_model_default_params())
+context = library.llama_context_default_params()
+context.n_ctx = context.n_batch = 64
+opened = library.llama_init_from_model(model, context)
+batch = library.llama_batch_init(len(order["ids"][0]), 0, 1)
+batch.n_tokens = len(order["ids"][0])
+for number, token in enumerate(order["ids"][0]):
+    batch.token[number], batch.pos[number], batch.logits[number] = token, number, 1
+    batch.n_seq_id[number], batch.seq_id[number][0] = 1, 0
+assert not library.llama_decode(opened, batch)
+count = library.llama_vocab_n_tokens(library.llama_model_get_vocab(model))
+rows = [list(library.llama_get_logits_ith(opened, number)[0:count]) for number in range(batch.n_tokens)]
+np.save(order["out"], np.array([rows], dtype=np.float32))
+"""
+
+
+def logits_by(
+    program: str, python: Path | str, folder: Path, model: Path, **more: Any
+) -> torch.Tensor:
+    """Return the logits that another environment computes."""
+    order = {"model": str(model), "ids": IDS.tolist(), "out": str(folder / "out.npy"), "more": more}
+    done = subprocess.run(
+        [str(python), "-P", "-c", program], input=json.dumps(order), capture_output=True, text=True, timeout=300,
+        check=False, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.from_numpy(np.load(folder / "out.npy"))
+
+
+def off(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more", "stored"),
+    [
+        with_maker("gptq", (), "pack_quantized"),
+        with_maker("awq", (), "pack_quantized"),
+        with_maker("rtn", ("task.overrides={down_proj: 8, layers.0: 16}",), None),
+        with_maker("autoround", ("task.iterations=4",), "auto_round"),
+        with_maker("torchao_intx", (), "torchao_intx"),
+    ],
+)
+def test_a_folder_is_read_alike_by_transformers_and_by_our_engine(
+    runner: Run,
+    make_config: Make,
+    tmp_path: Path,
+    recipe: str,
+    more: tuple[str, ...],
+    stored: str | None,
+) -> None:
+    keys = (f"task.recipe={recipe}", "model.dtype=float32", *CALIBRATED, *more)
+    made, result = made_by(runner, tmp_path, *keys)
+    assert 4 < result["metrics"]["bits_per_weight"] < 16
+    ours = logits(load(make_config, made, dtype=Dtype.float32))
+    python = python_of(recipe)
+    with_its_library = logits_by(
+        BY_TRANSFORMERS, python if python.exists() else PYTHON, tmp_path, made
+    )
+    assert off(ours, with_its_library) < ROUNDING
+    plain = logits(load(make_config, MODEL_DIR, dtype=Dtype.float32))
+    assert 100 * ROUNDING < off(ours, plain) < 0.5  # it is another model than the one before
+    if stored is not None:  # and of this format alone
+        choice = CHOICES[stored]()
+        assert torch.equal(ours, logits(load(make_config, made, choice, dtype=Dtype.float32)))
+    if recipe in ("gptq", "awq", "autoround"):
+        assert result["metrics"]["calibration_tokens"] == 16 * 128
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dtype"),
+    [with_maker("imatrix_q4_k", "Q5_0"), with_maker("q4_0", "Q4_0"), with_maker("f16", "F16")],
+)
+def test_a_file_is_read_alike_by_llama_cpp_transformers_and_our_engine(
+    runner: Run, make_config: Make, tmp_path: Path, recipe: str, dtype: str
+) -> None:
+    source = embedded_gguf.write(tmp_path / "embedded-F32.gguf", "F32")
+    keys = (f"task.recipe={recipe}", f"task.gguf={source}", *CALIBRATED)
+    made, result = made_by(runner, tmp_path, *keys)
+    assert dtype in result["facts"]["stored"]
+    ours = logits(load(make_config, made, CHOICES["gguf"](), dtype=Dtype.float32))
+    theirs = logits_by(BY_LLAMA_CPP, python_of(recipe), tmp_path, made)
+    assert off(ours, theirs) < (1e-3 if recipe == "f16" else OF_BYTES)
+    more = {"gguf_file": made.name}
+    unpacked = logits_by(BY_TRANSFORMERS, PYTHON, tmp_path, made.parent, **more)
+    assert off(ours, unpacked) < 50 * ROUNDING
+    told = gguf_file.read_header(made).metadata
+    if recipe.startswith("imatrix"):
+        assert told["quantize.imatrix.chunks_count"] == 16
+        assert told["quantize.imatrix.entries_count"] == 4 * 7
+        assert result["facts"]["calibration"].startswith("embedded, SHA-256 ")
+
+
+@pytest.mark.parametrize(("recipe", "less"), [with_maker("imatrix_q2_k", 0.9)])
+def test_an_importance_matrix_is_the_mean_square_of_inputs_and_lessens_the_loss(
+    runner: Run, make_config: Make, tmp_path: Path, recipe: str, less: float
+) -> None:
+    source = embedded_gguf.write(tmp_path / "embedded-F32.gguf", "F32")
+    plain = logits(load(make_config, MODEL_DIR, dtype=Dtype.float32)).log_softmax(-1)
+    lost = []
+    for name in (recipe, recipe.removeprefix("imatrix_")):
+        made, _ = made_by(
+            runner, tmp_path / name, f"task.recipe={name}", f"task.gguf={source}", *CALIBRATED
+        )
+        found = logits(load(make_config, made, CHOICES["gguf"](), dtype=Dtype.float32)).log_softmax(
+            -1
+        )
+        lost.append(float((plain.exp() * (plain - found)).sum(-1).mean()))
+    assert lost[0] < less * lost[1]
+
+
+@pytest.mark.parametrize("recipe", [with_maker("q4_0")])
+def test_single_tensors_get_the_types_that_they_are_given(
+    runner: Run, tmp_path: Path, recipe: str
+) -> None:
+    source = embedded_gguf.write(tmp_path / "embedded-F32.gguf", "F32")
+    overrides = "task.overrides={ffn_down: q8_0, blk.1: f16, blk.1.attn_v: q8_0}"
+    made, _ = made_by(runner, tmp_path, f"task.recipe={recipe}", f"task.gguf={source}", overrides)
+    types = {tensor.name: tensor.dtype for tensor in gguf_file.read_header(made).tensors}
+    assert types["blk.0.ffn_down.weight"] == "Q8_0"
+    assert types["blk.0.ffn_up.weight"] == "Q4_0"
+    assert types["blk.1.ffn_up.weight"] == "F16"
+    assert types["blk.1.attn_v.weight"] == "Q8_0"
+
+
+@pytest.mark.parametrize("recipe", [with_maker("rtn")])
+def test_single_layers_get_the_bits_that_they_are_given(
+    runner: Run, make_config: Make, tmp_path: Path, recipe: str
+) -> None:
+    keys = (*CALIBRATED, "task.overrides={down_proj: 8, layers.1: 16}", "model.dtype=float32")
+    made, _ = made_by(runner, tmp_path, f"task.recipe={recipe}", *keys)
+    loaded = load(make_config, made, dtype=Dtype.float32)
+    bits = {
+        name: getattr(layer, "bits", 16)
+        for name, layer in loaded.model.named_modules()
+        if name.endswith("_proj")
+    }
+    assert bits["model.layers.0.mlp.down_proj"] == 8
+    assert bits["model.layers.0.mlp.up_proj"] == 4
+    assert bits["model.layers.1.mlp.up_proj"] == 16

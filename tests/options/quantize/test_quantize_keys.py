@@ -1,0 +1,240 @@
+"""task=quantize before anything is made: plans, and errors that name the key and the fix."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.config.compose import compose
+from runner.config.hydra import to_config
+from runner.config.root import RunnerConfig
+from runner.options.quantize.calibration import Calibration, check_apart, read_calibration
+from runner.options.quantize.keys import QuantizeConfig
+from runner.options.quantize.recipes import FILE_TYPES, IMATRIX, KINDS, Recipe
+from runner.options.quantize.source import source_of
+from runner_base.errors import ConfigError, DataError
+from tools import embedded_gguf
+
+Run = Callable[..., Any]
+
+
+def config_of(*keys: str) -> RunnerConfig:
+    return to_config(*compose(["task=quantize", *keys]))
+
+
+def test_every_recipe_says_how_it_is_made() -> None:
+    assert {*KINDS} == {*Recipe}
+    files = {recipe.value.removeprefix(IMATRIX) for recipe, kind in KINDS.items() if kind.is_file}
+    assert files == {*FILE_TYPES}
+    for recipe, kind in KINDS.items():
+        assert kind.has_imatrix == recipe.value.startswith(IMATRIX)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            ("task.recipe=gptq", "task.calibration=embedded", "task.bits=3"),
+            "task.bits=3: task.recipe=gptq: choose one of 4, 8",
+        ),
+        (
+            ("task.recipe=q4_k", "task.bits=4"),
+            "task.bits=4: task.recipe=q4_k says how many bits: leave it out",
+        ),
+        (("task.recipe=gptq",), "task.calibration=null: task.recipe=gptq needs texts"),
+        (("task.recipe=imatrix_q4_k",), "task.calibration=null: task.recipe=imatrix_q4_k needs"),
+        (
+            ("task.recipe=torchao_intx", "task.overrides={down_proj: 8}"),
+            "task.overrides={'down_proj': 8}: task.recipe=torchao_intx makes all layers alike",
+        ),
+        (
+            ("task.recipe=q4_k", "task.overrides={ffn_down: 8}"),
+            "task.overrides.ffn_down=8: choose one of q2_k,",
+        ),
+        (
+            ("task.recipe=rtn", "task.overrides={down_proj: q8_0}"),
+            "task.overrides.down_proj=q8_0: choose one of 4, 8, 16",
+        ),
+        (("task.recipe=rtn", "task.sequences=0"), "task.sequences=0: must be 1 or more"),
+    ],
+)
+def test_keys_that_no_recipe_takes(keys: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match="^" + re.escape(message)) as caught:
+        config_of(*keys)
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_of_other_recipes_of_a_grid_count_nowhere() -> None:
+    """One grid has gptq, which needs texts and groups, and files, which have neither."""
+    shared = ("task.group_size=64", "task.calibration=embedded", "task.sequences=7")
+    plain = config_of("task.recipe=q4_k").task
+    assert config_of("task.recipe=q4_k", *shared).task == plain
+    gptq = config_of("task.recipe=gptq", *shared).task
+    assert isinstance(gptq, QuantizeConfig)
+    assert (gptq.bits, gptq.group_size, gptq.sequences, gptq.symmetric) == (4, 64, 7, True)
+    awq = config_of("task.recipe=awq", *shared).task
+    assert isinstance(awq, QuantizeConfig)
+    assert awq.symmetric is False
+    assert (gptq.label, awq.label) == ("gptq-4bit-g64", "awq-4bit-g64")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (("model=stub", "task.recipe=rtn"), "task=quantize needs a trained model"),
+        (
+            ("quantization=nf4", "task.recipe=rtn"),
+            "quantization=nf4: task=quantize starts from the model as it is: use quantization=none",
+        ),
+        (
+            ("lora=embedded", "task.recipe=rtn"),
+            "lora=.*: task=quantize starts from the model as it is: use lora=none",
+        ),
+        (
+            ("task.recipe=rtn",),
+            r"task.group_size=128: model.layers.0.mlp.down_proj has 704 inputs, which are no whole groups: "
+            "task.group_size=64 fits all layers",
+        ),
+        (
+            ("task.recipe=q4_k",),
+            "model.name=embedded: task.recipe=q4_k reads a .gguf file, and this is none: convert the model with "
+            "llama.cpp's convert_hf_to_gguf.py",
+        ),
+    ],
+)
+def test_models_that_no_recipe_takes(keys: tuple[str, ...], message: str) -> None:
+    config = config_of(*keys)
+    assert isinstance(config.task, QuantizeConfig)
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        source_of(config, config.task)
+
+
+def test_a_file_is_no_folder_and_a_quantized_one_no_source(tmp_path: Path) -> None:
+    plain, q8 = (embedded_gguf.write(tmp_path / f"{kind}.gguf", kind) for kind in ("F16", "Q8_0"))
+    keys = ("model=local", f"model.name={plain}", "quantization=gguf")
+
+    def refusal(*more: str) -> str:
+        config = config_of(*more)
+        assert isinstance(config.task, QuantizeConfig)
+        with pytest.raises(ConfigError) as caught:
+            source_of(config, config.task)
+        return str(caught.value)
+
+    assert "quantizes a folder of safetensors, and this is a .gguf file" in refusal(
+        *keys, "task.recipe=rtn"
+    )
+    said = refusal("task.recipe=q4_k", f"task.gguf={q8}")
+    assert said.startswith(f"task.gguf={q8} is quantized already (Q8_0): ")
+    assert "task.recipe=f16 unpacks this one" in said
+    config = config_of("task.recipe=q4_k", f"task.gguf={plain}")
+    assert isinstance(config.task, QuantizeConfig)
+    assert source_of(config, config.task).path == plain
+
+
+# -------------------------------------------------------------------------------- calibration texts
+
+
+def test_calibration_texts_come_from_files_folders_patterns_and_the_generator(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.txt").write_text("one text\nof two lines")
+    (tmp_path / "b.md").write_text("# another")
+    (tmp_path / "c.jsonl").write_text('{"text": "t"}\n{"question": "q", "answer": "a", "id": 3}\n')
+    assert read_calibration(str(tmp_path / "a.txt")).texts == ("one text\nof two lines",)
+    assert read_calibration(str(tmp_path / "c.jsonl")).texts == ("t", "q\na")
+    assert len(read_calibration(str(tmp_path)).texts) == 4
+    assert read_calibration(str(tmp_path / "*.md")).texts == ("# another",)
+    embedded = read_calibration("embedded")
+    assert len(embedded.texts) == 1_000
+    assert embedded.sha256 == read_calibration("embedded").sha256
+    with pytest.raises(ConfigError, match=r"^task.calibration=nowhere: there are no such files"):
+        read_calibration("nowhere")
+    (tmp_path / "d.jsonl").write_text('{"image": 3}\n')
+    with pytest.raises(DataError, match="d.jsonl, line 1: no text"):
+        read_calibration(str(tmp_path / "d.jsonl"))
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(DataError, match="there is no text in it"):
+        read_calibration(str(tmp_path / "empty.txt"))
+
+
+def texts_that_ship() -> list[str]:
+    path = Path(__file__).parents[3] / "conf" / "dataset" / "texts.jsonl"
+    return [json.loads(line)["text"] for line in path.read_text().splitlines()]
+
+
+def test_a_text_of_the_evaluation_is_refused_however_it_is_written() -> None:
+    shipped = max(texts_that_ship(), key=len)
+    for text in (shipped, shipped.upper(), "  ".join(shipped.split()) + " !"):
+        with pytest.raises(ConfigError, match="1 of its texts are texts of the evaluation texts"):
+            check_apart(Calibration("mine", ("something else", text)), ["texts"])
+
+
+def test_a_shared_run_of_words_is_a_note_and_other_texts_are_none(tmp_path: Path) -> None:
+    shipped = next(text for text in texts_that_ship() if len(text.split()) > 40)
+    words = shipped.split()
+    quoted = "As the old book says, " + " ".join(words[5:25]) + ", and nobody knew why."
+    (note,) = check_apart(Calibration("mine", (quoted,)), ["texts"])
+    assert "shares 13 words in a row or more with 1 of 200 texts of texts" in note
+    assert check_apart(Calibration("mine", (" ".join(words[5:15]),)), ["texts"]) == []
+    assert check_apart(read_calibration("embedded"), ["texts"]) == []
+    (note,) = check_apart(Calibration("mine", ("a",)), [str(tmp_path / "gone.jsonl")])
+    assert "was not compared with the calibration" in note
+
+
+def test_the_generators_problems_are_no_evaluations() -> None:
+    """The split for training and the one for tests have no problem in common."""
+    assert not any("texts are texts" in note for note in check_apart(read_calibration("embedded"), ["embedded"]))  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------- plans
+
+RTN = ("task=quantize", "task.recipe=torchao_intx", "task.group_size=64", "task.bits=8")
+
+
+def test_a_plan_says_what_will_be_made_and_imports_no_torch(tmp_path: Path) -> None:
+    program = (
+        "import atexit, sys; from runner.__main__ import entry; "
+        "atexit.register(lambda: print('imports:', *({'torch', 'transformers', 'torchao'} & {*sys.modules}))); "
+        "entry()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *RTN, "plan=true", "tracking=none"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "imports:\n" in done.stdout
+    assert f"makes {tmp_path}/outputs/made/embedded-torchao_intx-8bit-g64" in done.stdout
+    assert "by torchao 0." in done.stdout
+    assert not (tmp_path / "outputs" / "made").exists()
+
+
+def test_a_package_that_is_not_here_is_refused_with_the_line_that_installs_it(
+    runner: Run, tmp_path: Path
+) -> None:
+    keys = ("task=quantize", "task.recipe=rtn", "task.group_size=64", "tracking=none")
+    done = runner(*keys, f"task.python={sys.executable}", cwd=tmp_path)
+    assert done.code == 2
+    assert f"task.python={sys.executable} has no llm-compressor: " in done.err
+    assert f"{sys.executable} -m pip install llmcompressor==" in done.err
+    done = runner(*keys, "task.python=nowhere", cwd=tmp_path)
+    assert done.code == 2
+    assert "there is no" in done.err
+    assert "`make makers RECIPE=rtn` in a checkout" in done.err
+    assert not (tmp_path / "outputs" / "made").exists()
+
+
+def test_a_name_that_is_taken_is_refused_before_any_work(runner: Run, tmp_path: Path) -> None:
+    place = tmp_path / "outputs" / "made" / "embedded-torchao_intx-8bit-g64"
+    place.mkdir(parents=True)
+    for more in ((), ("plan=true",)):
+        done = runner(*RTN, "tracking=none", *more, cwd=tmp_path)
+        assert done.code == 2, done.err
+        assert f"task.output: {place} exists, and nothing is written over it" in done.err + done.out
+    assert [*place.iterdir()] == []
