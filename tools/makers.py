@@ -25,7 +25,6 @@ def main(recipes: Sequence[str]) -> None:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         python = folder / "bin" / "python"
         pip = [
-            python,
             "-m",
             "pip",
             "install",
@@ -33,7 +32,7 @@ def main(recipes: Sequence[str]) -> None:
             "--disable-pip-version-check",
             "--no-deps",
         ]
-        subprocess.run([*pip, *maker.pins], check=True)
+        subprocess.run([str(python), *pip, *maker.pins], check=True)
         purelib = subprocess.run(
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
             capture_output=True, text=True, check=True,

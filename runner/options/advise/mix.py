@@ -150,13 +150,17 @@ class MixableModel:
         counts = Counter(self.names[number] for number in choice)
         return ", ".join(f"{name} {counts[name]}" for name in self.names if counts[name])
 
+    def formats_of(self, choice: Choice) -> dict[str, str]:
+        """Return the format that each linear layer gets, by its path."""
+        pairs = zip(self.layers.values(), (self.names[number] for number in choice), strict=True)
+        return {path: name for paths, name in pairs for path in paths}
+
     def quantization(self, choice: Choice) -> list[str]:
         """Return the overrides that give each layer its format: the most frequent one, and patterns
         for the others."""
-        pairs = zip(self.layers.values(), (self.names[number] for number in choice), strict=True)
-        of_layer = {path: name for paths, name in pairs for path in paths}
+        of_layer = self.formats_of(choice)
         (base, _), = Counter(of_layer.values()).most_common(1)  # fmt: skip
-        patterns = _patterns(of_layer, base)
+        patterns = patterns_of(of_layer, base)
         short = {_from_first_block(path): name for path, name in patterns.items()}
         for candidate in (short, patterns):
             mix = Mix.of(replace(self.formats[base], overrides=candidate))
@@ -174,7 +178,7 @@ def _alone(path: str) -> str:
     return before + experts.removesuffix(".")
 
 
-def _patterns(of_layer: dict[str, str], base: str) -> dict[str, str]:
+def patterns_of(of_layer: dict[str, str], base: str) -> dict[str, str]:
     """Return the formats of modules all of whose layers share one, and of single layers, where it
     is not the base."""
     found: dict[str, str] = {}

@@ -18,6 +18,7 @@ from runner.options.advise import knapsack
 from runner.options.advise.candidates import Compose
 from runner.options.advise.knapsack import Choice, Option
 from runner.options.advise.mix import TEXTS, Limit, MixableModel, losses_of
+from runner.options.advise.mix_file import file_command
 from runner.store.jobs import read_samples
 from runner_base import MIB, ConfigError, JobFailed, Likelihood, Record, plain
 from runner_compare.statistics import MIN_TEXTS, Decision, Finding, SignFlips, judge, ratio, units
@@ -261,6 +262,8 @@ def show(advice: MixAdvice) -> None:
     for sentence in verdicts(advice):
         print(plain(sentence))
     print(plain(f"\n{command(advice)}"))
+    if (of_file := file_command(advice.model, advice.written.choice)) is not None:
+        print(plain(f"\nas a file for other tools, with integers of as many bits:\n{of_file}"))
 
 
 def command(advice: MixAdvice) -> str:
@@ -358,6 +361,7 @@ def as_data(advice: MixAdvice) -> dict[str, object]:
             for path, number in zip(model.layers, advice.written.choice, strict=True)
         },
         "command": command(advice),
+        "file_command": file_command(advice.model, advice.written.choice),
         "mix": data(advice.mix),
         "others": [data(other) for other in advice.others],
         "sentences": verdicts(advice),

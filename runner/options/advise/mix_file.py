@@ -6,8 +6,8 @@ import shlex
 from collections import Counter
 
 from runner.options.advise.knapsack import Choice
-from runner.options.advise.mix import MixableModel, short_patterns
-from runner_base import plug_ins
+from runner.options.advise.mix import MixableModel, patterns_of
+from runner_base.plugins import own_options
 
 UNQUANTIZED = 16
 # bits of a weight in formats of which llm-compressor has integers of as many
@@ -21,14 +21,14 @@ BITS = {
 def file_command(model: MixableModel, choice: Choice) -> str | None:
     """Return the command that makes the file; None where its packages or its bits are not there."""
     of_layer = model.formats_of(choice)
-    if "quantize" not in plug_ins("task") or not {*of_layer.values()} <= {*BITS}:
+    if "quantize" not in own_options("task") or not {*of_layer.values()} <= {*BITS}:
         return None
     bits = {path: str(BITS[name]) for path, name in of_layer.items()}
     quantized = Counter(value for value in bits.values() if value != str(UNQUANTIZED))
     if not quantized:
         return None
     (base, _), = quantized.most_common(1)  # fmt: skip
-    inner = ", ".join(f"{path}: {value}" for path, value in short_patterns(bits, base).items())
+    inner = ", ".join(f"{path}: {value}" for path, value in patterns_of(bits, base).items())
     overrides = [word for word in model.overrides if not word.startswith("task")]
     words = ["task=quantize", "task.recipe=gptq", "task.calibration=TEXTS", f"task.bits={base}"]
     return shlex.join(["runner", *words, f"task.overrides={{{inner}}}", *overrides])

@@ -6,7 +6,6 @@ OUTPUT/NAME-RECIPE.gguf     a file of llama.cpp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,7 +153,7 @@ def _keys(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> dict[str, 
     }
 
 
-def _record(inputs: QuantizeInputs, task: QuantizeConfig) -> Mapping[str, str]:
+def _record(inputs: QuantizeInputs, task: QuantizeConfig) -> dict[str, str]:
     """Return what a reader of the result has to know of its making."""
     facts = {"recipe": task.label}
     if inputs.calibration is not None:
