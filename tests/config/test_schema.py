@@ -46,6 +46,7 @@ NEEDS = {
     "task=split": ["task.output_dir=./x"],
     "model=parts": ["model.name=./x"],
     "task=merge": ["task.parts=./x", "task.output_dir=./y"],
+    "task=quantize": ["task.recipe=q8_0"],
     "task=verify": ["task.parts=./x"],
     "model=api": ["model.base_url=http://127.0.0.1:1/v1", "model.name=x"],
     "model=hybrid": ["model.teacher.base_url=http://127.0.0.1:1/v1", "model.teacher.name=x"],
