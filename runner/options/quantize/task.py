@@ -47,7 +47,7 @@ def prepare(config: RunnerConfig) -> QuantizeInputs:
     maker = task.kind.maker
     environment = environment_of(task)
     calibration, notes = None, list[str]()
-    hashes = {"model": source.sha256, "maker": f"{maker.distribution} {environment.version}"}
+    hashes = {"model": source.sha256, "maker": f"{maker.label} {environment.version}"}
     if task.calibration is not None:
         calibration = read_calibration(task.calibration)
         notes = check_apart(calibration, task.evaluation)
