@@ -21,6 +21,7 @@ from runner_base import machine
 WORDS = (
     "The harbour was quiet that morning, and the three boats had not come back from the islands. "
 )
+ASKED = "Write a very long story about this harbour."  # which no model ends within so many tokens
 PROMPTS, NEW = (4, 64), (16, 144)  # times that the words stand in the prompt, and new tokens
 WAYS = {
     "llama.cpp": [
@@ -72,7 +73,7 @@ def main() -> None:
 def measured(model: str, name: str, times: int, new: int) -> tuple[float, int, int, float]:
     """Return processor seconds, tokens of the prompt, new tokens, and MiB of the largest process."""
     with tempfile.TemporaryDirectory() as folder:
-        job = ["task=generate", f"task.prompt='{WORDS * times}'", "tracking=none", "print=json"]
+        job = ["task=generate", f"task.prompt='{WORDS * times}{ASKED}'", "tracking=none", "print=json"]
         job += [f"generation.max_new_tokens={new}", f"output_dir={folder}", f"model.name={model}"]
         command = [sys.executable, "-m", "runner", *job, *WAYS[name], "model.threads=1"]
         watched = [sys.executable, "-c", WATCH, *command]
@@ -84,6 +85,8 @@ def measured(model: str, name: str, times: int, new: int) -> tuple[float, int, i
         (sample,) = read_samples(path).values()
     answer = sample.answer
     new_tokens = len(answer.token_ids) if answer.new_tokens is None else answer.new_tokens
+    if new_tokens < new:
+        raise SystemExit(f"{name}: the answer ended after {new_tokens} of {new} tokens")
     return seconds, sample.prompt_tokens, new_tokens, mib
 
 
