@@ -73,7 +73,12 @@ def main() -> None:
 def measured(model: str, name: str, times: int, new: int) -> tuple[float, int, int, float]:
     """Return processor seconds, tokens of the prompt, new tokens, and MiB of the largest process."""
     with tempfile.TemporaryDirectory() as folder:
-        job = ["task=generate", f"task.prompt='{WORDS * times}{ASKED}'", "tracking=none", "print=json"]
+        job = [
+            "task=generate",
+            f"task.prompt='{WORDS * times}{ASKED}'",
+            "tracking=none",
+            "print=json",
+        ]
         job += [f"generation.max_new_tokens={new}", f"output_dir={folder}", f"model.name={model}"]
         command = [sys.executable, "-m", "runner", *job, *WAYS[name], "model.threads=1"]
         watched = [sys.executable, "-c", WATCH, *command]
