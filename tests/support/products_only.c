@@ -9,6 +9,7 @@
 #include "checks.h"
 #include "recurrent_structs.h"
 #include "mixer_structs.h"
+#include "adapter_structs.h"
 #include "fused_structs.h"
 #include "latent_structs.h"
 #include "tiles.h"

@@ -170,6 +170,8 @@ def test_its_capabilities_are_known_before_it_loads(make: Callable[..., Engine])
         Capability.branches,
         Capability.logprobs,
         Capability.distributions,
+        Capability.token_scores,
+        Capability.drawn_tokens,
         Capability.own_memory,
         Capability.continuing,
         Capability.grammar,
