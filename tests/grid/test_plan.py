@@ -93,11 +93,12 @@ def test_of_jobs_that_share_a_base_the_reference_goes_first(make_config: Make) -
     assert group(plan, [0, 1, 2]) == deque([deque([1, 0, 2])])
 
 
-IN_PARTS = ("split", "merge", "verify", "archive")  # the parts limit their counts
+# the parts limit their counts, and a maker's counts are asked for beside a recipe
+OTHERWISE = ("split", "merge", "verify", "archive", "quantize")
 COUNTS = [
     (task, key)
     for task, schema in TASKS.items()
-    if task not in IN_PARTS
+    if task not in OTHERWISE
     for key, hint in get_type_hints(schema).items()
     if {int, float, list[int], Any} & {hint, *get_args(hint)} and get_origin(hint) is not ClassVar
 ]
