@@ -22,11 +22,12 @@ INERT = frozenset(
         )),
         *(f"task.{name}" for name in (
             "answer_key", "branches", "choices_key", "choices_seed", "cluster", "compare", "debug", "drain_s",
-            "durable", "early_stop_comparisons", "early_stop_margin", "early_stop_vs", "evaluation", "exact", "executable",
-            "format", "gold", "gold_after", "idle_s", "keep_top_k", "load", "max_body_kib", "max_connections", "max_new_tokens",
-            "max_open", "model_name", "offset", "output", "overwrite", "pictures", "prompt", "python", "question_key",
-            "reference", "rotate", "shots_split", "show", "show_prompt",
-            "shuffle_seed", "split", "subset", "timeout_s", "tool_form", "tool_offer", "train_offset", "write_s",
+            "durable", "early_stop_comparisons", "early_stop_margin", "early_stop_vs", "evaluation", "exact",
+            "executable", "format", "gold", "gold_after", "idle_s", "keep_top_k", "load", "max_body_kib",
+            "max_connections", "max_new_tokens", "max_open", "model_name", "offset", "output", "overwrite",
+            "pictures", "prompt", "python", "question_key", "reference", "rotate", "shots_split", "show",
+            "show_prompt", "shuffle_seed", "split", "subset", "timeout_s", "tool_form", "tool_offer",
+            "train_offset", "write_s",
         )),
     }
 )  # fmt: skip
@@ -36,10 +37,10 @@ COUNTING_IN = {
     "gsm8k": {
         f"task.{name}"
         for name in (
-            "branches", "compare", "debug", "drain_s", "durable", "evaluation", "exact", "executable", "format", "idle_s",
-            "keep_top_k", "load", "max_body_kib", "max_connections", "max_new_tokens", "max_open", "model_name", "output", "overwrite",
-            "pictures", "prompt", "python", "reference", "show", "split", "timeout_s", "tool_form", "tool_offer", "train_offset",
-            "write_s",
+            "branches", "compare", "debug", "drain_s", "durable", "evaluation", "exact", "executable",
+            "format", "idle_s", "keep_top_k", "load", "max_body_kib", "max_connections", "max_new_tokens",
+            "max_open", "model_name", "output", "overwrite", "pictures", "prompt", "python", "reference",
+            "show", "split", "timeout_s", "tool_form", "tool_offer", "train_offset", "write_s",
         )
     }
 }  # fmt: skip
