@@ -86,7 +86,8 @@ def test_a_folder_is_read_alike_by_transformers_and_by_our_engine(
     plain = logits(load(make_config, MODEL_DIR, dtype=Dtype.float32))
     assert 100 * ROUNDING < off(ours, plain) < 0.5  # it is another model than the one before
     if stored is not None:  # and of this format alone
-        choice = CHOICES[stored](**({"group_size": 64} if recipe == "torchao_intx" else {}))
+        groups: dict[str, Any] = {"group_size": 64} if recipe == "torchao_intx" else {}
+        choice = CHOICES[stored](**groups)
         assert torch.equal(ours, logits(load(make_config, made, choice, dtype=Dtype.float32)))
     if recipe in ("gptq", "awq", "autoround"):
         assert result["metrics"]["calibration_tokens"] == 16 * 128
