@@ -235,7 +235,11 @@ INDIRECT = {
 }  # dependencies of transformers, torch, MLflow, FastAPI, uvicorn, OmegaConf
 # each in its own extra, sympy with Math-Verify
 OPTIONAL = {"torchao", "gguf", "joblib", "llguidance", "lm_eval", "optuna", "ray", "submitit"} | {
-    "xllamacpp",  # in an environment of its own
+    # in environments of their own
+    "xllamacpp",
+    "llmcompressor",
+    "compressed_tensors",
+    "auto_round",
     "math_verify",
     "latex2sympy2_extended",
     "sympy",
