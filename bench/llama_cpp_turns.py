@@ -13,7 +13,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from runner.store.jobs import read_samples
 from runner_base import machine
@@ -54,10 +56,8 @@ def main() -> None:
     if options.python:
         WAYS["llama.cpp"].append(f"model.python={options.python}")
     cases = [(PROMPTS[0], NEW[0]), (PROMPTS[1], NEW[0]), (PROMPTS[0], NEW[1])]
-    spent = {
-        (name, case): [measured(options.model, name, *case)] for case in cases for name in WAYS
-    }
-    for _ in range(options.rounds - 1):
+    spent: dict[Any, list[tuple[float, int, int, float]]] = defaultdict(list)
+    for _ in range(options.rounds):
         for case in cases:
             for name in WAYS:
                 spent[name, case].append(measured(options.model, name, *case))

@@ -6,21 +6,24 @@ for a CPU: an environment of its own would bring gigabytes for GPUs.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
 from pathlib import Path
 
 from runner.options.quantize.environment import CHECKOUT
 from runner.options.quantize.recipes import KINDS, Recipe
 
 
-def main(recipes: Sequence[str]) -> None:
+def main() -> None:
     """Make the environments of these recipes, or of all."""
-    for maker in {
-        KINDS[Recipe(name)].maker.name: KINDS[Recipe(name)].maker for name in recipes or [*Recipe]
-    }.values():
+    parser = argparse.ArgumentParser(prog="python -m tools.makers", description=__doc__)
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="task.recipe; default: all")
+    recipes = parser.parse_args().recipes
+    if unknown := {*recipes} - {*Recipe}:
+        parser.error(f"RECIPE={min(unknown)}: choose among {', '.join(Recipe)}")
+    for maker in dict.fromkeys(KINDS[Recipe(name)].maker for name in recipes or Recipe):
         folder = CHECKOUT / ".makers" / maker.name
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         python = folder / "bin" / "python"
@@ -44,4 +47,4 @@ def main(recipes: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

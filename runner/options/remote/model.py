@@ -8,6 +8,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from runner.config.root import RunnerConfig
@@ -208,9 +209,8 @@ class RemoteModel:
 def _turn(message: Message) -> dict[str, Any]:
     """Return a turn of a conversation as OpenAI's API has it: the arguments of a call are a text,
     and a result has the id of its call alone."""
-    turn = {"role": message.role, "content": message.content}
-    calls = json.loads(message.calls)
-    for function in (call["function"] for call in calls):
+    turn = replace(message, thinking=None, name=None).as_dict()
+    for call in turn.get("tool_calls", ()):
+        function = call["function"]
         function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
-    turn |= {"tool_calls": calls} if calls else {}
-    return turn | ({} if message.call_id is None else {"tool_call_id": message.call_id})
+    return turn
