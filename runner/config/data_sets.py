@@ -118,6 +118,8 @@ def apply_data_set(composed: DictConfig) -> None:
     if not isinstance(task, DictConfig) or task._is_missing() or task._is_interpolation():
         return
     schema: Any = OmegaConf.get_type(task)
+    if key := getattr(schema, "data_sets_key", ""):
+        _locate(task, key, composed)
     if not (isinstance(schema, type) and issubclass(schema, QuestionsConfig)):
         return
     data_set = find(str(task.data), composed)
@@ -144,6 +146,18 @@ def apply_data_set(composed: DictConfig) -> None:
                     f"{data_set.where if data_set else ''}: {wrong_value(error, f'{key}={keys[key]}')}"
                 ) from error
         task.data = keys.get("data", task.data)
+
+
+def _locate(task: DictConfig, key: str, root: DictConfig) -> None:
+    """Write the locations of a user's own data sets in place of their names, which only a process
+    that composes can look up."""
+    located = []
+    for name in map(str, task[key]):
+        data_set = find(name, root)
+        is_own = data_set is not None and not data_set.where.startswith(f"{CONF}/")
+        located.append(str(data_set.keys["data"]) if data_set and is_own else name)
+    with read_write(root):
+        task[key] = located
 
 
 def _is_looked_up(task: DictConfig, key: str) -> bool:

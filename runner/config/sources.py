@@ -67,7 +67,9 @@ def loader_of(search_path: ConfigSearchPath) -> ConfigLoaderImpl:
 def source_at(scheme: str, path: str) -> ConfigSource:
     """Return the source of the configs in a folder or package, as hydra.runtime.config_sources
     names it."""
-    return _ours(SourcesRegistry.instance().resolve(scheme)("", f"{scheme}://{path}"))
+    # Hydra's registry is empty in a process that composes nothing, such as a worker
+    kind = OURS.get(scheme) or SourcesRegistry.instance().resolve(scheme)
+    return kind("", f"{scheme}://{path}")
 
 
 class Repository(ConfigRepository):

@@ -81,6 +81,7 @@ class TaskConfig:
     sized_by: ClassVar[
         tuple[str, ...]
     ] = ()  # keys by which `amounts` knows how many tokens its prompts have
+    data_sets_key: ClassVar[str] = ""  # the key that lists data sets by their names
     is_endless: ClassVar[bool] = (
         False  # it runs until somebody stops it, so that a grid would never finish
     )

@@ -68,6 +68,7 @@ class MixableModel:
     ]  # a layer, the experts of one, or a whole block, and the paths of its linear layers
     nbytes: list[list[int]]  # of each in each format
     other_bytes: int  # of all that stays as it is: embeddings, head, norms
+    widths: frozenset[int]  # inputs of its layers
 
     @classmethod
     def of(
@@ -116,7 +117,8 @@ class MixableModel:
                 files.matrices, files.text_settings, None, config.mix, dtype_bytes
             ).values()
         )
-        return cls(overrides, formats, together, nbytes, whole - plain)
+        widths = frozenset(tensor.shape[-1] for tensor in layers.values())
+        return cls(overrides, formats, together, nbytes, whole - plain, widths)
 
     @property
     def names(self) -> list[str]:

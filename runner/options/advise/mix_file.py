@@ -10,6 +10,7 @@ from runner.options.advise.mix import MixableModel, patterns_of
 from runner_base.plugins import own_options
 
 UNQUANTIZED = 16
+GROUP_SIZES = (128, 64, 32)  # inputs that share a scale: the first is what the task takes by itself
 # bits of a weight in formats of which llm-compressor has integers of as many
 BITS = {
     **dict.fromkeys(("nf4", "fp4", "hqq", "torchao_intx"), 4),
@@ -25,10 +26,12 @@ def file_command(model: MixableModel, choice: Choice) -> str | None:
         return None
     bits = {path: str(BITS[name]) for path, name in of_layer.items()}
     quantized = Counter(value for value in bits.values() if value != str(UNQUANTIZED))
-    if not quantized:
+    sizes = [size for size in GROUP_SIZES if not any(width % size for width in model.widths)]
+    if not quantized or not sizes:
         return None
     (base, _), = quantized.most_common(1)  # fmt: skip
     inner = ", ".join(f"{path}: {value}" for path, value in patterns_of(bits, base).items())
     overrides = [word for word in model.overrides if not word.startswith("task")]
     words = ["task=quantize", "task.recipe=gptq", "task.calibration=TEXTS", f"task.bits={base}"]
+    words += [f"task.group_size={sizes[0]}"] * (sizes[0] != GROUP_SIZES[0])
     return shlex.join(["runner", *words, f"task.overrides={{{inner}}}", *overrides])

@@ -25,6 +25,7 @@ class QuantizeConfig(TaskConfig):
     module: ClassVar[str] = "runner.options.quantize.task"
     name: ClassVar[str] = "quantize"
     keeps_samples: ClassVar[bool] = False
+    data_sets_key: ClassVar[str] = "evaluation"
     recipe: Recipe = MISSING
     bits: int | None = None
     group_size: int | None = setting(None, takes=least(8, ", or null"))
@@ -36,6 +37,7 @@ class QuantizeConfig(TaskConfig):
     sequences: int = setting(SEQUENCES, takes=least(1))
     sequence_tokens: int = setting(SEQUENCE_TOKENS, takes=least(8))
     iterations: int | None = setting(None, takes=least(1, f", or null for {ITERATIONS}"))
+    shard_mib: int | None = setting(None, UNLESS_DEFAULT, least(1, ", or null"))
     evaluation: list[str] = field(default_factory=lambda: [*EVALUATION], metadata={"counts": APART})
     gguf: str | None = setting(None, HASHED, filled("give a .gguf file, or null"))
     output: str | None = setting(None, takes=filled("give a folder, or null"))
@@ -54,6 +56,8 @@ class QuantizeConfig(TaskConfig):
             check(usual in kind.bits, "task.bits", usual, f"{self._of}: choose one of {known}")
             self.bits, self.group_size = usual, self.group_size or GROUP_SIZE
             self.symmetric = kind.is_symmetric if self.symmetric is None else self.symmetric
+            need = f"{self._of} gives each group a zero point: leave it out"
+            check(kind.has_symmetric or not self.symmetric, "task.symmetric", "true", need)
         else:
             need = f"{self._of} says how many bits: leave it out"
             check(self.bits is None, "task.bits", self.bits, need)
@@ -115,7 +119,7 @@ class QuantizeConfig(TaskConfig):
             self.calibration = None
             self.sequences, self.sequence_tokens = SEQUENCES, SEQUENCE_TOKENS
         if kind.is_file:
-            self.iterations = None
+            self.iterations = self.shard_mib = None
         else:
             self.gguf = None
         learns = self.recipe is Recipe.autoround

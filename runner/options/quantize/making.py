@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.options.quantize.makers import maker_main
-from runner_base import ConfigError, JobFailed, Progress, one_line
+from runner_base import ConfigError, JobFailed, Progress, RunnerError, one_line
 from runner_base.child import describe_exit, last_lines
 from runner_base.files import hold_folder, sync
 from runner_base.known_secrets import environment_for_children
+from runner_engine.checkpoints import gguf_file, read_checkpoint
 
 KEY = "task.output"
 MADE = "model"  # in the unfinished folder: what gets the name
@@ -48,8 +49,7 @@ def make(
         made = folder / MADE
         (folder / TEXTS).write_text(json.dumps(order.texts), encoding="utf-8")
         report = _run(order, folder, made, log, bar)
-        if not made.exists():
-            raise JobFailed(f"{order.maker} has written nothing: its log is {log}")
+        _check_model(made, f"{order.maker} has written no model that can be read", log)
         for companion in companions:
             if made.is_dir() and not (made / companion.name).exists():
                 shutil.copyfile(companion, made / companion.name)
@@ -87,6 +87,17 @@ def _unfinished(target: Path) -> Iterator[Path]:
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _check_model(made: Path, problem: str, log: Path) -> None:
+    """Raise JobFailed unless the headers of a folder's or a file's weights can be read."""
+    try:
+        if made.is_dir():
+            read_checkpoint(made)
+        else:
+            gguf_file.read_header(made)
+    except (RunnerError, OSError) as error:
+        raise JobFailed(f"{problem}: {one_line(error)}. Its log is {log}") from error
 
 
 def _name(made: Path, target: Path) -> None:

@@ -14,6 +14,7 @@ class Recipe(StrEnum):
     awq = "awq"
     rtn = "rtn"
     autoround = "autoround"
+    hqq = "hqq"
     torchao_intx = "torchao_intx"
     imatrix_q2_k = "imatrix_q2_k"
     imatrix_q3_k = "imatrix_q3_k"
@@ -72,6 +73,19 @@ LLM_COMPRESSOR = Maker(
     ),
 )
 AUTO_ROUND = Maker("auto_round", "AutoRound", "auto-round", "0.16.1", ("py-cpuinfo==9.0.0",))
+# its releases are sources alone, which pip builds; transformers 5 neither makes nor reads its files
+HQQ = Maker(
+    "hqq",
+    "HQQ",
+    "hqq",
+    "0.2.8.post1",
+    (
+        "termcolor==3.3.0",
+        "transformers==4.57.6",
+        "huggingface-hub==0.36.0",
+        "tokenizers==0.22.2",
+    ),
+)
 TORCHAO = Maker("torchao", "torchao", "torchao", "0.18.0", extra="torchao")
 # Its wheel has both programs as they were in April 2024, and no other one on the index has them.
 LLAMA_CPP = Maker(
@@ -92,6 +106,7 @@ class Kind:
     override_bits: tuple[int, ...] = ()  # that some of its layers may have
     reads_texts: bool = True
     is_symmetric: bool = True  # by default
+    has_symmetric: bool = True  # whether a group may be without a zero point
     file_type: str = ""  # llama.cpp's name of the whole file; empty: a folder of safetensors
 
     @property
@@ -127,6 +142,7 @@ KINDS: dict[Recipe, Kind] = {
     Recipe.awq: Kind(LLM_COMPRESSOR, (4, 8), (4, 8), is_symmetric=False),
     Recipe.rtn: Kind(LLM_COMPRESSOR, (4, 8), (4, 8), reads_texts=False),
     Recipe.autoround: Kind(AUTO_ROUND, (2, 3, 4, 8), (2, 3, 4, 8)),
+    Recipe.hqq: Kind(HQQ, (2, 3, 4, 8), reads_texts=False, is_symmetric=False, has_symmetric=False),
     Recipe.torchao_intx: Kind(TORCHAO, (2, 3, 4, 5, 6, 7, 8), reads_texts=False),
 } | {
     recipe: Kind(

@@ -44,14 +44,13 @@ def prepare(config: RunnerConfig) -> QuantizeInputs:
     """Find the model, the package and the texts; whatever cannot work is an error now."""
     task = own_config(config, QuantizeConfig)
     source = source_of(config, task)
-    maker = task.kind.maker
-    environment = environment_of(task)
-    calibration, notes = None, list[str]()
-    hashes = {"model": source.sha256, "maker": f"{maker.label} {environment.version}"}
+    calibration, notes, hashes = None, list[str](), {"model": source.sha256}
     if task.calibration is not None:
         calibration = read_calibration(task.calibration)
         notes = check_apart(calibration, task.evaluation)
         hashes["calibration"] = calibration.sha256
+    environment = environment_of(task)
+    hashes["maker"] = f"{task.kind.maker.label} {environment.version}"
     return QuantizeInputs(
         hashes, source, environment, calibration, _target(config, task, source), notes
     )
@@ -146,6 +145,7 @@ def _keys(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> dict[str, 
         "sequences": task.sequences,
         "sequence_tokens": task.sequence_tokens,
         "iterations": task.iterations,
+        "shard_bytes": None if task.shard_mib is None else task.shard_mib * MIB,
         "file_type": task.kind.file_type,
         "programs": inputs.environment.programs,
         "seed": seed,

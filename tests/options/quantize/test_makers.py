@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import IDS, load, logits
+from loading import IDS, load, logits, off
 from made_models import CALIBRATED, made_by, python_of, with_maker
 
 from runner.config.root import RunnerConfig
@@ -52,10 +52,6 @@ def logits_by(
     return torch.from_numpy(np.load(folder / "out.npy"))
 
 
-def off(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
 @pytest.mark.parametrize(
     ("recipe", "more", "stored"),
     [
@@ -63,6 +59,7 @@ def off(found: torch.Tensor, expected: torch.Tensor) -> float:
         with_maker("awq", (), "pack_quantized"),
         with_maker("rtn", ("task.overrides={down_proj: 8, layers.0: 16}",), None),
         with_maker("autoround", ("task.iterations=4",), "auto_round"),
+        with_maker("hqq", (), "hqq"),
         with_maker("torchao_intx", (), "torchao_intx"),
     ],
 )
@@ -86,7 +83,7 @@ def test_a_folder_is_read_alike_by_transformers_and_by_our_engine(
     plain = logits(load(make_config, MODEL_DIR, dtype=Dtype.float32))
     assert 100 * ROUNDING < off(ours, plain) < 0.5  # it is another model than the one before
     if stored is not None:  # and of this format alone
-        groups: dict[str, Any] = {"group_size": 64} if recipe == "torchao_intx" else {}
+        groups: dict[str, Any] = {"group_size": 64} if recipe in ("torchao_intx", "hqq") else {}
         choice = CHOICES[stored](**groups)
         assert torch.equal(ours, logits(load(make_config, made, choice, dtype=Dtype.float32)))
     if recipe in ("gptq", "awq", "autoround"):
@@ -140,7 +137,7 @@ def test_single_layers_get_the_bits_that_they_are_given(
     made, _ = made_by(runner, tmp_path, f"task.recipe={recipe}", *keys)
     loaded = load(make_config, made, dtype=Dtype.float32)
     bits = {
-        name: getattr(layer, "bits", 16)
+        name: getattr(getattr(layer, "layout", None), "bits", 16)
         for name, layer in loaded.model.named_modules()
         if name.endswith("_proj")
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_models import made_by, record_of
+import torch
+from loading import load, logits
+from made_models import CALIBRATED, made_by, record_of, with_maker
 from safetensors import safe_open
 from vllm_standin import is_alive
 
+from runner.config.root import RunnerConfig
 from runner.options.quantize import making
-from runner_base.errors import ConfigError
+from runner_base.dtypes import Dtype
+from runner_base.errors import ConfigError, JobFailed
+from runner_engine.embedded import MODEL_DIR
+from tools import embedded_gguf
 
 pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
+Make = Callable[..., RunnerConfig]
 KEYS = ("task.recipe=torchao_intx", "task.group_size=64", "task.bits=8", "model.dtype=float32")
 NAME = "embedded-torchao_intx-8bit-g64"
 DEADLINE_S = 240
@@ -67,23 +75,29 @@ def test_a_model_that_was_changed_since_is_neither_taken_nor_written_over(
     assert (made / "config.json").read_text() == "{}"
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, *keys: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "runner", "task=quantize", "tracking=none", *KEYS], cwd=folder,
+        [sys.executable, "-m", "runner", "task=quantize", "tracking=none", *(keys or KEYS)], cwd=folder,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
 
 def makers_of(process: subprocess.Popen[bytes]) -> list[int]:
     """Return the children of a runner that are makers."""
+    return children_of(process.pid, "maker_main")
+
+
+def children_of(pid: int, name: str) -> list[int]:
+    """Return the children of a process that are some program."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(status.read_text().rpartition(")")[2].split()[1])
-            command = (status.parent / "cmdline").read_bytes()
+            command = (status.parent / "cmdline").read_text(errors="replace")
         except OSError:
             continue
-        if parent == process.pid and b"maker_main" in command:
+        programs = {Path(word).stem for word in command.split("\0") if not word.endswith(".gguf")}
+        if parent == pid and {name, f"llama-{name}"} & programs:
             found.append(int(status.parent.name))
     return found
 
@@ -120,6 +134,66 @@ def test_a_killed_runner_leaves_no_half_model_and_the_next_one_makes_it(
             assert [*opened.keys()]
 
 
+def test_a_killed_runner_leaves_no_half_of_several_files_and_the_next_one_makes_all(
+    runner: Run, make_config: Make, tmp_path: Path
+) -> None:
+    sharded = (*KEYS, "task.shard_mib=1")
+    made = tmp_path / "outputs" / "made"
+    unfinished = made / f".{NAME}.unfinished" / making.MADE
+    process = start(tmp_path, *sharded)
+    (maker, *_) = wait_for(lambda: makers_of(process))
+    while not [*unfinished.glob("*.safetensors")]:
+        assert process.poll() is None
+    os.kill(maker, signal.SIGSTOP)
+    left = [*unfinished.glob("*.safetensors")]
+    assert not (unfinished / "model.safetensors.index.json").exists()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not is_alive(maker))
+    assert not (made / NAME).exists()
+    found, _ = made_by(runner, tmp_path, *sharded)
+    assert [path.name for path in made.iterdir()] == [NAME]
+    index = json.loads((found / "model.safetensors.index.json").read_text())
+    assert {*index["weight_map"].values()} == {path.name for path in found.glob("*.safetensors")}
+    assert 2 < len({*index["weight_map"].values()}) > len(left)
+    for file in found.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            assert {*opened.keys()} == {
+                name for name, place in index["weight_map"].items() if place == file.name
+            }
+    whole, _ = made_by(runner, tmp_path / "whole", *KEYS)
+    assert [path.name for path in whole.glob("*.safetensors")] == ["model.safetensors"]
+    alike = [logits(load(make_config, path, dtype=Dtype.float32)) for path in (found, whole)]
+    assert torch.equal(*alike)
+
+
+@pytest.mark.parametrize("recipe", [with_maker("imatrix_q4_k")])
+@pytest.mark.parametrize("program", ["imatrix", "quantize"])
+def test_a_killed_runner_ends_the_programs_of_llama_cpp_and_leaves_no_half_file(
+    runner: Run, tmp_path: Path, recipe: str, program: str
+) -> None:
+    source = embedded_gguf.write(tmp_path / "embedded-F32.gguf", "F32")
+    keys = (f"task.recipe={recipe}", f"task.gguf={source}", *CALIBRATED, "task.sequences=64")
+    made = tmp_path / "outputs" / "made"
+    process = start(tmp_path, *keys)
+    (maker, *_) = wait_for(lambda: makers_of(process))
+
+    def running() -> list[int]:
+        return children_of(maker, program)
+
+    (child, *_) = wait_for(running)
+    os.kill(child, signal.SIGSTOP)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not is_alive(maker) and not is_alive(child))
+    assert [*made.glob("*.gguf")] == []
+    found, _ = made_by(runner, tmp_path, *keys)
+    assert [*made.iterdir()] == [found]
+    before = found.read_bytes()
+    again, _ = made_by(runner, tmp_path / "again", *keys)
+    assert again.read_bytes() == before
+
+
 def test_a_killed_maker_is_a_failed_job_with_its_log_and_the_next_one_makes_it(
     runner: Run, tmp_path: Path
 ) -> None:
@@ -136,10 +210,6 @@ def test_a_killed_maker_is_a_failed_job_with_its_log_and_the_next_one_makes_it(
 
 def test_what_a_maker_says_at_its_end_is_the_jobs_error(runner: Run, tmp_path: Path) -> None:
     """A model of a family that nobody knows: transformers' own sentence, and no traceback."""
-    import shutil
-
-    from runner_engine.embedded import MODEL_DIR
-
     model = tmp_path / "model"
     shutil.copytree(MODEL_DIR, model)
     settings = json.loads((model / "config.json").read_text())
@@ -165,6 +235,18 @@ def test_a_name_that_is_taken_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="exist|not empty"):
             os.rename(made, target) if is_folder else os.link(made, target)
         assert ((target / "file") if is_folder else target).read_text() == "old"
+
+
+def test_what_cannot_be_read_gets_no_name(tmp_path: Path) -> None:
+    """A maker that writes elsewhere leaves a folder without weights, or half a file."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half.gguf").write_bytes(b"GGUF\3\0\0\0")
+    for made in (tmp_path / "empty", tmp_path / "half.gguf", tmp_path / "nothing"):
+        with pytest.raises(JobFailed, match="^maker has written .*: .* Its log is log"):
+            making._check_model(made, "maker has written no model that can be read", Path("log"))
+    whole = embedded_gguf.write(tmp_path / "embedded-F16.gguf", "F16")
+    for made in (MODEL_DIR, whole):
+        making._check_model(made, "it is read", Path("log"))
 
 
 def test_two_jobs_never_write_into_one_place(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_models import with_maker
 
 from runner.config.compose import compose
 from runner.config.hydra import to_config
@@ -63,6 +64,10 @@ def test_every_recipe_says_how_it_is_made() -> None:
             "task.overrides.down_proj=q8_0: choose one of 4, 8, 16",
         ),
         (("task.recipe=rtn", "task.sequences=0"), "task.sequences=0: must be 1 or more"),
+        (
+            ("task.recipe=hqq", "task.symmetric=true"),
+            "task.symmetric=true: task.recipe=hqq gives each group a zero point: leave it out",
+        ),
     ],
 )
 def test_keys_that_no_recipe_takes(keys: tuple[str, ...], message: str) -> None:
@@ -75,7 +80,7 @@ def test_keys_of_other_recipes_of_a_grid_count_nowhere() -> None:
     """One grid has gptq, which needs texts and groups, and files, which have neither."""
     shared = ("task.group_size=64", "task.calibration=embedded", "task.sequences=7")
     plain = config_of("task.recipe=q4_k").task
-    assert config_of("task.recipe=q4_k", *shared).task == plain
+    assert config_of("task.recipe=q4_k", *shared, "task.shard_mib=9").task == plain
     gptq = config_of("task.recipe=gptq", *shared).task
     assert isinstance(gptq, QuantizeConfig)
     assert (gptq.bits, gptq.group_size, gptq.sequences, gptq.symmetric) == (4, 64, 7, True)
@@ -164,9 +169,11 @@ def test_calibration_texts_come_from_files_folders_patterns_and_the_generator(
         read_calibration(str(tmp_path / "empty.txt"))
 
 
+SHIPPED = Path(__file__).parents[3] / "conf" / "dataset" / "texts.jsonl"
+
+
 def texts_that_ship() -> list[str]:
-    path = Path(__file__).parents[3] / "conf" / "dataset" / "texts.jsonl"
-    return [json.loads(line)["text"] for line in path.read_text().splitlines()]
+    return [json.loads(line)["text"] for line in SHIPPED.read_text().splitlines()]
 
 
 def test_a_text_of_the_evaluation_is_refused_however_it_is_written() -> None:
@@ -186,6 +193,64 @@ def test_a_shared_run_of_words_is_a_note_and_other_texts_are_none(tmp_path: Path
     assert check_apart(read_calibration("embedded"), ["texts"]) == []
     (note,) = check_apart(Calibration("mine", ("a",)), [str(tmp_path / "gone.jsonl")])
     assert "was not compared with the calibration" in note
+
+
+def test_a_job_on_texts_of_its_evaluation_ends_before_anything_starts(
+    runner: Run, tmp_path: Path
+) -> None:
+    """And one on other texts is not told of any: it goes on to look for its package."""
+    keys = ("task=quantize", "task.recipe=gptq", "task.group_size=64", "tracking=none", "plan=true")
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps({"text": max(texts_that_ship(), key=len).upper()}) + "\n")
+    for texts, shared in ((own, "1 of its texts are texts"), (SHIPPED, "200 of its texts are")):
+        done = runner(*keys, f"task.calibration={texts}", cwd=tmp_path)
+        assert done.code == 2
+        assert f"task.calibration={texts}: {shared}" in done.err + done.out
+    done = runner(*keys, "task.calibration=embedded", cwd=tmp_path)
+    assert "texts of the evaluation" not in done.err + done.out
+    done = runner(*keys, f"task.calibration={own}", "task.evaluation=[]", cwd=tmp_path)
+    assert "texts of the evaluation" not in done.err + done.out
+
+
+@pytest.mark.parametrize("multirun", [(), ("-m",)])
+def test_a_data_set_of_ones_own_is_an_evaluation_too(
+    runner: Run, tmp_path: Path, multirun: tuple[str, ...]
+) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine.yaml").write_text("data: ./mine.jsonl\n")
+    (tmp_path / "dataset" / "mine.jsonl").write_text('{"text": "nobody else has this text"}\n')
+    (tmp_path / "same.txt").write_text("Nobody else has this text.")
+    keys = ("task=quantize", "task.recipe=gptq", "task.group_size=64", "tracking=none", "plan=true")
+    for names, is_shared in (("texts,mine", True), ("texts", False)):
+        told = ("task.calibration=same.txt", f"task.evaluation=[{names}]")
+        done = runner("-cd", str(tmp_path), *multirun, *keys, *told, cwd=tmp_path)
+        shared = "task.calibration=same.txt: 1 of its texts are texts of the evaluation"
+        assert (shared in done.err + done.out) is is_shared
+
+
+def test_a_worker_which_composes_nothing_finds_the_data_sets_that_ship() -> None:
+    program = "from runner.config import data_sets; print(data_sets.find('texts').where)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.endswith("/dataset/texts.yaml\n"), done.stderr
+
+
+@pytest.mark.parametrize("recipe", [with_maker("gptq")])
+def test_a_plan_tells_of_words_that_calibration_and_evaluation_share(
+    runner: Run, tmp_path: Path, recipe: str
+) -> None:
+    words = next(text for text in texts_that_ship() if len(text.split()) > 40).split()
+    keys = ("task=quantize", f"task.recipe={recipe}", "task.group_size=64", "plan=true")
+    for count, is_shared in ((20, True), (10, False)):
+        (tmp_path / "own.txt").write_text(
+            f"As they say, {' '.join(words[5 : 5 + count])}, and so on."
+        )
+        done = runner(*keys, "task.calibration=own.txt", "tracking=none", cwd=tmp_path)
+        assert done.code == 0, done.err
+        assert (
+            "shares 13 words in a row or more with 1 of 200 texts of texts" in done.out
+        ) is is_shared
 
 
 def test_the_generators_problems_are_no_evaluations() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 
@@ -31,7 +32,13 @@ def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
         seqlen=order["sequence_tokens"], iters=order["iterations"], device_map="cpu", seed=order["seed"],
         batch_size=min(8, len(pieces)), layer_config=layers or None, enable_torch_compile=False,
     )  # fmt: skip
-    maker.quantize_and_save(output_dir=order["output"], format="auto_round")
+    # it writes into a folder of a name of its own below this one
+    output = Path(order["output"])
+    _, saved = maker.quantize_and_save(
+        output_dir=str(output.with_name("autoround")), format="auto_round", **tools.shard_limit()
+    )
+    (folder,) = [saved] if isinstance(saved, str) else saved
+    Path(folder).rename(output)
     return {}
 
 

@@ -16,6 +16,7 @@ def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.pipelines.cache import IntermediatesCache
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(order["seed"])
@@ -58,10 +59,13 @@ def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
             "max_seq_length": order["sequence_tokens"],
             "shuffle_calibration_samples": False,
         }
+    if not torch.accelerator.is_available():
+        # awq pins what it keeps of the texts, which torch refuses where there is no GPU
+        IntermediatesCache.pin_memory = lambda *_: None
     tools.step(f"quantize by {recipe}")
     oneshot(model=model, tokenizer=tokenizer, recipe=modifiers, **data)
     tools.step("write")
-    model.save_pretrained(order["output"], save_compressed=True)
+    model.save_pretrained(order["output"], save_compressed=True, **tools.shard_limit())
     return {}
 
 

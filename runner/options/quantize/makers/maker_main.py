@@ -39,6 +39,11 @@ class Tools:
         found: list[str] = json.loads(Path(self.order["texts"]).read_text(encoding="utf-8"))
         return found
 
+    def shard_limit(self) -> dict[str, int]:
+        """Return the argument by which packages limit each file of weights; none for their own."""
+        size: int | None = self.order["shard_bytes"]
+        return {} if size is None else {"max_shard_size": size}
+
     def cut(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return pieces of the tokens of all texts, one after the other, spread evenly over them;
         each has as many tokens as was asked for."""

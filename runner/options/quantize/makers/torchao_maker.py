@@ -24,5 +24,5 @@ def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
         order["source"], dtype=order["dtype"], quantization_config=TorchAoConfig(config)
     )
     tools.step("write")
-    model.save_pretrained(order["output"])
+    model.save_pretrained(order["output"], **tools.shard_limit())
     return {}

@@ -22,6 +22,7 @@ def test_the_command_gives_each_layer_as_many_bits_as_the_mix() -> None:
     words = shlex.split(command)[1:]
     task = to_config(*compose([word.replace("=TEXTS", "=embedded") for word in words])).task
     assert isinstance(task, QuantizeConfig)
+    assert task.group_size == 64  # 704 inputs are no groups of 128
     bits = {"nf4": 4, "int8": 8, "none": 16}
 
     def bits_of(path: str) -> int:
