@@ -26,6 +26,7 @@ Run = Callable[..., Any]
 Make = Callable[..., RunnerConfig]
 PYTHON = Path(sys.executable)
 ROUNDING = 2e-5  # of float32, as a share of all logits
+ROUNDING_16 = 1e-3  # AutoRound's own layers compute in float16 whatever the model is loaded in
 # transformers with the library that reads the format, in the maker's environment
 BY_TRANSFORMERS = """
 import json, sys
@@ -79,7 +80,7 @@ def test_a_folder_is_read_alike_by_transformers_and_by_our_engine(
     with_its_library = logits_by(
         BY_TRANSFORMERS, python if python.exists() else PYTHON, tmp_path, made
     )
-    assert off(ours, with_its_library) < ROUNDING
+    assert off(ours, with_its_library) < (ROUNDING_16 if recipe == "autoround" else ROUNDING)
     plain = logits(load(make_config, MODEL_DIR, dtype=Dtype.float32))
     assert 100 * ROUNDING < off(ours, plain) < 0.5  # it is another model than the one before
     if stored is not None:  # and of this format alone
