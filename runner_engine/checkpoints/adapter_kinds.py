@@ -84,12 +84,17 @@ def _check_beside_others(folder: Path, settings: dict[str, Any], label: str) -> 
         )
     for tensor in read_tensors(folder):
         path = tensor.name.partition(".lora_")[0].removeprefix("base_model.model.")
-        is_head = f"{path}.weight".endswith(HEADS) and not IN_A_BLOCK.search(tensor.name)
-        if "lora_embedding_" in tensor.name or is_head or EXPERT.search(tensor.name):
+        if "lora_embedding_" in tensor.name or not reads_each_token(path):
             raise ConfigError(
                 f"{label} changes {path}, which is an embedding, a head or an expert and does not read each token of a "
                 f"pass once, so that it cannot stand beside other adapters: {fix}"
             )
+
+
+def reads_each_token(path: str) -> bool:
+    """Whether a layer reads each token of a pass once; an expert reads some, a head the last ones."""
+    is_head = f"{path}.weight".endswith(HEADS) and not IN_A_BLOCK.search(f"{path}.")
+    return not is_head and not EXPERT.search(f"{path}.")
 
 
 def _check_quantized(resolved: ResolvedModel, settings: dict[str, Any], label: str) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -22,14 +22,14 @@ from runner_engine.kernels.shared_numbers import (
     Matrix,
 )
 from runner_engine.kernels.state_numbers import MIXER_MATRICES
-from runner_engine.models.lora import several
+from runner_engine.models.lora import beside, several
 
 
 class FusedAdapters:
     """The adapters of a model; none in most."""
 
     def __init__(self, model: Any) -> None:
-        self.rows = several.of_model(model)
+        self.rows = several.of_model(model)  # None where all rows have the same adapter, or none
         self._most_rank = self._layers = 0
         self._seen = set[nn.Module]()
         self._kept: list[Any] = []  # what C has the addresses of
@@ -37,16 +37,16 @@ class FusedAdapters:
 
     def beside(self, layer: Any, matrix: Matrix) -> Matrix:
         """Return a layer's matrix, with what adapters add to it."""
-        own = several.beside(layer)
+        own = beside.beside(layer)
         if own is None:
             return matrix
-        sizes, inputs = own.sizes, own.A.shape[1]
-        ends = (*sizes.starts, len(own.A))
+        sizes, (a, b) = own.sizes, own.matrices
+        ends = (*sizes.starts, len(a))
         start = (ctypes.c_int64 * len(ends))(*ends)
         scaling = (ctypes.c_float * len(sizes.scalings))(*sizes.scalings)
         made = LowRank(
-            native.pointer(own.A.detach(), torch.float32, len(own.A), inputs),
-            native.pointer(own.B.detach(), torch.float32, len(own.B), matrix.outputs),
+            native.pointer(a.detach(), torch.float32, *a.shape),
+            native.pointer(b.detach(), torch.float32, len(b), matrix.outputs),
             ctypes.addressof(start), ctypes.addressof(scaling),
         )  # fmt: skip
         self._kept += [own, start, scaling, made]
@@ -62,14 +62,20 @@ class FusedAdapters:
         self._layers = layers
         seen = self._seen.union(*(module.modules() for module in apart))
         for path, module in model.named_modules():
-            if isinstance(module, several.SideBySide) and module not in seen:
+            if isinstance(module, beside.Beside) and module not in seen:
                 raise NotFusable(f"adapters change {path.rpartition('.')[0]}")
 
-    def of_pass(self) -> AdaptedTokens | None:
-        """Return which tokens of the pass that runs have which adapter; None where none has one."""
-        if self.rows is None or self.rows.of_tokens is None or not self._most_rank:
+    def of_pass(self, count: int) -> AdaptedTokens | None:
+        """Return which of the tokens of the pass that runs have which adapter; None where none has
+        one."""
+        if not self._most_rank:
             return None
-        numbers, of_base = self.rows.of_tokens.numbers, len(self.rows.names)
+        numbers: Sequence[int] = [0] * count
+        of_base = 1
+        if self.rows is not None:
+            if self.rows.of_tokens is None:
+                return None
+            numbers, of_base = self.rows.of_tokens.numbers, len(self.rows.names)
         tokens = [at for at, number in enumerate(numbers) if number != of_base]
         tokens.sort(key=numbers.__getitem__)
         tiles, first = [], 0

@@ -119,7 +119,7 @@ class FusedForward:
         windows = _Windows(layout, weights.windows)
         parts = _parts(layout, count, windows)
         pieces = _own_pieces(layout.seen) if max(positions) >= OWN_PIECE else 0
-        adapted = weights.adapters.of_pass()
+        adapted = weights.adapters.of_pass(count)
         needed = self._workspace_bytes(count, [part.tokens for part in parts], pieces)
         needed += self._bytes_of(weights.adapters.workspace_pieces(adapted, self._widest))
         workspace = torch.empty(needed, dtype=torch.uint8)

@@ -51,7 +51,7 @@ from runner_engine.matmul import (
     row_format,
 )
 from runner_engine.models.gguf_blocks import GgufEmbedding
-from runner_engine.models.lora import several
+from runner_engine.models.lora.beside import beside, has_other_hooks
 from runner_engine.recurrent import CallParts
 
 __all__ = ["FusedWeights", "NotFusable", "check_fusable"]
@@ -124,6 +124,8 @@ class FusedWeights:
         if (len(attending), self.mixers.count) != (heads.layers, len(heads.states)):
             raise NotFusable("its number of layers differs")
         self.vocabulary, self.rows = head.out_features, len(layout.embedding.weight)
+        if beside(head) is not None:
+            raise NotFusable("an adapter changes its head")
         of_head = self._matrix(head, self.hidden, self.vocabulary)
         self.adapters.check_seen(model, len(layers), self.apart.values())
         self.layers = (FusedLayer * len(layers))(*layers)
@@ -335,7 +337,7 @@ def check_fusable(model: Any, heads: Heads, kernels: native.Kernels) -> None:
     """Reject a model that C cannot run, whatever its parts are."""
     if not kernels.has("fused_forward", heads.dtype):
         raise NotFusable("this processor has no products of such numbers")
-    if any(map(several.has_other_hooks, model.modules())):
+    if any(map(has_other_hooks, model.modules())):
         raise NotFusable("its layers have hooks")
 
 

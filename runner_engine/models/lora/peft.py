@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, load_json, one_line
+from runner_engine.checkpoints import adapter_kinds
 from runner_engine.checkpoints.adapter_header import adapter_shapes
 from runner_engine.checkpoints.resolve import read_tensors
+from runner_engine.models.lora import beside
 from runner_engine.models.lora.inside import mark_inside, unmark_inside
 from runner_engine.models.lora.report import AdapterReport, Pair, report_on
 from runner_engine.settings.lora import PeftConfig
@@ -110,7 +112,23 @@ def adapted_paths(_: PeftConfig, folder: Path) -> list[str]:
 
 
 def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
-    """Load the PEFT adapter in `folder` onto base and return the adapted model with its report."""
+    """Apply the PEFT adapter in `folder` to base: return the adapted model, and a report."""
+    model, report = read(base, lora, folder, base_name)
+    if lora.merge:
+        with _quietly():
+            return model.merge_and_unload().eval(), report
+    if stands_beside(model, report):
+        pairs = pairs_by_path(model)
+        remove(model)
+        for path, pair in pairs.items():
+            beside.attach(base.get_submodule(path), *pair)
+        return base.eval(), report
+    mark_inside(model)
+    return model.eval(), report
+
+
+def read(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
+    """Let PEFT read the adapter in `folder` onto base; return PEFT's model, and a report."""
     from peft import PeftModel
 
     settings = load_json(folder / "adapter_config.json")
@@ -144,12 +162,24 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
             f"{lora.label} changes nothing in {base_name}: {report.modules} modules matched, "
             f"norm of the delta {report.delta_norm:g}"
         )
-    if lora.merge:
-        with _quietly():
-            return model.merge_and_unload().eval(), report
-    mark_inside(model)
     model.biases_of_base = before
-    return model.eval(), report
+    return model, report
+
+
+def stands_beside(model: Any, report: AdapterReport) -> bool:
+    """Whether an adapter is nothing but pairs of matrices beside linear layers of blocks, so that
+    the layers can stay the model's own."""
+    for config in model.peft_config.values():
+        more = (getattr(config, key, None) for key in adapter_kinds.NOT_BESIDE_OTHERS)
+        if config.bias != "none" or any(more):
+            return False
+    adapted = dict(model.get_base_model().named_modules())
+    pairs = [path for path, layer in adapted.items() if getattr(layer, "lora_A", None)]
+    return (
+        _leaves_base(model)
+        and len(pairs) == report.modules
+        and all(adapter_kinds.reads_each_token(path) for path in pairs)
+    )
 
 
 @contextmanager
@@ -186,6 +216,8 @@ def pairs_by_path(model: Any) -> dict[str, Pair]:
 
 def remove(model: Any) -> bool:
     """Restore the base's own modules; False if PEFT has changed its weights for this adapter."""
+    if not hasattr(model, "get_base_model"):
+        return beside.remove(model)
     from peft.utils.other import ModulesToSaveWrapper
 
     base = model.get_base_model()
@@ -195,9 +227,7 @@ def remove(model: Any) -> bool:
         if isinstance(module, ModulesToSaveWrapper)
     )
     whole = {path: module.original_module for path, module in saved}
-    is_as_before = all(
-        config.init_lora_weights in LEAVE_BASE for config in model.peft_config.values()
-    )
+    is_as_before = _leaves_base(model)
     unmark_inside(model)
     model.unload()
     for path, module in whole.items():  # PEFT leaves the adapter's copy there
@@ -205,3 +235,8 @@ def remove(model: Any) -> bool:
     for bias, before in model.biases_of_base:
         bias.data.copy_(before)
     return is_as_before
+
+
+def _leaves_base(model: Any) -> bool:
+    """Whether PEFT has not changed the base's own weights for this adapter."""
+    return all(config.init_lora_weights in LEAVE_BASE for config in model.peft_config.values())

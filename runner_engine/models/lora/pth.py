@@ -8,7 +8,6 @@ checked before the base is changed. The hooks can be removed again; merging cann
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from runner_base import ConfigError, few
+from runner_engine.models.lora import beside
 from runner_engine.models.lora.report import AdapterReport, delta_norm
 from runner_engine.models.pickled import load_tensors
 from runner_engine.settings.lora import PthConfig
@@ -109,25 +109,6 @@ def one_rank(pairs: dict[str, Pair], label: str, wanted: int | None = None) -> i
     return rank
 
 
-class SquareLora(nn.Module):
-    """The low-rank path of one layer; as its child, it has the names of the file's keys."""
-
-    def __init__(self, pair: Pair, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        rank, size = pair.a.shape
-        self.A = nn.Linear(size, rank, bias=False, device="meta")
-        self.B = nn.Linear(rank, size, bias=False, device="meta")
-        for linear, weight in zip((self.A, self.B), pair, strict=True):
-            linear.weight = nn.Parameter(weight.to(device, dtype), requires_grad=False)
-        self.hook: Any = None  # its handle, for removing it
-
-    def add(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Return output + B(A(x)), in the precision of A and B and then in that of the output."""
-        like = self.A.weight
-        low: Tensor = self.B(self.A(inputs[0].to(like.device, like.dtype)))
-        return (output + low.to(output.device)).to(output.dtype)
-
-
 def fit(
     adapter: Adapter, base: nn.Module, label: str, base_name: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -195,7 +176,11 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
                 "quantized weights loses precision; use lora.merge=false"
             )
     for path, layer in layers.items():
-        (merge if lora.merge else attach)(layer, adapter.pairs[path])
+        pair = adapter.pairs[path]
+        if lora.merge:
+            merge(layer, pair)
+        else:
+            beside.attach(layer, pair.a, pair.b)
     parameters = sum(pair.a.numel() + pair.b.numel() for pair in adapter.pairs.values())
     return base, AdapterReport(
         len(layers), adapter.rank, parameters, norm, (*adapter.notes, *notes)
@@ -219,20 +204,6 @@ def delta(
     return norm
 
 
-def attach(layer: nn.Module, pair: Pair) -> None:
-    """Attach the low-rank path to a layer, in float32 as PEFT does, or in float64 on a float64
-    base."""
-    weight = next(itertools.chain(layer.parameters(), layer.buffers()))
-    device = weight.device
-    if (
-        device.type == "meta"
-    ):  # its weights are in main memory or on disk, and move to this device when needed
-        device = torch.device(layer._hf_hook.execution_device)  # type: ignore[union-attr, arg-type]
-    path = SquareLora(pair, device, torch.promote_types(weight.dtype, torch.float32)).eval()
-    layer.add_module("lora", path)
-    path.hook = layer.register_forward_hook(path.add)
-
-
 def merge(layer: Any, pair: Pair) -> None:
     """Merge B A into a layer's weight; other layers that share the weight keep the old one."""
     weight = layer.weight
@@ -245,12 +216,7 @@ def merge(layer: Any, pair: Pair) -> None:
 
 def remove(model: nn.Module) -> bool:
     """Remove every low-rank path; the base is as before."""
-    for layer in list(model.modules()):
-        path = layer._modules.get("lora")
-        if isinstance(path, SquareLora):
-            path.hook.remove()
-            del layer.lora
-    return True
+    return beside.remove(model)
 
 
 def _is_linear(module: Any) -> bool:

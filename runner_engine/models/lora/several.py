@@ -12,18 +12,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from runner_base import ConfigError
 from runner_engine.checkpoints.resolve import ResolvedModel
-from runner_engine.models.lora import peft
+from runner_engine.models.lora import beside, peft
+from runner_engine.models.lora.beside import CHILD, Beside, Sizes
 from runner_engine.models.lora.report import AdapterReport, Pair
 
 ATTRIBUTE = "adapters_of_rows"  # of a model that has several
-CHILD = "lora"  # the name of a layer's matrices among its modules
 
 
 class AdaptersOfRows:
@@ -78,16 +78,7 @@ class OfTokens:
         return sizes.starts[self.first], sizes.starts[self.last] + sizes.ranks[self.last]
 
 
-class Sizes(NamedTuple):
-    """Of one layer, by adapter: the rank (0: it leaves the layer alone), where its matrices begin,
-    and what their product is multiplied by."""
-
-    ranks: tuple[int, ...]
-    starts: tuple[int, ...]
-    scalings: tuple[float, ...]
-
-
-class SideBySide(nn.Module):
+class SideBySide(Beside):
     """The matrices of all adapters for one layer, in float32 as PEFT has them."""
 
     def __init__(self, pairs: Sequence[Pair | None], rows: AdaptersOfRows) -> None:
@@ -95,7 +86,7 @@ class SideBySide(nn.Module):
         super().__init__()
         ranks = tuple(0 if pair is None else len(pair.a) for pair in pairs)
         starts = tuple(sum(ranks[:number]) for number in range(len(ranks)))
-        self.sizes = Sizes(
+        self._sizes = Sizes(
             ranks, starts, tuple(0.0 if pair is None else float(pair.scaling) for pair in pairs)
         )
         there = [pair for pair in pairs if pair is not None]
@@ -103,7 +94,16 @@ class SideBySide(nn.Module):
         of_out = torch.cat([pair.b for pair in there], dim=1).t().contiguous()
         self.B = nn.Parameter(of_out, requires_grad=False)  # [all ranks, outputs]
         self.rows = rows
-        self.hook: Any = None  # its handle, for removing it
+
+    @property
+    def sizes(self) -> Sizes:
+        """Return the ranks of the adapters."""
+        return self._sizes
+
+    @property
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """Return A and B of all adapters."""
+        return self.A, self.B
 
     def add(self, path: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Return what the layer computes, with what each token's adapter adds."""
@@ -132,7 +132,7 @@ def apply(base: Any, resolved: ResolvedModel) -> AdapterReport:
     for lora, one in zip(resolved.spec.lora.each, resolved.apart, strict=True):
         place = one.files.adapter
         assert place is not None
-        adapted, report = peft.apply(base, lora, place, name)
+        adapted, report = peft.read(base, lora, place, name)
         pairs = peft.pairs_by_path(adapted)
         if not peft.remove(adapted):
             raise ConfigError(
@@ -159,27 +159,10 @@ def of_model(model: Any) -> AdaptersOfRows | None:
     return found
 
 
-def beside(layer: Any) -> SideBySide | None:
-    """Return the matrices beside a layer; None without such."""
-    found = getattr(layer, "_modules", {}).get(CHILD)
-    return found if isinstance(found, SideBySide) else None
-
-
-def has_other_hooks(module: nn.Module) -> bool:
-    """Whether anything hooks into a module but the matrices beside it."""
-    own = beside(module)
-    hooks = {*module._forward_hooks, *module._forward_pre_hooks}
-    return bool(hooks - ({own.hook.id} if own is not None else set()))
-
-
 def remove(model: Any) -> bool:
     """Remove all adapters; the base is as before."""
-    for layer in list(model.modules()):
-        if (own := beside(layer)) is not None:
-            own.hook.remove()
-            del layer._modules[CHILD]
     vars(model).pop(ATTRIBUTE, None)
-    return True
+    return beside.remove(model)
 
 
 def _together(names: Sequence[str], reports: Sequence[AdapterReport]) -> AdapterReport:

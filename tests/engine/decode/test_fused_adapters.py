@@ -27,9 +27,10 @@ from runner_engine.kernels import native
 from runner_engine.kernels.adapter_numbers import AdaptedTokens, AdapterTile
 from runner_engine.kv_cache.shared_kv import own_kv
 from runner_engine.local.engine import LocalEngine
-from runner_engine.models.lora import several
+from runner_engine.models.lora.beside import has_other_hooks
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.base import Request
+from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.several import SeveralConfig
 from tools import families
@@ -94,11 +95,15 @@ def opened_with(
 ) -> Iterator[Open]:
     engines = []
 
-    def open_family(family: str, dtype: Dtype = Dtype.float32, **groups: Any) -> LocalEngine:
+    def open_family(
+        family: str, dtype: Dtype = Dtype.float32, alone: str | None = None, **groups: Any
+    ) -> LocalEngine:
         base, adapters = places(family)
         model = LocalModelConfig(name=str(base), device="cpu", dtype=dtype)
-        config = make_config(model=model, lora=SeveralConfig(adapters), task=Naming(), **groups)
-        engines.append(local_engine(config))
+        chosen = {"lora": SeveralConfig(adapters), "task": Naming()}
+        if alone is not None:
+            chosen = {"lora": PeftConfig(adapters[alone])}
+        engines.append(local_engine(make_config(model=model, **chosen, **groups)))
         return engines[-1]
 
     yield open_family
@@ -134,6 +139,55 @@ def test_latents_mixtures_and_states(family: str, opened_with: Open) -> None:
 
 def test_a_quantized_base(opened_with: Open) -> None:
     check(opened_with(QUANTIZED, Dtype.bfloat16, quantization=Nf4Config()), Dtype.bfloat16)
+
+
+def check_alone(engine: LocalEngine, dtype: Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare a pass in a single call with the model's own, for an adapter that all rows have."""
+    loaded, heads, fused = with_fast_kernels(engine)
+    assert fused is not None
+    for with_prefix in (False, True):
+        expected = all_logits(Forward(loaded.model, heads), with_prefix)
+        forward = Forward(loaded.model, heads)
+        forward.fused = fused
+        logits = all_logits(forward, with_prefix)
+        with monkeypatch.context() as patched:
+            patched.setattr(FusedAdapters, "of_pass", lambda *_: None)
+            of_base = all_logits(forward, with_prefix)
+        off = (logits - expected).abs()
+        most = OFF[dtype] * expected.std()
+        assert (off.max() if dtype == Dtype.float32 else off.mean()) <= most
+        assert (of_base - expected).abs().mean() > 5 * off.mean(), (
+            "what the adapter changes is seen"
+        )
+
+
+@pytest.mark.parametrize("alone", ["wide", "narrow"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "deepseek_v2", "qwen2_moe", *HYBRIDS])
+def test_an_adapter_that_all_rows_have(
+    family: str, alone: str, opened_with: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_alone(opened_with(family, alone=alone), Dtype.float32, monkeypatch)
+
+
+@pytest.mark.parametrize("quantization", [None, Nf4Config()])
+def test_an_adapter_that_all_rows_have_in_bfloat16(
+    quantization: Any, opened_with: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = {} if quantization is None else {"quantization": quantization}
+    engine = opened_with(QUANTIZED, Dtype.bfloat16, alone="wide", **groups)
+    check_alone(engine, Dtype.bfloat16, monkeypatch)
+
+
+@pytest.mark.parametrize("keys", [{"use_dora": True}, {"target_modules": ["q_proj", "lm_head"]}])
+def test_what_is_more_than_two_products_goes_operation_by_operation(
+    keys: dict[str, Any], tiny_llama: Path, tmp_path: Path, make_config: Callable[..., RunnerConfig]
+) -> None:
+    adapter = save_adapter(tmp_path / "adapter", tiny_llama, **{"target_modules": LINEAR, **keys})
+    model = LocalModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
+    engine = local_engine(make_config(model=model, lora=PeftConfig(str(adapter))))
+    _, _, fused = with_fast_kernels(engine)
+    engine.close()
+    assert fused is None
 
 
 @pytest.fixture(params=[1, 2])
@@ -176,8 +230,8 @@ def changed(
     """Let something be changed in what C is told of each pass."""
     of_pass = FusedAdapters.of_pass
 
-    def other(self: FusedAdapters) -> AdaptedTokens | None:
-        if (made := of_pass(self)) is not None:
+    def other(self: FusedAdapters, count: int) -> AdaptedTokens | None:
+        if (made := of_pass(self, count)) is not None:
             change(made)
         return made
 
@@ -244,8 +298,8 @@ def test_a_layer_that_nobody_computes_goes_operation_by_operation(opened_with: O
     with pytest.raises(NotFusable, match=r"adapters change model\.layers\.0\."):
         seen.check_seen(model, 2, [])
     seen.check_seen(model, 2, [model])
-    assert not any(map(several.has_other_hooks, model.modules()))
+    assert not any(map(has_other_hooks, model.modules()))
     handle = model.lm_head.register_forward_hook(lambda *_: None)
-    assert several.has_other_hooks(model.lm_head)
+    assert has_other_hooks(model.lm_head)
     handle.remove()
-    assert not several.has_other_hooks(nn.Linear(1, 1))
+    assert not has_other_hooks(nn.Linear(1, 1))

@@ -27,7 +27,7 @@ from runner_engine.local.base_cache import BaseCache
 from runner_engine.models import load as load_room
 from runner_engine.models.adapting import release
 from runner_engine.models.load import Loaded
-from runner_engine.models.lora.pth import SquareLora
+from runner_engine.models.lora.beside import LowRank
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
@@ -242,7 +242,7 @@ def test_nothing_stays_on_the_base(
     base = load_base(config)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     loaded = adapt(base, config)
-    assert sum(isinstance(module, SquareLora) for module in loaded.model.modules()) == 4
+    assert sum(isinstance(module, LowRank) for module in loaded.model.modules()) == 4
     assert {key for key in loaded.model.state_dict() if ".lora." in key} == set(squares()), (
         "named as in the file"
     )
