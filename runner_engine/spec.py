@@ -30,7 +30,8 @@ class ModelSpec:
         None  # what the quantization means for each layer, if a schema has read it already
     )
     cpu_note: str = ""  # is reported if the model runs on a CPU
-    first_layers: int | None = None  # only so many of its layers, as of a draft; None: all
+    # only so many of its layers, as of a draft; 0: its own head for the next tokens; None: all
+    first_layers: int | None = None
 
     @cached_property
     def mix(self) -> Mix:

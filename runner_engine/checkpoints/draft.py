@@ -1,5 +1,5 @@
-"""The draft model of generation.speculate: what is asked for, and whether it fits the model. Imports
-no torch."""
+"""The draft model of generation.speculate, or the model's own head: what is asked for, and whether it
+fits the model. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from runner_base import ConfigError, DataError, load_json
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.layer_kinds import layer_kinds
+from runner_engine.checkpoints.own_head import ALONE, check_head
 from runner_engine.checkpoints.resolve import ResolvedModel, draft_model, resolve
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
@@ -27,15 +28,18 @@ LISTED = "tokenizer.ggml.tokens"  # where a .gguf file lists them
 
 
 def draft_of(resolved: ResolvedModel) -> ResolvedModel | None:
-    """Return the draft model beside a model; None where none guesses."""
+    """Return the draft model beside a model, or its own head; None where none guesses."""
     how = resolved.spec.generation.speculation
-    return resolve(draft_spec(resolved.spec, how)) if how.kind is Guesser.draft else None
+    is_model = how.kind in (Guesser.draft, Guesser.mtp)
+    return resolve(draft_spec(resolved.spec, how)) if is_model else None
 
 
 def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
     """Return what the engine is asked for as a draft: never with the adapter, whose model checks
     its guesses."""
-    if how.model is None:
+    if how.kind is Guesser.mtp:
+        model, quantization, rope = spec.model, QuantizationConfig(), spec.rope
+    elif how.model is None:
         model, quantization, rope = spec.model, spec.quantization, spec.rope
     else:
         model = draft_model(spec.model, how.model)
@@ -56,7 +60,7 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
         generation,
         spec.seed,
         spec.workload,
-        first_layers=how.layers,
+        first_layers=ALONE if how.kind is Guesser.mtp else how.layers,
     )
 
 
@@ -65,7 +69,7 @@ def kept_share(draft: ResolvedModel, weights: Mapping[str, int]) -> float:
     layers."""
     kept, layers = draft.spec.first_layers, draft.files.text_settings.get("num_hidden_layers")
     whole = sum(weights.values())
-    if kept is None or not layers or not whole:
+    if not kept or not layers or not whole:
         return 1.0
     ends = sum(weights.get(part, 0) for part in ("embedding", "head"))
     return (ends + (whole - ends) * float(kept) / float(layers)) / whole
@@ -73,9 +77,11 @@ def kept_share(draft: ResolvedModel, weights: Mapping[str, int]) -> float:
 
 @contextmanager
 def checked_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
-    """Give the draft beside a model, whose libraries are here; a mistake in it names the key that
-    asks for a draft."""
+    """Give the draft beside a model, whose libraries are here, or the head that the model has; a
+    mistake in it names the key that asks for it."""
     how = resolved.spec.generation.speculation
+    if how.kind is Guesser.mtp:
+        check_head(how, resolved.files)
     draft = draft_of(resolved)
     try:
         for choice in () if draft is None else draft.mix.choices:
@@ -86,19 +92,15 @@ def checked_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
 
 
 def check_guesses(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
-    """Reject guesses at every step where layers carry a state, and a draft that does not fit the
-    model: its layers, or its tokens."""
+    """Reject a draft that does not fit the model: its layers, or its tokens."""
     how = resolved.spec.generation.speculation
-    if not how.is_steady:
+    if draft is None or how.kind is Guesser.mtp:
         return
-    for one, what in ((resolved, "the model"), (draft, "the draft")):
-        if one is not None and any(kind.has_state for kind in layer_kinds(one.files.text_settings)):
-            raise ConfigError(
-                f"{KEY}={how}: layers of {what} carry a state from token to token, out of which a wrong guess cannot "
-                f"be taken: use {KEY}=off"
-            )
-    if draft is None:
-        return
+    if any(kind.has_state for kind in layer_kinds(draft.files.text_settings)):
+        raise ConfigError(
+            f"{KEY}={how}: layers of the draft carry a state from token to token, out of which its own wrong guess "
+            f"cannot be taken: use {KEY}=ngram, or a draft without such layers"
+        )
     layers = draft.files.text_settings.get("num_hidden_layers")
     if how.layers is not None and isinstance(layers, int) and how.layers > layers:
         raise ConfigError(f"{KEY}={how}: the draft has {layers} layers, and not {how.layers}")

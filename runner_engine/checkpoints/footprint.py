@@ -19,6 +19,7 @@ from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors,
 from runner_engine.checkpoints.kept_kv import LANES, kept_kv
 from runner_engine.checkpoints.linear_layers import held_tensors, part_of, plain_layers
 from runner_engine.checkpoints.mixture import Mixture, mixture_of
+from runner_engine.checkpoints.own_head import ALONE, alone, without_head
 from runner_engine.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
@@ -201,15 +202,16 @@ def predict(
     return None if other is None else footprint.beside(other, waiting_bytes)
 
 
-def _draft_pass(draft: ResolvedModel, alone: Footprint) -> DraftPass:
-    files = draft.files
+def _draft_pass(draft: ResolvedModel, of_draft: Footprint) -> DraftPass:
+    files, is_head = draft.files, draft.spec.first_layers == ALONE
+    tensors, settings = alone(files) if is_head else (files.tensors, files.settings)
     return DraftPass(
         draft.mix.base,
-        alone,
-        float(sum(tensor.params for tensor in files.tensors)),
-        place_bytes(files.settings, files.dtype_bytes, draft.spec.generation.stored_kv),
+        of_draft,
+        float(sum(tensor.params for tensor in tensors)),
+        place_bytes(settings, files.dtype_bytes, draft.spec.generation.stored_kv),
         all(choice.has_kernels(files.dtype_bytes) for choice in draft.mix.choices),
-        kept_share(draft, alone.weights),
+        kept_share(draft, of_draft.weights),
     )
 
 
@@ -222,9 +224,12 @@ def _predict_one(
     tensors = (
         kept_tensors(read_header(files.path))
         if held.keeps_blocks
-        else held_tensors(files, spec.mix)
+        else without_head(files, held_tensors(files, spec.mix))
     )
     settings = files.text_settings
+    is_head = spec.first_layers == ALONE
+    if is_head:
+        tensors, settings = alone(files)
     if not tensors:
         return None
     device = machine.device_class(model.device)
@@ -307,7 +312,7 @@ def _predict_one(
         is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
         packed = (tensor for tensor in tensors if is_tied or part_of(tensor) != "embedding")
         copied += sum(bytes_beyond_file(tensor) for tensor in packed)
-    slots = _tokenizer_slots(files, shape["vocab"])
+    slots = 0 if is_head else _tokenizer_slots(files, shape["vocab"])
     library = int(LIBRARY_MIB * MIB) + TOKENIZER_BYTES * slots
     first = 0
     if copied or packed_share:

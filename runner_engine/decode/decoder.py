@@ -15,6 +15,7 @@ from runner_engine.decode.tokens import (
     most_positions,
     read_and_score,
     sampler_of,
+    unread_tokens,
 )
 from runner_engine.kv_cache import Heads, OwnKv, Prefixes
 from runner_engine.sessions import EngineStats
@@ -37,6 +38,8 @@ class Decoder:
         self.stats, self.stopping, self.speculation = stats, stopping, speculation
         self.vocab_size, self.device = vocab_size, heads.device
         self.forward = Forward(model, heads)
+        if speculation.hidden_reader is not None:
+            self.forward.keep_hidden(speculation.hidden_reader)
         self.ahead = Ahead(self.forward)
         self.most_scored = most_positions(
             heads.device, vocab_size
@@ -98,6 +101,7 @@ class Decoder:
         decoding: active rows that get their next token, too: in this pass, or if not
         `joins_decoding`, from the step that has begun. Rows whose prompts end here become active.
         """
+        self.catch_up(own, decoding)
         steps = [
             TokenSpan(row, slot, row.tokens[-1:], row.kv.places)
             for slot, row in enumerate(decoding)
@@ -140,6 +144,7 @@ class Decoder:
             )
             self.speculation.note(len(new))
             return new
+        self.catch_up(own, rows)
         logits = self.ahead.logits(own, rows, reading)
         self.stopping.force(logits, rows)
         picked = self.sampler.pick(logits)
@@ -148,6 +153,18 @@ class Decoder:
         tokens = self.ahead.read(picked, own, rows, reading)
         self.speculation.note(None)
         return list(zip(rows, tokens, strict=True))
+
+    def catch_up(self, own: OwnKv, rows: Sequence[Row]) -> None:
+        """Let the states of rows, in the slots from 0 on, stand for all tokens but the last; after a
+        wrong guess they stand for fewer."""
+        pieces = []
+        for slot, row in enumerate(rows if own.states is not None else ()):
+            behind = unread_tokens(own, slot, row)[:-1]
+            if behind:
+                first = row.kv.places - len(behind)
+                pieces.append(TokenSpan(row, slot, behind, first, is_last=False))
+        if pieces:
+            self.forward.read_prompts(own, pieces, is_decoded=True)
 
     def _note_places(self, own: OwnKv, rows: Sequence[Row]) -> None:
         """Note that each of these rows, the first ones, has one more token in its slot."""

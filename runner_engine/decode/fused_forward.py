@@ -93,9 +93,17 @@ class FusedForward:
         return max(positions) < self.positions
 
     def __call__(
-        self, layout: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None
+        self,
+        layout: PassLayout,
+        ids: list[int],
+        positions: list[int],
+        keep: list[int] | None,
+        hidden: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
+        """Return the logits [n, V] after the tokens in `keep`, or after all tokens.
+
+        hidden: [tokens, width], is filled with what the head reads of every token.
+        """
         self._extend_rope_tables(max(positions) + 1)
         weights, count = self.weights, len(ids)
         pointer, int32 = native.pointer, torch.int32
@@ -140,9 +148,15 @@ class FusedForward:
             weights.mixers.point(tokens, layout.own.states)
         if adapted is not None:
             tokens.adapted = ctypes.addressof(adapted)
+        if hidden is not None:
+            tokens.hidden = native.pointer(hidden, self.heads.dtype, count, weights.hidden)
         self._run(tokens, apart)
         self.after_pass(count)
         return logits
+
+    def hidden_of(self, count: int) -> torch.Tensor:
+        """Return room for what the head reads of so many tokens."""
+        return torch.empty(count, self.weights.hidden, dtype=self.heads.dtype)
 
     @property
     def expert_counts(self) -> Mapping[nn.Module, torch.Tensor]:
@@ -179,7 +193,7 @@ class FusedForward:
         queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
         wide = queries * heads.dim
         phases = (
-            len(weights.layers) * LAYER_PHASES + weights.mixers.phases(tokens) + PRODUCT_PHASES + 2
+            len(weights.layers) * LAYER_PHASES + weights.mixers.phases(tokens) + PRODUCT_PHASES + 3
         )
         of_gates, of_mixers = wide * weights.has_query_gates, weights.mixers
         before = max(wide + of_gates + 2 * pairs, of_mixers.before)

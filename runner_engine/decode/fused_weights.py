@@ -50,7 +50,6 @@ from runner_engine.matmul import (
     requested,
     row_format,
 )
-from runner_engine.models.gguf_blocks import GgufEmbedding
 from runner_engine.models.lora.beside import beside, has_other_hooks
 from runner_engine.recurrent import CallParts
 
@@ -284,7 +283,7 @@ class FusedWeights:
             is_tied = layer.weight.data_ptr() == layout.head.weight.data_ptr()
             if is_tied and isinstance(panels, Panels) and self.rows <= self.vocabulary:
                 return int(panels.matrix.weight), True
-        elif not isinstance(layer, GgufEmbedding):
+        elif not getattr(layer, "makes_rows", False):
             return self._hold(layer.weight, self.rows, self.hidden), False
         elif layer.dtype != self.heads.dtype:
             raise NotFusable("its embedding has another number format")

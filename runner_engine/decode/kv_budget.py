@@ -204,6 +204,9 @@ class KvBudget:
         has_states = bool(
             self.heads.states
         )  # these cannot be cut back to a block of the prompt cache
+        states = self.own.states
+        if states is not None and states.read[slot] != row.kv.shared + row.kv.places:
+            return  # it stands for guessed tokens behind the row's end
         if row.request.keep or (row.request.recurring and has_states):
             self.conversations.keep(row.prompt + row.tokens, row.kv, self.own, slot, self.tokens)
         if row.request.recurring and not has_states:

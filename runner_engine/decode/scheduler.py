@@ -256,6 +256,8 @@ class Scheduler:
         """Remove an active row; the last one moves into its slot."""
         active = self.rows.active
         at, last = active.index(row), len(active) - 1
+        if self.kv.own is not None and (row.request.keep or row.request.recurring):
+            self.decoder.catch_up(self.kv.own, active)
         self.kv.keep(row, at)
         order = list(range(last))
         self.kv.leave(at, len(active), is_sound=row.error is None)

@@ -35,6 +35,21 @@ static void NAME(forward_attention)(const fused_pass *s, int64_t l, const produc
   end_part(NORMS_AND_ROPE);
 }
 
+/* The end of the last layer, where what the head reads of every token is handed out: the tokens to keep are copied from
+   there. */
+static void NAME(hand_out)(const fused_pass *s, const fused_norm *after, float scale, int is_added, phase **now) {
+  const int64_t kept = s->in->kept, hidden = s->model->hidden;
+  const int64_t chunk = chunk_of(kept, s->threads), chunks = ceil_div(kept, chunk);
+  fused_pass all = *s;
+  all.normed = s->in->hidden;
+  NAME(end_half)(&all, after, scale, is_added, &s->model->norm, 0, s->in->tokens, 0, (*now)++);
+  phase *copying = (*now)++;
+  FOR_EACH_CHUNK(i, copying, chunks, s->is_alone)
+    FOR_EACH_ITEM(t, i, chunk, kept)
+      memcpy((T *)s->normed + t * hidden, (const T *)all.normed + s->in->keep[t] * hidden, hidden * sizeof(T));
+  barrier(copying, chunks, s->is_alone);
+}
+
 /* The end of a layer: the norms of the next one, or of the head */
 static void NAME(end_layer)(const fused_pass *s, int64_t l, phase **now) {
   const fused_layer *layer = s->layers + l, *next = layer + 1;
@@ -42,7 +57,8 @@ static void NAME(end_layer)(const fused_pass *s, int64_t l, phase **now) {
   const fused_norm *after = layer->has_no_mlp ? &layer->after_attention : &layer->after_mlp;
   const int is_added = !is_apart && NAME(adds_at_once)(s, layer, after);
   const float scale = layer->beside && !layer->has_no_mlp ? layer->beside->mlp : s->model->residual_scale;
-  if (l + 1 == s->model->layers)
+  if (l + 1 == s->model->layers && s->in->hidden) NAME(hand_out)(s, after, scale, is_added, now);
+  else if (l + 1 == s->model->layers)
     NAME(end_half)(s, after, scale, is_added, &s->model->norm, 0, s->in->kept, s->in->keep, (*now)++);
   else
     NAME(end_half)(s, after, scale, is_added, &next->norm_in, NAME(norm_beside)(next), s->in->tokens, 0, (*now)++);

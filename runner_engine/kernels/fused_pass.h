@@ -31,7 +31,7 @@ typedef struct {
 /* Phases of a pass over so many tokens */
 INLINE int64_t phases_of(const fused_model *m, int64_t tokens) {
   const int64_t of_mixers = m->mixers * (MIXER_PHASES * ceil_div(tokens, ROUND_TOKENS) + BESIDE_PHASES);
-  return m->layers * LAYER_PHASES + of_mixers + PRODUCT_PHASES + 2;
+  return m->layers * LAYER_PHASES + of_mixers + PRODUCT_PHASES + 3;
 }
 #endif
 

@@ -1,6 +1,6 @@
 /* What a fused forward pass gets from Python, and its check; the pass is in fused_forward.h. */
 
-#define LAYER_PHASES (4 * PRODUCT_PHASES + 7) /* beside them: the embedding, the product of the head, what follows it */
+#define LAYER_PHASES (4 * PRODUCT_PHASES + 7) /* beside them: the embedding, what is handed out, the head's product, the rest */
 
 /* Kinds of norms (fused_rows.h): by the root mean square, rounded before the weight as in Llama, or only at the end; or
    with the mean subtracted, too. */
@@ -94,6 +94,7 @@ typedef struct {
   int64_t segment_count, state_slots;
   void *const *states;         /* [mixers, LAYER_STATES] */
   const adapted_tokens *adapted; /* or 0 */
+  void *hidden;                  /* [tokens, hidden]: what the head reads of every token, or 0 where nobody asks */
 } fused_tokens;
 
 /* A mixer beside attention: what both give is added up before it is added to the tokens. */

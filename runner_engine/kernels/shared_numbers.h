@@ -108,6 +108,6 @@ const shared_number shared_numbers[] = {
     AT(fused_tokens, workspace_bytes), AT(fused_tokens, windows), AT(fused_tokens, own_from),
     AT(fused_tokens, first_layer), AT(fused_tokens, mlp_in), AT(fused_tokens, mlp_out),
     AT(fused_tokens, segments), AT(fused_tokens, segment_count), AT(fused_tokens, state_slots), AT(fused_tokens, states),
-    AT(fused_tokens, adapted),
+    AT(fused_tokens, adapted), AT(fused_tokens, hidden),
     {0, 0},
 };

@@ -262,7 +262,7 @@ class FusedTokens(ctypes.Structure):
         ("first_layer", ctypes.c_int64),
         *fields_of(ctypes.c_void_p, "mlp_in", "mlp_out", "segments"),
         *fields_of(ctypes.c_int64, "segment_count", "state_slots"),
-        *fields_of(ctypes.c_void_p, "states", "adapted"),
+        *fields_of(ctypes.c_void_p, "states", "adapted", "hidden"),
     )
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
+from torch import nn
 
 from runner_base import ConfigError, FinishReason
 from runner_base.processor import left_out
 from runner_engine.attention import device_attention, shared_attention
-from runner_engine.checkpoints.draft import draft_of
 from runner_engine.checkpoints.footprint import PACKED_SHARE
 from runner_engine.checkpoints.mixture import mixture_in
 from runner_engine.checkpoints.published_settings import notes_on_publisher
@@ -52,10 +52,10 @@ from runner_engine.experts import ExpertUse
 from runner_engine.kv_cache import ConversationCache, Heads, PromptCache, kernels_for
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.local.capabilities import capabilities_of
-from runner_engine.local.draft import load_draft
+from runner_engine.local.draft import draft_engine, load_draft
 from runner_engine.local.kept_trials import KeptTrials
 from runner_engine.local.rates import arithmetic_of
-from runner_engine.matmul import Choice, requested
+from runner_engine.matmul import Choice, LayerWeights, requested
 from runner_engine.memory import PeakMemory, note_cuda, restart_cuda
 from runner_engine.models.adapting import adapt, release
 from runner_engine.models.load import Loaded, load_base
@@ -95,8 +95,7 @@ class LocalEngine:
         self._shared_attention: Choice | None = None
         self.stats = EngineStats()
         self.conversations, self.prompts = ConversationCache(), PromptCache()
-        draft = draft_of(resolved)
-        self.draft = None if draft is None else LocalEngine(draft)  # whose guesses are checked
+        self.draft = draft_engine(self, resolved)  # whose guesses are checked
         self.speculation = self._speculation()
         self._owns_bases = bases is None
         self._bases = bases or BaseCache()
@@ -287,6 +286,11 @@ class LocalEngine:
     def _speculation(self) -> Guesses:
         draft = None if self.draft is None else self.draft.forward
         return guesses_of(self.spec.generation.speculation, self.stats, draft)
+
+    @property
+    def matrices(self) -> Mapping[nn.Module, LayerWeights]:
+        """The weights that our own products read, by layer."""
+        return self._fast_layers.matrices if isinstance(self._fast_layers, FastLayers) else {}
 
     def forward(self) -> Forward:
         """Return passes of the loaded model, without rows: for who guesses by them."""

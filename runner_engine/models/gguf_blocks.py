@@ -117,6 +117,8 @@ class GgufEmbedding(nn.Embedding):
     """An embedding whose table, uint8 [tokens, bytes], is a file's blocks; a pass unpacks the rows
     of its tokens."""
 
+    makes_rows = True  # a pass in a single call asks for those of its tokens
+
     def __init__(
         self, like: nn.Embedding, stored: torch.Tensor, kind: str, dtype: torch.dtype
     ) -> None:

@@ -3,12 +3,15 @@ with it.
 
 A state stands for the tokens that were read into it, and cannot be cut back. So each slot knows how
 many these are, and a pass that would continue from another token is an error, and not an answer.
+Before guesses are read, states are copied; a row with a wrong guess gets its state back, and reads
+what was right of it again with its next tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,6 +28,15 @@ BROKEN = -1  # tokens of a state that a pass has left half changed
 def state_bytes(shapes: Shapes) -> int:
     """Return the memory of one row's states."""
     return sum(shape.bytes for of_layer in shapes for shape in of_layer)
+
+
+@dataclass(frozen=True)
+class SavedStates:
+    """Copies of states, out of which a wrong guess cannot be taken otherwise."""
+
+    slots: list[int]
+    read: list[int]  # as of RowStates
+    tensors: list[Tensor]
 
 
 class RowStates:
@@ -73,6 +85,20 @@ class RowStates:
         for tensor, source in zip(self._tensors, other._tensors, strict=True):
             tensor[slot] = source[of_slot]
         self.read[slot] = other.read[of_slot]
+
+    def saved(self, slots: Sequence[int]) -> SavedStates:
+        """Return copies of the states of these slots."""
+        at = torch.tensor(slots, dtype=torch.int64, device=self.device)
+        read = [self.read[slot] for slot in slots]
+        return SavedStates(list(slots), read, [tensor[at] for tensor in self._tensors])
+
+    def restore(self, saved: SavedStates, slots: Sequence[int]) -> None:
+        """Let some of the slots have their states back."""
+        for slot in slots:
+            at = saved.slots.index(slot)
+            self.read[slot] = saved.read[at]
+            for tensor, source in zip(self._tensors, saved.tensors, strict=True):
+                tensor[slot] = source[at]
 
     @contextmanager
     def reading(

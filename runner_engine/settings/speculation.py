@@ -1,6 +1,6 @@
 """How the next tokens of a row are guessed, before the model checks several of them in one pass.
 
-`generation.speculate` is a short name (off, auto, ngram, draft) or a mapping ({kind: draft, layers:
+`generation.speculate` is a short name (off, auto, ngram, draft, mtp) or a mapping ({kind: draft, layers:
 10, tokens: 3}); `str` of what it means is the shortest text that says the same, by which jobs are
 told apart.
 """
@@ -29,6 +29,7 @@ class Guesser(StrEnum):
     auto = "auto"  # prompt lookup for a few greedy rows, while it saves time
     ngram = "ngram"  # prompt lookup at every step of every row
     draft = "draft"  # a smaller model, at every step of every row
+    mtp = "mtp"  # the model's own head for several tokens (MTP), at every step of every row
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Speculate:
     off: ClassVar[Speculate]
     ngram: ClassVar[Speculate]
     draft: ClassVar[Speculate]
+    mtp: ClassVar[Speculate]
 
     @classmethod
     def of(cls, value: object) -> Speculate:
@@ -58,11 +60,13 @@ class Speculate:
     @property
     def is_steady(self) -> bool:
         """Whether tokens are guessed at every step, whatever the clock says."""
-        return self.kind in (Guesser.ngram, Guesser.draft)
+        return self.kind not in (Guesser.off, Guesser.auto)
 
     @property
     def words(self) -> str:
         """What a job says of it."""
+        if self.kind is Guesser.mtp:
+            return f"the model's own head (MTP) guesses {self.tokens} tokens a step"
         if self.kind is not Guesser.draft:
             return f"up to {self.tokens} tokens a step, that followed the same ones before"
         model = "the same model" if self.model is None else self.model
@@ -88,8 +92,9 @@ Speculate.auto = Speculate()
 Speculate.off = Speculate(Guesser.off)
 Speculate.ngram = Speculate(Guesser.ngram)
 Speculate.draft = Speculate(Guesser.draft, quantization=DRAFT_QUANTIZATION)
+Speculate.mtp = Speculate(Guesser.mtp)
 SHORT_NAMES: dict[str, Speculate] = {
-    name: getattr(Speculate, name) for name in ("auto", "off", "ngram", "draft")
+    name: getattr(Speculate, name) for name in ("auto", "off", "ngram", "draft", "mtp")
 }
 INERT = ("auto", "off")  # values that change no answer and no part of how it is made
 
@@ -100,8 +105,6 @@ def _of_text(text: str) -> Speculate:
         return SHORT_NAMES[text]
     if text == "none":
         return Speculate.off
-    if text == "mtp":
-        raise _wrong(text, _NO_HEADS)
     if text.startswith("{"):
         import yaml
 
@@ -114,9 +117,6 @@ def _of_text(text: str) -> Speculate:
     raise _wrong(text)
 
 
-_NO_HEADS = "the heads for several tokens that some models carry (MTP) are not read here"
-
-
 def _of_mapping(given: Mapping[Any, Any]) -> Speculate:
     known = [item.name for item in fields(Speculate)]
     if unknown := [str(name) for name in given if name not in known]:
@@ -124,8 +124,6 @@ def _of_mapping(given: Mapping[Any, Any]) -> Speculate:
     kind = given.get("kind", Guesser.draft)
     if kind in ("none", False):
         kind = Guesser.off
-    if kind == "mtp":
-        raise _wrong(_flow(given), _NO_HEADS)
     if kind not in [*Guesser]:
         raise _wrong(_flow(given), f"kind is {kind!r}, and must be one of {', '.join(Guesser)}")
     kind = Guesser(str(kind))
@@ -140,7 +138,7 @@ def _of_mapping(given: Mapping[Any, Any]) -> Speculate:
     if kind in (Guesser.off, Guesser.auto):
         if "tokens" in given:
             raise _wrong(
-                _flow(given), f"tokens is for the kinds ngram and draft, and kind is {kind}"
+                _flow(given), f"tokens is for the kinds ngram, draft and mtp, and kind is {kind}"
             )
         return Speculate(kind)
     if kind is Guesser.draft and not _named(model, quantization, layers):

@@ -19,7 +19,11 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "Steady",  # lets one guess for every row at each step, and counts how much was right
 ]
 
-DRAFTERS = {Guesser.ngram: "ngram", Guesser.draft: "draft_model"}  # the module of each way
+DRAFTERS = {  # the module of each way
+    Guesser.ngram: "ngram",
+    Guesser.draft: "draft_model",
+    Guesser.mtp: "own_head",
+}
 
 
 def guesses_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from runner_engine.decode.passes import HiddenReader
 from runner_engine.decode.rows import Row
 
 
@@ -20,3 +21,7 @@ class Drafter(Protocol):
     @property
     def bytes_per_token(self) -> int:
         """What it keeps in memory for each token of a row."""
+
+    @property
+    def hidden_reader(self) -> HiddenReader | None:
+        """Who wants to know what the model's head reads; None: nobody."""

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from runner_engine.attention import PrefixUse
-from runner_engine.decode.passes import Forward, TokenSpan
+from runner_engine.decode.passes import Forward, HiddenReader, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kernels import picking
 from runner_engine.kv_cache import OwnKv, Prefix, RowKv, own_kv
@@ -30,6 +30,8 @@ FEW_TOKENS = 32  # that a row may read in the pass of its guess: more are the be
 
 class Way:
     """Rows of a draft model beside those of the model, in the slots 0 … n-1 of a store."""
+
+    hidden_reader: HiddenReader | None = None
 
     def __init__(self, stats: EngineStats, draft: Callable[[], Forward] | None) -> None:
         assert draft is not None
@@ -50,7 +52,7 @@ class Way:
 
     def forget(self) -> None:
         """Forget the rows: their prompts are read again where they continue."""
-        self.rows: list[_DraftRow] = []  # by slot
+        self.rows: list[DraftRow] = []  # by slot
         self._own: OwnKv | None = None
         self._uses: list[PrefixUse] | None = None  # the prefixes of all rows
 
@@ -58,9 +60,9 @@ class Way:
         """Return the draft's own next tokens behind those of each row."""
         self._follow(rows)
         limits = dict(zip(rows, most, strict=True))
-        going = [one for one in self.rows if self._may_guess(one, limits[one.of])]
         for one in self.rows:
             one.guess = []
+        going = [one for one in self.rows if self._may_guess(one, limits[one.of])]
         if going:
             self._read_beginnings(going)
         while going:
@@ -73,7 +75,7 @@ class Way:
         guess_of = {one.of: one.guess for one in self.rows}
         return [guess_of[row] for row in rows]
 
-    def _may_guess(self, one: _DraftRow, limit: int) -> bool:
+    def _may_guess(self, one: DraftRow, limit: int) -> bool:
         """Whether the draft knows all tokens of a row, and has room for its guess."""
         fused = self.forward.fused
         known = len(one.row.prompt) + len(one.row.tokens)
@@ -94,7 +96,7 @@ class Way:
                 self.rows.pop()
                 self._uses = None
         known = {one.of for one in self.rows}
-        entering = [_DraftRow(row, self._prefix(row.kv.prefix)) for row in rows if row not in known]
+        entering = [self._entering(row) for row in rows if row not in known]
         if not entering and len(self.rows) < before:
             own.keep_spare(0)
         if entering:
@@ -109,6 +111,10 @@ class Way:
         for one in self.rows:
             one.take_over()
 
+    def _entering(self, row: Row) -> DraftRow:
+        """Return the draft's row of one of the model's."""
+        return DraftRow(row, row.prompt, self._prefix(row.kv.prefix))
+
     def _prefix(self, of: Prefix | None) -> Prefix | None:
         """Return the draft's prefix with the tokens of one of the model's."""
         if of is None or self.forward.kernels is None:
@@ -120,14 +126,14 @@ class Way:
 
     # --------------------------------------------------------------------------------------- passes
 
-    def _read_beginnings(self, going: Sequence[_DraftRow]) -> None:
+    def _read_beginnings(self, going: Sequence[DraftRow]) -> None:
         """Read prefixes, and prompts up to the tokens of the next pass: that is the time of
         prompts."""
         started, has_read = time.perf_counter(), False
         for one in going:
             for prefix in one.row.kv.needed:
                 while prefix.kv is None:
-                    self.forward.read_prefix(prefix, MOST_TOKENS)
+                    self._read_prefix(prefix)
                     has_read = True
         while long := [one for one in going if one.unread > FEW_TOKENS]:
             pieces, left = [], MOST_TOKENS
@@ -140,7 +146,7 @@ class Way:
         if has_read:
             self.stats.prefill_s += time.perf_counter() - started
 
-    def _next_tokens(self, going: Sequence[_DraftRow]) -> list[int]:
+    def _next_tokens(self, going: Sequence[DraftRow]) -> list[int]:
         """Read what is not read of these rows, and return the most probable next token of each."""
         assert self._own is not None
         if len(going) == len(self.rows) and all(one.unread == 1 for one in going):
@@ -150,6 +156,7 @@ class Way:
             )
             if self._uses is None:
                 self._uses = self.forward.uses_of(rows)
+            self._begin_pass([(one, one.row.kv.places, 1) for one in going])
             logits = self.forward.step(self._own, rows, self._uses)
             for slot, row in enumerate(rows):
                 row.kv.places += 1
@@ -159,17 +166,24 @@ class Way:
         tokens: list[int] = picking.argmax(logits).tolist()
         return tokens
 
-    def _piece(self, one: _DraftRow, count: int, is_last: bool) -> TokenSpan:
+    def _piece(self, one: DraftRow, count: int, is_last: bool) -> TokenSpan:
         row, start, last = one.row, one.row.kv.places, one.unread
         is_answer = last <= len(row.tokens)
         unread = row.tokens[len(row.tokens) - last :] if is_answer else row.pending[start:]
         ids = unread[:count]
         return TokenSpan(row, self.rows.index(one), ids, start, is_last=is_last)
 
+    def _begin_pass(self, pieces: Sequence[tuple[DraftRow, int, int]]) -> None:
+        """Prepare a pass that reads so many tokens of each row from a place on: nothing, here."""
+
+    def _read_prefix(self, prefix: Prefix) -> None:
+        self.forward.read_prefix(prefix, MOST_TOKENS)
+
     def _read(self, pieces: Sequence[TokenSpan]) -> torch.Tensor:
         assert self._own is not None
         longest = max(piece.before + len(piece.ids) for piece in pieces)
         self._own.lengthen(longest, max(piece.row.need for piece in pieces))
+        self._begin_pass([(self.rows[one.slot], one.before, len(one.ids)) for one in pieces])
         logits = self.forward.read_prompts(self._own, pieces)
         for piece in pieces:
             piece.row.kv.places += len(piece.ids)
@@ -177,12 +191,12 @@ class Way:
         return logits
 
 
-class _DraftRow:
+class DraftRow:
     """A row of the model, as the draft has it."""
 
-    def __init__(self, of: Row, prefix: Prefix | None) -> None:
+    def __init__(self, of: Row, prompt: list[int], prefix: Prefix | None) -> None:
         self.of = of
-        self.row = Row(of.request, of.prompt, "", of.limit, kv=RowKv(prefix))
+        self.row = Row(of.request, prompt, "", of.limit, kv=RowKv(prefix))
         self.guess: list[int] = []
         self._same = 0  # tokens that both have for certain
         self._largest = max(of.prompt, default=0)  # of the tokens that it must read

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from runner_engine.decode.drafting.contract import Drafter
-from runner_engine.decode.passes import Forward
+from runner_engine.decode.passes import Forward, HiddenReader
 from runner_engine.decode.rows import Row
 from runner_engine.decode.tokens import Drafts, Sampler, Stopping, check_guesses, right_ones
 from runner_engine.kv_cache import OwnKv
@@ -26,10 +26,14 @@ class Steady:
         """What the drafter keeps in memory for each token of a row."""
         return self.drafter.bytes_per_token
 
+    @property
+    def hidden_reader(self) -> HiddenReader | None:
+        """Who wants to know what the model's head reads; None: nobody."""
+        return self.drafter.hidden_reader
+
     def drafts(self, rows: Sequence[Row], forward: Forward, sampler: Sampler) -> Drafts:
-        """Return a guess for each row, which may be empty, or an empty list if no row wants one. A
-        wrong one cannot be taken out of a state, so models that carry one get none."""
-        if forward.mixers or not any(row.request.is_guessed for row in rows):
+        """Return a guess for each row, which may be empty, or an empty list if no row wants one."""
+        if not any(row.request.is_guessed for row in rows):
             return []
         most = [self._most(row, forward) for row in rows]
         guesses = self.drafter.propose(rows, most)

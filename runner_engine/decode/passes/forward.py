@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from runner_base import ConfigError
 from runner_engine.attention import PassLayout, PrefixUse, Span, in_call_order, running
@@ -74,6 +75,16 @@ class Before:
         return key, value
 
 
+class HiddenReader(Protocol):
+    """Is told what the head reads of every token, as soon as it is computed: [tokens, width]."""
+
+    def note_prefix(self, prefix: Prefix, first: int, hidden: torch.Tensor) -> None:
+        """Take what was computed of a prefix, from its token `first` on."""
+
+    def note_row(self, row: Row, place: int, hidden: torch.Tensor) -> None:
+        """Take what was computed of a row, from its own place `place` on."""
+
+
 class Forward:
     """Sends tokens through a model: a prefix, prompts of rows that enter, one token of each row, or
     guessed tokens."""
@@ -91,9 +102,16 @@ class Forward:
         in_steps = heads.by_sdpa and not goes_apart
         self.device_step = DeviceStep(model, heads) if in_steps else None
         self.fused: FusedForward | None = None  # runs a pass in a single call where possible
+        self.keeps_hidden = False
+        self.hidden: torch.Tensor | None = None  # of the last pass: what the head reads of all
+        self.hidden_reader: HiddenReader | None = None
         self.most_tokens = self.most_logits = (
             0  # the largest pass so far: its tokens, and its rows of logits
         )
+
+    def keep_hidden(self, reader: HiddenReader | None = None) -> None:
+        """Keep what the head reads of every token of a pass; recorded steps would not hand it out."""
+        self.keeps_hidden, self.hidden_reader, self.device_step = True, reader, None
 
     @property
     def most_prefixes(self) -> int | None:
@@ -127,6 +145,8 @@ class Forward:
         layout = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
         with self._states(into.store, [0], [first], [count]), self._with([prefix.adapter], [count]):
             self._forward(layout, ids, list(range(first, first + count)), [count - 1])
+        if self.hidden_reader is not None and self.hidden is not None:
+            self.hidden_reader.note_prefix(prefix, before, self.hidden)
         prefix.partial, prefix.read = into, before + count
         into.store.fill(0, prefix.read)  # whatever continues it begins at its end
         prefix.freed = into.store.freed(0)
@@ -134,9 +154,14 @@ class Forward:
             prefix.kv, prefix.partial = into, None
         return count
 
-    def read_prompts(self, own: OwnKv, pieces: Sequence[TokenSpan]) -> torch.Tensor:
+    def read_prompts(
+        self, own: OwnKv, pieces: Sequence[TokenSpan], is_decoded: bool = False
+    ) -> torch.Tensor:
         """Read pieces of prompts, each into its row's slot; return the wanted logits [n, V], in
-        order."""
+        order.
+
+        is_decoded: they are tokens of answers, or guesses at these.
+        """
         ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -165,8 +190,10 @@ class Forward:
         starts = [piece.row.kv.shared + piece.before for piece in read]
         counts = [len(piece.ids) for piece in read]
         adapters = self._with([piece.row.kv.adapter for piece in read], counts)
-        with self._states(own, [piece.slot for piece in read], starts, counts), adapters:
+        into = self._states(own, [piece.slot for piece in read], starts, counts, is_decoded)
+        with into, adapters:
             logits = self._forward(layout, ids, positions, kept or [len(ids) - 1])
+        self._tell_rows([(piece.row, piece.before, len(piece.ids)) for piece in pieces])
         return logits[: len(kept)]
 
     def uses_of(self, rows: Sequence[Row]) -> list[PrefixUse]:
@@ -198,7 +225,9 @@ class Forward:
         each = [1] * len(rows)
         adapters = self._with([row.kv.adapter for row in rows], each)
         with self._states(own, range(len(rows)), positions, each, is_decoded=True), adapters:
-            return self._forward(layout, ids, positions, None)
+            logits = self._forward(layout, ids, positions, None)
+        self._tell_rows([(row, row.kv.places, 1) for row in rows])
+        return logits
 
     def step_of_picked(
         self, own: Slots, rows: Sequence[Row], reading: Sequence[Row], picked: torch.Tensor
@@ -221,6 +250,14 @@ class Forward:
                 f"the model answered with token {largest}, and its embedding ends at {self.rows - 1}: its head is "
                 "larger than its embedding, so head and embedding are of different checkpoints or tokenizers"
             )
+
+    def _tell_rows(self, pieces: Sequence[tuple[Row, int, int]]) -> None:
+        """Tell of the last pass, which has read so many tokens of each row from a place on."""
+        if self.hidden_reader is None or self.hidden is None:
+            return
+        parts = self.hidden.split([count for _, _, count in pieces])
+        for (row, place, _), hidden in zip(pieces, parts, strict=True):
+            self.hidden_reader.note_row(row, place, hidden)
 
     def _uses(self, paths: Sequence[list[Prefix]], of_path: Sequence[int]) -> list[PrefixUse]:
         """Return each prefix of these paths once; of_path: the number of each token's path."""
@@ -285,7 +322,9 @@ class Forward:
             assert self.device_step is not None
             return self.device_step(layout, ids, positions)
         if self.fused is not None and self.fused.fits(positions):
-            return self.fused(layout, ids, positions, keep)
+            if self.keeps_hidden:
+                self.hidden = self.fused.hidden_of(len(ids))
+            return self.fused(layout, ids, positions, keep, self.hidden)
         device, layout.positions = self.heads.device, positions
         before = {"past_key_values": Before(positions, device)} if self.counts_before else {}
         attend, states = (
@@ -293,7 +332,7 @@ class Forward:
             layout.own.states,
         )
         in_layers = nullcontext() if states is None else states.standing_in(self.mixers)
-        with torch.inference_mode(), running(self.model, attend), in_layers:
+        with torch.inference_mode(), running(self.model, attend), in_layers, self._listening():
             output = self.model(
                 input_ids=torch.tensor([ids], device=device),
                 position_ids=torch.tensor([positions], device=device),
@@ -305,3 +344,19 @@ class Forward:
         if keep is not None and len(logits) != len(keep):
             logits = logits[keep]  # a model that does not know the key hands it on, and gives all
         return logits
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Keep what a model's own operations hand to the head, if it is wanted."""
+
+        def note(_module: nn.Module, _given: Any, output: Any) -> None:
+            self.hidden = output.last_hidden_state[0]
+
+        if not self.keeps_hidden:
+            yield
+            return
+        hook = self.model.get_decoder().register_forward_hook(note)
+        try:
+            yield
+        finally:
+            hook.remove()

@@ -1,6 +1,12 @@
 """From logits to tokens and answers. These names are what those who decode need of this folder."""
 
-from runner_engine.decode.tokens.guesses import Drafts, Guesses, check_guesses, right_ones
+from runner_engine.decode.tokens.guesses import (
+    Drafts,
+    Guesses,
+    check_guesses,
+    right_ones,
+    unread_tokens,
+)
 from runner_engine.decode.tokens.sampling import Sampler, generator_of, leave_only, sampler_of
 from runner_engine.decode.tokens.scoring import most_positions, read_and_score, score, scored
 from runner_engine.decode.tokens.speculation import Lookup, Speculation
@@ -16,6 +22,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "Guesses",  # what the decoder asks of them
     "Drafts",  # the guess of each row
     "check_guesses",  # the new tokens of each row, from one pass over all guesses
+    "unread_tokens",  # the last tokens of a row that its next pass reads
     "right_ones",  # how many tokens of a guess were right
     "Speculation",  # guesses for a few greedy rows, while they save time
     "Lookup",  # what followed a row's last tokens before

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Protocol
 
-from runner_engine.decode.passes import Forward, TokenSpan
+from runner_engine.decode.passes import Forward, HiddenReader, TokenSpan
 from runner_engine.decode.rows import NO_TOKEN, Row
 from runner_engine.decode.tokens.sampling import Sampler
 from runner_engine.decode.tokens.stopping import Stopping
@@ -50,6 +50,10 @@ class Guesses(Protocol):
     def bytes_per_token(self) -> int:
         """What it keeps in memory for each token of a row."""
 
+    @property
+    def hidden_reader(self) -> HiddenReader | None:
+        """Who wants to know what the model's head reads; None: nobody."""
+
 
 def check_guesses(
     forward: Forward,
@@ -61,14 +65,18 @@ def check_guesses(
 ) -> list[list[int]]:
     """Read each row's last token with its guess; return the new tokens of each row: those of its
     guess that the model gives, and one more."""
+    states = own.states
+    guessed = [slot for slot, draft in enumerate(drafts) if draft]
+    saved = None if states is None else states.saved(guessed)
     longest = max(row.kv.places + len(draft) for row, draft in zip(rows, drafts, strict=True))
     own.lengthen(longest + 1, max(row.need for row in rows))
-    pieces = [
-        TokenSpan(row, slot, [row.tokens[-1], *draft], row.kv.places, targets=[*draft, NO_TOKEN])
-        for slot, (row, draft) in enumerate(zip(rows, drafts, strict=True))
-    ]
-    logits = forward.read_prompts(own, pieces)
-    firsts = [0, *accumulate(len(piece.ids) for piece in pieces)][:-1]
+    pieces = []
+    for slot, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
+        unread = unread_tokens(own, slot, row)
+        first = row.kv.places + 1 - len(unread)
+        pieces.append(TokenSpan(row, slot, [*unread, *draft], first, targets=[*draft, NO_TOKEN]))
+    logits = forward.read_prompts(own, pieces, is_decoded=True)
+    firsts = [0, *accumulate(piece.wanted for piece in pieces)][:-1]
     stopping.force(logits, rows, firsts)
     new: Drafts = [[] for _ in rows]
     if all(map(sampler.is_greedy, range(len(rows)))):
@@ -93,7 +101,18 @@ def check_guesses(
         # places of wrong guesses will be overwritten
         own.fill(slot, row.kv.places + len(draft) + 1)
         row.kv.places += len(new[slot])
+    if states is not None and saved is not None:
+        states.restore(saved, [slot for slot in guessed if len(new[slot]) <= len(drafts[slot])])
     return new
+
+
+def unread_tokens(own: OwnKv, slot: int, row: Row) -> list[int]:
+    """Return the last tokens of a row that its next pass reads: the last one, and with it those that
+    a state does not stand for, which was brought back when a guess was wrong."""
+    if own.states is None:
+        return row.tokens[-1:]
+    behind = row.kv.shared + row.kv.places - own.states.read[slot]
+    return row.tokens[-1 - behind :]
 
 
 def right_ones(draft: Sequence[int], new: Sequence[int]) -> int:

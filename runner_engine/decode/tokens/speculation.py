@@ -155,6 +155,8 @@ class Speculation:
     """Guesses for a few greedy rows while that is worth it; the measurements are kept for the whole
     engine."""
 
+    hidden_reader = None
+
     def __init__(self, stats: EngineStats, is_wanted: bool) -> None:
         self.stats, self.is_wanted = stats, is_wanted
         self._is_same: bool | None = (

@@ -7,31 +7,27 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from guessing import asked_of, check, ended, guessing_engine
 from scipy.stats import chisquare
 from streams import PROMPTS
 
 from runner_base import ConfigError
-from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.resolve import resolve
 from runner_engine.decode.drafting import draft_model
 from runner_engine.decode.rows import Row
 from runner_engine.decode.tokens import Stopping, check_guesses, sampler_of
-from runner_engine.local.before_load import check_files
 from runner_engine.local.engine import LocalEngine
-from runner_engine.sessions import contract
+from runner_engine.recurrent import RowStates
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.sampling import Sampling
-from runner_engine.spec import ModelSpec
 from tools import families
 
-NEW_TOKENS = 24
 TOKENS = 3
 
 Make = Callable[..., LocalEngine]
@@ -39,44 +35,7 @@ Make = Callable[..., LocalEngine]
 
 @pytest.fixture
 def engine_of(opened: Make) -> Make:
-    def make(folder: Path, speculate: Any = "off", dtype: Dtype = Dtype.float32) -> LocalEngine:
-        generation = GenerationConfig(max_new_tokens=NEW_TOKENS, speculate=speculate)
-        model = LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)
-        return opened(model=model, generation=generation)
-
-    return make
-
-
-def ended(engine: LocalEngine, asked: Sequence[Request], rows: int | None) -> dict[Any, Any]:
-    """Return of each answer its tokens, its text and its end."""
-    return {
-        (done.id, done.choice): (
-            done.answer.token_ids,
-            done.answer.text,
-            done.answer.finish_reason,
-            done.error,
-        )
-        for done in contract.complete(engine, asked, rows)
-    }
-
-
-def asked_of(texts: dict[Any, Any] | None = None) -> list[Request]:
-    """Return greedy, sampled and limited requests with shared beginnings; texts: answers within
-    which some end."""
-    asked = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
-    asked += [
-        Request(f"sampled {at}", prompt, sampling=Sampling(temperature=0.9, top_p=0.95), n=2)
-        for at, prompt in enumerate(PROMPTS[:3])
-    ]
-    asked.append(Request("penalty", PROMPTS[2], sampling=Sampling(repetition_penalty=1.3)))
-    counted = Sampling(temperature=1.0, frequency_penalty=0.5)
-    asked.append(Request("counted", PROMPTS[3], sampling=counted))
-    asked += [Request(f"limit {limit}", PROMPTS[1], max_new_tokens=limit) for limit in (1, 2, 5)]
-    asked.append(Request("measured", PROMPTS[0], ignore_eos=True))
-    for at in range(0 if texts is None else 3):
-        stop = (texts or {})[at, 0][1][5:7]
-        asked.append(Request(f"stop {at}", PROMPTS[at], stop=(stop,)))
-    return asked
+    return partial(guessing_engine, opened)
 
 
 @pytest.mark.parametrize("rows", [1, 5, None])
@@ -141,6 +100,58 @@ def test_families(
     assert whole.stats.accepted_at == whole.stats.drafted_at
 
 
+HYBRIDS = (
+    "qwen3_5_text",
+    "qwen3_next",
+    "olmo_hybrid",
+    "lfm2",
+    "bamba",
+    "falcon_h1",
+    "jamba",
+    "mamba2",
+)
+
+
+@pytest.mark.parametrize("rows", [1, 5, None])
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_states_are_given_back_when_a_guess_is_wrong(
+    family: str, rows: int | None, engine_of: Make, made_once: Callable[..., Path]
+) -> None:
+    """Layers that carry a state: rows of different acceptance, in slots that move."""
+
+    def make(into: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            own = families.OVERRIDES.get(family, {}) | {"max_position_embeddings": 512}
+            patch.setitem(families.OVERRIDES, family, own)
+            families.build(family, into)
+
+    folder = made_once(f"guessed_{family}", make)
+    plain, guessing = engine_of(folder), engine_of(folder, "ngram")
+    asked = asked_of(ended(plain, [Request(at, text) for at, text in enumerate(PROMPTS)], rows))
+    expected = ended(plain, asked, rows)
+    assert ended(guessing, asked, rows) == expected
+    assert 0 < guessing.stats.accepted_tokens < guessing.stats.draft_tokens
+
+
+def test_states_that_are_not_given_back_change_answers(
+    engine_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: a state that stands for a wrong guess."""
+    families.build("qwen3_5_text", tmp_path)
+    asked = [Request(at, prompt) for at, prompt in enumerate(PROMPTS[-2:])]
+    expected = ended(engine_of(tmp_path), asked, None)
+    guessing = engine_of(tmp_path, "ngram")
+    assert ended(guessing, asked, None) == expected
+    assert guessing.stats.accepted_tokens < guessing.stats.draft_tokens
+
+    def only_counts(states: RowStates, saved: Any, slots: Sequence[int]) -> None:
+        for slot in slots:
+            states.read[slot] = saved.read[saved.slots.index(slot)]
+
+    monkeypatch.setattr(RowStates, "restore", only_counts)
+    assert ended(engine_of(tmp_path, "ngram"), asked, None) != expected
+
+
 def test_rows_with_and_without_guesses_decode_together(
     engine_of: Make, saved_family: Callable[..., Path]
 ) -> None:
@@ -203,10 +214,9 @@ def test_a_draft_must_fit_the_model(saved_family: Callable[..., Path], tmp_path:
         check(folder, {"kind": "draft", "layers": 9})
     with pytest.raises(ConfigError, match=r"quantization must be one of .*, nf4, "):
         check(folder, {"kind": "draft", "quantization": "nf5"})
-    with pytest.raises(
-        ConfigError, match=r"layers of the model carry a state .*use generation.speculate=off"
-    ):
-        check(hybrid, "ngram")
+    check(hybrid, "ngram")
+    with pytest.raises(ConfigError, match=r"layers of the draft carry a state .*ngram"):
+        check(hybrid, {"kind": "draft", "layers": 1})
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     tokens = json.loads((folder / "tokenizer.json").read_text())
@@ -249,13 +259,6 @@ def test_a_mistake_in_a_draft_names_its_key(
         check(folder, {"model": str(tmp_path / "nothing")})
 
 
-def check(folder: Path, speculate: Any) -> None:
-    """Check a model and its draft, as before a load."""
-    generation = GenerationConfig(speculate=speculate)
-    model = LocalModelConfig(name=str(folder), device="cpu")
-    check_files(resolve(ModelSpec(model, generation=generation)))
-
-
 PROBABILITIES = torch.tensor([[0.5, 0.05, 0.3, 0.15], [0.1, 0.2, 0.3, 0.4], [0.25] * 4])
 GUESS = [2, 3]  # by no means the most probable token first
 DRAWS = 2000
@@ -264,7 +267,10 @@ DRAWS = 2000
 class Known:
     """Passes with known probabilities behind the last token, and behind each of a guess."""
 
-    def read_prompts(self, _: Any, pieces: Sequence[Any]) -> torch.Tensor:
+    states = None
+
+    def read_prompts(self, _: Any, pieces: Sequence[Any], is_decoded: bool) -> torch.Tensor:
+        assert is_decoded
         return PROBABILITIES.log().repeat(len(pieces), 1)
 
     def lengthen(self, *_: int) -> None:
@@ -315,18 +321,19 @@ def test_words() -> None:
         "draft",
     ]
     assert text("none") == text({"kind": "none"}) == text(False) == "off"
+    assert text("mtp") == text({"kind": "mtp"}) == text({"kind": "mtp", "tokens": 3}) == "mtp"
+    assert text({"kind": "mtp", "tokens": 2}) == "{kind: mtp, tokens: 2}"
     assert text({"kind": "draft", "quantization": "nf4"}) == "draft"
     assert text("{kind: draft, layers: 10, tokens: 4}") == "{kind: draft, tokens: 4, layers: 10}"
     assert text(text({"layers": 10, "tokens": 4})) == "{kind: draft, tokens: 4, layers: 10}"
     for wrong, said in {
-        "mtp": "MTP",
-        "{kind: mtp}": "MTP",
-        "{kind: eagle}": "must be one of off, auto, ngram, draft",
+        "{kind: eagle}": "must be one of off, auto, ngram, draft, mtp",
+        "{kind: mtp, layers: 3}": "layers is of a draft model, and kind is mtp",
         "{kind: ngram, layers: 3}": "layers is of a draft model",
         "{kind: auto, tokens: 3}": "tokens is for the kinds",
         "{tokens: 17}": r"must lie in 1\.\.16",
         "{drafts: 3}": "it has no key drafts",
-        "fast": "must be one of auto, off, ngram, draft, or",
+        "fast": "must be one of auto, off, ngram, draft, mtp, or",
     }.items():
         with pytest.raises(ConfigError, match=said):
             GenerationConfig(speculate=wrong)

@@ -1,0 +1,141 @@
+"""The head for the next tokens (multi-token prediction, MTP) that a model's own files carry: which
+tensors it has, and what is refused. Imports no torch.
+
+Such a head is one more layer. Of each token it reads what the model's last norm gave for the token
+before, and the token's embedding, both normed and joined by a matrix; embedding and output matrix
+are the model's own. transformers leaves these tensors out of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runner_base import ConfigError
+from runner_engine.checkpoints.resolve import ModelFiles
+from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.settings.speculation import KEY, Speculate
+
+FLOATS = ("BF16", "F16", "F32")
+ALONE = 0  # layers of the model beside the head, in ModelSpec.first_layers
+LAYER, NORM = "model.layers.0.", "model.norm.weight"  # as the head has them in a model of one layer
+JOINING = ("join.weight", "norm_of_embedding.weight", "norm_of_hidden.weight")
+
+
+@dataclass(frozen=True)
+class HeadForm:
+    """How a family names the tensors of its head."""
+
+    counted: str  # the key of config.json that says how many there are
+    begin: str  # of their names; {layers}: the number of the model's own layers
+    block: str  # what the names of its layer have behind that
+    joining: tuple[str, str, str]  # as JOINING
+    norm: str
+    shared: tuple[str, ...] = ()  # copies of the model's own
+
+    def names(self, settings: Mapping[str, Any], tensors: Iterable[Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a head by their names in a model of one layer."""
+        begin = self.begin.format(layers=settings.get("num_hidden_layers"))
+        others = dict(zip((*self.joining, self.norm), (*JOINING, NORM), strict=True))
+        found = {}
+        for tensor in tensors:
+            name = tensor.name.removeprefix(begin)
+            if name == tensor.name or name in self.shared:
+                continue
+            if name in others:
+                found[others[name]] = tensor
+            elif name.startswith(self.block):
+                found[LAYER + name.removeprefix(self.block)] = tensor
+        return found
+
+
+QWEN = HeadForm(
+    "mtp_num_hidden_layers",
+    "mtp.",
+    "layers.0.",
+    ("fc.weight", "pre_fc_norm_embedding.weight", "pre_fc_norm_hidden.weight"),
+    "norm.weight",
+)
+DEEPSEEK = HeadForm(
+    "num_nextn_predict_layers",
+    "model.layers.{layers}.",
+    "",
+    ("eh_proj.weight", "enorm.weight", "hnorm.weight"),
+    "shared_head.norm.weight",
+    ("embed_tokens.weight", "shared_head.head.weight"),
+)
+FORMS = {"glm4_moe": DEEPSEEK, "qwen3_5_text": QWEN}
+COUNTS = ("mtp_num_hidden_layers", "num_nextn_predict_layers", "num_mtp_layers")
+OF_ONE_LAYER = {
+    "num_hidden_layers": 1,
+    "layer_types": ["full_attention"],
+    "first_k_dense_replace": 0,
+}
+
+
+def tensors_of_head(files: ModelFiles) -> dict[str, Tensor]:
+    """Return the tensors of a model's own head by their names in a model of one layer; none where
+    its family has none that is read here."""
+    settings = files.text_settings
+    form = FORMS.get(str(settings.get("model_type")))
+    is_there = form is not None and settings.get(form.counted)
+    return form.names(settings, files.tensors) if form is not None and is_there else {}
+
+
+def without_head(files: ModelFiles, tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return the tensors of a model that is loaded, which leaves its own head out."""
+    own = {tensor.name for tensor in tensors_of_head(files).values()}
+    return [tensor for tensor in tensors if tensor.name not in own]
+
+
+def alone(files: ModelFiles) -> tuple[list[Tensor], dict[str, Any]]:
+    """Return the tensors and the settings of a head as a model of one layer, for predictions."""
+    tensors = [
+        replace(tensor, name=LAYER + name.removeprefix(LAYER))
+        for name, tensor in tensors_of_head(files).items()
+    ]
+    settings = files.text_settings
+    return tensors, settings | {key: it for key, it in OF_ONE_LAYER.items() if key in settings}
+
+
+def check_head(how: Speculate, files: ModelFiles) -> None:
+    """Reject a model that carries no head of its own, or one that is not read here."""
+    if (why := _rejection(files)) is not None:
+        raise ConfigError(f"{KEY}={how}: {why}: use {KEY}=draft, or {KEY}=ngram")
+
+
+def _rejection(files: ModelFiles) -> str | None:
+    settings = files.text_settings
+    family = settings.get("model_type")
+    counts = {key: settings[key] for key in COUNTS if settings.get(key)}
+    form = FORMS.get(str(family))
+    if files.path.is_file():
+        return "the heads for several tokens (MTP) of .gguf files are not read"
+    if not counts:
+        return (
+            "the model carries no head for several tokens (MTP): its config.json has none of "
+            f"{', '.join(COUNTS)} above 0"
+        )
+    named = ", ".join(f"{key}={value}" for key, value in counts.items())
+    if form is None:
+        known = ", ".join(sorted(FORMS))
+        return f"heads for several tokens (MTP) of {family} are not supported, those of {known} are"
+    if settings.get(form.counted) != 1:
+        return f"config.json says {named}, and models with one head alone are supported"
+    return _rejected_tensors(files, named)
+
+
+def _rejected_tensors(files: ModelFiles, named: str) -> str | None:
+    tensors = tensors_of_head(files)
+    missing = [name for name in (*JOINING, NORM) if name not in tensors]
+    if missing:
+        form = FORMS[str(files.text_settings["model_type"])]
+        begin = form.begin.format(layers=files.text_settings.get("num_hidden_layers"))
+        return f"config.json says {named}, and the files have no such head: no tensors {begin}*"
+    if files.weights[0] != "safetensors":
+        return "the heads for several tokens (MTP) are read from .safetensors files alone"
+    quantized = [one.name for one in tensors.values() if one.dtype not in FLOATS]
+    if quantized:
+        return f"the model's own head is stored quantized ({quantized[0]}), which is not read"
+    return None

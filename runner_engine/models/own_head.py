@@ -1,0 +1,137 @@
+"""A model's own head for the next tokens (MTP), as a model of one layer that transformers computes.
+
+Its embedding is `Joined`: the rows of the model's embedding, joined with what the model's last norm
+has given for the tokens before. All else is a model of that family with a single layer, and the
+output matrix is the model's own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from runner_base import ConfigError, few
+from runner_engine.checkpoints.own_head import JOINING, OF_ONE_LAYER, tensors_of_head
+from runner_engine.checkpoints.resolve import ResolvedModel
+from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.models.building import one_at_a_time
+from runner_engine.settings.speculation import KEY
+
+FEW_TOKENS = 8  # of an embedding that is dropped
+
+
+class Joined(nn.Module):
+    """Rows of tokens for the head, in the place of its embedding."""
+
+    makes_rows = True  # a pass in a single call asks for those of its tokens
+
+    def __init__(self, table: nn.Module, norm: nn.Module) -> None:
+        """table: the model's embedding; norm: like those that are needed here."""
+        super().__init__()
+        self.table = table
+        self.norm_of_embedding, self.norm_of_hidden = copy.deepcopy(norm), copy.deepcopy(norm)
+        width, weight = norm.weight.numel(), norm.weight
+        self.join = nn.Linear(
+            2 * width, width, bias=False, dtype=weight.dtype, device=weight.device
+        )
+        self.hidden: torch.Tensor | None = None  # [tokens of the next pass, width]; None: zeros
+
+    @property
+    def weight(self) -> Any:
+        """The model's embedding."""
+        return self.table.weight
+
+    @property
+    def num_embeddings(self) -> int:
+        """How many tokens it has rows for."""
+        return int(getattr(self.table, "num_embeddings", len(self.table.weight)))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of its rows."""
+        return self.join.weight.dtype
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the rows [..., width] of tokens, each joined with what came before it."""
+        rows: torch.Tensor = self.table(input)
+        hidden = rows.new_zeros(rows.shape) if self.hidden is None else self.hidden.view_as(rows)
+        both = self.norm_of_embedding(rows), self.norm_of_hidden(hidden)
+        joined: torch.Tensor = self.join(torch.cat(both, dim=-1))
+        return joined
+
+
+@one_at_a_time
+def load_head(model: Any, resolved: ResolvedModel) -> Any:
+    """Return the head of a loaded model, which its files carry, as a model of one layer."""
+    tensors = tensors_of_head(resolved.files)
+    weights = _read(tensors.items())
+    norms = {name: weights.pop(name) for name in JOINING}
+    body = model.get_decoder()
+    head = _one_layer(model, weights, resolved)
+    device = next(body.layers[-1].parameters()).device
+    joined = Joined(model.get_input_embeddings(), head.get_decoder().norm)
+    found = joined.load_state_dict(norms, strict=False)
+    assert set(found.missing_keys) <= {
+        f"table.{name}" for name, _ in joined.table.named_parameters()
+    }
+    head.set_input_embeddings(joined)
+    head.set_output_embeddings(model.get_output_embeddings())
+    head.get_decoder().rotary_emb = body.rotary_emb
+    head.config.vocab_size = model.config.get_text_config().vocab_size
+    return head.to(device).eval()
+
+
+def bytes_of_head(head: Any) -> int:
+    """Return the bytes of what is the head's own."""
+    shared = {head.get_input_embeddings().table, head.get_output_embeddings()}
+    theirs = {id(tensor) for module in shared for tensor in module.parameters()}
+    return sum(tensor.nbytes for tensor in head.parameters() if id(tensor) not in theirs)
+
+
+def _one_layer(model: Any, weights: dict[str, torch.Tensor], resolved: ResolvedModel) -> Any:
+    """Return a model of the same family with these weights of a single layer, and an embedding of a
+    few tokens."""
+    whole = model.config.get_text_config()
+    settings = copy.deepcopy(whole)
+    few_tokens = {"vocab_size": FEW_TOKENS, "tie_word_embeddings": False}
+    ends = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    for key, value in (OF_ONE_LAYER | few_tokens | ends).items():
+        if hasattr(settings, key):
+            setattr(settings, key, value)
+    from transformers import AutoModelForCausalLM
+
+    kind = AutoModelForCausalLM._model_mapping[type(settings)]
+    dropped = {
+        name: torch.zeros(FEW_TOKENS, whole.hidden_size, dtype=model.dtype)
+        for name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    head, report = kind.from_pretrained(
+        None,
+        config=settings,
+        state_dict=weights | dropped,
+        dtype=model.dtype,
+        output_loading_info=True,
+    )
+    if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"]]):
+        raise ConfigError(
+            f"{KEY}=mtp: the head of model.name={resolved.spec.model.name} is not one layer of its "
+            f"family: {few(wrong)} is missing, or too much"
+        )
+    return head
+
+
+def _read(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, torch.Tensor]:
+    """Return tensors of .safetensors files by their new names."""
+    by_file: dict[Any, list[tuple[str, str]]] = {}
+    for name, tensor in tensors:
+        by_file.setdefault(tensor.file, []).append((name, tensor.name))
+    read = {}
+    for file, names in by_file.items():
+        with safe_open(file, framework="pt") as opened:
+            read |= {name: opened.get_tensor(stored) for name, stored in names}
+    return read

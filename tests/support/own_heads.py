@@ -1,0 +1,226 @@
+"""Tiny models whose files carry a head for the next tokens (MTP), and what such a head computes by
+its published formula, in plain torch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy, silu
+from transformers import AutoModelForCausalLM
+
+from tools import families
+
+FAMILIES = ("glm4_moe", "qwen3_5_text")
+COUNTED = {"glm4_moe": "num_nextn_predict_layers", "qwen3_5_text": "mtp_num_hidden_layers"}
+NAMES = {  # of what joins, of the last norm, and of the layer
+    "glm4_moe": ("eh_proj", "enorm", "hnorm", "shared_head.norm", ""),
+    "qwen3_5_text": ("fc", "pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm", "layers.0."),
+}
+LEARNED_TOKENS, STEPS, RATE = 48, 120, 4e-3
+Weights = dict[str, Tensor]
+
+
+def begin_of(family: str, settings: Any) -> str:
+    """Return what the names of a head's tensors begin with."""
+    return "mtp." if family == "qwen3_5_text" else f"model.layers.{settings.num_hidden_layers}."
+
+
+def save(folder: Path, family: str, texts: Sequence[Sequence[int]] = (), **keys: Any) -> Weights:
+    """Save a tiny model with a head in its files, and return the head's weights by their names
+    behind `begin_of`; texts: prompts by whose answers the head alone is trained."""
+    own = families.OVERRIDES.get(family, {})
+    families.OVERRIDES[family] = own | {"max_position_embeddings": 512} | keys
+    try:
+        families.build(family, folder)
+    finally:
+        families.OVERRIDES[family] = own
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    weights = random_head(model, family, folder / "one_layer")
+    if texts:
+        train(Reference(model, family, weights), texts)
+    put(folder, family, weights)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {COUNTED[family]: 1}))
+    return weights
+
+
+def random_head(model: Any, family: str, folder: Path) -> Weights:
+    """Return the weights of a head that has learned nothing."""
+    settings = copy.deepcopy(model.config)
+    settings.num_hidden_layers = 1
+    if family == "glm4_moe":
+        settings.first_k_dense_replace = 0
+    else:
+        settings.layer_types = ["full_attention"]
+    torch.manual_seed(7)
+    AutoModelForCausalLM.from_config(settings).float().save_pretrained(folder)
+    join, of_embedding, of_hidden, norm, block = NAMES[family]
+    begin, width = "model.layers.0.", settings.hidden_size
+    saved = load_file(folder / "model.safetensors")
+    weights = {block + name.removeprefix(begin): it for name, it in saved.items() if begin in name}
+    weights[f"{join}.weight"] = torch.randn(width, 2 * width) / math.sqrt(2 * width)
+    for one in (of_embedding, of_hidden, norm):
+        weights[f"{one}.weight"] = torch.rand(width) * 0.5 + 0.5 * (family == "glm4_moe")
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    return weights
+
+
+def put(folder: Path, family: str, weights: Weights) -> None:
+    """Put a head into a model's file, instead of another one."""
+    file = folder / "model.safetensors"
+    settings = AutoModelForCausalLM.from_pretrained(folder).config
+    begin = begin_of(family, settings)
+    body = {name: it for name, it in load_file(file).items() if not name.startswith(begin)}
+    head = {begin + name: it.detach().contiguous().clone() for name, it in weights.items()}
+    save_file(body | head, file, metadata={"format": "pt"})
+
+
+def read(folder: Path, family: str, settings: Any) -> Weights:
+    """Return a head's weights as a model's file has them."""
+    begin = begin_of(family, settings)
+    saved = load_file(folder / "model.safetensors")
+    return {name.removeprefix(begin): it for name, it in saved.items() if name.startswith(begin)}
+
+
+def shuffled(weights: Weights) -> Weights:
+    """Return a head with the numbers of each tensor in another order."""
+    order = torch.Generator().manual_seed(3)
+    return {
+        name: it.flatten()[torch.randperm(it.numel(), generator=order)].view_as(it)
+        for name, it in weights.items()
+    }
+
+
+def train(reference: Reference, texts: Sequence[Sequence[int]]) -> None:
+    """Train a head, and nothing else, to say what the model says behind these prompts."""
+    learned = []
+    for text in texts:
+        ids = torch.tensor([list(text)])
+        given: Any = {"do_sample": False, "max_new_tokens": LEARNED_TOKENS, "eos_token_id": None}
+        learned.append(reference.model.generate(ids, pad_token_id=0, **given)[0].tolist())
+    hidden = [reference.hidden(ids) for ids in learned]
+    weights = [weight.requires_grad_() for weight in reference.weights.values()]
+    optimizer = torch.optim.Adam(weights, lr=RATE)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = torch.zeros((), dtype=torch.float32)
+        for ids, states in zip(learned, hidden, strict=True):
+            logits = reference.logits(reference(states[:-2], ids[1:-1]))
+            loss = loss + cross_entropy(
+                logits[-LEARNED_TOKENS:], torch.tensor(ids[2:])[-LEARNED_TOKENS:]
+            )
+        loss.backward()
+        optimizer.step()
+    for weight in weights:
+        weight.requires_grad_(False)
+
+
+class Reference:
+    """What a head computes of a whole text at once."""
+
+    def __init__(self, model: Any, family: str, weights: Weights) -> None:
+        self.model, self.settings, self.weights = model, model.config, weights
+        self.join, self.of_embedding, self.of_hidden, self.norm, self.block = NAMES[family]
+        self.adds_one = family == "qwen3_5_text"  # to the weights of norms
+
+    def guess(self, text: Sequence[int], count: int) -> list[int]:
+        """Return the most probable next tokens behind a text by the head alone."""
+        states, ids, found = self.hidden(text)[:-1], list(text[1:]), list[int]()
+        while len(found) < count:
+            output = self(states, ids)
+            found.append(int(self.logits(output[-1:]).argmax()))
+            states, ids = torch.cat([states, output[-1:]]), [*ids, found[-1]]
+        return found
+
+    def hidden(self, ids: Sequence[int]) -> Tensor:
+        """Return what the model's last norm gives, [tokens, width]."""
+        with torch.inference_mode():
+            found: Tensor = self.model.model(torch.tensor([list(ids)])).last_hidden_state[0]
+        return found.clone()
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return the logits by the model's own output matrix."""
+        return states @ self.model.lm_head.weight.detach().T
+
+    def __call__(self, hidden: Tensor, ids: Sequence[int]) -> Tensor:
+        """Return what the head's last norm gives for tokens, each with the model's result for the
+        token before it."""
+        rows = self.model.get_input_embeddings().weight.detach()[torch.tensor(list(ids))]
+        both = [self._normed(rows, self.of_embedding), self._normed(hidden, self.of_hidden)]
+        x = self._product(torch.cat(both, dim=-1), self.join)
+        x = x + self._attention(self._normed(x, f"{self.block}input_layernorm"))
+        normed = self._normed(x, f"{self.block}post_attention_layernorm")
+        name = f"{self.block}mlp."
+        mixed = self._mixture if f"{name}gate.weight" in self.weights else self._mlp
+        return self._normed(x + mixed(normed, name), self.norm)
+
+    def _product(self, x: Tensor, name: str) -> Tensor:
+        bias = self.weights.get(f"{name}.bias")
+        found = x @ self.weights[f"{name}.weight"].T
+        return found if bias is None else found + bias
+
+    def _normed(self, x: Tensor, name: str) -> Tensor:
+        scaled = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.settings.rms_norm_eps)
+        return scaled * (self.weights[f"{name}.weight"] + float(self.adds_one))
+
+    def _attention(self, x: Tensor) -> Tensor:
+        settings, name = self.settings, f"{self.block}self_attn."
+        heads, of_keys, dim = (
+            settings.num_attention_heads,
+            settings.num_key_value_heads,
+            getattr(settings, "head_dim", settings.hidden_size // settings.num_attention_heads),
+        )
+        query = self._product(x, f"{name}q_proj").view(len(x), heads, -1)
+        query, gate = query[..., :dim], query[..., dim:]
+        key = self._product(x, f"{name}k_proj").view(len(x), of_keys, dim)
+        value = self._product(x, f"{name}v_proj").view(len(x), of_keys, dim)
+        if f"{name}q_norm.weight" in self.weights:
+            query, key = self._normed(query, f"{name}q_norm"), self._normed(key, f"{name}k_norm")
+        query, key = self._rotated(query), self._rotated(key)
+        key, value = (one.repeat_interleave(heads // of_keys, dim=1) for one in (key, value))
+        scores = torch.einsum("qhd,khd->hqk", query, key) / math.sqrt(dim)
+        later = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
+        shares = scores.masked_fill(later, -math.inf).softmax(-1)
+        found = torch.einsum("hqk,khd->qhd", shares, value)
+        if gate.shape[-1]:
+            found = found * gate.sigmoid()
+        return self._product(found.flatten(1), f"{name}o_proj")
+
+    def _rotated(self, x: Tensor) -> Tensor:
+        rope = self.settings.rope_parameters
+        rotated = int(x.shape[-1] * rope.get("partial_rotary_factor", 1.0))
+        turns = rope["rope_theta"] ** (-torch.arange(0, rotated, 2, dtype=torch.float32) / rotated)
+        angles = torch.arange(len(x), dtype=torch.float32)[:, None, None] * turns
+        first, second, rest = x.split([rotated // 2, rotated // 2, x.shape[-1] - rotated], dim=-1)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+    def _mlp(self, x: Tensor, name: str) -> Tensor:
+        gated = silu(self._product(x, f"{name}gate_proj")) * self._product(x, f"{name}up_proj")
+        return self._product(gated, f"{name}down_proj")
+
+    def _mixture(self, x: Tensor, name: str) -> Tensor:
+        settings = self.settings
+        scores = self._product(x, f"{name}gate").sigmoid()
+        chosen = (scores + self.weights[f"{name}gate.e_score_correction_bias"]).topk(
+            settings.num_experts_per_tok
+        )[1]
+        shares = scores.gather(1, chosen)
+        if settings.norm_topk_prob:
+            shares = shares / (shares.sum(-1, keepdim=True) + 1e-20)
+        shares = shares * settings.routed_scaling_factor
+        found = self._mlp(x, f"{name}shared_experts.")
+        for expert in range(settings.n_routed_experts):
+            share = (shares * (chosen == expert)).sum(-1, keepdim=True)
+            found = found + share * self._mlp(x, f"{name}experts.{expert}.")
+        return found
