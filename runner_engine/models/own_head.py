@@ -30,10 +30,10 @@ class Joined(nn.Module):
 
     makes_rows = True  # a pass in a single call asks for those of its tokens
 
-    def __init__(self, table: nn.Module, norm: nn.Module) -> None:
+    def __init__(self, table: Any, norm: Any) -> None:
         """table: the model's embedding; norm: like those that are needed here."""
         super().__init__()
-        self.table = table
+        self.table: Any = table
         self.norm_of_embedding, self.norm_of_hidden = copy.deepcopy(norm), copy.deepcopy(norm)
         width, weight = norm.weight.numel(), norm.weight
         self.join = nn.Linear(
@@ -105,7 +105,7 @@ def _one_layer(model: Any, weights: dict[str, torch.Tensor], resolved: ResolvedM
             setattr(settings, key, value)
     from transformers import AutoModelForCausalLM
 
-    kind = AutoModelForCausalLM._model_mapping[type(settings)]
+    kind: Any = AutoModelForCausalLM._model_mapping[type(settings)]
     dropped = {
         name: torch.zeros(FEW_TOKENS, whole.hidden_size, dtype=model.dtype)
         for name in ("model.embed_tokens.weight", "lm_head.weight")
@@ -130,7 +130,7 @@ def _read(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, torch.Tensor]:
     by_file: dict[Any, list[tuple[str, str]]] = {}
     for name, tensor in tensors:
         by_file.setdefault(tensor.file, []).append((name, tensor.name))
-    read = {}
+    read: dict[str, torch.Tensor] = {}
     for file, names in by_file.items():
         with safe_open(file, framework="pt") as opened:
             read |= {name: opened.get_tensor(stored) for name, stored in names}

@@ -24,7 +24,7 @@ NAMES = {  # of what joins, of the last norm, and of the layer
     "glm4_moe": ("eh_proj", "enorm", "hnorm", "shared_head.norm", ""),
     "qwen3_5_text": ("fc", "pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm", "layers.0."),
 }
-LEARNED_TOKENS, STEPS, RATE = 48, 120, 4e-3
+STEPS, RATE = 120, 4e-3
 Weights = dict[str, Tensor]
 
 
@@ -33,9 +33,9 @@ def begin_of(family: str, settings: Any) -> str:
     return "mtp." if family == "qwen3_5_text" else f"model.layers.{settings.num_hidden_layers}."
 
 
-def save(folder: Path, family: str, texts: Sequence[Sequence[int]] = (), **keys: Any) -> Weights:
-    """Save a tiny model with a head in its files, and return the head's weights by their names
-    behind `begin_of`; texts: prompts by whose answers the head alone is trained."""
+def save(folder: Path, family: str, **keys: Any) -> Weights:
+    """Save a tiny model with a head in its files that has learned nothing, and return the head's
+    weights by their names behind `begin_of`."""
     own = families.OVERRIDES.get(family, {})
     families.OVERRIDES[family] = own | {"max_position_embeddings": 512} | keys
     try:
@@ -44,8 +44,6 @@ def save(folder: Path, family: str, texts: Sequence[Sequence[int]] = (), **keys:
         families.OVERRIDES[family] = own
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     weights = random_head(model, family, folder / "one_layer")
-    if texts:
-        train(Reference(model, family, weights), texts)
     put(folder, family, weights)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {COUNTED[family]: 1}))
@@ -101,28 +99,25 @@ def shuffled(weights: Weights) -> Weights:
     }
 
 
-def train(reference: Reference, texts: Sequence[Sequence[int]]) -> None:
-    """Train a head, and nothing else, to say what the model says behind these prompts."""
-    learned = []
-    for text in texts:
-        ids = torch.tensor([list(text)])
-        given: Any = {"do_sample": False, "max_new_tokens": LEARNED_TOKENS, "eos_token_id": None}
-        learned.append(reference.model.generate(ids, pad_token_id=0, **given)[0].tolist())
-    hidden = [reference.hidden(ids) for ids in learned]
+def train(folder: Path, family: str, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+    """Train the head of a saved model, and nothing else, to say the model's answers behind these
+    prompts."""
+    reference = Reference.of(folder, family)
+    hidden = [reference.hidden([*prompt, *answer]) for prompt, answer in texts]
     weights = [weight.requires_grad_() for weight in reference.weights.values()]
     optimizer = torch.optim.Adam(weights, lr=RATE)
     for _ in range(STEPS):
         optimizer.zero_grad()
         loss = torch.zeros((), dtype=torch.float32)
-        for ids, states in zip(learned, hidden, strict=True):
-            logits = reference.logits(reference(states[:-2], ids[1:-1]))
-            loss = loss + cross_entropy(
-                logits[-LEARNED_TOKENS:], torch.tensor(ids[2:])[-LEARNED_TOKENS:]
-            )
-        loss.backward()
+        for (prompt, answer), states in zip(texts, hidden, strict=True):
+            logits = reference.logits(reference(states[:-2], [*prompt, *answer][1:-1]))
+            last = len(answer) - 1  # the model itself says the first one
+            loss = loss + cross_entropy(logits[-last:], torch.tensor(answer[1:]))
+        torch.autograd.backward(loss)
         optimizer.step()
     for weight in weights:
         weight.requires_grad_(False)
+    put(folder, family, reference.weights)
 
 
 class Reference:
@@ -132,6 +127,12 @@ class Reference:
         self.model, self.settings, self.weights = model, model.config, weights
         self.join, self.of_embedding, self.of_hidden, self.norm, self.block = NAMES[family]
         self.adds_one = family == "qwen3_5_text"  # to the weights of norms
+
+    @classmethod
+    def of(cls, folder: Path, family: str) -> Reference:
+        """Return that of a saved model."""
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+        return cls(model, family, read(folder, family, model.config))
 
     def guess(self, text: Sequence[int], count: int) -> list[int]:
         """Return the most probable next tokens behind a text by the head alone."""
@@ -150,7 +151,8 @@ class Reference:
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits by the model's own output matrix."""
-        return states @ self.model.lm_head.weight.detach().T
+        matrix: Tensor = self.model.lm_head.weight.detach()
+        return states @ matrix.T
 
     def __call__(self, hidden: Tensor, ids: Sequence[int]) -> Tensor:
         """Return what the head's last norm gives for tokens, each with the model's result for the
@@ -201,7 +203,8 @@ class Reference:
         rotated = int(x.shape[-1] * rope.get("partial_rotary_factor", 1.0))
         turns = rope["rope_theta"] ** (-torch.arange(0, rotated, 2, dtype=torch.float32) / rotated)
         angles = torch.arange(len(x), dtype=torch.float32)[:, None, None] * turns
-        first, second, rest = x.split([rotated // 2, rotated // 2, x.shape[-1] - rotated], dim=-1)
+        first, second = x[..., : rotated // 2], x[..., rotated // 2 : rotated]
+        rest = x[..., rotated:]
         cos, sin = angles.cos(), angles.sin()
         return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 

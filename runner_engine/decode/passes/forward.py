@@ -255,7 +255,7 @@ class Forward:
         """Tell of the last pass, which has read so many tokens of each row from a place on."""
         if self.hidden_reader is None or self.hidden is None:
             return
-        parts = self.hidden.split([count for _, _, count in pieces])
+        parts = torch.split(self.hidden, [count for _, _, count in pieces])
         for (row, place, _), hidden in zip(pieces, parts, strict=True):
             self.hidden_reader.note_row(row, place, hidden)
 
