@@ -65,7 +65,7 @@ DEEPSEEK = HeadForm(
     "shared_head.norm.weight",
     ("embed_tokens.weight", "shared_head.head.weight"),
 )
-FORMS = {"glm4_moe": DEEPSEEK, "qwen3_5_text": QWEN}
+FORMS = {"glm4_moe": DEEPSEEK, "qwen3_5_text": QWEN, "qwen3_5_moe_text": QWEN}
 COUNTS = ("mtp_num_hidden_layers", "num_nextn_predict_layers", "num_mtp_layers")
 OF_ONE_LAYER = {
     "num_hidden_layers": 1,

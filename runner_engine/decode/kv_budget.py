@@ -7,7 +7,6 @@ places of their own in one store, which exists while there are rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from runner_engine.decode.passes import Forward
 from runner_engine.decode.rows import Row, RowsUnderWay
@@ -39,15 +38,15 @@ class KvBudget:
         conversations: ConversationCache,
         prompts: PromptCache,
         beside: int = 0,
+        copies_states: bool = False,
     ) -> None:
-        """beside: bytes that a draft model keeps for each token besides those here."""
+        """beside: bytes that a draft model keeps for each token besides those here; copies_states:
+        whether states are copied before guesses are read."""
         self.forward, self.heads, self.stats = forward, forward.heads, stats
         self.conversations, self.prompts = conversations, prompts
         self.prefixes = Prefixes(self.heads, forward.most_prefixes, conversations)
         self.memory = MemoryGuard(forward.model, self.heads.device)
-        self.cost = partial(
-            own_cost, self.heads, forward.kernels
-        )  # of rows with such needs, in tokens
+        self.copied = self.heads.state_tokens * copies_states  # of each row
         self.kept_tokens = kept_tokens(self.heads)
         own_bytes = self.heads.bytes_per_token
         self.share = own_bytes / (own_bytes + beside)  # of the memory for keys and values
@@ -99,6 +98,10 @@ class KvBudget:
     def free_spare(self) -> bool:
         """Free arenas that no row uses; return whether there were any."""
         return self.own is not None and self.own.keep_spare(0)
+
+    def cost(self, needs: Sequence[int]) -> int:
+        """Return what rows with such needs take together, in tokens."""
+        return own_cost(self.heads, self.forward.kernels, needs) + len(needs) * self.copied
 
     def fits(self, row: Row, others: Sequence[Row]) -> bool:
         """Whether the budget has room for another row with its prefixes."""

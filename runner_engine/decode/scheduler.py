@@ -47,7 +47,12 @@ class Scheduler:
         self.rows = RowsUnderWay()
         self.decoder = Decoder(model, heads, vocab_size, stats, stopping, speculation)
         self.kv = KvBudget(
-            self.decoder.forward, stats, conversations, prompts, speculation.bytes_per_token
+            self.decoder.forward,
+            stats,
+            conversations,
+            prompts,
+            speculation.bytes_per_token,
+            speculation.copies_states,
         )
         self.admission = Admission(self.rows, self.kv, self.decoder, stats, asked_rows)
         self._reset()

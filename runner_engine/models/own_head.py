@@ -103,6 +103,8 @@ def _one_layer(model: Any, weights: dict[str, torch.Tensor], resolved: ResolvedM
     for key, value in (OF_ONE_LAYER | few_tokens | ends).items():
         if hasattr(settings, key):
             setattr(settings, key, value)
+    if hasattr(settings, "quantization_config"):
+        del settings.quantization_config  # the head stays in the model's number format
     from transformers import AutoModelForCausalLM
 
     kind: Any = AutoModelForCausalLM._model_mapping[type(settings)]

@@ -18,19 +18,30 @@ from transformers import AutoModelForCausalLM
 
 from tools import families
 
-FAMILIES = ("glm4_moe", "qwen3_5_text")
-COUNTED = {"glm4_moe": "num_nextn_predict_layers", "qwen3_5_text": "mtp_num_hidden_layers"}
+FAMILIES = ("glm4_moe", "qwen3_5_text", "qwen3_5_moe_text")
+QWEN = ("fc", "pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm", "layers.0.")
 NAMES = {  # of what joins, of the last norm, and of the layer
     "glm4_moe": ("eh_proj", "enorm", "hnorm", "shared_head.norm", ""),
-    "qwen3_5_text": ("fc", "pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm", "layers.0."),
+    "qwen3_5_text": QWEN,
+    "qwen3_5_moe_text": QWEN,
 }
 STEPS, RATE = 120, 4e-3
 Weights = dict[str, Tensor]
 
 
+def is_qwen(family: str) -> bool:
+    """Whether a head is named, and normed, as Qwen3.5's."""
+    return NAMES[family] is QWEN
+
+
+def counted(family: str) -> str:
+    """Return the key of config.json that says how many heads there are."""
+    return "mtp_num_hidden_layers" if is_qwen(family) else "num_nextn_predict_layers"
+
+
 def begin_of(family: str, settings: Any) -> str:
     """Return what the names of a head's tensors begin with."""
-    return "mtp." if family == "qwen3_5_text" else f"model.layers.{settings.num_hidden_layers}."
+    return "mtp." if is_qwen(family) else f"model.layers.{settings.num_hidden_layers}."
 
 
 def save(folder: Path, family: str, **keys: Any) -> Weights:
@@ -46,7 +57,7 @@ def save(folder: Path, family: str, **keys: Any) -> Weights:
     weights = random_head(model, family, folder / "one_layer")
     put(folder, family, weights)
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {COUNTED[family]: 1}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {counted(family): 1}))
     return weights
 
 
@@ -54,7 +65,7 @@ def random_head(model: Any, family: str, folder: Path) -> Weights:
     """Return the weights of a head that has learned nothing."""
     settings = copy.deepcopy(model.config)
     settings.num_hidden_layers = 1
-    if family == "glm4_moe":
+    if not is_qwen(family):
         settings.first_k_dense_replace = 0
     else:
         settings.layer_types = ["full_attention"]
@@ -66,7 +77,7 @@ def random_head(model: Any, family: str, folder: Path) -> Weights:
     weights = {block + name.removeprefix(begin): it for name, it in saved.items() if begin in name}
     weights[f"{join}.weight"] = torch.randn(width, 2 * width) / math.sqrt(2 * width)
     for one in (of_embedding, of_hidden, norm):
-        weights[f"{one}.weight"] = torch.rand(width) * 0.5 + 0.5 * (family == "glm4_moe")
+        weights[f"{one}.weight"] = torch.rand(width) * 0.5 + 0.5 * (not is_qwen(family))
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
@@ -126,7 +137,7 @@ class Reference:
     def __init__(self, model: Any, family: str, weights: Weights) -> None:
         self.model, self.settings, self.weights = model, model.config, weights
         self.join, self.of_embedding, self.of_hidden, self.norm, self.block = NAMES[family]
-        self.adds_one = family == "qwen3_5_text"  # to the weights of norms
+        self.adds_one = is_qwen(family)  # to the weights of norms
 
     @classmethod
     def of(cls, folder: Path, family: str) -> Reference:
@@ -213,17 +224,29 @@ class Reference:
         return self._product(gated, f"{name}down_proj")
 
     def _mixture(self, x: Tensor, name: str) -> Tensor:
-        settings = self.settings
-        scores = self._product(x, f"{name}gate").sigmoid()
-        chosen = (scores + self.weights[f"{name}gate.e_score_correction_bias"]).topk(
-            settings.num_experts_per_tok
-        )[1]
+        settings, scores = self.settings, self._product(x, f"{name}gate")
+        bias = self.weights.get(f"{name}gate.e_score_correction_bias")
+        if bias is None:
+            scores = scores.softmax(-1)
+            chosen = scores.topk(settings.num_experts_per_tok)[1]
+            found = self._product(x, f"{name}shared_expert_gate").sigmoid()
+            found = found * self._mlp(x, f"{name}shared_expert.")
+        else:
+            scores = scores.sigmoid()
+            chosen = (scores + bias).topk(settings.num_experts_per_tok)[1]
+            found = self._mlp(x, f"{name}shared_experts.")
         shares = scores.gather(1, chosen)
-        if settings.norm_topk_prob:
+        if bias is None or settings.norm_topk_prob:
             shares = shares / (shares.sum(-1, keepdim=True) + 1e-20)
-        shares = shares * settings.routed_scaling_factor
-        found = self._mlp(x, f"{name}shared_experts.")
-        for expert in range(settings.n_routed_experts):
+        if bias is not None:
+            shares = shares * settings.routed_scaling_factor
+        for expert in range(scores.shape[-1]):
             share = (shares * (chosen == expert)).sum(-1, keepdim=True)
-            found = found + share * self._mlp(x, f"{name}experts.{expert}.")
+            found = found + share * self._expert(x, f"{name}experts.", expert)
         return found
+
+    def _expert(self, x: Tensor, name: str, expert: int) -> Tensor:
+        if f"{name}gate_up_proj" not in self.weights:
+            return self._mlp(x, f"{name}{expert}.")
+        gate, up = (x @ self.weights[f"{name}gate_up_proj"][expert].T).chunk(2, dim=-1)
+        return (silu(gate) * up) @ self.weights[f"{name}down_proj"][expert].T

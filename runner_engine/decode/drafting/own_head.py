@@ -65,6 +65,9 @@ class Way(draft_model.Way):
             return _HeadRow(row, row.prompt[1:], None, 0)
         if prefix is not None and seen.first == 0:
             return _HeadRow(row, row.prompt[1:], prefix, -1)
+        shared = row.kv.shared
+        if seen.first == 0 and shared and self._of_path(row, shared) is not None:
+            return _HeadRow(row, row.prompt[1:], None, -shared)  # it reads all, without kernels
         return _HeadRow(row, row.prompt[row.kv.shared + seen.first + 1 :], None, seen.first)
 
     def _prefix(self, of: Prefix | None) -> Prefix | None:
@@ -121,21 +124,42 @@ class Way(draft_model.Way):
         assert isinstance(one, _HeadRow)
         if one.guess:
             return one.last
-        first, seen = place + one.begin, self._seen.get(one.of)
-        if first >= 0:
-            return None if seen is None else seen.of(first, count)
-        prefix = one.of.kv.prefix
-        before = None if prefix is None else self._of_prefix.get(prefix)
-        own = None if seen is None else seen.of(0, count - 1)
-        return None if before is None or own is None else torch.cat([before[-1:], own])
+        first, parts = place + one.begin, list[torch.Tensor]()
+        if first < 0:
+            before = self._of_path(one.of, -first)
+            if before is None:
+                return None
+            parts.append(before[:count])
+            count -= len(parts[0])
+        if count:
+            seen = self._seen.get(one.of)
+            own = None if seen is None else seen.of(max(first, 0), count)
+            if own is None:
+                return None
+            parts.append(own)
+        return torch.cat(parts)
+
+    def _of_path(self, row: Row, count: int) -> torch.Tensor | None:
+        """Return what was computed of so many last tokens of the prefixes that a row continues; None
+        where some of it is not known."""
+        found, left = list[torch.Tensor](), count
+        for prefix in reversed(row.kv.path):
+            hidden = self._of_prefix.get(prefix)
+            if hidden is None or len(hidden) != len(prefix.tokens):
+                return None
+            found.insert(0, hidden[max(len(hidden) - left, 0) :])
+            left -= len(found[0])
+            if not left:
+                return torch.cat(found)
+        return None
 
 
 class _HeadRow(DraftRow):
     """A row of the model, as its head has it."""
 
     def __init__(self, of: Row, prompt: list[int], prefix: Prefix | None, begin: int) -> None:
-        """begin: the place of the model's row whose result the head reads at its own place 0; -1:
-        the last one of the prefix."""
+        """begin: the place of the model's row whose result the head reads at its own place 0; below
+        0: so many tokens before the end of its prefixes."""
         super().__init__(of, prompt, prefix)
         self.begin = begin
         self.sound = 0  # places that were read with what the model has computed

@@ -17,6 +17,8 @@ from runner_engine.sessions import EngineStats, summed
 class Steady:
     """Lets a drafter guess for all rows that decode."""
 
+    copies_states = True
+
     def __init__(self, stats: EngineStats, drafter: Drafter, tokens: int) -> None:
         """tokens: of a guess at most."""
         self.stats, self.drafter, self.tokens = stats, drafter, tokens

@@ -26,6 +26,8 @@ Drafts = list[list[int]]  # the guess of each row, which may be empty
 class Guesses(Protocol):
     """Guesses at the next tokens of rows, as the decoder uses them."""
 
+    copies_states: bool  # whether there are guesses for rows that carry a state
+
     def drafts(self, rows: Sequence[Row], forward: Forward, sampler: Sampler) -> Drafts:
         """Return a guess for each row, or an empty list where none is to be checked."""
 

@@ -156,6 +156,7 @@ class Speculation:
     engine."""
 
     hidden_reader = None
+    copies_states = False
 
     def __init__(self, stats: EngineStats, is_wanted: bool) -> None:
         self.stats, self.is_wanted = stats, is_wanted

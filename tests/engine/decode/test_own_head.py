@@ -4,6 +4,8 @@ the published formula."""
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,13 +16,21 @@ import pytest
 import torch
 from guessing import asked_of, check, ended, guessing_engine
 from own_heads import FAMILIES, Reference
+from safetensors.torch import load_file, save_file
 from streams import PROMPTS
 
 from runner_base import ConfigError
+from runner_base.dtypes import Dtype
+from runner_engine.checkpoints.footprint import Footprint, predict
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.decode.drafting.own_head import Way
 from runner_engine.decode.rows import Row
 from runner_engine.local.engine import LocalEngine
+from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request
+from runner_engine.settings.generation import GenerationConfig
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.spec import ModelSpec
 
 Make = Callable[..., LocalEngine]
 LEARNED = PROMPTS[:4]  # prompts by whose answers heads are trained
@@ -149,6 +159,96 @@ def test_logits_are_those_of_the_published_formula(
     assert float((others - expected).abs().max()) > 0.1 * float(expected.std()), "a control"
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+@FAMILY
+def test_beside_other_number_formats(
+    family: str,
+    quantization: str,
+    opened: Make,
+    with_head: Callable[[str], Path],
+) -> None:
+    """In bfloat16, and beside a quantized model, whose output matrix or embedding the head reads."""
+
+    def engine(speculate: str) -> LocalEngine:
+        generation = GenerationConfig(max_new_tokens=24, speculate=speculate)
+        model = LocalModelConfig(name=str(with_head(family)), device="cpu", dtype=Dtype.bfloat16)
+        return opened(model=model, generation=generation, quantization=CHOICES[quantization]())
+
+    guessing = engine("mtp")
+    found, expected = (ended(one, greedy_of(PROMPTS), 5) for one in (guessing, engine("off")))
+    same = sum(found[key] == expected[key] for key in expected)
+    assert same >= len(PROMPTS) - 3, "in bfloat16 two nearly equal tokens may change places"
+    assert guessing.stats.accepted_tokens > 0
+    report = guessing.load()
+    assert report.facts["speculation"] == "the model's own head (MTP) guesses 3 tokens a step"
+    assert report.metrics["draft_mib"] > 0
+
+
+@FAMILY
+def test_the_predicted_memory_of_a_head_is_that_of_the_loaded_one(
+    family: str, engine_of: Make, with_head: Callable[[str], Path]
+) -> None:
+    folder = with_head(family)
+
+    def predicted(speculate: str) -> Footprint:
+        model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
+        generation = GenerationConfig(speculate=speculate)
+        found = predict(resolve(ModelSpec(model, generation=generation)), (4, 100, 50), 1e4)
+        assert found is not None
+        return found
+
+    plain, guessed = predicted("off"), predicted("mtp")
+    loaded = {name: engine_of(folder, name).load().metrics for name in ("off", "mtp")}
+    assert plain.weight_mib == pytest.approx(loaded["off"]["weight_mib"], rel=0.001)
+    of_head = guessed.weight_mib - plain.weight_mib
+    assert of_head == pytest.approx(loaded["mtp"]["draft_mib"], rel=0.001)
+    more = guessed.kv_cache_mib - plain.kv_cache_mib
+    if own_heads.is_qwen(family):  # its states count there, too
+        assert 0 < more < plain.kv_cache_mib
+    else:
+        assert more == pytest.approx(plain.kv_cache_mib / 2, rel=0.01), "one layer more than two"
+
+
+@pytest.mark.parametrize("again", ["recurring", "keep"])
+@FAMILY
+def test_prompts_that_were_kept(
+    family: str, again: str, engine_of: Make, with_head: Callable[[str], Path]
+) -> None:
+    """Nothing is computed of what was kept: the head begins behind it."""
+    keys: Any = {again: True}
+    asked = [Request(at, text, **keys) for at, text in enumerate(PROMPTS)]
+    plain, guessing = engine_of(with_head(family)), engine_of(with_head(family), "mtp")
+    for _ in range(2):
+        found, expected = (ended(engine, asked, 3) for engine in (guessing, plain))
+        assert found == expected
+    longer = []
+    for at, text in enumerate(PROMPTS):
+        ids = (*encoded(plain, text), *expected[at, 0][0], 40, 41)
+        longer.append(Request(at, ids, **keys))
+    before = guessing.stats.accepted_tokens
+    assert ended(guessing, longer, 3) == ended(plain, longer, 3)
+    assert guessing.stats.draft_tokens > before > 0
+
+
+def test_a_checkpoint_with_pictures_has_its_head_beside_the_language_model(
+    engine_of: Make, with_head: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """As Qwen3.5 is published: the text model's settings and tensors are one floor further down."""
+    folder = with_head("qwen3_5_text")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    saved = load_file(folder / "model.safetensors")
+    deeper = {re.sub(r"^model\.", "model.language_model.", name): it for name, it in saved.items()}
+    save_file(deeper, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())
+    whole = {"model_type": "qwen3_5", "text_config": settings}
+    whole["architectures"] = ["Qwen3_5ForConditionalGeneration"]
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    check(tmp_path, "mtp")
+    guessing, asked = engine_of(tmp_path, "mtp"), greedy_of(LEARNED)
+    assert ended(guessing, asked, None) == ended(engine_of(folder), asked, None)
+    assert guessing.stats.acceptance["acceptance_share/token_1"] > 0.7
+
+
 def test_what_has_no_head_is_refused(with_head: Callable[[str], Path], tmp_path: Path) -> None:
     own_heads.save(tmp_path, "glm4_moe")
     path = tmp_path / "config.json"
@@ -168,5 +268,6 @@ def test_what_has_no_head_is_refused(with_head: Callable[[str], Path], tmp_path:
     refused("models with one head alone", num_nextn_predict_layers=2)
     refused(r"no tensors model\.layers\.3\.\*", num_hidden_layers=3)
     refused(
-        "of longcat are not supported, those of glm4_moe, qwen3_5_text are", model_type="longcat"
+        "of longcat are not supported, those of glm4_moe, qwen3_5_moe_text, qwen3_5_text are",
+        model_type="longcat",
     )
