@@ -83,6 +83,15 @@ def tensors_of_head(files: ModelFiles) -> dict[str, Tensor]:
     return form.names(settings, files.tensors) if form is not None and is_there else {}
 
 
+def is_of_head(files: ModelFiles, name: str) -> bool:
+    """Whether a tensor that a load leaves out, by its name there, is of the model's own head."""
+    settings = files.text_settings
+    form = FORMS.get(str(settings.get("model_type")))
+    if form is None or not settings.get(form.counted):
+        return False
+    return name.startswith(form.begin.format(layers=settings.get("num_hidden_layers")))
+
+
 def without_head(files: ModelFiles, tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return the tensors of a model that is loaded, which leaves its own head out."""
     own = {tensor.name for tensor in tensors_of_head(files).values()}

@@ -9,6 +9,7 @@ from typing import Any
 
 from runner_base import ConfigError, DataError, few, is_memory_error, one_line
 from runner_base.dtypes import stored_dtype
+from runner_engine.checkpoints.own_head import is_of_head
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.checkpoints.weight_files import read_weight_file
 from runner_engine.devices import heap
@@ -31,6 +32,8 @@ def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, lis
     resolved = way.resolved
     folder, named = resolved.files.path, f"model.name={resolved.files.model.name}"
     model, report = _read(way, arguments, folder, named)
+    unused = [name for name in report["unexpected_keys"] if not is_of_head(resolved.files, name)]
+    report = report | {"unexpected_keys": unused}  # a head is loaded by who guesses with it
     notes = _check_complete(model.eval(), report, f"{named}: the checkpoint in {folder}")
     expert_by_expert.quantize_loaded(way, model)
     model = way.finish(model)
