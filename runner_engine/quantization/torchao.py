@@ -293,8 +293,9 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
             )
         most = 2 ** (self.bits - 1)
         for name, numbers in (("code", weight.qdata), ("zero point", weight.zero_point)):
-            if numbers.dtype is not torch.int8 or not bool(
-                ((numbers >= -most) & (numbers < most)).all()
+            # as Python's numbers: beside 128 a tensor of int8 is compared with -128
+            if numbers.dtype is not torch.int8 or not (
+                -most <= int(numbers.min()) and int(numbers.max()) < most
             ):
                 raise ValueError(f"a {name} is not an integer of {self.bits} bits")
         if self.symmetric and weight.zero_point.any():
