@@ -21,6 +21,7 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.models.adapting import release
 from runner_engine.models.load import Loaded
+from runner_engine.models.lora.beside import LowRank
 from runner_engine.models.target import entry_device, pick_device, pick_dtype
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
@@ -185,10 +186,11 @@ def test_peft_is_really_on_and_merging_changes_nothing_more(
     assert adapted.metrics["lora_modules"] == 4
     assert adapted.metrics["lora_rank"] == 4
     deltas = [
-        (layer.lora_B["default"].weight @ layer.lora_A["default"].weight * 2).square().sum()
-        for layer in adapted.model.modules()
-        if hasattr(layer, "lora_A")
+        (own.B.weight @ own.A.weight * 2).square().sum()
+        for own in adapted.model.modules()
+        if isinstance(own, LowRank)
     ]
+    assert len(deltas) == 4
     assert adapted.metrics["lora_delta_norm"] == pytest.approx(float(sum(deltas).sqrt()), rel=1e-4)
     assert (logits(adapted) - logits(plain)).abs().max() > 0.01
     assert (logits(adapted) - logits(merged)).abs().max() < 1e-4
