@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -88,13 +87,9 @@ def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Pa
     assert done.returncode == 0, done.stderr[-3000:]
     free, limited = json.loads(done.stdout.strip().splitlines()[-1])
     assert free["notes"] == []
-    words = r"memory ran out with (\d+) rows at once: (\d+) concurrent rows from now on"
-    found = re.search(words, limited["notes"][0])
-    assert found is not None, limited["notes"]
-    at_once, from_now_on = map(int, found.groups())
-    # a page more or less of the process itself is a row
-    assert at_once in range(40, 47)
-    assert from_now_on == at_once // 2
+    assert (
+        "memory ran out with 43 rows at once: 21 concurrent rows from now on" in limited["notes"][0]
+    )
     assert limited["tokens"] == free["tokens"]
     assert len(limited["tokens"]) == 54
 
