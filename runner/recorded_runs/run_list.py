@@ -15,6 +15,7 @@ from runner.store.stored_runs import (
     DELETED_ONLY,
     FINISHED,
     GRID,
+    GRID_STARTED_MS,
     cannot_read,
     conditions_without,
     download,
@@ -98,6 +99,7 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
     with one_message(cannot_read):
         experiment_id = experiment_of(client, experiment).experiment_id
         grids = [*search(client, experiment_id, f"tags.{GRID} LIKE '%'")]
+    grids.sort(key=_started_ms, reverse=True)
     if not grids:
         raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
     matching = [
@@ -116,6 +118,11 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
         raise ConfigError(f"--grid {wanted}: {count}. Newest first: {listed}")
     run_id: str = matching[0].info.run_id
     return run_id
+
+
+def _started_ms(grid_run: Any) -> int:
+    """Return when a grid was started last: one that is started again goes on in its first run."""
+    return int(grid_run.data.tags.get(GRID_STARTED_MS, grid_run.info.start_time))
 
 
 def runs_of(client: Any, store: Store, grid: str, scratch: Path) -> list[Run]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 import uuid
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import Any, TextIO
 from runner.store import begun_runs, pending_runs, published, tracking
 from runner.store.jobs import LOCK
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
-from runner.store.stored_runs import GRID, PARENT, StoredRuns, read_runs
+from runner.store.stored_runs import GRID, GRID_STARTED_MS, PARENT, StoredRuns, read_runs
 from runner_base import Status, TrackingError, hold, machine, short_hash, without_secrets
 from runner_base.files import is_held
 
@@ -92,9 +93,10 @@ def start(
 
 
 def _start_tags(overrides: list[str]) -> dict[str, str]:
-    """Return the tags that describe a start: overrides, machine, versions."""
+    """Return the tags that describe a start: when it was, overrides, machine, versions."""
     git = machine.git_state()
     return {
+        GRID_STARTED_MS: str(time.time_ns() // 1_000_000),
         "overrides": without_secrets(" ".join(overrides))[:8000],
         "host": socket.gethostname(),
         **{f"machine.{key}": value for key, value in machine.describe().items()},

@@ -21,6 +21,7 @@ from runner_base import ConfigError, Status, unknown
 
 PARENT = "mlflow.parentRunId"
 GRID = "grid"
+GRID_STARTED_MS = "grid.started_ms"  # of a grid's run: when it was started last
 JOB_ID = "job_id"
 FINISHED, RUNNING = Status.FINISHED.value, "RUNNING"
 ACTIVE_ONLY, DELETED_ONLY = 1, 2  # MLflow's ViewType

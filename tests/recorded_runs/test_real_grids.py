@@ -144,3 +144,21 @@ def test_a_table_of_answers_that_were_cut_off_names_the_limit_and_plans_no_quest
     out = capsys.readouterr().out
     assert "would decide if" not in out
     assert "most answers are cut off" in out
+
+
+def test_the_last_grid_is_the_one_that_was_started_last_though_its_run_is_older(
+    runner: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def jobs_of_the_last(limit: int, *more: str) -> set[str]:
+        """Start a grid and return the jobs of `--grid last`."""
+        grid = ("model=stub", f"task.limit={limit}", "generation.max_new_tokens=2,3")
+        done = runner("-m", *grid, "print=none", *more)
+        assert done.code == 0, done.err
+        return {row["job_id"] for row in compared(capsys, tmp_path, "--grid", "last")["rows"]}
+
+    first, second = jobs_of_the_last(3), jobs_of_the_last(4)
+    assert len(first) == len(second) == 2
+    assert not first & second
+    assert jobs_of_the_last(3) == second, "nothing was left to do, so it was not started"
+    again = jobs_of_the_last(3, "rerun=all")
+    assert again == first, "it goes on in its own run, which is the older one"
