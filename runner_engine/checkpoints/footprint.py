@@ -66,7 +66,7 @@ class DraftPass:
 
     quantization: QuantizationConfig
     alone: Footprint
-    parameters: float
+    parameters: float  # that a token is multiplied by; the model's output matrix, where it has none
     place_bytes: int  # of keys and values of a token
     has_kernels: bool  # for its quantized layers: they need not be unpacked
     kept_share: float  # of its weights, if it keeps only its first layers
@@ -186,9 +186,11 @@ def predict(
     draft = draft_of(resolved)
     if footprint is not None and draft is not None:
         of_draft = _predict_one(draft, work, free_mib)
-        footprint = None if of_draft is None else footprint.beside(of_draft, 0)
-        if footprint is not None and of_draft is not None:
-            footprint = replace(footprint, draft=_draft_pass(draft, of_draft))
+        if of_draft is None:
+            footprint = None
+        else:
+            guessing = _draft_pass(draft, of_draft, footprint)
+            footprint = replace(footprint.beside(of_draft, 0), draft=guessing)
     second = resolved.second
     if footprint is None or second is None:
         return footprint
@@ -202,13 +204,21 @@ def predict(
     return None if other is None else footprint.beside(other, waiting_bytes)
 
 
-def _draft_pass(draft: ResolvedModel, of_draft: Footprint) -> DraftPass:
+def _draft_pass(draft: ResolvedModel, of_draft: Footprint, of_model: Footprint) -> DraftPass:
+    """Return what a pass of a draft reads; the model's own head reads the model's output matrix."""
     files, is_head = draft.files, draft.spec.first_layers == ALONE
     tensors, settings = alone(files) if is_head else (files.tensors, files.settings)
+    parameters = float(sum(tensor.params for tensor in tensors))
+    read = of_draft
+    if is_head:
+        shape = shape_of(files.text_settings)
+        parameters += shape["vocab"] * shape["hidden"]
+        shared = of_model.weights["head"] or of_model.weights["embedding"]
+        read = replace(of_draft, weights=of_draft.weights | {"head": shared})
     return DraftPass(
         draft.mix.base,
-        of_draft,
-        float(sum(tensor.params for tensor in tensors)),
+        read,
+        parameters,
         place_bytes(settings, files.dtype_bytes, draft.spec.generation.stored_kv),
         all(choice.has_kernels(files.dtype_bytes) for choice in draft.mix.choices),
         kept_share(draft, of_draft.weights),
@@ -297,6 +307,10 @@ def _predict_one(
         rows, prompt_tokens, (reading.rows, reading.tokens), keeps_windows
     )
     of_all = kept.final_bytes(rows, prompt_tokens, new_tokens, keeps_windows)
+    if spec.generation.speculation.is_steady and new_tokens > 1:
+        of_all += rows * kept.state_bytes  # copies, which are given back after wrong guesses
+    if is_head:  # what the model's last norm gives for each token of a prompt waits for it
+        of_prompts += rows * prompt_tokens * shape["hidden"] * dtype_bytes
     mixture = mixture_of(settings, tensors, files.stored)
     plain = Footprint(
         weights, of_prompts, of_all, prefill + unpacked, decode + unpacked, mixture=mixture

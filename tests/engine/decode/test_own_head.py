@@ -19,7 +19,7 @@ from own_heads import FAMILIES, Reference
 from safetensors.torch import load_file, save_file
 from streams import PROMPTS
 
-from runner_base import ConfigError
+from runner_base import MIB, ConfigError
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.footprint import Footprint, predict
 from runner_engine.checkpoints.resolve import resolve
@@ -204,11 +204,27 @@ def test_the_predicted_memory_of_a_head_is_that_of_the_loaded_one(
     assert plain.weight_mib == pytest.approx(loaded["off"]["weight_mib"], rel=0.001)
     of_head = guessed.weight_mib - plain.weight_mib
     assert of_head == pytest.approx(loaded["mtp"]["draft_mib"], rel=0.001)
-    more = guessed.kv_cache_mib - plain.kv_cache_mib
-    if own_heads.is_qwen(family):  # its states count there, too
-        assert 0 < more < plain.kv_cache_mib
-    else:
-        assert more == pytest.approx(plain.kv_cache_mib / 2, rel=0.01), "one layer more than two"
+    more = guessed.decode_kv_bytes - plain.decode_kv_bytes
+    engine = engine_of(folder, "mtp")
+    engine.load()
+    heads = engine.heads(engine.loaded)
+    assert heads is not None
+    of_states = heads.state_tokens * heads.bytes_per_token  # of a row
+    assert (of_states > 0) == own_heads.is_qwen(family)
+    full_layers = 1 if own_heads.is_qwen(family) else 2  # of the model, and one of the head
+    of_tokens = (plain.decode_kv_bytes - 4 * of_states) / full_layers
+    assert more == pytest.approx(4 * of_states + of_tokens, rel=0.01)
+
+    settings = json.loads((folder / "config.json").read_text())
+    hidden_bytes = 4 * settings["hidden_size"]
+    more = guessed.prefill_kv_bytes - plain.prefill_kv_bytes
+    of_prompts = (plain.prefill_kv_bytes - 4 * of_states) / full_layers
+    assert more == pytest.approx(of_prompts + 4 * 100 * hidden_bytes, rel=0.01)
+
+    assert guessed.draft is not None
+    output = settings["vocab_size"] * settings["hidden_size"]
+    assert guessed.draft.parameters * 4 == pytest.approx(of_head * MIB + 4 * output, rel=0.001)
+    assert guessed.draft.alone.weights["head"] == 4 * output
 
 
 @pytest.mark.parametrize("again", ["recurring", "keep"])
