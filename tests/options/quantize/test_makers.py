@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 import torch
 from loading import IDS, load, logits, off
 from made_models import CALIBRATED, made_by, python_of, with_maker
+from safetensors.torch import load_file, save_file
 
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
@@ -53,6 +55,18 @@ def logits_by(
     return torch.from_numpy(np.load(folder / "out.npy"))
 
 
+def with_a_wrong_group(made: Path, copy: Path) -> Path:
+    """Copy a model in AutoRound's format; the first inputs of one layer's outputs get scales a
+    quarter larger."""
+    shutil.copytree(made, copy)
+    (file,) = copy.glob("*.safetensors")
+    tensors = load_file(file)
+    name = next(name for name in sorted(tensors) if name.endswith("down_proj.scales"))
+    tensors[name][0] *= 1.25
+    save_file(tensors, file, metadata={"format": "pt"})
+    return copy
+
+
 @pytest.mark.parametrize(
     ("recipe", "more", "stored"),
     [
@@ -80,7 +94,11 @@ def test_a_folder_is_read_alike_by_transformers_and_by_our_engine(
     with_its_library = logits_by(
         BY_TRANSFORMERS, python if python.exists() else PYTHON, tmp_path, made
     )
-    assert off(ours, with_its_library) < (ROUNDING_16 if recipe == "autoround" else ROUNDING)
+    limit = ROUNDING_16 if recipe == "autoround" else ROUNDING
+    assert off(ours, with_its_library) < limit
+    if recipe == "autoround":  # a control: one wrong group of one layer is found by this limit, too
+        wrong = with_a_wrong_group(made, tmp_path / "wrong")
+        assert off(logits(load(make_config, wrong, dtype=Dtype.float32)), with_its_library) > limit
     plain = logits(load(make_config, MODEL_DIR, dtype=Dtype.float32))
     assert 100 * ROUNDING < off(ours, plain) < 0.5  # it is another model than the one before
     if stored is not None:  # and of this format alone
