@@ -157,8 +157,10 @@ class Decoder:
     def catch_up(self, own: OwnKv, rows: Sequence[Row]) -> None:
         """Let the states of rows, in the slots from 0 on, stand for all tokens but the last; after a
         wrong guess they stand for fewer."""
+        if own.states is None or not self.speculation.copies_states:
+            return  # no guess was in them
         pieces = []
-        for slot, row in enumerate(rows if own.states is not None else ()):
+        for slot, row in enumerate(rows):
             behind = unread_tokens(own, slot, row)[:-1]
             if behind:
                 first = row.kv.places - len(behind)

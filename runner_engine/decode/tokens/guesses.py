@@ -114,6 +114,8 @@ def unread_tokens(own: OwnKv, slot: int, row: Row) -> list[int]:
     if own.states is None:
         return row.tokens[-1:]
     behind = row.kv.shared + row.kv.places - own.states.read[slot]
+    if behind < 0:  # it stands for guessed tokens behind the end of the row
+        return row.tokens[-1:]
     return row.tokens[-1 - behind :]
 
 

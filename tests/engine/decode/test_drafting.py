@@ -18,9 +18,11 @@ from scipy.stats import chisquare
 from streams import PROMPTS
 
 from runner_base import ConfigError
+from runner_engine.decode.decoder import Decoder
 from runner_engine.decode.drafting import draft_model
 from runner_engine.decode.rows import Row
-from runner_engine.decode.tokens import Stopping, check_guesses, sampler_of
+from runner_engine.decode.tokens import Stopping, check_guesses, sampler_of, unread_tokens
+from runner_engine.kv_cache import OwnKv
 from runner_engine.local.engine import LocalEngine
 from runner_engine.recurrent import RowStates
 from runner_engine.sessions.base import Request
@@ -171,6 +173,37 @@ def test_states_that_are_not_given_back_change_answers(
 
     monkeypatch.setattr(RowStates, "restore", only_counts)
     assert ended(engine_of(tmp_path, "ngram"), asked, None) != expected
+
+
+@pytest.mark.parametrize(("speculate", "lags"), [("off", False), ("auto", False), ("ngram", True)])
+@pytest.mark.parametrize("family", ["qwen3_5_text", "qwen3_next", "falcon_h1"])
+def test_states_are_behind_only_where_guesses_are_read_into_them(
+    family: str,
+    speculate: str,
+    lags: bool,
+    engine_of: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So nothing is caught up with elsewhere. The control: guesses of which some are wrong, and some go on
+    behind the end of a row, whose state then stands for more than its tokens."""
+    own = families.OVERRIDES.get(family, {}) | {"max_position_embeddings": 512}
+    monkeypatch.setitem(families.OVERRIDES, family, own)
+    families.build(family, tmp_path)
+    kept = [Request(at, prompt, recurring=True) for at, prompt in enumerate(PROMPTS)]
+    expected = ended(engine_of(tmp_path), kept, 5)
+    unread: list[int] = []
+    catch_up = Decoder.catch_up
+
+    def noted(decoder: Decoder, own: OwnKv, rows: Sequence[Row]) -> None:
+        unread.extend(len(unread_tokens(own, slot, row)) for slot, row in enumerate(rows))
+        catch_up(decoder, own, rows)
+
+    monkeypatch.setattr(Decoder, "catch_up", noted)
+    knowing(expected, monkeypatch)
+    assert ended(engine_of(tmp_path, speculate), kept, 5) == expected
+    assert len(unread) >= len(kept)
+    assert (max(unread) > 1) is lags
 
 
 def test_rows_with_and_without_guesses_decode_together(
