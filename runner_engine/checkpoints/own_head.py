@@ -27,16 +27,24 @@ JOINING = ("join.weight", "norm_of_embedding.weight", "norm_of_hidden.weight")
 class HeadForm:
     """How a family names the tensors of its head."""
 
-    counted: str  # the key of config.json that says how many there are
+    counted: str | None  # the key of config.json that says how many there are; None: no key does
     begin: str  # of their names; {layers}: the number of the model's own layers
     block: str  # what the names of its layer have behind that
     joining: tuple[str, str, str]  # as JOINING
     norm: str
     shared: tuple[str, ...] = ()  # copies of the model's own
 
+    def may_be_in(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a model's files may have a head, by its config.json."""
+        return self.counted is None or bool(settings.get(self.counted))
+
+    def begin_in(self, settings: Mapping[str, Any]) -> str:
+        """Return what the names of the tensors begin with in a model's files."""
+        return self.begin.format(layers=settings.get("num_hidden_layers"))
+
     def names(self, settings: Mapping[str, Any], tensors: Iterable[Tensor]) -> dict[str, Tensor]:
         """Return the tensors of a head by their names in a model of one layer."""
-        begin = self.begin.format(layers=settings.get("num_hidden_layers"))
+        begin = self.begin_in(settings)
         others = dict(zip((*self.joining, self.norm), (*JOINING, NORM), strict=True))
         found = {}
         for tensor in tensors:
@@ -65,37 +73,49 @@ DEEPSEEK = HeadForm(
     "shared_head.norm.weight",
     ("embed_tokens.weight", "shared_head.head.weight"),
 )
-FORMS = {"glm4_moe": DEEPSEEK, "qwen3_5_text": QWEN, "qwen3_5_moe_text": QWEN}
+FORMS = {
+    "deepseek_v3": DEEPSEEK,
+    "glm4_moe": DEEPSEEK,
+    "glm4_moe_lite": DEEPSEEK,
+    "qwen3_5_text": QWEN,
+    "qwen3_5_moe_text": QWEN,
+    "qwen3_next": replace(QWEN, counted=None),
+}
 COUNTS = ("mtp_num_hidden_layers", "num_nextn_predict_layers", "num_mtp_layers")
 OF_ONE_LAYER = {
     "num_hidden_layers": 1,
     "layer_types": ["full_attention"],
     "first_k_dense_replace": 0,
+    "mlp_layer_types": ["sparse"],
 }
 
 
 def tensors_of_head(files: ModelFiles) -> dict[str, Tensor]:
     """Return the tensors of a model's own head by their names in a model of one layer; none where
     its family has none that is read here."""
-    settings = files.text_settings
-    form = FORMS.get(str(settings.get("model_type")))
-    is_there = form is not None and settings.get(form.counted)
-    return form.names(settings, files.tensors) if form is not None and is_there else {}
+    form = _form_of(files)
+    return {} if form is None else form.names(files.text_settings, files.tensors)
 
 
 def is_of_head(files: ModelFiles, name: str) -> bool:
-    """Whether a tensor that a load leaves out, by its name there, is of the model's own head."""
-    settings = files.text_settings
-    form = FORMS.get(str(settings.get("model_type")))
-    if form is None or not settings.get(form.counted):
-        return False
-    return name.startswith(form.begin.format(layers=settings.get("num_hidden_layers")))
+    """Whether a tensor of a model's files is of its own head, or a copy that lies beside it: a load
+    leaves both out."""
+    form = _form_of(files)
+    return form is not None and name.startswith(form.begin_in(files.text_settings))
 
 
 def without_head(files: ModelFiles, tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return the tensors of a model that is loaded, which leaves its own head out."""
-    own = {tensor.name for tensor in tensors_of_head(files).values()}
-    return [tensor for tensor in tensors if tensor.name not in own]
+    form = _form_of(files)
+    if form is None:
+        return list(tensors)
+    begin = form.begin_in(files.text_settings)
+    return [tensor for tensor in tensors if not tensor.name.startswith(begin)]
+
+
+def _form_of(files: ModelFiles) -> HeadForm | None:
+    form = FORMS.get(str(files.text_settings.get("model_type")))
+    return form if form is not None and form.may_be_in(files.text_settings) else None
 
 
 def alone(files: ModelFiles) -> tuple[list[Tensor], dict[str, Any]]:
@@ -104,8 +124,7 @@ def alone(files: ModelFiles) -> tuple[list[Tensor], dict[str, Any]]:
         replace(tensor, name=LAYER + name.removeprefix(LAYER))
         for name, tensor in tensors_of_head(files).items()
     ]
-    settings = files.text_settings
-    return tensors, settings | {key: it for key, it in OF_ONE_LAYER.items() if key in settings}
+    return tensors, {**files.text_settings, **OF_ONE_LAYER}
 
 
 def check_head(how: Speculate, files: ModelFiles) -> None:
@@ -121,27 +140,25 @@ def _rejection(files: ModelFiles) -> str | None:
     form = FORMS.get(str(family))
     if files.path.is_file():
         return "the heads for several tokens (MTP) of .gguf files are not read"
-    if not counts:
-        return (
-            "the model carries no head for several tokens (MTP): its config.json has none of "
-            f"{', '.join(COUNTS)} above 0"
-        )
+    none = "the model carries no head for several tokens (MTP)"
+    if not counts and (form is None or form.counted is not None):
+        return f"{none}: its config.json has none of {', '.join(COUNTS)} above 0"
     named = ", ".join(f"{key}={value}" for key, value in counts.items())
     if form is None:
         known = ", ".join(sorted(FORMS))
         return f"heads for several tokens (MTP) of {family} are not supported, those of {known} are"
-    if settings.get(form.counted) != 1:
+    heads = settings.get(form.counted) if form.counted else max(counts.values(), default=1)
+    if heads != 1:
         return f"config.json says {named}, and models with one head alone are supported"
-    return _rejected_tensors(files, named)
+    said = f"config.json says {named}, and the files have no such head" if counts else none
+    return _rejected_tensors(files, form, said)
 
 
-def _rejected_tensors(files: ModelFiles, named: str) -> str | None:
+def _rejected_tensors(files: ModelFiles, form: HeadForm, without: str) -> str | None:
+    """Say what is wrong with a head's tensors; without: what is said where there are none."""
     tensors = tensors_of_head(files)
-    missing = [name for name in (*JOINING, NORM) if name not in tensors]
-    if missing:
-        form = FORMS[str(files.text_settings["model_type"])]
-        begin = form.begin.format(layers=files.text_settings.get("num_hidden_layers"))
-        return f"config.json says {named}, and the files have no such head: no tensors {begin}*"
+    if any(name not in tensors for name in (*JOINING, NORM)):
+        return f"{without}: no tensors {form.begin_in(files.text_settings)}*"
     if files.weights[0] != "safetensors":
         return "the heads for several tokens (MTP) are read from .safetensors files alone"
     quantized = [one.name for one in tensors.values() if one.dtype not in FLOATS]

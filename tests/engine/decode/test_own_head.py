@@ -18,10 +18,14 @@ from guessing import asked_of, check, ended, guessing_engine
 from own_heads import FAMILIES, Reference
 from safetensors.torch import load_file, save_file
 from streams import PROMPTS
+from transformers import AutoModelForCausalLM
+from transformers.cache_utils import MtpCache
+from transformers.modeling_layers import MtpModel
 
 from runner_base import MIB, ConfigError
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.footprint import Footprint, predict
+from runner_engine.checkpoints.own_head import COUNTS
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.decode.drafting.own_head import Way
 from runner_engine.decode.rows import Row
@@ -63,6 +67,7 @@ def with_head(made_once: Callable[..., Path], engine_of: Make) -> Callable[[str]
 
 
 def encoded(engine: LocalEngine, text: str) -> list[int]:
+    engine.load()
     return engine.encode(Request(0, text))[1]
 
 
@@ -145,22 +150,76 @@ def test_logits_are_those_of_the_published_formula(
 ) -> None:
     folder = with_head(family)
     engine = engine_of(folder, "mtp")
-    engine.load()
     reference = Reference.of(folder, family)
     ids = encoded(engine, PROMPTS[1])
     states = reference.hidden(ids)[:-1]
-    head = engine.draft.loaded.model
-    head.get_input_embeddings().hidden = states
-    with torch.inference_mode():
-        found = head(input_ids=torch.tensor([ids[1:]])).logits[0]
     expected = reference.logits(reference(states, ids[1:]))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+    same_logits(engine, states, ids, expected)
     others = reference.logits(reference(states.roll(1, 0), ids[1:]))
     assert float((others - expected).abs().max()) > 0.1 * float(expected.std()), "a control"
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
-@FAMILY
+def same_logits(
+    engine: LocalEngine, states: torch.Tensor, ids: Sequence[int], expected: torch.Tensor
+) -> None:
+    """Check what a head gives for the tokens from the second on."""
+    head = engine.draft.loaded.model
+    head.get_input_embeddings().hidden = states
+    with torch.inference_mode():
+        found = head(input_ids=torch.tensor([list(ids)[1:]])).logits[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+
+
+@pytest.mark.parametrize("keys", [{"q_lora_rank": None}, {"rope_interleave": False}])
+def test_other_latents(keys: dict[str, Any], engine_of: Make, tmp_path: Path) -> None:
+    """Queries that come of no latent, and rotations by halves."""
+    own_heads.save(tmp_path, "deepseek_v3", **keys)
+    engine, reference = engine_of(tmp_path, "mtp"), Reference.of(tmp_path, "deepseek_v3")
+    ids = encoded(engine, PROMPTS[1])
+    states = reference.hidden(ids)[:-1]
+    same_logits(engine, states, ids, reference.logits(reference(states, ids[1:])))
+
+
+YARN = {
+    "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 128, "beta_fast": 32, "beta_slow": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe"])
+def test_logits_are_those_of_the_head_that_transformers_has(
+    family: str, engine_of: Make, tmp_path: Path
+) -> None:
+    """The two of these families whose heads transformers' own generate can guess with; with YaRN,
+    as DeepSeek-V3 has it."""
+    keys: dict[str, Any] = {"rope_parameters": YARN} if family == "deepseek_v3" else {}
+    own_heads.save(tmp_path, family, **keys)
+    engine = engine_of(tmp_path, "mtp")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32").eval()
+    # how it knows a head's tensors: by the number of the published models' layers
+    layers = model.config.num_hidden_layers
+    model._keys_to_ignore_on_load_unexpected = [rf"model\.layers\.{layers}\."]
+    mtp = MtpModel.from_pretrained(model)
+    ids = encoded(engine, PROMPTS[1])
+    with torch.inference_mode():
+        states = model.model(torch.tensor([ids])).last_hidden_state[:, :-1]
+        places = torch.arange(1, len(ids), dtype=torch.int64)[None]
+        cache = MtpCache(config=mtp.config)
+        given = torch.tensor([ids[1:]])
+        of_head = mtp.forward_layer(0, states, places, cache, input_ids=given)
+        expected = mtp._project_to_logits(of_head)[0]
+    same_logits(engine, states[0], ids, expected)
+
+
+# bitsandbytes' int8 fails on a CPU where transformers expands latents
+LATENTS = ("deepseek_v3", "glm4_moe_lite")
+BESIDE = [(family, quantization) for family in FAMILIES for quantization in ("none", "int8", "nf4")]
+
+
+@pytest.mark.parametrize(
+    ("family", "quantization"),
+    [one for one in BESIDE if one[0] not in LATENTS or one[1] != "int8"],
+)
 def test_beside_other_number_formats(
     family: str,
     quantization: str,
@@ -286,6 +345,38 @@ def test_what_has_no_head_is_refused(with_head: Callable[[str], Path], tmp_path:
     refused("models with one head alone", num_nextn_predict_layers=2)
     refused(r"no tensors model\.layers\.3\.\*", num_hidden_layers=3)
     refused(
-        "of longcat are not supported, those of glm4_moe, qwen3_5_moe_text, qwen3_5_text are",
+        "of longcat are not supported, those of deepseek_v3, glm4_moe, .*, qwen3_next are",
         model_type="longcat",
     )
+
+
+def test_whether_qwen3_next_has_a_head_its_files_say(
+    with_head: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its published config.json counts none."""
+    shutil.copytree(with_head("qwen3_next"), tmp_path, dirs_exist_ok=True)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert not set(COUNTS) & set(settings)
+    check(tmp_path, "mtp")
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"num_nextn_predict_layers": 2}))
+    with pytest.raises(ConfigError, match="models with one head alone"):
+        check(tmp_path, "mtp")
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    file = tmp_path / "model.safetensors"
+    body = {name: it for name, it in load_file(file).items() if not name.startswith("mtp.")}
+    save_file(body, file, metadata={"format": "pt"})
+    with pytest.raises(
+        ConfigError, match=r"carries no head for several tokens \(MTP\): no tensors mtp\.\*: use "
+    ):
+        check(tmp_path, "mtp")
+
+
+def test_a_head_that_is_stored_quantized_is_refused(tmp_path: Path) -> None:
+    """As DeepSeek-V3 is published: in FP8."""
+    weights = own_heads.save(tmp_path, "deepseek_v3")
+    check(tmp_path, "mtp")
+    name = "self_attn.kv_b_proj.weight"
+    weights[name] = weights[name].to(torch.float8_e4m3fn)
+    own_heads.put(tmp_path, "deepseek_v3", weights)
+    with pytest.raises(ConfigError, match=rf"stored quantized \(model\.layers\.2\.{name}\)"):
+        check(tmp_path, "mtp")
