@@ -1,6 +1,17 @@
 /* Weights of matrices in groups (groups.h), for one number format: each is rounded to T, as if the checkpoint had been
    unpacked. block_products.h multiplies them. */
 
+/* Whether a single row is multiplied by codes of 4 bits that do not go through memory */
+#ifndef HAS_CODE_ROWS
+#ifdef HAS_AVX512
+#define HAS_CODE_ROWS (!IS_WIDENED)
+#elif defined(HAS_VECTORS)
+#define HAS_CODE_ROWS 1
+#else
+#define HAS_CODE_ROWS 0
+#endif
+#endif
+
 #ifdef HAS_AVX512
 INLINE __m512 NAME(numbers_of_codes)(const int type, const uint8_t *codes, const float *zero_point, __m512 table) {
   const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
@@ -84,7 +95,7 @@ BETWEEN_UNITS void NAME(unpack_groups)(const matrix *m, const char *panel, int64
 }
 #endif
 
-#if defined(HAS_AVX512) && !IS_WIDENED
+#if defined(HAS_AVX512) && HAS_CODE_ROWS
 /* The weights of eight inputs, of some outputs of a panel, whose codes have 4 bits: as store_codes makes them */
 INLINE void NAME(weights_of_eight_codes)(const int type, const uint8_t *at, const float *scale, const float *zero_point,
                                          __m512 table, __m512 weights[8]) {
@@ -136,11 +147,68 @@ INLINE void NAME(sums_of_code_row)(const int type, const matrix *const of[2], co
   }
   memcpy(y, sum, sizeof sum);
 }
+#elif HAS_CODE_ROWS
+/* The weights that some codes of 4 bits stand for, as store_codes makes them. table: both halves of it */
+INLINE floats NAME(weights_of_codes)(const int made, ints code, const floats table[2], const float *scale,
+                                     const float *zero_point) {
+  const floats scales = _mm256_loadu_ps(scale);
+  if (made == OF_TABLE) {
+    const floats lower = _mm256_permutevar8x32_ps(table[0], code), upper = _mm256_permutevar8x32_ps(table[1], code);
+    const floats number = _mm256_blendv_ps(lower, upper, (floats)_mm256_slli_epi32(code, 28));
+    return NAME(rounded_weights)(_mm256_mul_ps(number, scales));
+  }
+  const floats number = _mm256_cvtepi32_ps(code), offset = _mm256_loadu_ps(zero_point);
+  if (made == OF_OFFSETS) return NAME(rounded_short_weights)(_mm256_fmsub_ps(number, scales, offset));
+  return NAME(rounded_weights)(_mm256_mul_ps(_mm256_sub_ps(number, offset), scales));
+}
+
+/* The sums y [2, PANEL] of a single row with a panel of each of two matrices, in the order of register tiles: no weight goes
+   through memory. Each sum waits for the one before, so they take turns. */
+INLINE void NAME(sums_of_code_row)(const int made, const matrix *const of[2], const uint8_t *const panel[2],
+                                   const NAME(operand) *x, int64_t inputs, float *y) {
+  const int64_t block = of[0]->block, groups = ceil_div(inputs, block);
+  const uint8_t *at[2];
+  floats table[2][2], sum[2][PANEL_VECTORS];
+  group_numbers numbers[2];
+  for (int p = 0; p < 2; p++) {
+    at[p] = panel[p] + group_number_bytes(of[p], inputs) * PANEL;
+    for (int half = 0; half < 2; half++)
+      table[p][half] = made == OF_TABLE ? _mm256_loadu_ps((const float *)of[p]->scale + half * VEC_FLOATS) : _mm256_setzero_ps();
+    for (int v = 0; v < PANEL_VECTORS; v++) sum[p][v] = _mm256_setzero_ps();
+  }
+  for (int64_t group = 0, k = 0; group < groups; group++) {
+    const int64_t end = k + block < inputs ? k + block : inputs;
+    for (int p = 0; p < 2; p++) {
+      if (made == OF_TABLE) read_scales(of[p], panel[p] + group * PANEL * scale_size(of[p]), numbers[p].scale);
+      else numbers[p] = numbers_of_group(of[p], panel[p], groups, group);
+      if (made == OF_OFFSETS)
+        for (int o = 0; o < PANEL; o++) numbers[p].zero_point[o] *= numbers[p].scale[o];
+    }
+    for (; k < end; k += 8) {
+      for (int p = 0; p < 2; p++) __builtin_prefetch(at[p] + AHEAD);
+#pragma GCC unroll 4
+      for (int i = 0; i < 8; i += 2) {
+        const floats first = _mm256_set1_ps(x[k + i]), second = _mm256_set1_ps(x[k + i + 1]);
+#pragma GCC unroll 2
+        for (int p = 0; p < 2; p++)
+#pragma GCC unroll 2
+          for (int v = 0; v < PANEL_VECTORS; v++) {
+            const float *scale = numbers[p].scale + v * VEC_FLOATS, *zero_point = numbers[p].zero_point + v * VEC_FLOATS;
+            const ints both = bytes_as_ints(at[p] + i / 2 * PANEL + v * VEC_FLOATS);
+            const ints lower = and_ints(both, _mm256_set1_epi32(15)), upper = shifted(both, 4);
+            sum[p][v] = _mm256_fmadd_ps(first, NAME(weights_of_codes)(made, lower, table[p], scale, zero_point), sum[p][v]);
+            sum[p][v] = _mm256_fmadd_ps(second, NAME(weights_of_codes)(made, upper, table[p], scale, zero_point), sum[p][v]);
+          }
+      }
+      for (int p = 0; p < 2; p++) at[p] += 4 * PANEL;
+    }
+  }
+  memcpy(y, sum, sizeof sum);
+}
 #endif
 
-/* Whether a single row is multiplied by codes that do not go through memory */
 INLINE int NAME(has_code_row)(const matrix *m) {
-#if defined(HAS_AVX512) && !IS_WIDENED
+#if HAS_CODE_ROWS
   return m->kind == GROUPS && m->bits == 4 && m->code_type != E4M3 && !m->constants;
 #else
   (void)m;
@@ -157,10 +225,16 @@ UNTIL_LINKED void NAME(multiply_row_by_codes)(const matrix *const of[2], const c
 #else
 BETWEEN_UNITS void NAME(multiply_row_by_codes)(const matrix *const of[2], const char *first, const char *second,
                                                const NAME(operand) *x, int64_t inputs, float *y) {
-#if defined(HAS_AVX512) && !IS_WIDENED
+#if HAS_CODE_ROWS
   const uint8_t *const panels[2] = {(const uint8_t *)first, (const uint8_t *)second};
+#ifdef HAS_AVX512
   if (of[0]->code_type == TABLE) NAME(sums_of_code_row)(TABLE, of, panels, x, inputs, y);
   else NAME(sums_of_code_row)(INTEGERS, of, panels, x, inputs, y);
+#else
+  if (of[0]->code_type == TABLE) NAME(sums_of_code_row)(OF_TABLE, of, panels, x, inputs, y);
+  else if (has_short_weights(of[0]) && has_short_weights(of[1])) NAME(sums_of_code_row)(OF_OFFSETS, of, panels, x, inputs, y);
+  else NAME(sums_of_code_row)(OF_ZERO_POINTS, of, panels, x, inputs, y);
+#endif
 #endif
   (void)of, (void)first, (void)second, (void)x, (void)inputs, (void)y;
 }

@@ -127,6 +127,15 @@ INLINE group_numbers numbers_of_group(const matrix *m, const uint8_t *panel, int
   return g;
 }
 
+/* What the weights of a row of codes are made of: a number of a table times the scale, a code without its zero point times the
+   scale, or, where that product has few bits, the code times the scale without the zero point's product */
+enum { OF_TABLE, OF_ZERO_POINTS, OF_OFFSETS };
+
+/* Whether a code without its zero point, times a scale, has few bits, so that the zero point's product may be taken away instead */
+INLINE int has_short_weights(const matrix *m) {
+  return (m->scale_type == SCALE_F16 || m->scale_type == SCALE_BF16) && m->zero_point != ZEROS_LIKE_SCALES;
+}
+
 /* codes [8, PANEL] of eight inputs */
 INLINE void codes_of_inputs(const int low, const int high, const uint8_t *at, uint8_t codes[8][PANEL]) {
 #pragma GCC unroll 8

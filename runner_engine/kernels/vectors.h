@@ -51,6 +51,12 @@ INLINE words bits_rounded_to_bf16(floats x) { /* as from_float_bf16; the lower h
   return bits + ((bits >> 16 & 1) + 0x7fff);
 }
 INLINE floats rounded_weights_bf16(floats x) { return (floats)(bits_rounded_to_bf16(x) & 0xffff0000u); }
+/* The same of numbers of at most 20 bits, in two operations: 65,537 times a number is rounded where its bf16 ends, and to an even
+   number where it lies between two, as 65,536 times the number is even there. That part is taken away again, exactly. */
+INLINE floats rounded_short_weights_f32(floats x) { return x; }
+INLINE floats rounded_short_weights_bf16(floats x) {
+  return V(fnmadd_ps)(x, V(set1_ps)(65536), V(mul_ps)(x, V(set1_ps)(65537)));
+}
 #ifndef HAS_AVX512
 INLINE vec step_f32(const floats x[1]) { return (vec)x[0]; }
 INLINE words step_bf16(const floats x[2]) {
