@@ -53,6 +53,7 @@ FACTS_SHOWN = (
         "answered_by",
         "attacked",
         "output_dir",
+        "keeps_up_to",
         "noise",
         "plug_ins",
     ),

@@ -115,7 +115,7 @@ class Contention:
         passed, others_s = time.monotonic() - self.started, _others_s() - self.others_s
         if others_s <= OTHERS_CORES * passed + 0.1:  # the kernel counts in steps of 10 ms
             return ""
-        return f"{BESIDE} on {others_s / max(passed, 0.01):.1f} of {os.cpu_count()} cores"
+        return f"{BESIDE} that used {others_s / max(passed, 0.01):.1f} of {os.cpu_count()} cores"
 
 
 def _others_s() -> float:

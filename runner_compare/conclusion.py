@@ -11,7 +11,7 @@ from runner_compare.data import TableRow
 from runner_compare.effect_words import asked_of, if_alike, quantity, unit_of
 from runner_compare.findings import joined, label, range_of
 from runner_compare.quantities import LIKELIHOODS, Quantity, what_shows_more
-from runner_compare.statistics import Decision, MarginVerdict
+from runner_compare.statistics import POWER, Decision, MarginVerdict
 from runner_compare.wording import about
 
 # differences of accuracies for which a number of questions is given
@@ -81,7 +81,10 @@ def _what_would_decide(undecided: Sequence[Decision]) -> str:
         most = max((count for count in needed if count is not None), default=None)
         if most is None or None in needed:
             return ""
-        return f" (about {about(most)} {counted} in all would decide {if_alike(undecided[0])})"
+        return (
+            f" (about {about(most)} {counted} of each, those so far included, would decide with {100 * POWER:g} % "
+            f"power {if_alike(undecided[0])})"
+        )
     # it stopped early: the number of questions was not planned
     if any(not decision.test.knows_power for decision in undecided):
         return ""
@@ -95,7 +98,7 @@ def _what_would_decide(undecided: Sequence[Decision]) -> str:
             decision.detectable for decision in undecided if decision.detectable is not None
         )
         found = range_of([of.write_detectable(difference) for difference in detectable])
-        could = f"{asked} {counted} could only detect {found} {unit_of(undecided[0])}"
+        could = f"{asked} {counted} detect only differences from {found} {unit_of(undecided[0])} up"
     tells_more = {decision.tells_more for decision in undecided}
     if len(tells_more) == 1 and (more := tells_more.pop()):
         return f": {could} ({more})"
@@ -118,5 +121,5 @@ def _enough(undecided: Sequence[Decision], of: Quantity) -> str:
             continue
         needed = hardest.test.needs_to_detect(target, hardest.level)
         if needed is not None and needed > hardest.n:
-            return f"; about {about(needed)} would do for {100 * target:g}"
+            return f"; about {about(needed)} in all would detect {100 * target:g} points"
     return ""

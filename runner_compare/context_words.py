@@ -32,8 +32,8 @@ def context_sentence(figures: Mapping[str, float]) -> str:
 
 
 def _change(step: Step) -> str:
-    change, low, high = (_signed(value) for value in (-step.gain, -step.high, -step.low))
-    return f"from {step.shorter:,} to {step.longer:,}: loss {change} nats/token, 95 % interval {low}..{high}"
+    gain, low, high = (_signed(value) for value in (step.gain, step.low, step.high))
+    return f"from {step.shorter:,} to {step.longer:,}: gain {gain} nats/token, 95 % interval [{low}, {high}]"
 
 
 def _signed(value: float) -> str:

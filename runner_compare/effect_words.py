@@ -141,7 +141,8 @@ def _would_decide(decision: Decision) -> str:
         of_families = (
             f" in {math.ceil(needed * families / decision.n):,} such families" if families else ""
         )
-        return f"{about(needed)} {asked}{of_families} would decide"
+        in_all = "" if decision.is_ratio else " in all"
+        return f"{about(needed)} {asked}{in_all}{of_families} would decide"
     more = (
         f"{about(needed - decision.n)} more {asked} would decide, " if needed > decision.n else ""
     )
@@ -244,5 +245,5 @@ def detectable(decision: Decision) -> str:
     if not decision.test.knows_power:
         return ABSENT
     if decision.detectable is None:
-        return f"≥{ABSENT}"
-    return f"≥{quantity(decision).write_detectable(decision.detectable)}"
+        return ABSENT
+    return f"{quantity(decision).write_detectable(decision.detectable)}"

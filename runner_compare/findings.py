@@ -71,7 +71,7 @@ def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
         finding=finding_of(largest),
         value=f"{of.write(largest.value)} {unit}",
         largest=largest_name,
-        figures=f"{interval} {of.write(largest.low)}..{of.write(largest.high)}, {ps}",
+        figures=f"{interval} [{of.write(largest.low)}, {of.write(largest.high)}], {ps}",
     )
     ends = sentence_of_ends(largest)
     return "; ".join(filter(None, (head, *_limits(effects, largest, unit), ends, largest.remark)))
@@ -174,7 +174,8 @@ def _of_margin(effects: Sequence[Decision]) -> str:
     needed = sorted(effect.needed for effect in effects if effect.needed is not None)
     if not needed or len(needed) < len(effects):
         return shown
-    count = f"{range_of([about(one) for one in needed])} {asked_of(effects[0])}"
+    in_all = "" if effects[0].is_ratio else " in all"
+    count = f"{range_of([about(one) for one in needed])} {asked_of(effects[0])}{in_all}"
     return f"{shown} ({if_alike(effects[0])}, about {count} would decide)"
 
 

@@ -36,6 +36,7 @@ from runner_compare.statistics.sequential import Side
 FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed", "joules_per_question": "energy"}
 MEMORY, SPEED, ENERGY = FRONT
 MEASURED = SPEED, ENERGY  # they differ from run to run
+FEWEST_ROWS = 2
 # memory is computed, not measured: only longer or shorter answers change it
 MEMORY_TOLERANCE = 0.02
 # the smallest losses that matter, unless --margin says otherwise; that of speed is energy's, too
@@ -79,11 +80,11 @@ def mark_front(
     may differ by noise alone, if the user says so.
     """
     scored = [row for row in table.rows if row.run.interval]
-    if len(scored) < 2:
+    if len(scored) < FEWEST_ROWS:
         return
     _leave_out(scored)
     rows = [row for row in scored if not row.off_front]
-    if len(rows) < 2:
+    if len(rows) < FEWEST_ROWS:
         return
     panels = [
         [row for row in rows if row.panel == panel]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import chain
 
 from runner_base import few
-from runner_compare.data import ALONE_KEYS, MAX_NAMED, Table, TableRow
-from runner_compare.front import ENERGY, MEMORY, SPEED, Front
+from runner_compare.data import ALONE_KEYS, MAX_NAMED, Run, Table, TableRow
+from runner_compare.front import ENERGY, FEWEST_ROWS, MEMORY, SPEED, Front
 from runner_compare.front import FRONT as AXES
 from runner_compare.quantities import points
 from runner_compare.statistics import ALPHA, MIN_RUNS
@@ -40,16 +40,25 @@ def front_sentences(table: Table) -> list[str]:
             "--tolerance PERCENT"
         )
     if left_out := [f"{row.run.job_id} ({row.off_front})" for row in table.rows if row.off_front]:
+        alone = sum(not row.off_front and has_figures(row.run) for row in table.rows)
+        of_all = f"{alone} of {len(table.rows)} runs"
         count = (
-            f"the Pareto front counts {len(table.rows) - len(left_out)} of {len(table.rows)} runs"
+            f"the Pareto front counts {of_all}, which were"
+            if kept.axes
+            else f"no Pareto front: {of_all} {'was' if alone == 1 else 'were'}"
         )
+        two = "" if alone >= FEWEST_ROWS else f", and a front needs {FEWEST_ROWS}"
         sentences.append(
-            f"{count if kept.axes else 'no Pareto front'}: speed counts only where a job had a process and the "
-            "machine to itself, on one kind of machine. Left out: "
+            f"{count} measured alone (a process and the machine to itself, on one kind of machine){two}. Left out: "
             f"{few(left_out, MAX_NAMED if kept.axes else 1)}. To count them, run the jobs again on an idle "
             f"machine with {ALONE_KEYS}"
         )
     return sentences
+
+
+def has_figures(run: Run) -> bool:
+    """Whether a run has measured anything that a front counts; answers may all be reused."""
+    return any(run.metrics.get(axis, 0.0) > 0 for axis in AXES)
 
 
 def left_out_axes(front: Front) -> str:

@@ -27,10 +27,15 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
 
 
-def about(count: int) -> str:
+def rounded_up(count: int) -> int:
     """Return a number of questions to three digits, rounded up so that the stated power holds."""
-    step = max(1, 10 ** (len(str(count)) - 3))
-    return f"{-(-count // step) * step:,}"
+    step = int(max(1, 10 ** (len(str(count)) - 3)))
+    return -(-count // step) * step
+
+
+def about(count: int) -> str:
+    """Return that number in words."""
+    return f"{rounded_up(count):,}"
 
 
 def is_its_own_name(key: str) -> bool:

@@ -61,7 +61,7 @@ def test_table_shows_every_headline(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for part in (
         "model=embedded",
-        "92.5%   95 % interval 89.8% – 94.5%   n = 500",
+        "92.5%   95 % interval [89.8%, 94.5%]   n = 500",
         "462 correct · 30 wrong · 5 no answer · 3 cut off",
         "30,000 prompt · 12,000 new",
         "prefill 9,000 tok/s · decode 1,234 tok/s",

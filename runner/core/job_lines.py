@@ -78,10 +78,12 @@ class Line:
 
 def _interval(name: str, label: str = "95 % interval") -> str:
     """Return the ends of a number's interval, as metrics to fill in."""
-    return f"   {label} {{{name}_low}} – {{{name}_high}}"
+    return f"   {label} [{{{name}_low}}, {{{name}_high}}]"
 
 
 KL, KL_INTERVAL = "{kl_nats_per_token} nats/token", _interval("kl_nats_per_token")
+BY_VOTE = ", by the vote of {answers_each} answers · {tied_votes} ties, which went to the number that came first"
+STOPPED = "questions_left"  # a metric of a job that may stop early: above 0 if it did
 PREFILL, DECODE = "prefill {prefill_tok_per_s} tok/s", " · decode {decode_tok_per_s} tok/s"
 ENERGY = "{energy_net_j} J besides {idle_w} W of idling"
 PHASES = " · prefill {energy_prefill_j} J, decode {energy_decode_j} J"
@@ -110,7 +112,7 @@ LINES = (
             "verdicts",
             "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off" + whose,
         )
-        for whose in ("", ", by the vote of {answers_each} answers · {tied_votes} ties")
+        for whose in ("", BY_VOTE)
     ),
     Line(
         "orders",
@@ -143,20 +145,24 @@ LINES = (
         "{asked_again} questions: {texts_changed} texts changed ({texts_changed_share}) · {answers_changed} answers",
     ),
     Line(
-        "twins",
-        "{twins}: originals {originals_correct} right · twins {twins_correct} right · p = {twins_p}",
+        "copies",
+        "{twins} with other numbers: originals {originals_correct} right · copies {twins_correct} right · "
+        "McNemar p = {twins_p}",
     ),
     *(
         Line(
             "difference",
             "{early_stop_difference_points} points"
+            + biased
             + _interval("early_stop_difference_points", f"always-valid {confidence} % interval")
-            + "   {early_stop_wins} won · {early_stop_losses} lost of {questions_asked}"
-            + whose,
+            + "   of {questions_asked} questions only this job has {early_stop_wins} right, only the baseline "
+            "{early_stop_losses}" + whose,
             brief=True,
+            unless_zero=unless_zero,
         )
         for whose in ("", ", by the vote of {answers_each} answers")
         for confidence in ("95", "{early_stop_confidence_percent}")
+        for biased, unless_zero in (("", ""), (", biased by the stop: quote the interval", STOPPED))
     ),
     Line("accuracy", "{acc}" + _interval("acc") + "   n = {n}", brief=True),
     Line(
@@ -214,7 +220,7 @@ LINES = (
     Line("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
     Line(
         "tokens",
-        "{prompt_tokens} prompt, {computed_prompt_tokens} of them computed · {new_tokens} new",
+        "{prompt_tokens} prompt, {computed_prompt_tokens} computed · {new_tokens} new",
         unless_zero="shared_prompt_tokens",
     ),
     Line("team", "{calls} calls · {code_failed} programs failed"),
@@ -269,7 +275,6 @@ LINES = (
         brief=True,
     ),
     Line("the machine", "products {matrix_gflop_per_s} GFLOP/s · reads {read_gb_per_s} GB/s"),
-    Line("knee", "{knee_requests_per_s} requests/s"),
     *(
         Line(
             who,
@@ -304,9 +309,14 @@ LINES = (
     ),
     Line(
         "held",
-        "weights {weights_held_mib} · activations {activation_held_mib} · runtime {runtime_held_mib} MiB",
+        "weights {weights_held_mib} · KV cache {kv_held_mib} · activations {activation_held_mib} · "
+        "runtime {runtime_held_mib} MiB",
     ),
-    Line("predicted", "weights {predicted_weight_mib} MiB · KV cache {kv_cache_mib} MiB"),
+    Line(
+        "predicted",
+        "weights {predicted_weights_held_mib} · KV cache {kv_cache_mib} · activations {predicted_activation_mib} · "
+        "runtime {predicted_runtime_mib} MiB, each at its largest",
+    ),
     Line(
         "KV cache",
         "{kv_per_1000_tokens_mib} MiB for 1,000 tokens of a row, {kv_per_1000_tokens_mib_min} – "

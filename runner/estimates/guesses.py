@@ -40,6 +40,7 @@ class GuessedPasses:
             seconds=(low + high) / 2,
             spread=(high - low) / (high + low) if high else 0.0,
             notes=[*fewest.notes, self._note(most, fewest)],
+            ends=(most, fewest),
         )
 
     def _note(self, most: Estimate, fewest: Estimate) -> str:

@@ -216,6 +216,10 @@ def estimate_words(estimate: Estimate | None) -> tuple[str, str]:
         return "", ""
     if estimate.source is EstimateBasis.answered:
         return clock(0), estimate.source.value
+    if estimate.ends is not None:
+        (least, most), error = estimate.ends, f"± {estimate.ends[1].spread:.0%}"
+        if clock(least.seconds) != clock(most.seconds):
+            return f"{clock(least.seconds)} – {clock(most.seconds)} {error}", estimate.source.value
     at_most = (
         "≤ " if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded else ""
     )

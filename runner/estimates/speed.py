@@ -71,6 +71,8 @@ class Estimate:
     source: EstimateBasis
     is_upper_bound: bool = False  # answers may end before their maximum length
     notes: list[str] = field(default_factory=list)
+    # the least and the most of what is not known yet, each with its own uncertainty
+    ends: tuple[Estimate, Estimate] | None = None
 
 
 def interpolate(points: Points, size: float) -> float:

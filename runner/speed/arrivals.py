@@ -207,8 +207,17 @@ class Knee:
     """The highest rate that the engine can keep up with; None if even the lowest is too high."""
 
     rate: float | None
-    is_highest: bool  # of all measured rates: the knee may be higher
+    is_highest: bool  # of all measured rates: then no knee was found
     sentence: str
+
+    @property
+    def keeps_up_to(self) -> str:
+        """The rate up to which it keeps up, for a job's card."""
+        if self.rate is None:
+            return "none of the rates that were tried"
+        return f"{self.rate:g} requests/s" + (
+            " or more: the highest that was tried" * self.is_highest
+        )
 
 
 def keeps_up(load: Load, lowest: Load) -> bool:
@@ -222,6 +231,11 @@ def keeps_up(load: Load, lowest: Load) -> bool:
     )
     is_prompt = percentiles(load.answers_s)["p95"] <= allowed_s
     return is_prompt and len(load.requests) / load.seconds >= KEEPS_UP * load.offered(usual_s)
+
+
+def offered_to(load: Load, lowest: Load) -> float:
+    """Return a rate as it was drawn, beside which `keeps_up` sees the rate of answers."""
+    return load.offered(median(lowest.answers_s))
 
 
 def knee_of(loads: Sequence[Load]) -> Knee | None:
@@ -248,7 +262,7 @@ def knee_of(loads: Sequence[Load]) -> Knee | None:
         return Knee(
             rate,
             True,
-            f"the knee is at {rate:g} requests/s or above, the highest rate that was tried: {rule}",
+            f"no knee was found up to {rate:g} requests/s, the highest rate that was tried: {rule}",
         )
     return Knee(
         rate,

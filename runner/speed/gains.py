@@ -9,7 +9,7 @@ from runner.speed.by_turns import ACCEPTED, DIFFERING, GAIN, OFF_SPEED, SPEED
 from runner.speed.cells import Cell
 from runner_base.spreads import fewest_with_interval, median_interval
 
-TITLE = "guessed tokens against none, by turns"
+TITLE = "decoding with guesses and without, by turns"
 NO_TEXT = (
     "the prompts are random tokens, so how many guesses are right says little about texts: "
     "task.prompts=embedded, or prompts of your own, are texts"
@@ -38,11 +38,11 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         if GAIN not in cell.figures:
             continue
         row: dict[str, Any] = {"batch_size": cell.batch_size, "prompt_tokens": cell.prompt_tokens}
-        row |= {"new_tokens": cell.new_tokens, "guessed_tok_per_s": round(cell.median(SPEED), 1)}
-        row |= {"off_tok_per_s": round(cell.median(OFF_SPEED), 1)}
-        row["gain"] = round(cell.median(GAIN), 3)
+        row |= {"new_tokens": cell.new_tokens, "with_tok_per_s": round(cell.median(SPEED), 1)}
+        row |= {"without_tok_per_s": round(cell.median(OFF_SPEED), 1)}
+        row["times_as_fast"] = round(cell.median(GAIN), 3)
         ends = interval(cell)
-        row["gain_95"] = None if ends is None else f"{ends[0]:.2f}–{ends[1]:.2f}"
+        row["interval_95"] = None if ends is None else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
         row["verdict"] = verdict(ends)
         right = cell.median(ACCEPTED) if ACCEPTED in cell.figures else None
         row["guessed_right"] = None if right is None else f"{right:.0%}"

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from runner.config.measures import SweepConfig
-from runner.speed.arrivals import Load, keeps_up
+from runner.speed.arrivals import Load, keeps_up, offered_to
 from runner.speed.by_turns import GAIN
 from runner.speed.cells import ENERGY, GAPS, SPEEDS, Cell
 from runner.speed.limits import MachineRates, nearer_to
@@ -128,10 +128,12 @@ def rows_of_limits(
 def rows_of_loads(loads: Sequence[Load], knee: float | None) -> list[dict[str, Any]]:
     """Return the table of rates."""
     rows: list[dict[str, Any]] = []
+    lowest = next((load for load in loads if load.seconds), loads[0])
     for load in loads:
         row: dict[str, Any] = {"requests_per_s": load.rate, "requests": len(load.requests)}
         if load.seconds:
             figures = load.figures
+            row["offered"] = round(offered_to(load, lowest), 3)
             row["answers_per_s"] = round(figures["answered_requests_per_s"], 3)
             row["tok_per_s"] = round(figures["output_tok_per_s"], 1)
             row |= {
@@ -140,7 +142,7 @@ def rows_of_loads(loads: Sequence[Load], knee: float | None) -> list[dict[str, A
                 if name.startswith(("ttft_", "answer_"))
             }
             row["keeps_up"] = (
-                "knee" if load.rate == knee else "yes" if keeps_up(load, loads[0]) else "no"
+                "knee" if load.rate == knee else "yes" if keeps_up(load, lowest) else "no"
             )
         rows.append(row | ({"note": load.note} if any(load.note for load in loads) else {}))
     return rows

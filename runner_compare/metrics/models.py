@@ -73,7 +73,7 @@ METRICS: tuple[Metric, ...] = (
         metric(key, form=",.2f")
         for key in ("predicted_weight_mib", "mapped_weight_mib", "kv_cache_mib", "kv_mib")
     ),
-    *(metric(f"{part}_held_mib") for part in ("weights", "activation", "runtime")),
+    *(metric(f"{part}_held_mib") for part in ("weights", "kv", "activation", "runtime")),
     *(
         metric(f"{by}kv_per_1000_tokens_mib", form=",.3f", better=Better.neither)
         for by in ("", "predicted_")

@@ -15,6 +15,7 @@ from runner_compare.section import Section
 GROUP = "runner_compare.sections"
 NAMES = (
     "cut_offs",  # what answers that were cut off leave open
+    "shared_error",  # rows that are undecided only because comparisons share 5 %
     "several_answers",  # several answers to a question: the mean, pass@k, the vote
     "unread_answers",  # of which rows the rule that judged has read few answers
     "beyond_trained",  # rows whose texts may be longer than their RoPE setting is made for

@@ -244,7 +244,9 @@ def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
             f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}",
         )
     if worst.verdict is MarginVerdict.undecided:
-        needs = f" (needs about {about(worst.needed)} {asked_of(worst)})" if worst.needed else ""
+        needs = (
+            f" (needs about {about(worst.needed)} {asked_of(worst)} in all)" if worst.needed else ""
+        )
         return False, f"{named}undecided within {margin_words(worst)}{needs}"
     return worst.verdict in SHOWN_GOOD, f"{named}{margin_decision(worst)}"
 

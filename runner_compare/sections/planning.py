@@ -16,7 +16,7 @@ from runner_compare.selection import parse_margins
 from runner_compare.statistics import POWER, Decision, Method
 from runner_compare.statistics.answer_times import answer_times
 from runner_compare.statistics.planning import MIN_UNITS_PLANNED
-from runner_compare.wording import about, name_of, number
+from runner_compare.wording import about, name_of, rounded_up
 
 OPTION = "--plan-questions"
 KEYS = ("margin", "detect", "power")
@@ -204,7 +204,12 @@ def plan_columns(table: Table) -> list[Column]:
         ),
         Column(
             "further",
-            [ABSENT if plan.further is None else number(float(plan.further)) for _, plan in lines],
+            [
+                ABSENT
+                if plan.needed is None
+                else f"{max(0, rounded_up(plan.needed) - plan.asked):,}"
+                for _, plan in lines
+            ],
         ),
         Column("time here", [duration(plan.further_s) for _, plan in lines]),
     ]

@@ -8,6 +8,7 @@ from typing import Any
 from runner_base import Column, Use, few
 from runner_compare.columns import accuracy_of, naming
 from runner_compare.data import ABSENT, ENGINE, Run, Table, TableRow
+from runner_compare.findings import joined
 from runner_compare.section import Section
 from runner_compare.sections.thinking import metric_column, right_answer_costs, right_answers
 from runner_compare.wording import MAX_NAMES, name_of
@@ -90,18 +91,26 @@ def cost_table(table: Table) -> list[Column]:
 
 def missing_sentences(table: Table) -> list[str]:
     """Say what is not known of which rows' right answers, and why; empty if all is."""
-    rows_by_reason: dict[tuple[str, str], list[str]] = {}
-    for row in table.rows:
-        for key in HEADS.keys() - costs_of(row.run).keys():
-            reason = why_missing(row.run, key)
-            rows_by_reason.setdefault((key, reason), []).append(name_of(row, table.keys))
-    if not rows_by_reason:
+    missing: dict[str, dict[str, list[str]]] = {}  # names of rows, by cost and reason
+    costs = [costs_of(row.run) for row in table.rows]
+    for key in HEADS:
+        for row, cost in zip(table.rows, costs, strict=True):
+            if key not in cost:
+                names = missing.setdefault(key, {}).setdefault(why_missing(row.run, key), [])
+                names.append(name_of(row, table.keys))
+    if not missing:
         return []
-    parts = [
-        f"{NAMES[key]} of {few(rows_by_reason[key, reason], MAX_NAMES)} ({reason})"
-        for key, reason in sorted(rows_by_reason, key=lambda pair: [*HEADS].index(pair[0]))
-    ]
-    return [f"what a right answer costs is not known: {'; '.join(parts)}"]
+    parts = []
+    if known := [NAMES[key] for key in HEADS if key not in missing]:
+        parts.append(f"{joined(known)} {_verb(known)} known of all rows")
+    for key, rows_by_reason in missing.items():
+        rows = [f"{few(names, MAX_NAMES)} ({why})" for why, names in rows_by_reason.items()]
+        parts.append(f"{NAMES[key]} {_verb([NAMES[key]])} not known of {joined(rows)}")
+    return [f"what a right answer costs: {'; '.join(parts)}"]
+
+
+def _verb(names: list[str]) -> str:
+    return "are" if len(names) > 1 or names == [NAMES["tokens"]] else "is"
 
 
 def why_missing(run: Run, key: str) -> str:
@@ -109,7 +118,6 @@ def why_missing(run: Run, key: str) -> str:
     if not right_answers(run):
         return "no answer is right"
     is_on_server, is_counted = SERVER in run.params, COUNTED in run.metrics
-    no_energy = run.facts.get("energy", "").removeprefix("not counted: ").partition(", and the")[0]
     reasons = {
         "seconds": "all its answers were reused, or an earlier version recorded them",
         "tokens": "they were not counted",
@@ -123,7 +131,7 @@ def why_missing(run: Run, key: str) -> str:
         "joules": (
             "what a server uses is not counted here"
             if is_on_server
-            else no_energy or "no counter of energy was read on its machine"
+            else run.facts.get("energy") or "no counter of energy was read on its machine"
         ),
     }
     return reasons[key]

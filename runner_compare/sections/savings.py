@@ -173,7 +173,7 @@ def _accuracy(row: TableRow) -> str:
     if row.effect is None:
         return "accuracy was not compared"
     effect, of = row.effect, quantity(row.effect)
-    ends = f"{of.write(effect.low)}..{of.write(effect.high)}"
+    ends = f"[{of.write(effect.low)}, {of.write(effect.high)}]"
     return f"accuracy: {finding_of(effect)} (Δ {of.write(effect.value)} points, {ends})"
 
 

@@ -147,7 +147,9 @@ def _difference(decision: Decision) -> str:
         f"{end:+,.1f}".replace("-0.0", "+0.0").replace("+0.0", "0.0").replace("-", "−")
         for end in (decision.value, decision.low, decision.high)
     )
-    return f"{thinks}Δ {value}{share}, 95 % interval {low}..{high}, Holm {p_value(decision.p_holm)}"
+    return (
+        f"{thinks}Δ {value}{share}, 95 % interval [{low}, {high}], Holm {p_value(decision.p_holm)}"
+    )
 
 
 def thinking_record(decision: Decision) -> dict[str, Any]:

@@ -99,6 +99,18 @@ class Decision(Effect):
         )
 
     @property
+    def is_decided_alone(self) -> bool:
+        """Whether its own test would decide what it does not among the comparisons of its table."""
+        if not self.is_tested or self.ends is not None or self.early_stop_comparisons is not None:
+            return False
+        if self.verdict not in (None, MarginVerdict.undecided):
+            return False
+        ps = [self.p] * (self.finding is Finding.open)
+        if self.margin is not None:
+            ps.append(_p_against(self.test, _limit(self, self.margin)))
+        return self.comparisons > 1 and any(p < ALPHA for p in ps)
+
+    @property
     def level(self) -> float:
         """The strictest level that Holm asks for: what is detected at it is detected at any
         rank."""

@@ -55,10 +55,9 @@ def level_of(comparisons: int) -> float:
 
 
 def level_words(comparisons: int) -> str:
-    """Return that level in words: `5 %`, `5 %/3 = 1.7 %`."""
-    return f"{100 * ALPHA:g} %" + (
-        f"/{comparisons} = {100 * level_of(comparisons):.2g} %" if comparisons > 1 else ""
-    )
+    """Return that level in words: `5 %`, `1.7 % (5 % shared by 3 jobs)`."""
+    shared = f" ({100 * ALPHA:g} % shared by {comparisons} jobs)" if comparisons > 1 else ""
+    return f"{100 * level_of(comparisons):.2g} %{shared}"
 
 
 def confidence_percent(comparisons: int) -> float:

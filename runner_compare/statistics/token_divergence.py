@@ -178,9 +178,9 @@ def divergence_tables(figures: Mapping[str, float]) -> dict[str, list[dict[str, 
         line = {
             "of the tokens": share,
             "KL, nats": _cell(figures, kl, ".3g"),
-            "Δp, %": _cell(figures, delta_p, ".3f"),
+            "Δp, points": _cell(figures, delta_p, ".3f"),
         }
-        lines += [line] if any(cell for cell in (line["KL, nats"], line["Δp, %"])) else []
+        lines += [line] if any(cell for cell in (line["KL, nats"], line["Δp, points"])) else []
     kinds: list[dict[str, Any]] = [
         {"category": name, "texts": int(figures[f"n/{name}"]), "tokens": int(figures[f"scored_tokens/{name}"])}
         | {
@@ -192,7 +192,7 @@ def divergence_tables(figures: Mapping[str, float]) -> dict[str, list[dict[str, 
         for name in categories_of(figures)
     ]  # fmt: skip
     tables = {
-        "how far from the reference, with 95 % intervals over texts": lines,
+        "how far from the reference, with 95 % intervals over texts where there are enough": lines,
         "by category": kinds,
     }
     return {title: some for title, some in tables.items() if some}

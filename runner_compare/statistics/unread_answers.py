@@ -23,11 +23,7 @@ MAX_NAMED = 8
 
 def unread_note(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]]]) -> str:
     """Say of which jobs, by name, metrics and params, the rule that judges reads few answers; empty
-    if of none.
-
-    `task.extractor=strict finds few answers in the texts that ended: none in 8 of 450, flexible in
-    393 (accuracy 3.1%)`
-    """
+    if of none. The only job needs no name."""
     by_rule: dict[str, list[str]] = {}
     for name, metrics, params in jobs:
         rule = params.get(EXTRACTOR, "")
@@ -43,13 +39,15 @@ def unread_note(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]
             metrics[f"{FOUND}{BROADEST}"],
         )
         if by_other - found >= max(NOTED_ANSWERS, NOTED_SHARE * ended):
-            counts = f"in {number(found)} of {number(ended)}, {BROADEST} in {number(by_other)}"
-            accuracy = f" (accuracy {metrics[f'accuracy/{BROADEST}']:.1%})"
-            by_rule.setdefault(rule, []).append(f"{name} {counts}{accuracy}".strip())
+            counts = f"in {number(found)} of {number(ended)} against {number(by_other)}"
+            accuracy = f"accuracy by {BROADEST}: {metrics[f'accuracy/{BROADEST}']:.1%}"
+            row = f"row {name}: " if name else ""
+            by_rule.setdefault(rule, []).append(f"{row}{counts} ({accuracy})")
     if not by_rule:
         return ""
     each = (
-        f"{EXTRACTOR}={rule} finds few answers in texts that ended: {few(rows, MAX_NAMED)}"
+        f"of the texts that ended, {EXTRACTOR}={rule} finds an answer in fewer than {BROADEST} does: "
+        f"{few(rows, MAX_NAMED)}"
         for rule, rows in by_rule.items()
     )
     return (

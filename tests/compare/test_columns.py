@@ -104,4 +104,4 @@ def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
         "933",
         "21,138",
     ]
-    assert row.split() == [*cells, "<0.0001", "1/90/909", "≥3.6", "4", "2.5", "34,988"]
+    assert row.split() == [*cells, "<0.0001", "1/90/909", "3.6", "4", "2.5", "34,988"]

@@ -22,8 +22,11 @@ def test_few_questions_decide_nothing_and_the_line_says_how_many_would_do() -> N
     needed = questions_to_detect(expected_disagreement(3, 20), 0.05, 0.05 / 10)
     assert needed is not None
     head, _, tail = text.partition("; ")
-    assert head.startswith("Of 10 comparisons none is decided: 20 questions could only detect ")
-    assert tail.endswith(" would do for 5")
+    assert head.startswith(
+        "Of 10 comparisons none is decided: 20 questions detect only differences from "
+    )
+    assert head.endswith(" points up")
+    assert tail.endswith(" in all would detect 5 points")
     about = int(tail.split()[1].replace(",", ""))
     assert needed <= about <= 1.01 * needed
 
@@ -39,12 +42,13 @@ def test_the_lines_of_the_page() -> None:
 def test_the_counts_of_each_finding_and_of_what_is_left() -> None:
     effects = [McNemar(*it, 500) for it in ((60, 20), (2, 60), (10, 12), (14, 12))]
     assert conclusion(*effects) == (
-        "Of 4 comparisons 1 is better, 1 is worse and 2 are undecided: 500 questions could only detect "
-        "4.6 to 4.8 points; about 2,100 would do for 2"
+        "Of 4 comparisons 1 is better, 1 is worse and 2 are undecided: 500 questions detect only differences from "
+        "4.6 to 4.8 points up; about 2,100 in all would detect 2 points"
     )
     assert conclusion(McNemar(2, 60, 500)) == "One comparison: the row is worse"
     assert conclusion(McNemar(0, 0, 3)) == (
-        "The one comparison is not decided: 3 questions are too few to show any difference; about 578 would do for 5"
+        "The one comparison is not decided: 3 questions are too few to show any difference; about 578 in all would "
+        "detect 5 points"
     )
 
 
@@ -56,7 +60,8 @@ def test_with_a_margin_the_line_counts_what_is_decided_about_it() -> None:
         "more than 2 points and 1 is undecided within 2 points (about "
     )
     assert text.endswith(
-        " questions in all would decide if neither is better and they disagree as often)"
+        " questions of each, those so far included, would decide with 80 % power if neither is better and they disagree "
+        "as often)"
     )
     worse = conclusion(McNemar(10, 60, 1000), McNemar(9, 61, 1000), accuracy=0.05)
     assert worse == "Of 2 comparisons 2 are worse, perhaps by more than 5 points"
@@ -66,8 +71,10 @@ def test_likelihoods_repeats_early_stops_and_rows_without_a_comparison() -> None
     likelihood = SignFlips([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     text = conclusion(likelihood, log_likelihood=0.01)
     assert text.startswith("The one comparison is not decided (about ")
-    assert "samples in all" in text
-    assert "could only detect" in conclusion(SignFlips([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"))
+    assert " samples of each, those so far included, would decide" in text
+    assert "detect only differences from" in conclusion(
+        SignFlips([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token")
+    )
     base, slow = (Measured([1.0], [at, at + 0.1, at + 0.2, at + 0.3]) for at in (1.0, 4.0))
     slower, alike = StudentT("load_s", slow, base), StudentT("load_s", base, base)
     assert conclusion(slower, alike) == "Of 2 comparisons 1 is larger and 1 is undecided"

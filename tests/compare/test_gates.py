@@ -44,7 +44,11 @@ def outcomes(
         (McNemar(20, 20, 2000), True, "as good within 2 points"),
         (McNemar(5, 25, 2000), True, "worse, but by less than 2 points"),
         (McNemar(20, 220, 2000), False, "worse by more than 2 points"),
-        (McNemar(5, 5, 100), False, "undecided within 2 points (needs about 2,090 questions)"),
+        (
+            McNemar(5, 5, 100),
+            False,
+            "undecided within 2 points (needs about 2,090 questions in all)",
+        ),
         (McNemar(10, 60, 2000), False, "worse, and undecided whether by more than 2 points"),
         (Bets([(True, True)] * 9), False, "undecided within 2 points"),
         (

@@ -44,7 +44,7 @@ def test_rows_of_all_engines_stand_side_by_side_and_what_is_not_known_is_said() 
             "vllm",
             {"right_answer_s": 1.0},
             "vllm 0.25.1",
-            energy="not counted: beside other work on 1.0 of 2 cores, and the counters count",
+            energy="not counted: beside other work that used 1.0 of 2 cores, and the counters count",
         ),
         row("llama_cpp", {"right_answer_s": 4.0}, "llama.cpp b1"),
         row("api", {"right_answer_s": 0.5, "cost_usd": 0.05}, "api"),
@@ -57,12 +57,12 @@ def test_rows_of_all_engines_stand_side_by_side_and_what_is_not_known_is_said() 
     assert columns["money /right\nanswer"] == ["0.004", "–", "–", "0.01", "–"]
     assert columns["J /right\nanswer"] == ["10", "–", "–", "–", "–"]
     assert RIGHT_ANSWERS.sentences(table) == [
-        "what a right answer costs is not known: "
-        "time of old (all its answers were reused, or an earlier version recorded them); "
-        "money of vllm, llama_cpp, old (no energy was counted); "
-        "energy of vllm (beside other work on 1.0 of 2 cores); "
-        "energy of llama_cpp, old (no counter of energy was read on its machine); "
-        "energy of api (what a server uses is not counted here)"
+        "what a right answer costs: tokens are known of all rows; "
+        "time is not known of old (all its answers were reused, or an earlier version recorded them); "
+        "money is not known of vllm, llama_cpp, old (no energy was counted); "
+        "energy is not known of vllm (not counted: beside other work that used 1.0 of 2 cores, and the counters count), "
+        "llama_cpp, old (no counter of energy was read on its machine) "
+        "and api (what a server uses is not counted here)"
     ]
     record = RIGHT_ANSWERS.row_record(table, table.rows[0])
     assert record["right_answer"] == {
@@ -90,7 +90,7 @@ def test_rows_of_one_engine_without_energy_and_money_have_no_such_table() -> Non
 def test_no_right_answer_has_no_cost() -> None:
     table = table_of(row("a", {"correct": 0.0, "energy_net_j": 50.0}), row("b", ENERGY))
     assert RIGHT_ANSWERS.sentences(table)[0].startswith(
-        "what a right answer costs is not known: time of a (no answer is right); time of b (all its answers"
+        "what a right answer costs: time is not known of a (no answer is right) and b (all its answers"
     )
 
 

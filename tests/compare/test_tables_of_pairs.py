@@ -13,7 +13,7 @@ from runner_compare.data import Table, TableRow
 from runner_compare.sections.gates import Requirements, check, parse_requirements
 from runner_compare.statistics import Decision, Finding, MarginVerdict, McNemar
 
-SHOWN = re.compile(r"interval (\S+)\.\.(\S+), p[=<]")
+SHOWN = re.compile(r"interval \[(\S+), (\S+)\], p[=<]")
 MARGINS = 2, 10  # points: less and more than what so few questions can show
 ROUNDING = 0.0501  # points, of a number with one digit
 SAID = {  # the verdict about a margin → what is said of the row, in the first line and in the sentence; --require

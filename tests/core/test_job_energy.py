@@ -142,9 +142,9 @@ def test_answers_that_were_reused_cost_nothing(tmp_path: Path) -> None:
 
 def test_a_shared_machine_is_not_counted(tmp_path: Path) -> None:
     assert counted_on(
-        Machine(tmp_path), beside="beside other work on 1.0 of 2 cores"
+        Machine(tmp_path), beside="beside other work that used 1.0 of 2 cores"
     ).why_not() == (
-        "not counted: beside other work on 1.0 of 2 cores, and the counters count whole processors, whoever uses them"
+        "not counted: beside other work that used 1.0 of 2 cores, and the counters count whole processors, whoever uses them"
     )
 
 

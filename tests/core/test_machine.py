@@ -38,7 +38,7 @@ def test_a_busy_program_beside_a_measurement_is_noticed() -> None:
         assert measuring.stdout.readline() == "started\n"
         subprocess.run([sys.executable, "-c", HALF_A_SECOND], stdin=subprocess.DEVNULL, check=True)
         out, _ = measuring.communicate("\n")
-    assert out.startswith("beside other work on ")
+    assert out.startswith("beside other work that used ")
 
 
 def test_ones_own_children_are_no_contention() -> None:

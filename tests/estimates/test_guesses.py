@@ -13,10 +13,11 @@ from written_records import ANSWERS, write
 
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve
-from runner.estimates.jobs import JobEstimate, estimate
+from runner.estimates.jobs import JobEstimate, estimate, estimate_words
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import EstimateBasis
 from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner_base import clock
 from runner_base.dtypes import Dtype
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -73,6 +74,11 @@ def test_the_time_is_a_range_from_all_guesses_right_to_none(planned: Callable[..
     off_low, off_high = ends(found["off"])
     assert low < off_low, "four tokens a pass"
     assert high > off_high, "one token a pass, which reads four"
+    least, most = found["ngram"].time.ends
+    assert estimate_words(found["ngram"].time)[0] == (
+        f"{clock(least.seconds)} – {clock(most.seconds)} ± {most.spread:.0%}"
+    ), "the two ends of the note, each with the error of the speed"
+    assert estimate_words(found["off"].time)[0].startswith("≤ ")
     assert ends(found["draft"])[1] > high, "the draft's passes take time, too"
     assert found["off"].time is not None
     assert found["off"].time.notes == []

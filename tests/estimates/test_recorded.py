@@ -112,7 +112,7 @@ def test_several_records_give_the_spread(config: Any) -> None:
 
 
 def test_a_job_that_ran_beside_other_work_says_less(config: Any) -> None:
-    write(config, ANSWERS, measured="beside other work on 1.5 of 2 cores")
+    write(config, ANSWERS, measured="beside other work that used 1.5 of 2 cores")
     estimate = FinishedJobs(Path(config.output_dir)).estimate(config)
     assert estimate is not None
     assert estimate.spread == 0.5

@@ -51,7 +51,7 @@ def test_all_ways_to_run_a_grid_give_its_jobs_the_same_share(
 ) -> None:
     plan = runner("-m", *STUB, "plan=quick", "tracking=none")
     assert plan.code == 0, plan.err
-    assert plan.out.count("at most 30 questions; decided at 5 %/3 = 1.7 %") == 3
+    assert plan.out.count("at most 30 questions; error 1.7 % (5 % shared by 3 jobs)") == 3
     assert plan.out.count("early_stop_comparisons") == 0, (
         "no column for a key that the user has not given"
     )
@@ -76,7 +76,7 @@ def test_all_ways_to_run_a_grid_give_its_jobs_the_same_share(
 
 def test_the_number_of_comparisons_that_the_user_gives_counts(runner: Run) -> None:
     given = runner("-m", *STUB, "task.early_stop_comparisons=8", "tracking=none", "plan=quick")
-    assert given.out.count("decided at 5 %/8 = 0.62 %") == 3
+    assert given.out.count("error 0.62 % (5 % shared by 8 jobs)") == 3
     twice = runner(
         "-m",
         *STUB[:3],
@@ -85,7 +85,7 @@ def test_the_number_of_comparisons_that_the_user_gives_counts(runner: Run) -> No
         "tracking=none",
         "plan=quick",
     )
-    assert twice.out.count("decided at 5 %\n") == 2, "a job that is listed twice is one comparison"
+    assert twice.out.count("error 5 %\n") == 2, "a job that is listed twice is one comparison"
 
 
 def test_the_table_shows_what_the_jobs_have_decided(
@@ -125,7 +125,7 @@ def test_the_table_shows_what_the_jobs_have_decided(
         for penalty, comparison in (("3.0", bad), ("1.0", alike)):
             metrics = by_penalty[penalty]["metrics"]
             assert comparison["early_stop_comparisons"] == metrics["early_stop_comparisons"] == 2
-            assert facts[penalty]["early_stop_level"] == "5 %/2 = 2.5 %"
+            assert facts[penalty]["early_stop_level"] == "2.5 % (5 % shared by 2 jobs)"
             assert comparison["p"] == pytest.approx(metrics["early_stop_p"])
             for end in ("low", "high"):
                 in_points = 100 * comparison[f"difference_{end}"]

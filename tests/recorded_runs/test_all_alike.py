@@ -27,7 +27,7 @@ def test_verdicts_that_are_all_the_same_are_planned_by_the_test_of_the_margin(
     _, out, _ = show("alike", "--baseline", "quantization=none", "--margin", "5")
     assert "more questions would not decide" not in out
     assert f": {tells} ones would tell more" in out
-    assert ("about 72 questions would decide" in out) == (n == 60)
+    assert ("about 72 questions in all would decide" in out) == (n == 60)
     assert ("as good within 5 points" in out) == (n == 100)
 
 

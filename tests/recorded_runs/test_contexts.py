@@ -166,8 +166,8 @@ def test_each_row_says_how_far_context_helps_and_is_compared_at_each(
     code, out, _ = show("contexts", "--baseline", "quantization=none")
     assert code == 0
     said = " ".join(out.split())
-    assert "none: more context helps up to 128 tokens (from 64 to 128: loss −0." in said
-    assert "; of more no gain is shown (from 128 to 256: loss" in said
+    assert "none: more context helps up to 128 tokens (from 64 to 128: gain +0." in said
+    assert "; of more no gain is shown (from 128 to 256: gain" in said
     assert "int8: more context helps up to 64 tokens" in said
     assert "the same tokens after so much context" in said
     _, out, _ = show("contexts", "--baseline", "quantization=none", "--format", "json")

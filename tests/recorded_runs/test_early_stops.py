@@ -112,8 +112,8 @@ def test_the_verdict_of_a_job_stands_whatever_else_the_table_has(
     assert many["plain-0"]["comparison"]["method"] == "mcnemar"
     _, out, _ = show("shares", "--baseline", "job_id=base")
     assert (
-        "the findings of this table may be wrong in up to 8.3 % of such tables: 2 runs decided at 5 %/3 = 1.7 % each "
-        "while running, and the other comparisons share 5 %"
+        "the findings of this table may be wrong in up to 8.3 % of such tables: 2 runs decided at 1.7 % (5 % shared by "
+        "3 jobs) each while running, and the other comparisons share 5 %"
     ) in out
     assert "Holm: p adjusted for the 4 other comparisons of this table" in out
     reverse = rows("shares", "--baseline", "job_id=stopped")["base"][

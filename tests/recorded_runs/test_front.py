@@ -178,7 +178,7 @@ def test_the_spread_of_runs_is_the_noise() -> None:
     elsewhere = repeated("quick", 55, 55.3, 54.8, 55.1), repeated("slow", 50, 50.2, 49.7, 50)
     for one in elsewhere:
         for run in one.run.earlier[1:]:
-            run.facts["measured"] = "beside other work on 1.0 of 2 cores"
+            run.facts["measured"] = "beside other work that used 1.0 of 2 cores"
     assert front_of(*elsewhere, tolerance=None) == {"quick": None, "slow": None}, (
         "a run that was measured beside others is not a repeat"
     )
@@ -402,15 +402,15 @@ def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
     ]
     for one in rows:
         one.run.facts = {"measured": "alone", "machine": "this one"}
-    rows[2].run.facts["measured"] = "beside other work on 1.7 of 2 cores"
+    rows[2].run.facts["measured"] = "beside other work that used 1.7 of 2 cores"
     rows[3].run.facts["machine"] = "a quicker one"
     table = Table("gsm8k", [], rows)
     mark_front(table, tolerance=0.2, margins=WIDE)
     assert [one.on_front for one in rows] == [True, False, None, None]
     assert rows[1].dominated_by == "a"
     assert sentences_of(table) == [
-        "the Pareto front counts 2 of 4 runs: speed counts only where a job had a process and the machine "
-        "to itself, on one kind of machine. Left out: c (measured beside other work on 1.7 of 2 cores), d (measured on "
+        "the Pareto front counts 2 of 4 runs, which were measured alone (a process and the machine to itself, on one "
+        "kind of machine). Left out: c (measured beside other work that used 1.7 of 2 cores), d (measured on "
         "another machine: a quicker one). To count them, run the jobs again on an idle machine with workers=1 "
         "hydra.launcher.fresh=true rerun=all"
     ]
@@ -418,11 +418,12 @@ def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
 
 def test_a_grid_beside_others_has_no_front_and_says_how_to_get_one(store: Store, show: Any) -> None:
     for name, config in (("none", NONE), ("int8", INT8), ("nf4", NF4)):
-        tags = {"fact.measured": "beside other work on 1.0 of 2 cores", "fact.machine": "A"}
+        tags = {"fact.measured": "beside other work that used 1.0 of 2 cores", "fact.machine": "A"}
         store.job("busy", name, config, marks(90, 100), tags=tags)
     _, out, _ = show("busy", "--baseline", "quantization=none")
     assert "dominated" not in out
-    assert "• no Pareto front: speed counts only where" in out
+    assert "• no Pareto front: 0 of 3 runs were measured alone (a process and" in out
+    assert "on one kind of machine), and a front needs 2. Left out:" in out
     assert (
         "run the jobs again on an idle machine with workers=1 hydra.launcher.fresh=true rerun=all"
         in out

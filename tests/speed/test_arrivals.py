@@ -14,6 +14,7 @@ from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds.stub import StubEngine
 from runner.speed.arrivals import Load, TimedRequest, clock, keeps_up, knee_of, loads_of, run_load
+from runner.speed.tables import rows_of_loads
 from runner_base.result import Answer, FinishReason
 from runner_engine.sessions.base import Capability, Completion, Event, Request
 from runner_engine.sessions.session import Session
@@ -170,7 +171,18 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
     above = knee_of([good, slower])
     assert above is not None
     assert (above.rate, above.is_highest) == (2, True)
-    assert "or above" in above.sentence
+    assert above.sentence.startswith("no knee was found up to 2 requests/s, the highest rate")
+    assert above.keeps_up_to == "2 requests/s or more: the highest that was tried"
+    assert knee.keeps_up_to == "2 requests/s"
+    unmeasured = Load(0.5, note="out of memory")
+    rows = rows_of_loads([unmeasured, good, slower], None)
+    assert [row.get("keeps_up") for row in rows] == [None, "yes", "yes"]
+    # 40 requests until the last one is due, and the half second that the lowest rate's answers take
+    assert [row.get("offered") for row in rows] == [
+        None,
+        round(40 / (39 + 0.5), 3),
+        round(40 / (39 / 2 + 0.5), 3),
+    ]
     too_late = answered_load(
         2, 0.5, until_s=30.0
     )  # 40 requests within 20 s: answers come at two thirds of their rate
@@ -183,4 +195,5 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
     assert none is not None
     assert none.rate is None
     assert "no knee: even 1 requests/s" in none.sentence
+    assert none.keeps_up_to == "none of the rates that were tried"
     assert knee_of([Load(1.0, note="out of memory")]) is None

@@ -99,12 +99,12 @@ def test_beside_other_work_nothing_is_counted(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        machine.Contention, "beside", lambda _: "beside other work on 1.5 of 2 cores"
+        machine.Contention, "beside", lambda _: "beside other work that used 1.5 of 2 cores"
     )
     result = measured(make_config, tmp_path, monkeypatch, price_kwh=0.30)
     assert "energy_j" not in result.metrics
     assert result.facts["energy"].startswith(
-        "not counted: beside other work on 1.5 of 2 cores, and the counters"
+        "not counted: beside other work that used 1.5 of 2 cores, and the counters"
     )
     assert any(
         note.startswith("price_kwh=0.3 prices nothing: the energy was not counted")
@@ -143,5 +143,6 @@ def test_a_comparison_shows_joules_beside_tokens_and_seconds(
     assert record["energy"]["energy_net_j"] == result.metrics["energy_net_j"]
     assert record["right_answer"]["seconds"] == result.metrics["right_answer_s"] > 0
     assert right_answers.SECTION.sentences(table) == [
-        "what a right answer costs is not known: money of seed=0 (no price_kwh)"
+        "what a right answer costs: time, tokens and energy are known of all rows; "
+        "money is not known of seed=0 (no price_kwh)"
     ]

@@ -27,6 +27,7 @@ from runner.options.advise.ranking import TIGHT, UNKNOWN
 from runner_base import ConfigError, JobFailed, clock, exit_code_of, machine, plain, run_entry, say
 
 NAME = "runner-advise"
+PARTS = "parts as predicted, not all at their peak at once"
 
 
 def entry() -> NoReturn:
@@ -199,7 +200,7 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
                 f"{candidate.measured_mib:,.0f} MiB at the peak, recorded here "
                 f"({candidate.memory_mib:,.0f} predicted)"
             )
-        print(plain(f"   memory    {peak}; at most {_parts(candidate)}{tight}"))
+        print(plain(f"   memory    {peak}; {PARTS}: {_parts(candidate)}{tight}"))
         print(plain(f"   speed     {_speed(candidate)}"))
         for line in gains_in_words(candidate.gains, candidate.rows):
             print(plain(f"   guesses   {line}"))

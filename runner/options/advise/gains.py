@@ -33,8 +33,8 @@ class RecordedGain:
 
     @property
     def described(self) -> str:
-        """The gain with its interval: ×0.58 [0.42, 0.69] at 4 rows."""
-        return f"×{self.gain:.2f} [{self.low:.2f}, {self.high:.2f}] at {counted(self.rows, 'row')}"
+        """The gain with its interval: 0.58 [0.42, 0.69] at 4 rows."""
+        return f"{self.gain:.2f} [{self.low:.2f}, {self.high:.2f}] at {counted(self.rows, 'row')}"
 
 
 def recorded_gains(config: RunnerConfig, finished: FinishedJobs) -> list[RecordedGain]:
@@ -63,7 +63,8 @@ def gains_in_words(gains: list[RecordedGain], rows: int) -> list[str]:
         else:
             said = f"{'faster' if here.pays else 'slower'} at {counted(rows, 'row')}"
         measured = ", ".join(gain.described for gain in own)
-        lines.append(f"{asked}: {said}; decoding {measured} recorded ({own[0].job_id})")
+        recorded = f"recorded in {own[0].job_id}"
+        lines.append(f"{asked}: {said}; times as fast as without guesses: {measured} ({recorded})")
     return lines
 
 

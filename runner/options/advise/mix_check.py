@@ -27,6 +27,7 @@ NEIGHBOURS = 2
 OF_SIZE = (
     0.25  # by which share a sum of single losses may miss the measured loss before that is said
 )
+MINUS_MIX = "KL minus that of the mix (above 0: loses more), p by Holm"
 KEPT = 64  # most probable tokens of the reference: enough for its divergences
 
 
@@ -254,7 +255,9 @@ def show(advice: MixAdvice) -> None:
     texts = f"{TEXTS} texts for single losses, {advice.texts} others for the check"
     print(plain(f"{limit}, {', '.join(model.names)}: {advice.what}; {texts}; KL in nats a token"))
     wide = max(len(tried.name) for tried in (advice.mix, *advice.others))
-    head = f"{limit.metric:>10}  {'predicted KL':>12}  {'measured KL, 95 % interval':>32}  less than the mix by"
+    head = (
+        f"{limit.metric:>10}  {'predicted KL':>12}  {'measured KL, 95 % interval':>32}  {MINUS_MIX}"
+    )
     print(plain(f"\n{'':{wide}}  {head}"))
     for tried in (advice.mix, *sorted(advice.others, key=lambda other: other.predicted)):
         print(plain(_line(tried, limit, wide)))
@@ -279,12 +282,12 @@ def _line(tried: Tried, limit: Limit, wide: int) -> str:
         if known
         else ""
     )
-    less = "too large" if tried.metric(limit.metric) >= limit.mib else ""
+    beside = "too large" if tried.metric(limit.metric) >= limit.mib else ""
     if tried.effect is not None:
-        value, low, high = -tried.effect.value, *sorted((-tried.effect.low, -tried.effect.high))
-        less = f"{value:+.3g} [{low:+.3g}, {high:+.3g}], p {tried.effect.p_holm:.2g}"
-    size = f"{tried.metric(limit.metric):,.2f}"
-    return f"{tried.name:{wide}}  {size:>10}  {tried.predicted:>12.4g}  {f'{tried.kl:.4g}{ends}':>32}  {less}".rstrip()
+        more = tried.effect
+        beside = f"{more.value:+.3g} [{more.low:+.3g}, {more.high:+.3g}], p {more.p_holm:.2g}"
+    size, measured = f"{tried.metric(limit.metric):,.3f}", f"{tried.kl:.4g}{ends}"
+    return f"{tried.name:{wide}}  {size:>10}  {tried.predicted:>12.4g}  {measured:>32}  {beside}".rstrip()
 
 
 def verdicts(advice: MixAdvice) -> list[str]:
@@ -293,7 +296,7 @@ def verdicts(advice: MixAdvice) -> list[str]:
     limit, mix, best = advice.limit, advice.mix, advice.uniform
     size = mix.metric(limit.metric)
     lines = [
-        f"size: {limit.metric} {size:,.2f} measured, {size / limit.mib:.1%} of the limit; weights "
+        f"size: {limit.metric} {size:,.3f} measured, {size / limit.mib:.1%} of the limit; weights "
         f"{mix.metric('weight_mib'):,.2f} MiB measured, {mix.weight_mib:,.2f} predicted; layers: "
         f"{advice.model.counts(mix.choice)}"
     ]
@@ -308,27 +311,37 @@ def verdicts(advice: MixAdvice) -> list[str]:
             f"one format: the mix is {comparison} {best.name}, the best that fits: KL {mix.kl:.3g} and {best.kl:.3g}"
         )
     scaled = ", ".join(
-        f"{name} × {scale:.2g}" for name, scale in advice.scales.items() if scale != 1
+        f"{scale:.2g} ({name})" for name, scale in advice.scales.items() if scale != 1
     )
-    lines.append(
-        f"sum: single losses are scaled to the job of each format alone: {scaled or 'none'}"
+    times = (
+        f", times {scaled} to match the whole model in that format" if scaled else ", as measured"
     )
+    lines.append(f"prediction: the sum of the layers' losses, each layer rounded alone{times}")
     if mix.kl and abs(mix.predicted / mix.kl - 1) > OF_SIZE:
         lines.append(
-            f"sum: single losses add up to {mix.predicted / mix.kl:.2f} times the loss of the mix: they do not say how "
-            "large it is"
+            f"prediction: it is {mix.predicted / mix.kl:.2f} times the mix's measured KL: trust the measured one"
         )
+    lines.append(f"check: {_check(advice)}")
+    return lines
+
+
+def _check(advice: MixAdvice) -> str:
+    """Say what is shown to lose less than the mix; if nothing, which of them measured lower."""
     if advice.better:
         names = "; ".join(f"{tried.name} (KL {tried.kl:.3g})" for tried in advice.better)
-        lines.append(
-            f"sum: it misled. Shown to lose less than the mix: {names}. Written is {advice.written.name}"
-        )
-    else:
-        compared = sum(other.effect is not None for other in advice.others)
-        lines.append(
-            f"sum: it did not mislead. None of {compared} others within the limit is shown to lose less"
-        )
-    return lines
+        return f"shown to lose less than the mix: {names}. Written is {advice.written.name}"
+    compared = [other for other in advice.others if other.effect is not None]
+    if not compared:
+        return "nothing else fits the limit"
+    least = min(compared, key=lambda other: other.kl)
+    lower = (
+        f"the lowest measured KL is that of {least.name}, {least.kl:.3g}, p "
+        f"{least.effect.p_holm:.2g}: undecided"
+        if least.effect is not None and least.kl < advice.mix.kl
+        else "none measured a lower KL"
+    )
+    others = f"the {len(compared)} others" if len(compared) > 1 else "the other one"
+    return f"none of {others} within the limit is shown to lose less than the mix ({lower})"
 
 
 def as_data(advice: MixAdvice) -> dict[str, object]:

@@ -267,8 +267,11 @@ def _faster(candidate: Candidate, other: Candidate) -> str:
             f"at most {candidate.each_s_at_most:,.2f} s a question by the estimates instead of "
             f"{other.each_s_at_most:,.2f}"
         )
-    error = f"{other.each_s:,.2f} ± {other.time.spread:.0%}"
-    return f"{candidate.each_s:,.2f} s a question, while {error} of the other is less certain"
+    source, error = other.time.source, f"± {other.time.spread:.0%}"
+    return (
+        f"its {candidate.each_s:,.2f} s a question are recorded, and the {other.each_s:,.2f} of the other {source} "
+        f"({error}): neither is known to be faster"
+    )
 
 
 def _is_faster(candidate: Candidate, other: Candidate) -> bool:

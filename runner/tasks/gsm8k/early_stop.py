@@ -86,10 +86,12 @@ def preview_baseline(task: Gsm8kConfig, baseline: Job, count: int) -> str:
     """Say for a plan which job this one is compared with, at which level, and how many questions
     that may take."""
     margin = margin_of(task)
-    about = "" if margin is None else f" whether as good within {points_of_margin(margin)}"
+    within = (
+        "" if margin is None else f", once it is decided whether within {points_of_margin(margin)}"
+    )
     return (
-        f"early stop: {task.early_stop_vs} ({baseline.job_id}), {named_job.state(baseline)}; at most {count:,} "
-        f"questions; decided{about} at {level_words(comparisons_of(task))}"
+        f"stops early against {task.early_stop_vs} ({baseline.job_id}, {named_job.state(baseline)}){within}; asks at "
+        f"most {count:,} questions; error {level_words(comparisons_of(task))}"
     )
 
 

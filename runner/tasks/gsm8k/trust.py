@@ -231,11 +231,17 @@ def check_contamination(
     }
     notes = []
     if len(requests) < wanted:
-        notes.append(f"twins could be made of {len(requests)} of the first {wanted} questions only")
+        notes.append(
+            f"copies with other numbers could be made of {len(requests)} of the first {wanted} questions only"
+        )
+    counts = (
+        f"{only_original} questions were solved and their copies with other numbers were not, {only_twin} the other "
+        f"way round (exact McNemar, p = {effect.p:.2g})"
+    )
     if effect.finding is Finding.better:
         notes.append(
-            f"a hint of contamination: {only_original} questions were solved and their twins with other numbers were "
-            f"not, {only_twin} the other way round (exact McNemar, p = {effect.p:.2g}): the model may know these "
-            "questions by heart"
+            f"a hint of contamination: {counts}: the model may know these questions by heart"
         )
+    else:
+        notes.append(f"no sign of memorising is shown: {counts}")
     return CheckOutcome(metrics, notes, problems)

@@ -130,11 +130,7 @@ class MemoryRepeat:
             for key in ("peak_rss_mib", "steady_rss_mib", "steady_anon_mib"):
                 metrics[f"{stage}_{key}"] = figures[key]
         highest = max(IN_POINTS, key=lambda stage: self.over_import_mib(stages[stage]))
-        metrics |= {
-            f"{part}_held_mib": value
-            for part, value in self.parts(highest, at).items()
-            if part != "kv"
-        }
+        metrics |= {f"{part}_held_mib": value for part, value in self.parts(highest, at).items()}
         if at in self.kv:
             metrics["kv_mib"] = self.kv[at][0]
         if (slope := self.slope()) is not None:

@@ -136,6 +136,7 @@ def run(inputs: Prompted, context: Context) -> Result:
         for cell in cells:
             cell.prompt_tokens = real.typical
     knee = arrivals.knee_of(loads)
+    found_knee = None if knee is None or knee.is_highest else knee.rate
 
     result = Result(
         dict(report.metrics),
@@ -161,6 +162,7 @@ def run(inputs: Prompted, context: Context) -> Result:
         result.metrics["read_gb_per_s"] = limits.best.read_gb_per_s
     if knee is not None:
         result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it is below the lowest rate
+        result.facts["keeps_up_to"] = knee.keeps_up_to
     result.tables = (
         {
             "between tokens, and beside what the machine can do": tables.rows_of_limits(
@@ -174,9 +176,7 @@ def run(inputs: Prompted, context: Context) -> Result:
         result.tables[gains.TITLE] = against_none
     result.tables |= engine.stats.tables(report.parts)
     if loads:
-        result.tables["requests that come by a clock"] = tables.rows_of_loads(
-            loads, knee.rate if knee else None
-        )
+        result.tables["requests that come by a clock"] = tables.rows_of_loads(loads, found_knee)
     result.series = tables.series_of(measured, loads, task)
     result.facts |= {"measured": kept.describe_contention(), "machine": machine.name()}
     result.facts["noise"] = describe_noise(cells, limits, kept.beside())
@@ -192,7 +192,7 @@ def run(inputs: Prompted, context: Context) -> Result:
     if len(measured) < len(cells) and report.facts.get("device") == "cpu":
         result.ran_short_mib = free_mib
     title = f"{short_name(config.model.name)}, {config.quantization.label}, {report.facts.get('device', 'elsewhere')}"
-    points = tables.points_of(title, cells, loads, knee.rate if knee else None)
+    points = tables.points_of(title, cells, loads, found_knee)
     write_atomically(recorder.folder / POINTS, json.dumps(points, indent=1) + "\n")
     if task.pictures:
         draw_in_process(MODULE, recorder.folder)
@@ -274,7 +274,8 @@ def describe_noise(cells: list[Cell], limits: MachineRates, beside: str) -> str:
         reasons.append(beside)
     if reasons:
         return f"too noisy to tell: {'; '.join(reasons)}"
-    return f"quiet: {len(known) - noisy} of {len(known)} cells vary by {NOISY:.0%} or less"
+    quiet = f"{len(known) - noisy} of {len(known)} cells vary by {NOISY:.0%} or less"
+    return f"quiet: {quiet} (the middle half of their repeats)"
 
 
 def _best(cells: list[Cell]) -> dict[str, float]:

@@ -94,7 +94,7 @@ def test_the_chief_figures_are_those_of_the_longest_context() -> None:
     assert found.metrics["scored_tokens"] == TEXTS * TOKENS
     assert [length for length, _ in found.series["loss_by_context"]] == [*LENGTHS]
     assert found.facts["context"].startswith(
-        "more context helps up to 16,384 tokens (from 4,096 to 16,384: loss −0."
+        "more context helps up to 16,384 tokens (from 4,096 to 16,384: gain +0."
     )
     assert found.facts["context"].endswith("over 60 texts), the longest that was tried")
 
@@ -102,11 +102,11 @@ def test_the_chief_figures_are_those_of_the_longest_context() -> None:
 def test_words() -> None:
     none = context_figures(scored(np.random.default_rng(5), (0, 0, 0)), {})
     assert context_sentence(none).startswith(
-        "no gain from more context is shown (from 256 to 1,024: loss "
+        "no gain from more context is shown (from 256 to 1,024: gain "
     )
     less = context_figures(scored(np.random.default_rng(6), (0.3, -0.3, 0.3)), {})
     assert "helps up to 1,024 tokens" in context_sentence(less)
-    assert "; more hurts (from 1,024 to 4,096: loss +0." in context_sentence(less)
+    assert "; more hurts (from 1,024 to 4,096: gain −0." in context_sentence(less)
     few = context_figures(
         [part for part in scored(np.random.default_rng(7), (0.3,)) if part.unit < 49], {}
     )

@@ -119,8 +119,8 @@ def test_a_level_is_a_share_of_5_percent() -> None:
     assert [level_of(count) for count in (1, 2, 5)] == [0.05, 0.025, 0.01]
     assert [level_words(count) for count in (1, 3, 40)] == [
         "5 %",
-        "5 %/3 = 1.7 %",
-        "5 %/40 = 0.12 %",
+        "1.7 % (5 % shared by 3 jobs)",
+        "0.12 % (5 % shared by 40 jobs)",
     ]
     assert [confidence_percent(count) for count in (1, 2, 3, 1000)] == [95, 97.5, 98.3, 99.995]
 

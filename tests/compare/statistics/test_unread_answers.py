@@ -20,12 +20,13 @@ def test_the_note_has_the_counts_of_each_row_and_the_command() -> None:
         ("int8", found(4, 390), {EXTRACTOR: "strict"}),
     ]
     assert unread_note(rows) == (
-        "task.extractor=strict finds few answers in texts that ended: none in 8 of 450, flexible in 393 (accuracy 3.1%)"
-        ", int8 in 4 of 450, flexible in 390 (accuracy 3.1%)" + AGAIN
+        "of the texts that ended, task.extractor=strict finds an answer in fewer than flexible does: row none: in 8 of "
+        "450 against 393 (accuracy by flexible: 3.1%), row int8: in 4 of 450 against 390 (accuracy by flexible: 3.1%)"
+        + AGAIN
     )
     single = unread_note([("", found(1200, 1400, 1400), {EXTRACTOR: "strict", SCORER: "null"})])
     assert single.startswith(
-        "task.extractor=strict finds few answers in texts that ended: in 1,200 of 1,400, flexible"
+        "of the texts that ended, task.extractor=strict finds an answer in fewer than flexible does: in 1,200 of 1,400"
     )
 
 

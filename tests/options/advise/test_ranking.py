@@ -287,7 +287,8 @@ def test_a_recorded_time_counts_before_a_prediction_within_its_error(candidate: 
     guessed.time = Estimate(100.0, 0.85, EstimateBasis.guessed)
     assert order(guessed, recorded) == ["a", "b"]
     assert recorded.before_next == (
-        "1 before 2: 1.20 s a question, while 1.00 ± 85% of the other is less certain; accuracy unknown here"
+        "1 before 2: its 1.20 s a question are recorded, and the 1.00 of the other guessed (± 85%): neither is known "
+        "to be faster; accuracy unknown here"
     )
     guessed.time = Estimate(20.0, 0.85, EstimateBasis.guessed)
     assert order(guessed, recorded) == ["b", "a"], "far faster than its error"

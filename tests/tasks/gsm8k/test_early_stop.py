@@ -139,7 +139,7 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(
     told = gsm8k.preview(inputs, resolve(config))
     assert (
         told
-        == f"early stop: {WHOLE} ({inputs.after}), must run first; at most 60 questions; decided at 5 %"
+        == f"stops early against {WHOLE} ({inputs.after}, must run first); asks at most 60 questions; error 5 %"
     )
     with pytest.raises(
         ConfigError,
@@ -223,14 +223,15 @@ def test_another_share_or_margin_is_another_job_which_reuses_the_answers(
     found, others = decided(strict), decided(whole)
     assert (found["early_stop_losses"], others["early_stop_losses"]) == (11, 8)
     assert strict.result.metrics["early_stop_level"] == 0.01
-    assert strict.result.facts["early_stop_level"] == "5 %/5 = 1 %"
+    assert strict.result.facts["early_stop_level"] == "1 % (5 % shared by 5 jobs)"
     assert any(
         f"samples were taken from job {whole.job_id}" in note for note in strict.result.notes
     )
     config = job(is_bad=True, early_stop_vs=WHOLE, early_stop_comparisons=5, early_stop_margin=2)
     told = gsm8k.preview(gsm8k.prepare(config), resolve(config))
     assert told.endswith(
-        "at most 60 questions; decided whether as good within 2 points at 5 %/5 = 1 %"
+        ", done), once it is decided whether within 2 points; asks at most 60 questions; error 1 % "
+        "(5 % shared by 5 jobs)"
     )
     margin = run(config)
     assert margin.result.facts["early_stop_verdict"].startswith(

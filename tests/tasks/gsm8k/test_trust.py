@@ -368,7 +368,7 @@ def test_twins_that_are_not_solved_are_a_hint(make_config: Make, tmp_path: Path)
     assert result.metrics["twins_p"] == pytest.approx(2 / 2**8)
     [note] = result.notes
     assert note.startswith(
-        "a hint of contamination: 8 questions were solved and their twins with other numbers were not"
+        "a hint of contamination: 8 questions were solved and their copies with other numbers were not"
     )
     twins = read_samples(tmp_path / "job" / TWINS)
     mine = read_samples(tmp_path / "job" / "samples.jsonl")

@@ -78,7 +78,7 @@ def test_each_batch_runs_with_guesses_and_without(
             result.metrics[f"speculation_gain{end}/{cell}"] for end in ("_low", "", "_high")
         )
         assert 0 < low <= gain <= high
-        assert row["gain_95"] == f"{low:.2f}–{high:.2f}"
+        assert row["interval_95"] == f"[{low:.2f}, {high:.2f}]"
         assert row["verdict"] in ("faster", "slower", "no difference shown")
         assert 0 <= result.metrics[f"acceptance_share/{cell}"] <= 1
     assert result.metrics["differing_answers"] == 0
@@ -124,7 +124,7 @@ def test_verdicts(ratios: list[float], said: str) -> None:
     ]
     (row,) = gains.rows([cell])
     assert row["verdict"] == said
-    assert (row["gain_95"] is None) == (len(ratios) < 6)
+    assert (row["interval_95"] is None) == (len(ratios) < 6)
     takes_more = [note for note in gains.notes([cell], "float32", True) if "task.repeats=6" in note]
     assert bool(takes_more) == (len(ratios) < 6)
 
