@@ -286,7 +286,7 @@ def _line(tried: Tried, limit: Limit, wide: int) -> str:
     if tried.effect is not None:
         more = tried.effect
         beside = f"{more.value:+.3g} [{more.low:+.3g}, {more.high:+.3g}], p {more.p_holm:.2g}"
-    size, measured = f"{tried.metric(limit.metric):,.3f}", f"{tried.kl:.4g}{ends}"
+    size, measured = f"{tried.metric(limit.metric):,.2f}", f"{tried.kl:.4g}{ends}"
     return f"{tried.name:{wide}}  {size:>10}  {tried.predicted:>12.4g}  {measured:>32}  {beside}".rstrip()
 
 

@@ -196,7 +196,8 @@ class _Order:
             return f"{closer}: {closeness.value} instead of {next_closeness.value}; {known}"
         if self.loses_less(first, second):
             return (
-                f"published tests find less loss for quantization={candidate.quantization}; {known}"
+                f"published tests, not those of this model here, find less loss for {candidate.quantization} than for "
+                f"{next_candidate.quantization}; {known}"
             )
         if self.dominates(first, second):
             return f"{_measured(candidate, next_candidate)}; {known}"
