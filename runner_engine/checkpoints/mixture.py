@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner_engine.checkpoints.linear_layers import IN_A_BLOCK, part_of
+from runner_engine.checkpoints.own_head import without_head
 from runner_engine.checkpoints.resolve import ModelFiles
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import Format
@@ -85,8 +86,10 @@ def mixture_of(
 
 
 def mixture_in(files: ModelFiles) -> Mixture | None:
-    """Return what a job's files say of their model's experts; None if it has none."""
-    return mixture_of(files.text_settings, files.tensors, files.stored)
+    """Return what a job's files say of their model's experts, without those of its own head; None if
+    it has none."""
+    tensors = without_head(files, files.tensors)
+    return mixture_of(files.text_settings, tensors, files.stored)
 
 
 def numbers_of(tensor: Tensor, stored: Format | None) -> int:

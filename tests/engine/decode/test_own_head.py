@@ -25,6 +25,7 @@ from transformers.modeling_layers import MtpModel
 from runner_base import MIB, ConfigError
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.footprint import Footprint, predict
+from runner_engine.checkpoints.mixture import mixture_in
 from runner_engine.checkpoints.own_head import COUNTS
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.decode.drafting.own_head import Way
@@ -284,6 +285,17 @@ def test_the_predicted_memory_of_a_head_is_that_of_the_loaded_one(
     output = settings["vocab_size"] * settings["hidden_size"]
     assert guessed.draft.parameters * 4 == pytest.approx(of_head * MIB + 4 * output, rel=0.001)
     assert guessed.draft.alone.weights["head"] == 4 * output
+
+
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one != "qwen3_5_text"])
+def test_a_head_is_no_part_of_what_each_token_goes_through(family: str, tmp_path: Path) -> None:
+    """Nor are copies that lie beside it: the parameters of a mixture are those that are loaded."""
+    own_heads.save(tmp_path, family)
+    found = mixture_in(resolve(ModelSpec(LocalModelConfig(name=str(tmp_path), device="cpu"))).files)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
+    loaded = {it.data_ptr(): it.numel() for it in model.state_dict().values()}
+    assert found is not None
+    assert found.parameters == sum(loaded.values())
 
 
 @pytest.mark.parametrize("again", ["recurring", "keep"])
