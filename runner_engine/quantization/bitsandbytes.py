@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import math
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 BLOCK = 64  # 4-bit weights that share one scale
 NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
+MOST_DIMENSIONS = 3  # of the inputs of bitsandbytes' products in 8 bits
 
 
 @dataclass
@@ -178,6 +180,7 @@ class Int8Config(BitsAndBytesConfig):
         works."""
         super().prepare(device)
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        _multiply_any_dimensions()
 
     def load_arguments(self) -> dict[str, Any]:
         """Return transformers' own config."""
@@ -201,6 +204,24 @@ class Int8Config(BitsAndBytesConfig):
     @staticmethod
     def _source(weight: torch.Tensor) -> torch.Tensor:
         return weight.cpu()  # it is quantized on its way to the device
+
+
+def _multiply_any_dimensions() -> None:
+    """Let bitsandbytes' 8-bit layers take inputs of more than three dimensions, as transformers gives
+    them the latents of MLA: the library itself fails at them."""
+    library: Any = importlib.import_module("bitsandbytes")
+    multiply = library.matmul
+    if hasattr(multiply, "__wrapped__"):
+        return
+
+    @functools.wraps(multiply)
+    def multiply_rows(inputs: torch.Tensor, *others: Any, **more: Any) -> Any:
+        if inputs.dim() <= MOST_DIMENSIONS:
+            return multiply(inputs, *others, **more)
+        found = multiply(inputs.flatten(0, -2), *others, **more)
+        return found.unflatten(0, inputs.shape[:-1])
+
+    library.matmul = multiply_rows
 
 
 @dataclass

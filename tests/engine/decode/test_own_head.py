@@ -212,15 +212,8 @@ def test_logits_are_those_of_the_head_that_transformers_has(
     same_logits(engine, states[0], ids, expected)
 
 
-# bitsandbytes' int8 fails on a CPU where transformers expands latents
-LATENTS = ("deepseek_v3", "glm4_moe_lite")
-BESIDE = [(family, quantization) for family in FAMILIES for quantization in ("none", "int8", "nf4")]
-
-
-@pytest.mark.parametrize(
-    ("family", "quantization"),
-    [one for one in BESIDE if one[0] not in LATENTS or one[1] != "int8"],
-)
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+@FAMILY
 def test_beside_other_number_formats(
     family: str,
     quantization: str,
