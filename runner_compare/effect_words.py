@@ -242,8 +242,6 @@ def pairs_of(decision: Decision) -> str:
 
 def detectable(decision: Decision) -> str:
     """Return the minimum detectable difference."""
-    if not decision.test.knows_power:
+    if not decision.test.knows_power or decision.detectable is None:
         return ABSENT
-    if decision.detectable is None:
-        return ABSENT
-    return f"{quantity(decision).write_detectable(decision.detectable)}"
+    return quantity(decision).write_detectable(decision.detectable)

@@ -215,9 +215,8 @@ class Knee:
         """The rate up to which it keeps up, for a job's card."""
         if self.rate is None:
             return "none of the rates that were tried"
-        return f"{self.rate:g} requests/s" + (
-            " or more: the highest that was tried" * self.is_highest
-        )
+        more = " or more: the highest that was tried" if self.is_highest else ""
+        return f"{self.rate:g} requests/s{more}"
 
 
 def keeps_up(load: Load, lowest: Load) -> bool:
@@ -225,12 +224,9 @@ def keeps_up(load: Load, lowest: Load) -> bool:
     requests' rate."""
     if len(load.answered) < len(load.requests):
         return False
-    usual_s, allowed_s = (
-        median(lowest.answers_s),
-        LATENCY_FACTOR * percentiles(lowest.answers_s)["p95"],
-    )
+    allowed_s = LATENCY_FACTOR * percentiles(lowest.answers_s)["p95"]
     is_prompt = percentiles(load.answers_s)["p95"] <= allowed_s
-    return is_prompt and len(load.requests) / load.seconds >= KEEPS_UP * load.offered(usual_s)
+    return is_prompt and len(load.requests) / load.seconds >= KEEPS_UP * offered_to(load, lowest)
 
 
 def offered_to(load: Load, lowest: Load) -> float:

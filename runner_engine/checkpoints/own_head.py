@@ -106,11 +106,7 @@ def is_of_head(files: ModelFiles, name: str) -> bool:
 
 def without_head(files: ModelFiles, tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return the tensors of a model that is loaded, which leaves its own head out."""
-    form = _form_of(files)
-    if form is None:
-        return list(tensors)
-    begin = form.begin_in(files.text_settings)
-    return [tensor for tensor in tensors if not tensor.name.startswith(begin)]
+    return [tensor for tensor in tensors if not is_of_head(files, tensor.name)]
 
 
 def _form_of(files: ModelFiles) -> HeadForm | None:
