@@ -1,8 +1,10 @@
-"""What a .gguf file costs by llama.cpp and by our engine: `python bench/llama_cpp_turns.py --model FILE.gguf`.
+"""How fast is a .gguf file by llama.cpp and by our engine? `python bench/llama_cpp_turns.py --model FILE.gguf`.
 
-Whole commands are run by turns, each with a short and a long prompt, and with few and many new tokens, on one thread.
-What counts is processor time of the command and of all that it has started, which another load of the machine changes
-little; a difference of two lengths leaves start and load out. The least of all rounds is shown.
+`task=sweep`, as a user runs it, by turns: a round is one sweep of each side. A sweep loads the file or starts a server
+once, and then asks one row at a time for exactly so many new tokens, whatever the model would say. Shown are the
+median of all rounds with the lowest and the highest: milliseconds a token of the prompt (the time until the first token
+comes, over the prompt's tokens), milliseconds between two tokens of the answer, seconds until the first cell, and the
+peak of the largest process.
 """
 
 from __future__ import annotations
@@ -13,25 +15,15 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from runner.store.jobs import read_samples
-from runner_base import machine
+from engines import head_line, markdown, spread
 
-WORDS = (
-    "The harbour was quiet that morning, and the three boats had not come back from the islands. "
-)
-ASKED = "Write a very long story about this harbour."  # which no model ends within so many tokens
-PROMPTS, NEW = (4, 64), (16, 144)  # times that the words stand in the prompt, and new tokens
 WAYS = {
-    "llama.cpp": [
-        "model=llama_cpp",
-        "model.compare=false",
-        "model.parallel=1",
-        "model.context=4096",
-    ],
+    "llama.cpp": ["model=llama_cpp", "model.compare=false", "model.parallel=1"],
     "runner": ["model=local", "quantization=gguf", "model.device=cpu"],
     "runner, int8 activations": [
         "model=local",
@@ -43,7 +35,7 @@ WAYS = {
 
 
 def main() -> None:
-    """Measure by turns, print the least."""
+    """Measure by turns and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,54 +44,65 @@ def main() -> None:
         "--python", help="an environment with xllamacpp; else .llama_cpp (make llama_cpp)"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 2048])
+    parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if options.python:
         WAYS["llama.cpp"].append(f"model.python={options.python}")
-    cases = [(PROMPTS[0], NEW[0]), (PROMPTS[1], NEW[0]), (PROMPTS[0], NEW[1])]
-    spent: dict[Any, list[tuple[float, int, int, float]]] = defaultdict(list)
+    WAYS["llama.cpp"].append(f"model.context={max(options.lengths) + options.new + 16}")
+    found: dict[Any, list[float]] = defaultdict(list)
     for _ in range(options.rounds):
-        for case in cases:
-            for name in WAYS:
-                spent[name, case].append(measured(options.model, name, *case))
-    print(f"{machine.name()}; one thread, the least of {options.rounds} rounds by turns")
-    print(f"{'':26}{'start, s':>10}{'prompt, ms/token':>18}{'new, ms/token':>16}{'peak MiB':>10}")
-    for name in WAYS:
-        short, prompt, new = (min(spent[name, case]) for case in cases)
-        of_prompt = 1000 * (prompt[0] - short[0]) / (prompt[1] - short[1])
-        of_new = 1000 * (new[0] - short[0]) / (new[2] - short[2])
-        print(f"{name:26}{short[0]:>10.1f}{of_prompt:>18.2f}{of_new:>16.2f}{prompt[3]:>10,.0f}")
+        for name in WAYS:
+            for figure, value in measured(options, name).items():
+                found[name, figure].append(value)
+    print(head_line(["bench/llama_cpp_turns.py", *sys.argv[1:]], options.threads))
+    print(f"\n{options.rounds} rounds by turns, {options.new} new tokens, one row at a time:\n")
+    figures = [figure for name, figure in found if name == "runner"]
+    lines = [[figure, *(spread(found[name, figure], 2) for name in WAYS)] for figure in figures]
+    print(markdown(["", *WAYS], lines))
 
 
-def measured(model: str, name: str, times: int, new: int) -> tuple[float, int, int, float]:
-    """Return processor seconds, tokens of the prompt, new tokens, and MiB of the largest process."""
+def measured(options: argparse.Namespace, name: str) -> dict[str, float]:
+    """Return the figures of one sweep of a side."""
     with tempfile.TemporaryDirectory() as folder:
         job = [
-            "task=generate",
-            f"task.prompt='{WORDS * times}{ASKED}'",
+            "task=sweep",
+            "task.batch_sizes=[1]",
+            f"task.prompt_tokens={options.lengths}".replace(" ", ""),
+            f"task.new_tokens={options.new}",
+            "task.repeats=1",
+            "task.pictures=false",
             "tracking=none",
             "print=json",
+            f"output_dir={folder}",
+            f"model.name={options.model}",
+            f"model.threads={options.threads}",
         ]
-        job += [f"generation.max_new_tokens={new}", f"output_dir={folder}", f"model.name={model}"]
-        command = [sys.executable, "-m", "runner", *job, *WAYS[name], "model.threads=1"]
+        command = [sys.executable, "-m", "runner", *job, *WAYS[name]]
         watched = [sys.executable, "-c", WATCH, *command]
+        began = time.perf_counter()
         done = subprocess.run(watched, capture_output=True, text=True, check=False, env=os.environ)
+        whole = time.perf_counter() - began
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
-        seconds, mib = json.loads(done.stdout.splitlines()[-1])
-        (path,) = Path(folder).glob("jobs/*/samples.jsonl")
-        (sample,) = read_samples(path).values()
-    answer = sample.answer
-    new_tokens = len(answer.token_ids) if answer.new_tokens is None else answer.new_tokens
-    if new_tokens < new:
-        raise SystemExit(f"{name}: the answer ended after {new_tokens} of {new} tokens")
-    return seconds, sample.prompt_tokens, new_tokens, mib
+        (record,) = Path(folder).glob("jobs/*/result.json")
+        metrics = json.loads(record.read_text())["result"]["metrics"]
+    figures = {}
+    for length in options.lengths:
+        key = f"batch_1_prompt_{length}"
+        figures[f"prompt of {length:,}, ms/token"] = 1000 * metrics[f"ttft_s/{key}"] / length
+        figures[f"new behind {length:,}, ms/token"] = 1000 * metrics[f"itl_p50_s/{key}"]
+    figures["load, s"] = metrics["load_s"]
+    figures["whole command, s"] = whole
+    figures["peak of the largest process, MiB"] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 WATCH = """
 import json, resource, subprocess, sys
 done = subprocess.run(sys.argv[1:])
-spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([spent.ru_utime + spent.ru_stime, spent.ru_maxrss / 1024]))
+print(json.dumps(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024))
 sys.exit(done.returncode)
 """
 

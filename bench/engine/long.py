@@ -37,6 +37,7 @@ from peers import xllamacpp_python  # noqa: E402
 from runner_base import Dtype, processor  # noqa: E402
 from runner_engine import LocalModelConfig, Request, complete  # noqa: E402
 from runner_engine.embedded import MODEL_DIR  # noqa: E402
+from runner_engine.kv_cache import prompt_cache  # noqa: E402
 
 SHAPE = (
     Path(sys.modules["runner_engine"].__path__[0]) / "checkpoints" / "shapes" / "smollm2_135m.json"
@@ -45,6 +46,7 @@ RUNNER, LLAMACPP, VLLM = "runner", "llama.cpp", "vLLM"
 VLLM_PYTHON, VLLM_LINES = ROOT / ".vllm" / "bin" / "python", "vllm_lines_side.py"
 POSITIONS = 32768 + 512
 SHORT = 512  # tokens of the first round: vLLM keeps whole blocks of 128
+KEPT_MIB = 2048  # of prompts, by our engine: else at most 256, and eight of 32k tokens are asked again
 DECODING, NEW_WHILE_LATE = 4, 4096  # with --gap: rows, and the most tokens of each
 Side = Callable[..., Seconds]
 
@@ -77,6 +79,7 @@ def files(folder: Path, layers: int) -> tuple[Path, Path, int]:
 
 def ours(folder: Path, threads: int, open_sides: ExitStack) -> Side:
     """Load the model with our engine; return what completes prompts with it."""
+    prompt_cache.MAX_MIB = KEPT_MIB
     engine = greedy_engine(
         LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads)
     )
