@@ -20,6 +20,7 @@ from runner.options.quantize.source import Source, source_of
 from runner.store.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, Result, machine
+from runner_engine import local_model
 from runner_engine.checkpoints import byteio, gguf_file, read_checkpoint
 
 VERSION = 1
@@ -87,7 +88,7 @@ def run(inputs: QuantizeInputs, context: Context) -> Result:
     order = Order(
         task.kind.maker.name,
         inputs.environment.python,
-        machine.cores(),
+        local_model(config.model).threads or machine.cores(),
         _keys(inputs, task, config.seed),
         () if inputs.calibration is None else inputs.calibration.texts,
     )
@@ -105,6 +106,7 @@ def run(inputs: QuantizeInputs, context: Context) -> Result:
         "made": str(target),
         "stored": types,
         "maker": inputs.hashes["maker"],
+        "threads": report["threads"],
         **_record(inputs, task),
     }
     notes = [

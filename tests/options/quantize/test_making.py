@@ -64,6 +64,12 @@ def test_a_job_makes_a_model_records_it_and_makes_it_again_only_if_it_is_gone(
     assert {*contents(made)} == {*before}
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_maker_has_the_threads_that_are_given(runner: Run, tmp_path: Path, threads: int) -> None:
+    _, result = made_by(runner, tmp_path, *KEYS, f"model.threads={threads}")
+    assert result["facts"]["threads"] == str(threads)
+
+
 def test_a_model_that_was_changed_since_is_neither_taken_nor_written_over(
     runner: Run, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def main() -> None:
         "peak_rss_mib": peak,
         "calibration_tokens": tools.tokens,
         "calibration_sequences": tools.pieces,
+        "threads": os.environ["OMP_NUM_THREADS"],
     }
     print(json.dumps({"report": report | details}), file=own)
 
