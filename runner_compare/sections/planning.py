@@ -139,10 +139,19 @@ def _plan(row: TableRow, decision: Decision, aim: PlanAim) -> QuestionPlan:
     if needed is None:
         return QuestionPlan(decision.n, disagreement, reason="ten million are not enough")
     each_s = seconds_per_question(row.run)
-    further = max(0, needed - decision.n)
+    further = further_questions(needed, decision.n)
     return QuestionPlan(
         decision.n, disagreement, needed, further, None if each_s is None else further * each_s
     )
+
+
+def further_questions(needed: int, asked: int) -> int:
+    """Return how many of the questions that are needed in all are still to be asked.
+
+    A record has both numbers as they are. A table gives `needed` as it shows it, rounded up: what is
+    asked and what is further then add up to it.
+    """
+    return max(0, needed - asked)
 
 
 def _disagreement(decision: Decision) -> float | None:
@@ -207,7 +216,7 @@ def plan_columns(table: Table) -> list[Column]:
             [
                 ABSENT
                 if plan.needed is None
-                else f"{max(0, rounded_up(plan.needed) - plan.asked):,}"
+                else f"{further_questions(rounded_up(plan.needed), plan.asked):,}"
                 for _, plan in lines
             ],
         ),
