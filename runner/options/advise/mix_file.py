@@ -9,13 +9,13 @@ from runner.options.advise.knapsack import Choice
 from runner.options.advise.mix import MixableModel, patterns_of
 from runner_base.plugins import own_options
 
-UNQUANTIZED = 16
 GROUP_SIZES = (128, 64, 32)  # inputs that share a scale: the first is what the task takes by itself
 # bits of a weight in formats of which llm-compressor has integers of as many
 BITS = {
     **dict.fromkeys(("nf4", "fp4", "hqq", "torchao_intx"), 4),
     **dict.fromkeys(("int8", "int8_dynamic", "torchao_int8", "torchao_float8"), 8),
-    "none": UNQUANTIZED,
+    # by which the task's overrides say that a layer stays as it is
+    "none": 16,
 }
 
 
@@ -25,7 +25,7 @@ def file_command(model: MixableModel, choice: Choice) -> str | None:
     if "quantize" not in own_options("task") or not {*of_layer.values()} <= {*BITS}:
         return None
     bits = {path: str(BITS[name]) for path, name in of_layer.items()}
-    quantized = Counter(value for value in bits.values() if value != str(UNQUANTIZED))
+    quantized = Counter(str(BITS[name]) for name in of_layer.values() if name != "none")
     sizes = [size for size in GROUP_SIZES if not any(width % size for width in model.widths)]
     if not quantized or not sizes:
         return None

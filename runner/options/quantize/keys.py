@@ -12,7 +12,7 @@ from runner_base import HASHED, MISSING, UNLESS_DEFAULT, Inert, check, filled, l
 
 BITS, GROUP_SIZE, ITERATIONS = 4, 128, 200
 SEQUENCES, SEQUENCE_TOKENS = 128, 512
-UNQUANTIZED = 16  # as bits in task.overrides
+UNQUANTIZED = 16  # as bits in task.overrides: the layer stays as it is
 EVALUATION = ("texts", "embedded")
 APART = Inert("names texts that the calibration must not have, and changes nothing in the file")
 FOUND = Inert("says where the package is; its version counts among the hashes")

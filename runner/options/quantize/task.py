@@ -14,7 +14,7 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.options.quantize.calibration import Calibration, check_apart, read_calibration
 from runner.options.quantize.environment import Environment, environment_of
-from runner.options.quantize.keys import QuantizeConfig
+from runner.options.quantize.keys import UNQUANTIZED, QuantizeConfig
 from runner.options.quantize.making import Order, check_free, make
 from runner.options.quantize.source import Source, source_of
 from runner.store.artifacts import promise
@@ -143,6 +143,7 @@ def _keys(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> dict[str, 
         "group_size": task.group_size,
         "symmetric": task.symmetric,
         "overrides": dict(task.overrides),
+        "unquantized": UNQUANTIZED,
         "reads_texts": task.kind.reads_texts,
         "sequences": task.sequences,
         "sequence_tokens": task.sequence_tokens,

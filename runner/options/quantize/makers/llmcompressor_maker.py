@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-UNQUANTIZED = 16
-
 
 def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
     """Quantize a folder's model into another folder."""
@@ -38,7 +36,7 @@ def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
     longest_first = sorted(order["overrides"].items(), key=lambda pair: -len(pair[0]))
     for number, (pattern, bits) in enumerate(longest_first):
         target = _target(pattern)
-        if bits == UNQUANTIZED:
+        if bits == order["unquantized"]:
             ignored.append(target)
         else:
             groups[f"group_{number}"] = scheme(bits, [target])
