@@ -186,7 +186,8 @@ class QuantizationConfig:
         must know them."""
 
     def check_loaded(self, model: torch.nn.Module) -> None:
-        """Reject loaded layers that the library's kernels cannot compute."""
+        """Reject loaded layers that the library's kernels cannot compute, or let these compute
+        them."""
 
     def adapting(self, model: torch.nn.Module) -> AbstractContextManager[None]:
         """Protect the weights while an adapter is applied to the model."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BLOCK = 64  # 4-bit weights that share one scale
 NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
-MOST_DIMENSIONS = 3  # of the inputs of bitsandbytes' products in 8 bits
+MOST_DIMENSIONS = 3  # of the inputs of bitsandbytes' 8-bit layers
 
 
 @dataclass
@@ -180,7 +180,6 @@ class Int8Config(BitsAndBytesConfig):
         works."""
         super().prepare(device)
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        _multiply_any_dimensions()
 
     def load_arguments(self) -> dict[str, Any]:
         """Return transformers' own config."""
@@ -192,9 +191,7 @@ class Int8Config(BitsAndBytesConfig):
         return {"quantization_config": config}
 
     def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
-        from bitsandbytes.nn.modules import Linear8bitLt
-
-        return Linear8bitLt(
+        return _layer_of_any_dimensions()(
             inputs, outputs, has_bias, has_fp16_weights=False, threshold=self.threshold
         )
 
@@ -205,23 +202,33 @@ class Int8Config(BitsAndBytesConfig):
     def _source(weight: torch.Tensor) -> torch.Tensor:
         return weight.cpu()  # it is quantized on its way to the device
 
+    def check_loaded(self, model: torch.nn.Module) -> None:
+        """Let the layers that transformers has made take inputs of any number of dimensions, as those
+        made here do."""
+        from bitsandbytes.nn.modules import Linear8bitLt
 
-def _multiply_any_dimensions() -> None:
-    """Let bitsandbytes' 8-bit layers take inputs of more than three dimensions, as transformers gives
-    them the latents of MLA: the library itself fails at them."""
-    library: Any = importlib.import_module("bitsandbytes")
-    multiply = library.matmul
-    if hasattr(multiply, "__wrapped__"):
-        return
+        for module in model.modules():
+            if type(module) is Linear8bitLt:
+                module.__class__ = _layer_of_any_dimensions()
 
-    @functools.wraps(multiply)
-    def multiply_rows(inputs: torch.Tensor, *others: Any, **more: Any) -> Any:
+
+@functools.cache
+def _layer_of_any_dimensions() -> Any:
+    """Return the library's class of 8-bit layers, for inputs of any number of dimensions: the library
+    itself fails at more than three, as transformers has them in the latents of MLA.
+
+    Its name is the library's, by which others know such layers.
+    """
+    library: Any = importlib.import_module("bitsandbytes.nn.modules").Linear8bitLt
+
+    def forward(layer: Any, inputs: torch.Tensor) -> Any:
         if inputs.dim() <= MOST_DIMENSIONS:
-            return multiply(inputs, *others, **more)
-        found = multiply(inputs.flatten(0, -2), *others, **more)
-        return found.unflatten(0, inputs.shape[:-1])
+            return library.forward(layer, inputs)
+        rows = inputs.flatten(0, -2)
+        return library.forward(layer, rows).unflatten(0, inputs.shape[:-1])
 
-    library.matmul = multiply_rows
+    members = {"forward": forward, "__module__": library.__module__}
+    return type(library.__name__, (library,), members)
 
 
 @dataclass

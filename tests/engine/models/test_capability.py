@@ -264,7 +264,7 @@ def broken_bitsandbytes(folder: Path, cextension: str) -> dict[str, str]:
     """Make a bitsandbytes package that does not run; return the environment in which Python imports
     it."""
     (folder / "bitsandbytes").mkdir()
-    (folder / "bitsandbytes" / "__init__.py").write_text("def matmul(): ...")
+    (folder / "bitsandbytes" / "__init__.py").write_text("")
     (folder / "bitsandbytes" / "cextension.py").write_text(cextension)
     return {"PYTHONPATH": str(folder)}
 
