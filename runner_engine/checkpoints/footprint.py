@@ -234,7 +234,7 @@ def _predict_one(
     tensors = (
         kept_tensors(read_header(files.path))
         if held.keeps_blocks
-        else without_head(files, held_tensors(files, spec.mix))
+        else list(without_head(files, held_tensors(files, spec.mix)))
     )
     settings = files.text_settings
     is_head = spec.first_layers == ALONE

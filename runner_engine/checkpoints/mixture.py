@@ -68,20 +68,19 @@ def mixture_of(
     experts, used = (_first(settings, keys) for keys in (COUNTS, USED))
     if experts < 2 or not used:
         return None
-    total = routed = in_blocks = 0
-    listed = list(tensors)
-    is_tied = settings.get("tie_word_embeddings") and any(
-        part_of(tensor) == "embedding" for tensor in listed
-    )
-    for tensor in listed:
-        if is_tied and part_of(tensor) == "head":
-            continue
-        count = numbers_of(tensor, stored)
+    total = of_output = routed = in_blocks = 0
+    has_embedding = False
+    for tensor in tensors:
+        part, count = part_of(tensor), numbers_of(tensor, stored)
+        has_embedding |= part == "embedding"
+        of_output += count * (part == "head")
         total += count
         if IN_A_BLOCK.search(tensor.name):
             in_blocks += count
             is_fused = len(tensor.shape) == 3 and FUSED.search(tensor.name)
             routed += count * bool(is_fused or ROUTED.search(tensor.name))
+    if settings.get("tie_word_embeddings") and has_embedding:
+        total -= of_output  # a copy of the embedding
     return Mixture(experts, min(used, experts), total, routed, in_blocks) if routed else None
 
 

@@ -8,7 +8,7 @@ are the model's own. transformers leaves these tensors out of the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,13 +100,22 @@ def tensors_of_head(files: ModelFiles) -> dict[str, Tensor]:
 def is_of_head(files: ModelFiles, name: str) -> bool:
     """Whether a tensor of a model's files is of its own head, or a copy that lies beside it: a load
     leaves both out."""
+    begin = _begin_of_head(files)
+    return begin is not None and name.startswith(begin)
+
+
+def without_head(files: ModelFiles, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the tensors of a model that is loaded, which leaves its own head out."""
+    begin = _begin_of_head(files)
+    for tensor in tensors:
+        if begin is None or not tensor.name.startswith(begin):
+            yield tensor
+
+
+def _begin_of_head(files: ModelFiles) -> str | None:
+    """Return what the names of a head's tensors begin with; None where no head is read."""
     form = _form_of(files)
-    return form is not None and name.startswith(form.begin_in(files.text_settings))
-
-
-def without_head(files: ModelFiles, tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return the tensors of a model that is loaded, which leaves its own head out."""
-    return [tensor for tensor in tensors if not is_of_head(files, tensor.name)]
+    return None if form is None else form.begin_in(files.text_settings)
 
 
 def _form_of(files: ModelFiles) -> HeadForm | None:
