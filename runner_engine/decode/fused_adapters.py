@@ -22,7 +22,8 @@ from runner_engine.kernels.shared_numbers import (
     Matrix,
 )
 from runner_engine.kernels.state_numbers import MIXER_MATRICES
-from runner_engine.models.lora import beside, several
+from runner_engine.models.lora import several
+from runner_engine.models.lora.beside import Beside, matrices_beside
 
 
 class FusedAdapters:
@@ -37,7 +38,7 @@ class FusedAdapters:
 
     def beside(self, layer: Any, matrix: Matrix) -> Matrix:
         """Return a layer's matrix, with what adapters add to it."""
-        own = beside.beside(layer)
+        own = matrices_beside(layer)
         if own is None:
             return matrix
         sizes, (a, b) = own.sizes, own.matrices
@@ -62,7 +63,7 @@ class FusedAdapters:
         self._layers = layers
         seen = self._seen.union(*(module.modules() for module in apart))
         for path, module in model.named_modules():
-            if isinstance(module, beside.Beside) and module not in seen:
+            if isinstance(module, Beside) and module not in seen:
                 raise NotFusable(f"adapters change {path.rpartition('.')[0]}")
 
     def of_pass(self, count: int) -> AdaptedTokens | None:

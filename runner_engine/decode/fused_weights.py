@@ -50,7 +50,7 @@ from runner_engine.matmul import (
     requested,
     row_format,
 )
-from runner_engine.models.lora.beside import beside, has_other_hooks
+from runner_engine.models.lora.beside import has_other_hooks, matrices_beside
 from runner_engine.recurrent import CallParts
 
 __all__ = ["FusedWeights", "NotFusable", "check_fusable"]
@@ -123,7 +123,7 @@ class FusedWeights:
         if (len(attending), self.mixers.count) != (heads.layers, len(heads.states)):
             raise NotFusable("its number of layers differs")
         self.vocabulary, self.rows = head.out_features, len(layout.embedding.weight)
-        if beside(head) is not None:
+        if matrices_beside(head) is not None:
             raise NotFusable("an adapter changes its head")
         of_head = self._matrix(head, self.hidden, self.vocabulary)
         self.adapters.check_seen(model, len(layers), self.apart.values())

@@ -17,7 +17,7 @@ from runner_engine.decode.layouts.parts import (
     sizes_of,
 )
 from runner_engine.kernels.shared_numbers import Activation
-from runner_engine.models.lora.beside import beside
+from runner_engine.models.lora.beside import matrices_beside
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class MlpLayout:
     def gates_in_product(self) -> bool:
         """Whether two matrices gate each other in the registers, as SiLU does without biases and
         adapters."""
-        alone = all(part.bias is None and beside(part) is None for part in self.into)
+        alone = all(part.bias is None and matrices_beside(part) is None for part in self.into)
         is_plain = alone and self.gate_scale == 1
         return (
             self.activation is Activation.silu

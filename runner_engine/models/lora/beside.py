@@ -91,7 +91,7 @@ def attach(layer: nn.Module, a: Tensor, b: Tensor, scaling: float = 1.0) -> None
     own.hook = layer.register_forward_hook(own.add)
 
 
-def beside(layer: Any) -> Beside | None:
+def matrices_beside(layer: Any) -> Beside | None:
     """Return the matrices beside a layer; None without such."""
     found = getattr(layer, "_modules", {}).get(CHILD)
     return found if isinstance(found, Beside) else None
@@ -99,7 +99,7 @@ def beside(layer: Any) -> Beside | None:
 
 def has_other_hooks(module: nn.Module) -> bool:
     """Whether anything hooks into a module but the matrices beside it."""
-    own = beside(module)
+    own = matrices_beside(module)
     hooks = {*module._forward_hooks, *module._forward_pre_hooks}
     return bool(hooks - ({own.hook.id} if own is not None else set()))
 
@@ -107,7 +107,7 @@ def has_other_hooks(module: nn.Module) -> bool:
 def remove(model: nn.Module) -> bool:
     """Remove the matrices beside all layers; the base is as before."""
     for layer in list(model.modules()):
-        if (own := beside(layer)) is not None:
+        if (own := matrices_beside(layer)) is not None:
             own.hook.remove()
             del layer._modules[CHILD]
     return True
