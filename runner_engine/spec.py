@@ -12,6 +12,7 @@ from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import RopeConfig
 
+OWN_HEAD = 0  # as first_layers: none of the layers, but the model's own head for the next tokens
 Workload = tuple[int, int, int]  # in memory at once: rows, prompt tokens and new tokens
 
 
@@ -30,8 +31,13 @@ class ModelSpec:
         None  # what the quantization means for each layer, if a schema has read it already
     )
     cpu_note: str = ""  # is reported if the model runs on a CPU
-    # only so many of its layers, as of a draft; 0: its own head for the next tokens; None: all
+    # only so many of its layers, as of a draft; OWN_HEAD; None: all
     first_layers: int | None = None
+
+    @property
+    def is_own_head(self) -> bool:
+        """Whether the model's own head is asked for, and not the model."""
+        return self.first_layers == OWN_HEAD
 
     @cached_property
     def mix(self) -> Mix:

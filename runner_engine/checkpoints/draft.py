@@ -11,14 +11,14 @@ from typing import Any
 from runner_base import ConfigError, DataError, load_json
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.layer_kinds import layer_kinds
-from runner_engine.checkpoints.own_head import ALONE, check_head
+from runner_engine.checkpoints.own_head import check_head
 from runner_engine.checkpoints.resolve import ResolvedModel, draft_model, resolve
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.rope import RopeConfig
 from runner_engine.settings.speculation import KEY, Guesser, Speculate
-from runner_engine.spec import ModelSpec
+from runner_engine.spec import OWN_HEAD, ModelSpec
 
 MOST_NAMED = 3  # tokens that a message shows
 FILLING = (
@@ -60,7 +60,7 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
         generation,
         spec.seed,
         spec.workload,
-        first_layers=ALONE if how.kind is Guesser.mtp else how.layers,
+        first_layers=OWN_HEAD if how.kind is Guesser.mtp else how.layers,
     )
 
 

@@ -19,7 +19,7 @@ from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors,
 from runner_engine.checkpoints.kept_kv import LANES, kept_kv
 from runner_engine.checkpoints.linear_layers import held_tensors, part_of, plain_layers
 from runner_engine.checkpoints.mixture import Mixture, mixture_of
-from runner_engine.checkpoints.own_head import ALONE, alone, without_head
+from runner_engine.checkpoints.own_head import as_one_layer, without_head
 from runner_engine.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
@@ -206,8 +206,8 @@ def predict(
 
 def _draft_pass(draft: ResolvedModel, of_draft: Footprint, of_model: Footprint) -> DraftPass:
     """Return what a pass of a draft reads; the model's own head reads the model's output matrix."""
-    files, is_head = draft.files, draft.spec.first_layers == ALONE
-    tensors, settings = alone(files) if is_head else (files.tensors, files.settings)
+    files, is_head = draft.files, draft.spec.is_own_head
+    tensors, settings = as_one_layer(files) if is_head else (files.tensors, files.settings)
     parameters = float(sum(tensor.params for tensor in tensors))
     read = of_draft
     if is_head:
@@ -237,9 +237,9 @@ def _predict_one(
         else list(without_head(files, held_tensors(files, spec.mix)))
     )
     settings = files.text_settings
-    is_head = spec.first_layers == ALONE
+    is_head = spec.is_own_head
     if is_head:
-        tensors, settings = alone(files)
+        tensors, settings = as_one_layer(files)
     if not tensors:
         return None
     device = machine.device_class(model.device)

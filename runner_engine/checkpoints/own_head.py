@@ -18,7 +18,6 @@ from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.settings.speculation import KEY, Speculate
 
 FLOATS = ("BF16", "F16", "F32")
-ALONE = 0  # layers of the model beside the head, in ModelSpec.first_layers
 LAYER, NORM = "model.layers.0.", "model.norm.weight"  # as the head has them in a model of one layer
 JOINING = ("join.weight", "norm_of_embedding.weight", "norm_of_hidden.weight")
 
@@ -123,7 +122,7 @@ def _form_of(files: ModelFiles) -> HeadForm | None:
     return form if form is not None and form.may_be_in(files.text_settings) else None
 
 
-def alone(files: ModelFiles) -> tuple[list[Tensor], dict[str, Any]]:
+def as_one_layer(files: ModelFiles) -> tuple[list[Tensor], dict[str, Any]]:
     """Return the tensors and the settings of a head as a model of one layer, for predictions."""
     tensors = [
         replace(tensor, name=LAYER + name.removeprefix(LAYER))
