@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.footprint import Footprint as Footprint
     from runner_engine.checkpoints.footprint import predict as predict
     from runner_engine.checkpoints.formats import notes_of_reach as notes_of_reach
+    from runner_engine.checkpoints.locating import ToDownload as ToDownload
+    from runner_engine.checkpoints.locating import no_downloads as no_downloads
     from runner_engine.checkpoints.memory_check import gpus_needed as gpus_needed
     from runner_engine.checkpoints.resolve import ModelFiles as ModelFiles
     from runner_engine.checkpoints.resolve import ResolvedModel as ResolvedModel
-    from runner_engine.checkpoints.resolve import ToDownload as ToDownload
-    from runner_engine.checkpoints.resolve import no_downloads as no_downloads
     from runner_engine.checkpoints.resolve import resolve as resolve
     from runner_engine.checkpoints.weight_files import Tensor as Tensor
     from runner_engine.decode.request_encoder import RequestEncoder as RequestEncoder
@@ -105,8 +105,8 @@ PLACES = {
     "positions": "local.before_load",  # the positions that it will have, with its rope
     "capabilities_of": "local.capabilities",  # what the engine of a spec can do
     "build_kernels": "local.before_load",  # builds the C kernels that a model needs, unless they are there
-    "no_downloads": "checkpoints.resolve",  # a context in which a download raises ToDownload
-    "ToDownload": "checkpoints.resolve",  # a download would be needed
+    "no_downloads": "checkpoints.locating",  # a context in which a download raises ToDownload
+    "ToDownload": "checkpoints.locating",  # a download would be needed
     # from a spec to tokens
     "open_session": "local.opening",  # a context with the session of a loaded model
     "open_engine": "local.opening",  # an engine, which loads when it is first needed

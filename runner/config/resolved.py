@@ -12,8 +12,8 @@ from runner.config.task import with_possible_batch
 from runner_base import ConfigError, check
 from runner_base.fields import choice_of
 from runner_engine import GenerationConfig, ModelSpec, ResolvedModel, local_model
+from runner_engine import resolve as resolve_model
 from runner_engine.checkpoints import no_model
-from runner_engine.checkpoints import resolve as models
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ResolvedJob(ResolvedModel):
 def resolve(config: RunnerConfig) -> ResolvedJob:
     """Return what is known of a job; within `sharing`, jobs with the same model and adapter have
     the same files."""
-    of_model = models.resolve(spec_of(config))
+    of_model = resolve_model(spec_of(config))
     resolved = ResolvedJob(of_model.spec, of_model.files, config=config)
     notes = []
     if config.generation.is_open:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner.config.plain_text import FILES, REFERENCE, literal, quoted_name
 from runner_base import MIB, ConfigError, RunnerError, few
-from runner_engine.checkpoints import gguf_file, resolve
+from runner_engine.checkpoints import file_bytes, gguf_file, read_settings
 from runner_engine.quantization import read_format
 
 ITS_KEYS = (
@@ -251,16 +251,14 @@ def _read(name: str, is_file: bool) -> ListedModel:
             return ListedModel(name, True, path.stat().st_size / MIB, header.types, is_quantized)
         if not path.is_dir():
             return ListedModel(name)
-        settings = resolve.read_settings(path)
+        settings = read_settings(path)
         stored = read_format(settings)
         number_format = (
             str(stored)
             if stored is not None
             else str(settings.get("dtype") or settings.get("torch_dtype") or "")
         )
-        return ListedModel(
-            name, False, resolve.file_bytes(path) / MIB, number_format, stored is not None
-        )
+        return ListedModel(name, False, file_bytes(path) / MIB, number_format, stored is not None)
     except RunnerError as error:
         return ListedModel(
             name,

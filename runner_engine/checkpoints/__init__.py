@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_file import read_header as read_header
     from runner_engine.checkpoints.linear_layers import block_of as block_of
     from runner_engine.checkpoints.linear_layers import first_number as first_number
+    from runner_engine.checkpoints.locating import locate_config as locate_config
     from runner_engine.checkpoints.memory_check import limited as limited
     from runner_engine.checkpoints.no_model import is_bare as is_bare
     from runner_engine.checkpoints.no_model import nothing_to_load as nothing_to_load
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.random_weights import SHAPES_DIR as SHAPES_DIR
     from runner_engine.checkpoints.random_weights import list_tensors as list_tensors
     from runner_engine.checkpoints.resolve import file_bytes as file_bytes
-    from runner_engine.checkpoints.resolve import locate_config as locate_config
     from runner_engine.checkpoints.resolve import read_settings as read_settings
     from runner_engine.checkpoints.resolve import read_tensors as read_tensors
     from runner_engine.checkpoints.resolve import sharing as sharing
@@ -68,7 +68,7 @@ PLACES = {
     "read_settings": "resolve",  # config.json, or the same settings from the header of a .gguf file
     "read_tensors": "resolve",  # the tensors of a checkpoint or adapter, as its headers describe them
     "file_bytes": "resolve",  # the bytes of the weight files that a load reads
-    "locate_config": "resolve",  # a folder with a model's config.json; nothing else is fetched
+    "locate_config": "locating",  # a folder with a model's config.json; nothing else is fetched
     "sharing": "resolve",  # a context in which jobs of the same model read its files once
     "is_bare": "no_model",  # whether a name can only be a choice, or a model of a server
     "nothing_to_load": "no_model",  # the error for such a name where something must be loaded

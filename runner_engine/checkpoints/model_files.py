@@ -1,12 +1,19 @@
-"""Which files a model's answers depend on: the one list for a job's identity and for downloads."""
+"""Which files a model's answers depend on: the one list for a job's identity and for downloads; and
+their SHA-256."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+
+from runner_base import replace_text
+from runner_base.texts import read_cache
+from runner_engine.checkpoints.byteio import file_sha256
 
 WEIGHTS = ("*.safetensors", "*.bin")
 OTHERS = (  # configs, tokenizers, chat templates, code
@@ -87,3 +94,32 @@ def other_repositories(folder: Path) -> list[str]:
             if "--" in code_reference
         }
     )
+
+
+def files_sha256(path: Path, cache: Path) -> str:
+    """Hash the files that a model's answers depend on: a folder's, or a .gguf file and those read
+    beside it."""
+    return _sha256(of_folder(path) if path.is_dir() else of_gguf(path), cache)
+
+
+def _sha256(files: dict[str, Path], cache: Path) -> str:
+    """Hash files under their names; `cache` (a JSON file) remembers them by path, size, mtime,
+    ctime and inode.
+
+    The ctime reveals an edit in place that keeps the size and resets the mtime.
+    """
+    known = read_cache(cache)
+    fresh: dict[str, str] = {}
+    total = hashlib.sha256()
+    for name, file in files.items():
+        stat = file.stat()
+        key = (
+            f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
+        )
+        digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
+        total.update(f"{name} {digest}\n".encode())
+    if fresh:
+        # without the cache only time is lost; an unwritable output folder is reported elsewhere
+        with suppress(OSError):
+            replace_text(cache, json.dumps(known | fresh, indent=0))
+    return total.hexdigest()

@@ -1,56 +1,34 @@
-"""Where a model's files are (local folder, hub cache or download), what is in them, and their
-SHA-256 for identity.
+"""A model that is asked for, with its files: what is in them, and their SHA-256 for identity.
 
 Imports no torch and no transformers: a job is identified, and rejected, before anything is loaded.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pickletools
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner_base import (
-    BYTES,
-    MIB,
-    ConfigError,
-    DataError,
-    Dtype,
-    check,
-    load_json,
-    machine,
-    replace_text,
-    short,
-)
+from runner_base import BYTES, DataError, Dtype, load_json, machine, short
 from runner_base.dtypes import dtype_for
-from runner_base.texts import read_cache
-from runner_engine.checkpoints import (
-    gguf_file,
-    hub_gguf,
-    model_files,
-    no_model,
-    random_weights,
-    torch_archive,
-    weight_files,
-)
+from runner_engine.checkpoints import gguf_file, random_weights, torch_archive, weight_files
 from runner_engine.checkpoints.byteio import file_sha256
 from runner_engine.checkpoints.experts import expert_matrices
 from runner_engine.checkpoints.gguf_names import cuts_single_digits, settings_of
+from runner_engine.checkpoints.locating import download, locate, locate_adapter
+from runner_engine.checkpoints.model_files import files_sha256, other_repositories
 from runner_engine.checkpoints.published_settings import PublishedSettings, read_published
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.embedded import LORA_PEFT_DIRS, LORA_PTH_PATH, MODEL_DIR
 from runner_engine.quantization import modelopt, read_format, stored_settings
 from runner_engine.quantization.base import Format, QuantizationConfig, WithByteRows
 from runner_engine.quantization.mixed import Mix
-from runner_engine.settings.lora import AdapterConfig, adapter_of
+from runner_engine.settings.lora import adapter_of
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.spec import ModelSpec
 
@@ -70,22 +48,7 @@ SIZES = {  # limits for config.json, higher than in the largest models
 }
 PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}
 
-_no_downloads = ContextVar("no_downloads", default=False)
 _shared: ContextVar[dict[str, ModelFiles] | None] = ContextVar("shared", default=None)
-
-
-class ToDownload(Exception):
-    """A download is needed to continue, within `no_downloads`."""
-
-
-@contextmanager
-def no_downloads(enabled: bool) -> Iterator[None]:
-    """Raise ToDownload instead of downloading, as for a plan."""
-    before = _no_downloads.set(enabled)
-    try:
-        yield
-    finally:
-        _no_downloads.reset(before)
 
 
 class ModelFiles:
@@ -221,11 +184,11 @@ class ModelFiles:
         if not self.model.trust_remote_code or self.model.random_weights or self.path.is_file():
             return {}
         versions = {}
-        for name in model_files.other_repositories(self.path):
+        for name in other_repositories(self.path):
             if Path(name).is_dir():  # transformers prefers a folder, too
                 versions[f"code of {name}"] = files_sha256(Path(name), cache)
             else:  # into the default cache, where transformers looks for code, and not into model.cache_dir
-                versions[f"code of {name}"] = _download(
+                versions[f"code of {name}"] = download(
                     "model.name", name, None, None, ("*.py",)
                 ).name
         return versions
@@ -314,35 +277,6 @@ def draft_model(beside: LocalModelConfig, name: str) -> LocalModelConfig:
     return replace(beside, **own)
 
 
-def locate(model: LocalModelConfig) -> Path:
-    """Return the local folder of a model's files, or its .gguf file; only a hub id is
-    downloaded."""
-    if model.random_weights:
-        return random_weights.make(model)
-    path = Path(model.name).expanduser().absolute()
-    if not model.asks_hub and not path.exists():
-        raise ConfigError(
-            f"model.name={model.name}: there is no folder and no .gguf file {path}, and model=local never asks the "
-            "hub: give a path that exists, or use model=auto for a hub id"
-        )
-    if model.name == "embedded" and model.asks_hub:
-        return MODEL_DIR
-    if gguf_file.is_gguf(path):
-        return path
-    if (of_hub := hub_gguf.named(model.name)) is not None and model.asks_hub and not path.exists():
-        key = f"{model.key}.name"
-        fetched = of_hub.repository, model.revision, model.cache_dir, of_hub.patterns
-        return of_hub.pick(_download(key, *fetched), key)
-    if not (path / "config.json").exists() and (
-        files := sorted(file.name for file in path.glob("*.gguf"))
-    ):
-        raise ConfigError(
-            f"model.name={model.name}: a folder with .gguf files; name one, with quantization=gguf: "
-            + ", ".join(f"model.name={Path(model.name) / name}" for name in files[:5])
-        )
-    return _folder(f"{model.key}.name", model.name, "config.json", model.revision, model.cache_dir)
-
-
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the config.json of a model's folder, or the same settings from the header of a .gguf
     file."""
@@ -395,34 +329,6 @@ def for_transformers(path: Path, trust_remote_code: bool) -> tuple[Path, dict[st
     )
 
 
-def locate_config(name: str) -> Path:
-    """Return a folder with a model's config.json; for a hub id, nothing else is fetched."""
-    if name == "embedded":
-        return MODEL_DIR
-    return _folder("--base", name, "config.json", only=("config.json",))
-
-
-def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
-    """Return the adapter's local folder (peft) or file (pth)."""
-    is_file = lora.is_single_file
-    shipped = {"embedded": LORA_PTH_PATH} if is_file else LORA_PEFT_DIRS
-    if lora.path in shipped:
-        if model.name != "embedded":
-            raise ConfigError(
-                f"{lora.label} fits only model=embedded, not model.name={model.name}: "
-                f"use {'lora=pth lora.path=FILE' if is_file else 'lora=peft lora.path=FOLDER'}, or lora=none"
-            )
-        return shipped[lora.path]
-    if not is_file:
-        revision = getattr(lora, "revision", None)
-        return _folder(lora.key, lora.path, "adapter_config.json", revision, model.cache_dir)
-    path = Path(lora.path).expanduser().absolute()
-    need = "a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
-    check(not path.is_dir(), "lora.path", lora.path, need)
-    check(path.is_file(), "lora.path", lora.path, f"there is no file {path}")
-    return path
-
-
 def read_tensors(path: Path) -> list[Tensor]:
     """List the tensors of a checkpoint or an adapter from its safetensors headers, or of a .gguf
     file, unpacked."""
@@ -440,99 +346,6 @@ def file_bytes(path: Path) -> int:
     folder reads."""
     files = weight_files.loaded_files(path)[1] if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
-
-
-def files_sha256(path: Path, cache: Path) -> str:
-    """Hash the files that a model's answers depend on: a folder's, or a .gguf file and those read
-    beside it."""
-    return _sha256(
-        model_files.of_folder(path) if path.is_dir() else model_files.of_gguf(path), cache
-    )
-
-
-def _sha256(files: dict[str, Path], cache: Path) -> str:
-    """Hash files under their names; `cache` (a JSON file) remembers them by path, size, mtime,
-    ctime and inode.
-
-    The ctime reveals an edit in place that keeps the size and resets the mtime.
-    """
-    known = read_cache(cache)
-    fresh: dict[str, str] = {}
-    total = hashlib.sha256()
-    for name, file in files.items():
-        stat = file.stat()
-        key = (
-            f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
-        )
-        digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
-        total.update(f"{name} {digest}\n".encode())
-    if fresh:
-        # without the cache only time is lost; an unwritable output folder is reported elsewhere
-        with suppress(OSError):
-            replace_text(cache, json.dumps(known | fresh, indent=0))
-    return total.hexdigest()
-
-
-def _folder(
-    key: str,
-    name: str,
-    required: str,
-    revision: str | None = None,
-    cache_dir: str | None = None,
-    only: tuple[str, ...] = model_files.HUB,
-) -> Path:
-    """Return the folder that a name means, downloaded if it is a hub id; it must contain the
-    required file."""
-    path = Path(name).expanduser()
-    what = "adapter" if required.startswith("adapter") else "model"
-    looks_local = (
-        name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
-    )
-    looks_local |= name.endswith(".gguf")  # not a hub id, although OWNER/FILE.gguf looks like one
-    if path.is_dir():
-        folder = path.absolute()
-    elif path.exists():
-        also = " or a .gguf file" if what == "model" else ""
-        raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder{also}")
-    elif looks_local:
-        is_of_hub = (
-            name.endswith(".gguf")
-            and "/" in name
-            and not path.is_absolute()
-            and not name.startswith(".")
-        )
-        fix = (
-            ". Is it on a hub? `hf download OWNER/MODEL FILE.gguf --local-dir .` fetches it"
-            if is_of_hub
-            else ""
-        )
-        raise ConfigError(f"{key}={name}: {what} path does not exist: {path.absolute()}{fix}")
-    elif "/" not in name:
-        raise no_model.no_place(key, name, what)
-    else:
-        folder = _download(key, name, revision, cache_dir, only)
-    if not (folder / required).exists():
-        raise no_model.without_settings(key, name, folder, required)
-    return folder
-
-
-def _download(
-    key: str, name: str, revision: str | None, cache_dir: str | None, patterns: tuple[str, ...]
-) -> Path:
-    """Return the folder of a hub id's files in the hub's cache, after fetching those that are
-    missing."""
-    from runner_engine.checkpoints import hub  # its import takes longer than identifying most jobs
-
-    snapshot = hub.find(key, name, revision, cache_dir, patterns)
-    if missing := snapshot.missing:
-        if _no_downloads.get():
-            snapshot.check_room()
-            raise ToDownload(
-                f"to download: {snapshot.missing_bytes / MIB:,.1f} MiB in {len(missing)} files of {name} "
-                f"(commit {snapshot.commit[:12]}), into {snapshot.repo}"
-            )
-        hub.download(snapshot)
-    return snapshot.folder
 
 
 def _count_pth_numbers(file: Path) -> int:

@@ -218,7 +218,7 @@ def locating(
     program = f"""
 from runner_engine.settings.model import LocalModelConfig
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.resolve import locate
+from runner_engine.checkpoints.locating import locate
 try:
     print("at", locate(LocalModelConfig(name={name!r}, revision={revision!r})))
 except ConfigError as error:

@@ -14,8 +14,7 @@ from runner.options.quantize.keys import QuantizeConfig
 from runner.options.quantize.recipes import IMATRIX
 from runner_base import ConfigError, few
 from runner_engine import ModelFiles, Tensor, local_model
-from runner_engine.checkpoints import gguf_file
-from runner_engine.checkpoints import resolve as models
+from runner_engine.checkpoints import gguf_file, model_files
 from runner_engine.checkpoints.linear_layers import linear_layers
 
 PLAIN = frozenset({"F32", "F16", "BF16"})  # types of a .gguf file's tensors
@@ -91,7 +90,7 @@ def _of_file(files: ModelFiles, task: QuantizeConfig, cache: Path) -> Source:
     total = sum(tensor.params for tensor in header.tensors)
     nbytes = sum(tensor.nbytes for tensor in header.tensors)
     name = re.sub(r"[-.](b?f16|f32)$", "", path.stem, flags=re.I)
-    return Source(path, name, models.files_sha256(path, cache), total, nbytes, "")
+    return Source(path, name, model_files.files_sha256(path, cache), total, nbytes, "")
 
 
 def _check_groups(files: ModelFiles, task: QuantizeConfig) -> None:

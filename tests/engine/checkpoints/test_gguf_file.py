@@ -25,7 +25,7 @@ from runner.config.resolved import base_key
 from runner.config.root import RunnerConfig, semantic_keys
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints import gguf_file, resolve
+from runner_engine.checkpoints import gguf_file, model_files
 from runner_engine.models.load import Loaded
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
@@ -353,19 +353,19 @@ def test_what_decides_the_answers_is_hashed(
     for copy in copies:
         copy.parent.mkdir()
         shutil.copy(files["F32"], copy)
-    first, second = (resolve.files_sha256(copy, cache) for copy in copies)
+    first, second = (model_files.files_sha256(copy, cache) for copy in copies)
     assert first == second, "the name does not count"
     (copies[0].parent / "notes.txt").write_text("not the model's")
     shutil.copy(files["Q8_0"], copies[0].parent)
-    assert resolve.files_sha256(copies[0], cache) == first, "nor do other files"
+    assert model_files.files_sha256(copies[0], cache) == first, "nor do other files"
     shutil.copy(original / "tokenizer.json", copies[0].parent)
-    assert resolve.files_sha256(copies[0], cache) != first, (
+    assert model_files.files_sha256(copies[0], cache) != first, (
         "transformers prefers this tokenizer to the file's own"
     )
     content = bytearray(copies[1].read_bytes())
     content[-1] ^= 1
     copies[1].write_bytes(content)
-    assert resolve.files_sha256(copies[1], cache) != second
+    assert model_files.files_sha256(copies[1], cache) != second
 
 
 def test_the_table_of_blocks_is_the_formats_own() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from runner.library.load import configure
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints import resolve
+from runner_engine.checkpoints import locating
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -27,10 +27,10 @@ def test_a_name_that_is_no_place(
 ) -> None:
     monkeypatch.setenv("BASE_URL", base_url)
     with pytest.raises(ConfigError) as refused:
-        resolve.locate(LocalModelConfig(name=name))
+        locating.locate(LocalModelConfig(name=name))
     assert said in str(refused.value)
     with pytest.raises(ConfigError) as refused:
-        resolve.locate_adapter(PeftConfig(path=name), LocalModelConfig(name="embedded"))
+        locating.locate_adapter(PeftConfig(path=name), LocalModelConfig(name="embedded"))
     assert str(refused.value).endswith("Give a folder, a hub id, or lora=embedded")
 
 
@@ -45,7 +45,7 @@ def test_a_folder_beside_a_choices_name_is_a_folder(
         ).model.name
         == "embeded"
     )
-    assert resolve.locate(LocalModelConfig(name="embeded")) == tmp_path / "embeded"
+    assert locating.locate(LocalModelConfig(name="embeded")) == tmp_path / "embeded"
 
 
 @pytest.mark.parametrize("manifest", ["[]", "{", '{"format": "other"}', "{}"])
@@ -54,4 +54,4 @@ def test_another_manifest_is_not_taken_for_one_of_a_split(tmp_path: Path, manife
     with pytest.raises(
         ConfigError, match="contains no config.json, so it is not what model.name needs"
     ):
-        resolve.locate(LocalModelConfig(name=str(tmp_path)))
+        locating.locate(LocalModelConfig(name=str(tmp_path)))

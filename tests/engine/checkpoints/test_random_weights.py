@@ -14,7 +14,8 @@ from resolving import predict
 from runner.config import resolved
 from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints import random_weights, resolve
+from runner_engine.checkpoints import random_weights
+from runner_engine.checkpoints.locating import locate
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.model import LocalModelConfig
 
@@ -74,9 +75,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalModelConfig:
 def test_a_folder_like_any_other(
     make_config: Callable[..., RunnerConfig], small: LocalModelConfig
 ) -> None:
-    folder = resolve.locate(small)
+    folder = locate(small)
     written = (folder / "model-00001-of-00001.safetensors").stat().st_mtime_ns
-    assert resolve.locate(small) == folder
+    assert locate(small) == folder
     assert (folder / "model-00001-of-00001.safetensors").stat().st_mtime_ns == written, "made once"
     config = make_config(model=small)
     loaded = adapt(load_base(config), config)
@@ -97,7 +98,7 @@ def test_it_quantizes_and_shards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(random_weights, "SHARD_BYTES", 200_000)
-    folder = resolve.locate(small)
+    folder = locate(small)
     assert len(list(folder.glob("*.safetensors"))) > 1
     config = make_config(model=small, quantization=Nf4Config())
     assert adapt(load_base(config), config).metrics["quantized_modules"] == 14
@@ -124,6 +125,6 @@ def test_a_model_without_a_known_shape() -> None:
         ConfigError,
         match=r"needs a known shape: model.name=x has none. Pick one: model=llama32_1b\|",
     ):
-        resolve.locate(LocalModelConfig(name="x", random_weights=True))
+        locate(LocalModelConfig(name="x", random_weights=True))
     with pytest.raises(ConfigError, match="no shape 'qwen3_8'. Did you mean qwen3_8b"):
-        resolve.locate(LocalModelConfig(name="x", shape="qwen3_8", random_weights=True))
+        locate(LocalModelConfig(name="x", shape="qwen3_8", random_weights=True))

@@ -24,7 +24,7 @@ from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints import byteio, resolve
+from runner_engine.checkpoints import byteio, locating, model_files, resolve
 from runner_engine.quantization import mixed
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.generation import GenerationConfig
@@ -46,12 +46,12 @@ def test_hash_follows_content_not_place(tmp_path: Path) -> None:
     one, copy = make_folder(tmp_path / "one"), make_folder(tmp_path / "copy")
     other = make_folder(tmp_path / "other", b"v" * 100)
     cache = tmp_path / "hashes.json"
-    hashes = [resolve.files_sha256(f, cache) for f in (one, copy, other)]
+    hashes = [model_files.files_sha256(f, cache) for f in (one, copy, other)]
     assert hashes[0] == hashes[1] != hashes[2]
     (one / "notes.md").write_text("not part of the model")
-    assert resolve.files_sha256(one, cache) == hashes[0]
+    assert model_files.files_sha256(one, cache) == hashes[0]
     (one / "config.json").write_text('{"changed": 1}')
-    assert resolve.files_sha256(one, cache) != hashes[0]
+    assert model_files.files_sha256(one, cache) != hashes[0]
 
 
 def test_unchanged_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,12 +62,12 @@ def test_unchanged_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.Mon
         read.append(file.name)
         return byteio.file_sha256(file)
 
-    monkeypatch.setattr(resolve, "file_sha256", counted)
-    first = resolve.files_sha256(folder, cache)
-    assert resolve.files_sha256(folder, cache) == first
+    monkeypatch.setattr(model_files, "file_sha256", counted)
+    first = model_files.files_sha256(folder, cache)
+    assert model_files.files_sha256(folder, cache) == first
     assert sorted(read) == ["config.json", "model.safetensors"]
     cache.write_text("{torn")
-    assert resolve.files_sha256(folder, cache) == first
+    assert model_files.files_sha256(folder, cache) == first
     assert len(read) == 4
 
 
@@ -91,7 +91,7 @@ def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
 def located(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The name of each model that was located, one by one."""
     names: list[str] = []
-    real = resolve.locate
+    real = locating.locate
 
     def counted(model: LocalModelConfig) -> Any:
         names.append(model.name)
@@ -173,24 +173,24 @@ def test_a_grid_looks_for_each_model_once(
 )
 def test_what_is_no_model(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resolve.locate(LocalModelConfig(name=name))
+        locating.locate(LocalModelConfig(name=name))
 
 
 def test_a_file_and_an_empty_folder_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file, a model is a folder"):
-        resolve.locate(LocalModelConfig(name=str(tmp_path / "file")))
+        locating.locate(LocalModelConfig(name=str(tmp_path / "file")))
     with pytest.raises(ConfigError, match="contains no config.json"):
-        resolve.locate(LocalModelConfig(name=str(tmp_path)))
+        locating.locate(LocalModelConfig(name=str(tmp_path)))
     with pytest.raises(ConfigError, match="adapter_config.json"):
-        resolve.locate_adapter(PeftConfig(path=str(tmp_path)), LocalModelConfig(name="x"))
+        locating.locate_adapter(PeftConfig(path=str(tmp_path)), LocalModelConfig(name="x"))
     with pytest.raises(
         ConfigError,
         match=r"^lora\.path=nope: no folder .* Give a folder, a hub id, or lora=embedded$",
     ):
-        resolve.locate_adapter(PeftConfig(path="nope"), LocalModelConfig(name="x"))
+        locating.locate_adapter(PeftConfig(path="nope"), LocalModelConfig(name="x"))
     with pytest.raises(ConfigError, match="lora.path=embedded fits only model=embedded"):
-        resolve.locate_adapter(PeftConfig(path="embedded"), LocalModelConfig(name=str(tmp_path)))
+        locating.locate_adapter(PeftConfig(path="embedded"), LocalModelConfig(name=str(tmp_path)))
 
 
 def test_another_draft_at_the_same_path_is_another_job(make_config: Make, tmp_path: Path) -> None:
@@ -256,28 +256,28 @@ def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
 def test_every_file_that_decides_what_a_model_says_counts(tmp_path: Path, name: str) -> None:
     folder, cache = make_folder(tmp_path / "model"), tmp_path / "hashes.json"
     (folder / "config.json").write_text('{"auto_map": {"AutoModel": "sub/code/part.Model"}}')
-    hashes = {resolve.files_sha256(folder, cache)}
+    hashes = {model_files.files_sha256(folder, cache)}
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     for content in ("one", "two"):
         (folder / name).write_text(content)
-        hashes.add(resolve.files_sha256(folder, cache))
+        hashes.add(model_files.files_sha256(folder, cache))
     assert len(hashes) == 3
     (folder / ".git").mkdir()
     (folder / ".git" / "hook.py").write_text("not the model's")
-    assert resolve.files_sha256(folder, cache) in hashes
+    assert model_files.files_sha256(folder, cache) in hashes
 
 
 def test_an_edit_in_place_of_the_same_size_and_time_is_seen(tmp_path: Path) -> None:
     folder, cache = make_folder(tmp_path / "model"), tmp_path / "hashes.json"
     file = folder / "model.safetensors"
-    before, stat = resolve.files_sha256(folder, cache), file.stat()
+    before, stat = model_files.files_sha256(folder, cache), file.stat()
     while (
         file.stat().st_ctime_ns == stat.st_ctime_ns
     ):  # the file system's clock moves in steps of milliseconds
         with file.open("r+b") as stream:
             stream.write(b"v")
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert resolve.files_sha256(folder, cache) != before
+    assert model_files.files_sha256(folder, cache) != before
 
 
 def test_code_of_another_repository_counts_by_its_commit(tmp_path: Path) -> None:

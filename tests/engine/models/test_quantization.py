@@ -436,7 +436,7 @@ def refuse(*_): raise AssertionError("the network was touched")
 socket.socket.connect = refuse
 from runner_engine.settings.model import LocalConfig
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.resolve import locate
+from runner_engine.checkpoints.locating import locate
 try:
     locate(LocalConfig(name="org/model"))
 except ConfigError as error:

@@ -22,7 +22,7 @@ from runner.config.root import RunnerConfig
 from runner.options.older_tools.convert_lora import convert, parser
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints import resolve
+from runner_engine.checkpoints import locating
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.models import load as load_room
 from runner_engine.models.adapting import release
@@ -423,16 +423,16 @@ def test_files_that_are_no_pth(
     ):
         load_base(make_config(model=tiny_model, lora=PthConfig(path=str(file))))
     with pytest.raises(ConfigError, match="lora.path=.*nope: there is no file /"):
-        resolve.locate_adapter(PthConfig(path=str(tmp_path / "nope")), tiny_model)
+        locating.locate_adapter(PthConfig(path=str(tmp_path / "nope")), tiny_model)
     with pytest.raises(
         ConfigError, match="a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
     ):
-        resolve.locate_adapter(PthConfig(path=str(tmp_path)), tiny_model)
+        locating.locate_adapter(PthConfig(path=str(tmp_path)), tiny_model)
     with pytest.raises(
         ConfigError,
         match="lora.path=embedded fits only model=embedded.*use lora=pth lora.path=FILE",
     ):
-        resolve.locate_adapter(PthConfig(path="embedded"), tiny_model)
+        locating.locate_adapter(PthConfig(path="embedded"), tiny_model)
 
 
 def test_torch_of_before_2019_is_read(

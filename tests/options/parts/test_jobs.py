@@ -38,7 +38,7 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.visible_gpus import Gpu
 from runner_compare.metrics import described, known_metrics
-from runner_engine.checkpoints import resolve as resolving
+from runner_engine.checkpoints.locating import locate
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalConfig, LocalModelConfig
@@ -111,7 +111,7 @@ def test_the_parts_of_a_split_are_no_model(
     trip.split(tiny_llama)
     parts = trip.parts
     with pytest.raises(ConfigError) as refused:
-        resolving.locate(kind(name=str(parts)))
+        locate(kind(name=str(parts)))
     assert f"{parts} contains the parts of a split" in str(refused.value)
     assert f"model=parts model.name={parts} runs them; task=merge task.parts={parts}" in str(
         refused.value

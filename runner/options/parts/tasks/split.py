@@ -34,13 +34,12 @@ from runner.store.artifacts import promise
 from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Progress, Result, machine, tell, write_atomically
-from runner_engine import LocalModelConfig, local_model
+from runner_engine import LocalModelConfig, ModelSpec, local_model, resolve
 from runner_engine.checkpoints import (
     Checkpoint,
     WeightFile,
     random_weights,
     read_checkpoint,
-    resolve,
 )
 from runner_engine.models.bin_file import read_bin
 
@@ -195,7 +194,7 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
 
 
 def _read(model: LocalModelConfig) -> Checkpoint:
-    folder = resolve.locate(model)
+    folder = resolve(ModelSpec(model)).files.path
     if folder.is_file():
         raise ConfigError(
             f"model.name={model.name}: task=split cuts safetensors and .bin, this is a .gguf file"

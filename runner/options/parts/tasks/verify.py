@@ -17,8 +17,8 @@ from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_mani
 from runner.options.parts.sharding.write import Meter
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Result, machine
-from runner_engine import LocalModelConfig, ModelConfig, local_model
-from runner_engine.checkpoints import Checkpoint, read_checkpoint, resolve
+from runner_engine import LocalModelConfig, ModelConfig, ModelSpec, local_model, resolve
+from runner_engine.checkpoints import Checkpoint, read_checkpoint
 from runner_engine.models.bin_file import read_bin
 
 VERSION = 1
@@ -126,9 +126,8 @@ def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
         return None
     try:
         local = local_model(model)
-        folder = resolve.locate(
-            LocalModelConfig(name=name, revision=local.revision, cache_dir=local.cache_dir)
-        )
+        named = LocalModelConfig(name=name, revision=local.revision, cache_dir=local.cache_dir)
+        folder = resolve(ModelSpec(named)).files.path
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.name=", "task.source=")) from error
     if folder.is_file():

@@ -11,7 +11,7 @@ from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, llama_c
 from runner.options.remote.llama_cpp.program import program_of
 from runner_base import ConfigError, machine
 from runner_engine import own_positions
-from runner_engine.checkpoints import resolve as models
+from runner_engine.checkpoints import model_files
 
 MOST_POSITIONS = 8192  # of a sequence, unless the user says: memory is taken for all of them
 OF_LLAMA_CPP = "LLAMA_ARG_"  # begins variables that stand for words of its command line
@@ -104,4 +104,4 @@ def check_words(model: LlamaCppConfig) -> None:
 def draft_sha256(resolved: ResolvedJob, cache: Path) -> dict[str, str]:
     """Return the hash of the draft's file, if there is one."""
     draft = draft_of(resolved)
-    return {} if draft is None else {"draft": models.files_sha256(draft, cache)}
+    return {} if draft is None else {"draft": model_files.files_sha256(draft, cache)}

@@ -21,8 +21,8 @@ from runner_engine import (
     check_fits,
     complete,
     request_encoder_of,
+    resolve,
 )
-from runner_engine.checkpoints import resolve as models
 
 ROUNDED = {"bfloat16": Dtype.bfloat16}  # how a file's own numbers are rounded; others: to float16
 
@@ -37,7 +37,7 @@ def spec_of(order: dict[str, Any], dtype: Dtype, **of_blocks: bool) -> ModelSpec
 
 def tokens_and_chats(spec: ModelSpec) -> dict[str, Any]:
     """Return the tokens of texts, and of chats as the file's template renders them."""
-    encoder = request_encoder_of(models.resolve(spec))
+    encoder = request_encoder_of(resolve(spec))
     chats: list[dict[str, Any]] = []
     for chat in texts.CHATS:
         try:
@@ -52,7 +52,7 @@ def tokens_and_chats(spec: ModelSpec) -> dict[str, Any]:
 def scores(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
     """Return, for each token of each text after the first, its log-probability and the likeliest
     token."""
-    resolved = models.resolve(spec)
+    resolved = resolve(spec)
     check_files(resolved)
     check_fits(resolved)
     engine = LocalEngine(resolved)
@@ -79,7 +79,7 @@ def answers(order: dict[str, Any]) -> dict[str, Any]:
         return {"missing": one_line(error)}
     ids = said["tokens"][: texts.SCORED]
     try:
-        files = models.resolve(exact).files
+        files = resolve(exact).files
         rounded = spec_of(order, Dtype.float32, int8_rows=True)
         if not files.has_blocks:
             rounded = spec_of(order, ROUNDED.get(str(files.settings.get("dtype")), Dtype.float16))
