@@ -15,14 +15,14 @@ from typing import NoReturn
 
 from runner_base import ConfigError, JobFailed, exit_code_of, few, run_entry, say, unknown
 from runner_compare import lm_eval
-from runner_compare.across_tools import OPTION, across_tools
+from runner_compare.across_tools import across_tools
 from runner_compare.answer_votes import Chance
 from runner_compare.comparable import newest_comparable
 from runner_compare.comparison import Comparison
 from runner_compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
 from runner_compare.files import file_table
 from runner_compare.numbers import with_number
-from runner_compare.options import LLAMA, parser
+from runner_compare.options import LLAMA, check_together, first_given, parser, refuse_beside
 from runner_compare.output import FORMATS, save
 from runner_compare.pooled import PooledTable, pooled_tables
 from runner_compare.reader import Reader
@@ -52,21 +52,6 @@ from runner_compare.table import ComparisonOptions, tabulate
 from runner_compare.wording import TEAM
 
 FOLDER = "comparison"  # of the files that --log adds
-# The options that do not go with another one, in the order in which they are named
-NO_FILES = ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric")
-NO_ACROSS_TOOLS = (
-    "lm_eval",
-    "by",
-    "baseline",
-    "metric",
-    "pool",
-    "seeds",
-    "unpaired",
-    "flips",
-    "files",
-)
-NO_SEEDS = ("by", "flips", "files", "metric", "lm_eval", "results", "unpaired")
-NO_FLIPS = ("baseline", "by", "unpaired", "pool", "require", "plan_questions")
 NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline", "pool", "margin", "require",
                  "plan_questions", "recall_margin", "flips", "lm_eval", "results")  # fmt: skip
 
@@ -105,45 +90,14 @@ class Compared:
 
 
 def comparison_of(options: argparse.Namespace, scratch: Path) -> Compared:
-    """Load, choose and tabulate."""
+    """Load, choose and tabulate, and add what else was asked for."""
     aim = parse_aim(options.plan_questions) if options.plan_questions else None
-    if options.files and (option := first_given(options, *NO_FILES)):
-        raise ConfigError(f"--files has a line for each model file: leave out {option}")
-    if options.benchmark and not options.publish:
-        raise ConfigError(
-            f"--benchmark {options.benchmark}: it names what --publish writes: add --publish FOLDER"
-        )
-    if options.publish and (option := first_given(options, "lm_eval", "results", "flips", "files")):
-        raise ConfigError(
-            f"--publish writes what jobs of the runner have recorded: leave out {option}"
-        )
-    if options.seeds and (option := first_given(options, *NO_SEEDS)):
-        raise ConfigError(
-            f"--seeds makes one row of all seeds of a configuration: leave out {option}"
-        )
-    if options.across_tools and (option := first_given(options, *NO_ACROSS_TOOLS)):
-        raise ConfigError(
-            f"{OPTION} pairs questions with those of the first path: leave out {option}"
-        )
-    if options.across_tools and not options.results:
-        raise ConfigError(f"{OPTION} pairs the files of several tools: give them to --results")
-    records: Records | None = None
-    if options.lm_eval or options.results:
-        every_run, reader = load_files(options)
-    else:
-        records = open_records(options, scratch)
-        every_run, reader = records.runs, records.reader
+    check_together(options)
+    records = None if of_other_tools(options) else open_records(options, scratch)
+    every_run, reader = load_files(options) if records is None else (records.runs, records.reader)
     runs, every_run = without_errors(options, choose(options, every_run), every_run)
     check_clusters(options, runs)
-    if options.metric and (
-        Chance.named(options.metric) or not (options.lm_eval or options.results)
-    ):
-        runs = with_number(runs, options.metric, reader)
-    if options.across_tools:
-        runs, reader = across_tools(runs, options.results, reader)
-    if options.teams:
-        runs = name_teams(runs, reader)
-    runs = newest_comparable(options, runs)
+    runs, reader = as_asked(options, runs, reader)
     target = records.target_of(runs) if records is not None and options.log else None
     terms = parse_requirements(options.require, runs)
     margins = margins_with(terms, parse_margins(options.margin))
@@ -200,6 +154,11 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     return 1 if failed else 0
 
 
+def of_other_tools(options: argparse.Namespace) -> bool:
+    """Whether files of other tools are compared, and not jobs of the runner."""
+    return bool(options.lm_eval or options.results)
+
+
 def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
     """Return what other tools have written; options that need an MLflow store are rejected."""
     if options.lm_eval and options.results:
@@ -218,6 +177,21 @@ def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
     return other_tools.load(options.results, options.cluster or None, metric)
 
 
+def as_asked(
+    options: argparse.Namespace, runs: list[Run], reader: Reader
+) -> tuple[list[Run], Reader]:
+    """Return the chosen runs with what the options make of them before they are tabulated: another
+    number than the verdicts, questions paired across tools, names of teams, one run of each job."""
+    # a metric of other tools' files was read with them
+    if options.metric and (Chance.named(options.metric) or not of_other_tools(options)):
+        runs = with_number(runs, options.metric, reader)
+    if options.across_tools:
+        runs, reader = across_tools(runs, options.results, reader)
+    if options.teams:
+        runs = name_teams(runs, reader)
+    return newest_comparable(options, runs), reader
+
+
 def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
     """Give the runs of teams the parameter `team`; ConfigError if there are none."""
     for section in every_section():
@@ -227,12 +201,6 @@ def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
             "--teams names teams of task=agents, and there is no such job among these"
         )
     return runs
-
-
-def first_given(options: argparse.Namespace, *names: str) -> str:
-    """Return the first of these options that was given, as on the command line; empty if none
-    was."""
-    return next((f"--{name.replace('_', '-')}" for name in names if getattr(options, name)), "")
 
 
 def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
@@ -294,24 +262,7 @@ def tabulate_tasks(
 ) -> list[Table]:
     """Return one table for each task."""
     tolerance = _tolerance(options)
-    has_baseline = options.baseline or options.by or options.lm_eval or options.results
-    if options.pool and not (options.baseline or options.lm_eval or options.results):
-        raise ConfigError(
-            f"--pool {options.pool}: a pooled verdict needs a baseline: add --baseline KEY=VALUE"
-        )
-    if options.margin and not (has_baseline or options.files):
-        raise ConfigError(
-            f"--margin {' '.join(options.margin)}: a margin needs a baseline: add --baseline KEY=VALUE"
-        )
-    if any(term.is_comparison for term in terms) and not has_baseline:
-        raise ConfigError(
-            f"--require {' '.join(options.require)}: needs a baseline: add --baseline KEY=VALUE"
-        )
-    if options.plan_questions and not has_baseline:
-        aim = " ".join(options.plan_questions)
-        raise ConfigError(
-            f"--plan-questions {aim}: a plan needs a baseline: add --baseline KEY=VALUE"
-        )
+    check_has_baseline(options, terms)
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
     candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
     by = parse_keys(options.by, runs, "--by") if options.by else []
@@ -336,6 +287,22 @@ def tabulate_tasks(
     if options.seeds:
         check_seeds(tables)
     return tables
+
+
+def check_has_baseline(options: argparse.Namespace, terms: list[Term]) -> None:
+    """Reject what says something about differences where nothing is compared with a baseline."""
+    names_one = bool(options.baseline) or of_other_tools(options)  # by default the first path
+    has_one = names_one or bool(options.by)
+    compares = any(term.is_comparison for term in terms)
+    need = "needs a baseline: add --baseline KEY=VALUE"
+    if options.pool and not names_one:
+        raise ConfigError(f"--pool {options.pool}: a pooled verdict {need}")
+    if options.margin and not (has_one or options.files):
+        raise ConfigError(f"--margin {' '.join(options.margin)}: a margin {need}")
+    if compares and not has_one:
+        raise ConfigError(f"--require {' '.join(options.require)}: {need}")
+    if options.plan_questions and not has_one:
+        raise ConfigError(f"--plan-questions {' '.join(options.plan_questions)}: a plan {need}")
 
 
 def _tolerance(options: argparse.Namespace) -> float | None:
@@ -375,10 +342,7 @@ def tabulate_flips(
 ) -> Table:
     """Return the table of the two runs in --flips, with the questions that only one of them
     solved."""
-    if option := first_given(options, *NO_FLIPS):
-        raise ConfigError(
-            f"--flips A B compares two runs, A being the baseline: leave out {option}"
-        )
+    refuse_beside(options, "flips")
     with_verdicts = [run for run in runs if run.score] or runs
     first, second = (one_run(text, with_verdicts, every_run, reader) for text in options.flips)
     named = " ".join(options.flips)

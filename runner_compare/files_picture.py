@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from runner_base import Picture
 from runner_base.drawing import FRONT, MUTED
 from runner_compare.divergence_picture import KlPoint, draw_points
-from runner_compare.files import KL, FileTable, Kind
 from runner_compare.metrics import ENDS
 from runner_compare.pictures import literal, separate
+from runner_compare.ranked_files import KL, FileTable, Kind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ from runner_base.machine import EXCLUSIVE
 from runner_compare.columns import USES, accuracy_of, margin_column, measured
 from runner_compare.data import ABSENT, MAX_NAMED, TableRow
 from runner_compare.effect_words import difference_of, records
-from runner_compare.files import KL, FileRow, FileTable, Kind
 from runner_compare.metrics import ENDS, described
+from runner_compare.ranked_files import KL, FileRow, FileTable, Kind
 from runner_compare.repeated_runs import contention
 from runner_compare.wording import number
 

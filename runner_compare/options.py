@@ -4,11 +4,36 @@ from __future__ import annotations
 
 import argparse
 
+from runner_base import ConfigError
 from runner_compare.output import FORMATS
 from runner_compare.readers.tools import writers
 from runner_compare.statistics.pooling import Weights
 
 LLAMA = "llama"  # the format of llama.cpp's llama-perplexity
+# an option: what it does, and which others therefore do not go with it; the first that is given is
+# named
+APART = {
+    "files": (
+        "--files has a line for each model file",
+        ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric"),
+    ),
+    "publish": (
+        "--publish writes what jobs of the runner have recorded",
+        ("lm_eval", "results", "flips", "files"),
+    ),
+    "seeds": (
+        "--seeds makes one row of all seeds of a configuration",
+        ("by", "flips", "files", "metric", "lm_eval", "results", "unpaired"),
+    ),
+    "across_tools": (
+        "--across-tools pairs questions with those of the first path",
+        ("lm_eval", "by", "baseline", "metric", "pool", "seeds", "unpaired", "flips", "files"),
+    ),
+    "flips": (
+        "--flips A B compares two runs, A being the baseline",
+        ("baseline", "by", "unpaired", "pool", "require", "plan_questions"),
+    ),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -232,3 +257,29 @@ def parser() -> argparse.ArgumentParser:
         help="log those files to the grid's MLflow run, as comparison/",
     )
     return arguments
+
+
+def check_together(options: argparse.Namespace) -> None:
+    """Reject options that do not go together, or that need another one."""
+    refuse_beside(options, "files")
+    if options.benchmark and not options.publish:
+        raise ConfigError(
+            f"--benchmark {options.benchmark}: it names what --publish writes: add --publish FOLDER"
+        )
+    for name in ("publish", "seeds", "across_tools"):
+        refuse_beside(options, name)
+    if options.across_tools and not options.results:
+        raise ConfigError("--across-tools pairs the files of several tools: give them to --results")
+
+
+def refuse_beside(options: argparse.Namespace, name: str) -> None:
+    """Reject what does not go with an option, if that is given."""
+    what, others = APART[name]
+    if getattr(options, name) and (option := first_given(options, *others)):
+        raise ConfigError(f"{what}: leave out {option}")
+
+
+def first_given(options: argparse.Namespace, *names: str) -> str:
+    """Return the first of these options that was given, as on the command line; empty if none
+    was."""
+    return next((f"--{name.replace('_', '-')}" for name in names if getattr(options, name)), "")

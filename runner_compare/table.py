@@ -64,25 +64,53 @@ class ComparisonOptions:
 
 def tabulate(runs: list[Run], choice: ComparisonOptions, reader: Reader) -> Table:
     """Return one task's table, with comparisons if there is a baseline."""
-    rules = reader.key_rules
     if choice.by or choice.baseline or choice.base:
         reader.fetch(runs)
+    runs, base = _one_run_a_row(runs, choice, reader)
+    choice = replace(choice, base=base)
+    varying = _varying_keys(runs, choice, reader.key_rules)
+    table = _table_of(runs, varying, choice, reader.key_rules)
+    if choice.baseline or choice.base:
+        table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
+        _compare_rows(table, varying, choice, reader)
+    if not rows_with_seeds(table):  # the front counts questions only
+        mark_front(table, reader, choice.tolerance, choice.margins)
+    arrange(table)
+    for section in every_section():
+        section.add(table, reader)
+    return table
+
+
+def _one_run_a_row(
+    runs: list[Run], choice: ComparisonOptions, reader: Reader
+) -> tuple[list[Run], Run | None]:
+    """Join the runs that are one row, by --by or over their seeds; return them, and the baseline if
+    it is one of them."""
     if choice.by and any(run.score for run in runs):
         runs = pool(runs, choice.by, reader)
-    if choice.seeds and all(run.score for run in runs):
-        runs = rows_over_seeds(
-            runs, without_seed(rules.differing_keys([run.params for run in runs])), reader
-        )
-        choice = replace(choice, base=row_of(choice.base, runs))
-    configs = [run.params for run in runs]
-    varying = choice.by or rules.differing_keys(configs)
+    if not choice.seeds or not all(run.score for run in runs):
+        return runs, choice.base
+    differing = reader.key_rules.differing_keys([run.params for run in runs])
+    runs = rows_over_seeds(runs, without_seed(differing), reader)
+    return runs, row_of(choice.base, runs)
+
+
+def _varying_keys(runs: list[Run], choice: ComparisonOptions, rules: KeyRules) -> list[str]:
+    """Return the keys in which rows differ: those of --by, or all in which their configs do."""
+    varying = choice.by or rules.differing_keys([run.params for run in runs])
     varying = without_seed(varying) if choice.seeds else varying
-    if any(TEAM in run.params for run in runs):
-        varying = [
-            key
-            for key in varying
-            if not any(section.stands_for(key) for section in every_section())
-        ]
+    if not any(TEAM in run.params for run in runs):
+        return varying
+    # the name of a team stands for the keys of its graph
+    sections = every_section()
+    return [key for key in varying if not any(section.stands_for(key) for section in sections)]
+
+
+def _table_of(
+    runs: list[Run], varying: list[str], choice: ComparisonOptions, rules: KeyRules
+) -> Table:
+    """Return the table of these rows, in which nothing is compared yet."""
+    configs = [run.params for run in runs]
     keys = choice.by or distinguishing_keys(varying, configs)
     question_keys = [key for key in QUESTION_KEYS if key in keys]
     rows = [
@@ -95,29 +123,20 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: Reader) -> Tabl
     ]
     keys = keys if choice.by else name_adapters(keys, rows)
     shared = shared_values(configs)
-    table = Table(
-        runs[0].task,
-        keys,
-        rows,
-        common={key: shared[key] for key in rules.meaningful_keys(configs) if key in shared},
-    )
-    if choice.baseline or choice.base:
-        table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
-        _compare(table, varying, choice, reader)
-    if not rows_with_seeds(table):  # the front counts questions only
-        mark_front(table, reader, choice.tolerance, choice.margins)
-    arrange(table)
-    for section in every_section():
-        section.add(table, reader)
-    return table
+    common = {key: shared[key] for key in rules.meaningful_keys(configs) if key in shared}
+    return Table(runs[0].task, keys, rows, common=common)
 
 
-def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader: Reader) -> None:
+def _compare_rows(
+    table: Table, varying: list[str], choice: ComparisonOptions, reader: Reader
+) -> None:
+    """Find the baseline of each row, compare the two, and judge all comparisons together."""
     rows = {row.run.run_id: row for row in table.rows}
     all_runs = [row.run for row in table.rows]
     candidates = (
         [choice.base] if choice.base else [run for run in all_runs if matches(run, choice.baseline)]
     )
+    # the baseline's own repeats show its noise, and are nobody's baseline
     repeats = repeats_among(candidates, choice.baseline)
     candidates = [run for run in candidates if run.run_id not in repeats]
     for run in candidates:

@@ -8,9 +8,9 @@ from typing import Any
 
 from runner_base import Picture
 from runner_compare.comparison import Comparison, Grid, Shown
-from runner_compare.files import FileRow, FileTable
 from runner_compare.files_picture import draw_files
 from runner_compare.files_table import file_columns, file_legend, file_records, file_sentences
+from runner_compare.ranked_files import FileRow, FileTable
 from runner_compare.section import Section
 
 

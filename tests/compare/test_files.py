@@ -12,7 +12,7 @@ import pytest
 from runner_base.errors import ConfigError
 from runner_base.result import Likelihood
 from runner_compare.data import Run, Texts, TextScore
-from runner_compare.files import FileTable, Kind, closer_pairs, file_table
+from runner_compare.files import file_table
 from runner_compare.files_table import (
     file_columns,
     file_legend,
@@ -20,6 +20,7 @@ from runner_compare.files_table import (
     file_sentences,
     tied_groups,
 )
+from runner_compare.ranked_files import FileTable, Kind, as_close_pairs, closer_pairs
 from runner_compare.reader import Reader
 from runner_compare.statistics.likelihoods import figures
 
@@ -233,5 +234,5 @@ def test_equal_files_are_never_told_apart_and_order_does_not_matter() -> None:
     assert closer_pairs([one, one], sizes) == set()
     assert closer_pairs([one, other], sizes) == {(1, 0)}
     assert closer_pairs([other, one], sizes) == {(0, 1)}
-    assert closer_pairs([one, other], sizes, margin=0.02) == {(0, 1), (1, 0)}
-    assert closer_pairs([one, other], sizes, margin=0.001) == {(1, 0)}
+    assert as_close_pairs([one, other], sizes, margin=0.02) == {(0, 1), (1, 0)}
+    assert as_close_pairs([one, other], sizes, margin=0.001) == {(1, 0)}
