@@ -24,6 +24,12 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
+    from runner_base.beside_limits import Writer as Writer
+    from runner_base.beside_limits import beside_limit as beside_limit
+    from runner_base.beside_limits import more_digits as more_digits
+    from runner_base.beside_limits import told_apart as told_apart
+    from runner_base.beside_limits import whole as whole
+    from runner_base.beside_limits import with_two_decimals as with_two_decimals
     from runner_base.bounds import Takes as Takes
     from runner_base.bounds import above as above
     from runner_base.bounds import check_keys as check_keys
@@ -151,6 +157,12 @@ PLACES = {
     "unsealed": "sealed_lines",  # reads such a line, and notices a change
     # texts and files
     "short_name": "place_names",  # what to call a model or an adapter by its folder or hub id
+    "beside_limit": "beside_limits",  # a value that rounding does not put on its limit
+    "Writer": "beside_limits",  # writes a value, with more digits if asked
+    "told_apart": "beside_limits",  # a value and its limit with digits that tell them apart
+    "more_digits": "beside_limits",  # how many digits more tell values from a limit
+    "whole": "beside_limits",  # writes a value without decimals beside a limit
+    "with_two_decimals": "beside_limits",  # writes one with two
     "counted": "texts",  # `1 job`, `2,000 jobs`
     "clock": "texts",  # seconds as people read them: 7 s, 3:20
     "short": "texts",  # a value from a file, as an error shows it

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner_base import counted
-from runner_compare.effect_words import margin_words, quantity, unit_of, value_of
+from runner_compare.effect_words import margin_words, unit_of, value_of, written
 from runner_compare.statistics import Decision, Finding, MarginVerdict
 from runner_compare.statistics.floor_effects import LIMIT
 from runner_compare.statistics.margins import verdict_words
@@ -81,9 +81,10 @@ def ends_of(decision: Decision) -> str:
     """Return the differences at both ends, with the interval around both."""
     if decision.ends is None:
         return value_of(decision)
-    low, high = decision.ends
-    write = quantity(decision).write
-    return f"{write(low.value)} … {write(high.value)} [{write(low.low)}, {write(high.high)}]"
+    worst, best = decision.ends
+    ends = (worst.value, best.value, worst.low, best.high)
+    at_worst, at_best, low, high = written(decision, *ends)
+    return f"{at_worst} … {at_best} [{low}, {high}]"
 
 
 def ends_record(decision: Decision) -> dict[str, Any]:

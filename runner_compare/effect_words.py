@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from runner_base import beside_limit, more_digits
 from runner_compare.data import ABSENT, TableRow
 from runner_compare.quantities import ACCURACIES, FIELDS, LIKELIHOODS, METHODS, REPEATS, Quantity
 from runner_compare.statistics import (
@@ -25,10 +26,14 @@ from runner_compare.wording import about
 
 
 def p_value(p: float) -> str:
-    """Return p to two digits, e.g. 0.77, 0.0042, <0.0001."""
+    """Return p to two digits, e.g. 0.77, 0.0042, <0.0001; with more beside the 5 % that decide."""
     if p < 0.0001:
         return "<0.0001"
-    return "1.0" if p > 0.995 else f"{p:.2g}"
+    return "1.0" if p > 0.995 else beside_limit(p, ALPHA, _to_two_digits)
+
+
+def _to_two_digits(p: float, more: int = 0) -> str:
+    return f"{p:.{2 + more}g}"
 
 
 UNTESTED = "within these processes only"
@@ -219,12 +224,23 @@ def has_no_interval(effect: Effect) -> bool:
     return effect.method is Method.too_few_runs and not math.isfinite(effect.high)
 
 
-def value_of(effect: Effect) -> str:
+def written(decision: Decision, *values: float) -> list[str]:
+    """Return values of a decision, in digits that show on which side of its margin they lie."""
+    write, at_margin = quantity(decision).write, decision.at_margin
+    more = 0 if at_margin is None else more_digits(values, at_margin, write)
+    return [write(value, more) for value in values]
+
+
+def figures_of(decision: Decision) -> tuple[str, str]:
+    """Return an effect and its interval."""
+    value, low, high = written(decision, decision.value, decision.low, decision.high)
+    return value, f"[{low}, {high}]"
+
+
+def value_of(decision: Decision) -> str:
     """Return an effect with its interval."""
-    of = quantity(effect)
-    if has_no_interval(effect):
-        return f"{of.write(effect.value)}, {NO_INTERVAL}"
-    return f"{of.write(effect.value)} [{of.write(effect.low)}, {of.write(effect.high)}]"
+    value, interval = figures_of(decision)
+    return f"{value}, {NO_INTERVAL}" if has_no_interval(decision) else f"{value} {interval}"
 
 
 def difference_of(row: TableRow) -> str:

@@ -10,6 +10,7 @@ from runner_compare.data import TableRow
 from runner_compare.effect_words import (
     asked_of,
     comparisons_of,
+    figures_of,
     fill,
     if_alike,
     margin_decision,
@@ -61,7 +62,7 @@ def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
     have shown."""
     effects = [effect for row in rows if (effect := row.effect)]
     largest = max(effects, key=lambda effect: abs(effect.value))
-    method_words, of = METHODS[largest.method], quantity(largest)
+    method_words, (value, ends) = METHODS[largest.method], figures_of(largest)
     unit, interval = unit_of(largest), fill(method_words.interval, largest)
     ps = f"p={p_value(largest.p)}, {_adjusted(largest)}".replace("=<", "<")
     names, largest_name = _names(rows, keys, effects.index(largest))
@@ -69,12 +70,13 @@ def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
         names=names,
         sample=fill(method_words.sample, largest),
         finding=finding_of(largest),
-        value=f"{of.write(largest.value)} {unit}",
+        value=f"{value} {unit}",
         largest=largest_name,
-        figures=f"{interval} [{of.write(largest.low)}, {of.write(largest.high)}], {ps}",
+        figures=f"{interval} {ends}, {ps}",
     )
-    ends = sentence_of_ends(largest)
-    return "; ".join(filter(None, (head, *_limits(effects, largest, unit), ends, largest.remark)))
+    of_ends = sentence_of_ends(largest)
+    parts = (head, *_limits(effects, largest, unit), of_ends, largest.remark)
+    return "; ".join(filter(None, parts))
 
 
 def _names(rows: Sequence[TableRow], keys: list[str], largest: int) -> tuple[str, str]:

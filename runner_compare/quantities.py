@@ -7,18 +7,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from runner_base import Writer
 from runner_compare.statistics import CAUTION, CAUTION_BELOW, FLIPS, MIN_RUNS, Decision, Method
 
 
-def points(difference: float) -> str:
-    """Return a fraction as signed percentage points: −0.4, 0.0, +1.3."""
-    text = f"{100 * difference:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+def points(difference: float, more: int = 0) -> str:
+    """Return a fraction as signed percentage points: −0.4, 0.0, +1.3; with so many digits more."""
+    text = f"{100 * difference:+.{1 + more}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
-def nats(value: float) -> str:
-    """Return a difference in nats: −0.00128, +0.00004."""
-    return f"{value:+.5f}".replace("-", "−")
+def nats(value: float, more: int = 0) -> str:
+    """Return a difference in nats: −0.00128, +0.00004; with so many digits more."""
+    return f"{value:+.{5 + more}f}".replace("-", "−")
 
 
 def rounded_up(difference: float) -> str:
@@ -27,9 +28,14 @@ def rounded_up(difference: float) -> str:
     return f"{math.ceil(1000 * difference) / 10:.1f}"
 
 
-def signed(value: float) -> str:
-    """Return a difference to four digits: −0.0128, +3.5."""
-    return f"{value:+.4g}".replace("-", "−")
+def signed(value: float, more: int = 0) -> str:
+    """Return a difference to four digits: −0.0128, +3.5; with so many digits more."""
+    return f"{value:+.{4 + more}g}".replace("-", "−")
+
+
+def to_three_digits(ratio: float, more: int = 0) -> str:
+    """Return a ratio to three digits: 0.952, 2.5; with so many digits more."""
+    return f"{ratio:.{3 + more}g}"
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,8 @@ class Quantity:
 
     record_key: str  # the key of its effects in a row's JSON record
     keys: str  # the keys of an effect's record
-    write: Callable[[float], str]
+    # writes one of its effects; a second argument asks for so many digits more
+    write: Writer
     unit: str = ""
     write_detectable: Callable[[float], str] = "{:.2g}".format
     pairs: str = ""  # the outcomes of pairs
@@ -92,7 +99,7 @@ REPEATS = Quantity(
     record_key="ratios",
     keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding method runs "
     "baseline_runs margin verdict runs_needed",
-    write="{:.3g}".format,
+    write=to_three_digits,
     counted="runs",
     legend=("Ratios are of this row to the baseline.", ""),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from runner_base import more_digits
 from runner_compare.quantities import points
 from runner_compare.statistics.margins import (
     MarginVerdict,
@@ -79,8 +80,10 @@ class RunningBets:
     @property
     def words(self) -> str:
         """The difference with its interval, and what is decided."""
-        pairs = self.pairs
-        return f"{points(pairs.difference)} points [{points(pairs.low)}, {points(pairs.high)}], {self.verdict}"
+        values = (self.pairs.difference, self.pairs.low, self.pairs.high)
+        more = 0 if self.margin is None else more_digits(values, -self.margin, points)
+        difference, low, high = (points(value, more) for value in values)
+        return f"{difference} points [{low}, {high}], {self.verdict}"
 
     @property
     def level_words(self) -> str:

@@ -20,11 +20,15 @@ def natural(value: str | None) -> tuple[int, float, str]:
         return 2, 0.0, str(value)
 
 
-def number(value: float | None) -> str:
-    """Return a measurement to three digits, or to the unit if it is large: 0.0123, 4.57, 1,234."""
+def number(value: float | None, more: int = 0) -> str:
+    """Return a measurement to three digits, or to the unit if it is large: 0.0123, 4.57, 1,234.
+
+    `more`: so many digits more.
+    """
     if value is None or not math.isfinite(value):
         return ABSENT
-    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+    is_large = value == int(value) or abs(value) >= 100
+    return f"{value:,.{more}f}" if is_large else f"{value:.{3 + more}g}"
 
 
 def rounded_up(count: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from runner_base import ConfigError, unknown
+from runner_base import ConfigError, beside_limit, unknown
 from runner_compare.comparison import Comparison
 from runner_compare.data import Run, Table, TableRow
 from runner_compare.effect_words import asked_of, margin_decision, margin_words
@@ -288,20 +288,18 @@ def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[boo
         float(term.value),
         term.sign.startswith(">"),
     )
+    written = f"{term.key} {beside_limit(known.value, limit, number)}"
     if known.is_exact:
         met = compare(known.value, limit)
-        return met, f"{term.key} {number(known.value)}" + (
-            f", required {term.text}" if not met else ""
-        )
+        return met, written + (f", required {term.text}" if not met else "")
     end, other = (known.low, known.high) if is_at_least else (known.high, known.low)
     if end is None or other is None:
         why = f" ({known.why})" if known.why else ""
         shown = "no interval, so it is not shown" if compare(known.value, limit) else "no interval"
-        return False, f"{term.key} {number(known.value)}, {shown}{why}, required {term.text}"
+        return False, f"{written}, {shown}{why}, required {term.text}"
     between = f" with {known.between}" if known.between else ""
-    interval = (
-        f"{term.key} {number(known.value)} [{number(known.low)}, {number(known.high)}]{between}"
-    )
+    low, high = (beside_limit(other_end, limit, number) for other_end in sorted((end, other)))
+    interval = f"{written} [{low}, {high}]{between}"
     if compare(end, limit):
         return True, interval
     return (

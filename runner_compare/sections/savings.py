@@ -10,7 +10,7 @@ from typing import Any
 
 from runner_compare.cut_offs import finding_of
 from runner_compare.data import Run, Table, TableRow
-from runner_compare.effect_words import p_value, quantity
+from runner_compare.effect_words import figures_of, p_value
 from runner_compare.outcomes import Costs
 from runner_compare.reader import Reader
 from runner_compare.section import Section
@@ -172,9 +172,8 @@ def _named(name: str, run: Run) -> str:
 def _accuracy(row: TableRow) -> str:
     if row.effect is None:
         return "accuracy was not compared"
-    effect, of = row.effect, quantity(row.effect)
-    ends = f"[{of.write(effect.low)}, {of.write(effect.high)}]"
-    return f"accuracy: {finding_of(effect)} (Δ {of.write(effect.value)} points, {ends})"
+    value, interval = figures_of(row.effect)
+    return f"accuracy: {finding_of(row.effect)} (Δ {value} points, {interval})"
 
 
 def _training(saving: TokenSaving) -> list[str]:

@@ -99,6 +99,11 @@ class Decision(Effect):
         )
 
     @property
+    def at_margin(self) -> float | None:
+        """The value from which on a row is as good within the margin; None without a margin."""
+        return None if self.margin is None else _limit(self, self.margin)
+
+    @property
     def is_decided_alone(self) -> bool:
         """Whether its own test would decide what it does not among the comparisons of its table."""
         if not self.is_tested or self.ends is not None or self.early_stop_comparisons is not None:
@@ -106,8 +111,8 @@ class Decision(Effect):
         if self.verdict not in (None, MarginVerdict.undecided):
             return False
         ps = [self.p] * (self.finding is Finding.open)
-        if self.margin is not None:
-            ps.append(_p_against(self.test, _limit(self, self.margin)))
+        if self.at_margin is not None:
+            ps.append(_p_against(self.test, self.at_margin))
         return self.comparisons > 1 and any(p < ALPHA for p in ps)
 
     @property

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runner_base import MIB, ConfigError, DataError, JobFailed, cannot_write, reading
+from runner_base import MIB, ConfigError, DataError, JobFailed, cannot_write, reading, told_apart
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, Tensor
 
 KEY = "task.output_dir"  # the key of every folder that this file writes to
@@ -240,17 +240,20 @@ def require_space(folder: Path, needed: int) -> None:
     """Raise JobFailed unless the disk of a folder, which need not exist yet, has room for that many
     bytes."""
     if needed > (free := free_bytes(folder)):
-        sizes = f"{needed / MIB:,.1f} MiB needed, {free / MIB:,.1f} MiB free"
-        raise JobFailed(f"{KEY}={folder}: {sizes}. Nothing was written")
+        need, there = told_apart(needed / MIB, free / MIB, _in_mib)
+        raise JobFailed(f"{KEY}={folder}: {need} MiB needed, {there} MiB free. Nothing was written")
 
 
 def require_room(folder: Path, needed: int, what: str, fix: str) -> None:
     """Raise ConfigError unless the disk of a folder has room for something that the user
     requested."""
     if needed > (free := free_bytes(folder)):
-        raise ConfigError(
-            f"{what} needs {needed / MIB:,.1f} MiB in {folder}, {free / MIB:,.1f} MiB are free: {fix}"
-        )
+        need, there = told_apart(needed / MIB, free / MIB, _in_mib)
+        raise ConfigError(f"{what} needs {need} MiB in {folder}, {there} MiB are free: {fix}")
+
+
+def _in_mib(mib: float, more: int = 0) -> str:
+    return f"{mib:,.{1 + more}f}"
 
 
 def list_folder(folder: Path, key: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner_base import MIB, ConfigError, DataError, machine, visible_gpus
+from runner_base import MIB, ConfigError, DataError, machine, more_digits, visible_gpus, whole
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.quantization import CHOICES, SMALLEST
@@ -28,11 +28,11 @@ def check_memory(resolved: ResolvedModel, rooms_mib: Mapping[str, float]) -> lis
     if predicted is None:
         return []
     free_mib = sum(rooms_mib.values())
-    where = " and ".join(f"{room_mib:,.0f} MiB of {place}" for place, room_mib in rooms_mib.items())
     is_drafted = spec.generation.speculation.kind is Guesser.draft
     others = ["of its draft"] * is_drafted + ["of its reference"] * (resolved.second is not None)
     weights = " and ".join(["the weights of this model", *others]) if others else "the weights"
     if predicted.weight_mib > free_mib:
+        need, where = _beside_rooms(predicted.weight_mib, rooms_mib)
         fixes = [*_smaller(resolved, free_mib), "a smaller model"]
         if is_drafted:
             fixes.append("generation.speculate=off")
@@ -44,18 +44,26 @@ def check_memory(resolved: ResolvedModel, rooms_mib: Mapping[str, float]) -> lis
             )
         raise ConfigError(
             f"model.name={model.name} with quantization={spec.quantization.label}: {weights} need "
-            f"{predicted.weight_mib:,.0f} MiB, and {where} are free: use {', '.join(fixes)}, or "
+            f"{need} MiB, and {where} are free: use {', '.join(fixes)}, or "
             "model.check_memory=false to try it anyway"
         )
     if predicted.total_mib > free_mib:
+        need, where = _beside_rooms(predicted.total_mib, rooms_mib)
         return [
-            f"memory is short: {predicted.total_mib:,.0f} MiB are predicted, "
+            f"memory is short: {need} MiB are predicted, "
             f"{predicted.weight_mib:,.0f} MiB of weights, {predicted.kv_cache_mib:,.0f} MiB of KV cache, "
             f"{predicted.activation_mib:,.0f} MiB of activations, and the rest for libraries and copies; {where} are "
             "free: "
             "a smaller generation.batch_size or generation.max_new_tokens needs less"
         ]
     return []
+
+
+def _beside_rooms(mib: float, rooms_mib: Mapping[str, float]) -> tuple[str, str]:
+    """Return what is needed, and which rooms there are, in digits that show that it is more."""
+    more = more_digits([mib], sum(rooms_mib.values()), whole)
+    rooms = (f"{whole(room_mib, more)} MiB of {place}" for place, room_mib in rooms_mib.items())
+    return whole(mib, more), " and ".join(rooms)
 
 
 def _smaller(resolved: ResolvedModel, free_mib: float) -> list[str]:

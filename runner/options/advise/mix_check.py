@@ -20,7 +20,17 @@ from runner.options.advise.knapsack import Choice, Option
 from runner.options.advise.mix import TEXTS, Limit, MixableModel, losses_of
 from runner.options.advise.mix_file import file_command
 from runner.store.jobs import read_samples
-from runner_base import MIB, ConfigError, JobFailed, Likelihood, Record, plain
+from runner_base import (
+    MIB,
+    ConfigError,
+    JobFailed,
+    Likelihood,
+    Record,
+    beside_limit,
+    more_digits,
+    plain,
+    with_two_decimals,
+)
 from runner_compare.statistics import MIN_TEXTS, Decision, Finding, SignFlips, judge, ratio, units
 
 NEIGHBOURS = 2
@@ -151,7 +161,8 @@ def advise(
     if chosen is None:
         least = min(model.weight_mib(model.uniform(name)) for name in model.names) + rest_mib
         raise ConfigError(
-            f"--mix {limit}: the smallest of these formats takes {least:,.2f} MiB: allow more"
+            f"--mix {limit}: the smallest of these formats takes "
+            f"{beside_limit(least, limit.mib, with_two_decimals)} MiB: allow more"
         )
     mix, *others = _candidates(model, options, chosen, allowed)
     for tried in uniform.values():
@@ -259,8 +270,10 @@ def show(advice: MixAdvice) -> None:
         f"{limit.metric:>10}  {'predicted KL':>12}  {'measured KL, 95 % interval':>32}  {MINUS_MIX}"
     )
     print(plain(f"\n{'':{wide}}  {head}"))
-    for tried in (advice.mix, *sorted(advice.others, key=lambda other: other.predicted)):
-        print(plain(_line(tried, limit, wide)))
+    rows = [advice.mix, *sorted(advice.others, key=lambda other: other.predicted)]
+    more = more_digits([row.metric(limit.metric) for row in rows], limit.mib, with_two_decimals)
+    for tried in rows:
+        print(plain(_line(tried, limit, wide, more)))
     print()
     for sentence in verdicts(advice):
         print(plain(sentence))
@@ -275,7 +288,7 @@ def command(advice: MixAdvice) -> str:
     return shlex.join(["runner", *overrides, *advice.model.quantization(advice.written.choice)])
 
 
-def _line(tried: Tried, limit: Limit, wide: int) -> str:
+def _line(tried: Tried, limit: Limit, wide: int, more_decimals: int) -> str:
     known = tried.record is not None and "kl_nats_per_token_low" in tried.record.result.metrics
     ends = (
         f" [{tried.metric('kl_nats_per_token_low'):.3g}, {tried.metric('kl_nats_per_token_high'):.3g}]"
@@ -286,8 +299,13 @@ def _line(tried: Tried, limit: Limit, wide: int) -> str:
     if tried.effect is not None:
         more = tried.effect
         beside = f"{more.value:+.3g} [{more.low:+.3g}, {more.high:+.3g}], p {more.p_holm:.2g}"
-    size, measured = f"{tried.metric(limit.metric):,.2f}", f"{tried.kl:.4g}{ends}"
+    size = with_two_decimals(tried.metric(limit.metric), more_decimals)
+    measured = f"{tried.kl:.4g}{ends}"
     return f"{tried.name:{wide}}  {size:>10}  {tried.predicted:>12.4g}  {measured:>32}  {beside}".rstrip()
+
+
+def _in_percent(share: float, more: int = 0) -> str:
+    return f"{share:.{1 + more}%}"
 
 
 def verdicts(advice: MixAdvice) -> list[str]:
@@ -296,8 +314,9 @@ def verdicts(advice: MixAdvice) -> list[str]:
     limit, mix, best = advice.limit, advice.mix, advice.uniform
     size = mix.metric(limit.metric)
     lines = [
-        f"size: {limit.metric} {size:,.3f} measured, {size / limit.mib:.1%} of the limit; weights "
-        f"{mix.metric('weight_mib'):,.2f} MiB measured, {mix.weight_mib:,.2f} predicted; layers: "
+        f"size: {limit.metric} {beside_limit(size, limit.mib, with_two_decimals)} measured, "
+        f"{beside_limit(size / limit.mib, 1.0, _in_percent)} of the limit; weights "
+        f"{mix.metric('weight_mib'):,.3f} MiB measured, {mix.weight_mib:,.3f} predicted; layers: "
         f"{advice.model.counts(mix.choice)}"
     ]
     if best is None:

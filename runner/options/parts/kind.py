@@ -17,7 +17,18 @@ from runner.options.parts.pipeline import CAPABILITIES
 from runner.options.parts.pipeline.ranks import first_rank, manifest_of, torchrun_rank
 from runner.options.parts.sharding.check import require_sound
 from runner.options.parts.sharding.manifest import MODEL_FILES
-from runner_base import BYTES, MIB, ConfigError, Dtype, check, counted, machine, tell
+from runner_base import (
+    BYTES,
+    MIB,
+    ConfigError,
+    Dtype,
+    check,
+    counted,
+    machine,
+    tell,
+    told_apart,
+    whole,
+)
 from runner_base.dtypes import dtype_for
 from runner_engine import BaseCache, Capability, Engine, Footprint, Prompt, Request, Workload
 from runner_engine.checkpoints import read_settings
@@ -57,8 +68,9 @@ class PartsKind(ModelKind):
         )
         needed_mib, free_mib = _weight_mib(config), machine.available_mib()
         if model.check_memory and device == "cpu" and needed_mib > free_mib:
+            needs, free = told_apart(needed_mib, free_mib, whole)
             raise ConfigError(
-                f"model.name={model.name}: the parts that run here need {needed_mib:,.0f} MiB, and {free_mib:,.0f} MiB "
+                f"model.name={model.name}: the parts that run here need {needs} MiB, and {free} MiB "
                 "of main memory are free: let torchrun run some of them on other machines, or use "
                 "model.check_memory=false to try it anyway"
             )

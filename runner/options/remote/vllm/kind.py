@@ -17,7 +17,7 @@ from runner.options.remote.vllm.engine import VllmEngine
 from runner.options.remote.vllm.environment import Environment, environment_of
 from runner.options.remote.vllm.gpus import batch_invariant, memory_mib
 from runner.options.remote.vllm.keys import WORDS, VllmConfig, vllm_model
-from runner_base import BYTES, MIB, ConfigError, check, counted, machine
+from runner_base import BYTES, MIB, ConfigError, check, counted, machine, told_apart, whole
 from runner_base.dtypes import stored_dtype
 from runner_engine import BaseCache, Capability, Engine, Prompt, adapter_of
 from runner_engine.checkpoints import adapter_header, chat_templates, file_bytes
@@ -189,8 +189,9 @@ def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
 
 def _refuse(model: VllmConfig, needed_mib: float, room_mib: float, device: str) -> None:
     if model.check_memory and needed_mib > room_mib:
+        needs, there = told_apart(needed_mib, room_mib, whole)
         raise ConfigError(
-            f"model.name={model.name}: vLLM needs {needed_mib:,.0f} MiB, and {room_mib:,.0f} MiB of "
+            f"model.name={model.name}: vLLM needs {needs} MiB, and {there} MiB of "
             f"{device} are there: use a larger model.tensor_parallel, quantization=fp8 or a smaller "
             "model (on a CPU a smaller model.memory_share), or model.check_memory=false to try it anyway"
         )

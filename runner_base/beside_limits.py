@@ -1,0 +1,52 @@
+"""How a value is written beside a limit: with so many digits that rounding does not put it on the
+limit.
+
+Rounding keeps the order of two numbers, but makes them equal where they are close: 2.127 MiB beside
+a limit of `<2.13` would be shown as 2.13, and a reader would think that the limit was missed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Protocol
+
+MOST = 12  # further digits; what they do not tell apart differs by rounding errors
+
+
+class Writer(Protocol):
+    """Writes a value, with so many digits more than usual."""
+
+    def __call__(self, value: float, more: int = 0, /) -> str:
+        """Return the value as it is shown."""
+
+
+def more_digits(values: Iterable[float], limit: float, write: Writer) -> int:
+    """Return how many more digits than usual show on which side of a limit each value lies."""
+    beside = [value for value in values if math.isfinite(value) and value != limit]
+    for more in range(MOST + 1):
+        written = write(limit, more)
+        if all(write(value, more) != written for value in beside):
+            return more
+    return 0
+
+
+def beside_limit(value: float, limit: float, write: Writer) -> str:
+    """Return a value as it is written beside a limit that is shown as it was given."""
+    return write(value, more_digits([value], limit, write))
+
+
+def told_apart(value: float, limit: float, write: Writer) -> tuple[str, str]:
+    """Return a value and a limit that was computed, both written with the same digits."""
+    more = more_digits([value], limit, write)
+    return write(value, more), write(limit, more)
+
+
+def whole(value: float, more: int = 0) -> str:
+    """Write a value without decimals: 1,234."""
+    return f"{value:,.{more}f}"
+
+
+def with_two_decimals(value: float, more: int = 0) -> str:
+    """Write a value with two decimals: 1,234.56."""
+    return f"{value:,.{2 + more}f}"
