@@ -1,5 +1,5 @@
 """What a table calls an adapter: by its own name, and not by the format that all adapters of a
-study may have."""
+study may have; where rows differ in how it is merged, also by that."""
 
 from __future__ import annotations
 
@@ -9,30 +9,44 @@ from collections.abc import Sequence
 from runner_base import short_name
 from runner_compare.data import Run, TableRow
 
-FORMAT, PATH, REVISION = "lora.name", "lora.path", "lora.revision"
+PLACE = FORMAT, PATH, REVISION = "lora.name", "lora.path", "lora.revision"
+MERGING = MERGE, ORDER = "lora.merge", "lora.merge_order"
 Place = tuple[str, str, str]  # format, path, revision
 
 
 def name_adapters(keys: Sequence[str], rows: Sequence[TableRow]) -> list[str]:
     """Name the rows' adapters in their configs, and return the keys of the table.
 
-    Where names do not tell the adapters apart, their paths stay beside them.
+    Where names do not tell the adapters apart, their paths stay beside them. How one is merged is a
+    part of its name, and stays in the config for records.
     """
-    if not {FORMAT, PATH, REVISION} & {*keys}:
+    if not {*PLACE, *MERGING} & {*keys}:
         return list(keys)
     runs = {place: row.run for row in rows if (place := _place_of(row.run)) is not None}
     if not runs:
         return list(keys)
     names = _names_of(runs)
-    replaced = (FORMAT, PATH, REVISION) if len({*names.values()}) == len(names) else (FORMAT,)
+    replaced = PLACE if len({*names.values()}) == len(names) else (FORMAT,)
+    says_merging = not {*MERGING}.isdisjoint(keys)
     for row in rows:
         for key in replaced:
             row.config.pop(key, None)
         place = _place_of(row.run)
-        row.config[FORMAT] = row.run.value(FORMAT) if place is None else names[place]
-    kept = [key for key in keys if key not in replaced]
-    at = next(number for number, key in enumerate(keys) if key in (FORMAT, PATH, REVISION))
+        name = row.run.value(FORMAT) if place is None else names[place]
+        merging = merging_of(row.run) if says_merging else ""
+        row.config[FORMAT] = f"{name} {merging}" if merging else name
+    kept = [key for key in keys if key not in (*replaced, *MERGING)]
+    at = next(number for number, key in enumerate(keys) if key in (*PLACE, *MERGING))
     return [*kept[:at], FORMAT, *kept[at:]]
+
+
+def merging_of(run: Run) -> str:
+    """Return whether a run's adapter was merged into the weights, and when, if these were
+    quantized; empty where nothing says so."""
+    if (merged := run.value(MERGE)) is None:
+        return ""
+    orders = {"merge_first": " before quantizing", "quantize_first": " after quantizing"}
+    return f"merged{orders.get(run.value(ORDER) or '', '')}" if merged == "true" else "unmerged"
 
 
 def own_name(run: Run) -> str | None:

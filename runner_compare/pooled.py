@@ -14,9 +14,10 @@ from itertools import combinations
 
 from runner_base import Column, ConfigError, Use, few
 from runner_compare.across_tasks import MODEL_KEYS
+from runner_compare.adapter_names import FORMAT, name_adapters
 from runner_compare.columns import effect_columns, naming
 from runner_compare.cut_offs import finding_of
-from runner_compare.data import ABSENT, Run, Table, TableRow
+from runner_compare.data import ABSENT, Run, Table, TableRow, group
 from runner_compare.effect_words import legend, margin_decision, quantity
 from runner_compare.findings import sentence
 from runner_compare.key_rules import KeyRules, distinguishing_keys
@@ -195,11 +196,14 @@ def _pooled_table(
                 (line, replace(pooled, unplanned=unplanned, remark=unlike(effects, names)))
             )
         table.rows.append(line)
+    if not by:
+        sides = [side for row in table.rows for side in (row, row.baseline) if side is not None]
+        table.keys = name_adapters(keys, sides)
     decisions = judge([pooled for _, pooled in comparisons], margins)
     for (row, _), decision in zip(comparisons, decisions, strict=True):
         row.effects = [decision]
     for row in table.rows:
-        row.sentence = _sentence(row, keys, len(sets), table.cells[row.run.job_id])
+        row.sentence = _sentence(row, table.keys, len(sets), table.cells[row.run.job_id])
     return table
 
 
@@ -234,14 +238,19 @@ def _line(
         row.baseline.run for rows_of_set in found for row in rows_of_set if row.baseline is not None
     ]
     base = {key: bases[0].value(key) if bases else None for key in keys}
-    runs = [row.run.job_id for rows_of_set in found for row in rows_of_set]
+    runs = [row.run for rows_of_set in found for row in rows_of_set]
+    base_names = " ".join(dict.fromkeys(run.job_id for run in bases))
     return TableRow(
-        Run(" ".join(runs), name, "", "", "", {}, {}),
+        Run(" ".join(run.job_id for run in runs), name, "", "", "", _adapter_in(runs), {}),
         setting,
-        baseline=TableRow(
-            Run("", " ".join(dict.fromkeys(run.job_id for run in bases)), "", "", "", {}, {}), base
-        ),
+        baseline=TableRow(Run("", base_names, "", "", "", _adapter_in(bases), {}), base),
     )
+
+
+def _adapter_in(runs: Sequence[Run]) -> dict[str, str]:
+    """Return the keys of the adapter of a setting, by which it is named."""
+    params = runs[0].params if runs else {}
+    return {key: value for key, value in params.items() if group(key) == group(FORMAT)}
 
 
 def why_not_pooled(

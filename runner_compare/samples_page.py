@@ -63,7 +63,8 @@ def table_content(table: Table, reader: Reader, room: int) -> dict[str, Any]:
     left_out: list[str] = []
     baseline = None
     for row in sorted(single_jobs(table), key=lambda row: not row.is_baseline):
-        name = plain(name_of(row, [*table.keys, *row.config.keys() - set(table.keys)]))
+        of_seed = [SEED] if SEED in row.config and SEED not in table.keys else []
+        name = plain(name_of(row, [*table.keys, *of_seed]))
         try:
             side = reader.words(row.run, set(reader.of(row.run)), TEXT_END)
         except NotPaired as reason:

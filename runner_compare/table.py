@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from runner_base import ConfigError, Progress
-from runner_compare.adapter_names import name_adapters
+from runner_compare.adapter_names import FORMAT, MERGING, name_adapters, own_name
 from runner_compare.baselines import both_values, find_baseline, named_groups, scoring
 from runner_compare.conclusion import conclude
 from runner_compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, group, label
@@ -230,8 +230,14 @@ def arrange(table: Table) -> None:
         and group(key) not in inner
     ]
 
+    # an adapter unmerged and the same one merged have two names, and one of them is the baseline
+    names_merging = not {*MERGING}.isdisjoint(table.baseline)
+
+    def outer_value(row: TableRow, key: str) -> str | None:
+        return own_name(row.run) if key == FORMAT and names_merging else row.config[key]
+
     def sort_key(row: TableRow) -> tuple[object, ...]:
-        outer_values = [natural(row.config[key]) for key in outer]
+        outer_values = [natural(outer_value(row, key)) for key in outer]
         return (
             outer_values,
             not row.is_baseline,

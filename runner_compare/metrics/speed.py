@@ -70,6 +70,7 @@ METRICS: tuple[Metric, ...] = (
     metric("answered_requests_per_s", "answers", ".3g"),
     metric("knee_requests_per_s", "knee", ".3g"),
     metric("load_s", form=".2f"),
+    metric("merge_s", "merging of the adapter", ".2f"),
     metric("import_s"),
     metric("kernels_build_s"),
     metric("seconds", form=",.1f", better=Better.lower, pooling=Pooling.sum),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from runner_compare.adapter_names import name_adapters
 from runner_compare.data import Run, TableRow
 from runner_compare.key_rules import KeyRules
 from runner_compare.selection import matches
 
 KEYS = ["lora.name", "lora.path"]
+MERGING = ["lora.merge", "lora.merge_order"]
 
 
 def run(number: int, rank: float = 8, **params: str) -> Run:
@@ -15,9 +18,9 @@ def run(number: int, rank: float = 8, **params: str) -> Run:
     return Run(f"r{number}", f"j{number}", "gsm8k", "1", "", own, {"lora_rank": rank})
 
 
-def named(*runs: Run) -> tuple[list[str], list[str | None]]:
-    rows = [TableRow(one, {key: one.value(key) for key in KEYS}) for one in runs]
-    keys = name_adapters(KEYS, rows)
+def named(*runs: Run, by: Sequence[str] = KEYS) -> tuple[list[str], list[str | None]]:
+    rows = [TableRow(one, {key: one.value(key) for key in by}) for one in runs]
+    keys = name_adapters(by, rows)
     return keys, [row.config["lora.name"] for row in rows]
 
 
@@ -49,6 +52,43 @@ def test_format_rank_and_revision_tell_equal_names_apart() -> None:
 def test_where_nothing_tells_them_apart_the_paths_stay() -> None:
     runs = run(1, name="peft", path="/a/polite"), run(2, name="peft", path="/b/polite")
     assert named(*runs) == (KEYS, ["polite", "polite"])
+
+
+def adapter(number: int, merge: str, order: str = "null", path: str = "/a/polite") -> Run:
+    return run(number, name="peft", path=path, merge=merge, merge_order=order)
+
+
+def test_how_an_adapter_is_merged_is_a_part_of_its_name_where_rows_differ_in_it() -> None:
+    runs = (
+        adapter(0, "false"),
+        adapter(1, "true"),
+        adapter(2, "true", "merge_first"),
+        adapter(3, "true", "quantize_first"),
+        run(4, name="none"),
+    )
+    assert named(*runs, by=["quantization.name", *KEYS, *MERGING, "seed"]) == (
+        ["quantization.name", "lora.name", "seed"],
+        [
+            "polite unmerged",
+            "polite merged",
+            "polite merged before quantizing",
+            "polite merged after quantizing",
+            "none",
+        ],
+    )
+    same = named(*runs[2:4], by=["lora.merge_order"])
+    assert same == (
+        ["lora.name"],
+        ["polite merged before quantizing", "polite merged after quantizing"],
+    ), "one adapter in all rows: it is named nevertheless"
+    two = (adapter(0, "true"), adapter(1, "true", path="/a/rude"))
+    assert named(*two) == (["lora.name"], ["polite", "rude"]), "all are merged: no need to say so"
+
+
+def test_how_an_adapter_is_merged_stays_in_the_records() -> None:
+    row = TableRow(merged := adapter(0, "true"), {key: merged.value(key) for key in MERGING})
+    name_adapters(MERGING, [row])
+    assert row.config["lora.merge"] == "true"
 
 
 def test_jobs_of_before_the_keys_of_merging_differ_in_none_of_them() -> None:
