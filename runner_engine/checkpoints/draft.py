@@ -10,7 +10,6 @@ from typing import Any
 
 from runner_base import ConfigError, DataError, load_json
 from runner_engine.checkpoints import gguf_file
-from runner_engine.checkpoints.layer_kinds import layer_kinds
 from runner_engine.checkpoints.own_head import check_head
 from runner_engine.checkpoints.resolve import ResolvedModel, draft_model, resolve
 from runner_engine.quantization import CHOICES
@@ -96,11 +95,6 @@ def check_guesses(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
     how = resolved.spec.generation.speculation
     if draft is None or how.kind is Guesser.mtp:
         return
-    if any(kind.has_state for kind in layer_kinds(draft.files.text_settings)):
-        raise ConfigError(
-            f"{KEY}={how}: layers of the draft carry a state from token to token, out of which its own wrong guess "
-            f"cannot be taken: use {KEY}=ngram, or a draft without such layers"
-        )
     layers = draft.files.text_settings.get("num_hidden_layers")
     if how.layers is not None and isinstance(layers, int) and how.layers > layers:
         raise ConfigError(f"{KEY}={how}: the draft has {layers} layers, and not {how.layers}")

@@ -38,17 +38,19 @@ class KvBudget:
         conversations: ConversationCache,
         prompts: PromptCache,
         beside: int = 0,
+        beside_row: int = 0,
         copies_states: bool = False,
     ) -> None:
-        """beside: bytes that a draft model keeps for each token besides those here; copies_states:
-        whether states are copied before guesses are read."""
+        """beside, beside_row: bytes that a draft model keeps for each token, and for each row, besides
+        those here; copies_states: whether states are copied before guesses are read."""
         self.forward, self.heads, self.stats = forward, forward.heads, stats
         self.conversations, self.prompts = conversations, prompts
         self.prefixes = Prefixes(self.heads, forward.most_prefixes, conversations)
         self.memory = MemoryGuard(forward.model, self.heads.device)
-        self.copied = self.heads.state_tokens * copies_states  # of each row
-        self.kept_tokens = kept_tokens(self.heads)
         own_bytes = self.heads.bytes_per_token
+        # of each row, in tokens: copies of its states, and what a draft keeps of it
+        self.copied = self.heads.state_tokens * copies_states - (-beside_row // own_bytes)
+        self.kept_tokens = kept_tokens(self.heads)
         self.share = own_bytes / (own_bytes + beside)  # of the memory for keys and values
         self.own: OwnKv | None = None  # the rows' own keys and values, by slot
         self.tokens = 0  # the budget: whose keys and values may be stored

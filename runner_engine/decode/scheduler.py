@@ -52,6 +52,7 @@ class Scheduler:
             conversations,
             prompts,
             speculation.bytes_per_token,
+            speculation.bytes_per_row,
             speculation.copies_states,
         )
         self.admission = Admission(self.rows, self.kv, self.decoder, stats, asked_rows)

@@ -15,7 +15,7 @@ from runner_engine.recurrent.contract import (
     mixers_of,
 )
 from runner_engine.recurrent.convolution import convolve
-from runner_engine.recurrent.states import RowStates, Shapes, state_bytes
+from runner_engine.recurrent.states import RowStates, SavedStates, Shapes, state_bytes
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # what a kind of layer is
@@ -30,6 +30,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "mixers_of",  # makes those of a model, by the modules in whose place they stand
     # the states of rows
     "RowStates",  # the states of rows, by slot: enter, leave, put, reading
+    "SavedStates",  # copies of some of them
     "Shapes",  # of the states of each layer
     "state_bytes",  # the memory of one row's states
     # what several of them need

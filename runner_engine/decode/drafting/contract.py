@@ -23,5 +23,9 @@ class Drafter(Protocol):
         """What it keeps in memory for each token of a row."""
 
     @property
+    def bytes_per_row(self) -> int:
+        """What it keeps in memory for each row, however long it is."""
+
+    @property
     def hidden_reader(self) -> HiddenReader | None:
         """Who wants to know what the model's head reads; None: nobody."""

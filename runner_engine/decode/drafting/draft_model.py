@@ -6,6 +6,9 @@ prompt and tokens, which is read as far as it is known: a prompt when the row be
 later what the model has accepted and the draft has not read. Prefixes that rows of the model share
 are shared here, too. Its own tokens are always the most probable ones, so that a guess is a fixed
 text, and the model may draw from its own distribution while it checks it.
+
+Where layers of the draft carry a state, those of its rows are copied before the first guessed token
+is read. A row with a wrong guess gets its own back, and reads what was right of it again.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from runner_engine.attention import PrefixUse
 from runner_engine.decode.passes import Forward, HiddenReader, TokenSpan
 from runner_engine.decode.rows import Row
 from runner_engine.kernels import picking
-from runner_engine.kv_cache import OwnKv, Prefix, RowKv, own_kv
+from runner_engine.kv_cache import OwnKv, Prefix, RowKv, own_kv, put_state
+from runner_engine.recurrent import SavedStates, state_bytes
 from runner_engine.sessions import EngineStats
 
 MOST_TOKENS = 2048  # of prompts that one pass reads
@@ -50,15 +54,22 @@ class Way:
         """Keys and values of one token in all layers of the draft."""
         return self.forward.heads.bytes_per_token
 
+    @property
+    def bytes_per_row(self) -> int:
+        """The states of a row, and their copy."""
+        return 2 * state_bytes(self.forward.heads.states)
+
     def forget(self) -> None:
         """Forget the rows: their prompts are read again where they continue."""
         self.rows: list[DraftRow] = []  # by slot
+        self._saved: SavedStates | None = None  # before the last guess, in the slots of then
         self._own: OwnKv | None = None
         self._uses: list[PrefixUse] | None = None  # the prefixes of all rows
 
     def propose(self, rows: Sequence[Row], most: Sequence[int]) -> list[list[int]]:
         """Return the draft's own next tokens behind those of each row."""
         self._follow(rows)
+        self._saved = None
         limits = dict(zip(rows, most, strict=True))
         for one in self.rows:
             one.guess = []
@@ -70,6 +81,8 @@ class Way:
                 one.guess.append(token)
             going = [one for one in going if len(one.guess) < limits[one.of]]
             going = [one for one in going if 0 <= one.guess[-1] < self.forward.rows]
+            if self._saved is None:
+                self._saved = self._copied(going)
             for one in going:
                 one.row.tokens.append(one.guess[-1])
         guess_of = {one.of: one.guess for one in self.rows}
@@ -87,8 +100,8 @@ class Way:
 
     def _follow(self, rows: Sequence[Row]) -> None:
         """Let rows leave and enter as they did in the model, and take over their tokens."""
-        self._own = self._own or own_kv(self.forward.heads, self.forward.kernels)
-        wanted, own, before = set(rows), self._own, len(self.rows)
+        own = self._own = self._own or own_kv(self.forward.heads, self.forward.kernels)
+        wanted, before = set(rows) - self._give_states_back(own), len(self.rows)
         for slot in reversed(range(len(self.rows))):
             if self.rows[slot].of not in wanted:
                 own.remove(slot, len(self.rows))
@@ -110,6 +123,35 @@ class Way:
                 own.set_beginning(slot, not one.row.kv.path)
         for one in self.rows:
             one.take_over()
+
+    def _copied(self, going: Sequence[DraftRow]) -> SavedStates | None:
+        """Return copies of the states of rows whose next token is a guess; None without states."""
+        if self._own is None or self._own.states is None or not going:
+            return None
+        return self._own.states.saved([self.rows.index(one) for one in going])
+
+    def _give_states_back(self, own: OwnKv) -> set[Row]:
+        """Let no state stand for a guess that was wrong; return the rows of the model that must be
+        read anew for that."""
+        lost = set[Row]()
+        if own.states is None:
+            return lost
+        kept = (
+            {}
+            if self._saved is None
+            else dict(zip(self._saved.slots, self._saved.read, strict=True))
+        )
+        for slot, one in enumerate(self.rows):
+            one.take_over()
+            known = one.row.kv.shared + one.row.kv.places
+            if own.states.read[slot] <= known:
+                continue
+            if self._saved is None or kept.get(slot, known + 1) > known:
+                lost.add(one.of)
+                continue
+            own.states.restore(self._saved, [slot])
+            one.row.kv.places = kept[slot] - one.row.kv.shared
+        return lost
 
     def _entering(self, row: Row) -> DraftRow:
         """Return the draft's row of one of the model's."""
@@ -135,6 +177,7 @@ class Way:
                 while prefix.kv is None:
                     self._read_prefix(prefix)
                     has_read = True
+            self._continue_prefix(one)
         while long := [one for one in going if one.unread > FEW_TOKENS]:
             pieces, left = [], MOST_TOKENS
             for one in long:
@@ -145,6 +188,12 @@ class Way:
             has_read = True
         if has_read:
             self.stats.prefill_s += time.perf_counter() - started
+
+    def _continue_prefix(self, one: DraftRow) -> None:
+        """Let the state of a row that has read nothing be that of its prefix."""
+        slot, states = self.rows.index(one), None if self._own is None else self._own.states
+        if self._own is not None and states is not None and not states.read[slot]:
+            put_state(self._own, slot, one.row.kv.prefix)
 
     def _next_tokens(self, going: Sequence[DraftRow]) -> list[int]:
         """Read what is not read of these rows, and return the most probable next token of each."""

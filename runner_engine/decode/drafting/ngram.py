@@ -16,6 +16,7 @@ class Way:
     """Looks up the last tokens of each row."""
 
     bytes_per_token = 0
+    bytes_per_row = 0
     hidden_reader = None
 
     def __init__(self, _stats: EngineStats, _draft: Callable[[], Forward] | None) -> None:

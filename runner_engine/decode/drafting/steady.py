@@ -29,6 +29,11 @@ class Steady:
         return self.drafter.bytes_per_token
 
     @property
+    def bytes_per_row(self) -> int:
+        """What the drafter keeps in memory for each row, however long it is."""
+        return self.drafter.bytes_per_row
+
+    @property
     def hidden_reader(self) -> HiddenReader | None:
         """Who wants to know what the model's head reads; None: nobody."""
         return self.drafter.hidden_reader

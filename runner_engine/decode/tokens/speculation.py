@@ -249,6 +249,11 @@ class Speculation:
         """Nothing that counts."""
         return 0
 
+    @property
+    def bytes_per_row(self) -> int:
+        """Nothing that counts."""
+        return 0
+
     def note(self, tokens: int | None) -> None:
         """Note the time of the pass that began with `drafts`; tokens: how many it gave, None
         without guesses."""
