@@ -11,7 +11,7 @@ from statistics import median
 
 from runner.config.root import RunnerConfig
 from runner.estimates.speed import EstimateBasis, Speed
-from runner_base import MIB, machine
+from runner_base import BYTES, MIB, machine
 from runner_engine import Footprint, QuantizationConfig
 from runner_engine.checkpoints import PREFILL_TOKENS
 
@@ -25,6 +25,8 @@ READ_GB_S = 1.0  # reading a checkpoint from a disk
 QUANTIZED_GB_S = 0.5  # quantizing a checkpoint
 STEP_S = {"cpu": 0.001, "cuda": 0.015}  # per step, for any model: Python and kernel launches
 IMPORT_S = 5.0
+MERGED_LAYER_S = 0.004  # PEFT's own work for a layer that an adapter changes
+MOVED = 6  # times that each number of such a layer is read or written in float32
 TRIES = 7  # 0.1 s in all; the median, so that other work counts as it will beside the job
 ROWS = (1, 8, 32, 128, 512)
 NUMBERS = 1 << 24  # of the two vectors that are multiplied here
@@ -82,11 +84,22 @@ class Rates:
             decode=[(float(rows), pass_s(rows)) for rows in ROWS],
             place_s=place_bytes / self.bytes_per_s,
             load_s=load_s,
+            merge_s=self.merging_s(predicted),
             import_s=IMPORT_S,
             pass_tokens=tokens,
             source=EstimateBasis.guessed,
             spread=SPREAD,
         )
+
+    def merging_s(self, predicted: Footprint) -> float:
+        """Guess what merging an adapter takes: its products, the weights that move, and those that
+        are quantized again."""
+        if (merging := predicted.merging) is None:
+            return 0.0
+        products_s = 2 * merging.products / self.flops_per_s
+        moved_s = MOVED * merging.numbers * BYTES["float32"] / self.bytes_per_s
+        again_s = 2 * merging.numbers / 1e9 / QUANTIZED_GB_S * merging.unpacks
+        return merging.layers * MERGED_LAYER_S + products_s + moved_s + again_s
 
 
 def rates_here(config: RunnerConfig, device: str, dtype_bytes: int) -> Rates | None:

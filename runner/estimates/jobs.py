@@ -25,6 +25,7 @@ from runner_engine import ModelFiles, ToDownload, local_model, no_downloads
 from runner_engine.checkpoints import place_bytes
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
+NOTED_SHARE = 0.1  # of a job's time from which on merging its adapter is named
 SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical length
 
 
@@ -119,7 +120,8 @@ def estimate(
         for number, model in models.items():
             job_fit = estimates[number].fit
             if job_fit is not None and (speed := speeds.get(model.key)) is not None:
-                speed = looking_back(speed, costs[number])
+                merge_s = guesses[number].merge_s if number in guesses else 0.0
+                speed = looking_back(replace(speed, merge_s=merge_s), costs[number])
                 estimates[number].time = timed(number, jobs[number], speed)
 
     use(speeds := calibration.known_speeds([*models.values()], output_dir))
@@ -163,11 +165,13 @@ def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = No
     is_exact = all(amount.is_exact for amount in amounts)
     seconds = sum(speed.seconds(amount, amount.rows or rows) for amount in amounts)
     seconds += config.task.limit_measurements * speed.limits_s
-    each_s = speed.load_s + speed.import_s
+    each_s = speed.load_s + speed.merge_s + speed.import_s
     spread = speed.spread + (0.0 if is_exact else SPREAD_OF_ANSWERS)
-    return Estimate(
-        seconds + config.task.loads * each_s, spread, speed.source, is_upper_bound=not is_exact
-    )
+    seconds += config.task.loads * each_s
+    merging_s = config.task.loads * speed.merge_s
+    is_worth_saying = 0 < NOTED_SHARE * seconds <= merging_s
+    notes = [f"{clock(merging_s)} of it to merge the adapter, guessed"] * is_worth_saying
+    return Estimate(seconds, spread, speed.source, is_upper_bound=not is_exact, notes=notes)
 
 
 def time_with_guesses(

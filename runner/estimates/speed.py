@@ -29,6 +29,7 @@ class Speed:
     place_s: float = 0.0  # additional, for each position of context of each row of a step
     pair_s: float = 0.0  # additional, for each pair of a prompt's token and one before it
     load_s: float = 0.0
+    merge_s: float = 0.0  # of merging an adapter into the weights, once for each load
     import_s: float = 0.0  # of the libraries, once per process
     limits_s: float = 0.0  # of measuring the machine's limits once
     pass_tokens: int = 1024  # the most prompt tokens of a pass

@@ -18,6 +18,7 @@ from runner_engine.checkpoints.draft import draft_of, kept_share
 from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
 from runner_engine.checkpoints.kept_kv import LANES, kept_kv
 from runner_engine.checkpoints.linear_layers import held_tensors, part_of, plain_layers
+from runner_engine.checkpoints.merging import Merging, merging_of
 from runner_engine.checkpoints.mixture import Mixture, mixture_of
 from runner_engine.checkpoints.own_head import as_one_layer, without_head
 from runner_engine.checkpoints.pass_memory import (
@@ -94,6 +95,7 @@ class Footprint:
     first_pass_bytes: int = 0  # while layers are packed, and products are tried
     mixture: Mixture | None = None  # how many of its parameters each token uses; None: all
     draft: DraftPass | None = None  # the model that guesses its next tokens, counted in all above
+    merging: Merging | None = None  # of an adapter that the load merges into the weights
 
     @property
     def weight_mib(self) -> float:
@@ -168,6 +170,7 @@ class Footprint:
             max(self.runtime_bytes, other.runtime_bytes),
             self.load_bytes + other.load_bytes,
             max(packing),
+            merging=self.merging,
         )
 
 
@@ -185,7 +188,7 @@ def predict(
     footprint = _predict_one(resolved, work, free_mib)
     draft = draft_of(resolved)
     if footprint is not None and draft is not None:
-        of_draft = _predict_one(draft, work, free_mib)
+        of_draft = _predict_one(draft, work, free_mib, guesses=True)
         if of_draft is None:
             footprint = None
         else:
@@ -226,8 +229,9 @@ def _draft_pass(draft: ResolvedModel, of_draft: Footprint, of_model: Footprint) 
 
 
 def _predict_one(
-    resolved: ResolvedModel, work: Workload, free_mib: float | None
+    resolved: ResolvedModel, work: Workload, free_mib: float | None, guesses: bool = False
 ) -> Footprint | None:
+    """Predict the footprint of one model; guesses: it is a draft, and reads its own guesses."""
     rows, prompt_tokens, new_tokens = work
     spec, files, mix = resolved.spec, resolved.files, resolved.mix
     model, held = files.model, mix.base
@@ -307,13 +311,20 @@ def _predict_one(
         rows, prompt_tokens, (reading.rows, reading.tokens), keeps_windows
     )
     of_all = kept.final_bytes(rows, prompt_tokens, new_tokens, keeps_windows)
-    if spec.generation.speculation.is_steady and new_tokens > 1:
+    if (guesses or spec.generation.speculation.is_steady) and new_tokens > 1:
         of_all += rows * kept.state_bytes  # copies, which are given back after wrong guesses
     if is_head:  # what the model's last norm gives for each token of a prompt waits for it
         of_prompts += rows * prompt_tokens * shape["hidden"] * dtype_bytes
     mixture = mixture_of(settings, tensors, files.stored)
+    merging = merging_of(resolved)
     plain = Footprint(
-        weights, of_prompts, of_all, prefill + unpacked, decode + unpacked, mixture=mixture
+        weights,
+        of_prompts,
+        of_all,
+        prefill + unpacked,
+        decode + unpacked,
+        mixture=mixture,
+        merging=merging,
     )
     if device != "cpu":
         return plain
@@ -337,6 +348,9 @@ def _predict_one(
             + library
             + int((KERNEL_MIB * packed_share + PASS_MIB) * MIB)
         )
+    load_bytes = sum(weights.values()) - mapped
+    if merging is not None:
+        load_bytes = max(load_bytes, merging.peak_bytes(load_bytes, _plain_bytes(files, merging)))
     return replace(
         plain,
         prefill_activation_bytes=prefill + int(PASS_MIB * MIB),
@@ -344,8 +358,7 @@ def _predict_one(
         unread_bytes=unread,
         copied_bytes=copied,
         runtime_bytes=library + int(KERNEL_MIB * MIB * packed_share),
-        load_bytes=sum(weights.values())
-        - mapped
+        load_bytes=load_bytes
         + int(LOAD_MIB * MIB)
         + TOKENIZER_LOAD_BYTES * slots
         + largest * max(choice.load_bytes_per_number for choice in mix.choices),
@@ -360,14 +373,29 @@ def _tokenizer_slots(files: ModelFiles, vocabulary: int) -> int:
     return 1 << ceil(log2(vocabulary / TOKENIZER_FILLED)) if has_own else 0
 
 
+def _plain_bytes(files: ModelFiles, merging: Merging) -> int:
+    """Count the weights of a plain model that an adapter does not change, if the load converts
+    them: else they stay in the mapped checkpoint."""
+    if _is_mapped(files):
+        return 0
+    others = sum(tensor.params for tensor in files.tensors) - merging.numbers
+    return others * files.dtype_bytes
+
+
+def _is_mapped(files: ModelFiles) -> bool:
+    """Whether a plain checkpoint is read as it is stored: a .gguf file is unpacked, and another
+    number format converted."""
+    is_gguf = not files.model.random_weights and files.path.is_file()
+    return not is_gguf and stored_dtype(files.settings) == files.dtype
+
+
 def _mapped_bytes(resolved: ResolvedModel, weights: Mapping[str, int]) -> int:
     """Count the weights that the load leaves in the mapped checkpoint, because it does not convert
     them."""
     spec, files = resolved.spec, resolved.files
     if resolved.mix.base.keeps_blocks:
         return sum(weights.values()) - weights["other"]
-    is_gguf = not files.model.random_weights and files.path.is_file()  # it is unpacked
-    if is_gguf or stored_dtype(files.settings) != files.dtype:
+    if not _is_mapped(files):
         return 0
     makes_codes = spec.mix.quantizes and files.stored is None
     is_converted = spec.lora.merges or makes_codes or resolved.mix.base.makes_groups

@@ -175,6 +175,8 @@ def describe_lora(lora: LoraConfig, report: AdapterReport | None) -> Described:
         f"norm of the delta {applied.delta_norm:.3g} · {applied.parameters:,} parameters"
         f"{''.join(f' · {words}' for words in applied.besides)}{_how_merged(adapter)}"
     )
+    if adapter.merge:
+        metrics["merge_s"] = applied.merge_s
     return metrics, {"lora": words}
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-FORMS = {"parameters": ",.0f", "weight_mib": ",.2f", "rope_pairs": ".0f", "load_s": ".2f", "load_peak_rss_mib": ",.0f",
-         "load_rss_mib": ",.0f", "load_peak_gpu_mib": ",.0f", "gpu_mib": ",.0f"}  # fmt: skip
+FORMS = {"parameters": ",.0f", "weight_mib": ",.2f", "rope_pairs": ".0f", "load_s": ".2f", "merge_s": ".2f",
+         "load_peak_rss_mib": ",.0f", "load_rss_mib": ",.0f", "load_peak_gpu_mib": ",.0f",
+         "gpu_mib": ",.0f"}  # fmt: skip
 # The metrics and facts on these lines, which the table then does not show again.
 SHOWN = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "attention", "device", "threads",
-         "decoding", "kv_cache", "load_s", "weight_mib", "experts"}  # fmt: skip
+         "decoding", "kv_cache", "load_s", "merge_s", "weight_mib", "experts"}  # fmt: skip
 
 
 def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, str]:
@@ -27,7 +28,8 @@ def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, s
     decoding = f" · decoding {facts['decoding']}" if "decoding" in facts else ""
     kv_cache = f" · KV cache {facts['kv_cache']}" if "kv_cache" in facts else ""
     experts = f" · experts {facts['experts']}" if "experts" in facts else ""
-    load = f"{written['load_s']} s · peak {written['load_peak_rss_mib']} MiB"
+    merging = f", {written['merge_s']} s of them for merging" if "merge_s" in written else ""
+    load = f"{written['load_s']} s{merging} · peak {written['load_peak_rss_mib']} MiB"
     if "load_rss_mib" in written:
         load += f", then {written['load_rss_mib']} MiB resident"
     if "gpu_mib" in written:

@@ -20,6 +20,7 @@ class AdapterReport:
     delta_norm: float  # Frobenius norm of all scaling * B @ A together
     notes: tuple[str, ...]
     besides: tuple[str, ...] = ()  # what else it is or changes, in words
+    merge_s: float = 0.0  # what merging it took, without importing PEFT
 
 
 class Pair(NamedTuple):
