@@ -1,12 +1,13 @@
-"""Is the verdict on a merged adapter true? `python bench/compare/merged_null.py [--pairs 400] [--seed 0]`.
+"""Is the verdict on a merged adapter true? `python bench/compare/merged_null.py [--pairs 400] [--seed 0]`;
+of another model and its adapter: `--model FOLDER --adapter FOLDER --left-out layers.25. --texts 120`.
 
 The study experiments/adapters.yaml compares an adapter that is merged with the same one beside the weights, by the
 likelihood of the same texts. Here the embedded model scores 250 texts with the adapter beside its bfloat16 weights,
 merged into them, and merged before and after they become nf4. What a text differs by from the adapter beside the
 weights is centred, so that nothing is lost, and drawn again with repetition: 50 and 200 texts, and 60 families of
 four, whose texts have a part in common. The controls: families counted as single texts, and the adapter with what it
-does to one of the two layers left out, merged; its differences are drawn as they are. The verdicts are
-runner-compare's own.
+does to one layer left out (of two, which the embedded model's has), merged; its differences are drawn as they are.
+The verdicts are runner-compare's own.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 from likelihood_null import claims
-from simulation import Drawn, Limits, Numbers, Rate, Table, begin
+from simulation import Drawn, Limits, Numbers, Rate, Table, options_of
 
 from runner_base import Likelihood
 from runner_compare.data import Run, TableRow, TextScore
@@ -29,37 +31,35 @@ from runner_compare.ways import Asked, compare
 from runner_engine.embedded import MODEL_DIR
 from tools.commands import samples_of
 
-TEXTS = 250
 SAMPLES = (50, 200)
 FAMILIES, OF_FAMILY = 60, 4  # families, and texts of each
-LEFT_OUT = "layers.1."
-JOB = f"task=likelihood task.data=embedded_hard5 task.limit={TEXTS} model.dtype=bfloat16"
+JOB = "task=likelihood task.data=embedded_hard5 model.dtype=bfloat16"
 MERGED = {  # what is compared with the adapter beside bfloat16 weights
-    "merged": "lora=embedded lora.merge=true",
-    "merged, then nf4": "lora=embedded lora.merge=true quantization=nf4 lora.merge_order=merge_first",
-    "nf4, then merged": "lora=embedded lora.merge=true quantization=nf4 lora.merge_order=quantize_first",
+    "merged": "lora.merge=true",
+    "merged, then nf4": "lora.merge=true quantization=nf4 lora.merge_order=merge_first",
+    "nf4, then merged": "lora.merge=true quantization=nf4 lora.merge_order=quantize_first",
 }
 
 
-def without_a_layer(folder: Path) -> Path:
+def without_a_layer(adapter: Path, left_out: str, folder: Path) -> Path:
     """Copy the adapter with what it does to one layer left out."""
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(MODEL_DIR.parent / "lora_peft", folder)
+    shutil.copytree(adapter, folder)
     file = folder / "adapter_model.safetensors"
     tensors = {
-        name: numbers * 0 if LEFT_OUT in name else numbers
+        name: numbers * 0 if left_out in name else numbers
         for name, numbers in load_file(file).items()
     }
-    assert any(LEFT_OUT in name for name in tensors)
+    assert any(left_out in name for name in tensors)
     save_file(tensors, file, {"format": "pt"})
     return folder
 
 
-def scored(keys: str) -> tuple[Numbers, Numbers]:
-    """Score the texts; return the nats and the tokens of each."""
-    (job,) = samples_of(f"{JOB} {keys}")
-    found = [(text["likelihood"]["nats"], text["likelihood"]["tokens"]) for text in job]
+def scored(job: str, adapter: Path, keys: str) -> tuple[Numbers, Numbers]:
+    """Score the texts with an adapter; return the nats and the tokens of each."""
+    (texts,) = samples_of(f"{job} lora=peft lora.path={adapter} {keys}")
+    found = [(text["likelihood"]["nats"], text["likelihood"]["tokens"]) for text in texts]
     nats, tokens = np.array(found, dtype=np.float64).T
     return nats, tokens
 
@@ -107,14 +107,24 @@ def is_worse(rows: list[TableRow]) -> bool:
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (pairs, generator, started), limits = begin("compare/merged_null", __doc__, 400), Limits()
-    beside, tokens = scored("lora=embedded lora.merge=false")
+    parser, started = options_of(__doc__, 400), time.perf_counter()
+    parser.add_argument("--model", type=Path, help="a folder; none: the embedded model")
+    parser.add_argument("--adapter", type=Path, default=MODEL_DIR.parent / "lora_peft")
+    parser.add_argument("--left-out", default="layers.1.", help="the layer of the control")
+    parser.add_argument("--texts", type=int, default=250)
+    options = parser.parse_args()
+    pairs, adapter, limits = options.pairs, options.adapter.resolve(), Limits()
+    generator = np.random.default_rng(options.seed)
+    print(f"python bench/compare/merged_null.py {' '.join(sys.argv[1:])}".strip())
+    job = f"{JOB} task.limit={options.texts}"
+    job += f" model=auto model.name={options.model.resolve()}" if options.model else ""
+    beside, tokens = scored(job, adapter, "lora.merge=false")
     table = Table(
         f"nothing is lost: {pairs:,} equal pairs a line", f"{'adapter':>20}", "texts",
         "largest |Δ| of a text, nats", "false verdicts %", "families as single texts %",
     )  # fmt: skip
     for name, keys in MERGED.items():
-        raw = scored(keys)[0] - beside
+        raw = scored(job, adapter, keys)[0] - beside
         differences = raw - raw.sum() / tokens.sum() * tokens
         largest = f"{abs(raw).max():.4f}"
         for count in SAMPLES:
@@ -133,8 +143,8 @@ def main() -> int:
         of_families = f"{FAMILIES} × {OF_FAMILY}"
         table.row(name, of_families, largest, limits.false[-1], Rate(as_single, pairs))
     with tempfile.TemporaryDirectory() as folder:
-        wrong = without_a_layer(Path(folder) / "adapter")
-        lost = scored(f"lora=peft lora.path={wrong} lora.merge=true")[0] - beside
+        wrong = without_a_layer(adapter, options.left_out, Path(folder) / "adapter")
+        lost = scored(job, wrong, "lora.merge=true")[0] - beside
     shown = json.dumps(round(float(lost.sum() / tokens.sum()), 5))
     table = Table(f"one layer is left out: Δ {shown} nats/token", "texts", "called worse %")
     for count in SAMPLES:
