@@ -25,10 +25,19 @@ def more_digits(values: Iterable[float], limit: float, write: Writer) -> int:
     """Return how many more digits than usual show on which side of a limit each value lies."""
     beside = [value for value in values if math.isfinite(value) and value != limit]
     for more in range(MOST + 1):
-        written = write(limit, more)
-        if all(write(value, more) != written for value in beside):
+        shown_limit = _shown(write(limit, more))
+        shown = [_shown(write(value, more)) for value in beside]
+        sides = zip(shown, beside, strict=True)
+        if all(
+            one != shown_limit and (one > shown_limit) == (value > limit) for one, value in sides
+        ):
             return more
     return 0
+
+
+def _shown(text: str) -> float:
+    """Return the number that a reader sees."""
+    return float(text.replace(",", "").replace("−", "-").removesuffix("%"))
 
 
 def beside_limit(value: float, limit: float, write: Writer) -> str:

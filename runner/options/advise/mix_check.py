@@ -31,6 +31,7 @@ from runner_base import (
     plain,
     with_two_decimals,
 )
+from runner_compare.effect_words import p_value
 from runner_compare.statistics import MIN_TEXTS, Decision, Finding, SignFlips, judge, ratio, units
 
 NEIGHBOURS = 2
@@ -298,7 +299,8 @@ def _line(tried: Tried, limit: Limit, wide: int, more_decimals: int) -> str:
     beside = "too large" if tried.metric(limit.metric) >= limit.mib else ""
     if tried.effect is not None:
         more = tried.effect
-        beside = f"{more.value:+.3g} [{more.low:+.3g}, {more.high:+.3g}], p {more.p_holm:.2g}"
+        lost = f"{more.value:+.3g} [{more.low:+.3g}, {more.high:+.3g}]"
+        beside = f"{lost}, p {p_value(more.p_holm)}"
     size = with_two_decimals(tried.metric(limit.metric), more_decimals)
     measured = f"{tried.kl:.4g}{ends}"
     return f"{tried.name:{wide}}  {size:>10}  {tried.predicted:>12.4g}  {measured:>32}  {beside}".rstrip()
@@ -355,7 +357,7 @@ def _check(advice: MixAdvice) -> str:
     least = min(compared, key=lambda other: other.kl)
     lower = (
         f"the lowest measured KL is that of {least.name}, {least.kl:.3g}, p "
-        f"{least.effect.p_holm:.2g}: undecided"
+        f"{p_value(least.effect.p_holm)}: undecided"
         if least.effect is not None and least.kl < advice.mix.kl
         else "none measured a lower KL"
     )
