@@ -31,7 +31,7 @@ from runner_base import (
     plain,
     with_two_decimals,
 )
-from runner_compare.effect_words import p_value
+from runner_compare import p_value
 from runner_compare.statistics import MIN_TEXTS, Decision, Finding, SignFlips, judge, ratio, units
 
 NEIGHBOURS = 2
@@ -315,11 +315,14 @@ def verdicts(advice: MixAdvice) -> list[str]:
     losses misled."""
     limit, mix, best = advice.limit, advice.mix, advice.uniform
     size = mix.metric(limit.metric)
+    share = beside_limit(size / limit.mib, 1.0, _in_percent)
+    of_limit, measured, predicted = (
+        beside_limit(mib, limit.mib, with_two_decimals)
+        for mib in (size, mix.metric("weight_mib"), mix.weight_mib)
+    )
     lines = [
-        f"size: {limit.metric} {beside_limit(size, limit.mib, with_two_decimals)} measured, "
-        f"{beside_limit(size / limit.mib, 1.0, _in_percent)} of the limit; weights "
-        f"{mix.metric('weight_mib'):,.3f} MiB measured, {mix.weight_mib:,.3f} predicted; layers: "
-        f"{advice.model.counts(mix.choice)}"
+        f"size: {limit.metric} {of_limit} measured, {share} of the limit; weights {measured} MiB "
+        f"measured, {predicted} predicted; layers: {advice.model.counts(mix.choice)}"
     ]
     if best is None:
         lines.append("one format: none fits the limit for all layers")
