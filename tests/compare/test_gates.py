@@ -10,6 +10,8 @@ from compared import KEYS, rows_of
 
 from runner_base.errors import ConfigError
 from runner_compare.data import Table
+from runner_compare.effect_words import value_of
+from runner_compare.quantities import points
 from runner_compare.sections.gates import (
     Requirement,
     Requirements,
@@ -18,7 +20,7 @@ from runner_compare.sections.gates import (
     margins_with,
     parse_requirements,
 )
-from runner_compare.statistics import Bets, McNemar, Measured, SignFlips, StudentT, Test
+from runner_compare.statistics import Bets, McNemar, Measured, SignFlips, StudentT, Test, judge
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -174,6 +176,29 @@ def test_an_accuracy_passes_by_its_interval_and_by_what_was_cut_off() -> None:
     assert met("accuracy>=0.84", at_worst)[0]
     assert not met("accuracy<0.95", at_worst)[0]
     assert "[0.85, 0.976] with cut-off answers wrong … right" in met("accuracy<0.95", at_worst)[1]
+
+
+def test_a_value_that_rounding_would_put_on_its_limit_is_shown_on_its_side() -> None:
+    assert met("weight_mib<2.13", {"weight_mib": 2.1268}) == (True, "weight_mib 2.127")
+    assert met("weight_mib<2.13", {"weight_mib": 2.1319}) == (
+        False,
+        "weight_mib 2.132, required weight_mib<2.13",
+    )
+    assert met("weight_mib<2.2", {"weight_mib": 2.1268})[1] == "weight_mib 2.13", "the control"
+
+
+def test_an_interval_that_rounding_would_put_on_the_margin_is_shown_on_its_side() -> None:
+    found = (
+        decision
+        for n in range(500, 900)
+        for decision in judge([McNemar(20, 20, n)], {"accuracy": 0.02})
+        if points(decision.low) == "−2.0" and decision.low != -0.02
+    )
+    decision = next(found)
+    low = float(value_of(decision).partition("[")[2].partition(",")[0].replace("−", "-"))
+    assert low != -2
+    assert (low > -2) == (decision.low > -0.02)
+    assert "[−2.0," in value_of(replace(decision, margin=None)), "the control: without a margin"
 
 
 def test_a_speed_passes_over_six_runs_of_its_job() -> None:
