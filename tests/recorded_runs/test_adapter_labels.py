@@ -49,8 +49,8 @@ def test_sentences_name_the_adapter_and_how_it_is_merged(show: Any) -> None:
     code, out, _ = show("adapters", *where, "--baseline", "lora.merge=false,lora.merge_order=null")
     assert code == 0
     assert heads(out) == [
-        "polite merged before quantizing vs polite unmerged",
         "polite merged after quantizing vs polite unmerged",
+        "polite merged before quantizing vs polite unmerged",
     ]
     for written in ("lora.merge", "null", "true", "peft"):
         assert written not in out
