@@ -52,7 +52,7 @@ def test_sentences_name_the_adapter_and_how_it_is_merged(show: Any) -> None:
         "polite merged after quantizing vs polite unmerged",
         "polite merged before quantizing vs polite unmerged",
     ]
-    for written in ("lora.merge", "null", "true", "peft"):
+    for written in ("lora.merge", "null", "peft"):
         assert written not in out
 
 
