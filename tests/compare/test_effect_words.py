@@ -143,10 +143,14 @@ def test_one_run_each_of_one_repeat_has_no_interval() -> None:
     assert cells["ratio"] == "×1.33, one run each, no interval"
     (record,) = records(row(effect))["ratios"]
     assert (record["ratio_low"], record["ratio_high"]) == (None, None)
-    several = StudentT(
-        "decode_tok_per_s", Measured([700.0, 720.0], [710.0]), Measured([533.0], [533.0])
+    (several,) = judge(
+        [
+            StudentT(
+                "decode_tok_per_s", Measured([700.0, 720.0], [710.0]), Measured([533.0], [533.0])
+            )
+        ]
     )
-    assert value_of(several.effect) == "1.33, one run each, no interval", (
+    assert value_of(several) == "1.33, one run each, no interval", (
         "one side's repeats are no range of both"
     )
 
