@@ -21,6 +21,7 @@ from torch import nn
 
 from runner_base import ConfigError, Dtype, few
 from runner_engine.checkpoints.resolve import ResolvedModel
+from runner_engine.devices import heap
 from runner_engine.models.loading.mixed import quantized
 from runner_engine.models.lora import module_of
 from runner_engine.models.lora.report import AdapterReport
@@ -30,13 +31,21 @@ from runner_engine.settings.lora import AdapterConfig
 
 def merge(model: Any, resolved: ResolvedModel) -> tuple[Any, AdapterReport]:
     """Merge the adapter into a model's weights, and return both the model and what was merged."""
-    files, name = resolved.files, resolved.spec.model.name
-    lora, place = files.lora, files.adapter
+    lora, place = resolved.files.lora, resolved.files.adapter
     assert lora is not None
     assert place is not None
     for package in lora.packages:
         importlib.import_module(package)  # takes seconds, and is no part of merging
     started = time.perf_counter()
+    with heap.large_blocks_mapped():
+        model, report = _merged(model, resolved, lora, place)
+    return model, replace(report, merge_s=time.perf_counter() - started)
+
+
+def _merged(
+    model: Any, resolved: ResolvedModel, lora: AdapterConfig, place: Path
+) -> tuple[Any, AdapterReport]:
+    files, name = resolved.files, resolved.spec.model.name
     dtype = getattr(torch, files.dtype)
     added_in = dtype if lora.merge_dtype is Dtype.auto else getattr(torch, lora.merge_dtype.value)
     adapted = _adapted(model, lora, place)
@@ -54,7 +63,7 @@ def merge(model: Any, resolved: ResolvedModel) -> tuple[Any, AdapterReport]:
     for path in codes:
         layer, choice = model.get_submodule(path), resolved.mix.choice_for(path)
         model.set_submodule(path, quantized(choice, model, layer, path))
-    return model, replace(report, merge_s=time.perf_counter() - started)
+    return model, report
 
 
 def _adapted(model: Any, lora: AdapterConfig, place: Path) -> list[str]:
