@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ from runner.store import measured
 from runner_base import machine
 
 IDLE_W, CORE_W = 10.0, 15.0
-EVERY_S = 0.002
 USUAL = ["task.limit=40"]
 SHOWN = ("energy_net_j", "energy_prefill_j", "energy_decode_j", "energy_wh", "idle_w",
          "joules_per_question", "joules_per_right_answer", "energy_cost")  # fmt: skip
@@ -52,22 +50,19 @@ class Counter:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let the counter run, and be the one that jobs read."""
-        stop = threading.Event()
+        """Let jobs read this counter, which goes on until it is read."""
+        read = energy.Energy.read
 
-        def run() -> None:
-            while not stop.wait(EVERY_S):
-                self.write()
+        def up_to_date(counters: energy.Energy) -> energy.Reading:
+            self.write()
+            return read(counters)
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
         with (
             mock.patch.object(energy, "POWERCAP", self.folder.parent),
+            mock.patch.object(energy.Energy, "read", up_to_date),
             mock.patch.object(machine.Contention, "beside", return_value=""),
         ):
             yield
-        stop.set()
-        thread.join()
 
 
 class Watched(measured.JobEnergy):
