@@ -26,7 +26,7 @@ QUANTIZED_GB_S = 0.5  # quantizing a checkpoint
 STEP_S = {"cpu": 0.001, "cuda": 0.015}  # per step, for any model: Python and kernel launches
 IMPORT_S = 5.0
 # Of merging an adapter, as measured with PEFT 0.21 on Zen 3 (tests/estimates/test_merging.py):
-MERGED_LAYER_S = 0.01  # PEFT's own work for a layer that an adapter changes
+MERGED_LAYER_S = 0.02  # PEFT's own work for a layer that an adapter changes
 MOVED = 12  # times that each number of such a layer is read or written in float32
 AGAIN_GB_S = 0.05  # unpacking codes, and quantizing them again
 TRIES = 7  # 0.1 s in all; the median, so that other work counts as it will beside the job

@@ -27,9 +27,9 @@ SHAPE: dict[str, Any] = {
     "num_attention_heads": 16, "max_position_embeddings": 512, "tie_word_embeddings": True,
 }  # fmt: skip
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-TRIES = 3  # other work only adds time: the quickest counts
+TRIES = 3  # the quickest counts
 PROGRAM = """
-import json, sys
+import json, sys, time
 import peft, transformers
 from runner.estimates.guess import _measured
 from runner.tasks.memory.probe import AnonymousPeak
@@ -47,10 +47,12 @@ lora = PeftConfig(path=adapter, merge=True, merge_order=MergeOrder(order) if ord
 job = resolve(ModelSpec(model, CHOICES[quantization](), lora))
 machine.trim()
 before = machine.anonymous_mib()
+started = time.process_time()
 with AnonymousPeak() as peak:
     loaded = adapt(load_base(job), job)
+core_s = time.process_time() - started  # of one thread: other work only lengthens the clock's
 measured = {key: loaded.metrics[key] for key in ("load_s", "merge_s")}
-print(json.dumps(measured | {"mib": peak.peak_mib - before, "rates": _measured()}))
+print(json.dumps(measured | {"core_s": core_s, "mib": peak.peak_mib - before, "rates": _measured()}))
 """
 
 
@@ -102,13 +104,13 @@ def test_the_time_of_a_load_counts_the_merging(made: tuple[Path, Path]) -> None:
     predicted = planned(made[0], "none", PeftConfig(path=str(made[1]), merge=True))
     parameters = sum(predicted.weights.values()) / 2
     quickest = min(
-        (measured(made, "none", "") for _ in range(TRIES)), key=lambda found: found["load_s"]
+        (measured(made, "none", "") for _ in range(TRIES)), key=lambda found: found["core_s"]
     )
     rates = Rates("cpu", *quickest["rates"])
     speed = rates.speed(CHOICES["none"](), predicted, parameters, 1)
     with_merging, without = speed.load_s + speed.merge_s, speed.load_s
-    assert abs(quickest["load_s"] - with_merging) <= SPREAD * with_merging
-    assert quickest["load_s"] > (1 + SPREAD) * without, "the control"
+    assert abs(quickest["core_s"] - with_merging) <= SPREAD * with_merging
+    assert quickest["core_s"] > (1 + SPREAD) * without, "the control"
     assert rates.merging_s(replace(predicted, merging=None)) == 0
 
 
