@@ -121,5 +121,4 @@ def test_merging_again_quantizes_again(made: tuple[Path, Path]) -> None:
     )
     rates = Rates("cpu", 1e10, 1e11)
     assert rates.merging_s(again) > 2 * rates.merging_s(first)
-    assert again.load_mib > first.load_mib
     assert first.merging.numbers * 2 / MIB == pytest.approx(147, rel=0.02)
