@@ -14,15 +14,17 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
 from runner import evaluate
 from runner.core import energy
+from runner.core.job_energy import JobEnergy
 from runner.store import measured
 from runner_base import machine
+from runner_engine import EngineStats
 
 IDLE_W, CORE_W = 10.0, 15.0
 USUAL = ["task.limit=40"]
@@ -65,19 +67,19 @@ class Counter:
             yield
 
 
-class Watched(measured.JobEnergy):
+class Watched(JobEnergy):
     """As a job counts, and beside it the seconds of cores since the first question."""
 
     began = worked_s = 0.0
 
-    def begin(self, *given: object) -> None:
+    def begin(self, stats: EngineStats, wait: Callable[[float], None] = time.sleep) -> None:
         """Begin with what is used from here on."""
-        super().begin(*given)  # type: ignore[arg-type]
+        super().begin(stats, wait)
         Watched.began = time.process_time()
 
-    def step(self, *given: object, **keys: bool) -> None:
+    def step(self, stats: EngineStats, at_once: bool = False) -> None:
         """Note how much has been used."""
-        super().step(*given, **keys)  # type: ignore[arg-type]
+        super().step(stats, at_once)
         Watched.worked_s = time.process_time() - Watched.began
 
 

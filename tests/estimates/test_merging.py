@@ -60,7 +60,8 @@ print(json.dumps(measured | {"core_s": core_s, "mib": peak.peak_mib - before, "r
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return a model of 147 MiB in bfloat16, and an adapter on all of its linear layers."""
     folder = tmp_path_factory.mktemp("made")
-    LlamaForCausalLM(LlamaConfig(**SHAPE)).to(torch.bfloat16).save_pretrained(folder)
+    model: Any = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    model.to(torch.bfloat16).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(MODEL_DIR / name, folder / name)
     return folder, save_peft(tmp_path_factory.mktemp("adapter"), folder, LINEAR, rank=16)
