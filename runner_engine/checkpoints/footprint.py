@@ -350,7 +350,9 @@ def _predict_one(
         )
     load_bytes = sum(weights.values()) - mapped
     if merging is not None:
-        load_bytes = max(load_bytes, merging.peak_bytes(load_bytes, _plain_bytes(files, merging)))
+        others = sum(tensor.params for tensor in files.tensors) - merging.numbers
+        plain_bytes = 0 if _is_mapped(files) else others * files.dtype_bytes
+        load_bytes = max(load_bytes, merging.peak_bytes(load_bytes, plain_bytes))
     return replace(
         plain,
         prefill_activation_bytes=prefill + int(PASS_MIB * MIB),
@@ -371,15 +373,6 @@ def _tokenizer_slots(files: ModelFiles, vocabulary: int) -> int:
     model's small one."""
     has_own = not files.model.random_weights and vocabulary > 0
     return 1 << ceil(log2(vocabulary / TOKENIZER_FILLED)) if has_own else 0
-
-
-def _plain_bytes(files: ModelFiles, merging: Merging) -> int:
-    """Count the weights of a plain model that an adapter does not change, if the load converts
-    them: else they stay in the mapped checkpoint."""
-    if _is_mapped(files):
-        return 0
-    others = sum(tensor.params for tensor in files.tensors) - merging.numbers
-    return others * files.dtype_bytes
 
 
 def _is_mapped(files: ModelFiles) -> bool:

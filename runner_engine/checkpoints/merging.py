@@ -41,7 +41,7 @@ class Merging:
     def peak_bytes(self, held: int, plain: int) -> int:
         """Return the most that is held while the adapter is merged, beside pages of files.
 
-        held: what is held of the merged model; plain: of the others of its weights before they are
+        held: what is held of the merged model; plain: of its other weights before they are
         quantized.
         """
         merging = self.adapter_bytes + COPIES * BYTES["float32"] * self.largest
