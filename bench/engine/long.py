@@ -46,7 +46,8 @@ RUNNER, LLAMACPP, VLLM = "runner", "llama.cpp", "vLLM"
 VLLM_PYTHON, VLLM_LINES = ROOT / ".vllm" / "bin" / "python", "vllm_lines_side.py"
 POSITIONS = 32768 + 512
 SHORT = 512  # tokens of the first round: vLLM keeps whole blocks of 128
-KEPT_MIB = 2048  # of prompts, by our engine: else at most 256, and eight of 32k tokens are asked again
+# of prompts that our engine keeps: by itself at most 256, and eight of 32k tokens would be read again
+KEPT_MIB = 2048
 DECODING, NEW_WHILE_LATE = 4, 4096  # with --gap: rows, and the most tokens of each
 Side = Callable[..., Seconds]
 
