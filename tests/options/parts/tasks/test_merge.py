@@ -286,7 +286,9 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     sources: dict[str, Path], trip: Trip, small_disk: Path
 ) -> None:
     trip.split(sources["shards"], 2)
-    with pytest.raises(JobFailed, match=r" 0\.\d+ MiB needed, 0\.\d+ MiB free\. Nothing was written"):
+    with pytest.raises(
+        JobFailed, match=r" 0\.\d+ MiB needed, 0\.\d+ MiB free\. Nothing was written"
+    ):
         trip.merge(into=small_disk / "merged")
     assert os.listdir(small_disk) == []
 

@@ -584,7 +584,9 @@ def test_a_disk_that_fills_up_keeps_whole_parts_only(
     )
     parts = small_disk / "parts"
     (small_disk / "filler").write_bytes(bytes(80 * 1024))
-    with pytest.raises(JobFailed, match=r" 0\.\d+ MiB needed, 0\.\d+ MiB free\. Nothing was written"):
+    with pytest.raises(
+        JobFailed, match=r" 0\.\d+ MiB needed, 0\.\d+ MiB free\. Nothing was written"
+    ):
         run_split(source, 2, output_dir=str(parts))
     assert not parts.exists()
     monkeypatch.setattr(
