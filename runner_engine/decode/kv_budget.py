@@ -7,6 +7,7 @@ places of their own in one store, which exists while there are rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 from runner_engine.decode.passes import Forward
 from runner_engine.decode.rows import Row, RowsUnderWay
@@ -49,7 +50,7 @@ class KvBudget:
         self.memory = MemoryGuard(forward.model, self.heads.device)
         own_bytes = self.heads.bytes_per_token
         # of each row, in tokens: copies of its states, and what a draft keeps of it
-        self.copied = self.heads.state_tokens * copies_states - (-beside_row // own_bytes)
+        self.copied = self.heads.state_tokens * copies_states + ceil(beside_row / own_bytes)
         self.kept_tokens = kept_tokens(self.heads)
         self.share = own_bytes / (own_bytes + beside)  # of the memory for keys and values
         self.own: OwnKv | None = None  # the rows' own keys and values, by slot

@@ -133,24 +133,19 @@ class Way:
     def _give_states_back(self, own: OwnKv) -> set[Row]:
         """Let no state stand for a guess that was wrong; return the rows of the model that must be
         read anew for that."""
-        lost = set[Row]()
+        lost, saved = set[Row](), self._saved
         if own.states is None:
             return lost
-        kept = (
-            {}
-            if self._saved is None
-            else dict(zip(self._saved.slots, self._saved.read, strict=True))
-        )
         for slot, one in enumerate(self.rows):
             one.take_over()
             known = one.row.kv.shared + one.row.kv.places
             if own.states.read[slot] <= known:
-                continue
-            if self._saved is None or kept.get(slot, known + 1) > known:
+                continue  # no guess was read into it, or all of it was right
+            if saved is not None and slot in saved.slots:
+                own.states.restore(saved, [slot])
+                one.row.kv.places = own.states.read[slot] - one.row.kv.shared
+            if own.states.read[slot] > known:
                 lost.add(one.of)
-                continue
-            own.states.restore(self._saved, [slot])
-            one.row.kv.places = kept[slot] - one.row.kv.shared
         return lost
 
     def _entering(self, row: Row) -> DraftRow:
@@ -177,7 +172,7 @@ class Way:
                 while prefix.kv is None:
                     self._read_prefix(prefix)
                     has_read = True
-            self._continue_prefix(one)
+        self._continue_prefixes(going)
         while long := [one for one in going if one.unread > FEW_TOKENS]:
             pieces, left = [], MOST_TOKENS
             for one in long:
@@ -189,11 +184,14 @@ class Way:
         if has_read:
             self.stats.prefill_s += time.perf_counter() - started
 
-    def _continue_prefix(self, one: DraftRow) -> None:
-        """Let the state of a row that has read nothing be that of its prefix."""
-        slot, states = self.rows.index(one), None if self._own is None else self._own.states
-        if self._own is not None and states is not None and not states.read[slot]:
-            put_state(self._own, slot, one.row.kv.prefix)
+    def _continue_prefixes(self, going: Sequence[DraftRow]) -> None:
+        """Let the states of rows that have read nothing be those of their prefixes."""
+        if self._own is None or self._own.states is None:
+            return
+        for one in going:
+            slot = self.rows.index(one)
+            if not self._own.states.read[slot]:
+                put_state(self._own, slot, one.row.kv.prefix)
 
     def _next_tokens(self, going: Sequence[DraftRow]) -> list[int]:
         """Read what is not read of these rows, and return the most probable next token of each."""
