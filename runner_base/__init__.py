@@ -26,10 +26,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
 if TYPE_CHECKING:
     from runner_base.beside_limits import Writer as Writer
     from runner_base.beside_limits import beside_limit as beside_limit
+    from runner_base.beside_limits import decimals as decimals
     from runner_base.beside_limits import more_digits as more_digits
     from runner_base.beside_limits import told_apart as told_apart
-    from runner_base.beside_limits import whole as whole
-    from runner_base.beside_limits import with_two_decimals as with_two_decimals
     from runner_base.bounds import Takes as Takes
     from runner_base.bounds import above as above
     from runner_base.bounds import check_keys as check_keys
@@ -161,8 +160,7 @@ PLACES = {
     "Writer": "beside_limits",  # writes a value, with more digits if asked
     "told_apart": "beside_limits",  # a value and its limit with digits that tell them apart
     "more_digits": "beside_limits",  # how many digits more tell values from a limit
-    "whole": "beside_limits",  # writes a value without decimals beside a limit
-    "with_two_decimals": "beside_limits",  # writes one with two
+    "decimals": "beside_limits",  # what writes a value with so many decimals beside a limit
     "counted": "texts",  # `1 job`, `2,000 jobs`
     "clock": "texts",  # seconds as people read them: 7 s, 3:20
     "short": "texts",  # a value from a file, as an error shows it

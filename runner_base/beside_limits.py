@@ -51,11 +51,10 @@ def told_apart(value: float, limit: float, write: Writer) -> tuple[str, str]:
     return write(value, more), write(limit, more)
 
 
-def whole(value: float, more: int = 0) -> str:
-    """Write a value without decimals: 1,234."""
-    return f"{value:,.{more}f}"
+def decimals(count: int) -> Writer:
+    """Return what writes a value with so many decimals: 1,234.56 with two."""
 
+    def write(value: float, more: int = 0, /) -> str:
+        return f"{value:,.{count + more}f}"
 
-def with_two_decimals(value: float, more: int = 0) -> str:
-    """Write a value with two decimals: 1,234.56."""
-    return f"{value:,.{2 + more}f}"
+    return write

@@ -18,7 +18,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runner_base import MIB, ConfigError, DataError, JobFailed, cannot_write, reading, told_apart
+from runner_base import (
+    MIB,
+    ConfigError,
+    DataError,
+    JobFailed,
+    cannot_write,
+    decimals,
+    reading,
+    told_apart,
+)
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, Tensor
 
 KEY = "task.output_dir"  # the key of every folder that this file writes to
@@ -240,7 +249,7 @@ def require_space(folder: Path, needed: int) -> None:
     """Raise JobFailed unless the disk of a folder, which need not exist yet, has room for that many
     bytes."""
     if needed > (free := free_bytes(folder)):
-        need, there = told_apart(needed / MIB, free / MIB, _in_mib)
+        need, there = told_apart(needed / MIB, free / MIB, decimals(1))
         raise JobFailed(f"{KEY}={folder}: {need} MiB needed, {there} MiB free. Nothing was written")
 
 
@@ -248,12 +257,8 @@ def require_room(folder: Path, needed: int, what: str, fix: str) -> None:
     """Raise ConfigError unless the disk of a folder has room for something that the user
     requested."""
     if needed > (free := free_bytes(folder)):
-        need, there = told_apart(needed / MIB, free / MIB, _in_mib)
+        need, there = told_apart(needed / MIB, free / MIB, decimals(1))
         raise ConfigError(f"{what} needs {need} MiB in {folder}, {there} MiB are free: {fix}")
-
-
-def _in_mib(mib: float, more: int = 0) -> str:
-    return f"{mib:,.{1 + more}f}"
 
 
 def list_folder(folder: Path, key: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner_base import MIB, ConfigError, DataError, machine, more_digits, visible_gpus, whole
+from runner_base import MIB, ConfigError, DataError, decimals, machine, more_digits, visible_gpus
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.quantization import CHOICES, SMALLEST
@@ -61,9 +61,10 @@ def check_memory(resolved: ResolvedModel, rooms_mib: Mapping[str, float]) -> lis
 
 def _beside_rooms(mib: float, rooms_mib: Mapping[str, float]) -> tuple[str, str]:
     """Return what is needed, and which rooms there are, in digits that show that it is more."""
-    more = more_digits([mib], sum(rooms_mib.values()), whole)
-    rooms = (f"{whole(room_mib, more)} MiB of {place}" for place, room_mib in rooms_mib.items())
-    return whole(mib, more), " and ".join(rooms)
+    write = decimals(0)
+    more = more_digits([mib], sum(rooms_mib.values()), write)
+    rooms = (f"{write(room_mib, more)} MiB of {place}" for place, room_mib in rooms_mib.items())
+    return write(mib, more), " and ".join(rooms)
 
 
 def _smaller(resolved: ResolvedModel, free_mib: float) -> list[str]:

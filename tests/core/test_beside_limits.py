@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from runner_base.beside_limits import (
     Writer,
     beside_limit,
+    decimals,
     more_digits,
     told_apart,
-    whole,
-    with_two_decimals,
 )
 from runner_compare.effect_words import p_value
 from runner_compare.quantities import nats, points, signed, to_three_digits
 from runner_compare.wording import number
 
+whole, with_two_decimals = decimals(0), decimals(2)
 WRITERS: list[Writer] = [
     whole,
     with_two_decimals,

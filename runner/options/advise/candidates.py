@@ -25,7 +25,7 @@ from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.closeness import RecordedCloseness
 from runner.options.advise.gains import RecordedGain
 from runner.options.advise.machines import Machine
-from runner_base import ConfigError, RunnerError, beside_limit, one_line, told_apart, whole
+from runner_base import ConfigError, RunnerError, beside_limit, decimals, one_line, told_apart
 from runner_engine import local_model, no_downloads
 from runner_engine.checkpoints import SHAPES_DIR, formats, kv_number_bytes, list_tensors, most_rows
 from runner_engine.quantization.base import CheckpointSource as Checkpoint
@@ -195,7 +195,7 @@ def judge(
             _set_batch_size(candidate, sized, {device: allowed_mib - PROCESS_MIB})
             if candidate.fit is None or not candidate.fit.fits:
                 needed = candidate.fit.needed_mib + PROCESS_MIB if candidate.fit else 0.0
-                needs, allowed = told_apart(needed, allowed_mib, whole)
+                needs, allowed = told_apart(needed, allowed_mib, decimals(0))
                 candidate.problem = (
                     f"needs {needs} MiB, one question at a time; {allowed} are allowed"
                 )
@@ -228,13 +228,9 @@ def judge(
             and each_s is not None
             and each_s > limits.seconds
         ):
-            takes = beside_limit(each_s, limits.seconds, _in_seconds)
+            takes = beside_limit(each_s, limits.seconds, decimals(1))
             candidate.problem = f"takes about {takes} s a question; {limits.seconds:g} are allowed"
     return candidates
-
-
-def _in_seconds(seconds: float, more: int = 0) -> str:
-    return f"{seconds:,.{1 + more}f}"
 
 
 def _on_device(config: RunnerConfig, device: str) -> RunnerConfig:

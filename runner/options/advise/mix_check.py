@@ -27,14 +27,15 @@ from runner_base import (
     Likelihood,
     Record,
     beside_limit,
+    decimals,
     more_digits,
     plain,
-    with_two_decimals,
 )
 from runner_compare import p_value
 from runner_compare.statistics import MIN_TEXTS, Decision, Finding, SignFlips, judge, ratio, units
 
 NEIGHBOURS = 2
+in_mib = decimals(2)
 OF_SIZE = (
     0.25  # by which share a sum of single losses may miss the measured loss before that is said
 )
@@ -163,7 +164,7 @@ def advise(
         least = min(model.weight_mib(model.uniform(name)) for name in model.names) + rest_mib
         raise ConfigError(
             f"--mix {limit}: the smallest of these formats takes "
-            f"{beside_limit(least, limit.mib, with_two_decimals)} MiB: allow more"
+            f"{beside_limit(least, limit.mib, in_mib)} MiB: allow more"
         )
     mix, *others = _candidates(model, options, chosen, allowed)
     for tried in uniform.values():
@@ -272,7 +273,7 @@ def show(advice: MixAdvice) -> None:
     )
     print(plain(f"\n{'':{wide}}  {head}"))
     rows = [advice.mix, *sorted(advice.others, key=lambda other: other.predicted)]
-    more = more_digits([row.metric(limit.metric) for row in rows], limit.mib, with_two_decimals)
+    more = more_digits([row.metric(limit.metric) for row in rows], limit.mib, in_mib)
     for tried in rows:
         print(plain(_line(tried, limit, wide, more)))
     print()
@@ -301,7 +302,7 @@ def _line(tried: Tried, limit: Limit, wide: int, more_decimals: int) -> str:
         more = tried.effect
         lost = f"{more.value:+.3g} [{more.low:+.3g}, {more.high:+.3g}]"
         beside = f"{lost}, p {p_value(more.p_holm)}"
-    size = with_two_decimals(tried.metric(limit.metric), more_decimals)
+    size = in_mib(tried.metric(limit.metric), more_decimals)
     measured = f"{tried.kl:.4g}{ends}"
     return f"{tried.name:{wide}}  {size:>10}  {tried.predicted:>12.4g}  {measured:>32}  {beside}".rstrip()
 
@@ -317,7 +318,7 @@ def verdicts(advice: MixAdvice) -> list[str]:
     size = mix.metric(limit.metric)
     share = beside_limit(size / limit.mib, 1.0, _in_percent)
     of_limit, measured, predicted = (
-        beside_limit(mib, limit.mib, with_two_decimals)
+        beside_limit(mib, limit.mib, in_mib)
         for mib in (size, mix.metric("weight_mib"), mix.weight_mib)
     )
     lines = [

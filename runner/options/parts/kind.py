@@ -24,10 +24,10 @@ from runner_base import (
     Dtype,
     check,
     counted,
+    decimals,
     machine,
     tell,
     told_apart,
-    whole,
 )
 from runner_base.dtypes import dtype_for
 from runner_engine import BaseCache, Capability, Engine, Footprint, Prompt, Request, Workload
@@ -68,7 +68,7 @@ class PartsKind(ModelKind):
         )
         needed_mib, free_mib = _weight_mib(config), machine.available_mib()
         if model.check_memory and device == "cpu" and needed_mib > free_mib:
-            needs, free = told_apart(needed_mib, free_mib, whole)
+            needs, free = told_apart(needed_mib, free_mib, decimals(0))
             raise ConfigError(
                 f"model.name={model.name}: the parts that run here need {needs} MiB, and {free} MiB "
                 "of main memory are free: let torchrun run some of them on other machines, or use "

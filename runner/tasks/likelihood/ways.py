@@ -17,7 +17,7 @@ from runner.tasks.likelihood.exact import EXACT, EXACT_HASH, second_of
 from runner.tasks.likelihood.keys import DRAWN, KEPT, LikelihoodConfig
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find
 from runner.tasks.named_job import SCORING, is_id, job_of, overridden
-from runner_base import ConfigError, RunnerError, beside_limit, machine, whole
+from runner_base import ConfigError, RunnerError, beside_limit, decimals, machine
 from runner_engine import Capability
 from runner_engine.checkpoints import shape_of
 
@@ -170,7 +170,7 @@ def _why_too_large(config: RunnerConfig, second: RunnerConfig) -> str:
         if found is None or not room:
             return "it is not known whether both models fit into memory beside each other"
         if found.needed_mib > room:
-            needs = beside_limit(found.needed_mib, room, whole)
+            needs = beside_limit(found.needed_mib, room, decimals(0))
             return (
                 f"both models beside each other are predicted to need {needs} MiB, more than "
                 f"{ROOM:.0%} of the {sum(free_mib.values()):,.0f} MiB that are free"

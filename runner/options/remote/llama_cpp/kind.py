@@ -13,7 +13,7 @@ from runner.options.remote.llama_cpp.command import check_words, draft_sha256, p
 from runner.options.remote.llama_cpp.engine import LlamaCppEngine
 from runner.options.remote.llama_cpp.keys import llama_cpp_model
 from runner.options.remote.llama_cpp.program import program_of
-from runner_base import MIB, ConfigError, check, machine, told_apart, whole
+from runner_base import MIB, ConfigError, check, decimals, machine, told_apart
 from runner_engine import BaseCache, Capability, Engine, Prompt
 from runner_engine.checkpoints import chat_templates, file_bytes
 
@@ -131,7 +131,7 @@ def _memory_note(resolved: ResolvedJob) -> str:
         return f"{sized}; llama.cpp divides them over {program_of(model).label.partition(' on ')[2]} and main memory"
     needed, free = weights + (kv or 0.0), machine.available_mib()
     if model.check_memory and needed > free:
-        needs, there = told_apart(needed, free, whole)
+        needs, there = told_apart(needed, free, decimals(0))
         raise ConfigError(
             f"model.name={model.name}: llama.cpp needs {needs} MiB, and {there} MiB of main memory are "
             "there: use a smaller model.context or model.parallel, model.kv_keys=q8_0, a file of fewer bits, or "

@@ -17,7 +17,7 @@ from runner.options.remote.vllm.engine import VllmEngine
 from runner.options.remote.vllm.environment import Environment, environment_of
 from runner.options.remote.vllm.gpus import batch_invariant, memory_mib
 from runner.options.remote.vllm.keys import WORDS, VllmConfig, vllm_model
-from runner_base import BYTES, MIB, ConfigError, check, counted, machine, told_apart, whole
+from runner_base import BYTES, MIB, ConfigError, check, counted, decimals, machine, told_apart
 from runner_base.dtypes import stored_dtype
 from runner_engine import BaseCache, Capability, Engine, Prompt, adapter_of
 from runner_engine.checkpoints import adapter_header, chat_templates, file_bytes
@@ -189,7 +189,7 @@ def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
 
 def _refuse(model: VllmConfig, needed_mib: float, room_mib: float, device: str) -> None:
     if model.check_memory and needed_mib > room_mib:
-        needs, there = told_apart(needed_mib, room_mib, whole)
+        needs, there = told_apart(needed_mib, room_mib, decimals(0))
         raise ConfigError(
             f"model.name={model.name}: vLLM needs {needs} MiB, and {there} MiB of "
             f"{device} are there: use a larger model.tensor_parallel, quantization=fp8 or a smaller "
