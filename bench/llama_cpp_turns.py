@@ -3,15 +3,14 @@
 `task=sweep`, as a user runs it, by turns: a round is one sweep of each side. A sweep loads the file or starts a server
 once, and then asks one row at a time for exactly so many new tokens, whatever the model would say. Shown are the
 median of all rounds with the lowest and the highest: milliseconds a token of the prompt (the time until the first token
-comes, over the prompt's tokens), milliseconds between two tokens of the answer, seconds until the first cell, and the
-peak of the largest process.
+comes, over the prompt's tokens), milliseconds between two tokens of the answer, seconds of the load or the server's
+start and of the whole command, and the peak of the largest process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -82,7 +81,7 @@ def measured(options: argparse.Namespace, name: str) -> dict[str, float]:
         command = [sys.executable, "-m", "runner", *job, *WAYS[name]]
         watched = [sys.executable, "-c", WATCH, *command]
         began = time.perf_counter()
-        done = subprocess.run(watched, capture_output=True, text=True, check=False, env=os.environ)
+        done = subprocess.run(watched, capture_output=True, text=True, check=False)
         whole = time.perf_counter() - began
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
