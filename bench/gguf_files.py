@@ -252,7 +252,7 @@ def ours(
         if read != scored:
             raise SystemExit("runner scores other token ids: nothing can be compared")
     compared = printed(
-        "runner.compare",
+        "runner_compare",
         "--output-dir",
         str(output),
         "--baseline",

@@ -182,7 +182,7 @@ def ours(files: dict[str, Path], texts: Sequence[Text], scratch: Path) -> dict[s
         if read != [list(text.ids[CONTEXT // 2 + 1 :]) for text in texts]:
             raise SystemExit("runner scores other token ids: nothing can be compared")
     say_command("runner-compare", "--format", "llama")
-    printed_text = printed("runner.compare", "--output-dir", str(output), "--format", "llama")
+    printed_text = printed("runner_compare", "--output-dir", str(output), "--format", "llama")
     blocks = re.split(r"^(?:model\.name=)?(\S+\.gguf)$", printed_text, flags=re.MULTILINE)[1:]
     by_file = {
         Path(file).name: block_in(block)

@@ -202,7 +202,7 @@ def likelihoods(lines: dict[str, Line], model: str, texts: int) -> dict[str, dic
             )
         baseline = ",".join(keys_of(lines[BASELINE]))
         compared = printed(
-            "runner.compare", "--output-dir", scratch, "--baseline", baseline, "--format", "json"
+            "runner_compare", "--output-dir", scratch, "--baseline", baseline, "--format", "json"
         )
     rows = json.loads(compared)["tables"][0]["rows"]
     return {
