@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from heading import parse_arguments
+
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.resolved import resolve
@@ -79,7 +81,7 @@ def main() -> int:
     """Count and print; 1 if asking beside the others costs more than 2 %."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=600)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     print(f"python bench/asking_again.py --questions {options.questions}")
     overrides = ["task.split=hard5", f"task.limit={options.questions}", "output_dir=/nowhere"]
     config = to_config(*compose(overrides))

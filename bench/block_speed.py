@@ -17,6 +17,7 @@ from statistics import median
 
 import torch
 from engines import head_line, markdown, spread
+from heading import parse_arguments
 from torch import nn
 
 from runner_engine.kernels.native import Kernels, kernels
@@ -76,7 +77,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--against", type=Path, help="another build of the kernels")
-    chosen = parser.parse_args()
+    chosen = parse_arguments(parser)
     here = kernels()
     if here is None:
         raise SystemExit("there are no kernels: they need a C compiler")

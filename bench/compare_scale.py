@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from heading import parse_arguments
 from latest import Figure, add_option, save
 
 from runner.config.root import RunnerConfig, TrackingConfig
@@ -187,7 +188,7 @@ def main() -> int:
         "--folder", type=Path, help="keep the store here, and take it from here the next time"
     )
     add_option(parser)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     with tempfile.TemporaryDirectory() as scratch:
         output_dir = (options.folder or Path(scratch)).absolute()
         started = time.perf_counter()

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, quants
+from heading import parse_arguments
 from scipy.stats import kendalltau, spearmanr
 
 from runner.config.compose import compose
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="one, where others compute"
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     torch.set_num_threads(options.threads)
     print(f"python bench/corpus_ranks.py --model FOLDER --pieces {options.pieces}")
     print(machine.name(), flush=True)

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from heading import parse_arguments
+
 from runner.store.jobs import read_samples
 from runner.store.top_k import TOP_K, TopKFile, read_top_k
 from runner_base import Likelihood, machine
@@ -32,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--formats", nargs="+", default=["nf4", "int8"])
     parser.add_argument("--texts", type=int, default=24)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     print(
         f"python bench/drawn_kl.py --model FOLDER --formats {' '.join(options.formats)} --texts {options.texts}"
     )

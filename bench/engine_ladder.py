@@ -25,6 +25,7 @@ from engines import (
     same_tokens,
     spread,
 )
+from heading import parse_arguments
 from questions import add_options, load_prompts
 
 BATCH = 16
@@ -64,7 +65,7 @@ def main() -> None:
         "--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER"
     )
     add_options(parser)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     folder: Path = model_folder(options.model)
     prompts = load_prompts(options.gsm8k or "embedded", options.questions, options.shots)
     job = Job(

@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from fault_evidence import check, evidence  # noqa: E402
 from grids import Grid, end_at, put_choices, put_clock  # noqa: E402
+from heading import parse_arguments  # noqa: E402
 
 MIB = 2**20
 DISK_MIB = 96
@@ -231,7 +232,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=1500, help="no fault begins after this")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     begun = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="faults"))
     put_files(scratch)

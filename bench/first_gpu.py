@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engines import markdown
+from heading import parse_arguments
 
 HERE = Path(__file__).parent
 STEPS = {  # seconds that each may take on a GPU
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument(
         "--patience", type=float, default=1.0, help="each time limit is multiplied by it"
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     options.out.mkdir(parents=True, exist_ok=True)
     lines: list[Line] = []
     for step in options.only:

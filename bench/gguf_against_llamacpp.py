@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from heading import parse_arguments
 from peers import xllamacpp_python
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument(
         "--python", help="an interpreter with xllamacpp; without it an environment is made"
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     python = options.python or xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
     numbers = random.Random(0)
     prompts = [

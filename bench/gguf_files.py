@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from engines import ROOT, greedy_engine, head_line, markdown
 from gguf_of import CALLED, gguf_of
+from heading import parse_arguments
 from peers import llamacpp_programs, llamacpp_python
 from quantization_table import with_interval
 
@@ -305,7 +306,7 @@ def main() -> None:
     parser.add_argument(
         "--texts", type=int, default=100, help=f"of {CONTEXT} tokens each, at least 50"
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     types = options.types.split(",")
     import torch
     from transformers import AutoTokenizer

@@ -26,6 +26,7 @@ from typing import Any
 
 import gguf_random
 from engines import ROOT, complete_random, greedy, greedy_engine, head_line, markdown, spread
+from heading import parse_arguments
 from latest import Figure, add_option, save
 from peers import xllamacpp_python
 
@@ -275,7 +276,7 @@ def main() -> None:
     add_option(parser)
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--small", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     if options.memory_of:
         print(json.dumps(measure_memory(options.memory_of, options.dtype, options.small)))
         return

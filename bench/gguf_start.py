@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gguf_of import close, llama_writer, name_in_file
+from heading import parse_arguments
 
 SIZES = {"49k bytes": 49_152, "152k bytes": 151_936, "256k bytes": 256_000, "256k pieces": 256_000}
 LOAD = """
@@ -124,7 +125,7 @@ def main() -> None:
         "--into",
         help="where models are made, and kept for the next time; else in a temporary folder",
     )
-    arguments = parser.parse_args()
+    arguments = parse_arguments(parser)
     with tempfile.TemporaryDirectory() as temporary:
         models = {
             name: make(Path(arguments.into or temporary) / name.replace(" ", "-"), name)

@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from heading import parse_arguments
 from latest import Figure, add_option, save
 
 LOOP = """
@@ -57,7 +58,7 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=1000)
     add_option(parser)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     jobs: int = options.jobs
     runner = [sys.executable, "-m", "runner"]
     grid = [*runner, "-m", "model=stub", "task.limit=2", f"seed=range(0,{jobs})", "workers=1"]

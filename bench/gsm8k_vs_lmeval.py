@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import ROOT, markdown, model_folder
+from heading import parse_arguments
 from peers import harness_python
 from questions import add_data
 
@@ -200,7 +201,7 @@ def main() -> None:
         help="where lm-eval is installed",
     )
     add_data(parser)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     python, questions = harness_python(options.harness.absolute()), options.questions
     print(f"`python {shlex.join(sys.argv)}`", end="\n\n", flush=True)
     with tempfile.TemporaryDirectory() as place:

@@ -43,6 +43,7 @@ from engines import (
     spread,
 )
 from gguf_of import gguf_of
+from heading import parse_arguments
 from peers import (
     VLLM_DEFAULTS,
     best_openvino,
@@ -315,7 +316,7 @@ def main() -> None:
     parser.add_argument(
         "--vllm-args", nargs="*", default=["--enforce-eager"], help="of the server, with --overhead"
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     if options.device != "cpu" and (elsewhere := set(options.sides) - {"runner", "generate"}):
         raise SystemExit(
             f"--device {options.device}: only runner and generate can use it, not {', '.join(elsewhere)}"

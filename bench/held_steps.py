@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from engines import greedy_engine, head_line, markdown, spread
+from heading import parse_arguments
 from sampling_cost import Timed
 
 from runner_base import Dtype
@@ -65,7 +66,7 @@ def main() -> None:
         action="store_true",
         help="one thread, and its processor time instead of the clock's",
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     clock = time.thread_time if options.busy else time.perf_counter
     steps, masks = Timed(Scheduler, "_decode", clock), Timed(Stopping, "force", clock)
     threads = 1 if options.busy else None

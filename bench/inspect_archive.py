@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
+from heading import parse_arguments
 from large_archive import large_archive
 
 PARSED = """
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument(
         "--extra-bytes", type=int, default=0, help="of conversation, added to each sample"
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     print(
         "| samples | MiB, packed | unpacked and parsed, CPU s | runner-compare, CPU s | s | peak memory, MiB |"
     )

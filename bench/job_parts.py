@@ -24,6 +24,7 @@ os.environ["RUNNER_CFLAGS"] = (
 
 import torch
 from engines import greedy_engine, head_line, markdown, model_folder, random_prompts
+from heading import parse_arguments
 from latest import Figure, add_option, save
 from questions import add_questions, load_prompts
 
@@ -184,7 +185,7 @@ def main() -> None:
     )
     add_questions(parser)
     add_option(parser)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     seconds, passes, total, tokens = measure(options)
     print(head_line(["bench/job_parts.py", *sys.argv[1:]], torch.get_num_threads()))
     print(f"{options.questions} questions, {tokens}: {total:.1f} s\n")

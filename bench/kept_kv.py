@@ -21,6 +21,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from heading import parse_arguments
 
 from tools import families
 
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--kv-cache", default="as_model", help="as generation.kv_cache")
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     print("python bench/kept_kv.py", *sys.argv[1:])
     print(
         f"KiB a row; {options.rows} rows of {options.prompt} tokens and {options.new} new ones, in float32"

@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from heading import parse_arguments
 from latest import Figure, add_option, save
 
 from runner_base import machine, processor
@@ -36,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", action="store_true", help="also as a single unit")
     add_option(parser)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     compiler = processor.c_compiler()
     if compiler is None:
         raise SystemExit("there is no C compiler here")

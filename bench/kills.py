@@ -28,6 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import warm_process
+from heading import parse_arguments
 
 KINDS = {
     "interrupt": (signal.SIGINT,),
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("--real-model", help="a model folder; without it, the embedded model only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="jobs whose name contains this")
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     rng, said, total = random.Random(options.seed), Counter[str](), 0
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
         prompts = Path(place, "prompts.txt")

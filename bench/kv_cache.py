@@ -28,6 +28,7 @@ from engines import (
     speeds_by_turns,
     spread,
 )
+from heading import parse_arguments
 from scipy import stats
 
 from runner.datasets.gsm8k import load_questions
@@ -70,7 +71,7 @@ def main() -> None:
         default=700,
         help="tokens of other questions before a text in a long context",
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     rows, contexts = (
         [int(part) for part in given.split(",")] for given in (options.rows, options.context)
     )

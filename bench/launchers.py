@@ -18,6 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 from engines import head_line, markdown
+from heading import parse_arguments
 
 QUESTIONS = 2
 AT_ONCE = {
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument(
         "--launchers", nargs="+", choices=AT_ONCE, default=["workers", "joblib", "ray"]
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     print(head_line([*sys.argv], 1), end="\n\n")
     rows = []
     for name in options.launchers:

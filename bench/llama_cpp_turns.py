@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import head_line, markdown, spread
+from heading import parse_arguments
 
 WAYS = {
     "llama.cpp": ["model=llama_cpp", "model.compare=false", "model.parallel=1"],
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 2048])
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     if options.python:
         WAYS["llama.cpp"].append(f"model.python={options.python}")
     WAYS["llama.cpp"].append(f"model.context={max(options.lengths) + options.new + 16}")

@@ -22,6 +22,7 @@ from typing import Any
 
 from engines import ROOT, head_line, markdown
 from gguf_files import CONTEXT, TRIES, base_tokens, run
+from heading import parse_arguments
 from peers import llamacpp_programs
 
 from tools.commands import printed
@@ -221,7 +222,7 @@ def main() -> None:
     )
     parser.add_argument("--types", default=",".join(TYPES), help="of llama-quantize")
     parser.add_argument("--texts", type=int, default=60, help=f"of {CONTEXT} tokens each")
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     import torch
     from transformers import AutoTokenizer
 

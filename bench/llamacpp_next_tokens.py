@@ -10,6 +10,8 @@ import json
 import sys
 from pathlib import Path
 
+from heading import announce
+
 TEXTS = (
     "The capital of France is",
     "Water boils at a temperature of",
@@ -37,7 +39,13 @@ MOST = 10  # likeliest tokens
 
 def main() -> None:
     """Ask for one token after each text."""
-    import xllamacpp  # type: ignore[import-not-found]
+    announce()
+    if len(sys.argv) < 2:
+        raise SystemExit("usage: python bench/llamacpp_next_tokens.py FILE.gguf")
+    try:
+        import xllamacpp  # type: ignore[import-not-found]
+    except ModuleNotFoundError:
+        raise SystemExit("xllamacpp is not installed here: use the Python of .llama_cpp") from None
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path, parameters.n_ctx, parameters.n_parallel = sys.argv[1], 512, 1

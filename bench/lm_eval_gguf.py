@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import ROOT, head_line, markdown
+from heading import parse_arguments
 from latest import Figure, add_option, save
 from peers import api_python, xllamacpp_python
 
@@ -172,7 +173,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=machine.cores())
     add_option(parser)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     file, made = options.file or gguf_file(), questions()
     each = max(options.questions, options.answers)
     if len(made) < (needed := 1 + (1 + options.rounds) * each):

@@ -22,6 +22,8 @@ from random import Random
 from typing import Any
 from xml.etree import ElementTree
 
+from heading import parse_arguments
+
 from runner.datasets.word_problems import Split, problem
 from runner_engine.embedded import MODEL_DIR
 
@@ -73,7 +75,7 @@ def main() -> None:
     parser.add_argument(
         "--record", action="store_true", help=argparse.SUPPRESS
     )  # CHECKOUT is the scratch folder then
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     if options.record:
         record(options.checkout)
         return

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+from heading import announce
+
 from runner import evaluate
 from runner.core import energy
 from runner.core.job_energy import JobEnergy
@@ -101,6 +103,7 @@ def joules_of(keys: list[str], speed: float) -> dict[str, float]:
 
 def main() -> int:
     """Run the job with both counters; 1 if the joules are not those that are known."""
+    announce()
     keys = sys.argv[1:] or USUAL
     print(f"python bench/made_counter.py {' '.join(keys)}")
     columns = ("cores_s", "known_j", *SHOWN)

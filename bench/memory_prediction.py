@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from heading import parse_arguments
+
 from tools.commands import jobs
 
 SHAPES = ("smollm2_135m", "qwen2_05b_instruct", "llama32_1b")
@@ -41,7 +43,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--prompt", type=int, default=240)
     parser.add_argument("--new", type=int, default=16)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     print("python bench/memory_prediction.py", *sys.argv[1:])
     print(
         f"batch {options.batch}, prompts of {options.prompt} tokens and {options.new} new ones; MiB over the import"

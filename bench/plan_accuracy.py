@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from heading import parse_arguments
 from latest import Figure, add_option, save
 
 from runner.config.compose import compose
@@ -108,7 +109,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", help="the names of some jobs")
     add_option(parser)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     print(f"python bench/plan_accuracy.py --model FOLDER --data FOLDER\n{machine.name()}")
     print(
         f"{'job':22}{'plan':>20}{'from':>12}{'seconds':>9}{'ratio':>7}  {'holds':12}beside it",

@@ -16,6 +16,7 @@ import time
 
 import torch
 from engines import head_line, markdown
+from heading import parse_arguments
 from torch import nn
 
 from runner_engine.attention import shared_attention
@@ -43,7 +44,7 @@ def main() -> None:
     )
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
-    chosen = parser.parse_args()
+    chosen = parse_arguments(parser)
     torch.set_num_threads(1)
     dtype: torch.dtype = getattr(torch, chosen.dtype)
     shapes = [

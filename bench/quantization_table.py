@@ -31,6 +31,7 @@ from engines import (
     speeds_by_turns,
     spread,
 )
+from heading import parse_arguments
 
 from runner_base import Dtype
 from runner_engine.local.engine import LocalEngine
@@ -110,7 +111,7 @@ def main() -> None:
     parser.add_argument(
         "--texts", type=int, default=200, help="worked answers to score, at least 50"
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     names, rows = options.lines.split(","), [int(count) for count in options.rows.split(",")]
     if unknown := [name for name in names if name not in LINES]:
         raise SystemExit(f"--lines: {', '.join(unknown)}; there are {', '.join(LINES)}")

@@ -24,6 +24,7 @@ from engines import (
     speeds_by_turns,
     spread,
 )
+from heading import parse_arguments
 from latest import Figure, add_option, save
 from stored_of import FORMATS, checkpoint_of
 
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=16, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=5)
     add_option(parser)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     lines, rows = options.lines.split(","), [int(count) for count in options.rows.split(",")]
     folder = str(model_folder(options.model))
     engines, distances = {}, []

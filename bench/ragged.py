@@ -30,6 +30,7 @@ from engines import (
     same_tokens,
     spread,
 )
+from heading import parse_arguments
 
 BATCH_SIZES = (1, 4, 8, 16, 32)
 ORDERS = {"given": "as given", "prompt": "by prompt", "answer": "by answer"}
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="default: as our engine decides, for both")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     folder = str(model_folder(options.model))
     vocabulary: int = json.loads((Path(folder) / "config.json").read_text())["vocab_size"]
     longest = options.longest_prompt, options.longest_answer

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import head_line, markdown, spread
+from heading import parse_arguments
 
 from runner.store import published
 from runner.store.mlflow_store import store_from_options
@@ -63,7 +64,7 @@ def main() -> None:
         "--uri", help="an empty database instead of sqlite, such as postgresql://USER@HOST/NAME"
     )
     parser.add_argument("--only", default="", help="only the commands whose line has these words")
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     print(head_line([*sys.argv], 1), end="\n\n")
     with tempfile.TemporaryDirectory() as folder:
         rows = [

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from engines import greedy_engine, head_line, markdown, spread
+from heading import parse_arguments
 
 from runner.config.choices import choices_for
 from runner.config.compose import choose
@@ -91,7 +92,7 @@ def main() -> None:
         action="store_true",
         help="one thread, and its processor time instead of the clock's",
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     presets = ["greedy", *(name for name in options.presets if name != "greedy")]
     clock = time.thread_time if options.busy else time.perf_counter
     passes, picks = Timed(Forward, "step", clock), Timed(Sampler, "pick", clock)

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from heading import parse_arguments
 from latest import Figure, add_option, save
 
 from runner.datasets.word_problems import Split, problems
@@ -104,7 +105,7 @@ def main() -> int:
         "--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of the other server"
     )
     add_option(parser)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     commands = {"task=serve": OURS} | ({"the other": options.other} if options.other else {})
     environment = {
         "task=serve": {},

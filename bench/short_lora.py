@@ -23,6 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from heading import parse_arguments
+
 from runner.datasets.word_problems import practice_problem
 from runner.tasks.tools.cases import made_cases
 from runner.tasks.tools.distractors import distractors
@@ -89,7 +91,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--texts", choices=TEXTS, default="problems")
     parser.add_argument("--steps", type=int, default=40)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from heading import parse_arguments
 from latest import Figure, add_option, save
 
 BARE = """
@@ -242,7 +243,7 @@ def main() -> None:
     parser.add_argument("--other", help="another checkout of this program")
     parser.add_argument("--llama", help="a Python that has xllamacpp, for a .gguf file")
     add_option(parser)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(parser)
     figures = jobs(arguments) if arguments.model else quick_commands(arguments.rounds)
     if arguments.save:
         save(figures, "" if arguments.model else "startup commands")

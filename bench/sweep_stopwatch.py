@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from engines import head_line, markdown, model_folder, spread
+from heading import parse_arguments
 from transformers import AutoModelForCausalLM
 
 from runner.config.measures import SweepConfig
@@ -129,7 +130,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=25)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     folder = model_folder(options.model)
     sweep, cells = sweeping(options, folder)
     generate = Generate(folder, options.dtype)

@@ -31,6 +31,7 @@ from typing import Any
 import latest
 from engines import ROOT, markdown
 from gsm8k_vs_lmeval import ask_lm_eval, write_rows
+from heading import parse_arguments
 from peers import HARNESS, INSPECT, LIGHTEVAL, harness_python, inspect_python, lighteval_python
 
 from runner.scorers.verdicts import judge
@@ -61,7 +62,7 @@ def main() -> None:
         help="also print what each judges wrong because of the thinking",
     )
     latest.add_option(parser)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     print(f"`python {shlex.join(sys.argv)}`", end="\n\n", flush=True)
     cases = [json.loads(line) for line in OUTPUTS.read_text(encoding="utf-8").splitlines()]
     numbers = [one for one in cases if not one["gold"].isalpha()]

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+from heading import parse_arguments
+
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.resolved import resolve
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--quantizations", default=QUANTIZATIONS)
     parser.add_argument("--repeats", type=int, default=3, help="of the cell, within a job")
     parser.add_argument("--rounds", type=int, default=1)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     print(f"python bench/time_prediction.py --repeats {options.repeats} --rounds {options.rounds}")
     print(machine.name())
     heads = ("predicted_s", "measured_s", "off", "quiet_s", "off", "plan_s")

@@ -14,6 +14,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from heading import announce
+
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("get_weather", {"city": "São Paulo", "days": 2}),
     ("send_mail", {"to": ["ada@brandt.example"], "text": 'He said "no", \\ and {left}.'}),
@@ -109,11 +111,18 @@ def of_gpt_oss() -> dict[str, Any]:
 
 def main() -> None:
     """Write the file."""
+    announce()
     versions = {
         package.metadata["Name"]: package.version
         for package in distributions()
         if package.metadata["Name"].replace("-", "_") in PACKAGES
     }
+    if len(sys.argv) < 2:
+        raise SystemExit("usage: python bench/tool_marks.py FILE")
+    if missing := {"mistral_common"} - {name.replace("-", "_") for name in versions}:
+        raise SystemExit(
+            f"not installed here: {', '.join(missing)}. Use an environment that has it"
+        )
     content = {"versions": versions, "answers": of_mistral() | of_gpt_oss()}
     Path(sys.argv[1]).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 

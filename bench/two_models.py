@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heading import parse_arguments
+
 from runner import Model, load
 from runner.library.arguments import Format
 from runner_engine.embedded import MODEL_DIR
@@ -234,7 +236,7 @@ def main() -> int:
     parser.add_argument(
         "--ways", nargs="+", choices=("C", "torch"), default=["C", "torch"], help="one of them"
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     if NATIVE in os.environ:
         return int(bool(run_here(options.rounds, options.routes)))
     print(f"two models, {len(NAMES)} threads, and a third model that comes and goes")

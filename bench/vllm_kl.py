@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from heading import parse_arguments
 from safetensors.torch import load_file, save_file
 
 from runner.store.jobs import read_samples
@@ -41,7 +42,7 @@ def main() -> None:
         "--dtype", default="float32", help="of this model; the reference is float32"
     )
     parser.add_argument("--python", help="an environment with vLLM; else .vllm (make vllm)")
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     with tempfile.TemporaryDirectory() as folder:
         texts, rounded = Path(folder, "texts.jsonl"), Path(folder, "rounded")
         texts.write_text(

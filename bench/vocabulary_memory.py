@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from gguf_start import SIZES, make
+from heading import parse_arguments
 from latest import Figure, add_option, save
 
 from tools.commands import jobs
@@ -42,7 +43,7 @@ def main() -> None:
         help="where models are made, and kept for the next time; else in a temporary folder",
     )
     add_option(parser)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(parser)
     seen: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         models = {

@@ -31,6 +31,7 @@ from engines import (
     speeds_by_turns,
     spread,
 )
+from heading import parse_arguments
 from quantization_table import (
     BASELINE,
     CONTROL,
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument(
         "--load", nargs=2, metavar=("FOLDER", "LINE"), help=argparse.SUPPRESS
     )  # for its own processes
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     if options.load:
         print(json.dumps(load_one(Path(options.load[0]), Line(**json.loads(options.load[1])))))
         return

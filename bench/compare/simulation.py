@@ -131,7 +131,7 @@ def begin(
     parser = options_of(about, pairs, count)
     options = parser.parse_args()
     chosen: int = getattr(options, count)
-    print(f"python bench/{script}.py --{count} {chosen} --seed {options.seed}")
+    print(f"python bench/compare/{script}.py --{count} {chosen} --seed {options.seed}", flush=True)
     return chosen, np.random.default_rng(options.seed), time.perf_counter()
 
 

@@ -41,6 +41,7 @@ sys.path[:0] = [
 ]  # bench/, and tools/ beside it
 
 from engines import head_line  # noqa: E402
+from heading import parse_arguments  # noqa: E402
 
 from tools import families  # noqa: E402
 
@@ -180,7 +181,7 @@ def main() -> None:
     parser.add_argument(
         "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     families.SIZES |= SHAPE
     families.OVERRIDES |= OVERRIDES
     families.MAX_PARAMETERS = 50_000_000

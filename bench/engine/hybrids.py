@@ -39,6 +39,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests" / "support")]
 import gguf_families  # noqa: E402
 from engines import head_line, markdown, spread  # noqa: E402
 from gguf_speed import XLLAMACPP, theirs  # noqa: E402
+from heading import parse_arguments  # noqa: E402
 from hybrid_shapes import SHAPES, WITHOUT_ATTENTION, with_sizes  # noqa: E402
 from peers import xllamacpp_python  # noqa: E402
 from read_rate import read_mib_per_s  # noqa: E402
@@ -289,7 +290,7 @@ def main() -> None:
     parser.add_argument(
         "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
     )
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     torch.set_grad_enabled(False)
     lines = []
     with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt):

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from engines import head_line, markdown
+from heading import parse_arguments
 
 from runner_engine.attention.own_attention import OwnPlaces, attend_own
 from runner_engine.attention.parts import Scaling
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--against", type=Path, help="another checkout")
     parser.add_argument("--round", action="store_true", help="one round alone, as JSON")
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     if options.round:
         print(json.dumps(one_round(options)))
         return

@@ -32,6 +32,7 @@ from engines import (
     speeds_by_turns,
     spread,
 )
+from heading import parse_arguments
 from peers import xllamacpp_python
 
 from runner_base import MIB, Dtype
@@ -69,7 +70,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="of decoding; 0 leaves it out")
     parser.add_argument("--new", type=int, default=32, help="tokens that are decoded")
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     lengths = [int(length) for length in options.lengths.split(",")]
     print(head_line(["bench/engine/kv_formats.py", *sys.argv[1:]], options.threads))
     texts = texts_of(lengths, options.texts)

@@ -32,6 +32,7 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "support")]
 import gguf_families  # noqa: E402
 from engines import greedy_engine, head_line, markdown, spread  # noqa: E402
 from gguf_speed import Seconds, theirs  # noqa: E402
+from heading import parse_arguments  # noqa: E402
 from peers import xllamacpp_python  # noqa: E402
 
 from runner_base import Dtype, processor  # noqa: E402
@@ -243,7 +244,7 @@ def main() -> None:
         "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
     )
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / ".long")
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     table = gap_table(options) if options.gap else speed_table(options)
     print("### Long contexts\n")
     print(head_line(["bench/engine/long.py", *sys.argv[1:]], options.threads))

@@ -32,6 +32,7 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "support")]
 import gguf_families  # noqa: E402
 from engines import Job, greedy_engine, head_line, markdown, run_counts, spread  # noqa: E402
 from gguf_speed import Completer, completer_of, measured, theirs  # noqa: E402
+from heading import parse_arguments  # noqa: E402
 from peers import xllamacpp_python  # noqa: E402
 from read_rate import read_mib_per_s  # noqa: E402
 
@@ -125,7 +126,7 @@ def main() -> None:
         "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
     )
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / ".mixtures")
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     shape = SHAPE | {"num_hidden_layers": options.layers}
     folder, file, active_mib = files(options.folder / str(options.layers), shape)
     python, chance = xllamacpp_python(ROOT / "outputs" / ".xllamacpp"), random.Random(0)

@@ -20,6 +20,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from heading import parse_arguments
 from torch import nn
 
 from runner_base import ConfigError, Dtype, one_line
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("families", nargs="*", default=FAMILIES)
     parser.add_argument("--choices", nargs="+", default=QUANTIZATIONS)
     parser.add_argument("--limit", type=float, default=0.05)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     print("share quantized · plan's bytes against loaded ones · bits of one matrix\n")
     print(f"| family | {' | '.join(options.choices)} |")
     print("|---|" + "".join("---|" for _ in options.choices))

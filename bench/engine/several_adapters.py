@@ -35,6 +35,7 @@ sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "support")]
 
 from adapters import save_adapter  # noqa: E402
 from engines import head_line, markdown, spread  # noqa: E402
+from heading import parse_arguments  # noqa: E402
 
 from runner_base import Dtype, machine  # noqa: E402
 from runner_engine import (  # noqa: E402
@@ -321,7 +322,7 @@ def main() -> None:
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parse_arguments(parser)
     options.folder.mkdir(parents=True, exist_ok=True)
     options.model = first_layers(options.model, options.folder, options.layers)
     places = made(options.folder, options.model, max(options.adapters), options.rank)
