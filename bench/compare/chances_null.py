@@ -101,7 +101,7 @@ def rates(
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (pairs, generator, started), limits = begin("compare/chances_null", __doc__, 300), Limits()
+    (pairs, generator, started), limits = begin("chances_null", __doc__, 300), Limits()
     heads = ("questions", "answers", "questions are  ", "figure", "false verdicts %")
     table = Table(f"{pairs:,} pairs a line", *heads, "without families", "20 % less is found")
     for size in SIZES:

@@ -82,7 +82,7 @@ def holds(generator: np.random.Generator, texts: int, are_samples: bool) -> bool
 
 def main() -> int:
     """Print the tables."""
-    draws, generator, started = begin("compare/contexts_null", __doc__, 300, "draws")
+    draws, generator, started = begin("contexts_null", __doc__, 300, "draws")
     limits = Limits()
     heads = (
         "texts",

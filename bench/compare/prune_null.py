@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--questions", type=int, nargs="+", default=[100, 400])
     options = parser.parse_args()
+    print(f"python bench/compare/prune_null.py --searches {options.searches}", flush=True)
     started = time.perf_counter()
     heads = (
         "questions",

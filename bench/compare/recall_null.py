@@ -352,7 +352,7 @@ def at_length(
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (draws, generator, started), limits = (
-        begin("compare/recall_null", __doc__, 200, "draws"),
+        begin("recall_null", __doc__, 200, "draws"),
         Limits(),
     )
     intervals(generator, draws, limits)

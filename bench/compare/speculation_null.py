@@ -51,7 +51,7 @@ def drawn(
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (pairs, generator, started), limits = begin("compare/speculation_null", __doc__, 1000), Limits()
+    (pairs, generator, started), limits = begin("speculation_null", __doc__, 1000), Limits()
     heads = (
         *("questions", "answers differ", "which     ", "false verdicts %"),
         *("a wrong engine loses", "is found", "is called as good"),

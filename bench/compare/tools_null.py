@@ -127,7 +127,7 @@ def losses(generator: np.random.Generator, tables: int, limits: Limits) -> None:
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (tables, generator, started), limits = (
-        begin("compare/tools_null", __doc__, 1000, "tables"),
+        begin("tools_null", __doc__, 1000, "tables"),
         Limits(),
     )
     nulls(generator, tables, limits)
