@@ -7,7 +7,8 @@ left out, and cells are wrapped at words. A column that carries a verdict is nev
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import takewhile
@@ -19,15 +20,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # An interval, a percentage and a number with its sign stay on one line; so does any other word.
-WORD = re.compile(r"\[[^\]]*\]|\S+ %|\S+")
-PART_OF_HEAD = re.compile(r"\[[^\]]*\]|[^\s./_]+[./_]*|[./_]+")  # `task.split` may become two lines
+IN_BRACKETS = r"\[[^\]]*\]|"
+WORD = re.compile(IN_BRACKETS + r"\S+ %|\S+")
+# `task.split` may become two lines
+PART_OF_HEAD = re.compile(IN_BRACKETS + r"[^\s./_]+[./_]*|[./_]+")
+WITHOUT_BRACKETS = {
+    word: re.compile(word.pattern.removeprefix(IN_BRACKETS)) for word in (WORD, PART_OF_HEAD)
+}
 PART_OF_SETTING = re.compile(r"[^\s/_,=\-]+[/_,=\-]*|[/_,=\-]+")  # so may a path
 PART_OF_WORD = re.compile(r"[^/_.,:=\-]*[/_.,:=\-]?")
 IN_SENTENCE = re.compile(r"(?:≥ )?\S+(?: %)?")
-PATH = re.compile(r"\S*/\S*")
+SPACE = re.compile(r"\s")
 ELLIPSIS = "…"
 # of a pipe or a file: each column has all the room it needs, so that no number is cut
 NO_WIDTH = 10_000
+COMBINED = 32  # letters of one sign at most, such as an emoji of several persons
 FEW_LINES = 2  # of a row; before it takes more, columns are left out
 
 
@@ -136,7 +143,7 @@ def say_item(terminal: Console, text: str) -> None:
 def short_paths(values: Sequence[str]) -> list[str]:
     """Return values without the folders that all paths among them share: `…/7b/nf4` and
     `…/8b/nf4`."""
-    paths = dict.fromkeys(value for value in values if PATH.fullmatch(value))
+    paths = dict.fromkeys(value for value in values if "/" in value and not SPACE.search(value))
     if not paths:
         return list(values)
     split = [path.split("/") for path in paths]
@@ -209,23 +216,71 @@ def wrap(columns: Sequence[Column], room: int, most_lines: int | None) -> list[C
     """
     now = list(columns)
     for narrow in (_narrower, _broken)[: 1 if most_lines else 2]:
-        while sum(map(width_of, now)) > room:
-            by_width = sorted(range(len(now)), key=lambda index: -width_of(now[index]))
-            found = (
-                (index, narrow(columns[index], width_of(now[index]) - 1)) for index in by_width
-            )
-            fitting = (
-                (index, narrowed)
-                for index, narrowed in found
-                if narrowed and not (most_lines and _lines_in(narrowed) > most_lines)
-            )
-            index, column = next(fitting, (0, None))
-            if column is None:
-                break
-            now[index] = column
+        if sum(map(width_of, now)) > room:
+            now = _shrink(now, _Layouts(columns, narrow, most_lines), room)
         if sum(map(width_of, now)) <= room:
             return now
     return None
+
+
+class _Layouts:
+    """Columns wrapped to any width by one function; each layout is computed once."""
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        narrow: Callable[[Column, int], Column | None],
+        most_lines: int | None,
+    ) -> None:
+        self._columns, self._narrow, self._most_lines = columns, narrow, most_lines
+        self._known: dict[tuple[int, int], Column | None] = {}
+
+    def at(self, index: int, width: int) -> Column | None:
+        """Return a column in at most this width, None if that is too narrow for it."""
+        key = (index, width)
+        if key not in self._known:
+            found = self._narrow(self._columns[index], width)
+            if found and self._most_lines and _lines_in(found) > self._most_lines:
+                found = None
+            self._known[key] = found
+        return self._known[key]
+
+    def least(self, index: int, most: int) -> int:
+        """Return the least width that a column can have, `most` if none below it."""
+        return bisect_left(range(most), True, key=lambda width: bool(self.at(index, width)))
+
+
+def _shrink(now: list[Column], layouts: _Layouts, room: int) -> list[Column]:
+    """Narrow the widest column, the first of equal ones, step by step until all fit or none can.
+
+    A step narrows by one character, but the result is found by bisection: wrapping to the width
+    that a layout has, instead of the width that was allowed, gives the same layout. So the state
+    after all steps at one width depends on that width alone.
+    """
+    widths = list(map(width_of, now))
+    least = [layouts.least(index, width) for index, width in enumerate(widths)]
+
+    def state(widest: int) -> list[Column]:
+        return [
+            (layouts.at(index, limit) if limit < widths[index] else None) or column
+            for index, column in enumerate(now)
+            for limit in [max(widest, least[index])]
+        ]
+
+    def fits(narrowing: int) -> bool:
+        return sum(map(width_of, state(max(widths) - 1 - narrowing))) <= room
+
+    steps = bisect_left(range(max(widths)), True, key=fits)
+    if steps == max(widths):
+        return state(0)
+    last = max(widths) - steps
+    shrunk, narrower = state(last), state(last - 1)
+    for index, column in enumerate(shrunk):
+        if sum(map(width_of, shrunk)) <= room:
+            break
+        if width_of(column) == last:
+            shrunk[index] = narrower[index]
+    return shrunk
 
 
 def _is_broken(column: Column, shown: Column) -> bool:
@@ -261,32 +316,63 @@ def _broken(column: Column, width: int) -> Column | None:
         )
         return "\n".join(pieces)
 
-    return replace(column, head=broken(column.head), cells=list(map(broken, column.cells)))
+    wrapped = replace(column, head=broken(column.head), cells=list(map(broken, column.cells)))
+    return wrapped if width_of(wrapped) <= width else None  # a letter may take two characters
 
 
 def _pieces(word: str, width: int) -> list[str]:
-    lines = [""]
+    lines, start, end, shown = [], 0, 0, 0
     for part in filter(None, PART_OF_WORD.findall(word)):
-        for piece in [part] if _cell(part) <= width else part:
-            if _cell(lines[-1] + piece) > width:
-                lines.append("")
-            lines[-1] += piece
-    return list(filter(None, lines))
+        fits = _cell(part) <= width
+        for piece in (
+            [part] if fits else _cut(part, width - shown, width) if word.isascii() else part
+        ):
+            longer = shown + _added(word, start, end, end + len(piece))
+            if longer > width:
+                lines.append(word[start:end])
+                start, longer = end, _cell(piece)
+            end, shown = end + len(piece), longer
+    return list(filter(None, [*lines, word[start:end]]))
+
+
+def _cut(part: str, first: int, width: int) -> list[str]:
+    return [part[:first], *(part[at : at + width] for at in range(first, len(part), width))]
 
 
 def _lines(text: str, width: int, word: re.Pattern[str]) -> list[str]:
     """Wrap a text at its words; a longer word has a line of its own."""
     lines = []
     for line in text.split("\n"):
-        shown, end = "", 0
-        for match in word.finditer(line):
-            longer = f"{shown}{line[end : match.start()] if shown else ''}{match[0]}"
-            if shown and _cell(longer) > width:
-                lines.append(shown)
-                longer = match[0]
-            shown, end = longer, match.end()
-        lines.append(shown)
+        start = end = shown = 0
+        for match in _words(line, word):
+            if start == end:
+                start = end = match.start()
+            longer = shown + _added(line, start, end, match.end())
+            if start < end and longer > width:
+                lines.append(line[start:end])
+                start, longer = match.start(), _cell(match[0])
+            end, shown = match.end(), longer
+        lines.append(line[start:end])
     return lines
+
+
+def _words(line: str, word: re.Pattern[str]) -> Iterator[re.Match[str]]:
+    """Find words; behind the last `]`, no `[` searches the rest of the line for its end."""
+    last, end = line.rfind("]") + 1, 0
+    while end < last and (match := word.search(line, end)):
+        yield match
+        end = match.end()
+    without = WITHOUT_BRACKETS.get(word, word)
+    yield from without.finditer(line, end)
+
+
+def _added(text: str, start: int, end: int, new_end: int) -> int:
+    """Return how many characters of a terminal a part of a text takes more with a new end.
+
+    A few letters before the old end are measured again, since letters may combine into one.
+    """
+    start = max(start, end - COMBINED)
+    return _cell(text[start:new_end]) - _cell(text[start:end])
 
 
 def width_of(column: Column) -> int:
