@@ -62,6 +62,17 @@ def hold_folder(folder: Path, key: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def hold_briefly(folder: Path) -> Iterator[None]:
+    """Wait for the lock of a folder, and hold it during a block of a few system calls."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def user_cache() -> Path | None:
     """Return the runner's folder in the user's cache; None where nothing can be written there."""
     # without a home (an unnamed user in a container), "~" is not expanded

@@ -9,7 +9,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from runner_base.own_folders import remove_folder, require_own
 from tools.check_docs import ROOT
 
 LINKED = (
@@ -181,12 +181,13 @@ def empty_folder(name: str) -> Iterator[Path]:
     it is free."""
     place = Path(tempfile.gettempdir()).resolve() / "runner-pages"
     place.mkdir(exist_ok=True)
+    require_own(place)
     with (place / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = place / name
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
         folder.mkdir()
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)

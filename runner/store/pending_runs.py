@@ -21,6 +21,7 @@ from typing import Any
 
 from runner.store.mlflow_store import Store, clear_errors, default_uri, find_store
 from runner_base import RunnerError, Status
+from runner_base.files import replace_with
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +118,10 @@ def _write(file: Path, pending: list[PendingRun]) -> None:
     if not pending:
         file.unlink(missing_ok=True)
         return
-    fresh = file.with_name(f"{file.name}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        json.dump([asdict(run) for run in pending], stream)
-    fresh.replace(file)
+
+    def write(fresh: Path) -> None:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump([asdict(run) for run in pending], stream)
+
+    replace_with(file, write, with_folders=False)

@@ -200,7 +200,8 @@ def write_digested(
     partial = target.with_name(target.name + ".tmp")
     digest = Digest(algorithm)
     try:
-        with partial.open("wb") as stream:  # pieces as large as ours bypass its buffer
+        partial.unlink(missing_ok=True)  # left by a kill; writing into a link would change its file
+        with partial.open("xb") as stream:  # pieces as large as ours bypass its buffer
             for piece in hashed(pieces, digest):
                 stream.write(piece)
             if durable:

@@ -134,12 +134,16 @@ class _Meter:
         self.bar.show(self.finished + position, speed=f"{rate / 1e9:.3f} GB/s")
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 class _PartialFile(FileIO):
     """The first part of a file, hashed as it grows; when it is opened again, it continues at its
     end."""
 
     def __init__(self, path: Path, checksum: str, size: int, meter: _Meter) -> None:
-        super().__init__(path, "a+")
+        super().__init__(path, "a+", opener=_open_no_link)
         self._meter = meter
         self._git_head = None if len(checksum) == 64 else b"blob %d\0" % size
         self.digest = self._new_digest()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, Progress, hold, unknown
+from runner_base.own_folders import remove_abandoned, temporary_folder
 from runner_engine.checkpoints.byteio import (
     build_header,
     make_folder,
@@ -141,9 +142,16 @@ def write(shape: dict[str, Any], folder: Path) -> None:
     """Write the checkpoint of a shape completely, or not at all."""
     tensors = list_tensors(shape)
     total = sum(tensor.nbytes for tensor in tensors)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-    make_folder(partial)
+    name = (f".{folder.name}.", ".partial")
+    remove_abandoned(folder.parent, *name)
+    with temporary_folder(folder.parent, *name) as scratch:
+        partial = scratch / "model"
+        make_folder(partial)
+        _write_files(shape, tensors, total, partial)
+        partial.rename(folder)
+
+
+def _write_files(shape: dict[str, Any], tensors: list[Tensor], total: int, partial: Path) -> None:
     write_json(partial / "config.json", shape)
     for name in TOKENIZER_FILES:
         shutil.copyfile(MODEL_DIR / name, partial / name)
@@ -155,7 +163,6 @@ def write(shape: dict[str, Any], folder: Path) -> None:
             write_file(partial / name, _pieces(shard, bar))
             weight_map |= dict.fromkeys((tensor.name for tensor in shard), name)
     write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    partial.rename(folder)
 
 
 def _shards(tensors: list[Tensor]) -> list[list[Tensor]]:

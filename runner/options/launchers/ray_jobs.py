@@ -39,6 +39,7 @@ from runner_base import (
 )
 from runner_base.files import user_cache
 from runner_base.loggers import logging_progress
+from runner_base.own_folders import temporary_folder
 
 TELL_EVERY_S = 0.5  # progress, and whether to stop
 SEND_EVERY_S = 10.0  # the samples of a running job
@@ -215,18 +216,20 @@ def run_reporting(
 @contextmanager
 def own_folder() -> Iterator[Path]:
     """Make an output folder for one job; the hashes of model files are kept for the next one."""
-    kept = (user_cache() or Path(tempfile.gettempdir())) / "ray"
-    kept.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = Path(tempfile.mkdtemp(prefix="job-", dir=kept))
+    cache = user_cache()
+    if cache is None:  # anybody can write hashes into a shared folder for temporary files
+        with temporary_folder(Path(tempfile.gettempdir()), "runner-job-") as folder:
+            yield folder
+        return
+    kept = cache / "ray"
+    kept.mkdir(exist_ok=True, mode=0o700)
     hashes = kept / "hashes.json"
-    try:
+    with temporary_folder(kept, "job-") as folder:
         with suppress(FileNotFoundError):
             shutil.copy2(hashes, folder / ".hashes.json")
         yield folder
         with suppress(FileNotFoundError):
             (folder / ".hashes.json").replace(hashes)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_alone(config: RunnerConfig) -> None:

@@ -1,7 +1,7 @@
 """A maker's process, and how what it has written gets its name: whole, and never over another.
 
-It writes into a folder beside the place, `.NAME.unfinished`, which the next run empties. The name
-is given by one call of the kernel at the end.
+It writes into a folder beside the place, `.NAME.RANDOM.unfinished`, which the next run removes after
+a kill. The name is given by one call of the kernel at the end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -20,12 +20,14 @@ from typing import IO, Any
 from runner.options.quantize.makers import maker_main
 from runner_base import ConfigError, JobFailed, Progress, RunnerError, one_line
 from runner_base.child import describe_exit, last_lines
-from runner_base.files import hold_folder, sync
+from runner_base.files import hold_briefly, sync
 from runner_base.known_secrets import environment_for_children
+from runner_base.own_folders import remove_abandoned, temporary_folder
 from runner_engine.checkpoints import gguf_file, read_checkpoint
 
 KEY = "task.output"
 MADE = "model"  # in the unfinished folder: what gets the name
+UNFINISHED = ".unfinished"
 TEXTS = "texts.json"
 SAID_LINES = 40  # of a maker's log, in which its last error is looked for
 
@@ -69,24 +71,20 @@ def check_free(target: Path) -> None:
 
 @contextmanager
 def _unfinished(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside the place, which nobody else writes into; remove it
+    """Yield an empty folder next to the target, if no other process writes this target; remove it
     afterwards."""
-    folder = target.with_name(f".{target.name}.unfinished")
-    folder.mkdir(parents=True, exist_ok=True)
-    with hold_folder(folder, KEY):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    name = (f".{target.name}.", UNFINISHED)
+    with ExitStack() as until_done:
+        with hold_briefly(target.parent):  # two processes that start now see each other's folder
+            in_use = remove_abandoned(target.parent, *name)
+            if in_use:
+                raise ConfigError(
+                    f"{KEY}={target}: another process is writing there; wait, or give another {KEY}"
+                )
+            folder = until_done.enter_context(temporary_folder(target.parent, *name))
         check_free(target)
-        _empty(folder)
-        try:
-            yield folder
-        finally:
-            _empty(folder)
-            with suppress(OSError):
-                folder.rmdir()
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        yield folder
 
 
 def _check_model(made: Path, problem: str, log: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import xxhash
+from disks import mount_tmpfs
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -79,12 +81,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert target.read_bytes() == b"old"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.tmp").symlink_to("/dev/full")
-    with pytest.raises(JobFailed, match=r"the disk is full: .*x could not be written"):
-        byteio.write_file(tmp_path / "x", [b"new"])
-    assert not list(tmp_path.iterdir())
+    disk = tmp_path / "disk"
+    mount_tmpfs(disk, "size=64k")
+    try:
+        with pytest.raises(JobFailed, match=r"the disk is full: .*x could not be written"):
+            byteio.write_file(disk / "x", [bytes(2**20)])
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -137,3 +142,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"123")
     with pytest.raises(DataError, match=r"short: ended while it was being read, 2 bytes short"):
         list(byteio.read_range(tmp_path / "short", 0, 5))
+
+
+def test_a_link_under_the_name_of_the_unfinished_file_is_not_written_through(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "x.bin.tmp").symlink_to(tmp_path / "precious")
+    byteio.write_file(tmp_path / "x.bin", [b"new"])
+    assert (tmp_path / "x.bin").read_bytes() == b"new"
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert {path.name for path in tmp_path.iterdir()} == {"precious", "x.bin"}

@@ -122,13 +122,13 @@ def test_a_killed_runner_leaves_no_half_model_and_the_next_one_makes_it(
     runner: Run, tmp_path: Path, moment: str
 ) -> None:
     made = tmp_path / "outputs" / "made"
-    unfinished = made / f".{NAME}.unfinished" / making.MADE
+    unfinished = f".{NAME}.*{making.UNFINISHED}/{making.MADE}"
     process = start(tmp_path)
     (maker, *_) = wait_for(lambda: makers_of(process))
     if moment == "folder is there":
-        wait_for(unfinished.exists)
+        wait_for(lambda: [*made.glob(unfinished)])
     if moment == "weights are written":
-        wait_for(lambda: [*unfinished.glob("*.safetensors")])
+        wait_for(lambda: [*made.glob(f"{unfinished}/*.safetensors")])
     process.send_signal(signal.SIGKILL)
     process.wait()
     wait_for(lambda: not is_alive(maker))
@@ -145,14 +145,14 @@ def test_a_killed_runner_leaves_no_half_of_several_files_and_the_next_one_makes_
 ) -> None:
     sharded = (*KEYS, "task.shard_mib=1")
     made = tmp_path / "outputs" / "made"
-    unfinished = made / f".{NAME}.unfinished" / making.MADE
+    unfinished = f".{NAME}.*{making.UNFINISHED}/{making.MADE}"
     process = start(tmp_path, *sharded)
     (maker, *_) = wait_for(lambda: makers_of(process))
-    while not [*unfinished.glob("*.safetensors")]:
+    while not [*made.glob(f"{unfinished}/*.safetensors")]:
         assert process.poll() is None
     os.kill(maker, signal.SIGSTOP)
-    left = [*unfinished.glob("*.safetensors")]
-    assert not (unfinished / "model.safetensors.index.json").exists()
+    left = [*made.glob(f"{unfinished}/*.safetensors")]
+    assert not [*made.glob(f"{unfinished}/model.safetensors.index.json")]
     process.send_signal(signal.SIGKILL)
     process.wait()
     wait_for(lambda: not is_alive(maker))
@@ -263,3 +263,18 @@ def test_two_jobs_never_write_into_one_place(tmp_path: Path) -> None:
     ):
         pass
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_link_in_place_of_the_unfinished_folder_loses_nothing(tmp_path: Path) -> None:
+    """Whoever can write next to the model may put links there, to any folder."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("kept")
+    place = tmp_path / "place"
+    place.mkdir()
+    for name in (".model.unfinished", f".model.{'0' * 16}.unfinished", ".model.unfinished.tmp"):
+        (place / name).symlink_to(victim)
+    with making._unfinished(place / "model") as folder:
+        assert [*folder.iterdir()] == []
+    assert (victim / "precious").read_text() == "kept"
+    assert len([*place.iterdir()]) == 3
