@@ -13,7 +13,7 @@ from runner.engines.kinds import kind_of
 from runner.scorers import add_metrics
 from runner.store import fetched_jobs, jobs, ledger
 from runner.tasks.base import Context, Inputs, Task, Uses, task_of, with_inputs
-from runner_base import Record, Status, signals, tell, write_atomically
+from runner_base import Record, Status, doing, signals, tell, write_atomically
 from runner_base.errors import check_output_folder, memory_errors_as_job_failed
 from runner_engine import BaseCache
 
@@ -43,6 +43,7 @@ def run(
         return execute(task, resolved, inputs, job, config_yaml, bases)
 
 
+@doing("reading the job's inputs")
 def identify(resolved: ResolvedJob) -> tuple[Inputs, jobs.Job]:
     """Read and hash the task's inputs, and identify the job by their content, before anything is
     loaded."""
@@ -64,6 +65,7 @@ def must_start_anew(config: RunnerConfig, task: Task) -> bool:
     return not task.FROM_LEDGER or config.rerun in (True, "all")
 
 
+@doing("checking what the job needs")
 def check(resolved: ResolvedJob, inputs: Inputs | None = None) -> list[str]:
     """Reject a job that cannot work before anything is loaded; return notes about limits that are
     close."""
@@ -111,7 +113,8 @@ def execute(
                 write_atomically(
                     job.folder / "config.yaml", ledger.without_token(config, config_yaml)
                 )
-                record.result = task.run(inputs, context)
+                with doing(f"task={config.task.name}"):
+                    record.result = task.run(inputs, context)
                 add_metrics(config.metrics, recorder.done, record.result)
             record.status = Status.FAILED if record.result.problems else Status.FINISHED
             record.error = record.result.complaint
@@ -134,7 +137,8 @@ def execute(
                     f"{key.removesuffix('.package')}: {package}"
                     for key, package in packages.items()
                 )
-            ledger.close(tracker, job, record)
+            with doing("recording the result"):
+                ledger.close(tracker, job, record)
     return record
 
 

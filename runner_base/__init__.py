@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from runner_base.files import hold as hold
     from runner_base.files import replace_text as replace_text
     from runner_base.files import write_atomically as write_atomically
+    from runner_base.heartbeat import doing as doing
+    from runner_base.heartbeat import silent as silent
     from runner_base.machine import MIB as MIB
     from runner_base.machine import trim as trim
     from runner_base.model_text import Answer as Answer
@@ -179,6 +181,8 @@ PLACES = {
     "Progress": "progress",  # a progress bar
     "ProgressState": "progress",  # the state of a progress bar
     "tell": "progress",  # a line on stderr before a long step
+    "doing": "heartbeat",  # names a step, for the line that each 10 s of silence print
+    "silent": "heartbeat",  # prints no such lines, where the program waits for its user
     "Column": "tables",  # a column of a table
     "Use": "tables",  # what a column is for: tables show columns in this order
     "Picture": "drawing",  # a picture as SVG

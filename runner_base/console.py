@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -98,9 +99,11 @@ class Outlet(io.FileIO):
     """A standard stream that accepts everything, whether or not somebody reads it."""
 
     lost: OSError | None = None  # why nothing is written any more
+    written_at: ClassVar[float] = 0.0  # when either stream was written last, by the monotonic clock
 
     def write(self, data: Any, /) -> int:
         """Write the data, or drop them if nothing can be written any more."""
+        Outlet.written_at = time.monotonic()
         if self.lost is None:
             try:
                 return super().write(data)

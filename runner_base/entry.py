@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
-from runner_base import environment, signals
+from runner_base import environment, heartbeat, signals
 from runner_base.console import keep_streams, say, unwritten
 from runner_base.errors import INTERRUPTED, exit_code_of, message_of
 from runner_base.uris import without_secrets
@@ -32,7 +32,8 @@ def run_entry(
     sys.excepthook = print_traceback
     code: Any
     try:
-        code = exit_code_of(name, with_environment, message_of)
+        with heartbeat.started():
+            code = exit_code_of(name, with_environment, message_of)
     except KeyboardInterrupt as stop:
         signals.restore_defaults()
         if when_interrupted:

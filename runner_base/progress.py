@@ -1,4 +1,4 @@
-"""A progress bar on stderr for anything a user waits for; silent when stderr is not a terminal.
+"""A progress bar on stderr for anything a user waits for; a line every 10 s where stderr is not a terminal.
 
 A worker of a grid draws no bar: `report_to` sends each step to the process that draws the whole
 grid.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from runner_base import machine
 from runner_base.console import console, plain, say
+from runner_base.heartbeat import doing
 from runner_base.texts import clock
 
 REPORT_EVERY_S = 0.2
@@ -32,6 +34,15 @@ class ProgressState:
     news: dict[str, str] = field(default_factory=dict)
     rss_mib: float = 0.0  # of the process that is doing it
     left_s: float | None = None  # None: unknown
+    per_s: float | None = None  # steps per second; None: unknown
+
+    def cells(self) -> list[str]:
+        """Return count, speed, time left and news as a line shows them."""
+        total = f"{self.done:,.0f}/{self.total:,.0f}" if self.total else ""
+        speed = speed_in_words(self.per_s) if self.per_s else ""
+        left = f"{clock(self.left_s)} left" if self.left_s else ""
+        news = (f"{key} {value}" for key, value in self.news.items())
+        return [cell for cell in (total, speed, left, *news) if cell]
 
 
 _sink: Callable[[ProgressState], None] | None = None
@@ -62,9 +73,13 @@ class Progress:
         self._began: tuple[float, float] | None = None
         self._described_at = 0.0
         self._reported_at = 0.0
+        self._news: dict[str, str] = {}
+        self._entered = ExitStack()
+        self._entered_at = 0.0
 
     def __enter__(self) -> Progress:
-        self._began = time.monotonic(), 0.0
+        self._entered_at = time.monotonic()
+        self._began = self._entered_at, 0.0
         self._report({}, at_once=True)
         if _sink is None and sys.stderr.isatty():
             from rich import progress as rich_progress
@@ -85,6 +100,8 @@ class Progress:
             self._id = self._bar.add_task(
                 plain(self.what), total=self.total, news="", count=self._count(), left=""
             )
+        # a bar draws itself; elsewhere a line says as much whenever 10 s were silent
+        self._entered.enter_context(doing(None if self._bar is not None else self._line))
         return self
 
     def advance(self, step: float = 1, **news: str) -> None:
@@ -109,6 +126,7 @@ class Progress:
         self._done, self._under_way = done, under_way
         if self._began is None:
             self._began = time.monotonic(), done + under_way
+        self._news = news or self._news
         self._report(news)
         if self._bar is not None:
             line = plain("  ".join(f"{key} {value}" for key, value in news.items()))
@@ -125,6 +143,31 @@ class Progress:
         total = "?" if self.total is None else f"{self.total:.0f}"
         return f"{int(self._done):>{len(total)}}/{total}"
 
+    def _line(self) -> str:
+        """Return what the bar shows, as a line."""
+        passed_s = clock(time.monotonic() - (self._described_at or self._entered_at))
+        moved, left_s = self._moved(), self.left_s()
+        if not self.total or moved is None:
+            at = f" {self._count().strip()}" if self.total and not self.unit else ""
+            return f"{self.what}{at} … {passed_s}"
+        steps, seconds = moved
+        cells = [self._count().strip() if not self.unit else self._share()]
+        if not self.unit:
+            cells.append(speed_in_words(steps / max(seconds, 1e-9)))
+        cells += [f"{clock(left_s)} left"] if left_s is not None else []
+        cells += [f"{key} {value}" for key, value in self._news.items()]
+        return f"{self.what} {', '.join(cells)}"
+
+    def _share(self) -> str:
+        return f"{self._done / self.total:.0%}" if self.total else ""
+
+    def _moved(self) -> tuple[float, float] | None:
+        """Return by how much it has moved since this work began, and in how many seconds."""
+        if self._began is None:
+            return None
+        (at, before), position = self._began, self._done + self._under_way
+        return (position - before, time.monotonic() - at) if position > before else None
+
     def left_s(self) -> float | None:
         """Estimate the seconds left by the speed since this work began; None while nothing of it is
         done.
@@ -132,11 +175,10 @@ class Progress:
         The mean is taken over all of it: answers end in bunches, so that the speed of the last
         seconds is 0 or far too high.
         """
-        if self._began is None or not self.total:
+        if not self.total or (moved := self._moved()) is None:
             return None
-        (at, before), position = self._began, self._done + self._under_way
-        moved = position - before
-        return (self.total - position) * (time.monotonic() - at) / moved if moved > 0 else None
+        steps, seconds = moved
+        return (self.total - self._done - self._under_way) * seconds / steps
 
     def describe(self, what: str) -> None:
         """Change the bar's description; while nothing is done, the time so far was spent on loading
@@ -149,6 +191,7 @@ class Progress:
             self._bar.update(self._id, description=plain(what))
 
     def __exit__(self, *_: object) -> None:
+        self._entered.close()
         if self._bar is not None:
             self._bar.stop()
 
@@ -156,11 +199,20 @@ class Progress:
         now = time.monotonic()
         if _sink is not None and (at_once or now - self._reported_at >= REPORT_EVERY_S):
             self._reported_at = now
+            per_s = None
+            if (moved := self._moved()) is not None and not self.unit:
+                per_s = moved[0] / max(moved[1], 1e-9)
+            rss_mib = machine.rss_mib()
             _sink(
                 ProgressState(
-                    self.what, self._done, self.total, news, machine.rss_mib(), self.left_s()
+                    self.what, self._done, self.total, news, rss_mib, self.left_s(), per_s
                 )
             )
+
+
+def speed_in_words(per_s: float) -> str:
+    """Write a speed: `2.3 per s`, `4.5 per min`."""
+    return f"{per_s:,.3g} per s" if per_s >= 1 else f"{60 * per_s:.2g} per min"
 
 
 def watched(items: Sequence[Item], what: str) -> Iterator[Item]:

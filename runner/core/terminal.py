@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner_base import plain, read_lines, say, signals
+from runner_base import plain, read_lines, say, signals, silent
 
 HISTORY_LINES = 1000
 SIGNAL_CHECK_S = 0.5
@@ -78,8 +78,9 @@ def reading(history: Path) -> Iterator[Callable[[str], str]]:
         lines = read_lines(sys.stdin.buffer, "stdin")
 
         def take(_: str) -> str:
-            for _number, line in lines:
-                return line
+            with silent():
+                for _number, line in lines:
+                    return line
             raise EOFError
 
         yield take
@@ -87,7 +88,8 @@ def reading(history: Path) -> Iterator[Callable[[str], str]]:
     try:
         import readline
     except ImportError:  # some builds of Python lack it: then lines cannot be edited
-        yield input
+        with silent():
+            yield input
         return
 
     def ask(prompt: str) -> str:
@@ -104,7 +106,8 @@ def reading(history: Path) -> Iterator[Callable[[str], str]]:
         readline.read_history_file(history)
     readline.set_history_length(HISTORY_LINES)
     try:
-        yield ask
+        with silent():  # a line would come into the middle of an answer
+            yield ask
     finally:
         signal.signal(signal.SIGALRM, before)
         with contextlib.suppress(OSError):

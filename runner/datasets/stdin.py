@@ -6,6 +6,8 @@ import logging
 import sys
 from functools import cache
 
+from runner_base import doing, silent
+
 log = logging.getLogger(__name__)
 
 STDIN = "-"
@@ -16,4 +18,5 @@ def read_stdin() -> bytes:
     """Return all of stdin, however often it is called."""
     if sys.stdin.isatty():
         log.info("reading from the terminal; Ctrl-D ends")
-    return sys.stdin.buffer.read()
+    with silent() if sys.stdin.isatty() else doing("reading stdin"):
+        return sys.stdin.buffer.read()

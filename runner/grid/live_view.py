@@ -1,18 +1,20 @@
-"""The progress of a grid on stderr: a live view on a terminal, plain lines elsewhere."""
+"""The progress of a grid on stderr: a live view on a terminal, plain lines elsewhere, at least one every 10 s."""
 
 from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from runner.grid.outcomes import Outcome
 from runner.report import brief
-from runner_base import ProgressState, Status, clock, say
+from runner_base import ProgressState, Status, clock, doing, say
 from runner_base.console import console
 
 REDRAW_EVERY_S = 0.25
+SHOWN = 4  # running jobs in lines
 
 
 @dataclass
@@ -31,6 +33,7 @@ class GridView:
     failed: int = 0
     began: float = field(default_factory=time.monotonic)
     _live: Any = None
+    _entered: ExitStack = field(default_factory=ExitStack)
     _drawn_at: float = 0.0
 
     def __enter__(self) -> GridView:
@@ -39,11 +42,26 @@ class GridView:
 
             self._live = Live(console=console(sys.stderr), transient=True, auto_refresh=False)
             self._live.start()
+        # the live view draws itself
+        self._entered.enter_context(doing(None if self._live is not None else self.lines))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._entered.close()
         if self._live is not None:
             self._live.stop()
+
+    def lines(self) -> str:
+        """Return what the live view shows, in lines."""
+        passed = clock(time.monotonic() - self.began)
+        failed = f", {self.failed} failed" if self.failed else ""
+        running = sorted(self.running.items())
+        lines = [f"{self.done} of {self.to_do} jobs done{failed}, {passed} passed"]
+        for number, job in running[:SHOWN]:
+            cells = "starting" if job is None else " ".join([job.what, ", ".join(job.cells())])
+            lines.append(f"    {self.labels[number]}: {cells}")
+        lines += [f"    and {len(running) - SHOWN} more"] if len(running) > SHOWN else []
+        return "\n".join(lines)
 
     def started(self, number: int) -> None:
         """Record that a worker has started a job."""

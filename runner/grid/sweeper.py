@@ -36,6 +36,7 @@ from runner_base import (
     Status,
     TrackingError,
     counted,
+    doing,
     say,
     signals,
 )
@@ -108,14 +109,16 @@ class GridSweeper(LaunchingSweeper):
 
     def do(self, grid: Grid) -> bool:
         """Run the jobs of a planned grid that are not done; return whether the user stopped it."""
-        fetch_known(grid.plan)
+        with doing("looking for jobs that other hosts have done"):
+            fetch_known(grid.plan)
         say(summary(grid.plan))
         for planned, label in zip(grid.plan, labels(grid.plan), strict=True):
             if planned.made_for:
                 say(f"note: {label}: {planned.made_for}")
         grid_runs.end_dead(Path(grid.settings.output_dir).expanduser().absolute())
         parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes, self.study)
-        parents.find_unlogged()
+        with doing("reading the grid's runs in MLflow"):
+            parents.find_unlogged()
         try:
             return self.run(grid, parents)
         except KeyboardInterrupt:  # it came after the last job
@@ -198,19 +201,22 @@ class GridSweeper(LaunchingSweeper):
         with (
             signals.deferred()
         ):  # a signal takes effect when the grid's runs in MLflow have ended, too
-            parents.start()
+            with doing("starting the grid's run in MLflow"):
+                parents.start()
             try:
                 with signals.interruptible():
                     if numbers and isinstance(self.launcher, PlanLauncher):
                         interrupted = self.launcher.run_plan(grid.plan, numbers, grid.outcomes)
                     elif numbers:
-                        interrupted = ForeignLaunch(
-                            self.launcher, name, grid.plan, grid.outcomes
-                        ).run(numbers)
+                        with doing(f"running {len(numbers)} jobs by hydra/launcher={name}"):
+                            interrupted = ForeignLaunch(
+                                self.launcher, name, grid.plan, grid.outcomes
+                            ).run(numbers)
             except KeyboardInterrupt:
                 interrupted = True
             finally:
-                grid.is_logged = parents.finish(interrupted)
+                with doing("ending the grid's run in MLflow"):
+                    grid.is_logged = parents.finish(interrupted)
         return interrupted
 
 

@@ -31,6 +31,7 @@ from runner_base import (
     Sample,
     Status,
     cannot_write,
+    doing,
     hold,
     machine,
     say,
@@ -235,7 +236,8 @@ def claim(job: Job, wait: bool = True) -> Iterator[None]:
             if not wait:
                 raise
             say(f"{message}: waiting for it to finish")
-            lock = hold(job.folder / LOCK)
+            with doing(f"waiting for the process that does {job.job_id}"):
+                lock = hold(job.folder / LOCK)
     except BlockingIOError as error:
         raise JobHeld(message) from error
     except OSError as error:

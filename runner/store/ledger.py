@@ -29,7 +29,9 @@ from runner_base import (
     Status,
     TrackingError,
     cannot_write,
+    doing,
     errors,
+    heartbeat,
     machine,
     signals,
     without_secrets,
@@ -83,9 +85,11 @@ def start_tracking(
     """
     store = mlflow_store.store_of(config)
     try:
-        if beside and store is not None and tracking_process.is_possible(store):
-            return tracking_process.TrackerBeside(store, job, record, goes_on)
-        return tracking.start(store, job, record, goes_on)
+        with heartbeat.paused():
+            if beside and store is not None and tracking_process.is_possible(store):
+                return tracking_process.TrackerBeside(store, job, record, goes_on)
+        with doing("opening MLflow"):
+            return tracking.start(store, job, record, goes_on)
     except TrackingError as error:
         if config.tracking.parent_run_id is None:
             raise

@@ -23,7 +23,7 @@ from runner.core.later import put_off
 from runner.store import tracking
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, import_mlflow, probe
-from runner_base import Record, RunnerError, Status, TrackingError, child, signals
+from runner_base import Record, RunnerError, Status, TrackingError, child, doing, signals
 
 # What MLflow imports and a job's run needs seldom or never: a fifth of the time that its modules
 # take.
@@ -82,7 +82,8 @@ class TrackerBeside:
     def wait(self) -> None:
         """Wait until the run is started; raise the store's error."""
         if not self._run_id:
-            self._run_id = self._answer()
+            with doing("opening MLflow"):
+                self._run_id = self._answer()
 
     def finish(self, record: Record) -> None:
         """Log metrics, evidence and status, as `tracking.finish`."""

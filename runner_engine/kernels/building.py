@@ -22,7 +22,7 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
-from runner_base import hold, machine, processor
+from runner_base import doing, hold, machine, processor
 from runner_base.files import replace_with, user_cache
 from runner_base.kept import note_use, remove_unused
 from runner_engine.kernels import prebuilt
@@ -96,7 +96,8 @@ def library(compiler: str, features: Collection[str] = ()) -> Path:
             locked.enter_context(hold(path.with_name(LOCK)))
         if not is_ours(path):  # nobody has built it while this process waited
             log.info("building the kernels for this processor, once: this takes 10 to 30 s")
-            _build(compiler, path)
+            with doing("building the kernels for this processor"):
+                _build(compiler, path)
             remove_unused()
     return path
 

@@ -16,7 +16,7 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
-from runner_base import ConfigError, FinishReason
+from runner_base import ConfigError, FinishReason, doing
 from runner_base.processor import left_out
 from runner_engine.attention import device_attention, shared_attention
 from runner_engine.checkpoints.footprint import PACKED_SHARE
@@ -107,6 +107,7 @@ class LocalEngine:
         self._expert_use = ExpertUse()
         self.fused: FusedForward | None = None  # on a CPU, where C knows the model's parts
 
+    @doing("testing the model's fastest passes")
     def load(self) -> EngineReport:
         """Load the model unless it is loaded, and describe it."""
         self._loaded = loaded = self._loaded or self._load()
@@ -236,6 +237,7 @@ class LocalEngine:
             )
         return self._products
 
+    @doing("preparing the model's fastest passes")
     def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
         """Replace layers' functions by faster ones, once."""
         if self._fast_layers is None and heads.device.type == "cuda":

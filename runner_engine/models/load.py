@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from runner_base import doing
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.models.building import one_at_a_time
 from runner_engine.models.describing import describe_base
@@ -34,7 +35,8 @@ def load_base(resolved: ResolvedModel) -> Loaded:
     way = way_for(resolved, target)
     arguments = way.prepare()
     tokenizer, of_tokenizer = tokenizer_of(resolved.files)
-    model, of_weights = load_weights(way, arguments)
+    with doing(f"loading {resolved.files.path.name}"):
+        model, of_weights = load_weights(way, arguments)
     rope_room.apply(model, resolved.spec.rope)
     device = target.device if resolved.files.model.device_map is None else entry_device(model)
     base = Loaded(

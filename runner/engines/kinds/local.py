@@ -12,7 +12,7 @@ from runner.config.resolved import ResolvedJob, base_key, spec_of
 from runner.config.root import RunnerConfig
 from runner.core.later import put_off, uncollected
 from runner.engines.kinds import Encoded, ModelKind, Need
-from runner_base import machine
+from runner_base import doing, machine
 from runner_engine import (
     CHOICES,
     BaseCache,
@@ -102,6 +102,7 @@ class Local(ModelKind):
         """Build the kernels that this model needs, unless it is on a GPU."""
         return build_kernels(resolved)
 
+    @doing("importing torch and transformers")
     def import_libraries(self, resolved: ResolvedJob) -> None:
         """Import torch, what transformers needs for this model, and the libraries of its
         quantization, its draft's and its adapter.

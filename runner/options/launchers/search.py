@@ -32,6 +32,7 @@ from runner_base import (
     ConfigError,
     Status,
     TrackingError,
+    doing,
     hold,
     plain,
     say,
@@ -96,7 +97,8 @@ class OptunaSearch(LaunchingSweeper):
             with owned(self.locks) as owner:
                 self.search(owner)
         finally:
-            self.show()
+            with doing("describing the search"):
+                self.show()
 
     def open_study(self, output_dir: Path) -> Study:
         """Open the study of this search, and say how far it is."""

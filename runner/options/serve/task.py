@@ -19,7 +19,7 @@ from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import check_names, served_name
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.named_adapters import words_on_adapters
-from runner_base import ConfigError, Result, machine, say, signals
+from runner_base import ConfigError, Result, machine, say, signals, silent
 from runner_base.addresses import is_loopback
 from runner_engine import Driver
 
@@ -124,7 +124,8 @@ def run(inputs: Served, context: Context) -> Result:
             listen(task, bound)
             with signals.redirected_to(server.stop):
                 started = time.perf_counter()
-                server.run(bound, inputs.key, lambda: say(greeting(config, inputs, bound)))
+                with silent():
+                    server.run(bound, inputs.key, lambda: say(greeting(config, inputs, bound)))
                 served_s = time.perf_counter() - started
         if driver.failure is not None:
             raise driver.failure

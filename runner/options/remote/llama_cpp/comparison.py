@@ -23,7 +23,7 @@ from runner.options.remote.llama_cpp import texts
 from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, llama_cpp_model
 from runner.options.remote.started.reference import REFERENCE_S, NoReference, ask
 from runner.options.remote.started.server import StartedServer
-from runner_base import ConfigError, JobFailed, kept, machine, one_line, tell
+from runner_base import ConfigError, JobFailed, doing, kept, machine, one_line, tell
 from runner_engine.checkpoints import gguf_file
 
 VERSION = 1  # raise it when the same file would give other answers
@@ -68,6 +68,7 @@ class Compared:
     other_first: int
 
 
+@doing("reading the file by the runner's own engine, to compare llama.cpp with it")
 def reference_of(resolved: ResolvedJob) -> Reference:
     """Return what our engine says, from the cache or from a process that ends before llama.cpp
     starts."""
@@ -86,6 +87,7 @@ def reference_of(resolved: ResolvedJob) -> Reference:
     return Reference(**found)
 
 
+@doing("comparing llama.cpp with the runner's own engine")
 def compare(resolved: ResolvedJob, reference: Reference, server: StartedServer) -> str:
     """Return how near both are, and what was not compared; ConfigError if they compute different
     things."""

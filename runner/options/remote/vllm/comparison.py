@@ -22,7 +22,7 @@ from runner.options.remote.started.reference import NoReference, ask
 from runner.options.remote.vllm.command import dtype_of
 from runner.options.remote.vllm.environment import environment_of
 from runner.options.remote.vllm.keys import vllm_model
-from runner_base import BYTES, MIB, ConfigError, kept, machine, tell
+from runner_base import BYTES, MIB, ConfigError, doing, kept, machine, tell
 from runner_engine.checkpoints import file_bytes
 
 TEXTS = 32
@@ -52,6 +52,7 @@ def texts() -> list[str]:
     return [f"{problem.question}\n{problem.answer}" for problem in problems(Split.TEST, TEXTS)]
 
 
+@doing("computing by transformers what vLLM is compared with")
 def reference_of(resolved: ResolvedJob) -> Reference:
     """Return transformers' scores, from the cache or from a process that ends before vLLM
     starts."""
