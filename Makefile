@@ -17,13 +17,7 @@ help:             ## list these targets
 install: $(STAMP) ## install the runner and its tools, with pinned versions, into .venv
 
 $(STAMP): pyproject.toml constraints.txt constraints-hashes.txt
-	$(PYTHON) -m venv $(VENV)
-	@echo "installing packages into $(VENV), and building the kernels beside it"
-	@# The kernels need no package, and the C compiler translates them on one core. Then Python's files on all cores,
-	@# without the tests that packages bring (some files are templates and no Python).
-	@$(BIN)/python -m runner_engine.kernels.building & \
-		$(BIN)/python -m tools.install || { wait; exit 1; }; \
-		$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib; wait
+	@$(PYTHON) -m tools.install $(VENV)
 	@touch $@
 
 hashes:           ## write constraints-hashes.txt anew, after a change of constraints.txt

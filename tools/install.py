@@ -1,9 +1,9 @@
 """Installs the runner and its tools into the environment of the Python that runs this file (`python
--m tools.install`).
+-m tools.install`), or into a new one (`python -m tools.install FOLDER`).
 
 uv installs, because it resolves and unpacks in parallel. pip installs where uv is not available or
 fails. uv does not read pip's settings (another index, a folder with wheels, a certificate), so this
-passes them on.
+passes them on. The kernels are built meanwhile. Every 10 s a line says how far it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import sysconfig
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from runner_base import clock, doing, heartbeat
 
 SAFE_PYTHON = (3, 11, 14)  # the lowest with the fixes of zipfile and tarfile
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -35,6 +41,13 @@ SETTINGS = (
     ("timeout", "UV_HTTP_TIMEOUT", " "),
     ("default-timeout", "UV_HTTP_TIMEOUT", " "),
 )
+
+
+INSTALLED_GB = 2.6  # what the packages take on the disk, torch's CPU build among them
+# The kernels need no package, and the C compiler translates them on one core.
+KERNELS = [sys.executable, "-m", "runner_engine.kernels.building"]
+# Then Python's files on all cores, without the tests that packages bring (some files are templates and no Python).
+COMPILE = [sys.executable, "-m", "compileall", "-qq", "-j", "0", "-x", "/tests/"]
 
 
 def pip_settings(listing: str) -> dict[str, str]:
@@ -114,5 +127,72 @@ def main() -> int:
     ).returncode
 
 
+class Written:
+    """How much the programs that install have written so far, as the line that says it."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.others = set(_children())  # what builds the kernels
+
+    def __call__(self) -> str:
+        """Return the line."""
+        written = sum(_written_bytes(child) for child in _children() if child not in self.others)
+        done = f"{written / 1e9:.1f} of about {INSTALLED_GB} GB written, " if written else ""
+        return f"installing packages … {done}{clock(time.monotonic() - self.began)}"
+
+
+def _children() -> list[str]:
+    """Return the ids of this process's children; none where the system does not list them."""
+    with suppress(OSError):
+        return [
+            child
+            for task in Path("/proc/self/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    return []
+
+
+def _written_bytes(process: str) -> int:
+    with suppress(OSError, ValueError):
+        for line in Path(f"/proc/{process}/io").read_text().splitlines():
+            if line.startswith("wchar:"):
+                return int(line.split()[1])
+    return 0
+
+
+def create(folder: str) -> None:
+    """Create an environment, and continue in its Python."""
+    print(f"creating {folder} with {sys.executable}", file=sys.stderr, flush=True)
+    with heartbeat.started(), doing(f"creating {folder}"):
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = str(Path(folder, "bin", "python").absolute())
+    os.execv(python, [python, "-m", "tools.install"])
+
+
+def set_up() -> int:
+    """Install everything, build the kernels meanwhile, and compile the packages' files; return the exit code."""
+    print(
+        f"installing packages of about {INSTALLED_GB} GB into {sys.prefix}, and building the kernels meanwhile",
+        file=sys.stderr,
+        flush=True,
+    )
+    with heartbeat.started(), subprocess.Popen(KERNELS) as kernels:
+        with doing(Written()):
+            code = main()
+        if not code:
+            with doing("compiling the packages' Python files"):
+                subprocess.run([*COMPILE, sysconfig.get_path("purelib")], check=False)
+        with doing("building the kernels"):
+            kernels.wait()
+    return code
+
+
+def entry(arguments: Sequence[str]) -> int:
+    """Create the environment that is named, if one is, and install into it."""
+    if arguments:
+        create(arguments[0])
+    return set_up()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry(sys.argv[1:]))

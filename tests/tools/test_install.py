@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,15 @@ def test_a_python_without_known_fixes_is_named() -> None:
     assert install.note_on_python((3, 11, 7)).startswith(
         "note: Python 3.11.7 lacks fixes of zipfile and tarfile: 3.11.14"
     )
+
+
+def test_what_the_programs_write_is_said() -> None:
+    """A stand-in for uv writes 60 MB and stays until it is told to end."""
+    line = install.Written()
+    assert "written" not in line()
+    code = "import sys; open('/dev/null', 'wb').write(bytes(60_000_000)); print(flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as writer:  # type: ignore[call-overload]
+        writer.stdout.readline()
+        assert "0.1 of about 2.6 GB written" in line()
+        writer.stdin.close()
