@@ -92,11 +92,11 @@ def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: 
         ("lora=./own/folder", "lora=./own/folder: an adapter is named by lora.path: use lora=peft lora.path=./own/folder"),
         ("lora=/x/a.pth", "lora=/x/a.pth: an adapter's file is named by lora.path: use lora=pth lora.path=/x/a.pth"),
         ("model=org/a-1.5B", "model=org/a-1.5B: a model is named by model.name: use model=auto model.name=org/a-1.5B"),
-        ("model=/x/a.gguf", "model=/x/a.gguf: a file is named by model.name: use model=local model.name=/x/a.gguf quantization=gguf"),
+        ("model=/x/a.gguf", "model=/x/a.gguf: a file is named by model.name: use model=auto model.name=/x/a.gguf"),
         ("task=perplexity", "task=perplexity: use task=likelihood"),
         ("task=gpqa_diamond", "task=gpqa_diamond: a data set is named by its task: use task=gsm8k task.data=gpqa_diamond"),
         ("quantization=int4", "quantization=int4: with 4 bits there are nf4, fp4, hqq with quantization.bits=4, "),
-        ("quantization=q4_k_m", "quantization=q4_k_m: a type of .gguf files: use quantization=gguf"),
+        ("quantization=q4_k_m", "quantization=q4_k_m: a type of .gguf files: use model=auto model.name=FILE.gguf"),
     ],
 )  # fmt: skip
 def test_what_is_meant_is_said_in_one_message(runner: Run, given: str, message: str) -> None:

@@ -131,13 +131,14 @@ class Written:
     """How much the programs that install have written so far, as the line that says it."""
 
     def __init__(self) -> None:
-        self.began = time.monotonic()
+        self.began, self.most = time.monotonic(), 0
         self.others = set(_children())  # what builds the kernels
 
     def __call__(self) -> str:
         """Return the line."""
-        written = sum(_written_bytes(child) for child in _children() if child not in self.others)
-        done = f"{written / 1e9:.1f} of about {INSTALLED_GB} GB written, " if written else ""
+        now = sum(_written_bytes(child) for child in _children() if child not in self.others)
+        self.most = max(self.most, now)  # another program may have begun
+        done = f"{self.most / 1e9:.1f} of about {INSTALLED_GB} GB written, " if self.most else ""
         return f"installing packages … {done}{clock(time.monotonic() - self.began)}"
 
 

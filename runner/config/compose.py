@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config.choices import choices_for
 from runner.config.deleted import refuse_deleted
 from runner.config.explained import config_errors
+from runner.config.gguf_files import with_quantization
 from runner.config.hydra import without_hydra
 from runner.config.messages import unknown_choice
 from runner.config.missing_keys import overrides_of_missing_keys
@@ -136,6 +137,7 @@ class Composer:
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Return the job's config, or raise what Hydra's full composition raises."""
+        overrides = with_quantization(overrides)
         with suppress(
             Exception
         ):  # whatever it is, the full composition reports it in Hydra's words
@@ -146,7 +148,8 @@ class Composer:
     def compose_without_missing_keys(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
         """Return the job's config without the keys that its choices do not have, and the overrides
         that set them."""
-        choices = tuple(line for line in overrides if self._is_of_combination(self._parse(line)))
+        all_of_them = with_quantization(overrides)
+        choices = tuple(line for line in all_of_them if self._is_of_combination(self._parse(line)))
         omitted = [
             line
             for line in overrides

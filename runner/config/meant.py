@@ -61,7 +61,7 @@ def meant(group: str, choice: str) -> str:
 
 def _model(name: str) -> str:
     if name.endswith(".gguf"):
-        return f"a file is named by model.name: use model=local model.name={name} quantization=gguf"
+        return f"a file is named by model.name: use model=auto model.name={name}"
     return (
         f"a model is named by model.name: use model=auto model.name={name}"
         if _is_place(name)
@@ -86,7 +86,7 @@ def _is_place(name: str) -> bool:
 
 def _quantization(name: str) -> str:
     if GGUF_TYPE.fullmatch(name):
-        return "a type of .gguf files: use quantization=gguf model=local model.name=FILE.gguf"
+        return "a type of .gguf files: use model=auto model.name=FILE.gguf"
     if (found := BITS.fullmatch(name)) is None:
         return ""
     bits = int(found[1])

@@ -39,6 +39,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import data_sets
 from runner.config.choices import CONF
 from runner.config.deleted import refuse_deleted
+from runner.config.gguf_files import with_quantization
 from runner.config.groups import GROUPS
 from runner.config.hydra_folders import refuse_folders
 from runner.config.hydra_versions import IS_HYDRA_1_4, VERSION_BASE, parsed_overrides, rerun
@@ -80,9 +81,12 @@ class RunnerHydra(Hydra):
         job's data set."""
 
         refuse_deleted(overrides)
+        given = overrides
+        if run_mode is RunMode.RUN:  # of a grid, each job has its own
+            overrides = with_quantization(overrides)
 
         def compose(used: list[str]) -> DictConfig:
-            if used != overrides:
+            if used != given:
                 keys.pop("parsed_overrides", None)  # of Hydra 1.4: all overrides in another form
             return super(RunnerHydra, self).compose_config(
                 config_name, used, run_mode, *rest, **keys

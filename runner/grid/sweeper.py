@@ -19,6 +19,7 @@ from runner.config.hydra import without_hydra
 from runner.config.root import RunnerConfig
 from runner.grid import model_list
 from runner.grid.expand import Values, check_exclude, excluded, expand
+from runner.grid.gguf_grids import refuse_other_quantizations
 from runner.grid.known_jobs import fetch_known, mark_known
 from runner.grid.launchers import LaunchingSweeper, PlanLauncher
 from runner.grid.named import with_named
@@ -102,8 +103,7 @@ class GridSweeper(LaunchingSweeper):
         if grid.settings.plan:
             mark_known(grid.plan)
             show_plan(grid.plan)
-            if all(planned.state is State.impossible for planned in grid.plan):
-                raise ConfigError(f"none of these {len(grid.plan)} jobs can work, see above")
+            refuse_impossible(grid.plan)
             return
         finish(grid, self.do(grid))
 
@@ -171,6 +171,7 @@ class GridSweeper(LaunchingSweeper):
             raise ConfigError(
                 f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid"
             )
+        refuse_other_quantizations(grid.plan)
         _report_left_out(left_out, grid.plan, composer)
         mark_duplicates(grid.plan)
         return grid
@@ -256,6 +257,15 @@ def finish(grid: Grid, interrupted: bool) -> None:
             if unlogged
             else "the grid is done, but MLflow shows it as RUNNING: run the same command to end it there"
         )
+
+
+def refuse_impossible(plan: list[PlannedJob]) -> None:
+    """Raise an error if a job of a plan cannot work, as the plan of that job alone does."""
+    impossible = sum(planned.state is State.impossible for planned in plan)
+    if impossible:
+        some = "none" if impossible == len(plan) else f"{impossible}"
+        can = "can" if impossible == len(plan) else "cannot"
+        raise ConfigError(f"{some} of these {len(plan)} jobs {can} work, see above")
 
 
 def _report_left_out(

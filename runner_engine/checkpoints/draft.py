@@ -13,7 +13,7 @@ from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.own_head import check_head
 from runner_engine.checkpoints.resolve import ResolvedModel, draft_model, resolve
 from runner_engine.quantization import CHOICES
-from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
 from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.rope import RopeConfig
 from runner_engine.settings.speculation import KEY, Guesser, Speculate
@@ -50,6 +50,7 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
             known = ", ".join(CHOICES.names())
             raise ConfigError(f"{KEY}={how}: quantization must be one of {known}")
         quantization = CHOICES[how.quantization]()
+        _refuse_second_quantization(model.name, quantization, how)
     generation = replace(spec.generation, speculate="off", kv_cache="as_model")
     return ModelSpec(
         model,
@@ -61,6 +62,16 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
         spec.workload,
         first_layers=OWN_HEAD if how.kind is Guesser.mtp else how.layers,
     )
+
+
+def _refuse_second_quantization(name: str, wanted: QuantizationConfig, how: Speculate) -> None:
+    """Refuse to quantize the weights of a .gguf file once more, as `draft` alone would."""
+    if name.lower().endswith(".gguf") and wanted.source is not CheckpointSource.gguf:
+        raise ConfigError(
+            f"{KEY}={how}: the draft {name} is a .gguf file, and quantization {wanted.name} cannot be made of it. Use "
+            "the file's first layers, {kind: draft, layers: N}; a smaller model, {kind: draft, model: FILE.gguf}; or "
+            f"{KEY}=ngram"
+        )
 
 
 def kept_share(draft: ResolvedModel, weights: Mapping[str, int]) -> float:

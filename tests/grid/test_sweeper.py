@@ -59,7 +59,7 @@ def test_the_plan_says_what_would_happen_and_does_nothing(grid: Start) -> None:
 
     arguments = (*STUB, "seed=0,1,2,2", "task.split=test,tset", "plan=true")
     ended = grid(*arguments, database=False, PYTHONPROFILEIMPORTTIME="1").wait()
-    assert ended.code == 0, ended.err
+    assert ended.code == 2, ended.err
     assert row(ended.out, "0 test done")
     assert row(ended.out, "1 test to resume")
     assert "to do (the same job as one above)" in ended.out
