@@ -29,6 +29,7 @@ KINDS = (
         "mlflow-*.db",
         "names-*.json",
         "products-*.json",
+        "rates-*.json",
     ),
     *("scores-*.json", "trials-*.json"),
 )

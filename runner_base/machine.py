@@ -101,8 +101,8 @@ _measurements = itertools.count()  # of this process
 class Contention:
     """What else has used this process and this machine since a measurement began."""
 
-    def __init__(self) -> None:
-        self.earlier = next(_measurements)  # earlier jobs leave memory behind, which raises peaks
+    def __init__(self, of_a_job: bool = True) -> None:
+        self.earlier = next(_measurements) if of_a_job else 0  # earlier jobs leave memory behind, which raises peaks
         self.started, self.others_s = time.monotonic(), _others_s()
 
     def describe(self) -> str:

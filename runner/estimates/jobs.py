@@ -69,6 +69,7 @@ def estimate(
     time that all of the jobs take. Only jobs with local weights that fit are calibrated. Nothing is
     downloaded. `read` is how many questions or prompts a job has, if they have been read.
     """
+    contention = machine.Contention(of_a_job=False)
     records, read = finished or FinishedJobs(output_dir), read or {}
     estimates: dict[int, JobEstimate] = {}
     models: dict[int, CalibrationModel] = {}
@@ -140,6 +141,9 @@ def estimate(
             share * work_s if len(guesses.keys() & missing.keys()) == len(missing) else math.inf
         )
         use(calibration.measure([*calibrations.values()], output_dir, limit_s, on_line))
+    is_timed = any(entry.time is not None for entry in estimates.values())
+    if is_timed and (beside := contention.beside()):
+        on_line(f"note: this machine is busy, {beside}: jobs may take longer than estimated")
     return estimates
 
 

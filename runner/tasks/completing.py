@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runner.store.partial import describe_resume
 from runner.tasks.base import Context
 from runner.tasks.collecting import (
     UNJUDGED,
@@ -23,6 +24,7 @@ from runner.tasks.collecting import (
     ask,
     collected,
 )
+from runner_base import tell
 from runner_engine import Request
 
 
@@ -31,14 +33,17 @@ def collect(
     context: Context,
     judge: Judge = UNJUDGED,
     policies: Sequence[Policy] = (),
+    questions: int | None = None,
 ) -> Collected:
     """Return the answers to all requests, in their order, or to the first ones if a policy takes
     these as enough.
 
     What has no answer is asked, and recorded as the judge judges it. A job without any answer has
-    failed.
+    failed. `questions`: how many the job has, where a question is several requests; progress is
+    shown in questions.
     """
     recorder = context.recorder
+    recorded = sum(int(request.id) in recorder.done for request in requests)
     kept = Kept(requests, recorder, judge, context.config.rerun)
     policy = Policies([ReuseOfAnswers(context, judge), ReuseOfThoughts(context), *policies])
     kept.reuse(policy.known(kept.missing))
@@ -49,7 +54,11 @@ def collect(
     partial = PartialFile(recorder.folder)
     measured = Measured.read(recorder.folder) if kept.settled else None
     if kept.todo:
-        enough, measured = ask(kept, context, judge, policy, partial, measured)
+        of_questions = (questions or len(requests)) / len(requests)
+        resume = describe_resume(of_questions * recorded, questions or len(requests), len(partial))
+        if resume:
+            tell(resume)
+        enough, measured = ask(kept, context, judge, policy, partial, measured, questions)
     else:
         kept.take_reused()
     policy.end(recorder.done.values())

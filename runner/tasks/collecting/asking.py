@@ -22,12 +22,13 @@ def ask(
     policy: Policy,
     partial: PartialFile,
     earlier: Measured | None,
+    questions: int | None = None,
 ) -> tuple[int | None, Measured]:
     """Ask what has no answer; return how many questions were enough, None for all, and what was
     measured."""
     task, recorder, engine = context.config.task.name, context.recorder, context.engine
     require(engine, f"task={task}", frozenset().union(*(request.needs for request in kept.todo)))
-    with recorder.progress(len(kept.requests), "loading") as bar:
+    with recorder.progress(questions or len(kept.requests), "loading") as bar:
         measuring = Measuring(engine, recorder.folder, earlier, context.config.model.is_on_server)
         policy.loaded(engine, measuring.report)
         kept.refuse_other_prompts(engine)
@@ -35,6 +36,7 @@ def ask(
         policy.begin(kept.samples)
         bar.describe(task)
         asking = Asking(kept, context, judge, policy, partial, measuring, bar)
+        asking.questions_per_request = (questions or len(kept.requests)) / len(kept.requests)
         asking.ask_all()
     return asking.enough, measuring.keep()
 
@@ -56,6 +58,7 @@ class Asking:
         self.judge, self.policy, self.partial = judge, policy, partial
         self.measuring, self.bar = measuring, bar
         self.enough: int | None = None
+        self.questions_per_request = 1.0
         self._ended = len(kept.requests) - len(kept.todo)
         self._news: dict[str, str] = {}
 
@@ -91,9 +94,9 @@ class Asking:
 
     def show(self) -> None:
         """Show how far it is."""
-        self.bar.show_begun(
-            self._ended, self.engine.stats.under_way, **self._news, **self.measuring.live()
-        )
+        share = self.questions_per_request
+        ended, under_way = share * self._ended, share * self.engine.stats.under_way
+        self.bar.show_begun(ended, under_way, **self._news, **self.measuring.live())
 
     def record(self, *completions: Completion) -> bool:
         """Record the answer to a question; return whether further ones are needed."""

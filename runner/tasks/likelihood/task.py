@@ -143,7 +143,8 @@ def run(inputs: Texts, context: Context) -> Result:
     try:
         watching = Watching(inputs, scoring, pair)
         requests = [piece.request for piece in pieces]
-        done = collect(requests, context, scoring, [watching, OrderOfRepeat(task.repeat)])
+        policies = [watching, OrderOfRepeat(task.repeat)]
+        done = collect(requests, context, scoring, policies, questions=inputs.count)
         found = None if apart is None else read_divergences(apart.path)
         if found is not None:
             by_index = {piece.index: piece.request for piece in pieces}
