@@ -47,16 +47,26 @@ def without_known_secrets(text: str) -> str:
     return text
 
 
-def _spellings() -> Iterator[str]:
+def variable_of_secret(text: str) -> str | None:
+    """Return the environment variable whose secret is in a text; None if there is none."""
+    return next((name for name, secret in _secrets() if secret in text), None)
+
+
+def _secrets() -> Iterator[tuple[str, str]]:
     for name, value in os.environ.items():
         secret = value.strip()
         if name.upper().endswith(ENDS) and len(secret) >= SHORTEST:
-            yield from (
-                secret,
-                quote(secret, safe=""),
-                quote_plus(secret),
-                json.dumps(secret)[1:-1],
-            )
+            yield name, secret
+
+
+def _spellings() -> Iterator[str]:
+    for _, secret in _secrets():
+        yield from (
+            secret,
+            quote(secret, safe=""),
+            quote_plus(secret),
+            json.dumps(secret)[1:-1],
+        )
     for user, password in LOG_INS:
         if os.environ.get(password):
             yield b64encode(f"{os.environ.get(user, '')}:{os.environ[password]}".encode()).decode()

@@ -215,7 +215,7 @@ def _imported(plug_in: PlugIn) -> Any:
         loaded: Any = importlib.import_module(module)
         for part in filter(None, attribute.split(".")):
             loaded = getattr(loaded, part)
-    except Exception as error:  # whatever another package's code raises on import
+    except (Exception, SystemExit) as error:  # whatever another package's code raises on import
         raise ConfigError(
             f"{plug_in}: importing {plug_in.target} failed ({type(error).__name__}: {error})"
         ) from error

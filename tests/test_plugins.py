@@ -332,3 +332,22 @@ def test_a_metric_that_fails_is_a_problem_and_keeps_the_rest(there: Call, tmp_pa
         2,
         True,
     )
+
+
+@pytest.mark.parametrize("grid", [(), ("-m", "seed=1,2")])
+def test_code_that_calls_exit_is_an_error_with_its_place(
+    there: Call, tmp_path: Path, grid: tuple[str, ...]
+) -> None:
+    module = "import sys\nfrom runner_compare.metrics import Metric\n{}\n"
+    points = "[runner.metrics]\nleaving = leaving_{0}:LEAVING\n[runner.scorers]\nleaving = leaving_{0}:LEAVING\n"
+    late = "LEAVING = Metric('leaving', 'l', of_samples=lambda samples: sys.exit(7))"
+    for name, code, said in (
+        ("early", "sys.exit(7)", "importing leaving_early:LEAVING failed (SystemExit: 7)"),
+        ("late", late, "sys.exit(7)"),
+    ):
+        modules = {f"leaving_{name}": module.format(code)}
+        site = write_package(tmp_path / name, f"leaving-{name}", points.format(name), **modules)
+        done = there(*STUB, *grid, "tracking=none", "metrics=[leaving]", before=(site,))
+        assert done.code in (1, 2), done.err
+        assert said in done.err
+        assert "Traceback" not in done.err

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
 from runner.config import data_sets, profiles
 from runner.config.choices import file_of, own_files
@@ -99,8 +99,19 @@ def _refuse_extra(prefix: str, composed: DictConfig) -> None:
 
             raise ConfigError(unknown_key(f"{prefix}{key}", schema, composed._get_node(key)))
         node = composed._get_node(key)
+        _refuse_value_for_container(f"{prefix}{key}", composed, key, node)
         if isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node)):
             _refuse_extra(f"{prefix}{key}.", node)
+
+
+def _refuse_value_for_container(full_key: str, composed: DictConfig, key: str, node: Any) -> None:
+    """Reject an interpolation that gives a single value where a list or a mapping belongs: OmegaConf
+    does not."""
+    if not isinstance(node, DictConfig | ListConfig) or not node._is_interpolation():
+        return
+    if (value := composed[key]) is not None and not isinstance(value, type(node)):
+        needed = "a list" if isinstance(node, ListConfig) else "names with values"
+        raise ConfigError(f"{full_key}={value}: needs {needed}, and not a single value")
 
 
 def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> None:

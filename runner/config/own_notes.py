@@ -16,6 +16,8 @@ Plain = str | int | float | bool | None
 def check_notes(notes: Mapping[str, Any]) -> None:
     """Reject what cannot be shown beside a job: names that a store does not take, and values that
     are no plain ones."""
+    if not isinstance(notes, Mapping):  # an interpolation, which OmegaConf does not check
+        raise ConfigError(f"{NOTES}={notes}: needs names and values. Use +{NOTES}.NAME=VALUE")
     for key, value in flat_notes(notes):
         for part in key.split("."):
             if NAME.fullmatch(part) is None:

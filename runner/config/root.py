@@ -12,8 +12,9 @@ from runner.config.own_notes import check_notes
 from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
 from runner.config.task import TaskConfig
-from runner_base import MISSING, Inert, check, check_keys, filled, least, setting
+from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, least, setting
 from runner_base.fields import DefaultAs, UnlessDefault, choice_of, counts_of, default_of
+from runner_base.known_secrets import variable_of_secret
 from runner_base.texts import is_text
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
 
@@ -127,6 +128,8 @@ class RunnerConfig:
         for key, text in _texts(self, ""):
             need = "contains what no UTF-8 text and no file name can contain: half a character, or a NUL"
             check(is_text(text) and "\0" not in text, key, repr(text), need)
+            if key != "tracking.uri":  # it is recorded without its secrets
+                refuse_secret(key, text)
         from runner.config.mix_choices import (
             mix_of,
         )  # the engine's part of it, which composing does not need
@@ -155,6 +158,14 @@ def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for inner in value:
             yield from _texts(inner, key)
+
+
+def refuse_secret(key: str, text: str) -> None:
+    """Raise ConfigError if a value has a secret of the environment in it: it would be recorded."""
+    if variable := variable_of_secret(text):
+        raise ConfigError(
+            f"{key}=***: the value of the environment variable {variable} would be recorded. Leave it out"
+        )
 
 
 def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
