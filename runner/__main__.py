@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import redirect_stdout
 from typing import Any, NoReturn
 
 import hydra
@@ -135,7 +136,9 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     choices = {
         group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"
     }
-    show(record, choices, config.print, store_of(config))
+    only_answers = config.task.answers_on_stdout and has_table and not sys.stdout.isatty()
+    with redirect_stdout(sys.stderr if only_answers else sys.stdout):
+        show(record, choices, config.print, store_of(config))
     if record.error:  # the task ran to its end and found a problem
         summary, _, details = record.error.partition(":\n")  # the table has the details
         say(f"error: {summary if has_table and details else record.error}")

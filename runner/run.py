@@ -123,6 +123,8 @@ def execute(
             raise
         except BaseException as error:
             record.error = f"{type(error).__name__}: {error}"
+            if bases is not None:  # the next job of the grid loads it anew
+                bases.drop_after_error()
             raise
         finally:
             recorder.close()

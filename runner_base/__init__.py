@@ -148,7 +148,7 @@ PLACES = {
     "Sample": "result",  # one question with its answers and verdict: a line of samples.jsonl
     "Call": "result",  # one answer of a model that an agent asked
     "Answer": "model_text",  # what a model wrote: thinking, and the text without it
-    "FinishReason": "model_text",  # why an answer ended: stop, length
+    "FinishReason": "model_text",  # why an answer ended: stop, length, context
     "Verdict": "model_text",  # what was found in an answer, and whether it is right
     "COMPLETIONS": "result",  # the file of completions in a job's folder
     "thinking_totals": "thought_tokens",  # metrics of how much models thought

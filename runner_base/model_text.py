@@ -14,13 +14,19 @@ RENAMED = {"taken_from": "reused_from", "is_begun": "in_thinking"}
 
 
 class FinishReason(StrEnum):
-    """Why a completion ended: by itself or at a stop string, at the token limit, in an error, or
-    cancelled."""
+    """Why a completion ended: by itself or at a stop string, at the token limit, where the model's
+    context was full, in an error, or cancelled."""
 
     stop = "stop"
-    length = "length"
+    length = "length"  # generation.max_new_tokens
+    context = "context"  # a larger limit would change nothing
     error = "error"
     cancelled = "cancelled"
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the model would have gone on."""
+        return self in (FinishReason.length, FinishReason.context)
 
 
 class Verdict(StrEnum):
@@ -92,7 +98,7 @@ class Answer:
         if parts.is_open:
             ending = Ending.cut_off_thinking
         elif parts.has_thinking or is_spent or (thinking is not None and thinking_tokens):
-            is_cut_off = finish_reason is FinishReason.length
+            is_cut_off = finish_reason.is_cut_off
             spent = Ending.budget_spent if is_spent else Ending.closed
             ending = Ending.cut_off_answer if is_cut_off else spent
         elif split(parts.answer, in_thinking).answer != parts.answer:

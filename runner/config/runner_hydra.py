@@ -194,7 +194,10 @@ def run(task: TaskFunction) -> None:
     caller = detect_calling_file_or_module_from_task_function(task)
     folder = None if arguments.config_dir is None else Path(os.path.abspath(arguments.config_dir))
     if folder is not None and not folder.is_dir():
-        raise SearchPathException(f"Additional config directory '{folder}' not found")
+        raise SearchPathException(
+            f"-cd {arguments.config_dir}: there is no folder {folder}. The studies of the documentation are in the "
+            "repository, and pip install brings none: run the command in a clone"
+        )
     runner_hydra = RunnerHydra(
         detect_task_name(*caller), loader_of(search_path(main, folder, caller))
     )

@@ -85,6 +85,7 @@ class TaskConfig:
     is_endless: ClassVar[bool] = (
         False  # it runs until somebody stops it, so that a grid would never finish
     )
+    answers_on_stdout: ClassVar[bool] = False  # a pipe gets its answers alone, and stderr the table
 
     def __post_init__(self) -> None:
         check_keys("task", self)

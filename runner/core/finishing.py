@@ -106,5 +106,5 @@ def lengths_of(answers: Iterable[Answer], of_answer_only: bool = False) -> list[
             answer.finish_reason is FinishReason.stop,
         )
         for answer in answers
-        if answer.finish_reason in (FinishReason.stop, FinishReason.length)
+        if answer.finish_reason is FinishReason.stop or answer.finish_reason.is_cut_off
     ]

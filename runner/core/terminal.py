@@ -56,7 +56,8 @@ def lines_of(read: Callable[[str], str]) -> Iterator[str]:
             while line.endswith("\\"):
                 line = f"{line[:-1]}\n{read('...> ')}"
         except EOFError:
-            print(flush=True)
+            if sys.stdin.isatty():  # behind the prompt
+                print(flush=True)
             return
         except CtrlC:
             print(flush=True)

@@ -84,6 +84,6 @@ def count_completions(samples: list[Sample]) -> dict[str, float]:
         "n": len(completions),
         **token_counts(samples),
         "stopped": ended[FinishReason.stop],
-        "cut_off": ended[FinishReason.length],
+        "cut_off": ended[FinishReason.length] + ended[FinishReason.context],
         "errors": ended[FinishReason.error],
     }

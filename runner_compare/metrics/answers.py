@@ -82,6 +82,7 @@ METRICS: tuple[Metric, ...] = (
     *counts(
         Better.lower, "extractors_differ", "stopped_by_length", "cut_off_thinking", "texts_changed"
     ),
+    *counts(Better.lower, "stopped_by_context"),  # the model's, and not generation.max_new_tokens
     *counts(Better.lower, "answers_changed"),
     metric("double_bos", form=".0f", better=Better.lower, pooling=Pooling.max),
     *counts(

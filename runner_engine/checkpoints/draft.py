@@ -10,6 +10,7 @@ from typing import Any
 
 from runner_base import ConfigError, DataError, load_json
 from runner_engine.checkpoints import gguf_file
+from runner_engine.checkpoints.layer_kinds import layer_kinds
 from runner_engine.checkpoints.own_head import check_head
 from runner_engine.checkpoints.resolve import ResolvedModel, draft_model, resolve
 from runner_engine.quantization import CHOICES
@@ -109,9 +110,20 @@ def check_guesses(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
     layers = draft.files.text_settings.get("num_hidden_layers")
     if how.layers is not None and isinstance(layers, int) and how.layers > layers:
         raise ConfigError(f"{KEY}={how}: the draft has {layers} layers, and not {how.layers}")
+    _check_attends(how, draft)
     own, its = _tokens(resolved), _tokens(draft)
     if how.model is not None and own is not None and its is not None:  # else when both are loaded
         check_tokens(how, own, its)
+
+
+def _check_attends(how: Speculate, draft: ResolvedModel) -> None:
+    """Reject first layers of a hybrid that end before its first attention: no pass can be checked by what it keeps."""
+    kinds = layer_kinds(draft.files.text_settings)
+    least = next((number for number, kind in enumerate(kinds, start=1) if kind.attends), None)
+    if how.layers is not None and least is not None and how.layers < least:
+        raise ConfigError(
+            f"{KEY}={how}: the draft's first {how.layers} layers have no attention. Use layers: {least} or more"
+        )
 
 
 def check_tokens(how: Speculate, own: Mapping[int, str], its: Mapping[int, str]) -> None:

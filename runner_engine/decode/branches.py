@@ -185,7 +185,7 @@ def complete(
     stats.decode_s += completion.seconds - completion.first_token_s
     stats.decode_tokens += sum(len(row.tokens) - 1 for row in rows)
     completion.branches = [stopping.answer(row, reasons[row.choice]) for row in rows]
-    worst = (FinishReason.error, FinishReason.length, FinishReason.stop)
+    worst = (FinishReason.error, FinishReason.length, FinishReason.context, FinishReason.stop)
     completion.answer = Answer(
         "", [], next(reason for reason in worst if reason in reasons.values())
     )

@@ -104,7 +104,8 @@ class RequestEncoder:
             return [self._continuation(request, seen, ids)]
         sampling = request.sampling.over(self.generation, self.seed).effective
         budget = self._budget(request)
-        limit = min(self._wanted(request) + self._most_thinking(budget), self.room - len(ids))
+        wanted, room = self._wanted(request) + self._most_thinking(budget), self.room - len(ids)
+        limit = min(wanted, room)
         error = None if ids and limit >= 1 else self._rejection_reason(len(ids))
         sha256, tag = request_sha256(seen, request), opened_by(self._end_of(seen), self.tags)
         begun: Sequence[tuple[int, ...]] = [()] * request.n
@@ -112,8 +113,8 @@ class RequestEncoder:
             begun = request.begun.of(sha256, request.n)
         return [
             Row(
-                request, ids, sha256, limit, choice, sampling, error=error, tokens=list(tokens),
-                thought=Thought(tag, budget), held=self._held(request),
+                request, ids, sha256, limit, choice, sampling, fills_context=room < wanted, error=error,
+                tokens=list(tokens), thought=Thought(tag, budget), held=self._held(request),
             )
             for choice, tokens in enumerate(begun)
         ]  # fmt: skip

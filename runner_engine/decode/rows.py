@@ -35,6 +35,7 @@ class Row:
     limit: int  # most new tokens
     choice: int = 0  # number of the choice; of a branch: its number, from 1
     sampling: Sampling = GREEDY  # with all defaults, as far as they change its tokens
+    fills_context: bool = False  # the limit is the model's room, below what was requested
     given: list[int] | None = None  # the continuation to score; then nothing is generated
     branch_at: int = 0  # where the branch begins in the prompt
     error: str | None = None  # why it cannot begin or continue

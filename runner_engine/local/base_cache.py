@@ -24,6 +24,12 @@ class BaseCache:
         self._base, self._key = load(), key
         return self._base, False
 
+    def drop_after_error(self) -> None:
+        """Free a base whose layers an error may have left half exchanged; one with a process of its
+        own stays."""
+        if not hasattr(self._base, "close"):
+            self.clear()
+
     def clear(self) -> None:
         """Free the base."""
         base, self._key, self._base = self._base, None, None

@@ -124,7 +124,8 @@ def test_the_record_says_what_was_set_last(tmp_path: Path) -> None:
         "print=table",
     )
     assert done.returncode == 0, done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if line.lstrip().startswith("sampling"))
+    assert "sampling" not in done.stdout, "stdout has the answers alone"
+    (line,) = (line for line in done.stderr.splitlines() if line.lstrip().startswith("sampling"))
     assert line.rstrip().endswith("; by /set at the end temperature=0.1")
 
 

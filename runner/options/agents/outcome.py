@@ -54,7 +54,7 @@ def ended_by(discussion: Discussion) -> FinishReason:
     reasons = {_ended_by(answered) for answered in discussion.answered.values()}
     return (
         FinishReason.length
-        if discussion.answer is None and FinishReason.length in reasons
+        if discussion.answer is None and any(reason.is_cut_off for reason in reasons)
         else FinishReason.stop
     )
 

@@ -17,6 +17,7 @@ class ChatConfig(TaskConfig):
     module: ClassVar[str] = "runner.tasks.chat.task"
     name: ClassVar[str] = "chat"
     keeps_samples: ClassVar[bool] = False
+    answers_on_stdout: ClassVar[bool] = True
     system: Text | None = None
     load: str | None = setting(
         None,

@@ -211,11 +211,15 @@ class Chat:
         if completion.error is not None:
             raise ConfigError(f"{completion.error} (/reset begins anew)")
         answer, parts = completion.answer, completion.answer.parts
-        if answer.finish_reason is FinishReason.length:
-            what = " while thinking" if parts.is_open else ""
-            say(
-                f"[cut off{what} after {counted(answer.tokens, 'token')}: /set generation.max_new_tokens=N]"
+        if answer.finish_reason.is_cut_off:
+            is_full = answer.finish_reason is FinishReason.context
+            fix = (
+                "the model's context is full: /reset begins anew"
+                if is_full
+                else "/set generation.max_new_tokens=N"
             )
+            what = " while thinking" if parts.is_open else ""
+            say(f"[cut off{what} after {counted(answer.tokens, 'token')}: {fix}]")
         thinking = parts.thinking if parts.has_thinking else None
         self.messages = [*messages, Message("assistant", parts.answer, thinking)]
         self.last = completion, self.engine.stats - before

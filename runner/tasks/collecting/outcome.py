@@ -14,7 +14,7 @@ from runner.store.jobs import Recorder
 from runner.store.measured import Measured
 from runner.tasks.collecting.guesses import TITLE, rows_by_kind
 from runner.tasks.collecting.kept import Kept
-from runner_base import JobFailed, Sample, counted
+from runner_base import FinishReason, JobFailed, Sample, counted
 from runner_engine import EngineReport
 
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
@@ -69,6 +69,14 @@ def collected(
         done.known = report.facts
         done.notes += report.notes
     done.metrics |= cost_and_sides(samples)
+    if full := sum(
+        answer.finish_reason is FinishReason.context for each in samples for answer in each.answers
+    ):
+        done.metrics["stopped_by_context"] = full
+        done.notes.append(
+            f"{counted(full, 'answer')} ended where the model's context was full: a larger generation.max_new_tokens "
+            "changes nothing. Shorten the prompts, or extend the context (rope=yarn)"
+        )
     if measured is not None and (models := answered_by(samples)):
         measured.report.facts["answered_by"] = models
         if "," in models and not any(sample.calls for sample in samples):

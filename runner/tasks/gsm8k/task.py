@@ -164,7 +164,7 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     result.notes += filter(
         None, [cut_off_words(metrics, params), unread_note([("", metrics, params)])]
     )
-    if any(judged.sample.cut_off_answers for judged in counted):
+    if any(judged.sample.cut_off_answers for judged in counted) and metrics["stopped_by_length"]:
         has_budget = context.config.generation.thinking_tokens is not None
         finishing = Finishing.of(
             lengths_of(

@@ -125,7 +125,8 @@ class Stopping:
         budget = thought.budget if thought.tag is None else None
         if budget is not None and len(tokens) - thought.answer_from >= budget.answer_tokens:
             return FinishReason.length
-        return FinishReason.length if len(tokens) >= row.limit else None
+        at_limit = FinishReason.context if row.fills_context else FinishReason.length
+        return at_limit if len(tokens) >= row.limit else None
 
     def _is_stopped(self, row: Row) -> bool:
         """Whether the last token completes a stop text in the answer."""
