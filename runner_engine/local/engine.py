@@ -237,7 +237,6 @@ class LocalEngine:
             )
         return self._products
 
-    @doing("preparing the model's fastest passes")
     def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
         """Replace layers' functions by faster ones, once."""
         if self._fast_layers is None and heads.device.type == "cuda":
