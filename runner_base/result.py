@@ -162,6 +162,8 @@ class Sample(Response):
         None  # the tokens up to which its context was filled with other functions; 0: it was not
     )
     tool_outcome: str | None = None  # what came of it (runner_base/tool_outcomes.py)
+    # the function that its question is about: the first wanted one, else the first offered one
+    tool_function: str | None = None
     recall_kind: str | None = None  # of task=recall: what was hidden in the text
     recall_length: int | None = None  # the tokens of the whole context, as asked for
     # where the asked needle stands: 0 is the beginning, 1 the end

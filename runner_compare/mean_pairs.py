@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner_compare.data import CLUSTER, NotPaired, QuestionOutcome, Run, TooFew
+from runner_compare.data import CLUSTER, NotPaired, Question, QuestionOutcome, Run, TooFew
 from runner_compare.statistics import MeanFlips
 from runner_compare.statistics.paired_means import MIN_CLUSTERS
+
+TOOL_ACCURACY = "tool_accuracy"  # a metric that only jobs have that offered functions
 
 Pairs = Sequence[tuple[QuestionOutcome, QuestionOutcome]]
 
@@ -39,6 +41,35 @@ def compare_means(pairs: Pairs, field: str) -> MeanFlips:
     )
 
 
+def with_functions(questions: Sequence[Question], pairs: Pairs) -> Pairs:
+    """Return answers to questions that offer functions with their families.
+
+    Jobs of earlier versions have recorded none: then the family is the first function of the right
+    calls, and where nothing should be called the question. Families of one question each are none.
+    """
+    if not pairs or any(outcome.tools is None for pair in pairs for outcome in pair):
+        return pairs
+    families = [
+        own.cluster or base.cluster or _function_of(question)
+        for question, (own, base) in zip(questions, pairs, strict=True)
+    ]
+    are_single = len(set(families)) == len(families)
+    return [
+        (own._replace(cluster=None), base._replace(cluster=None))
+        if are_single
+        else (
+            own._replace(cluster=own.cluster or family),
+            base._replace(cluster=base.cluster or family),
+        )
+        for family, (own, base) in zip(families, pairs, strict=True)
+    ]
+
+
+def _function_of(question: Question) -> str:
+    name, bracket, _ = question[2].partition("(")  # the right calls, such as `f(a=1); g()`
+    return name if bracket else question[1]
+
+
 def clusters_of(pairs: Sequence[tuple[str | None, str | None]], field: str) -> list[str] | None:
     """Return the cluster of each pair, from the side that has recorded it; None if no side has."""
     if not any(cluster is not None for pair in pairs for cluster in pair):
@@ -59,7 +90,7 @@ def clusters_of(pairs: Sequence[tuple[str | None, str | None]], field: str) -> l
 def cluster_field(run: Run, base: Run) -> str:
     """Return the name of the field that the families share."""
     fields = [side.value(CLUSTER) for side in (run, base)]
+    usual = "function" if TOOL_ACCURACY in run.metrics else "cluster"
     return (
-        next((field for field in fields if field not in (None, "null", "None", "")), "cluster")
-        or "cluster"
+        next((field for field in fields if field not in (None, "null", "None", "")), usual) or usual
     )

@@ -75,15 +75,17 @@ class QuestionOutcome(NamedTuple):
         recall = None
         if sample.recall_kind is not None and sample.recall_length is not None:
             recall = RecallPlace(sample.recall_kind, sample.recall_length, sample.recall_depth)
-        tools = None
+        tools, cluster = None, sample.cluster
         if sample.tool_category is not None and sample.tool_outcome is not None:
             tools = ToolPlace(
                 sample.tool_category, sample.tool_length or 0, ToolOutcome(sample.tool_outcome)
             )
+            if sample.tool_function is None:  # of an earlier version, which knew no families
+                cluster = None
         return cls(
             sample.solved,
             sample.prompt_sha256,
-            sample.cluster,
+            cluster,
             sample.right_answers,
             cut_off=sample.cut_off_answers,
             recall=recall,

@@ -36,9 +36,10 @@ class CellCalls:
     @cached_property
     def interval(self) -> tuple[float, float]:
         """Its 95 % interval."""
-        return share_interval(
-            [outcome.mean for outcome in self.outcomes], [None] * len(self.outcomes)
-        )
+        families = [outcome.cluster for outcome in self.outcomes]
+        if None in families or len(set(families)) == len(families):
+            families = [None] * len(families)
+        return share_interval([outcome.mean for outcome in self.outcomes], families)
 
     @property
     def counts(self) -> Counter[ToolOutcome]:

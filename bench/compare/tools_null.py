@@ -5,16 +5,24 @@ are the same questions. First all settings are equal: in how many tables is any 
 category and at any length? The control: the same comparisons without a shared error. Then one setting fills in wrong
 arguments more often in one category where contexts are long: how often is that found there, and is anything said of a
 category or length that lost nothing? Over all questions the two lengths are clusters, as in cluster_null.py.
+
+Then the 320 questions that ship, and settings that react to functions: what a setting adds to the difficulty of a
+question has a part that all questions with a function share, 0 to 50 % of its variance. A question with several
+functions has something of each. How often are two equal settings called different, and how often is a loss found? The
+control: questions as if they were independent.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from simulation import NORMAL, Drawn, Limits, Rate, Solved, Table, begin
+from simulation import NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
+from runner.tasks.tools.cases import Case, made_cases
 from runner_base.tool_outcomes import ToolOutcome
 from runner_compare.data import Run, TableRow
 from runner_compare.data import Table as ComparedTable
@@ -22,14 +30,22 @@ from runner_compare.outcomes import Answers, QuestionOutcome, ToolPlace
 from runner_compare.sections.tool_calls import CallsOfTable, add_calls
 from runner_compare.statistics import ALPHA, Decision, Finding
 from runner_compare.tool_findings import Cell
+from runner_compare.ways.verdicts import by_verdicts, compare_answers
 
 NAMES = ("none", "int8", "nf4", "kv8")
-CATEGORIES = {"simple": 0.9, "multiple": 0.8, "parallel": 0.6, "irrelevance": 0.95}  # share right
+CATEGORIES = {"simple": 0.9, "multiple": 0.8, "parallel": 0.6, "irrelevant": 0.95}  # share right
 LENGTHS, SHORTER = (2048, 8192), 0.05  # so much less is right where the context is long
 A_CATEGORY = (20, 80)  # questions
 ALIKE = (0.5, 0.9)  # how much of a question's difficulty is the same for all settings
 LOST = ("parallel", 8192)  # where one setting is worse
 LOSSES = (0.1, 0.2, 0.3)
+SHARES = (
+    0.0,
+    0.1,
+    0.3,
+    0.5,
+)  # of what a setting adds: the part that the questions of a function have in common
+LOSSES_OF_ALL = (0.1, 0.15, 0.2)
 
 
 def solved_by(
@@ -71,12 +87,15 @@ def compared(
                     own,
                     tools=ToolPlace(category, length, outcome),
                 )
+    return in_cells(answers)
+
+
+def in_cells(answers: dict[str, Answers]) -> dict[tuple[str, Cell], Decision]:
+    """Compare settings with the first one as runner-compare does in each category and at each length."""
     reader, rows = Drawn(), list[TableRow]()
     reader.answers = answers
     for name, of_run in answers.items():
-        right = float(sum(outcome.solved for outcome in of_run.values()))
-        metrics = {"n": float(len(of_run)), "correct": right, "tool_accuracy": right / len(of_run)}
-        run = Run(name, name, "tools", "1", "", {}, metrics)
+        run = run_of(name, of_run)
         rows.append(TableRow(run, {}, is_baseline=not rows, baseline=rows[0] if rows else None))
     table = ComparedTable("tools", [], rows)
     add_calls(table, reader)
@@ -85,6 +104,110 @@ def compared(
         for name, cells in table.of(CallsOfTable).compared.items()
         for cell, decision in cells.items()
     }
+
+
+def run_of(name: str, answers: Answers) -> Run:
+    """Return a run as MLflow would have it."""
+    right = float(sum(outcome.solved for outcome in answers.values()))
+    metrics = {"n": float(len(answers)), "correct": right, "tool_accuracy": right / len(answers)}
+    return Run(name, name, "tools", "1", "", {}, metrics)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The questions that ship, and what they have of the effect of each function."""
+
+    cases: list[Case]
+    parts: Numbers  # a line for each question
+
+    @classmethod
+    def shipped(cls) -> Questions:
+        """Read them; the parts of a question's functions have the same variance together as one function."""
+        cases = made_cases()
+        names = sorted({function["name"] for case in cases for function in case.functions})
+        parts = np.zeros((len(cases), len(names)))
+        for line, case in zip(parts, cases, strict=True):
+            offered = [function["name"] for function in case.functions]
+            own = {name for name, _ in case.wanted} or {*offered}
+            line[[names.index(name) for name in own]] = 1 / math.sqrt(len(own))
+        return cls(cases, parts)
+
+    def answered(
+        self, generator: np.random.Generator, share: float, alike: float, losses: Sequence[float]
+    ) -> dict[str, Answers]:
+        """Draw the answers of settings that lose so much."""
+        hard, count = generator.standard_normal(len(self.cases)), self.parts.shape[1]
+        answers: dict[str, Answers] = {}
+        for number, loss in enumerate(losses):
+            common = self.parts @ generator.standard_normal(count)
+            own = math.sqrt(share) * common + math.sqrt(1 - share) * generator.standard_normal(
+                len(hard)
+            )
+            bars = [NORMAL.inv_cdf(CATEGORIES[case.category] - loss) for case in self.cases]
+            solved = math.sqrt(alike) * hard + math.sqrt(1 - alike) * own < np.array(bars)
+            answers[f"setting {number}"] = {
+                (index, case.question, case.gold): QuestionOutcome(
+                    bool(is_right),
+                    "prompt",
+                    case.function,
+                    tools=ToolPlace(case.category, 0, outcome_of(bool(is_right))),
+                )
+                for index, (case, is_right) in enumerate(zip(self.cases, solved, strict=True))
+            }
+        return answers
+
+
+def outcome_of(is_right: bool) -> ToolOutcome:
+    """Return an outcome with this verdict."""
+    return ToolOutcome.right if is_right else ToolOutcome.wrong_arguments
+
+
+def p_of_rows(answers: dict[str, Answers]) -> tuple[float, float]:
+    """Return the p of all questions of two settings, as runner-compare has it and as if questions were independent."""
+    base, own = answers
+    runs, reader = [run_of(name, answers[name]) for name in (own, base)], Drawn()
+    compared = compare_answers(*runs, (answers[own], answers[base]), reader)
+    pairs = [(answers[own][key], answers[base][key]) for key in answers[own]]
+    return compared.effect.p, by_verdicts(pairs).effect.p
+
+
+def reactions(generator: np.random.Generator, tables: int, limits: Limits) -> None:
+    """Print how often equal settings that react to functions are called different, and how often losses are found."""
+    questions = Questions.shipped()
+    heads = "share", "points lost", "all questions %", "as independent"
+    table = Table(
+        f"two settings, {len(questions.cases)} questions: {tables:,} pairs a line", *heads
+    )
+    for share in SHARES:
+        for loss in (0.0, *LOSSES_OF_ALL):
+            ps = [
+                p_of_rows(questions.answered(generator, share, ALIKE[0], (0.0, loss)))
+                for _ in range(tables)
+            ]
+            found, alone = (Rate(sum(p[at] < ALPHA for p in ps), tables) for at in (0, 1))
+            table.row(share, f"{100 * loss:.0f}", found, alone.plain)
+            if not loss:
+                limits.false.append(found)
+
+
+def reactions_in_cells(generator: np.random.Generator, tables: int, limits: Limits) -> None:
+    """Print how often anything is said of a category of equal settings that react to functions, and how often a loss
+    of one setting in all categories is found in any."""
+    questions = Questions.shipped()
+    heads = "share", "anything is said %", "20 points lost, found in a category %"
+    table = Table(
+        f"{len(NAMES)} settings in {len(CATEGORIES)} categories: {tables:,} tables a line", *heads
+    )
+    for share in SHARES:
+        said, found = (
+            Rate(sum(any(map(is_said, in_cells(drawn).values())) for drawn in many), tables)
+            for many in (
+                [questions.answered(generator, share, ALIKE[0], losses) for _ in range(tables)]
+                for losses in ((0.0,) * len(NAMES), (*(0.0,) * (len(NAMES) - 1), LOSSES_OF_ALL[-1]))
+            )
+        )
+        table.row(share, said, found)
+        limits.false.append(said)
 
 
 def is_said(decision: Decision) -> bool:
@@ -132,6 +255,8 @@ def main() -> int:
     )
     nulls(generator, tables, limits)
     losses(generator, tables, limits)
+    reactions(generator, tables, limits)
+    reactions_in_cells(generator, max(1, tables // 4), limits)
     return limits.conclude(started)
 
 

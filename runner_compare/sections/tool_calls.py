@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sized
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from runner_base import Column, Use
 from runner_base.tool_outcomes import RIGHT, STEPS, WITHOUT_NEED, ToolOutcome
 from runner_compare.columns import naming_at
 from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner_compare.effect_words import p_value
+from runner_compare.error_families import (
+    ErrorFamily,
+    error_sentences,
+    errors_record,
+    rows_family,
+)
+from runner_compare.mean_pairs import TOOL_ACCURACY
 from runner_compare.outcomes import Answers
 from runner_compare.quantities import points
 from runner_compare.reader import Reader
 from runner_compare.section import Section
 from runner_compare.statistics import Compared, Decision, Finding, judge
 from runner_compare.tool_findings import WORDS, Cell, CellCalls, ToolFindings
+from runner_compare.tool_pairs import EVERY_STEP, answers_by_step, compare_lengths
 from runner_compare.ways import Asked
 from runner_compare.ways.verdicts import compare_answers
-from runner_compare.wording import versus
+from runner_compare.wording import name_of, versus
 
-ACCURACY = "tool_accuracy"  # a metric that only jobs have that offered functions
+Part = TypeVar("Part", bound=Hashable)
+
 STEPS_TITLE = "calls of functions: answers that take each step, %"
 CELLS_TITLE = "right calls by category, %"
 FAILED_TITLE = "calls of functions: answers by what came of them"
+STEPS_COMPARED_TITLE = "steps of calls against the baseline, points"
 COMPARED_TITLE = "right calls against the baseline, points"
 LEGEND = (
     "well formed: the answer is nothing but whole calls where some are needed; right tool: of the functions that are "
@@ -38,6 +48,8 @@ class CallsOfTable:
 
     findings: dict[str, ToolFindings] = field(default_factory=dict)
     compared: dict[str, dict[Cell, Decision]] = field(default_factory=dict)
+    steps: dict[str, dict[str, Decision]] = field(default_factory=dict)  # against the baseline
+    lengths: dict[str, dict[int, Decision]] = field(default_factory=dict)  # against the shortest
 
 
 class ToolCalls(Section):
@@ -58,12 +70,19 @@ class ToolCalls(Section):
             CELLS_TITLE: cell_columns(table),
             FAILED_TITLE: outcome_columns(table),
         }
+        if kept.steps:
+            shown[STEPS_COMPARED_TITLE] = step_difference_columns(table)
         return shown | ({COMPARED_TITLE: compared_columns(table)} if kept.compared else {})
 
     def sentences(self, table: Table) -> list[str]:
-        """Say in which categories and at which lengths rows are better or worse than their
-        baselines."""
-        return compared_sentences(table)
+        """Say in which categories, at which lengths and steps rows are better or worse than their
+        baselines, and whether longer contexts change their calls."""
+        return [
+            *compared_sentences(table),
+            *step_sentences(table),
+            *length_sentences(table),
+            *error_sentences(error_families(table)),
+        ]
 
     def legend(self, table: Table, explain: bool) -> str:
         """Return what the steps are."""
@@ -80,7 +99,20 @@ class ToolCalls(Section):
             for cell, decision in kept.compared.get(row.run.run_id, {}).items()
         ]
         cells = [cell_record(cell) for cell in findings.cells]
-        return {"tool_calls": {"steps": findings.steps, "cells": cells, "compared": compared}}
+        steps = [
+            {"step": step} | values_record(decision)
+            for step, decision in kept.steps.get(row.run.run_id, {}).items()
+        ]
+        lengths = [
+            {"tokens": length, "shortest": findings.lengths[0]} | values_record(decision)
+            for length, decision in kept.lengths.get(row.run.run_id, {}).items()
+        ]
+        parts = {"compared": compared, "steps_compared": steps, "lengths_compared": lengths}
+        return {"tool_calls": {"steps": findings.steps, "cells": cells, **parts}}
+
+    def record(self, table: Table) -> dict[str, Any]:
+        """Return which comparisons share an error."""
+        return errors_record(error_families(table)) if table.of(CallsOfTable).findings else {}
 
     def sheet(self, table: Table, row: TableRow) -> dict[str, Any]:
         """Return the shares of each step, and of each category and length, as columns of CSV."""
@@ -97,7 +129,7 @@ def add_calls(table: Table, reader: Reader) -> None:
     """Read the answers of each row, and compare them with its baseline's in each category and
     length."""
     kept = table.of(CallsOfTable)
-    if not table.scored or not any(ACCURACY in row.run.metrics for row in table.rows):
+    if not table.scored or not any(TOOL_ACCURACY in row.run.metrics for row in table.rows):
         return
     answers: dict[str, Answers] = {}
     for row in table.rows:
@@ -111,31 +143,64 @@ def add_calls(table: Table, reader: Reader) -> None:
     for run_id, own in answers.items():
         if own:
             kept.findings[run_id] = ToolFindings(tuple(own.values()))
-    tests = [
-        (row, cell, compared)
+    pairs = [
+        (row.run, row.baseline.run)
         for row in table.settings
         if row.run.run_id in answers
         and row.baseline is not None
         and row.baseline.run.run_id in answers
-        for cell, compared in _compared(row.run, row.baseline.run, answers, reader).items()
     ]
-    decisions = judge([compared for *_, compared in tests])
-    for (row, cell, _), decision in zip(tests, decisions, strict=True):
-        kept.compared.setdefault(row.run.run_id, {})[cell] = decision
+    of_cells, of_steps = dict[str, dict[Cell, Compared]](), dict[str, dict[str, Compared]]()
+    for run, base in pairs:
+        own, other = answers[run.run_id], answers[base.run_id]
+        cells, other_cells = _by_cell(own), _by_cell(other)
+        shared = {cell: (cells[cell], other_cells[cell]) for cell in cells if cell in other_cells}
+        of_cells[run.run_id] = _compared(run, base, shared, reader)
+        of_steps[run.run_id] = _compared(run, base, answers_by_step(own, other), reader)
+    kept.compared, kept.steps = _judged(of_cells), _judged(of_steps)
+    kept.lengths = _judged(
+        {row.run.run_id: compare_lengths(row.run, answers[row.run.run_id]) for row in _rows(table)}
+    )
+
+
+def _judged(compared: Mapping[str, Mapping[Part, Compared]]) -> dict[str, dict[Part, Decision]]:
+    """Decide about all comparisons, with one error; rows without any are left out."""
+    places = [(run_id, part) for run_id, own in compared.items() for part in own]
+    decided: dict[str, dict[Part, Decision]] = {}
+    decisions = judge([compared[run_id][part] for run_id, part in places])
+    for (run_id, part), decision in zip(places, decisions, strict=True):
+        decided.setdefault(run_id, {})[part] = decision
+    return decided
 
 
 def _compared(
-    run: Run, base: Run, answers: Mapping[str, Answers], reader: Reader
-) -> dict[Cell, Compared]:
-    """Compare two rows in each category and at each length that both have."""
-    compared: dict[Cell, Compared] = {}
-    own, other = _by_cell(answers[run.run_id]), _by_cell(answers[base.run_id])
-    for cell in own.keys() & other.keys():
+    run: Run, base: Run, answers: Mapping[Part, tuple[Answers, Answers]], reader: Reader
+) -> dict[Part, Compared]:
+    """Compare two rows in each part of their answers."""
+    compared: dict[Part, Compared] = {}
+    for part, sides in answers.items():
         try:
-            compared[cell] = compare_answers(run, base, (own[cell], other[cell]), reader, Asked())
+            compared[part] = compare_answers(run, base, sides, reader, Asked())
         except NotPaired:
             continue  # other questions, prompts or rules: the note of the row says so
-    return {cell: compared[cell] for cell in own if cell in compared}
+    return compared
+
+
+def error_families(table: Table) -> list[ErrorFamily]:
+    """Return the groups of comparisons of which each shares one error."""
+    kept = table.of(CallsOfTable)
+    if not kept.findings:
+        return []
+    groups: dict[str, Mapping[str, Sized]] = {
+        "categories and lengths": kept.compared,
+        "steps": kept.steps,
+        "longer contexts": kept.lengths,
+    }
+    counts = {what: sum(map(len, of_rows.values())) for what, of_rows in groups.items()}
+    return [
+        *rows_family(table),
+        *(ErrorFamily(what, count) for what, count in counts.items() if count),
+    ]
 
 
 def _by_cell(answers: Answers) -> dict[Cell, Answers]:
@@ -144,7 +209,7 @@ def _by_cell(answers: Answers) -> dict[Cell, Answers]:
     for question, outcome in answers.items():
         if outcome.tools is not None:
             cell = outcome.tools.category, outcome.tools.length
-            by_cell.setdefault(cell, {})[question] = outcome._replace(cluster=None)
+            by_cell.setdefault(cell, {})[question] = outcome
     return by_cell
 
 
@@ -239,22 +304,31 @@ def outcome_columns(table: Table) -> list[Column]:
 def compared_columns(table: Table) -> list[Column]:
     """Return the columns of the differences to the baseline, a column for each category and
     length."""
-    compared = table.of(CallsOfTable).compared
-    rows = [row for row in _rows(table) if row.run.run_id in compared]
     cells, has_lengths = _cells_of(table)
-    columns = [
-        Column("comparison", [versus(row, table.keys) for row in rows], False, use=Use.setting)
-    ]
-    for cell in cells:
-        decisions = [compared[row.run.run_id].get(cell) for row in rows]
-        shown = [
+    heads = {cell: cell_words(cell, has_lengths).replace(" at ", "\nat ") for cell in cells}
+    return _difference_columns(table, table.of(CallsOfTable).compared, heads)
+
+
+def step_difference_columns(table: Table) -> list[Column]:
+    """Return the columns of the differences to the baseline, a column for each step."""
+    compared = table.of(CallsOfTable).steps
+    known = {step for of_row in compared.values() for step in of_row}
+    heads = {step: step.replace("_", "\n") for step in EVERY_STEP if step in known}
+    return _difference_columns(table, compared, heads)
+
+
+def _difference_columns(
+    table: Table, compared: Mapping[str, Mapping[Part, Decision]], heads: Mapping[Part, str]
+) -> list[Column]:
+    rows = [row for row in _rows(table) if row.run.run_id in compared]
+    names = [versus(row, table.keys) for row in rows]
+    columns = [Column("comparison", names, False, use=Use.setting)]
+    for part, head in heads.items():
+        decisions = [compared[row.run.run_id].get(part) for row in rows]
+        cells = [
             ABSENT if decision is None else _difference_cell(decision) for decision in decisions
         ]
-        columns.append(
-            Column(
-                cell_words(cell, has_lengths).replace(" at ", "\nat "), shown, use=Use.difference
-            )
-        )
+        columns.append(Column(head, cells, use=Use.difference))
     return columns
 
 
@@ -291,6 +365,46 @@ def compared_sentences(table: Table) -> list[str]:
     return said
 
 
+def step_sentences(table: Table) -> list[str]:
+    """Say at which steps rows are better or worse than their baselines."""
+    kept = table.of(CallsOfTable).steps
+    said = [
+        f"steps of {versus(row, table.keys)}: {'; '.join(parts)}"
+        for row in _rows(table)
+        if (
+            parts := [
+                f"{decision.finding} at {step.replace('_', ' ')} ({_difference(decision)})"
+                for step, decision in kept.get(row.run.run_id, {}).items()
+                if decision.finding is not Finding.open
+            ]
+        )
+    ]
+    return [*said, *_open_sentence("steps of calls", kept)]
+
+
+def length_sentences(table: Table) -> list[str]:
+    """Say which rows call better or worse where contexts are longer than the shortest."""
+    kept = table.of(CallsOfTable)
+    said = [
+        f"right calls of {name_of(row, table.keys)} at {length:,} against "
+        f"{kept.findings[row.run.run_id].lengths[0]:,} tokens: {decision.finding} ({_difference(decision)})"
+        for row in _rows(table)
+        for length, decision in kept.lengths.get(row.run.run_id, {}).items()
+        if decision.finding is not Finding.open
+    ]
+    return [*said, *_open_sentence("longer contexts", kept.lengths)]
+
+
+def _open_sentence(what: str, compared: Mapping[str, Mapping[Any, Decision]]) -> list[str]:
+    findings = [it.finding for own in compared.values() for it in own.values()]
+    count = sum(finding is Finding.open for finding in findings)
+    if not count:
+        return []
+    return [
+        f"{what}: no difference shown in {count} of {len(findings)} comparisons, which share 5 %"
+    ]
+
+
 def _difference(decision: Decision) -> str:
     ends = f"[{points(decision.low)}, {points(decision.high)}]"
     return f"{points(decision.value)} points {ends}, Holm {p_value(decision.p_holm)}"
@@ -314,9 +428,12 @@ def cell_record(cell: CellCalls) -> dict[str, Any]:
 
 def decision_record(cell: Cell, decision: Decision) -> dict[str, Any]:
     """Return a comparison in one category and at one length as plain data."""
+    return {"category": cell[0], "tokens": cell[1]} | values_record(decision)
+
+
+def values_record(decision: Decision) -> dict[str, Any]:
+    """Return a comparison as plain data."""
     return {
-        "category": cell[0],
-        "tokens": cell[1],
         "questions": decision.n,
         "difference": decision.value,
         "difference_low": decision.low,

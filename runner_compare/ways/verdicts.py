@@ -7,7 +7,7 @@ from functools import partial
 
 from runner_compare.baselines import scoring
 from runner_compare.data import ENGINE, Answers, Bounds, NotPaired, Question, Run, TooFew
-from runner_compare.mean_pairs import Pairs, cluster_field, compare_means, has_means
+from runner_compare.mean_pairs import Pairs, cluster_field, compare_means, has_means, with_functions
 from runner_compare.reader import Reader
 from runner_compare.seed_tests import with_seeds
 from runner_compare.statistics import Bets, Compared, Fisher, McNemar, Test
@@ -49,7 +49,7 @@ def compare_answers(
     of_run, of_base = answers
     shared = sorted(of_run.keys() & of_base.keys())  # in the order of the questions
     remarks = [check_questions(run, base, answers, len(shared), reader)]
-    pairs = [(of_run[question], of_base[question]) for question in shared]
+    pairs = with_functions(shared, [(of_run[question], of_base[question]) for question in shared])
     remarks += [check_prompts(pairs, asked), _other_engine(run, base)]
     if run.compared_while_running or base.compared_while_running:
         return noting(_compared_by_bets(run, base, pairs), *remarks)

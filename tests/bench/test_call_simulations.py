@@ -37,3 +37,24 @@ def test_answers_that_guesses_have_changed_are_judged_by_what_is_true() -> None:
         decision.finding == "worse" and decision.verdict not in GOOD for decision, _ in wrong
     )
     assert all(0.05 < lost < 0.15 for _, lost in wrong)
+
+
+def test_settings_that_react_to_functions_are_not_called_different() -> None:
+    """Equal settings, a loss of all, and the control: questions as if they were independent."""
+    from simulation import Rate
+    from tools_null import Questions, p_of_rows
+
+    questions, generator = Questions.shipped(), np.random.default_rng(1)
+    assert questions.parts.shape == (320, 26)
+
+    def found(share: float, loss: float, pairs: int) -> tuple[int, int]:
+        ps = [
+            p_of_rows(questions.answered(generator, share, 0.5, (0.0, loss))) for _ in range(pairs)
+        ]
+        own, alone = (sum(p[at] < 0.05 for p in ps) for at in (0, 1))
+        return own, alone
+
+    false, alone = found(0.5, 0.0, 40)
+    assert Rate(false, 40).low <= 0.05
+    assert Rate(alone, 40).low > 0.05, "the control"
+    assert found(0.1, 0.2, 10)[0] >= 7

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping
 
+import pytest
 from json_schema import SCHEMA, faults
 
 from runner_base.tool_outcomes import RIGHT, ToolOutcome
@@ -22,6 +23,7 @@ from runner_compare.sections.tool_calls import (
     step_columns,
 )
 from runner_compare.shown import of_table, sentences_of
+from runner_compare.statistics import stats
 from runner_compare.table import ComparisonOptions, tabulate
 
 A_CELL, LENGTHS = 80, (1024, 8192)
@@ -108,7 +110,7 @@ def test_sentences_say_where_calls_differ() -> None:
     alike = "\n".join(
         sentences_of(table_of({"none": SETTINGS["none"], "int8": planted({("simple", 8192): 70})}))
     )
-    assert "calls of int8" not in alike, "the control: equal answers are no difference"
+    assert "calls of int8 vs" not in alike, "the control: equal answers are no difference"
 
 
 def test_steps_are_nested_and_failures_are_named() -> None:
@@ -150,6 +152,17 @@ def test_the_record_is_as_its_schema_says_and_tables_fit() -> None:
     assert found["steps"]["right_arguments"] == 110 / 160
     assert found["cells"][2]["outcomes"] == {"right": 30, "malformed": 50}
     assert len(found["compared"]) == 4
+    assert [it["step"] for it in found["steps_compared"]] == [
+        "well_formed", "right_tool", "right_arguments", "nothing_called"
+    ]  # fmt: skip
+    assert found["steps_compared"][0]["difference"] == -50 / 160
+    assert [(it["tokens"], it["shortest"]) for it in found["lengths_compared"]] == [(8192, 1024)]
+    assert record["tables"][0]["error_families"] == [
+        {"comparisons_of": what, "comparisons": count, "error": 0.05}
+        for what, count in {
+            "whole rows": 2, "categories and lengths": 8, "steps": 8, "longer contexts": 3
+        }.items()
+    ]  # fmt: skip
     sheet = next(line for line in flat_lines(Comparison([table])) if line["run_id"] == "nf4")
     assert sheet["right_calls_simple_8192"] == 30 / 80
     assert [grid.title for grid in of_table(table).grids[1:]]
@@ -157,3 +170,79 @@ def test_the_record_is_as_its_schema_says_and_tables_fit() -> None:
 
 def test_outcomes_are_right_as_verdicts_are() -> None:
     assert {ToolOutcome.right, ToolOutcome.nothing_called} == RIGHT
+
+
+def in_families(cluster: str | None, right: int) -> Answers:
+    """Return answers to 30 questions about ten functions, three each; the last ones are wrong."""
+    answers: Answers = {}
+    for number in range(30):
+        name = f"function_{number // 3}"
+        is_right = number < right
+        outcome = ToolOutcome.right if is_right else ToolOutcome.wrong_arguments
+        family = name if cluster == "function" else cluster and f"simple_{number}"
+        answers[number, f"question {number}", f"{name}(a={number})"] = QuestionOutcome(
+            is_right, "p", family, tools=ToolPlace("simple", 0, outcome)
+        )
+    return answers
+
+
+@pytest.mark.parametrize("cluster", ["function", None])
+def test_answers_are_compared_by_function_also_where_an_earlier_version_recorded_none(
+    cluster: str | None,
+) -> None:
+    """Four functions lost whole are little evidence, though 12 questions are."""
+    table = table_of({"none": in_families(cluster, 30), "nf4": in_families("function", 18)})
+    for effect in (table.rows[1].effect, table.of(CallsOfTable).compared["nf4"]["simple", 0]):
+        assert effect is not None
+        assert effect.counts["clusters"] == 10
+        assert "in 10 families by function" in effect.counts["grouping"]
+        assert effect.p > 0.05
+
+
+def test_questions_of_families_of_their_own_are_independent() -> None:
+    table = table_of({"none": in_families("question", 30), "nf4": in_families("question", 18)})
+    for effect in (table.rows[1].effect, table.of(CallsOfTable).compared["nf4"]["simple", 0]):
+        assert effect is not None
+        assert effect.p == stats.mcnemar_exact(0, 12) < 0.001
+
+
+def test_steps_are_compared_with_the_baseline_and_share_one_error() -> None:
+    """nf4 fails at the first step, int8 only fills in some more wrong arguments."""
+    steps = table_of(SETTINGS).of(CallsOfTable).steps
+    found = {
+        run_id: {step: str(it.finding) for step, it in of_row.items()}
+        for run_id, of_row in steps.items()
+    }
+    nothing = "no difference shown"
+    names = ("well_formed", "right_tool", "right_arguments", "nothing_called")
+    assert found == {"int8": dict.fromkeys(names, nothing), "nf4": dict.fromkeys(names, "worse")}
+    assert {decision.comparisons for own in steps.values() for decision in own.values()} == {8}
+    assert (
+        steps["nf4"]["well_formed"].counts["wins"],
+        steps["nf4"]["well_formed"].counts["losses"],
+    ) == (0, 50)
+    assert steps["nf4"]["nothing_called"].n == 160
+    said = "\n".join(sentences_of(table_of(SETTINGS)))
+    assert "steps of nf4 vs none: worse at well formed (−31.2 points [" in said
+    assert "steps of calls: no difference shown in 4 of 8 comparisons, which share 5 %" in said
+
+
+def test_longer_contexts_are_compared_with_the_shortest_on_the_same_questions() -> None:
+    lengths = table_of(SETTINGS).of(CallsOfTable).lengths
+    assert {run_id: {at: str(it.finding) for at, it in own.items()} for run_id, own in lengths.items()} == {
+        "none": {8192: "worse"}, "int8": {8192: "worse"}, "nf4": {8192: "worse"}
+    }  # fmt: skip
+    assert (lengths["none"][8192].counts["wins"], lengths["none"][8192].counts["losses"]) == (0, 10)
+    assert (lengths["nf4"][8192].counts["wins"], lengths["nf4"][8192].counts["losses"]) == (30, 50)
+    said = "\n".join(sentences_of(table_of(SETTINGS)))
+    assert "right calls of none at 8,192 against 1,024 tokens: worse (−6.2 points [" in said
+    alike = "\n".join(sentences_of(table_of({name: planted({}) for name in SETTINGS})))
+    assert "longer contexts: no difference shown in 3 of 3 comparisons, which share 5 %" in alike
+
+
+def test_the_table_states_its_error_rate() -> None:
+    said = "\n".join(sentences_of(table_of(SETTINGS)))
+    assert (
+        "error rate of this table: at most 5 % for each of whole rows (2), categories and lengths (8), steps (8), "
+        "longer contexts (3), 20 % together"
+    ) in said

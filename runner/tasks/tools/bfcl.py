@@ -87,7 +87,7 @@ def _cases(file: Path, category: str) -> Iterator[Case]:
             raise DataError(
                 f"{where}: not a question of BFCL with its right calls ({error!r})"
             ) from error
-        yield Case(name, category, turns, functions, wanted, is_of_bfcl=True)
+        yield Case(name, category, turns, functions, wanted, is_of_bfcl=True, row=value)
 
 
 def _answers(file: Path) -> dict[str, Any]:

@@ -12,11 +12,16 @@ from typing import Any
 
 from runner.config.choices import CONF
 from runner.tasks.tools.matching import Wanted
+from runner_base import ConfigError, few
 
 MADE = "made"
 FILE = CONF / "dataset" / "tool_calls.jsonl"
 CATEGORIES = ("simple", "multiple", "parallel", "irrelevant")
 NO_CALL = "irrelevant"  # the category in which nothing should be called
+BY_FUNCTION, BY_QUESTION = (
+    "function",
+    "question",
+)  # what task.cluster may name besides a key of the lines
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,31 @@ class Case:
     functions: tuple[Mapping[str, Any], ...]  # as their schemas judge a call
     wanted: tuple[Wanted, ...]
     is_of_bfcl: bool = field(default=False, kw_only=True)
+    row: Mapping[str, Any] = field(default_factory=dict, kw_only=True, compare=False)  # its line
+
+    @property
+    def function(self) -> str:
+        """The first wanted function, or the first offered one where nothing should be called."""
+        names = [*(name for name, _ in self.wanted), *(it["name"] for it in self.functions)]
+        return str(names[0]) if names else self.id
+
+    def cluster(self, by: str) -> str:
+        """Return the family of questions that it belongs to; ConfigError if its line names none."""
+        if by == BY_FUNCTION:
+            return self.function
+        if by == BY_QUESTION:
+            return self.id
+        from runner.datasets.shapes import cluster_of  # only where a key of the lines is named
+
+        try:
+            return cluster_of(self.row, by)
+        except KeyError:
+            known = f"{BY_FUNCTION}, {BY_QUESTION} or a key of its line: {few(sorted(self.row), 8)}"
+            raise ConfigError(
+                f"task.cluster={by}: question {self.id} has no such key. Give {known}"
+            ) from None
+        except ValueError as error:
+            raise ConfigError(f"task.cluster={by}: question {self.id}: {error}") from error
 
     @property
     def question(self) -> str:
@@ -65,6 +95,7 @@ def made_cases() -> list[Case]:
                 (("user", value["question"]),),
                 tuple(functions[name] for name in value["functions"]),
                 tuple((name, allowed) for name, allowed in value["calls"]),
+                row=value,
             )
         )
     return cases

@@ -26,9 +26,7 @@ class Placed:
     case: Case
     length: int  # 0: it is not filled
     further: int
-    cluster: str | None = (
-        None  # the question, which is the same at every length; None: it is asked once
-    )
+    cluster: str  # the family of questions that it belongs to
 
 
 @dataclass(frozen=True)
@@ -65,13 +63,17 @@ class Judge:
             tool_category=place.case.category,
             tool_length=place.length,
             tool_outcome=found.outcome.value,
+            tool_function=place.case.function,
         )
 
     def rejection_reason(self, sample: Sample) -> str | None:
         """Say why a sample does not belong to this job; None if it does."""
         if not self._asks_the_same(sample):
             return f"holds another question or gold answer than question {sample.index} of this job"
-        return None if self(sample) == sample else "was judged differently than its text is today"
+        found = self(sample)
+        if sample.tool_function is None:  # of an earlier version, which recorded no families
+            found = replace(found, cluster=sample.cluster, tool_function=None)
+        return None if found == sample else "was judged differently than its text is today"
 
     def adopted(self, sample: Sample) -> Sample | None:
         """Return another job's sample as one of this job; None if it answers another question."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from runner.config.task import Amount, TaskConfig
 from runner.config.token_counts import token_counts
-from runner.tasks.tools.cases import CATEGORIES, MADE
+from runner.tasks.tools.cases import BY_FUNCTION, CATEGORIES, MADE
 from runner_base import HASHED, UNLESS_DEFAULT, Inert, Text, check, filled, least, setting, unknown
 from runner_engine import GenerationConfig, Workload, tool_calls
 
@@ -44,6 +44,13 @@ class ToolsConfig(TaskConfig):
     distractors: int = setting(0, takes=least(0))
     fill: list[str] = field(default_factory=list)
     form: str = AUTO
+    cluster: str = setting(
+        BY_FUNCTION,
+        Inert(
+            "names families of questions; the SHA-256 of other families than functions counts instead"
+        ),
+        filled("name function, question or a key of the lines"),
+    )
     offer: Offer = Offer.template
     system: Text | None = None
     repeat: int = setting(0, UNLESS_DEFAULT, least(0))

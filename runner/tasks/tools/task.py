@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from runner.datasets.chosen import cluster_hashes
 from runner.tasks import (
     Context,
     Inputs,
@@ -26,7 +27,7 @@ from runner.tasks import (
     prompts_shown,
     score_without_left_out,
 )
-from runner.tasks.tools.cases import MADE, Case, cases_sha256, chosen, made_cases
+from runner.tasks.tools.cases import BY_FUNCTION, MADE, Case, cases_sha256, chosen, made_cases
 from runner.tasks.tools.distractors import distractors
 from runner.tasks.tools.fitting import further_functions
 from runner.tasks.tools.judging import Judge, Placed
@@ -44,7 +45,9 @@ log = logging.getLogger(__name__)
 
 # Jobs that ask further questions, at further lengths, or read calls in another form reuse the
 # answers that there are.
-IGNORED_FOR_REUSE = frozenset({"task.fill", "task.cases", "task.categories", "task.form", "cases"})
+IGNORED_FOR_REUSE = frozenset(
+    {"task.fill", "task.cases", "task.categories", "task.form", "cases", "clusters"}
+)
 
 
 @dataclass
@@ -78,8 +81,11 @@ def prepare(config: RunnerConfig) -> Offered:
             f"task.categories={','.join(task.categories)}: task.data={task.data} has no such question"
         )
     count = len(cases) * max(1, len(task.tokens))
+    hashes = {"cases": cases_sha256(cases)}
+    if task.cluster != BY_FUNCTION:  # jobs by functions keep the ids of earlier versions
+        hashes |= cluster_hashes([case.cluster(task.cluster) for case in cases])
     return Offered(
-        {"cases": cases_sha256(cases)},
+        hashes,
         task,
         cases,
         ignored_for_reuse=IGNORED_FOR_REUSE,
@@ -136,7 +142,10 @@ def placed_by(
     """Return every case at every length by its number, the shortest length first; only the
     tokenizer is loaded."""
     if not task.tokens:
-        return {number: Placed(case, 0, task.distractors) for number, case in enumerate(cases)}
+        return {
+            number: Placed(case, 0, task.distractors, case.cluster(task.cluster))
+            for number, case in enumerate(cases)
+        }
     kind, answer = kind_of(resolved.config.model), resolved.config.generation.most_new_tokens
 
     def count(asked: Sequence[tuple[Case, int]]) -> list[int]:
@@ -147,7 +156,7 @@ def placed_by(
         return [len(ids) for _, ids in kind.encoded(resolved, prompts)]
 
     places = [
-        Placed(case, length, further, case.id if len(task.tokens) > 1 else None)
+        Placed(case, length, further, case.cluster(task.cluster))
         for length in task.tokens
         for further in [further_functions(cases, length, answer, count)]
         for case in cases

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tasking import work
 
 from runner.config.model import StubConfig
 from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, semantic_keys
 from runner.store.jobs import Job, Recorder
 from runner.tasks.tools import task as tools
 from runner.tasks.tools.cases import made_cases
@@ -26,6 +27,7 @@ from runner.tasks.tools.offering import written_in
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason, Sample, Verdict
 from runner_base.tool_outcomes import ToolOutcome
+from runner_compare.outcomes import QuestionOutcome
 from runner_engine.sessions import OfferedTools
 from runner_engine.sessions.base import Message
 from runner_engine.settings.generation import GenerationConfig
@@ -235,9 +237,10 @@ def test_contexts_are_filled_up_to_their_lengths_and_never_beyond(
     assert result.metrics["tool_accuracy/length_2048"] == 1
     samples = samples_of(recorder)
     assert {sample.tool_length for sample in samples} == {1024, 2048}
-    assert Counter(sample.cluster for sample in samples) == dict.fromkeys(
-        (case.id for case in inputs.cases), 2
-    )
+    functions = Counter(case.function for case in inputs.cases)
+    assert Counter(sample.cluster for sample in samples) == {
+        name: 2 * count for name, count in functions.items()
+    }
 
 
 def test_a_length_without_room_is_refused(job: Make, recorder: Recorder) -> None:
@@ -324,3 +327,47 @@ def test_samples_are_read_again_and_another_form_judges_kept_answers(
     judge = Judge(placed, form_named("hermes"))
     assert all(adopted is not None and adopted.solved for adopted in map(judge.adopted, kept))
     assert Judge(placed, form_named("harmony")).adopted(kept[0]) is None
+
+
+def test_questions_belong_to_the_family_of_their_function_unless_another_is_named(
+    job: Make,
+) -> None:
+    inputs = tools.prepare(job(cases=None))
+    placed = tools.placed_by(inputs.task, inputs.cases, FORM, resolve(job(cases=None)))
+    families = Counter(place.cluster for place in placed.values())
+    assert len(families) == 26
+    for place in placed.values():
+        if place.case.wanted:
+            assert place.cluster == place.case.wanted[0][0]
+        else:
+            assert place.cluster == place.case.functions[0]["name"]
+    case = inputs.cases[0]
+    assert (case.cluster("question"), case.cluster("category")) == ("simple_0", "simple")
+    with pytest.raises(ConfigError, match="task.cluster=colour: question simple_0 has no such key"):
+        case.cluster("colour")
+    with pytest.raises(ConfigError, match="task.cluster=calls: question simple_0: `calls` is"):
+        case.cluster("calls")
+
+
+def test_only_other_families_than_functions_count_in_the_identity(job: Make) -> None:
+    """Jobs of earlier versions, which knew no families, keep their ids."""
+    assert tools.prepare(job()).hashes.keys() == {"cases"}
+    hashes = [tools.prepare(job(cluster=name)).hashes for name in ("category", "question")]
+    assert all(own.keys() == {"cases", "clusters"} for own in hashes)
+    assert hashes[0]["clusters"] != hashes[1]["clusters"]
+    assert "task.cluster" not in dict(semantic_keys(job(cluster="category")))
+
+
+def test_samples_of_earlier_versions_are_accepted(job: Make, recorder: Recorder) -> None:
+    config = job()
+    inputs = tools.prepare(config)
+    work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, form_named("json"))))
+    placed = tools.placed_by(inputs.task, inputs.cases, FORM, resolve(config))
+    judge = Judge(placed, form_named("json"))
+    for sample in samples_of(recorder):
+        assert judge.rejection_reason(sample) is None
+        older = replace(sample, cluster=None, tool_function=None)
+        assert judge.rejection_reason(older) is None
+        assert QuestionOutcome.of(older).cluster is None
+        assert QuestionOutcome.of(sample).cluster == placed[sample.index].case.function
+        assert judge.rejection_reason(replace(sample, cluster="other")) is not None
