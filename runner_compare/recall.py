@@ -4,8 +4,8 @@ effective length."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,8 @@ class RecallFindings:
 
     outcomes: tuple[QuestionOutcome, ...]
     margin: float = MARGIN
-    settings: int = 1  # that share the error of what is said about depths
+    settings: int = 1  # that share the error of effective lengths, and that of depths
+    sharing: int = 0  # of these, settings among which the level of kept lengths is divided; 0: all
 
     @cached_property
     def kinds(self) -> list[str]:
@@ -82,7 +83,12 @@ class RecallFindings:
     @cached_property
     def effective(self) -> EffectiveLength | None:
         """The effective length; None if it would say nothing."""
-        return effective_length_of(self.lengths, self.margin)
+        return effective_length_of(self.lengths, self.margin, *self.levels)
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """The levels of lost and of kept lengths."""
+        return ALPHA / self.settings, ALPHA / (self.sharing or self.settings)
 
     @cached_property
     def by_kind(self) -> dict[str, EffectiveLength | None]:
@@ -98,7 +104,7 @@ class RecallFindings:
             ]
             for kind in self.kinds
         }
-        level = ALPHA / len(self.kinds)
+        level = ALPHA / self.settings / len(self.kinds)
         return {
             kind: effective_length_of(recall_by_length(outcomes), self.margin, level)
             for kind, outcomes in own.items()
@@ -132,12 +138,13 @@ class RecallFindings:
     def needed(self) -> int:
         """About how many questions a length show that recall is kept at the first undecided one, if
         nothing is lost."""
-        at_least = math.floor(math.log(ALPHA / 2) / math.log(1 - self.margin)) + 1
+        level = self.levels[1]
+        at_least = math.floor(math.log(level / 2) / math.log(1 - self.margin)) + 1
         found = self.effective
         undecided = found is not None and self.lengths[found.reached + 1].against_shortest
         if not undecided or not undecided.test.can_plan:
             return at_least
-        return max(at_least, undecided.test.needs(self.margin, ALPHA) or at_least)
+        return max(at_least, undecided.test.needs(self.margin, level) or at_least)
 
     def cell(self, length: int, depth: float | None) -> CellRecall | None:
         """Return the recall at a depth of a length; None if nothing was asked there."""
@@ -240,7 +247,10 @@ def _test_of(pairs: Pairs) -> Test:
 
 
 def effective_length_of(
-    lengths: Sequence[LengthRecall], margin: float, alpha: float = ALPHA
+    lengths: Sequence[LengthRecall],
+    margin: float,
+    alpha: float = ALPHA,
+    kept_alpha: float | None = None,
 ) -> EffectiveLength | None:
     """Return the effective length; None if it would say nothing: of one length, or of recall near
     zero at the first."""
@@ -254,4 +264,26 @@ def effective_length_of(
         length.against_shortest for length in lengths if length.against_shortest is not None
     ]
     tests = [length_tests(against.test, margin, against.ends) for against in compared]
-    return effective_length([length.length for length in lengths], tests, alpha)
+    return effective_length([length.length for length in lengths], tests, alpha, kept_alpha)
+
+
+def share_error(findings: Mapping[str, RecallFindings]) -> dict[str, RecallFindings]:
+    """Return what several settings say, so that all effective lengths hold together in 95 %.
+
+    Settings that are shown to reach every length pass on their part of the level of kept lengths.
+    """
+    count = sharing = max(1, len(findings))
+    while True:
+        left = max(1, count - sum(_reaches_all(own, count, sharing) for own in findings.values()))
+        if left == sharing:
+            break
+        sharing = left
+    return {name: replace(own, settings=count, sharing=sharing) for name, own in findings.items()}
+
+
+def _reaches_all(findings: RecallFindings, settings: int, sharing: int) -> bool:
+    """Whether recall is shown to be kept at every length, where settings share the levels."""
+    found = effective_length_of(
+        findings.lengths, findings.margin, ALPHA / settings, ALPHA / sharing
+    )
+    return found is not None and found.reached == len(found.lengths) - 1

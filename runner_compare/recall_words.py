@@ -76,9 +76,8 @@ def effective_sentence(findings: RecallFindings) -> str:
             "one length was asked" if len(lengths) == 1 else "no question is asked at all lengths"
         )
         return f"no effective length: {what}"
-    reached = (
-        f"effective length within {margin} of the recall at {shortest.length:,} tokens ({interval})"
-    )
+    at_shortest = f"the recall at {shortest.length:,} tokens ({interval})"
+    reached = f"effective length in these texts within {margin} of {at_shortest}"
     sentence = f"{reached}: {length_words(found)}"
     if not found.undecided:
         return sentence

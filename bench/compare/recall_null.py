@@ -11,21 +11,25 @@ shows to be within it, whatever the shorter ones show; answers at several depths
 Where a length is not decided, the note says how many questions would decide it. Is it decided with so many others?
 
 Then ten settings that are equal: how often is any of them called different from the first at any length? The controls:
-the same without Holm, and effective lengths as counted that differ.
+the same without Holm, and effective lengths as counted that differ. How often is any of the ten shown to reach further
+than it does? The control: each with an interval of its own.
+
+Then models to which texts are unlike: one text of each length is a sample. How often does the interval miss the
+effective length in these very texts? The control: the one over all texts.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from simulation import NORMAL, Limits, Numbers, Rate, Table, begin
 
 from runner_compare.outcomes import QuestionOutcome, RecallPlace
-from runner_compare.recall import RecallFindings
+from runner_compare.recall import RecallFindings, share_error
 from runner_compare.statistics import ALPHA, Finding, judge
 from runner_compare.statistics.effective_length import length_tests
 from runner_compare.statistics.lost_depths import lost_depths
@@ -40,6 +44,12 @@ ALIKE_AT_LENGTH = 0.4  # how much of it is the same at each depth of a length
 ALIKE_SETTINGS = 0.8  # the same over settings
 RARE = 1 / 20  # of the questions
 SETTINGS = 10
+FURTHEST = (
+    "loses 30 points beyond 4,096",
+    "loses just more beyond 4,096",
+    "loses just more beyond 1,024",
+)
+SPREADS = (0.0, 0.3)  # of texts of one length, in probits
 DRAWS = 499  # a test by so many permutations is as exact as by more, and finds a little less
 
 Outcomes = Sequence[QuestionOutcome]
@@ -338,6 +348,77 @@ def called_different(
     return Rate(different, draws), Rate(unadjusted, draws), Rate(lengths_differ, draws)
 
 
+def furthest(generator: np.random.Generator, draws: int, limits: Limits) -> None:
+    """Print how often any of ten equal settings is shown to reach too far, and how often settings are found."""
+    heads = "any too far %", "each by itself", "rows found", "by itself"
+    table = Table(
+        f"{SETTINGS} equal settings: {draws:,} tables a line", "a cell", f"{'the model':30}", *heads
+    )
+    for model in MODELS:
+        for a_cell in A_CELL[1:] if model.name in FURTHEST else ():
+            together, alone = reached_too_far(generator, model, a_cell, draws)
+            found = [Rate(sum(rows), draws * SETTINGS).plain for _, rows in (together, alone)]
+            too_far = [Rate(times, draws) for times, _ in (together, alone)]
+            table.row(a_cell, model.name.ljust(30), too_far[0], too_far[1].plain, *found)
+            limits.false.append(too_far[0])
+
+
+def reached_too_far(
+    generator: np.random.Generator, model: Model, a_cell: int, draws: int
+) -> tuple[tuple[int, list[int]], tuple[int, list[int]]]:
+    """Return in how many tables any of ten settings is shown to reach too far, and how many are found in each: of
+    settings that share an error, and of settings by themselves."""
+    too_far, found = [0, 0], ([0] * draws, [0] * draws)
+    for draw in range(draws):
+        answers = drawn(generator, model, a_cell, False, SETTINGS)
+        alone = {str(at): RecallFindings(tuple(own), MARGIN) for at, own in enumerate(answers)}
+        for way, findings in enumerate((share_error(alone), alone)):
+            known = [it.effective for it in findings.values() if it.effective is not None]
+            too_far[way] += any(it.at_least > model.true for it in known)
+            found[way][draw] = sum(it.at_least == it.at_most == model.true for it in known)
+    return (too_far[0], found[0]), (too_far[1], found[1])
+
+
+def unlike_texts(generator: np.random.Generator, draws: int, limits: Limits) -> None:
+    """Print how often the interval misses the effective length in the texts that were asked, and in all texts."""
+    heads = "these texts: misses %", "all texts: too long", "too short"
+    table = Table(f"{draws:,} models a line", "spread", f"{'the model':30}", *heads)
+    for spread in SPREADS:
+        for model in MODELS:
+            if model.name in FURTHEST:
+                missed, too_long, too_short = missed_texts(generator, model, spread, draws)
+                table.row(spread, model.name.ljust(30), missed, too_long.plain, too_short.plain)
+                limits.missed.append(missed)
+
+
+def missed_texts(
+    generator: np.random.Generator, model: Model, spread: float, draws: int
+) -> tuple[Rate, Rate, Rate]:
+    """Return how often the interval misses the length in texts that are drawn, and lies above and below that in all."""
+    missed = too_long = too_short = 0
+    for _ in range(draws):
+        shifts = dict(zip(LENGTHS, spread * generator.standard_normal(len(LENGTHS)), strict=True))
+        of_texts = in_texts(model, shifts)
+        (outcomes,) = drawn(generator, of_texts, A_CELL[-1], False)
+        found = RecallFindings(tuple(outcomes), MARGIN).effective
+        if found is not None:
+            missed += not found.at_least <= of_texts.true <= found.at_most
+            too_long += found.at_least > model.true
+            too_short += found.at_most < model.true
+    return Rate(missed, draws), Rate(too_long, draws), Rate(too_short, draws)
+
+
+def in_texts(model: Model, shifts: Mapping[int, float]) -> Model:
+    """Return a model whose recall in the texts of each length is shifted by so many probits."""
+
+    def recall(length: int, depth: float, kind: str) -> float:
+        return NORMAL.cdf(bar_of(model.recall(length, depth, kind)) + shifts[length])
+
+    shares = [recall(length, 0.5, "usual") for length in LENGTHS]
+    kept = [share >= shares[0] - MARGIN for share in shares]
+    return replace(model, recall=recall, true=LENGTHS[(*kept, False).index(False) - 1])
+
+
 def at_length(
     own: Outcomes, other: Outcomes, length: int
 ) -> list[tuple[QuestionOutcome, QuestionOutcome]]:
@@ -358,6 +439,8 @@ def main() -> int:
     intervals(generator, draws, limits)
     as_many_as_said(generator, draws)
     equal_settings(generator, max(1, draws // 2), limits)
+    furthest(generator, max(1, draws // 2), limits)
+    unlike_texts(generator, draws, limits)
     return limits.conclude(started)
 
 

@@ -11,10 +11,16 @@ from runner_base import Column, ConfigError, Picture, Use, few
 from runner_compare.columns import naming_at
 from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner_compare.effect_words import p_value
+from runner_compare.error_families import (
+    ErrorFamily,
+    error_sentences,
+    errors_record,
+    rows_family,
+)
 from runner_compare.outcomes import Answers
 from runner_compare.quantities import points
 from runner_compare.reader import Reader
-from runner_compare.recall import MARGIN, RecallFindings, families_of
+from runner_compare.recall import MARGIN, RecallFindings, families_of, share_error
 from runner_compare.recall_words import (
     IN_SEVERAL_PLACES,
     below_words,
@@ -80,7 +86,12 @@ class Recall(Section):
         said += _together(
             [(name, sentence) for name, findings in shown for sentence in depth_sentences(findings)]
         )
-        return [*said, *furthest_sentence(table), *compared_sentences(table)]
+        return [
+            *said,
+            *furthest_sentence(table),
+            *compared_sentences(table),
+            *error_sentences(error_families(table)),
+        ]
 
     def legend(self, table: Table, explain: bool) -> str:
         """Return what an effective length is."""
@@ -90,8 +101,13 @@ class Recall(Section):
         return (
             "Effective length: the longest one up to which recall is not below that of the shortest by more than "
             f"{margin} ({OPTION}). Reaches: a test shows it there and at all shorter lengths; less than: a test "
-            "shows that it is not; what is between is not decided."
+            "shows that it is not; what is between is not decided. All of them hold together in 95 %, for the texts "
+            "that were asked: another text may reach more or less."
         )
+
+    def record(self, table: Table) -> dict[str, Any]:
+        """Return which comparisons share an error."""
+        return errors_record(error_families(table)) if table.of(RecallOfTable).findings else {}
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         """Return what a row's answers say, with its comparisons."""
@@ -159,10 +175,14 @@ def add_recall(table: Table, reader: Reader) -> None:
         answers[row.run.run_id] = {
             question: outcome for question, outcome in own.items() if outcome.recall is not None
         }
-    margin, settings = recorded_margin(table), max(1, len(answers))
-    for run_id, own in answers.items():
-        if own:
-            kept.findings[run_id] = RecallFindings(tuple(own.values()), margin, settings)
+    margin = recorded_margin(table)
+    kept.findings = share_error(
+        {
+            run_id: RecallFindings(tuple(own.values()), margin)
+            for run_id, own in answers.items()
+            if own
+        }
+    )
     tests = [
         (row, length, compared)
         for row in table.settings
@@ -174,6 +194,24 @@ def add_recall(table: Table, reader: Reader) -> None:
     decisions = judge([compared for *_, compared in tests])
     for (row, length, _), decision in zip(tests, decisions, strict=True):
         kept.compared.setdefault(row.run.run_id, {})[length] = decision
+
+
+def error_families(table: Table) -> list[ErrorFamily]:
+    """Return the groups of statements of which each shares one error."""
+    kept = table.of(RecallOfTable)
+    findings = [*kept.findings.values()]
+    if not findings:
+        return []
+    counts = {
+        "recall at each length": sum(map(len, kept.compared.values())),
+        "effective lengths": sum(own.effective is not None for own in findings),
+        "effective lengths by kind": sum(len(own.by_kind) for own in findings),
+        "depths": sum(len(own.lost_depths) for own in findings),
+    }
+    return [
+        *rows_family(table),
+        *(ErrorFamily(what, count) for what, count in counts.items() if count),
+    ]
 
 
 def with_margin(tables: list[Table], margin: str) -> None:
@@ -193,9 +231,9 @@ def with_margin(tables: list[Table], margin: str) -> None:
             f"{OPTION} {margin}: no job among these asked for something in long texts"
         )
     for of_table in kept:
-        of_table.findings = {
-            run_id: replace(own, margin=share) for run_id, own in of_table.findings.items()
-        }
+        of_table.findings = share_error(
+            {run_id: replace(own, margin=share) for run_id, own in of_table.findings.items()}
+        )
 
 
 def _compared(

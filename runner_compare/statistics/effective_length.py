@@ -14,6 +14,11 @@ error:
   whole level: to reach too far, the test of the first length at which recall is lost has to be wrong.
 - A length is excluded as too long if recall is shown to be lost there, or at a shorter one. Half of the level is for
   the length itself, half is shared by all shorter ones.
+
+Of several settings in one table the intervals hold together, because the reader looks for the longest one: each setting
+has its share of the level. A setting that is shown to reach the longest length passes on what its lengths were tested
+with, to those that are not (Bretz, Maurer, Brannath and Posch, A graphical approach to sequentially rejective multiple
+test procedures, 2009).
 """
 
 from __future__ import annotations
@@ -87,14 +92,21 @@ def length_tests(test: Test, margin: float, ends: tuple[Test, Test] | None = Non
 
 
 def effective_length(
-    lengths: Sequence[int], tests: Sequence[LengthTests], alpha: float = ALPHA
+    lengths: Sequence[int],
+    tests: Sequence[LengthTests],
+    alpha: float = ALPHA,
+    kept_alpha: float | None = None,
 ) -> EffectiveLength:
     """Return the effective length; `tests` are those of all lengths but the shortest, in their
-    order."""
+    order.
+
+    `kept_alpha`: the level of what is shown to be kept, where it is not that of what is lost.
+    """
     assert len(tests) == len(lengths) - 1
     half, last = alpha / 2, len(lengths) - 1
+    kept = half if kept_alpha is None else kept_alpha / 2
     counted = _first_false([test.is_kept_as_counted for test in tests])
-    reached = _first_false([test.p_kept < half for test in tests])
+    reached = _first_false([test.p_kept < kept for test in tests])
     possible = [
         at
         for at in range(last, 0, -1)

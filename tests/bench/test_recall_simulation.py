@@ -78,3 +78,22 @@ def test_equal_settings_are_rarely_called_different(generator: np.random.Generat
     different, unadjusted, _ = simulation.called_different(generator, model, 20, 30)
     assert different.low <= 0.05
     assert unadjusted.low > 0.2, "the control: each length and setting at 5 % of its own"
+
+
+def test_of_ten_settings_none_is_shown_to_reach_too_far(generator: np.random.Generator) -> None:
+    """Equal settings that lose just more than the margin."""
+    import recall_null as simulation
+
+    (model,) = (m for m in simulation.MODELS if m.name == "loses just more beyond 1,024")
+    (too_far, _), (alone, _) = simulation.reached_too_far(generator, model, 50, 40)
+    assert simulation.Rate(too_far, 40).low <= 0.05
+    assert alone > too_far, "the control: each setting by itself"
+
+
+def test_an_effective_length_holds_for_its_texts(generator: np.random.Generator) -> None:
+    import recall_null as simulation
+
+    (model,) = (m for m in simulation.MODELS if m.name == "loses just more beyond 4,096")
+    missed, too_long, too_short = simulation.missed_texts(generator, model, 0.3, 40)
+    assert missed.low <= 0.05
+    assert too_long.times + too_short.times > 4, "the control: over all texts"

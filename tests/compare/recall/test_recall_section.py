@@ -17,6 +17,7 @@ from runner_compare.data import Run, Table
 from runner_compare.outcomes import Answers, Question, QuestionOutcome, RecallPlace
 from runner_compare.output import FORMATS, flat_lines
 from runner_compare.reader import Reader
+from runner_compare.recall import RecallFindings, share_error
 from runner_compare.sections.recall import RecallOfTable, length_columns, with_margin
 from runner_compare.shown import of_table, sentences_of
 from runner_compare.table import ComparisonOptions, tabulate
@@ -147,6 +148,11 @@ def test_the_record_is_as_its_schema_says_and_the_sheet_has_the_lengths(table: T
         "words": "reaches at least 4,096 tokens, less than 8,192",
     }
     assert of_row["dynamic"]["effective_length"] is None
+    families = document["tables"][0]["error_families"]
+    assert {it["comparisons_of"]: it["comparisons"] for it in families} == {
+        "whole rows": 3, "recall at each length": 12, "effective lengths": 3, "depths": 16
+    }  # fmt: skip
+    assert any("20 % together" in line for line in document["tables"][0]["sentences"])
     assert [length["depths"][0]["recall"] for length in of_row["yarn"]["lengths"]] == [
         1.0,
         1.0,
@@ -211,3 +217,21 @@ def test_pictures_are_drawn(table: Table) -> None:
     for name in ("native", "linear", "yarn", "dynamic"):
         assert f">{name}<" in drawn
         assert f">{name}<" in curve.svg()
+
+
+def test_effective_lengths_of_a_table_share_one_error() -> None:
+    """The same answers show less where the longest of more rows is looked for."""
+    findings = {str(at): RecallFindings(tuple(planted(UP_TO_4K).values())) for at in range(10)}
+    shared = share_error(findings)
+    assert {own.levels for own in shared.values()} == {(0.005, 0.005)}
+    assert findings["0"].levels == (0.05, 0.05), "the control: a row by itself"
+
+
+def test_rows_that_reach_every_length_pass_on_their_level() -> None:
+    every = {
+        str(at): RecallFindings(tuple(planted(dict.fromkeys(LENGTHS, 20)).values()))
+        for at in range(9)
+    }
+    other = RecallFindings(tuple(planted(UP_TO_1K).values()))
+    assert share_error(every | {"last": other})["last"].levels == (0.005, 0.05)
+    assert share_error({"first": other, "last": other})["last"].levels == (0.025, 0.025)
