@@ -8,6 +8,7 @@ from typing import Any
 from runner.speed.by_turns import ACCEPTED, DIFFERING, GAIN, OFF_SPEED, SPEED
 from runner.speed.cells import Cell
 from runner_base.spreads import fewest_with_interval, median_interval
+from runner_compare.statistics import exact_interval
 
 TITLE = "decoding with guesses and without, by turns"
 NO_TEXT = (
@@ -74,9 +75,16 @@ def notes(cells: Sequence[Cell], dtype: str, are_texts: bool) -> list[str]:
         found.append(f"an interval of the gain takes task.repeats={fewest} or more")
     differing = int(sum(sum(cell.values(DIFFERING)) for cell in compared))
     answers = sum(cell.batch_size * len(cell.repeats) for cell in compared)
+    low, high = exact_interval(differing, answers)
     if differing:
         why = f"{dtype} rounds a pass over several tokens otherwise than single steps"
         found.append(
-            f"{differing:,} of {answers:,} answers differ from those without guesses: {why}"
+            f"{differing:,} of {answers:,} answers differ from those without guesses "
+            f"({100 * low:.1f} to {100 * high:.1f} %, exact 95 % interval): {why}"
+        )
+    else:
+        found.append(
+            f"none of {answers:,} answers differs from that without guesses: up to {100 * high:.1f} % may "
+            "(exact two-sided 95 % interval)"
         )
     return found

@@ -1,0 +1,88 @@
+"""Answers that guessed tokens have changed: counts, sentences and JSON, from planted answers."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from json_schema import SCHEMA, faults
+
+from runner_compare.comparison import Comparison
+from runner_compare.data import TEXT_END, Run, Table
+from runner_compare.outcomes import Answers, Question, QuestionOutcome
+from runner_compare.output import FORMATS
+from runner_compare.reader import Reader
+from runner_compare.shown import sentences_of
+from runner_compare.table import ComparisonOptions, tabulate
+
+N = 40
+
+
+class Planted(Reader):
+    """Answers whose verdicts are all right; so many texts begin otherwise."""
+
+    def __init__(self, changed: dict[str, int]) -> None:
+        super().__init__()
+        self.changed = changed
+
+    def of(self, run: Run) -> Answers:
+        """Return the verdicts."""
+        return {(at, f"question {at}", "42"): QuestionOutcome(True, "prompt") for at in range(N)}
+
+    of_baseline = of
+
+    def words(
+        self, run: Run, wanted: set[Question], most: int = TEXT_END
+    ) -> dict[Question, dict[str, str]]:
+        """Return the texts, of which only the beginning differs."""
+        texts = {
+            question: f"{'B' if question[0] < self.changed[run.run_id] else 'A'}{' and so on' * 100}"
+            for question in wanted
+        }
+        return {question: {"text": text[-most:]} for question, text in texts.items()}
+
+
+def table_of(changed: dict[str, int], also: str = "none") -> Table:
+    runs = [
+        Run(
+            name,
+            f"job-{name}",
+            "gsm8k",
+            "1",
+            "",
+            {"generation.speculate": name, "quantization.name": also if at else "none"},
+            {"n": float(N), "correct": float(N)},
+        )
+        for at, name in enumerate(changed)
+    ]
+    return tabulate(runs, ComparisonOptions({"generation.speculate": "off"}), Planted(changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            0,
+            "none of 40 answers has another text; up to 8.8 % may differ (exact two-sided 95 % interval)",
+        ),
+        (10, "10 of 40 answers have another text [12.7, 41.2] %"),
+    ],
+)
+def test_answers_that_guesses_changed_are_counted(changed: int, said: str) -> None:
+    table = table_of({"off": 0, "draft": changed})
+    names = "generation.speculate=draft vs generation.speculate=off"
+    assert f"{names}: {said}" in sentences_of(table)
+    out = io.StringIO()
+    FORMATS["json"](Comparison([table]), out)
+    document = json.loads(out.getvalue())
+    assert list(faults(document, SCHEMA)) == []
+    (found,) = (
+        row["changed_answers"] for row in document["tables"][0]["rows"] if not row["is_baseline"]
+    )
+    assert (found["changed"], found["answers"]) == (changed, N)
+
+
+def test_other_settings_change_answers_anyway() -> None:
+    said = "\n".join(sentences_of(table_of({"off": 0, "draft": 10}, also="nf4")))
+    assert "another text" not in said
