@@ -19,6 +19,7 @@ from runner.config import runner_hydra
 from runner.config.groups import GROUPS
 from runner.config.hydra import as_yaml, to_config
 from runner.config.hydra_versions import as_in_main
+from runner.config.mistyped import check_words
 from runner.config.plain_text import as_sweeper_keys, quote_texts
 from runner.config.root import RunnerConfig
 from runner.config.variables import variables_as_overrides
@@ -57,6 +58,8 @@ def arrange(arguments: list[str]) -> list[str]:
         ):  # also abbreviated
             action.version = _versions()  # type: ignore[attr-defined]
     known, unknown = parser.parse_known_args(arguments)
+    options_known = [name for action in parser._actions for name in action.option_strings]
+    check_words(arguments, unknown, options_known)
     overrides = known.overrides + [word for word in unknown if not word.startswith("-")]
     options = list(arguments)
     for override in overrides:

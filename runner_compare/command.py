@@ -66,8 +66,7 @@ def entry() -> NoReturn:
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
-    options = parser().parse_args(arguments)
-    return exit_code_of("runner-compare", lambda: _compare(options))
+    return exit_code_of("runner-compare", lambda: _compare(parser().parse_args(arguments)))
 
 
 def _compare(options: argparse.Namespace) -> int:

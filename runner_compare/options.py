@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from runner_base import ConfigError
+from runner_base.command_line import CommandParser
 from runner_compare.output import FORMATS
 from runner_compare.readers.tools import writers
 from runner_compare.statistics.pooling import Weights
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
   runner-compare --baseline quantization=none --require 'margin=2 model_mib<4000'
   runner-compare --lm-eval out_hf out_nf4
   runner-compare --results logs/a.eval logs/b.eval"""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         "runner-compare",
         description=about,
         epilog=epilog,

@@ -18,6 +18,7 @@ from omegaconf.errors import (
 
 from runner.config.groups import KeyType, key_type
 from runner.config.messages import unknown_choice, unknown_key, wrong_value
+from runner.config.mistyped import explain_stray_word
 from runner_base import ConfigError, RunnerError, plug_ins
 
 # choices of hydra/launcher and hydra/sweeper from other packages; the part before _ names the extra
@@ -55,9 +56,7 @@ def _unreadable(override: str) -> str:
     """Say what to type for an override that Hydra's grammar rejects."""
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.@/-]*", key, re.ASCII):
-        return (
-            f"{override}: not a valid override: write KEY=VALUE or GROUP=CHOICE (all keys: --help)"
-        )
+        return explain_stray_word(override)
     fix = _in_quotes(key, value)
     return f"{override}: the value cannot be read: text with special characters needs quotes inside the shell's: {fix}"
 

@@ -93,10 +93,13 @@ def unknown_key(key: str, owner: object = None, value: object = None) -> str:
     choices = {f"{head}.{name}" for name in names} if dot else {*groups, *schema_keys(RunnerConfig)}
     tasks = _tasks_with(key)
     other = f". {key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
-    return (
-        f"{key}: {unknown('key' if dot else 'group or key', key, choices, _of_other_groups(key, choices))}"
-        f"{other if tasks else ''}{'' if dot else _own_key(key, choices, value)}"
+    problem = unknown(
+        "key" if dot else "group or key", key, choices, _of_other_groups(key, choices)
     )
+    own = "" if dot else _own_key(key, choices, value)
+    if not (tasks or own) and "Did you mean" in problem:
+        problem = problem.partition(" Choices: ")[0]  # the likely key is enough
+    return f"{key}: {problem}{other if tasks else ''}{own}"
 
 
 def _own_key(key: str, choices: set[str], value: object) -> str:

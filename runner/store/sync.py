@@ -22,6 +22,7 @@ from runner_base import (
     say,
     signals,
 )
+from runner_base.command_line import CommandParser
 
 
 def entry() -> NoReturn:
@@ -32,7 +33,7 @@ def entry() -> NoReturn:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    arguments = argparse.ArgumentParser("runner-sync", description=(__doc__ or "").split("`: ")[1])
+    arguments = CommandParser("runner-sync", description=(__doc__ or "").split("`: ")[1])
     arguments.add_argument(
         "--output-dir", default="outputs", help="folder that holds jobs/ (default: %(default)s)"
     )

@@ -25,6 +25,7 @@ from runner.options.advise.gains import gains_in_words
 from runner.options.advise.machines import Machine, machine_of
 from runner.options.advise.ranking import TIGHT, UNKNOWN
 from runner_base import ConfigError, JobFailed, clock, exit_code_of, machine, plain, run_entry, say
+from runner_base.command_line import CommandParser
 
 NAME = "runner-advise"
 PARTS = "parts as predicted, not all at their peak at once"
@@ -43,8 +44,11 @@ def message_of(error: Exception) -> str | None:
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
-    options = parser().parse_intermixed_args(arguments)
-    return exit_code_of(NAME, lambda: _advise(options), message_of)
+
+    def work() -> int:
+        return _advise(parser().parse_intermixed_args(arguments))
+
+    return exit_code_of(NAME, work, message_of)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
   runner-advise model=auto model.name=FOLDER task.limit=50 --run
   runner-advise files=FOLDER --memory-gib 8
   runner-advise model=local model.name=FOLDER --mix 'weight_mib<120' quantization=nf4,int8,none"""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         NAME,
         description=about,
         epilog=epilog,

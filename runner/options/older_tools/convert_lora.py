@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner_base import ConfigError, check, few, load_json, one_line, plain, run_entry
+from runner_base.command_line import CommandParser
 from runner_base.errors import OutputError
 from runner_engine.checkpoints import locate_config
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
@@ -67,9 +68,7 @@ def entry() -> NoReturn:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    arguments = argparse.ArgumentParser(
-        "runner-convert-lora", description=(__doc__ or "").split("`: ")[1]
-    )
+    arguments = CommandParser("runner-convert-lora", description=(__doc__ or "").split("`: ")[1])
     arguments.add_argument(
         "source",
         metavar="IN",
