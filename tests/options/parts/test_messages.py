@@ -13,7 +13,7 @@ import pytest
     [
         (
             ["task=split", "num_parts=2"],
-            "num_parts: no group or key 'num_parts'. Did you mean task.num_parts? Choices: ",
+            "num_parts: no group or key 'num_parts'. Did you mean task.num_parts?",
         ),
         (
             ["model.num_parts=2"],
