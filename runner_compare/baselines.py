@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from runner_compare.data import EXTRACTOR, JOB_ID, SCORER, NotPaired, Run, group, label
+from runner_compare.key_rules import KeyRules
 
 NOT_SET = "null"  # the value of a key without one, in a record
 
@@ -35,13 +36,27 @@ def find_baseline(
     if not fitting:
         differing, other = min(differences_of, key=lambda item: len(item[0]))
         raise NotPaired(
-            f"no baseline: the nearest one differs in {both_values(run, other, differing)}"
+            f"no baseline: the nearest one differs in {both_values(run, other, differing)}; "
+            f"to compare anyway: --ignore {','.join(map(label, differing))}"
         )
     alike = [other for other in fitting if scoring(other) == scoring(run)] or fitting
     if len(alike) > 1:
         several = ", ".join(sorted(other.job_id for other in alike)[:3])
         raise NotPaired(f"{len(alike)} baselines match ({several}): name one, e.g. with {JOB_ID}=…")
     return alike[0]
+
+
+def is_ignored(key: str, ignored: Sequence[str]) -> bool:
+    """Whether --ignore names a key, or the choice of the key's group."""
+    return key in ignored or group(key) in named_groups(ignored)
+
+
+def differing_ignored(run: Run, base: Run, ignored: Sequence[str], rules: KeyRules) -> str | None:
+    """Return a remark about the ignored keys in which two runs differ; None if there are none."""
+    keys = [
+        key for key in rules.differing_keys([run.params, base.params]) if is_ignored(key, ignored)
+    ]
+    return f"ignored: {both_values(run, base, keys)}" if keys else None
 
 
 def both_values(run: Run, base: Run, keys: list[str]) -> str:

@@ -52,7 +52,7 @@ from runner_compare.table import ComparisonOptions, tabulate
 from runner_compare.wording import TEAM
 
 FOLDER = "comparison"  # of the files that --log adds
-NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline", "pool", "margin", "require",
+NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline", "ignore", "pool", "margin", "require",
                  "plan_questions", "recall_margin", "flips", "lm_eval", "results")  # fmt: skip
 
 
@@ -265,6 +265,9 @@ def tabulate_tasks(
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
     candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
     by = parse_keys(options.by, runs, "--by") if options.by else []
+    ignore = parse_keys(options.ignore, runs, "--ignore") if options.ignore else []
+    if ignore and not baseline:
+        raise ConfigError(f"--ignore {options.ignore}: needs a baseline: add --baseline KEY=VALUE")
     base = None
     if set(baseline) == {JOB_ID}:  # one named run is the baseline of all others
         if by:
@@ -280,7 +283,14 @@ def tabulate_tasks(
         if options.across_tools:
             keys, task_base = ({}, []), of_task[0]
         choice = ComparisonOptions(
-            *keys, options.seeds, options.unpaired, task_base, margins, tolerance, several[task]
+            *keys,
+            options.seeds,
+            options.unpaired,
+            task_base,
+            margins,
+            tolerance,
+            several[task],
+            ignore,
         )
         tables.append(tabulate(of_task, choice, reader))
     if options.seeds:

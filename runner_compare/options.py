@@ -121,6 +121,13 @@ def parser() -> argparse.ArgumentParser:
         help="compare all others with the runs that have these values",
     )
     add(
+        "--ignore",
+        default="",
+        metavar="KEY[,KEY]",
+        help="with --baseline: also compare runs that differ from their baseline in these keys, such as "
+        "model.revision; the row says so",
+    )
+    add(
         "--by",
         default="",
         metavar="KEY[,KEY]",

@@ -3,12 +3,20 @@ sorts the rows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from runner_base import ConfigError, Progress
 from runner_compare.adapter_names import FORMAT, MERGING, name_adapters, own_name
-from runner_compare.baselines import both_values, find_baseline, named_groups, scoring
+from runner_compare.baselines import (
+    both_values,
+    differing_ignored,
+    find_baseline,
+    is_ignored,
+    named_groups,
+    scoring,
+)
 from runner_compare.conclusion import conclude
 from runner_compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, group, label
 from runner_compare.effect_words import error_budget
@@ -60,6 +68,7 @@ class ComparisonOptions:
     # by how much speeds may differ by noise alone, if the user says so
     tolerance: float | None = None
     metrics: int = 1  # tables of one score, a metric each, that share the 5 %
+    ignore: Sequence[str] = ()  # keys in which a run may differ from its baseline
 
 
 def tabulate(runs: list[Run], choice: ComparisonOptions, reader: Reader) -> Table:
@@ -143,7 +152,7 @@ def _compare_rows(
         rows[run.run_id].is_baseline = True
     for run_id in repeats:
         rows[run_id].is_repeat = True
-    varying = [key for key in varying if key != REPEAT]
+    varying = [key for key in varying if key != REPEAT and not is_ignored(key, choice.ignore)]
     compared: dict[str, list[Compared]] = {}
     with Progress(len(rows), "comparing") as bar:
         for row in table.rows:
@@ -202,7 +211,8 @@ def compared_with(run: Run, base: Run, choice: ComparisonOptions, reader: Reader
         if compared.effect.is_ratio:
             noted.append(compared)
             continue
-        remarked = noting(compared, other_differences, reader.remark(run, base))
+        ignored = differing_ignored(run, base, choice.ignore, reader.key_rules)
+        remarked = noting(compared, other_differences, ignored, reader.remark(run, base))
         tells_more = _what_tells_more(compared.effect, run, base)
         noted.append(replace(remarked, unplanned=why, tells_more=tells_more))
     return noted
