@@ -121,6 +121,20 @@ def margin_words(decision: Decision) -> str:
     return f"{decision.margin:g} {unit_of(decision)}"
 
 
+def why_undecided(*decisions: Decision) -> str:
+    """Say why nothing is shown about a margin, where both sides could be broken alike; empty if the
+    reason is another one."""
+    if decisions[0].no_evidence:
+        return decisions[0].no_evidence
+    lows = [decision.baseline_low for decision in decisions if decision.baseline_low is not None]
+    if not lows:
+        return ""
+    return (
+        f"the baseline's accuracy may be as low as {100 * min(lows):.1f} %, no more than the margin: "
+        "easier questions would tell more, or more of them"
+    )
+
+
 def margin_decision(decision: Decision) -> str:
     """Return what is decided about the margin, e.g. `as good within 2 points`."""
     assert decision.verdict is not None

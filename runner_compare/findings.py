@@ -18,6 +18,7 @@ from runner_compare.effect_words import (
     p_value,
     quantity,
     unit_of,
+    why_undecided,
 )
 from runner_compare.quantities import METHODS, at_worst, what_shows_more
 from runner_compare.statistics import ALPHA, Decision, Finding, MarginVerdict, Method
@@ -98,7 +99,11 @@ def _limits(effects: Sequence[Decision], largest: Decision, unit: str) -> list[s
     margin."""
     has_margin = largest.verdict not in (None, MarginVerdict.better)
     margin = _of_margin(effects) if has_margin else ""
+    if margin and largest.finding is Finding.open and not largest.no_evidence:
+        margin = "; ".join(filter(None, (margin, why_undecided(*effects))))
     more = largest.tells_more
+    if largest.no_evidence and largest.finding is Finding.open:
+        return [largest.no_evidence, margin]
     if largest.finding is not Finding.open or largest.hinges_on_cut_off:
         return [margin]
     if not largest.test.knows_power and (has_margin or not largest.unplanned):
@@ -162,6 +167,8 @@ def _what_it_says(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
         effect.test.knows_power,
         effect.unplanned,
         effect.tells_more,
+        effect.no_evidence,
+        effect.baseline_low is None,
         effect.remark,
         effect.counts.get("size"),
     )

@@ -190,11 +190,17 @@ def _pooled_table(
         ]
         if line.note is None:
             effects = [row.effect for (row,) in found if row.effect is not None]
-            unplanned = effects[0].unplanned if all(effect.unplanned for effect in effects) else ""
             pooled = pooled_comparison(effects, weights)
-            comparisons.append(
-                (line, replace(pooled, unplanned=unplanned, remark=unlike(effects, names)))
+            is_empty = all(effect.no_evidence for effect in effects)
+            pooled = replace(
+                pooled,
+                unplanned=effects[0].unplanned
+                if all(effect.unplanned for effect in effects)
+                else "",
+                no_evidence=effects[0].no_evidence if is_empty else "",
+                remark=unlike(effects, names),
             )
+            comparisons.append((line, pooled))
         table.rows.append(line)
     if not by:
         sides = [side for row in table.rows for side in (row, row.baseline) if side is not None]

@@ -36,9 +36,13 @@ from runner_compare.seeds import (
     without_seed,
 )
 from runner_compare.selection import listed, matches
-from runner_compare.statistics import Compared, Decision, Effect, Method, judge
+from runner_compare.statistics import Compared, Decision, Method, judge
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
-from runner_compare.statistics.floor_effects import what_tells_more, why_more_would_not_decide
+from runner_compare.statistics.floor_effects import (
+    what_tells_more,
+    why_more_would_not_decide,
+    why_no_evidence,
+)
 from runner_compare.ways import Asked, compare, noting
 from runner_compare.wording import TEAM, natural
 
@@ -187,14 +191,23 @@ def _judge_rows(
     return decisions
 
 
-def _what_tells_more(effect: Effect, run: Run, base: Run) -> str:
-    """Say which questions would tell more, by the accuracies that are compared: those of votes only
+def with_floor(compared: Compared, run: Run, base: Run) -> Compared:
+    """Add what equal verdicts leave open, by the accuracies that are compared: those of votes only
     where bets are."""
     sides = [run, base]
-    if effect.method is Method.sequential:
+    if compared.effect.method is Method.sequential:
         scores = [side.score or (0, 0) for side in sides]
-        return what_tells_more([correct / n if n else None for correct, n in scores])
-    return what_tells_more([side.interval[0] if side.interval else None for side in sides])
+        accuracies = [correct / n if n else None for correct, n in scores]
+    else:
+        accuracies = [side.interval[0] if side.interval else None for side in sides]
+    why, fix = why_no_evidence([side.metrics for side in sides], accuracies)
+    return replace(
+        compared,
+        unplanned=why or compared.unplanned,
+        tells_more=what_tells_more(accuracies),
+        no_evidence=f"{why}: {fix}" if why else "",
+        baseline_low=base.interval[1] if base.interval and base.number is None else None,
+    )
 
 
 def compared_with(run: Run, base: Run, choice: ComparisonOptions, reader: Reader) -> list[Compared]:
@@ -213,8 +226,7 @@ def compared_with(run: Run, base: Run, choice: ComparisonOptions, reader: Reader
             continue
         ignored = differing_ignored(run, base, choice.ignore, reader.key_rules)
         remarked = noting(compared, other_differences, ignored, reader.remark(run, base))
-        tells_more = _what_tells_more(compared.effect, run, base)
-        noted.append(replace(remarked, unplanned=why, tells_more=tells_more))
+        noted.append(with_floor(replace(remarked, unplanned=why), run, base))
     return noted
 
 

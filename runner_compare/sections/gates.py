@@ -13,7 +13,7 @@ from typing import Any
 from runner_base import ConfigError, beside_limit, unknown
 from runner_compare.comparison import Comparison
 from runner_compare.data import Run, Table, TableRow
-from runner_compare.effect_words import asked_of, margin_decision, margin_words
+from runner_compare.effect_words import asked_of, margin_decision, margin_words, why_undecided
 from runner_compare.known_ends import known_of
 from runner_compare.metrics import UNITS
 from runner_compare.reader import Reader
@@ -238,6 +238,8 @@ def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
         return False, f"{term.text}: {_not_compared(row)}"
     worst = min(of, key=lambda effect: effect.verdict in SHOWN_GOOD)
     named = f"{worst.measure} " if worst.is_ratio else ""
+    if worst.verdict is MarginVerdict.undecided and (why := why_undecided(worst)):
+        return False, f"{named}undecided within {margin_words(worst)}: {why}"
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
         return (
             False,
@@ -258,6 +260,8 @@ def _not_compared(row: TableRow) -> str:
 def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
     if not row.effects:
         return False, f"{term.text}: {_not_compared(row)}"
+    if empty := [of for of in row.effects if of.no_evidence and of.finding is Finding.open]:
+        return False, f"{term.text}: undecided, {empty[0].no_evidence}"
     wanted = FINDINGS[term.value]
     # where answers were cut off, neither end may be what is not allowed
     found = [

@@ -131,7 +131,9 @@ def _plan(row: TableRow, decision: Decision, aim: PlanAim) -> QuestionPlan:
     disagreement = _disagreement(decision)
     if not can_plan:
         why = decision.unplanned or UNPLANNED.get(decision.method, "the comparison is unpaired")
-        if aim.margins and decision.counts.get("clusters") and not decision.unplanned:
+        if decision.baseline_low is not None and not decision.unplanned:
+            why = "the baseline solves too few questions to lose more than the margin"
+        elif aim.margins and decision.counts.get("clusters") and not decision.unplanned:
             why = f"fewer than {MIN_UNITS_PLANNED} families say too little"
         return QuestionPlan(decision.n, disagreement, reason=why)
     plan = decision.test.needs if aim.margins else decision.test.needs_to_detect

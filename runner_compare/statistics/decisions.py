@@ -40,6 +40,9 @@ class Compared:
     remark: str | None = None  # what else a reader has to know
     unplanned: str = ""  # why more questions of this kind would not decide
     tells_more: str = ""  # which questions would tell more, if all verdicts are the same
+    no_evidence: str = ""  # why both sides show nothing, and what would show more
+    # the lower end of the baseline's accuracy: nothing larger can be lost
+    baseline_low: float | None = None
 
     @property
     def effect(self) -> Effect:
@@ -82,6 +85,8 @@ class Decision(Effect):
     remark: str | None = None  # what else a reader has to know
     unplanned: str = ""  # why more questions of this kind would not decide
     tells_more: str = ""  # which questions would tell more, if all verdicts are the same
+    no_evidence: str = ""  # why both sides show nothing, and what would show more
+    baseline_low: float | None = None  # of its accuracy, if the margin may be larger than that
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
     # what both ends of the cut-off answers show, if any were
     ends: tuple[Decision, Decision] | None = None
@@ -135,7 +140,7 @@ class Decision(Effect):
     @property
     def can_plan(self) -> bool:
         """Whether it is known how many questions, or runs a side, would decide about a margin."""
-        return self.test.can_plan and not self.unplanned
+        return self.test.can_plan and not self.unplanned and self.baseline_low is None
 
     @property
     def can_plan_detection(self) -> bool:
@@ -255,6 +260,7 @@ def _of_family(
     verdict = None
     if margin is not None and (p_margin or compared.effect.is_ratio):
         verdict = _verdict(compared.effect, finding, margin, *p_margin)
+        verdict = _if_shown(verdict, compared, margin)
     return _decision(
         compared, p_holm, comparisons, finding, margin if verdict is not None else None, verdict
     )
@@ -291,8 +297,23 @@ def _of_bets(compared: Compared, comparisons: int, margin: float | None) -> Deci
     stop at."""
     findings = {Side.better: Finding.better, Side.worse: Finding.worse, Side.open: Finding.open}
     p_holm, side = min(1.0, compared.decisive_p() * comparisons), compared.side_by_bets(0.0)
-    verdict = None if margin is None else margin_verdict(side, compared.side_by_bets(-margin))
+    verdict = None
+    if margin is not None:
+        verdict = margin_verdict(side, compared.side_by_bets(-margin))
+        verdict = _if_shown(verdict, compared, margin)
     return _decision(compared, p_holm, comparisons, findings[side], margin, verdict)
+
+
+def _if_shown(verdict: MarginVerdict, compared: Compared, margin: float) -> MarginVerdict:
+    """Return a verdict about a margin, or `undecided` if the baseline had nothing to lose."""
+    is_within = verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within)
+    is_empty = bool(compared.no_evidence) or _is_too_low(compared, margin)
+    return MarginVerdict.undecided if is_within and is_empty else verdict
+
+
+def _is_too_low(compared: Compared, margin: float) -> bool:
+    """Whether the baseline may solve so few questions that it cannot lose more than the margin."""
+    return compared.baseline_low is not None and compared.baseline_low <= margin
 
 
 def _decision(
@@ -314,6 +335,10 @@ def _decision(
         remark=compared.remark,
         unplanned=compared.unplanned,
         tells_more=compared.tells_more,
+        no_evidence=compared.no_evidence,
+        baseline_low=compared.baseline_low
+        if margin is not None and _is_too_low(compared, margin)
+        else None,
         cut_off=compared.cut_off,
     )
 

@@ -40,15 +40,36 @@ def why_more_would_not_decide(sides: Iterable[Mapping[str, float]]) -> str:
     return "most answers are cut off" if mostly else ""
 
 
+def why_no_evidence(
+    sides: Iterable[Mapping[str, float]], accuracies: Sequence[float | None]
+) -> tuple[str, str]:
+    """Return why two jobs that do equally badly show nothing, and what would show more; empty texts
+    if they do not.
+
+    A candidate that is broken in the same way as its baseline would give the same verdicts.
+    """
+    unread = [_unread(metrics) for metrics in sides]
+    if all(answers and count / answers >= MOSTLY for count, answers in unread):
+        counts = " and ".join(f"{count:,.0f} of {answers:,.0f}" for count, answers in unread)
+        few = "no answer" if all(accuracy == 0 for accuracy in accuracies) else "few answers"
+        return f"{few} could be read on either side ({counts} are missing)", "read some of them"
+    if all(accuracy == 0 for accuracy in accuracies):
+        return "no question is solved by either", "easier ones would tell more"
+    return "", ""
+
+
+def _unread(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Return how many answers no rule could read, of how many."""
+    counted = score(metrics)
+    return (metrics.get("no_answer", 0.0), counted[1]) if counted else (0.0, 0.0)
+
+
 def what_tells_more(accuracies: Sequence[float | None]) -> str:
-    """Say which questions would tell more than these, if all answers of two jobs are right, or all
-    wrong.
+    """Say which questions would tell more than these, if all answers of two jobs are right.
 
     The accuracies are those that are compared: of several answers to a question a vote is right
     where many are wrong.
     """
-    if all(accuracy == 0 for accuracy in accuracies):
-        return "no question is solved by either: easier ones would tell more"
     if all(accuracy == 1 for accuracy in accuracies):
         return "every question is solved by both: harder ones would tell more"
     return ""

@@ -11,6 +11,7 @@ from runner_compare.statistics.floor_effects import (
     cut_off_words,
     what_tells_more,
     why_more_would_not_decide,
+    why_no_evidence,
 )
 
 
@@ -48,7 +49,6 @@ def test_what_a_job_says_of_answers_that_were_cut_off(
 
 
 def test_other_questions_tell_more_where_all_answers_are_the_same() -> None:
-    assert what_tells_more([0.0, 0.0]).startswith("no question is solved by either: easier ones")
     assert what_tells_more([1.0, 1.0]).startswith("every question is solved by both: harder ones")
     assert (
         what_tells_more([0.0, 0.05])
@@ -78,3 +78,24 @@ def test_of_several_answers_to_a_question_each_that_was_cut_off_counts() -> None
 
 def test_the_columns_of_missing_answers_are_never_left_out() -> None:
     assert (OF_SCORED["no_answer"], OF_SCORED["cut_off"]) == (0, 0)
+
+
+def test_two_jobs_that_are_broken_alike_show_nothing() -> None:
+    def job(unread: float, right: float) -> dict[str, float]:
+        return {"n": 300, "correct": right, "accuracy": right / 300, "no_answer": unread}
+
+    nobody = why_no_evidence([job(0, 0), job(0, 0)], [0.0, 0.0])
+    assert nobody == ("no question is solved by either", "easier ones would tell more")
+    unread = why_no_evidence([job(300, 0), job(300, 0)], [0.0, 0.0])[0]
+    assert (
+        unread == "no answer could be read on either side (300 of 300 and 300 of 300 are missing)"
+    )
+    assert why_no_evidence([job(200, 90), job(160, 100)], [0.3, 0.33])[0].startswith("few answers")
+    for sides in (
+        [job(300, 0), job(0, 250)],  # the candidate alone is broken
+        [job(140, 160), job(140, 160)],
+        [job(0, 300), job(0, 300)],  # a loss would be seen
+        [{"perplexity": 3.0}, {"perplexity": 3.0}],
+    ):
+        accuracies = [side.get("accuracy") for side in sides]
+        assert why_no_evidence(sides, accuracies) == ("", "")
