@@ -86,6 +86,13 @@ def is_exact(name: str) -> bool:
     )
 
 
+def counts_one_run(key: str) -> bool:
+    """Whether a metric is a count of what happened in one run, which says nothing about other
+    questions."""
+    metric = described(key.partition("/")[0])
+    return metric.pooling is Pooling.sum and not metric.unit and metric.key not in OF_THE_MODEL
+
+
 def _accuracy(run: Run) -> Known:
     """Return an accuracy; where answers were cut off, from all of them wrong to all of them
     right."""

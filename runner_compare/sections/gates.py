@@ -14,7 +14,7 @@ from runner_base import ConfigError, beside_limit, unknown
 from runner_compare.comparison import Comparison
 from runner_compare.data import Run, Table, TableRow
 from runner_compare.effect_words import asked_of, margin_decision, margin_words, why_undecided
-from runner_compare.known_ends import known_of
+from runner_compare.known_ends import counts_one_run, known_of
 from runner_compare.metrics import UNITS
 from runner_compare.reader import Reader
 from runner_compare.section import Section
@@ -33,6 +33,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }
 EXAMPLE = "e.g. 'margin=2 finding!=worse accuracy>=0.8 model_mib<4000 kl_p95<0.5nats'"
 SHOWN_GOOD = (MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_but_within)
+COUNTED_ACCURACY = ("correct", "wrong")  # counts of what the accuracy tells with its interval
 FINDINGS = {finding.name: finding for finding in Finding}
 
 
@@ -55,6 +56,17 @@ class Requirements:
 
 class Gates(Section):
     """What each row has to satisfy."""
+
+    def sentences(self, table: Table) -> list[str]:
+        """Say which requirements are about these runs, and not about a model."""
+        terms = dict.fromkeys(one.requirement for one in table.of(Requirements).of_rows)
+        counts = [term for term in terms if counts_one_run(TERM.sub(r"\1", term))]
+        if not counts:
+            return []
+        are = "is a count" if len(counts) == 1 else "are counts"
+        return [
+            f"{', '.join(counts)} {are} of these runs only: no interval says what other questions would give"
+        ]
 
     def failed(self, table: Table) -> list[str]:
         """Return a line for each requirement that is not met."""
@@ -167,7 +179,24 @@ def _checked(term: Term, runs: Sequence[Run]) -> Term:
             raise ValueError
     except ValueError:
         raise ConfigError(f"{where}: {term.value!r} is not a number") from None
+    if term.key in COUNTED_ACCURACY and any(run.interval for run in runs):
+        raise ConfigError(
+            f"{where}: it counts answers of one run, and tells nothing about other questions. "
+            f"Use {_as_accuracy(term, runs)}"
+        )
     return term
+
+
+def _as_accuracy(term: Term, runs: Sequence[Run]) -> str:
+    """Return the term about the accuracy that belongs to a count of right or wrong answers."""
+    counts = {run.score[1] for run in runs if run.score and run.score[1]}
+    is_of_right = term.key == "correct"
+    sign = term.sign if is_of_right else term.sign.translate(str.maketrans("<>", "><"))
+    if len(counts) != 1:
+        return f"accuracy{sign}SHARE"
+    share = float(term.value) / counts.pop()
+    return f"accuracy{sign}{share if is_of_right else 1 - share:.4g}"
+
 
 
 def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, float]:
@@ -293,6 +322,7 @@ def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[boo
         term.sign.startswith(">"),
     )
     written = f"{term.key} {beside_limit(known.value, limit, number)}"
+    written += " in this run" if counts_one_run(term.key) else ""
     if known.is_exact:
         met = compare(known.value, limit)
         return met, written + (f", required {term.text}" if not met else "")

@@ -13,6 +13,7 @@ from runner_compare.data import Table
 from runner_compare.effect_words import value_of
 from runner_compare.quantities import points
 from runner_compare.sections.gates import (
+    SECTION,
     Requirement,
     Requirements,
     check,
@@ -148,7 +149,7 @@ CHAT = {"kl_p99_nats/chat": 0.01, "kl_p99_nats_low/chat": 0.009, "kl_p99_nats_hi
         ("kl_p99_nats_high<0.04", True, "kl_p99_nats_high 0.036"),
         ("new_tokens_per_question<90", False, "new_tokens_per_question 80, no interval, so it is not shown, required "
          "new_tokens_per_question<90"),
-        ("no_answer<=3", True, "no_answer 3"),
+        ("no_answer<=3", True, "no_answer 3 in this run"),
     ],
 )  # fmt: skip
 def test_a_metric_passes_by_the_end_of_its_interval(text: str, is_met: bool, reason: str) -> None:
@@ -297,3 +298,26 @@ def test_a_margin_is_the_one_of_the_table() -> None:
     assert margins_with(terms, {"accuracy": 0.02}) == {"accuracy": 0.02, "log_likelihood": 0.01}
     with pytest.raises(ConfigError, match="another margin"):
         margins_with(terms, {"accuracy": 0.03})
+
+
+def test_a_count_of_right_answers_is_refused_with_the_accuracy_that_it_stands_for() -> None:
+    """161 of 200 pass `correct>=160`, while the accuracy may well be below 0.8."""
+    counts = {"n": 200.0, "correct": 161.0, "wrong": 36.0, "no_answer": 3.0, "accuracy": 0.805}
+    (met,) = outcomes("accuracy>=0.8", "other questions", metrics=counts)
+    assert not met.met
+    for text, instead in (("correct>=160", "accuracy>=0.8"), ("wrong<=40", "accuracy>=0.8")):
+        with pytest.raises(ConfigError, match=f"--require {text}: .*Use {instead}$"):
+            outcomes(text, "other questions", metrics=counts)
+
+
+def test_other_counts_say_that_they_describe_one_run() -> None:
+    rows = rows_of("other questions")
+    rows[1].run.metrics = {"no_answer": 3.0, "weight_mib": 0.2}
+    table = Table("gsm8k", KEYS, rows)
+    check([table], parse_requirements(["no_answer<=3 weight_mib<1"], [row.run for row in rows]))
+    assert [(one.met, one.reason) for one in table.of(Requirements).of_rows] == [
+        (True, "q0: no_answer 3 in this run"),
+        (True, "q0: weight_mib 0.2"),
+    ]
+    (sentence,) = SECTION.sentences(table)
+    assert sentence.startswith("no_answer<=3 is a count of these runs only")
