@@ -9,6 +9,7 @@ import gc
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -32,7 +33,16 @@ from runner_compare.scores import metrics_of_scores
 from runner_compare.sections import every_section
 from runner_compare.sections.files import ComparedFiles
 from runner_compare.sections.flips import FlipsOfTable, find_flips
-from runner_compare.sections.gates import Term, check, failures, margins_with, parse_requirements
+from runner_compare.sections.gates import (
+    Requirements,
+    Term,
+    check,
+    checked,
+    failure_lines,
+    margins_with,
+    parse_requirements,
+)
+from runner_compare.sections.missing_jobs import Missing
 from runner_compare.sections.planning import parse_aim, plan_questions
 from runner_compare.sections.pooled import PooledVerdicts
 from runner_compare.sections.recall import with_margin
@@ -49,6 +59,7 @@ from runner_compare.selection import (
 )
 from runner_compare.statistics.pooling import Weights
 from runner_compare.table import ComparisonOptions, tabulate
+from runner_compare.unfinished import MissingJob, naming_missing, select_missing, with_errors
 from runner_compare.wording import TEAM
 
 FOLDER = "comparison"  # of the files that --log adds
@@ -88,30 +99,39 @@ class Compared:
     target: str | None
 
 
-def comparison_of(options: argparse.Namespace, scratch: Path) -> Compared:
-    """Load, choose and tabulate, and add what else was asked for."""
+def comparison_of(
+    options: argparse.Namespace, scratch: Path, known_missing: Sequence[MissingJob] = ()
+) -> Compared:
+    """Load, choose and tabulate, and add what else was asked for. `known_missing`: jobs that the
+    caller knows to have no result."""
     aim = parse_aim(options.plan_questions) if options.plan_questions else None
     check_together(options)
     records = None if of_other_tools(options) else open_records(options, scratch)
     every_run, reader = load_files(options) if records is None else (records.runs, records.reader)
-    runs, every_run = without_errors(options, choose(options, every_run), every_run)
+    chosen = choose(options, every_run)
+    runs, every_run = without_errors(options, chosen, every_run)
     check_clusters(options, runs)
     runs, reader = as_asked(options, runs, reader)
+    grid_jobs = None if records is None else records.grid_jobs
+    missing = [*known_missing, *select_missing(options, grid_jobs, runs)]
     target = records.target_of(runs) if records is not None and options.log else None
     terms = parse_requirements(options.require, runs)
     margins = margins_with(terms, parse_margins(options.margin))
     if options.flips:
         tables = [tabulate_flips(options, runs, every_run, reader)]
     else:
-        tables = tabulate_tasks(options, runs, reader, terms, margins)
+        with naming_missing(missing):
+            tables = tabulate_tasks(options, runs, reader, terms, margins)
     if options.lm_eval and isinstance(reader, lm_eval.FilesReader) and not options.unpaired:
         lm_eval.refuse_other_documents(tables, reader)
     if aim is not None:
         plan_questions(tables, aim)
     if options.recall_margin:
         with_margin(tables, options.recall_margin)
-    check(tables, terms, reader)
     comparison = Comparison(tables, options.explain)
+    comparison.of(Missing).jobs = missing
+    unanswered = [] if options.count_errors else with_errors(chosen)
+    comparison.of(Requirements).of_rows = check(tables, terms, reader, [*missing, *unanswered])
     if options.files:
         comparison.of(ComparedFiles).table = file_table(
             runs, reader, options.baseline, margins, _tolerance(options)
@@ -136,6 +156,9 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     else:
         FORMATS[options.format](comparison, sys.stdout)
     sys.stdout.flush()
+    if options.format not in ("table", "markdown", "json"):  # which name them
+        for job in comparison.of(Missing).jobs:
+            say(job.line)
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
         names = save(comparison, folder, reader, options_as_given(options))
@@ -147,7 +170,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     if options.publish and records is not None:
         paths = records.publish(tables, Path(options.publish).expanduser(), options.benchmark)
         say(f"to publish, nothing was uploaded: {', '.join(map(str, paths))}")
-    failed = failures(tables)
+    failed = failure_lines(checked(comparison))
     for line in failed:
         say(line)
     return 1 if failed else 0

@@ -7,13 +7,14 @@ name.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner_base import ConfigError, doors
 from runner_compare.data import Run, Table
 from runner_compare.reader import Reader
+from runner_compare.unfinished import GridJobs
 
 GROUP, NAME = "runner_compare.readers", "records"
 MISSING = (
@@ -28,6 +29,14 @@ class Records:
 
     runs: list[Run]
     reader: Reader
+    # the jobs of the grid that --grid names, or else of the last one
+    grid_jobs: GridJobs | None = field(default=None, kw_only=True)
+
+    def list_jobs(self, job_ids: Iterable[str]) -> GridJobs:
+        """Note which jobs the grid has; those without a result are then added to what this
+        returns."""
+        self.grid_jobs = GridJobs(frozenset(job_ids))
+        return self.grid_jobs
 
     def target_of(self, runs: Sequence[Run]) -> str:
         """Return what --log adds the comparison of these runs to."""

@@ -27,6 +27,7 @@ class Section:
 
     stem = ""  # of the files of its pictures by jobs, which are numbered
     is_alone = False  # whether its parts, where it has any, are shown in place of the tables
+    is_always_shown = False  # whether its parts are shown even where others replace the tables
 
     # ---- runs
 

@@ -30,6 +30,10 @@ EXPRESSION = re.compile(r"""['"<>]|!=|==|\s=|=\s|\s(and|or|in|not)\s|^\s*(not\b|
 EXAMPLE = 'e.g. "quantization.name=\'nf4\' and accuracy > 0.9", "seed in (0, 1)"'
 
 
+class NoMatch(ConfigError):
+    """No run has the wanted values; the message lists the values that runs have."""
+
+
 def newest(runs: list[Run]) -> list[Run]:
     """Return only the newest run of each job; the given runs are sorted newest first."""
     newest_by_job: dict[str, Run] = {}
@@ -106,7 +110,7 @@ def at_least_one(chosen: list[Run], runs: list[Run], keys: Iterable[str], option
             f"{label(key)} has {listed(run.value(key) for run in runs)}"
             for key in dict.fromkeys(keys)
         )
-        raise ConfigError(f"{option}: no finished run matches; {'; '.join(values_by_key)}")
+        raise NoMatch(f"{option}: no finished run matches; {'; '.join(values_by_key)}")
     return chosen
 
 

@@ -14,7 +14,8 @@ from runner_compare.sections import every_section
 def shown(comparison: Comparison) -> list[Shown]:
     """Return the parts in the order of the terminal."""
     if alone := alone_parts(comparison):
-        return alone
+        always = [section for section in every_section() if section.is_always_shown]
+        return [*alone, *(part for section in always for part in section.parts(comparison))]
     titled = tables_across(comparison.tables).items()
     across = [
         Shown(title, [Grid(columns_across)], is_headed=False) for title, columns_across in titled

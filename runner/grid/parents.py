@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from runner.grid import parent_notes
 from runner.grid.outcomes import Outcome
 from runner.grid.plan import PlannedJob, State
-from runner.store import grid_runs, ledger, published, tracking
+from runner.grid.show import labels
+from runner.store import grid_records, grid_runs, ledger, published, tracking
 from runner.store.mlflow_store import Store, store_of
-from runner.store.stored_runs import StoredRuns, read_runs
+from runner.store.stored_runs import RUNNING, StoredRuns, read_runs
 from runner_base import Status, TrackingError, without_secrets
 
 log = logging.getLogger(__name__)
@@ -28,6 +32,7 @@ class ParentRuns:
     study: str = ""  # the name of the file with the grid, if there is one
     _stores: dict[Store, list[PlannedJob]] = field(default_factory=dict)
     _runs: list[grid_runs.GridRun] = field(default_factory=list)
+    _record: grid_records.GridRecord | None = None  # None: the grid has nothing to do
 
     @property
     def grid(self) -> str:
@@ -86,7 +91,7 @@ class ParentRuns:
         return False
 
     def start(self) -> None:
-        """Start the runs, and give each job the id of its parent run."""
+        """Start the runs, give each job the id of its parent run, and write the grid's record."""
         for store, jobs in self._stores.items():
             done = [
                 planned.job_id
@@ -98,26 +103,59 @@ class ParentRuns:
                 parent_notes.title(self.plan, self.study),
                 parent_notes.params(self.plan, self.study),
             )
-            run = grid_runs.start(store, name, self.overrides, self._plan_as_data(), done)
+            run = grid_runs.start(store, name, self._start_tags, self._plan_as_data(), done)
             self._runs.append(run)
             for planned in jobs:
                 assert planned.config is not None
                 planned.config.tracking.parent_run_id = run.run_id
+        self._start_record()
+
+    def _start_record(self) -> None:
+        """Write the grid's record, unless all its jobs are done and recorded."""
+        to_do = any(job.state in (State.todo, State.resume) for job in self.plan)
+        if not (to_do or self._runs) and grid_records.exists(self._output_dir, self.grid):
+            return
+        self._record = grid_records.GridRecord(
+            self.grid,
+            parent_notes.title(self.plan, self.study),
+            time.time_ns() // 1_000_000,
+            RUNNING,
+            **self._plan_as_data(),
+            params=parent_notes.params(self.plan, self.study),
+            tags=self._start_tags,
+            runs=[run.run_id for run in self._runs],
+        )
+        grid_records.write(self._output_dir, self._record)
+
+    @cached_property
+    def _start_tags(self) -> dict[str, str]:
+        return grid_runs.describe_start(self.overrides)
+
+    @property
+    def _output_dir(self) -> Path:
+        config = next(planned.config for planned in self.plan if planned.config is not None)
+        return Path(config.output_dir).expanduser().absolute()
 
     def finish(self, interrupted: bool) -> bool:
         """End the runs with the grid's status; return whether all stores could be written."""
         status = self._status(interrupted)
-        if self._runs:
+        if self._record is not None:
             self._log_notes(status)
+            grid_records.write(self._output_dir, self._record)
         ended = [grid_runs.finish(run, status, self._plan_as_data()) for run in self._runs]
         return all(ended)
 
     def _log_notes(self, status: Status) -> None:
-        """Log the best jobs and the verdict; a store that fails here fails at the end of the grid,
-        too."""
+        """Log and record the best jobs and the verdict; a store that fails here fails at the end of
+        the grid, too."""
+        assert self._record is not None
         said = parent_notes.notes(
             self.plan, self.outcomes, self._shown_overrides, status is Status.FINISHED
         )
+        self._record.status = status.value
+        self._record.jobs = self._plan_as_data()["jobs"]
+        self._record.metrics, self._record.notes = said.metrics, said.tags
+        self._record.description, self._record.first_metric = said.note, said.first_metric
         for run in self._runs:
             try:
                 grid_runs.log_notes(run, said.metrics, said.tags, said.note, said.first_metric)
@@ -142,17 +180,26 @@ class ParentRuns:
             return outcome.status
         return Status.FINISHED if self.plan[number].state is State.done else None
 
-    def _plan_as_data(self) -> list[dict[str, Any]]:
-        """Return the plan as plain data: each job's id, overrides, planned state, status and
-        problem."""
+    @cached_property
+    def _configs(self) -> tuple[dict[str, str], list[dict[str, str]]]:
+        return grid_records.split_configs([planned.config for planned in self.plan])
+
+    def _plan_as_data(self) -> dict[str, Any]:
+        """Return the plan as plain data: the keys in which all jobs agree, and of each job its id,
+        name, overrides, other keys, planned state, status and problem."""
         outcomes = map(self.outcomes.get, range(len(self.plan)))
-        return [
+        common, own = self._configs
+        names = labels(self.plan)
+        jobs = [
             {
                 "job_id": planned.job_id or None,
+                "name": without_secrets(name),
                 "overrides": [without_secrets(override) for override in planned.overrides],
+                "config": None if planned.config is None else keys,
                 "planned": planned.state.value,
                 "status": outcome.status.value if outcome else None,
                 "problem": without_secrets(planned.problem or (outcome.message if outcome else "")),
             }
-            for planned, outcome in zip(self.plan, outcomes, strict=True)
+            for planned, name, keys, outcome in zip(self.plan, names, own, outcomes, strict=True)
         ]
+        return {"jobs": jobs, "config": common}

@@ -38,14 +38,18 @@ def has_records(output_dir: Path) -> bool:
     return next(_jobs(output_dir), None) is not None
 
 
-def recorded_runs(output_dir: Path) -> list[Run]:
+def recorded_runs(output_dir: Path, job_ids: Collection[str] | None = None) -> list[Run]:
     """Return the finished jobs of a folder without a database, newest first, then those with errors
-    in questions."""
+    in questions; of all jobs or some."""
     here = FolderRuns()
-    runs = [_run(job, record) for job, record in _records(_jobs(output_dir), here)]
+    runs = [
+        _run(job, record)
+        for job, record in _records(_jobs(output_dir), here)
+        if job_ids is None or job.job_id in job_ids
+    ]
     for text in here.damaged.values():
         say(f"note: left out: {text}")
-    if not runs:
+    if not runs and job_ids is None:
         raise ConfigError(f"no finished job in {output_dir / 'jobs'} yet")
     return in_order(runs)
 

@@ -9,14 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from runner.recorded_runs.folder_runs import recorded_runs
+from runner.recorded_runs.grid_plans import (
+    GridPlan,
+    add_missing_jobs,
+    plan_in_mlflow,
+    plan_named,
+    plans_in_folder,
+)
 from runner.recorded_runs.publish_divergences import publish_all
-from runner.recorded_runs.run_list import find_grid, grid_to_log_to, load_runs, runs_of
+from runner.recorded_runs.run_list import (
+    LAST,
+    find_grid,
+    grid_to_log_to,
+    last_grid,
+    load_runs,
+    runs_of,
+)
 from runner.recorded_runs.sample_reader import SampleReader
 from runner.recorded_runs.which_store import store_to_read
+from runner.store.mlflow_store import Store
 from runner.store.stored_runs import open_to_read
 from runner.store.tracking import log_files
 from runner_base import ConfigError
 from runner_compare import Opener, Records, Run, Table
+
+MAX_NAMED = 6  # jobs in a message
 
 
 @dataclass
@@ -24,7 +41,7 @@ class Jobs(Records):
     """Jobs of an output folder or of a store of MLflow."""
 
     client: Any  # None: only the folder's jobs have recorded anything
-    grid: str | None = None  # which --grid has named
+    grid: str | None = None  # the MLflow run of the grid that --grid has named
 
     def target_of(self, runs: Sequence[Run]) -> str:
         """Return the MLflow run of the grid that all these runs belong to."""
@@ -48,17 +65,57 @@ class JobsOpener(Opener):
         output_dir = Path(options.output_dir).expanduser().absolute()
         store = store_to_read(output_dir, options.tracking_uri, options.experiment)
         if store is None:
-            if given := next(
-                (f"--{name}" for name in ("grid", "log") if getattr(options, name)), ""
-            ):
-                raise ConfigError(
-                    f"{given}: {output_dir} has no MLflow database, only records of jobs"
-                )
-            return Jobs(recorded_runs(output_dir), SampleReader(None, output_dir, scratch), None)
+            return _open_folder(options, output_dir, scratch)
         client, options.experiment = open_to_read(store), store.experiment
-        grid = find_grid(client, options.experiment, options.grid) if options.grid else None
-        runs = runs_of(client, store, grid, scratch) if grid else load_runs(client, store)
-        return Jobs(runs, SampleReader(client, output_dir, scratch), client, grid)
+        reader = SampleReader(client, output_dir, scratch)
+        if options.grid:
+            grid = find_grid(client, options.experiment, options.grid)
+            plan = plan_in_mlflow(client, grid, scratch)
+            runs = runs_of(client, store, grid, plan)
+        else:
+            grid, runs = None, load_runs(client, store)
+            plan = None if options.runs else _last_plan(client, store, scratch)
+        jobs = Jobs(runs, reader, client, grid)
+        if plan is not None:
+            add_missing_jobs(jobs, plan, output_dir, client, store)
+        _check_any_finished(jobs, options.grid)
+        return jobs
+
+
+def _open_folder(options: argparse.Namespace, output_dir: Path, scratch: Path) -> Records:
+    """Return the jobs of a folder that no MLflow database belongs to."""
+    if options.log:
+        raise ConfigError(f"--log: {output_dir} has no MLflow database, only records of jobs")
+    reader = SampleReader(None, output_dir, scratch)
+    plan: GridPlan | None
+    if options.grid:
+        plan = plan_named(output_dir, options.grid, LAST)
+        runs = recorded_runs(output_dir, plan.job_ids)
+    else:
+        runs, plan = recorded_runs(output_dir), next(iter(plans_in_folder(output_dir)), None)
+    jobs = Jobs(runs, reader, None)
+    if plan is not None:
+        add_missing_jobs(jobs, plan, output_dir)
+    _check_any_finished(jobs, options.grid)
+    return jobs
+
+
+def _last_plan(client: Any, store: Store, scratch: Path) -> GridPlan | None:
+    """Return the plan of the grid that was started last; None if there is no grid."""
+    if store.is_own and (plans := plans_in_folder(store.output_dir)):
+        return next((plan for plan in plans if plan.experiment == store.experiment), None)
+    grid = last_grid(client, store.experiment)
+    return plan_in_mlflow(client, grid, scratch) if grid else None
+
+
+def _check_any_finished(jobs: Jobs, grid: str) -> None:
+    """Raise ConfigError with the states of a grid's jobs if none of them has finished."""
+    if jobs.runs:
+        return
+    missing = jobs.grid_jobs.missing[:MAX_NAMED] if jobs.grid_jobs else []
+    states = "; ".join(job.line for job in missing)
+    none = f"--grid {grid}: none of its jobs has finished"
+    raise ConfigError(f"{none}: {states}" if states else none)
 
 
 OPENER = JobsOpener()

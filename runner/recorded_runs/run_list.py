@@ -4,10 +4,10 @@ folder's records, where it has them."""
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from runner.recorded_runs.folder_runs import Dated, in_order, run_of, runs_of_experiment
+from runner.recorded_runs.grid_plans import GridPlan
 from runner.store.logged_metrics import read_all
 from runner.store.mlflow_store import Store, one_message
 from runner.store.published import identity_of
@@ -18,12 +18,11 @@ from runner.store.stored_runs import (
     GRID_STARTED_MS,
     cannot_read,
     conditions_without,
-    download,
     experiment_of,
     of_jobs_and_grid,
     search,
 )
-from runner_base import ConfigError, Status, one_line, parse_json, say
+from runner_base import ConfigError, Status, say
 from runner_compare import JOB_ID, Run
 
 LAST = "last"
@@ -94,12 +93,23 @@ def runs_here_and_there(
     ]
 
 
-def find_grid(client: Any, experiment: str, wanted: str) -> str:
-    """Return the MLflow run of the grid with this id, or of the last grid that was started."""
+def last_grid(client: Any, experiment: str) -> str:
+    """Return the MLflow run of the last grid that was started; empty if there is no grid."""
+    grids = _grids(client, experiment)
+    return grids[0].info.run_id if grids else ""
+
+
+def _grids(client: Any, experiment: str) -> list[Any]:
+    """Return the runs of grids, the last started first."""
     with one_message(cannot_read):
         experiment_id = experiment_of(client, experiment).experiment_id
         grids = [*search(client, experiment_id, f"tags.{GRID} LIKE '%'")]
-    grids.sort(key=_started_ms, reverse=True)
+    return sorted(grids, key=_started_ms, reverse=True)
+
+
+def find_grid(client: Any, experiment: str, wanted: str) -> str:
+    """Return the MLflow run of the grid with this id, or of the last grid that was started."""
+    grids = _grids(client, experiment)
     if not grids:
         raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
     matching = [
@@ -125,22 +135,13 @@ def _started_ms(grid_run: Any) -> int:
     return int(grid_run.data.tags.get(GRID_STARTED_MS, grid_run.info.start_time))
 
 
-def runs_of(client: Any, store: Store, grid: str, scratch: Path) -> list[Run]:
+def runs_of(client: Any, store: Store, grid: str, plan: GridPlan | None) -> list[Run]:
     """Return a grid's runs: those that it ran, and earlier runs of jobs that were already done."""
-    plan = download(client, grid, "plan.json", scratch / grid)
-    try:
-        listed = parse_json(plan.read_text(encoding="utf-8"))["jobs"] if plan is not None else []
-        planned = {job["job_id"] for job in listed if job["job_id"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)})"
-        raise ConfigError(f"--grid {grid}: {what}: name its jobs with --runs or --where") from error
-    runs = load_runs(client, store, planned if plan is not None else None, grid)
+    planned = set(plan.job_ids) if plan is not None else None
+    runs = load_runs(client, store, planned, grid)
     of_grid = [run for run in runs if run.grid == grid]
-    earlier = planned - {run.job_id for run in of_grid}
-    chosen = of_grid + [run for run in runs if run.job_id in earlier]
-    if not chosen:
-        raise ConfigError(f"--grid {grid}: none of its jobs has finished")
-    return chosen
+    earlier = (planned or set()) - {run.job_id for run in of_grid}
+    return of_grid + [run for run in runs if run.job_id in earlier]
 
 
 def grid_to_log_to(runs: list[Run]) -> str:

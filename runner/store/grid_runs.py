@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 FIRST_METRIC = "mlflow.experiment.primaryMetric.name"
 RUN_NAME, NOTE = "mlflow.runName", "mlflow.note.content"
 OWN_NOTE = "runner.note"  # a tag: the hash of the description as it was written here
+PLAN = "plan.json"  # an artifact of a grid's run: its jobs
 GRIDS = ".grids"  # in output_dir: a lock and a file of pending runs for each grid that is running
 
 
@@ -51,8 +52,8 @@ class GridRun:
 def start(
     store: Store,
     grid: GridName,
-    overrides: list[str],
-    plan: list[dict[str, Any]],
+    start_tags: Mapping[str, str],
+    plan: Mapping[str, Any],
     done: Collection[str],
 ) -> GridRun:
     """Start the parent run of a grid's jobs, or reopen it; move runs of jobs that are done below
@@ -81,9 +82,9 @@ def start(
                 }
                 run_id = begun_runs.create(client, experiment_id, tags)
                 tracking.log_params(client, run_id, grid.params)
-        for key, value in _start_tags(overrides).items():
+        for key, value in start_tags.items():
             client.set_tag(run_id, key, value)
-        client.log_dict(run_id, {"jobs": plan}, "plan.json")
+        client.log_dict(run_id, plan, PLAN)
         for job_id in done:
             orphan = None if stored.run_of(job_id, run_id) else stored.orphan_of(job_id)
             if orphan is not None:
@@ -92,7 +93,7 @@ def start(
     return GridRun(store, client, run_id, lock)
 
 
-def _start_tags(overrides: list[str]) -> dict[str, str]:
+def describe_start(overrides: list[str]) -> dict[str, str]:
     """Return the tags that describe a start: when it was, overrides, machine, versions."""
     git = machine.git_state()
     return {
@@ -133,16 +134,16 @@ def log_notes(
         tracking.log_facts(run.client, run.run_id, metrics, texts)
 
 
-def finish(run: GridRun, status: Status, plan: list[dict[str, Any]]) -> bool:
+def finish(run: GridRun, status: Status, plan: Mapping[str, Any]) -> bool:
     """End the grid's run and return whether the store could be written; if not, no result is
     lost."""
     try:
         with clear_errors(run.store.uri):
             probe(run.store)
-            run.client.log_dict(run.run_id, {"jobs": plan}, "plan.json")
+            run.client.log_dict(run.run_id, plan, PLAN)
             run.client.set_terminated(run.run_id, status.value)
             if status is Status.FINISHED and not any(
-                job["problem"] for job in plan
+                job["problem"] for job in plan["jobs"]
             ):  # all jobs are there
                 published.note_run(run.store, run.client, run.run_id)
     except TrackingError as error:

@@ -33,6 +33,7 @@ NAMES = (
     "positions",  # loss and divergence by position
     "tokens",  # divergence from a reference token by token
     "seeds",  # --seeds: how far seeds are apart
+    "missing_jobs",  # jobs of the grid without a result
     "gates",  # --require: what each row has to satisfy
     "files",  # --files: a line for each model file in place of the tables
     "pooled",  # --pool: one verdict for each setting over several tasks

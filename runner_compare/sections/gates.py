@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from runner_compare.reader import Reader
 from runner_compare.section import Section
 from runner_compare.selection import parse_margins
 from runner_compare.statistics import RATIOS, Finding, MarginVerdict
+from runner_compare.unfinished import MissingJob
 from runner_compare.wording import about, name_of, number
 
 OPTION = "--require"
@@ -34,6 +35,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 EXAMPLE = "e.g. 'margin=2 finding!=worse accuracy>=0.8 model_mib<4000 kl_p95<0.5nats'"
 SHOWN_GOOD = (MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_but_within)
 COUNTED_ACCURACY = ("correct", "wrong")  # counts of what the accuracy tells with its interval
+HAS_RESULT = "has a result"  # required of each job of the grid that is compared
 FINDINGS = {finding.name: finding for finding in Finding}
 
 
@@ -49,7 +51,7 @@ class Requirement:
 
 @dataclass
 class Requirements:
-    """The requirements of a table's rows, met or not."""
+    """The requirements of a table's rows, or of jobs without a row, met or not."""
 
     of_rows: list[Requirement] = field(default_factory=list)
 
@@ -74,12 +76,7 @@ class Gates(Section):
 
     def record_across(self, comparison: Comparison) -> dict[str, Any]:
         """Return all requirements."""
-        checked = [
-            requirement
-            for table in comparison.tables
-            for requirement in table.of(Requirements).of_rows
-        ]
-        return {"requirements": [asdict(requirement) for requirement in checked]}
+        return {"requirements": [asdict(requirement) for requirement in checked(comparison)]}
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,6 @@ def _as_accuracy(term: Term, runs: Sequence[Run]) -> str:
     return f"accuracy{sign}{share if is_of_right else 1 - share:.4g}"
 
 
-
 def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, float]:
     """Return the margins of --margin and of the requirements; ConfigError if they differ."""
     together = dict(margins)
@@ -211,8 +207,14 @@ def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, 
     return together
 
 
-def check(tables: Sequence[Table], terms: Sequence[Term], reader: Reader | None = None) -> None:
-    """Check each row that is no baseline; ConfigError if there is none."""
+def check(
+    tables: Sequence[Table],
+    terms: Sequence[Term],
+    reader: Reader | None = None,
+    missing: Sequence[MissingJob] = (),
+) -> list[Requirement]:
+    """Check each row that is no baseline. Return one requirement for each job without a result,
+    none of which is met; ConfigError if there is nothing to check."""
     of_tables = {
         effect.measure for table in tables for row in table.settings for effect in row.effects
     }
@@ -223,10 +225,21 @@ def check(tables: Sequence[Table], terms: Sequence[Term], reader: Reader | None 
             for term in terms
             if not _is_of_other_tables(term, row, of_tables)
         ]
-    if terms and not any(table.of(Requirements).of_rows for table in tables):
+    if not terms:
+        return []
+    if not missing and not any(table.of(Requirements).of_rows for table in tables):
         raise ConfigError(
             f"{OPTION}: there is no row to check: every run that was chosen is a baseline"
         )
+    return [
+        Requirement(HAS_RESULT, job.job_id, False, f"{job.name}: {job.state}") for job in missing
+    ]
+
+
+def checked(comparison: Comparison) -> list[Requirement]:
+    """Return the requirements of all rows, and of jobs without a result."""
+    of_rows = [one for table in comparison.tables for one in table.of(Requirements).of_rows]
+    return of_rows + comparison.of(Requirements).of_rows
 
 
 def _is_of_other_tables(term: Term, row: TableRow, of_tables: set[str]) -> bool:
@@ -238,13 +251,13 @@ def _is_of_other_tables(term: Term, row: TableRow, of_tables: set[str]) -> bool:
 
 
 def failures(tables: Sequence[Table]) -> list[str]:
+    """Return a line for each requirement of a row that is not met."""
+    return failure_lines(one for table in tables for one in table.of(Requirements).of_rows)
+
+
+def failure_lines(requirements: Iterable[Requirement]) -> list[str]:
     """Return a line for each requirement that is not met."""
-    checked = [requirement for table in tables for requirement in table.of(Requirements).of_rows]
-    return [
-        f"requirement failed: {requirement.reason}"
-        for requirement in checked
-        if not requirement.met
-    ]
+    return [f"requirement failed: {one.reason}" for one in requirements if not one.met]
 
 
 def _outcome(term: Term, row: TableRow, table: Table, reader: Reader | None) -> Requirement:

@@ -1,0 +1,181 @@
+"""The jobs of a grid as its plan lists them, and why some of them have no result: by the folders of
+the jobs, and by MLflow where a job has no folder here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.store import grid_records
+from runner.store.grid_runs import PLAN
+from runner.store.jobs import LOCK, Job
+from runner.store.mlflow_store import EXPERIMENT, Store, one_message
+from runner.store.stored_runs import (
+    JOB_ID,
+    PARENT,
+    RUNNING,
+    cannot_read,
+    download,
+    experiment_of,
+    search,
+)
+from runner_base import ConfigError, EvidenceError, Status, one_line, parse_json
+from runner_base.files import is_held
+from runner_compare import Records
+
+IMPOSSIBLE = "impossible"  # a plan's word for a job whose config is invalid
+NOT_STARTED = "not started"
+# the states of jobs without a result, by their statuses
+STATES = {
+    Status.FAILED.value: "failed",
+    Status.KILLED.value: "interrupted",
+    RUNNING: "running",
+}
+
+
+@dataclass(frozen=True)
+class GridPlan:
+    """The jobs of a grid."""
+
+    grid: str  # its run in MLflow, or its digest
+    jobs: tuple[Mapping[str, Any], ...]
+    config: Mapping[str, str]  # keys in which all jobs agree
+
+    @property
+    def job_ids(self) -> list[str]:
+        """The ids of the jobs, each once."""
+        return list(dict.fromkeys(job["job_id"] for job in self.jobs if job["job_id"]))
+
+    @property
+    def experiment(self) -> str:
+        """The MLflow experiment that its jobs are logged to, or would be."""
+        return self.config.get("tracking.experiment", EXPERIMENT)
+
+
+def plan_in_mlflow(client: Any, grid: str, scratch: Path) -> GridPlan | None:
+    """Return the plan that a grid's run in MLflow has; None if it has none."""
+    path = download(client, grid, PLAN, scratch / grid)
+    if path is None:
+        return None
+    try:
+        return _plan(grid, parse_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)})"
+        raise ConfigError(f"--grid {grid}: {what}: name its jobs with --runs or --where") from error
+
+
+def plans_in_folder(output_dir: Path) -> list[GridPlan]:
+    """Return the plans of the grids that a folder has records of, the last started first."""
+    return [
+        GridPlan(record.grid, tuple(record.jobs), record.config)
+        for record in grid_records.read_all(output_dir)
+    ]
+
+
+def plan_named(output_dir: Path, wanted: str, last: str) -> GridPlan:
+    """Return the plan of the grid with this name, by the records of a folder."""
+    plans = plans_in_folder(output_dir)
+    if not plans:
+        raise ConfigError(f"--grid {wanted}: {output_dir} has no record of a grid")
+    matching = [plan for plan in plans if plan.grid.startswith(wanted)]
+    if wanted == last:
+        matching = plans[:1]
+    if len(matching) != 1:
+        count = "several grids begin with it" if matching else "no grid has this name"
+        listed = ", ".join(plan.grid for plan in (matching or plans)[:6])
+        raise ConfigError(f"--grid {wanted}: {count}. Newest first: {listed}")
+    return matching[0]
+
+
+def add_missing_jobs(
+    records: Records,
+    plan: GridPlan,
+    output_dir: Path,
+    client: Any = None,
+    store: Store | None = None,
+) -> None:
+    """Note which jobs of a grid have no result, and why. MLflow is asked only about jobs without a
+    folder here."""
+    with_result = {run.job_id for run in records.runs}
+    jobs, seen = records.list_jobs(plan.job_ids), set[str]()
+    in_mlflow: dict[str, Any] | None = None
+    for planned in plan.jobs:
+        job_id = planned["job_id"] or ""
+        if job_id in with_result or (job_id and job_id in seen):
+            continue
+        seen.add(job_id)
+        folder = output_dir / "jobs" / job_id
+        found: tuple[str, str] | None
+        if planned.get("planned") == IMPOSSIBLE or not job_id:
+            found = IMPOSSIBLE, planned.get("problem") or ""
+        elif folder.is_dir():
+            found = _by_folder(Job(job_id, folder))
+        else:
+            if in_mlflow is None and client is not None and store is not None:
+                in_mlflow = _newest_runs(client, store, plan.grid)
+            found = _by_mlflow((in_mlflow or {}).get(job_id), planned)
+        if found is not None:
+            jobs.add_missing(_name(plan, planned), job_id, *found, _params(plan, planned))
+
+
+def _plan(grid: str, content: Mapping[str, Any]) -> GridPlan:
+    jobs = tuple(content["jobs"])
+    for job in jobs:
+        job["job_id"], job.get("overrides")  # what everything below relies on
+    return GridPlan(grid, jobs, content.get("config") or {})
+
+
+def _by_folder(job: Job) -> tuple[str, str] | None:
+    """Return why a job has no result; None if it has one, whose run was then deleted in MLflow."""
+    with suppress(PermissionError):  # a folder that only others may write
+        if is_held(job.folder / LOCK):
+            return STATES[RUNNING], ""
+    try:
+        record = job.last_record()
+    except EvidenceError as error:
+        return STATES[Status.FAILED.value], str(error)
+    if record is None:
+        has_begun = any(not path.name.startswith(".") for path in job.folder.iterdir())
+        return (STATES[Status.KILLED.value] if has_begun else NOT_STARTED), ""
+    if record.status is Status.FINISHED:
+        return None
+    return STATES[record.status.value], record.error or ""
+
+
+def _by_mlflow(run: Any, planned: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return why a job has no result by its newest run below the grid's, or by the grid's plan."""
+    problem = planned.get("problem") or ""
+    if run is None:
+        return STATES.get(planned.get("status") or "", NOT_STARTED), problem
+    if run.info.status not in STATES:
+        return None
+    return STATES[run.info.status], "" if run.info.status == RUNNING else problem
+
+
+def _newest_runs(client: Any, store: Store, grid: str) -> dict[str, Any]:
+    """Return the newest run below a grid's for each job."""
+    with one_message(cannot_read):
+        experiment = experiment_of(client, store.experiment)
+        runs = [*search(client, experiment.experiment_id, f"tags.`{PARENT}` = '{grid}'")]
+    return {run.data.tags[JOB_ID]: run for run in reversed(runs) if JOB_ID in run.data.tags}
+
+
+def _name(plan: GridPlan, planned: Mapping[str, Any]) -> str:
+    """Return the overrides in which a job differs from the others; plans of earlier versions have
+    no names."""
+    if planned.get("name"):
+        return str(planned["name"])
+    own = planned.get("overrides") or []
+    shared = set.intersection(*({*(job.get("overrides") or [])} for job in plan.jobs))
+    return (
+        " ".join(text for text in own if text not in shared) or planned["job_id"] or " ".join(own)
+    )
+
+
+def _params(plan: GridPlan, planned: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return a job's config as text; None if the plan does not have it."""
+    own = planned.get("config")
+    return None if own is None else {**plan.config, **own}
