@@ -11,7 +11,7 @@ a job with one has the id that it would have if the option stood in the list.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.machinery import PathFinder
@@ -41,6 +41,14 @@ OF_OPTIONS = (
         "variables": "runner.variables",  # a function that reads environment variables as overrides
     }
 )
+# groups that are no kind of plug-in: the comparison reads them
+OF_COMPARISON = ("runner.metric_families", "runner_compare.readers", "runner_compare.sections")
+PREFIXES = (
+    "runner.",
+    "runner_base.",
+    "runner_compare.",
+    "runner_engine.",
+)  # of groups meant for us
 OWN_PACKAGE = "runner-llm"  # whose entry points are the runner's own options
 
 
@@ -119,6 +127,24 @@ def packages() -> dict[str, list[PlugIn]]:
     for plug_in in _found():
         by_package.setdefault(plug_in.package, []).append(plug_in)
     return by_package
+
+
+@cache
+def misnamed_groups() -> tuple[str, ...]:
+    """Return a message for each group of entry points that looks like ours and is not."""
+    known = [*OF_OPTIONS.values(), *OF_COMPARISON]
+    return tuple(
+        f"{package}: entry points of {group} are ignored: "
+        f"{unknown('group of entry points', group, known, _same_ending(group, known))}"
+        for package in packages_for_us()
+        for group in package.groups
+        if group.startswith(PREFIXES) and group not in known
+    )
+
+
+def _same_ending(group: str, known: Sequence[str]) -> list[str]:
+    ending = group.rpartition(".")[2]
+    return [name for name in known if name.rpartition(".")[2] == ending]
 
 
 @cache

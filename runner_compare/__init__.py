@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from runner_compare.effect_words import p_value as p_value
     from runner_compare.foreign_texts import in_markdown as in_markdown
     from runner_compare.in_python import Compare as Compare
+    from runner_compare.in_python import compare as compare
     from runner_compare.key_rules import KeyRules as KeyRules
     from runner_compare.metrics import ACCURACY as ACCURACY
     from runner_compare.metrics import ENDS as ENDS
@@ -83,6 +84,7 @@ PLACES = {
     # the command, and the same from Python
     "entry": "command",  # the console script
     "main": "command",  # the command with its arguments; returns the exit code
+    "compare": "in_python",  # the same as calling this package
     "Compare": "in_python",  # what this package is: a function, `compare(...)`, that has `main`
     "tabulate": "table",  # compares the runs of one task
     "ComparisonOptions": "table",  # which runs are compared with which baseline, and how

@@ -6,8 +6,8 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -19,13 +19,24 @@ from runner_compare.options import parser
 from runner_compare.output import FORMATS, flat_lines
 from runner_compare.page_parts import escape, write_table
 from runner_compare.pictures import draw
+from runner_compare.sections.gates import Requirement, checked
+from runner_compare.sections.missing_jobs import Missing
 from runner_compare.shown import shown
+from runner_compare.unfinished import JobState, MissingJob
 
 # where the command writes
 OF_THE_COMMAND = ("help", "format", "save", "log", "publish", "benchmark", "explain")
 LONGEST_REPR = 200
 PICTURES = 2  # of a table: the page of --save has them all
 WIDTH = "640px"
+# statuses of the rows of runner.grid
+WITH_RESULT = ("finished", "done before")
+STATES = {
+    "failed": JobState.failed,
+    "killed": JobState.interrupted,
+    "stopped": JobState.interrupted,
+    "impossible": JobState.impossible,
+}
 
 
 @dataclass(repr=False)
@@ -49,6 +60,22 @@ class ComparedRuns:
     def sentences(self) -> list[str]:
         """All that is said about the rows."""
         return [sentence for part in shown(self.comparison) for sentence, _ in part.sentences]
+
+    @property
+    def missing_jobs(self) -> list[MissingJob]:
+        """The jobs of the compared grid that have no result, each with its state."""
+        return self.comparison.of(Missing).jobs
+
+    @property
+    def requirements(self) -> list[Requirement]:
+        """What `require=` has found for each row and term, and for each job without a result."""
+        return checked(self.comparison)
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether all requirements are met; None without `require=`."""
+        found = self.requirements
+        return all(one.met for one in found) if found else None
 
     def to_df(self) -> Any:
         """Return a pandas.DataFrame with a line for each row and the columns of --format csv."""
@@ -121,41 +148,68 @@ def compare(*runs: object, **options: Any) -> ComparedRuns:
     compared.
     """
     environment.read()
-    chosen, folder = _ids(runs)
+    given_runs = GivenRuns()
+    given_runs.add(runs)
+    chosen, folder = list(dict.fromkeys(given_runs.ids)), given_runs.output_dir()
     given: dict[str, Any] = {"output_dir": folder} if folder else {}
     given |= ({"runs": chosen} if chosen else {}) | options
-    if chosen and "runs" in options:
+    if (chosen or given_runs.missing) and "runs" in options:
         raise ConfigError("runs=: name them once, as arguments or by runs=")
+    if given_runs.missing and not chosen:
+        states = "; ".join(job.line for job in given_runs.missing)
+        raise ConfigError(f"compare: none of these jobs has a result: {states}")
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            return ComparedRuns(comparison_of(_parsed(given), Path(scratch)).comparison)
+            compared = comparison_of(_parsed(given), Path(scratch), given_runs.missing)
     except NotPaired as reason:
         raise JobFailed(str(reason)) from reason
+    return ComparedRuns(compared.comparison)
 
 
-def _ids(runs: Iterable[object]) -> tuple[list[str], str]:
-    """Return the ids of jobs, and the output folder of records; lists of them are taken apart."""
-    ids: list[str] = []
-    folders: list[str] = []
-    for run in runs:
-        if isinstance(run, str):
-            ids.append(run)
-        elif isinstance(run, Mapping):
-            ids += [run["job_id"]] if run.get("job_id") else []
-        elif isinstance(run, Record):
-            ids.append(run.job_id)
-            folders.append(str(Path(run.output_dir).parents[1]))
-        elif isinstance(run, Iterable):
-            inner, folder = _ids(run)
-            folder = folder or str(getattr(run, "output_dir", ""))  # the rows of a grid have it
-            ids, folders = ids + inner, folders + [folder] * bool(folder)
-        else:
-            raise ConfigError(
-                f"compare({run!r}): give job ids, records of runner.evaluate or rows of runner.grid"
-            )
-    if len({*folders}) > 1:
-        raise ConfigError(f"these records are in several folders: {', '.join(sorted({*folders}))}")
-    return list(dict.fromkeys(ids)), next(iter(folders), "")
+@dataclass
+class GivenRuns:
+    """The runs that `compare(...)` is called with: the ids of jobs that have a result, and the
+    other rows of a grid."""
+
+    ids: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    missing: list[MissingJob] = field(default_factory=list)
+
+    def add(self, runs: Iterable[object], keys: Sequence[str] = ()) -> None:
+        """Add ids, records and rows; lists of them are taken apart. `keys`: those in which the rows
+        of a grid differ."""
+        for run in runs:
+            if isinstance(run, str):
+                self.ids.append(run)
+            elif isinstance(run, Mapping):
+                self._add_row(run, keys)
+            elif isinstance(run, Record):
+                self.ids.append(run.job_id)
+                self.folders.append(str(Path(run.output_dir).parents[1]))
+            elif isinstance(run, Iterable):
+                folder = str(getattr(run, "output_dir", ""))  # the rows of a grid have it
+                self.folders += [folder] * bool(folder)
+                self.add(run, getattr(run, "keys", ()))
+            else:
+                raise ConfigError(
+                    f"compare({run!r}): give job ids, records of runner.evaluate or rows of runner.grid"
+                )
+
+    def _add_row(self, row: Mapping[str, Any], keys: Sequence[str]) -> None:
+        job_id, status = row.get("job_id") or "", row.get("status")
+        if status in (None, *WITH_RESULT):
+            self.ids += [job_id] if job_id else []
+            return
+        name = " ".join(f"{key}={row[key]}" for key in keys if key in row) or job_id or "a job"
+        state = STATES.get(str(status), JobState.not_started)
+        self.missing.append(MissingJob(name, job_id, state, str(row.get("error") or "")))
+
+    def output_dir(self) -> str:
+        """Return the folder of all records; ConfigError if there are several."""
+        folders = sorted({*self.folders})
+        if len(folders) > 1:
+            raise ConfigError(f"these records are in several folders: {', '.join(folders)}")
+        return next(iter(folders), "")
 
 
 def _parsed(given: Mapping[str, Any]) -> Any:

@@ -351,3 +351,19 @@ def test_code_that_calls_exit_is_an_error_with_its_place(
         assert done.code in (1, 2), done.err
         assert said in done.err
         assert "Traceback" not in done.err
+
+
+def test_a_group_that_nothing_reads_is_named_with_the_one_that_is_meant(
+    runner: Call, tmp_path: Path
+) -> None:
+    entry_points = "[runner.sections]\nbars = mine:SECTION\n[runner_of_mine]\na = mine:A\n"
+    site = write_package(tmp_path / "site", "mine", entry_points)
+    logs = Path(__file__).parent / "data" / "inspect_ai"
+    paths = [str(logs / name) for name in ("none", "nf4")]
+    done = runner("--results", *paths, module="runner_compare", process=True, PYTHONPATH=str(site))
+    assert done.code == 0
+    assert done.err.startswith(
+        "note: mine 2.0: entry points of runner.sections are ignored: no group of entry points "
+        "'runner.sections'. Did you mean runner_compare.sections?"
+    )
+    assert "runner_of_mine" not in done.err

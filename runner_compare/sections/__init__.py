@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
-from runner_base import doors
+from runner_base import doors, say
+from runner_base.plugins import misnamed_groups
 from runner_compare.section import Section
 
 GROUP = "runner_compare.sections"
@@ -45,5 +46,7 @@ NAMES = (
 @cache
 def every_section() -> tuple[Section, ...]:
     """Return the sections of this package and, in the order of their names, those of others."""
+    for message in misnamed_groups():
+        say(f"note: {message}")
     own = (import_module(f"{__name__}.{name}").SECTION for name in NAMES)
     return *own, *(doors.load(GROUP, name, Section) for name in sorted(doors.entries(GROUP)))

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +77,24 @@ def test_all_that_it_imports_is_a_dependency_and_no_more() -> None:
 def _nothing_hides_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules of a folder on the path would be imported in place of those that are installed."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
+
+
+def test_the_examples_of_its_page_do_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = re.findall(
+        r"^```python\n(.*?)^```$", (HOME / "README.md").read_text(), re.M | re.S
+    )
+    for name, logs in (("base", "none"), ("quantized", "nf4")):
+        shutil.copytree(ROOT / "tests/data/inspect_ai" / logs, tmp_path / "logs" / name)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    compared = names["compared"]
+    assert compared.passed is False
+    assert [one.met for one in compared.requirements] == [False, False]
+    assert "undecided within 2 points" in compared.requirements[0].reason
+    assert len(compared.to_df()) == 4
 
 
 @pytest.fixture(scope="module")
