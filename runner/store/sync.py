@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from runner.store import fetched_jobs, ledger, mlflow_store
+from runner.store import fetched_jobs, ledger, mlflow_store, synced_grids
 from runner.store.jobs import OLD, Job, claim
 from runner.store.stored_runs import StoredRuns, read_runs
 from runner_base import (
@@ -17,6 +17,7 @@ from runner_base import (
     Record,
     RunnerError,
     Status,
+    counted,
     plain,
     run_entry,
     say,
@@ -64,27 +65,35 @@ def sync(options: argparse.Namespace) -> str:
     ]
     jobs = [job for job in jobs if OLD not in job.job_id]
     stored = read_runs(store, None if options.fetch else [job.job_id for job in jobs], grid="")
-    missing: list[Job] = []
+    finished: dict[str, Record] = {}
     for job in jobs:
-        if stored.run_of(job.job_id, None):
-            continue
         try:
-            if finished_record(job):
-                missing.append(job)
+            if record := finished_record(job):
+                finished[job.job_id] = record
         except RunnerError as error:
             say(f"left out: {error}")
-    grids = {run for runs in stored.grids.values() for run, _ in runs}
+    missing = [
+        job for job in jobs if job.job_id in finished and not stored.run_of(job.job_id, None)
+    ]
+    grids = synced_grids.grids_to_sync(store)
+    grids.assign(finished)
+    parents = grids.start(stored)
+    known = {run for runs in stored.grids.values() for run, _ in runs}
     logged = 0
     with Progress(len(missing), "logging") as bar:
         for job in missing:
             with claim(job):  # waits for a process that is doing this job, or logging it
                 if record := finished_record(job):
-                    logged += ledger.log_missing(below_parent(store, record, grids), job, record)
+                    parent = parents.get(job.job_id)
+                    below = replace(store, parent_run_id=parent) if parent else None
+                    below = below or below_parent(store, record, known)
+                    logged += ledger.log_missing(below, job, record)
             bar.advance()
+    in_grids = counted(grids.finish(), "grid")
     where = f"{store.shown}, experiment {store.experiment}"
     said = (
-        f"{logged} results logged to {where}"
-        if logged
+        f"{logged} results logged to {where}" + (f", in {in_grids}" if grids.runs else "")
+        if logged or grids.runs
         else f"nothing to do: {where} has every finished job"
     )
     return f"{said}\n{fetch_missing(store, stored)}" if options.fetch else said
