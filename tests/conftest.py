@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("RUNNER_PROGRESS", "off")  # else a busy machine would add lines to what is compared
+os.environ.setdefault(
+    "RUNNER_PROGRESS", "off"
+)  # else a busy machine would add lines to what is compared
 # On a processor without AVX-512 bitsandbytes does not ask torch for products of bytes. Where only
 # RUNNER_WITHOUT and ONEDNN_MAX_CPU_ISA leave it out, it would ask, and torch would ask oneDNN,
 # whose sums then saturate.
