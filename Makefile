@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # Where this is set, every process of a test compiles all that it imports once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo real-model demo-real pages test test-all test-fast test-next test-avx2 sanitize sanitize-short format lint types check vllm llama_cpp bench
+.PHONY: help install demo real-model demo-real pages test test-all test-fast test-next test-avx2 sanitize sanitize-short format lint types compile-targets check vllm llama_cpp bench
 .PHONY: clean wheel hashes makers
 .DEFAULT_GOAL := help
 
@@ -92,8 +92,11 @@ lint: $(STAMP)    ## check format and style, change nothing
 types: $(STAMP)   ## check the types
 	$(BIN)/mypy
 
+compile-targets: $(STAMP) ## compile all C code for other x86 processors, with warnings as errors, and run nothing
+	$(BIN)/python -m tools.compile_targets
+
 check: $(STAMP)   ## run what CI runs: format, lint, types, tests; what takes one core runs beside something else that does
-	$(MAKE) --jobs 2 --output-sync lint types test-avx2 sanitize-short
+	$(MAKE) --jobs 2 --output-sync lint types compile-targets test-avx2 sanitize-short
 	$(MAKE) test
 
 vllm:             ## install vLLM's CPU build into .vllm, for the tests and benchmarks that compare with it

@@ -14,6 +14,16 @@
 #include "latent_structs.h"
 #include "tiles.h"
 
+#ifdef HAS_AVX512_VNNI
+#define T uint8_t
+#define PACK 4
+#define NAME(x) x##_u8
+#include "register_tile.h"
+#undef T
+#undef PACK
+#undef NAME
+#endif
+
 #define T bf16
 #define PACK 2
 #define NAME(x) x##_bf16
@@ -27,5 +37,10 @@
 #include "int8_rows.h"
 #ifdef HAS_TILES
 #include "tile_sums.h"
+#endif
+#ifdef HAS_AVX512_VNNI
+#include "four_bit.h"
+#include "quantized.h"
+#include "row_int8.h"
 #endif
 #include "products.h"

@@ -10,6 +10,7 @@
 #include "checks.h"
 #include "recurrent_structs.h"
 #include "mixer_structs.h"
+#include "adapter_structs.h"
 #include "fused_structs.h"
 #include "latent_structs.h"
 #include "tiles.h"
@@ -24,16 +25,30 @@
 #undef NAME
 #endif
 
+#if WIDENS_BF16
+#define T float
+#define PACK 1
+#define NAME(x) x##_f32
+#include "attention_tiles.h"
+#undef T
+#undef PACK
+#undef NAME
+#endif
+
 #define T bf16
 #define PACK 2
 #define NAME(x) x##_bf16
+#if WIDENS_BF16
+#define OPERAND_NAME(x) x##_f32
+#else
 #define OPERAND_NAME NAME
+#include "attention_tiles.h"
+#endif
 #define INT8_NAME(x) x##_int8_bf16
 #define INT4_NAME(x) x##_int4_bf16
 #define BYTES_NAME(x) x##_bytes_bf16
 #define ROTATION_UNIT ATTENTION_BYTES_BF16
 #include "int8_products.h"
-#include "attention_tiles.h"
 #include "kv_formats.h"
 #include "own_pieces.h"
 #define KV bf16
