@@ -18,13 +18,20 @@ from runner_base import counted
 from runner_base.spreads import fewest_with_interval, median_interval
 from runner_compare.data import ALONE_KEYS, NotPaired, Run
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES, Pooling, described
+from runner_compare.metrics.likelihoods import KL, LOG_LIKELIHOODS, LOSS
 from runner_compare.reader import Reader
 from runner_compare.repeated_runs import measured, values_of
+from runner_compare.statistics.ratios import MIN_TEXTS
 from runner_compare.statistics.token_percentiles import texts_needed
 from runner_compare.ways.repeats import repeats_of
 
 AT_MOST = "_at_most"  # of a figure that is a lower bound: the upper one
 SHARES = KL_SHARES | DELTA_P_SHARES
+# besides percentiles, the metrics whose interval is over texts: more runs of a job add nothing
+OVER_TEXTS = {
+    *LOG_LIKELIHOODS.values(), LOSS, KL, "bits_per_token", "bits_per_byte", "perplexity", "rank_1_share",
+    "top_1_agreement", "delta_p_mean", "delta_p_rms", "ln_ppl_ratio",
+}  # fmt: skip
 # sizes that the system reports, which differ from process to process; all others follow from the
 # model and the texts
 REPORTED = re.compile(r"rss|pss|anon|cuda|gpu|baseline|mapped_files|held")
@@ -68,9 +75,11 @@ def known_of(run: Run, key: str, reader: Reader | None = None) -> Known | None:
         return Known(value, *ends)
     if is_exact(name) or _is_an_end(run.metrics, name, of):
         return Known(value, value, value)
+    if name in SHARES or name in OVER_TEXTS:
+        return Known(value, None, None, _texts_missing(run, name, of))
     if described(name).unit in ("MiB", "s", "J") or "/" in described(name).unit:
         return _over_runs(run, key, value, reader)
-    return Known(value, None, None, _texts_missing(run, name, of))
+    return Known(value, None, None)
 
 
 def is_exact(name: str) -> bool:
@@ -142,9 +151,10 @@ def _figures(run: Run, key: str, reader: Reader | None) -> list[float]:
 
 
 def _texts_missing(run: Run, name: str, of: str) -> str:
-    """Return how many texts a percentile of tokens needs, if it has fewer; empty for another
-    metric."""
-    share, texts = SHARES.get(name), run.metrics.get(f"n{of}")
-    if share is None or texts is None or texts >= texts_needed(share):
+    """Return how many texts, or families of texts, an interval needs; empty if there are enough."""
+    unit = "families" if not of and "families" in run.metrics else "n"
+    texts = run.metrics.get(f"{unit}{of}")
+    needed = max(MIN_TEXTS, texts_needed(SHARES[name])) if name in SHARES else MIN_TEXTS
+    if texts is None or texts >= needed:
         return ""
-    return f"{texts:,.0f} texts, of {texts_needed(share):,} or more there is one"
+    return f"needs at least {needed:,} {'texts' if unit == 'n' else unit}, has {texts:,.0f}"

@@ -179,10 +179,10 @@ def _likelihoods(series: Series) -> dict[str, float]:
         nats, sizes = sums_by_cluster(nats, families), sums_by_cluster(sizes, families)
     key, mean = LOG_LIKELIHOODS[unit], ratio(nats, sizes)
     figures = {"n": float(len(likelihoods)), key: mean}
-    if len(nats) > 1:
-        figures |= dict(
-            zip((f"{key}_low", f"{key}_high"), ratio_interval(nats, sizes), strict=True)
-        )
+    if all(families):
+        figures["families"] = float(len(nats))
+    if (ends := ratio_interval(nats, sizes, most=0.0)) is not None:
+        figures |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
     if unit == "byte":
         return figures | {"bits_per_byte": -mean / math.log(2)}
     return figures | ({"perplexity": math.exp(-mean)} if -mean < MOST_NATS else {})

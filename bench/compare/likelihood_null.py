@@ -26,7 +26,8 @@ from runner_compare.data import NotPaired, Run, TableRow, TextScore
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics import ALPHA, CAUTION, Finding, SignFlips, judge
 from runner_compare.statistics.likelihoods import figures
-from runner_compare.statistics.ratios import caution, ratio_interval
+from runner_compare.statistics.ratios import caution, ratio, ratio_error
+from runner_compare.statistics.stats import student_quantile
 from runner_compare.ways import Asked, compare
 from tools.commands import samples_of
 
@@ -245,8 +246,9 @@ def kl_misses(divergences: Numbers, tokens: Numbers, truth: float) -> tuple[bool
     ]
     job_figures = figures(texts)
     low, high = (job_figures[f"kl_nats_per_token_{end}"] for end in ("low", "high"))
-    student = ratio_interval(divergences.tolist(), tokens.tolist())
-    return not low <= truth <= high, not student[0] <= truth <= student[1]
+    sums, sizes = divergences.tolist(), tokens.tolist()
+    half = student_quantile(ALPHA, len(sums) - 1) * ratio_error(sums, sizes)
+    return not low <= truth <= high, abs(ratio(sums, sizes) - truth) > half
 
 
 def kl_intervals(

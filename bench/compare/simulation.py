@@ -85,6 +85,7 @@ class Limits:
     """The rates that have a limit: it is exceeded if the whole interval is beyond it."""
 
     false: list[Rate] = field(default_factory=list)  # false verdicts
+    gates: list[Rate] = field(default_factory=list)  # gates that pass where the truth does not
     missed: list[Rate] = field(default_factory=list)  # intervals that miss the truth
     powers: list[Rate] = field(
         default_factory=list
@@ -99,6 +100,11 @@ class Limits:
                 f"false verdicts in more than {ALPHA:.0%}",
                 self.false,
                 [it for it in self.false if it.low > ALPHA],
+            ),
+            (
+                f"gates passed wrongly in more than {ALPHA / 2:.1%}",
+                self.gates,
+                [it for it in self.gates if it.low > ALPHA / 2],
             ),
             (
                 f"missed truths in more than {MISSES:.0%}",

@@ -103,14 +103,21 @@ def clustered_share_interval(
     than 2.
 
     Each question has a share of right answers; `each` is how many answers that is the share of.
+    """
+    return interval_of_sums(*ratios.cluster_sums(list(map(float, shares)), clusters), alpha, each)
+
+
+def interval_of_sums(
+    sums: Sequence[float], sizes: Sequence[float], alpha: float = ALPHA, each: float = 1.0
+) -> tuple[float, float]:
+    """Return a 95 % interval of a share from the sum and the size of each cluster.
 
     It joins two, at Student's quantile for as many clusters as have both kinds of answers: Wilson's
     for as many independent questions as the clusters are worth, and Hall's, without the skewness of
     a few clusters with all the wrong answers. It is never wider than Wilson's for clusters whose
     questions all agree (cluster_null.py, bench/compare/answer_means_null.py).
     """
-    sums, sizes = ratios.cluster_sums(list(map(float, shares)), clusters)
-    n, count = len(shares), len(sums)
+    n, count = math.fsum(sizes), len(sums)
     if count < 2:
         return 0.0, 1.0
     share, variance = math.fsum(sums) / n, ratios.jackknife_variance(sums, sizes)

@@ -11,8 +11,8 @@ from typing import Any
 
 from runner_base import Likelihood
 from runner_compare.metrics import LOG_LIKELIHOOD
-from runner_compare.statistics.clustered_share import share_interval
-from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio, ratio_interval
+from runner_compare.statistics.clustered_share import interval_of_sums, share_interval
+from runner_compare.statistics.ratios import MIN_TEXTS, ratio, ratio_interval
 from runner_compare.statistics.stats import ALPHA
 
 WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
@@ -106,20 +106,12 @@ def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
     tokens = [float(text.tokens) for text in compared]
     kl, truncation, agreed = ([float(getattr(text, name)) for text in compared] for name in
                               ("kl_nats", "truncation_nats", "top_1_agreed"))  # fmt: skip
-    divergence_figures = {"kl_nats_per_token": ratio(kl, tokens)} | _share(
-        "top_1_agreement", agreed, tokens
-    )
+    divergence_figures = _ratio("kl_nats_per_token", kl, tokens, least=0.0)
+    divergence_figures |= _share("top_1_agreement", agreed, tokens)
     variances = [text.kl_variance for text in compared if text.kl_variance is not None]
     if len(variances) == len(compared):
         error_nats = NormalDist().inv_cdf(1 - ALPHA / 2) * math.sqrt(sum(variances))
         divergence_figures["kl_drawing_error_nats_per_token"] = error_nats / sum(tokens)
-    # a few texts have much of the sum: of fewer, no interval holds 95 %
-    if len(compared) >= MIN_TEXTS:
-        low, high = paired_interval(kl, tokens)
-        divergence_figures |= {
-            "kl_nats_per_token_low": max(low, 0.0),
-            "kl_nats_per_token_high": high,
-        }
     return divergence_figures | {"kl_truncation_nats_per_token": ratio(truncation, tokens)}
 
 
@@ -148,16 +140,21 @@ def _ratio(
     least: float = -math.inf,
     most: float = math.inf,
 ) -> dict[str, float]:
-    """Return a ratio, with its interval if there is one, within the possible range."""
-    interval_figures = {name: ratio(tops, bottoms)}
-    if len(tops) > 1:
-        low, high = ratio_interval(tops, bottoms)
-        interval_figures |= {f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
-    return interval_figures
+    """Return a ratio, with its interval if there are enough texts."""
+    return _with_ends(name, ratio(tops, bottoms), ratio_interval(tops, bottoms, least, most))
 
 
 def _share(name: str, tops: Sequence[float], bottoms: Sequence[float]) -> dict[str, float]:
-    return _ratio(name, tops, bottoms, least=0, most=1)
+    """Return a share of tokens; its interval is not Student's, which misses where nearly all
+    count."""
+    ends = interval_of_sums(tops, bottoms) if len(tops) >= MIN_TEXTS else None
+    return _with_ends(name, ratio(tops, bottoms), ends)
+
+
+def _with_ends(name: str, value: float, ends: tuple[float, float] | None) -> dict[str, float]:
+    return {name: value} | (
+        {} if ends is None else {f"{name}_low": ends[0], f"{name}_high": ends[1]}
+    )
 
 
 def _exp(value: float) -> float:

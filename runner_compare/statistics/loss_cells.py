@@ -3,11 +3,10 @@ of positions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from runner_compare.metrics.likelihoods import KL, LOSS
-from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio, ratio_interval
+from runner_compare.statistics.ratios import ratio, ratio_interval
 
 
 def loss_and_kl(
@@ -17,17 +16,17 @@ def loss_and_kl(
     have one."""
     losses = [-of_text for of_text in nats]
     found = {f"n{cell}": float(len(tokens)), f"{LOSS}{cell}": ratio(losses, tokens)}
-    if len(tokens) > 1:
-        low, high = ratio_interval(losses, tokens)
-        found |= {f"{LOSS}_low{cell}": max(low, 0.0), f"{LOSS}_high{cell}": high}
+    found |= _ends(LOSS, cell, losses, tokens)
     known = [kl for kl in kls if kl is not None]
     if len(known) < len(kls):
         return found
     found[f"{KL}{cell}"] = ratio(known, tokens)
-    if len(known) >= MIN_TEXTS and all(map(math.isfinite, known)):  # as that of the whole job
-        low, high = paired_interval(known, tokens)
-        found |= {f"{KL}_low{cell}": max(low, 0.0), f"{KL}_high{cell}": high}
-    return found
+    return found | _ends(KL, cell, known, tokens)
+
+
+def _ends(key: str, cell: str, sums: Sequence[float], tokens: Sequence[float]) -> dict[str, float]:
+    ends = ratio_interval(sums, tokens, least=0.0)
+    return {} if ends is None else {f"{key}_low{cell}": ends[0], f"{key}_high{cell}": ends[1]}
 
 
 def cells_in(figures: Mapping[str, float], kind: str) -> list[int]:

@@ -24,6 +24,7 @@ SIGNS_AT_ONCE = 100_000  # so many are drawn together: they fit the cache
 CAUTION = 2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
 # samples, which show too little of a heavy tail (bench/compare/likelihood_null.py)
 CAUTION_BELOW = {80: 4.0, 200: 3.0}
+EACH_END = 2.0  # factor on the caution where each end of an interval has to hold by itself
 MIN_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/compare/likelihood_null.py)
 
 
@@ -75,14 +76,26 @@ def ratio_error(tops: Sequence[float], bottoms: Sequence[float]) -> float:
     return math.sqrt(n / (n - 1) * squares) / math.fsum(bottoms)
 
 
-def ratio_interval(tops: Sequence[float], bottoms: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of such a ratio, by Student's t over the samples; infinite for a
-    single sample."""
-    centre, error = ratio(tops, bottoms), ratio_error(tops, bottoms)
-    if math.isinf(error):
-        return -math.inf, math.inf
-    half = student_quantile(1 - CONFIDENCE, len(tops) - 1) * error
-    return centre - half, centre + half
+def ratio_interval(
+    tops: Sequence[float],
+    bottoms: Sequence[float],
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> tuple[float, float] | None:
+    """Return the 95 % interval of such a ratio within its possible range; None for fewer than
+    MIN_TEXTS samples, and where a sum is infinite.
+
+    A gate passes by one end, and all the error of skewed samples is at one end. So the caution is
+    that of `paired_interval` times EACH_END (bench/compare/gates_null.py).
+    """
+    n = len(tops)
+    if n < MIN_TEXTS or not all(map(math.isfinite, tops)):
+        return None
+    bend = skewness(tops, bottoms) / math.sqrt(n)
+    low, high = cautious_interval(
+        ratio(tops, bottoms), ratio_error(tops, bottoms), bend, n - 1, EACH_END * caution(n)
+    )
+    return max(low, least), min(high, most)
 
 
 def sign_flip_p(differences: Sequence[float], flips: int = FLIPS, seed: int = 0) -> float:
@@ -215,11 +228,11 @@ def paired_interval(differences: Sequence[float], sizes: Sequence[float]) -> tup
 
 
 def cautious_interval(
-    centre: float, error: float, bend: float, freedom: int
+    centre: float, error: float, bend: float, freedom: int, factor: float | None = None
 ) -> tuple[float, float]:
     """Return a cautious 95 % interval: Student's and Hall's together, each at the level of
     `cautious_p`."""
-    bound = student_quantile((1 - CONFIDENCE) / caution(freedom + 1), freedom)
+    bound = student_quantile((1 - CONFIDENCE) / (factor or caution(freedom + 1)), freedom)
     # by which the estimate may exceed the truth, in standard errors
     above = max(bound, skewed_again(bound, bend))
     below = max(bound, -skewed_again(-bound, bend))

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
-from runner_compare.statistics.clustered_share import clustered_share_interval
-from runner_compare.statistics.ratios import MIN_TEXTS, paired_interval, ratio
+from runner_compare.statistics.clustered_share import interval_of_sums
+from runner_compare.statistics.ratios import MIN_TEXTS, ratio, ratio_interval
 from runner_compare.statistics.token_percentiles import TokenValues
 
 CHIEF = "kl_p999_nats"  # which every job with figures of tokens has
@@ -50,7 +50,7 @@ def token_figures(texts: Sequence[TextTokens]) -> dict[str, float]:
         }
         if not any(text.most for text in some):
             found |= _with_ends(
-                "kl_nats_per_token", ratio(sums, sizes), _mean_ends(sums, sizes, least=0.0)
+                "kl_nats_per_token", ratio(sums, sizes), ratio_interval(sums, sizes, least=0.0)
             )
         found |= _of_agreement(some)
         job_figures |= {f"{key}/{name}": value for key, value in found.items()}
@@ -98,9 +98,9 @@ def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
         for some in (differences, [difference**2 for difference in differences])
     )
     losses = [float((reference - logprobs).sum()) for logprobs, reference in pairs]
-    square_ends = _mean_ends(squares, sizes, least=0.0)
+    square_ends = ratio_interval(squares, sizes, least=0.0)
     values = TokenValues(differences)
-    found = _with_ends("delta_p_mean", ratio(sums, sizes), _mean_ends(sums, sizes))
+    found = _with_ends("delta_p_mean", ratio(sums, sizes), ratio_interval(sums, sizes))
     found |= _with_ends(
         "delta_p_rms",
         math.sqrt(ratio(squares, sizes)),
@@ -112,7 +112,7 @@ def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
         "delta_p_smallest": float(values.ordered[0]),
         "delta_p_largest": float(values.ordered[-1]),
     }
-    found |= _with_ends("ln_ppl_ratio", ratio(losses, sizes), _mean_ends(losses, sizes))
+    found |= _with_ends("ln_ppl_ratio", ratio(losses, sizes), ratio_interval(losses, sizes))
     correlation = correlated(*(np.concatenate(some) for some in zip(*pairs, strict=True)))
     return found | ({} if correlation is None else {"ln_ppl_correlation": correlation})
 
@@ -120,17 +120,10 @@ def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
 def _of_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
     """Return the share of equal first choices; its interval is not Student's, which misses where
     nearly all agree."""
-    agreed = [at < text.agreed for text in texts for at in range(len(text.least))]
-    clusters = [number for number, text in enumerate(texts) for _ in text.least]
-    ends = clustered_share_interval(agreed, clusters) if len(texts) >= MIN_TEXTS else None
-    return _with_ends("top_1_agreement", sum(agreed) / len(agreed), ends)
-
-
-def _mean_ends(sums: Sequence[float], sizes: Sequence[float], least: float = -math.inf) -> Ends:
-    if len(sums) < MIN_TEXTS or not all(map(math.isfinite, sums)):
-        return None
-    low, high = paired_interval(sums, sizes)
-    return max(low, least), high
+    agreed = [float(text.agreed) for text in texts]
+    sizes = [float(len(text.least)) for text in texts]
+    ends = interval_of_sums(agreed, sizes) if len(texts) >= MIN_TEXTS else None
+    return _with_ends("top_1_agreement", ratio(agreed, sizes), ends)
 
 
 def _percentile_ends(texts: Sequence[TextTokens], values: TokenValues, share: float) -> Ends:

@@ -140,10 +140,10 @@ CHAT = {"kl_p99_nats/chat": 0.01, "kl_p99_nats_low/chat": 0.009, "kl_p99_nats_hi
         (
             "kl_p999<0.5nats",
             False,
-            "kl_p999_nats 0.1, no interval, so it is not shown (200 texts, of 3,688 or more there is one), required "
+            "kl_p999_nats 0.1, no interval, so it is not shown (needs at least 3,688 texts, has 200), required "
             "kl_p999<0.5nats",
         ),
-        ("kl_p999_nats<0.05", False, "kl_p999_nats 0.1, no interval (200 texts, of 3,688 or more there is one), "
+        ("kl_p999_nats<0.05", False, "kl_p999_nats 0.1, no interval (needs at least 3,688 texts, has 200), "
          "required kl_p999_nats<0.05"),
         ("kl_p99/chat<0.012nats", True, "kl_p99_nats/chat 0.01 [0.009, 0.011]"),
         ("kl_p99_nats_high<0.04", True, "kl_p99_nats_high 0.036"),

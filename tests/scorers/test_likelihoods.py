@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics import MIN_TEXTS
 from runner_compare.statistics.clustered_share import share_interval
 from runner_compare.statistics.likelihoods import figures, units
-from runner_compare.statistics.ratios import paired_interval
+from runner_compare.statistics.ratios import ratio_interval
 from runner_compare.statistics.stats import wilson_interval
 
 
@@ -42,26 +43,45 @@ def test_windows_of_a_text_make_one_sample_and_other_choices_none() -> None:
     assert job_figures["kl_nats_per_token"] == pytest.approx(0.06)
     assert job_figures["kl_truncation_nats_per_token"] == pytest.approx(0.006)
     assert job_figures["top_1_agreement"] == 0.9
-    assert (
-        job_figures["perplexity_low"] < job_figures["perplexity"] < job_figures["perplexity_high"]
-    )
+    ends = {name for name in job_figures if name.endswith(("_low", "_high"))}
+    assert all(name.startswith("acc") for name in ends), "of questions; of two texts there are none"
 
 
-def test_a_single_sample_has_no_interval() -> None:
+def test_a_job_without_reference_and_choices_has_no_such_figures() -> None:
     job_figures = figures([Likelihood(0, -1.0, 2, 6, 5, 1)])
-    assert not [name for name in job_figures if name.endswith(("_low", "_high"))]
     assert not {"acc", "kl_nats_per_token"} & job_figures.keys()
 
 
+def test_intervals_of_a_job_need_as_many_texts_as_a_test() -> None:
+    texts = [
+        Likelihood(unit, -0.1 * (1 + unit % 7), 4, 12, 12, 3 + unit % 2, kl_nats=0.1 + unit % 3,
+                   truncation_nats=0.0, top_1_agreed=4 - unit % 2)
+        for unit in range(MIN_TEXTS)
+    ]  # fmt: skip
+    fewer, enough = figures(texts[:-1]), figures(texts)
+    assert not [name for name in fewer if name.endswith(("_low", "_high"))]
+    for name in (
+        LOG_LIKELIHOOD, "log_likelihood_nats_per_byte", "bits_per_token", "bits_per_byte", "perplexity",
+        "rank_1_share", "kl_nats_per_token", "top_1_agreement",
+    ):  # fmt: skip
+        assert enough[f"{name}_low"] < enough[name] < enough[f"{name}_high"], name
+
+
+def test_a_share_that_all_texts_have_does_not_look_certain() -> None:
+    """Student's interval has no width where all first choices are right."""
+    texts = [Likelihood(unit, -0.1, 4, 12, 12, 4) for unit in range(MIN_TEXTS)]
+    job_figures = figures(texts)
+    assert 0.9 < job_figures["rank_1_share_low"] < 0.999
+    assert job_figures["rank_1_share_high"] == 1
+
+
 def test_an_interval_stays_in_the_possible_range() -> None:
-    job_figures = figures([Likelihood(0, -9.0, 10, 30, 30, 1), Likelihood(1, -0.1, 10, 30, 30, 10)])
-    assert (
-        job_figures[f"{LOG_LIKELIHOOD}_high"]
-        == job_figures["bits_per_byte_low"]
-        == job_figures["rank_1_share_low"]
-        == 0
-    )
-    assert (job_figures["perplexity_low"], job_figures["rank_1_share_high"]) == (1, 1)
+    unlikely, likely = Likelihood(0, -900.0, 10, 30, 30, 1), Likelihood(0, -0.1, 10, 30, 30, 10)
+    texts = [replace(likely if unit else unlikely, unit=unit) for unit in range(MIN_TEXTS)]
+    job_figures = figures(texts)
+    assert job_figures[f"{LOG_LIKELIHOOD}_high"] == job_figures["bits_per_byte_low"] == 0
+    assert job_figures["perplexity_low"] == 1
+    assert job_figures["rank_1_share_high"] <= 1
     assert job_figures[f"{LOG_LIKELIHOOD}_low"] < -1
 
 
@@ -91,27 +111,27 @@ def test_choices_are_normalized_by_length_as_in_lm_eval() -> None:
 def test_texts_and_questions_in_families_count_by_families() -> None:
     """Half of the families are easy: their questions are right, and their texts likely."""
     parts = []
-    for unit in range(60):
+    for unit in range(300):
         is_easy = unit // 5 % 2 == 0
         right, other = (-1.0, -2.0) if is_easy else (-3.0, -2.0)
         parts += [
             Likelihood(unit, right, 2, 6, 5, 1),
             Likelihood(unit, other, 2, 6, 5, 1, is_other=True),
         ]
-    families = {unit: f"story {unit // 5}" for unit in range(60)}
+    families = {unit: f"story {unit // 5}" for unit in range(300)}
     alone, in_families = figures(parts), figures(parts, families)
     assert "families" not in alone
-    assert (in_families["n"], in_families["families"]) == (60, 12)
-    solved = [unit // 5 % 2 == 0 for unit in range(60)]
+    assert (in_families["n"], in_families["families"]) == (300, 60)
+    solved = [unit // 5 % 2 == 0 for unit in range(300)]
     assert (in_families["acc_low"], in_families["acc_high"]) == share_interval(
         solved, [*families.values()]
     )
-    assert (alone["acc_low"], alone["acc_high"]) == wilson_interval(30, 60)
+    assert (alone["acc_low"], alone["acc_high"]) == wilson_interval(150, 300)
     for name in (LOG_LIKELIHOOD, "bits_per_byte", "perplexity"):
         assert in_families[name] == pytest.approx(alone[name])
         widths = [it[f"{name}_high"] - it[f"{name}_low"] for it in (in_families, alone)]
         assert widths[0] > 2 * widths[1], (
-            "twelve families of alike texts are worth about twelve texts"
+            "sixty families of alike texts are worth about sixty texts"
         )
 
 
@@ -126,7 +146,7 @@ def test_the_interval_of_a_divergence_needs_as_many_texts_as_a_test() -> None:
     assert "kl_nats_per_token" in fewer
     assert not {"kl_nats_per_token_low", "kl_nats_per_token_high"} & fewer.keys()
     ends = enough["kl_nats_per_token_low"], enough["kl_nats_per_token_high"]
-    assert ends == pytest.approx(paired_interval([4 * it for it in kl], [4.0] * MIN_TEXTS))
+    assert ends == pytest.approx(ratio_interval([4 * it for it in kl], [4.0] * MIN_TEXTS))
 
 
 @pytest.mark.parametrize("spread", [1.0, 1.5])

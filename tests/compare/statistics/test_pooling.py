@@ -147,7 +147,7 @@ def test_likelihoods_by_questions_are_the_ratio_of_all_sums() -> None:
     pooled = PooledTexts(tasks, "token", Weights.questions).effect
     assert pooled.value == pytest.approx(ratios.ratio(differences, sizes))
     assert pooled.p == pytest.approx(ratios.paired_p(differences, sizes))
-    low, high = ratios.ratio_interval(differences, sizes)
+    low, high = ratios.paired_interval(differences, sizes)
     assert (pooled.low, pooled.high) == pytest.approx((low, high), abs=0.3 * (high - low))
 
 

@@ -10,7 +10,9 @@ from scipy import stats as reference
 
 from runner_compare.statistics import FLIPS
 from runner_compare.statistics.ratios import (
+    EACH_END,
     ENOUGH,
+    MIN_TEXTS,
     caution,
     detectable_loss,
     detectable_shift,
@@ -30,11 +32,25 @@ TOKENS = [10.0, 80.0, 35.0, 120.0, 60.0, 5.0]
 NATS = [-3.0, -20.5, -9.0, -28.0, -17.0, -2.0]
 
 
-def test_equal_lengths_make_it_students_interval_of_the_mean() -> None:
-    values = [0.3, -0.1, 0.7, 0.2, 0.05]
-    low, high = ratio_interval(values, [2.0] * 5)
-    expected = reference.t.interval(0.95, 4, loc=sum(values) / 10, scale=reference.sem(values) / 2)
-    assert (low, high) == pytest.approx(expected)
+def test_few_or_infinite_samples_have_no_interval_and_ends_stay_in_the_possible_range() -> None:
+    values = [0.1, 0.5] * (MIN_TEXTS // 2)
+    ones = [1.0] * MIN_TEXTS
+    assert ratio_interval(values[:-1], ones[:-1]) is None
+    assert ratio_interval([math.inf, *values[1:]], ones) is None
+    half = reference.t.ppf(1 - 0.05 / EACH_END / caution(MIN_TEXTS) / 2, MIN_TEXTS - 1)
+    expected = half * reference.sem(values)
+    assert ratio_interval(values, ones) == pytest.approx((0.3 - expected, 0.3 + expected))
+    assert ratio_interval(values, ones, least=0.29, most=0.31) == (0.29, 0.31)
+
+
+def test_each_end_of_an_interval_is_farther_than_that_of_paired_differences() -> None:
+    draw = Random(4)
+    skewed, ones = [draw.expovariate(1) for _ in range(60)], [1.0] * 60
+    low, high = ratio_interval(skewed, ones) or (0.0, 0.0)
+    cautious_low, cautious_high = paired_interval(skewed, ones)
+    assert low < cautious_low
+    assert high > cautious_high
+    assert high - ratio(skewed, ones) > 1.1 * (ratio(skewed, ones) - low)
 
 
 def test_the_error_counts_samples_and_not_tokens() -> None:
@@ -43,7 +59,7 @@ def test_the_error_counts_samples_and_not_tokens() -> None:
     expected = math.sqrt(6 / 5 * sum(one * one for one in residuals)) / sum(TOKENS)
     assert ratio(NATS, TOKENS) == pytest.approx(centre)
     assert ratio_error(NATS, TOKENS) == pytest.approx(expected)
-    assert ratio_interval([1.0], [2.0]) == (-math.inf, math.inf)
+    assert ratio_error([1.0], [2.0]) == math.inf
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4, 2.0])
