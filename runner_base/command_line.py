@@ -27,11 +27,11 @@ class CommandParser(argparse.ArgumentParser):
         end = "" if message.endswith("?") else "."
         raise ConfigError(f"{message}{end} All options: {self.prog} --help")
 
-    def _describe_unrecognized(self, words: Sequence[str]) -> str:
+    def _describe_unrecognized(self, arguments: Sequence[str]) -> str:
         known = [name for action in self._actions for name in action.option_strings]
-        option = next((word for word in words if word.startswith("-")), "")
+        option = next((argument for argument in arguments if argument.startswith("-")), "")
         if not option:
-            return f"{' '.join(words)}: unexpected argument"
+            return f"{' '.join(arguments)}: unexpected argument"
         close = nearest(option.partition("=")[0], known)
         return f"{option}: unknown option" + (
             f". Did you mean {' or '.join(close)}?" if close else ""

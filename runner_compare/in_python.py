@@ -75,7 +75,7 @@ class ComparedRuns:
     def passed(self) -> bool | None:
         """Whether all requirements are met; None without `require=`."""
         found = self.requirements
-        return all(one.met for one in found) if found else None
+        return all(requirement.met for requirement in found) if found else None
 
     def to_df(self) -> Any:
         """Return a pandas.DataFrame with a line for each row and the columns of --format csv."""

@@ -44,11 +44,7 @@ ALIKE_AT_LENGTH = 0.4  # how much of it is the same at each depth of a length
 ALIKE_SETTINGS = 0.8  # the same over settings
 RARE = 1 / 20  # of the questions
 SETTINGS = 10
-FURTHEST = (
-    "loses 30 points beyond 4,096",
-    "loses just more beyond 4,096",
-    "loses just more beyond 1,024",
-)
+FURTHEST = ("loses 30 points beyond 4,096", "loses just more beyond 4,096", "loses just more beyond 1,024")  # fmt: skip
 SPREADS = (0.0, 0.3)  # of texts of one length, in probits
 DRAWS = 499  # a test by so many permutations is as exact as by more, and finds a little less
 

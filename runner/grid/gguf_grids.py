@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from runner.grid.plan import PlannedJob
 from runner_base import ConfigError
-from runner_engine import LocalModelConfig
 from runner_engine.quantization.base import CheckpointSource
 
 
@@ -15,13 +14,15 @@ def refuse_other_quantizations(plan: Sequence[PlannedJob]) -> None:
     quantizations: dict[str, None] = {}
     files: dict[str, None] = {}
     for planned in plan:
-        if planned.config is None or not isinstance(planned.config.model, LocalModelConfig):
+        if planned.config is None:
             return
-        model, quantization = planned.config.model, planned.config.quantization
-        is_file = model.name.lower().endswith(".gguf")
-        if not is_file or quantization.source is CheckpointSource.gguf:
+        name, quantization = (
+            str(getattr(planned.config.model, "name", "")),
+            planned.config.quantization,
+        )
+        if not name.lower().endswith(".gguf") or quantization.source is CheckpointSource.gguf:
             return
-        quantizations[quantization.name] = files[model.name] = None
+        quantizations[quantization.name] = files[name] = None
     if len(quantizations) < 2:
         return  # the one job's own error says it
     raise ConfigError(

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.store.tracking import flatten
-from runner_base import parse_json
-from runner_base.files import replace_text
+from runner_base import parse_json, replace_text
 
 log = logging.getLogger(__name__)
 

@@ -61,7 +61,7 @@ class Gates(Section):
 
     def sentences(self, table: Table) -> list[str]:
         """Say which requirements are about these runs, and not about a model."""
-        terms = dict.fromkeys(one.requirement for one in table.of(Requirements).of_rows)
+        terms = dict.fromkeys(row.requirement for row in table.of(Requirements).of_rows)
         counts = [term for term in terms if counts_one_run(TERM.sub(r"\1", term))]
         if not counts:
             return []
@@ -238,7 +238,7 @@ def check(
 
 def checked(comparison: Comparison) -> list[Requirement]:
     """Return the requirements of all rows, and of jobs without a result."""
-    of_rows = [one for table in comparison.tables for one in table.of(Requirements).of_rows]
+    of_rows = [row for table in comparison.tables for row in table.of(Requirements).of_rows]
     return of_rows + comparison.of(Requirements).of_rows
 
 
@@ -252,12 +252,12 @@ def _is_of_other_tables(term: Term, row: TableRow, of_tables: set[str]) -> bool:
 
 def failures(tables: Sequence[Table]) -> list[str]:
     """Return a line for each requirement of a row that is not met."""
-    return failure_lines(one for table in tables for one in table.of(Requirements).of_rows)
+    return failure_lines(row for table in tables for row in table.of(Requirements).of_rows)
 
 
 def failure_lines(requirements: Iterable[Requirement]) -> list[str]:
     """Return a line for each requirement that is not met."""
-    return [f"requirement failed: {one.reason}" for one in requirements if not one.met]
+    return [f"requirement failed: {failed.reason}" for failed in requirements if not failed.met]
 
 
 def _outcome(term: Term, row: TableRow, table: Table, reader: Reader | None) -> Requirement:

@@ -197,10 +197,8 @@ def error_families(table: Table) -> list[ErrorFamily]:
         "longer contexts": kept.lengths,
     }
     counts = {what: sum(map(len, of_rows.values())) for what, of_rows in groups.items()}
-    return [
-        *rows_family(table),
-        *(ErrorFamily(what, count) for what, count in counts.items() if count),
-    ]
+    shared = [ErrorFamily(what, count) for what, count in counts.items() if count]
+    return [*rows_family(table), *shared]
 
 
 def _by_cell(answers: Answers) -> dict[Cell, Answers]:
@@ -396,7 +394,7 @@ def length_sentences(table: Table) -> list[str]:
 
 
 def _open_sentence(what: str, compared: Mapping[str, Mapping[Any, Decision]]) -> list[str]:
-    findings = [it.finding for own in compared.values() for it in own.values()]
+    findings = [decision.finding for own in compared.values() for decision in own.values()]
     count = sum(finding is Finding.open for finding in findings)
     if not count:
         return []
