@@ -141,3 +141,19 @@ def outcome_row(cell: CellCalls, has_lengths: bool) -> dict[str, Any]:
 
 def _failures(counts: Counter[ToolOutcome]) -> list[ToolOutcome]:
     return [outcome for outcome in counts if outcome not in RIGHT]
+
+
+def cell_record(cell: CellCalls) -> dict[str, Any]:
+    """Return the answers of a category and a length as plain data."""
+    low, high = cell.interval
+    return {
+        "category": cell.category,
+        "tokens": cell.length,
+        "answers": len(cell.outcomes),
+        "right": cell.share,
+        "right_low": low,
+        "right_high": high,
+        "outcomes": {
+            outcome.value: cell.counts[outcome] for outcome in ToolOutcome if cell.counts[outcome]
+        },
+    }

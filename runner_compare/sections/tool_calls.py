@@ -23,7 +23,7 @@ from runner_compare.quantities import points
 from runner_compare.reader import Reader
 from runner_compare.section import Section
 from runner_compare.statistics import Compared, Decision, Finding, judge
-from runner_compare.tool_findings import WORDS, Cell, CellCalls, ToolFindings
+from runner_compare.tool_findings import WORDS, Cell, CellCalls, ToolFindings, cell_record
 from runner_compare.tool_pairs import EVERY_STEP, answers_by_step, compare_lengths
 from runner_compare.ways import Asked
 from runner_compare.ways.verdicts import compare_answers
@@ -406,22 +406,6 @@ def _open_sentence(what: str, compared: Mapping[str, Mapping[Any, Decision]]) ->
 def _difference(decision: Decision) -> str:
     ends = f"[{points(decision.low)}, {points(decision.high)}]"
     return f"{points(decision.value)} points {ends}, Holm {p_value(decision.p_holm)}"
-
-
-def cell_record(cell: CellCalls) -> dict[str, Any]:
-    """Return the answers of a category and a length as plain data."""
-    low, high = cell.interval
-    return {
-        "category": cell.category,
-        "tokens": cell.length,
-        "answers": len(cell.outcomes),
-        "right": cell.share,
-        "right_low": low,
-        "right_high": high,
-        "outcomes": {
-            outcome.value: cell.counts[outcome] for outcome in ToolOutcome if cell.counts[outcome]
-        },
-    }
 
 
 def decision_record(cell: Cell, decision: Decision) -> dict[str, Any]:
