@@ -11,11 +11,10 @@ shows to be within it, whatever the shorter ones show; answers at several depths
 Where a length is not decided, the note says how many questions would decide it. Is it decided with so many others?
 
 Then ten settings that are equal: how often is any of them called different from the first at any length? The controls:
-the same without Holm, and effective lengths as counted that differ. How often is any of the ten shown to reach further
-than it does? The control: each with an interval of its own.
+the same without Holm, and lengths as counted that differ. How often is any of them shown to reach too far? The control:
+each with an interval of its own.
 
-Then models to which texts are unlike: one text of each length is a sample. How often does the interval miss the
-effective length in these very texts? The control: the one over all texts.
+Then texts that are unlike: how often does the interval miss the length in these texts? The control: in all texts.
 """
 
 from __future__ import annotations
@@ -361,8 +360,7 @@ def furthest(generator: np.random.Generator, draws: int, limits: Limits) -> None
 def reached_too_far(
     generator: np.random.Generator, model: Model, a_cell: int, draws: int, alike: float
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return in how many tables any setting is shown to reach too far, and how many are found: of
-    settings that share an error, and of settings by themselves."""
+    """Return how many tables reach too far and how many settings are found, together and alone."""
     too_far, found = [0, 0], [0, 0]
     for _ in range(draws):
         answers = drawn(generator, model, a_cell, False, SETTINGS, alike)
