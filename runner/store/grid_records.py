@@ -63,14 +63,26 @@ def read_all(output_dir: Path) -> list[GridRecord]:
     """Return the records of a folder, the last started first; damaged ones are left out."""
     records = []
     for path in (output_dir / FOLDER).glob("*.json"):
+        if not path.is_file():  # a pipe would wait for its reader
+            continue
         try:
-            record = GridRecord(**parse_json(path.read_text(encoding="utf-8")))
-            record.started_ms + 0, record.job_ids  # types that everything below relies on
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            record = _checked(GridRecord(**parse_json(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError) as error:
             log.warning("left out: %s is damaged (%s)", path, error)
         else:
             records.append(record)
     return sorted(records, key=lambda record: -record.started_ms)
+
+
+def _checked(record: GridRecord) -> GridRecord:
+    """Return a record whose parts have the types that its readers rely on; TypeError if not."""
+    kinds = {"grid": str, "started_ms": int, "status": str, "jobs": list, "config": dict}
+    kinds |= {"params": dict, "tags": dict, "metrics": dict, "notes": dict, "runs": list}
+    wrong = [name for name, kind in kinds.items() if not isinstance(getattr(record, name), kind)]
+    wrong += ["jobs"] * any(not isinstance(job, dict) or "job_id" not in job for job in record.jobs)
+    if wrong:
+        raise TypeError(f"wrong type: {', '.join(wrong)}")
+    return record
 
 
 def split_configs(configs: Sequence[object | None]) -> tuple[dict[str, str], list[dict[str, str]]]:
