@@ -362,3 +362,15 @@ def test_intervals_that_count_seeds_hold_and_those_of_questions_only_do_not(
     assert float(lines[1].split("]")[2].split("%")[0]) > 20, (
         "equal teams, called different by questions only"
     )
+
+
+def test_two_broken_runs_pass_no_margin_and_healthy_ones_do(generator: np.random.Generator) -> None:
+    """Nobody solves anything, or each solves a few questions by luck."""
+    from floor_null import rates
+
+    for luck in (0.0, 0.005, 0.02):
+        without_rule, _, now = rates(generator, luck, 0.0, 1000, 0.02, 60)
+        assert without_rule.times > 40, "the control"
+        assert now.low <= 0.05
+    without_rule, _, now = rates(generator, 0.5, 0.95, 1000, 0.05, 60)
+    assert now.times == without_rule.times > 50
