@@ -9,6 +9,7 @@ from runner_base import ConfigError, one_line
 from runner_engine.checkpoints.gguf_file import read_header
 from runner_engine.checkpoints.resolve import ModelFiles, for_transformers
 from runner_engine.models import gguf_tokenizer
+from runner_engine.models.compiler import import_compiler
 from runner_engine.models.tokenizing import check_growth, panics
 from runner_engine.models.vocabulary import check_tokenizer
 
@@ -16,6 +17,7 @@ from runner_engine.models.vocabulary import check_tokenizer
 def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> Any:
     """Return the tokenizer among a model's files; `named` is the key and value that named the
     model."""
+    import_compiler()
     from transformers import AutoTokenizer
 
     check_growth(path / "tokenizer.json")
