@@ -8,6 +8,11 @@ import sys
 from contextlib import redirect_stdout
 from typing import Any, NoReturn
 
+from runner_base import signals
+
+if __name__ == "__main__" or os.path.basename(sys.argv[0]) == "runner":
+    signals.exit_at_signals()  # the imports that follow take most of a second
+
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
@@ -24,9 +29,11 @@ from runner.config.plain_text import as_sweeper_keys, quote_texts
 from runner.config.root import RunnerConfig
 from runner.config.variables import variables_as_overrides
 from runner.core.typed import typed
-from runner_base import ConfigError, exit_code_of, run_entry, say, signals
+from runner_base import ConfigError, exit_code_of, run_entry, say
 from runner_base.console import ForPeople
+from runner_base.errors import exits_as_job_failed
 
+STOPPING = "stopping when the current step is done; a second Ctrl-C stops at once"
 WANTS_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ  # for debugging the runner itself
 
 exit_codes: list[int] = []  # of a single job; a grid raises an error with its own
@@ -36,7 +43,7 @@ def entry() -> NoReturn:
     """Run the command, and turn every error that a user can cause into one message and an exit
     code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises exceptions instead of printing them
-    signals.install_handlers()
+    signals.install_handlers(tell=lambda: say(STOPPING))
     run_entry("error", _main, message_of, "run the same command to resume")
 
 
@@ -103,8 +110,9 @@ def main(composed: DictConfig) -> Any:
     returned."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode is not RunMode.MULTIRUN:  # Hydra would print an error in its own way
+        with_exits = exits_as_job_failed()(run_single)
         exit_codes.append(
-            exit_code_of("error", lambda: run_single(composed, hydra_config), message_of)
+            exit_code_of("error", lambda: with_exits(composed, hydra_config), message_of)
         )
         return None
     if "GridSweeper" in str(hydra_config.sweeper.get("_target_")):

@@ -14,7 +14,7 @@ from runner.scorers import add_metrics
 from runner.store import fetched_jobs, jobs, ledger
 from runner.tasks.base import Context, Inputs, Task, Uses, task_of, with_inputs
 from runner_base import Record, Status, doing, signals, tell, write_atomically
-from runner_base.errors import check_output_folder, memory_errors_as_job_failed
+from runner_base.errors import check_output_folder, exits_as_job_failed, memory_errors_as_job_failed
 from runner_engine import BaseCache
 
 
@@ -109,6 +109,7 @@ def execute(
                 signals.interruptible(),
                 ledger.log_file(job.folder / "log.txt"),
                 memory_errors_as_job_failed(),
+                exits_as_job_failed(),
             ):
                 write_atomically(
                     job.folder / "config.yaml", ledger.without_token(config, config_yaml)

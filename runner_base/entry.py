@@ -35,6 +35,7 @@ def run_entry(
         with heartbeat.started():
             code = exit_code_of(name, with_environment, message_of)
     except KeyboardInterrupt as stop:
+        signals.answer()
         signals.restore_defaults()
         if when_interrupted:
             say(f"interrupted: {str(stop) or 'what was done is kept'}, {when_interrupted}")

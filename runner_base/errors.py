@@ -16,16 +16,17 @@ import errno
 import os
 import shutil
 import stat
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from runner_base import signals
 from runner_base.console import say
+from runner_base.signals import INTERRUPTED as INTERRUPTED
 from runner_base.uris import without_secrets
-
-INTERRUPTED = 130  # the exit code that shells report for a program ended by Ctrl-C
 
 
 class RunnerError(Exception):
@@ -122,6 +123,19 @@ def memory_errors_as_job_failed() -> Iterator[None]:
         raise JobFailed(
             f"memory ran out: {one_line(error)}. Free some and run the same command again, or use less: a smaller "
             "generation.batch_size or generation.max_new_tokens, another quantization"
+        ) from error
+
+
+@contextmanager
+def exits_as_job_failed() -> Iterator[None]:
+    """Raise JobFailed if code of a plug-in or a library calls sys.exit in this block."""
+    try:
+        yield
+    except SystemExit as error:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        raise JobFailed(
+            f"a plug-in or a library called sys.exit({error.code!r}) in {last.filename}, line {last.lineno}. "
+            "Fix it, or do without it"
         ) from error
 
 
@@ -272,6 +286,8 @@ def exit_code_of(
     try:
         return work() or 0
     except Exception as error:
+        if signals.is_unanswered():
+            raise signals.Interrupted from None
         if (stop := _interrupt_behind(error)) is not None and not isinstance(error, RunnerError):
             raise stop from None
         message = message_of(error)

@@ -9,10 +9,14 @@ with deferred():           # signals wait: what begins here also ends here
     ...
 
 A second signal interrupts at once, wherever the process is: all files survive a kill, too.
+
+A library may turn the interrupt into an error of its own, or drop it. So each interrupt is
+unanswered until a block of this module has seen it: an error meanwhile counts as the interrupt.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -26,7 +30,8 @@ from typing import Any, NoReturn
 WARNING = (signal.SIGUSR1, signal.SIGUSR2)  # Slurm sends one before a time limit (sbatch --signal)
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNING)
 SAME_S = 0.2  # `timeout` and Slurm send a signal to a process and to its group: within this time it is the same one
-DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+INTERRUPTED = 130  # the exit code that shells report for a program ended by Ctrl-C
+WAITING_S = 0.5  # after which the user is told that a signal waits for a step
 AGAIN_S = 0.01  # after which a signal that was lost is sent again
 
 
@@ -51,6 +56,8 @@ class _State:
     last: int = signal.SIGINT  # the signal that came last
     # whether one that was sent again did what it should; None: it has not come yet
     acted: bool | None = None
+    unanswered: bool = False  # whether an interrupt was raised and nothing of ours has seen it
+    tell: Callable[[], object] | None = None  # tells the user that a signal waits for a step
 
 
 _state = _State()
@@ -66,11 +73,28 @@ def interruption_text(stop: KeyboardInterrupt) -> str:
     return ": ".join(filter(None, ("interrupted", str(stop))))
 
 
-def install_handlers(even_ignored: bool = False) -> None:
-    """Turn all ending signals into KeyboardInterrupts; those that nohup or a shell's `&` ignores
-    stay ignored."""
+def exit_at_signals() -> None:
+    """Let ending signals end this process with a message: while it starts, nothing can be lost."""
     for number in ENDING:
-        if even_ignored or signal.getsignal(number) in DEFAULTS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _exit_at_once)
+
+
+def _exit_at_once(*_: object) -> NoReturn:
+    os.write(2, b"interrupted: nothing was begun\n")
+    os._exit(INTERRUPTED)
+
+
+def install_handlers(even_ignored: bool = False, tell: Callable[[], object] | None = None) -> None:
+    """Turn all ending signals into KeyboardInterrupts; those that nohup or a shell's `&` ignores
+    stay ignored.
+
+    tell: called in a thread of its own when a signal has to wait for a step.
+    """
+    _state.tell, _state.unanswered = tell, False
+    defaults = (signal.SIG_DFL, signal.default_int_handler, _exit_at_once)
+    for number in ENDING:
+        if even_ignored or signal.getsignal(number) in defaults:
             signal.signal(number, interrupt)
     if not isinstance(sys.unraisablehook, _NotLost):
         sys.unraisablehook = _NotLost(sys.unraisablehook)
@@ -147,15 +171,25 @@ def interrupt(number: int = signal.SIGINT, frame: FrameType | None = None) -> No
     now = time.monotonic()
     first_at = now if _state.first_at is None else _state.first_at
     if _state.is_deferring and now - first_at <= SAME_S:
+        if not _state.noted and _state.tell is not None:
+            timer = threading.Timer(WAITING_S, _tell_if_waiting, [_state.tell])
+            timer.daemon = True
+            timer.start()
         _state.noted, _state.first_at = True, first_at
         return
     _raise(Interrupted, first_at)
+
+
+def _tell_if_waiting(tell: Callable[[], object]) -> None:
+    if _state.noted:
+        tell()
 
 
 def _raise(kind: type[Interrupted], first_at: float | None) -> NoReturn:
     _state.noted, _state.first_at = False, first_at if _state.in_deferred else None
     # the cleanup that follows is not interrupted by the same signal
     _state.is_deferring = _state.in_deferred
+    _state.unanswered = True
     raise kind
 
 
@@ -181,11 +215,23 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a signal interrupt this block, which is inside of `deferred()`."""
+    """Let a signal interrupt this block, which is inside of `deferred()`.
+
+    An error that an interrupt became in a library is raised as Interrupted.
+    """
     try:
         _state.is_deferring = False
         _act_on_noted()
+        interrupt_if_dropped()
         yield
+    except KeyboardInterrupt:
+        answer()
+        raise
+    except Exception as error:
+        if is_unanswered():
+            answer()
+            raise Interrupted from error
+        raise
     finally:
         _state.is_deferring = _state.in_deferred
 
@@ -212,9 +258,26 @@ def interrupt_if_noted() -> None:
         _raise(Interrupted, _state.first_at)
 
 
+def interrupt_if_dropped() -> None:
+    """Raise KeyboardInterrupt if an earlier one was caught by a library, which went on."""
+    if _state.unanswered:
+        raise Interrupted
+
+
+def is_unanswered() -> bool:
+    """Whether an interrupt was raised that nothing of ours has caught: an error is then its
+    consequence."""
+    return _state.unanswered
+
+
+def answer() -> None:
+    """Note that an interrupt was caught by who handles it."""
+    _state.unanswered = False
+
+
 def forget_noted() -> None:
     """Forget a signal that waits, where an error already tells why it was sent."""
-    _state.noted = False
+    _state.noted = _state.unanswered = False
 
 
 def pause(seconds: float) -> None:

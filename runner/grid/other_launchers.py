@@ -37,6 +37,7 @@ from runner_base import (
     Status,
     progress,
     say,
+    signals,
 )
 from runner_base.console import keep_streams
 
@@ -154,6 +155,7 @@ class ForeignLaunch:
                 try:
                     self._launch(batch)
                 except KeyboardInterrupt:
+                    signals.answer()
                     self._stop(batch)
                     return True
                 except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.config.root import RunnerConfig
 from runner.run import run
 from runner.store import ledger
-from runner_base import ConfigError, JobFailed, JobHeld, Record, RunnerError, Status
+from runner_base import ConfigError, JobFailed, JobHeld, Record, RunnerError, Status, signals
 from runner_base.errors import lost_gpu
 from runner_compare import LOG_LIKELIHOOD
 from runner_engine import BaseCache
@@ -40,6 +40,8 @@ def run_job(
             Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1
         )
     except Exception as error:  # noqa: BLE001  # no error of one job may end the grid
+        if signals.is_unanswered():
+            raise signals.Interrupted from None
         return outcome_of_error(error)
 
 

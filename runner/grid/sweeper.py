@@ -122,6 +122,7 @@ class GridSweeper(LaunchingSweeper):
         try:
             return self.run(grid, parents)
         except KeyboardInterrupt:  # it came after the last job
+            signals.answer()
             return True
 
     @property

@@ -88,6 +88,7 @@ def gather(
     remaining, submitted = deque(requests), 0
     with heap.collecting_only_new():
         while True:
+            signals.interrupt_if_dropped()
             with signals.finishing():
                 room = (
                     len(remaining)

@@ -197,3 +197,88 @@ def test_a_signal_is_not_lost_where_python_ignores_exceptions(tmp_path: Path, wi
         }[within],
     )
     assert printed(tmp_path, body) == "interrupted"
+
+
+CONVERTED = """
+try: send()
+except KeyboardInterrupt as stop: {library}
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        ("raise ValueError('no usable tokenizer')", "Interrupted interrupted"),
+        ("raise SystemError('half a module') from None", "Interrupted interrupted"),
+        ("signals.answer()", "whole"),
+    ],
+    ids=["an error", "another error", "answered"],
+)
+def test_what_a_library_makes_of_an_interrupt_is_the_interrupt(
+    tmp_path: Path, library: str, words: str
+) -> None:
+    work = f"\n{CONVERTED.format(library=library)}".replace("\n", "\n" + 16 * " ")
+    cleanup = "signals.interrupt_if_dropped(); raise"
+    shown = printed(tmp_path, SLOWLY.replace("printed.append('closed')", "pass").format(work=work, cleanup=cleanup))  # fmt: skip
+    assert shown == words
+
+
+def test_an_interrupt_that_a_library_drops_acts_at_the_next_work(tmp_path: Path) -> None:
+    body = """
+try: send()
+except BaseException: printed.append('dropped')
+try:
+    with signals.deferred(), signals.interruptible(): printed.append('work')
+except KeyboardInterrupt: printed.append('interrupted')
+with signals.deferred(), signals.interruptible(): printed.append('the next work')
+"""
+    assert printed(tmp_path, body) == "dropped interrupted the next work"
+
+
+def test_an_error_that_was_an_interrupt_exits_as_one(tmp_path: Path) -> None:
+    body = """
+from runner_base.entry import run_entry
+from runner_base import ConfigError
+def work():
+    try: send()
+    except BaseException: raise ConfigError('no usable tokenizer') from None
+run_entry("error", work, when_interrupted="try again")
+"""
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM.format(body))
+    done = subprocess.run(
+        [sys.executable, file], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        130,
+        "interrupted: what was done is kept, try again\n",
+    )
+
+
+def test_the_user_is_told_that_a_step_is_waited_for(tmp_path: Path) -> None:
+    body = """
+import time
+signals.install_handlers(tell=lambda: printed.append('told'))
+signals.WAITING_S = 0.05
+try:
+    with signals.deferred(), signals.interruptible():
+        with signals.finishing():
+            send()
+            for _ in range(30): time.sleep(0.01)
+            printed.append('step')
+except KeyboardInterrupt: printed.append('interrupted')
+"""
+    assert printed(tmp_path, body) == "told step interrupted"
+
+
+def test_before_the_work_a_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(
+        "import os, signal\nfrom runner_base import signals\nsignals.exit_at_signals()\n"
+        "try: os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException: print('a library')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, file], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "interrupted: nothing was begun\n"

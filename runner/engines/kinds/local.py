@@ -12,7 +12,7 @@ from runner.config.resolved import ResolvedJob, base_key, spec_of
 from runner.config.root import RunnerConfig
 from runner.core.later import put_off, uncollected
 from runner.engines.kinds import Encoded, ModelKind, Need
-from runner_base import doing, machine
+from runner_base import doing, machine, signals
 from runner_engine import (
     CHOICES,
     BaseCache,
@@ -34,14 +34,12 @@ from runner_engine import (
     predict,
 )
 from runner_engine.checkpoints import chat_templates, is_known, read_header
+from runner_engine.models.compiler import import_compiler
 from runner_engine.models.kept_names import kept_names
 from runner_engine.quantization import quiet_imports
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all.
 UNUSED = ("scipy.optimize", "torch.distributed.checkpoint", "torchao")
-# torch imports its compiler where a model is first built without numbers, as each load does: 70 MiB
-# that are no model's
-COMPILER = "torch._dynamo"
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner_engine/models/load.py)
 TYPICAL_ROWS = 64  # at once, if the engine chooses
 
@@ -115,14 +113,20 @@ class Local(ModelKind):
         choices = [*resolved.mix.choices, *([CHOICES[of_draft]()] if of_draft else [])]
         with uncollected():
             importlib.import_module("torch")
-            importlib.import_module(COMPILER)
+            signals.interrupt_if_noted()  # between two imports nothing is half done
+            # torch does so where a model is first built without numbers, as each load does: 70 MiB
+            # that are no model's
+            import_compiler()
+            signals.interrupt_if_noted()
             with put_off(*UNUSED), kept_names():
                 transformers = importlib.import_module("transformers")
+                signals.interrupt_if_noted()
                 own = files.settings.get("architectures") or ()
                 for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
                     getattr(
                         transformers, name, None
                     )  # transformers imports a class at its first access
+                    signals.interrupt_if_noted()
                 if (
                     not files.model.random_weights
                     and files.path.is_file()
@@ -136,6 +140,7 @@ class Local(ModelKind):
                 *lora.packages,
             ):
                 importlib.import_module(library)
+                signals.interrupt_if_noted()
             importlib.import_module("runner_engine.local.engine")
 
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:

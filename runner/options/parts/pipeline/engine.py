@@ -370,6 +370,7 @@ def naming_dead_process(peers: PeerProcesses, stages: LoadedStages | None) -> It
         raise
     except KeyboardInterrupt:
         if processes.terminated_at is not None:
+            signals.forget_noted()
             peers.check()
             if (
                 stages is not None
