@@ -98,7 +98,8 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(134)
         time.sleep(float((folder / "delay_s").read_text()))
         prompt = json.dumps(body.get("messages") or body.get("prompt"))
-        text = "#### " + str(int(hashlib.sha256(prompt.encode()).hexdigest()[:4], 16))
+        kept = str(asked[0]) if wish == "cached" and body.get("cache_prompt", True) else ""
+        text = "#### " + str(int(hashlib.sha256((kept + prompt).encode()).hexdigest()[:4], 16))
         is_chat = "messages" in body
         piece = {{"delta": {{"content": text}}}} if is_chat else {{"text": text}}
         last = {{"delta": {{}}}} if is_chat else {{"text": ""}}

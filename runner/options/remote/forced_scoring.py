@@ -46,16 +46,18 @@ class ForcedScorer(Scorer):
 
     async def _score(self, before: list[int], given: list[int]) -> ScoredContinuation:
         logprobs, greedy = [], []
-        for at, token in enumerate(given):
-            own, best = await self._forced(before + given[:at], token)
+        for at, token in enumerate(given):  # an earlier text's keys would change the last bits
+            own, best = await self._forced(before + given[:at], token, caches=at > 0)
             logprobs.append(own)
             greedy.append(own >= best)
         return ScoredContinuation(len(before), given, logprobs, greedy)
 
-    async def _forced(self, before: list[int], token: int) -> tuple[float, float]:
+    async def _forced(self, before: list[int], token: int, caches: bool) -> tuple[float, float]:
         """Return the log-probability of a token behind others, and that of the likeliest one."""
         url = self.model.base_url
-        told = forced_answer(url, await self._post("completion", forced_body(before, token)), token)
+        told = forced_answer(
+            url, await self._post("completion", forced_body(before, token, caches)), token
+        )
         return logarithm(url, told.logprob), logarithm(url, told.best)
 
 
@@ -67,10 +69,13 @@ class Forced(NamedTuple):
     best: Any  # the log-probability of that one
 
 
-def forced_body(before: Sequence[int], token: int) -> dict[str, Any]:
-    """Return the body of a request to /completion for a token behind others."""
+def forced_body(before: Sequence[int], token: int, caches: bool = True) -> dict[str, Any]:
+    """Return the body of a request to /completion for a token behind others.
+
+    caches: continue from what the server computed for the request before.
+    """
     return {
-        "prompt": [*before], "n_predict": 1, "n_probs": 1, "temperature": 0, "cache_prompt": True,
+        "prompt": [*before], "n_predict": 1, "n_probs": 1, "temperature": 0, "cache_prompt": caches,
         "logit_bias": [[token, BIAS]], "samplers": ["temperature"],
     }  # fmt: skip
 

@@ -4,7 +4,7 @@ engine."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from runner.config.resolved import ResolvedJob
 from runner.options.remote.keys import ApiConfig, Extensions
@@ -15,7 +15,7 @@ from runner.options.remote.llama_cpp.server import LlamaCppServer
 from runner.options.remote.started.engine import RETRIES, StartedEngine
 from runner.options.remote.started.server import StartedServer
 from runner.options.remote.thinking_budget import ThinkingBudget
-from runner_engine import BaseCache, Capability
+from runner_engine import BaseCache, Capability, Request
 
 
 class LlamaCppEngine(StartedEngine):
@@ -53,12 +53,27 @@ class LlamaCppEngine(StartedEngine):
 
     def _facts(self, server: StartedServer) -> dict[str, str]:
         varies = "off: other requests may change an answer's last bits (model.parallel=1: not)"
+        depends = (
+            "off: earlier prompts may change an answer's last bits (model.prompt_cache=false: not)"
+        )
+        is_alone = self._keys.parallel == 1
+        alone = (
+            depends if self._keys.caches_prompts else "on: one request at a time, no prompt cache"
+        )
         return {
             "engine": server.label,
             "flags": flags_shown(self._resolved),
             "compared": server.compared,
-            "batch_invariant": varies if self._keys.parallel > 1 else "on: one request at a time",
+            "batch_invariant": alone if is_alone else varies,
         }
+
+    def parameters(self, request: Request) -> dict[str, Any]:
+        """Return what is sent for a request; without a prompt cache, earlier requests leave
+        nothing."""
+        sent = super().parameters(request)
+        if not self._keys.caches_prompts:
+            sent["extra_body"] = {**sent.get("extra_body", {}), "cache_prompt": False}
+        return sent
 
     def _compare(self, server: StartedServer) -> str:
         """Compare the server with our own engine."""

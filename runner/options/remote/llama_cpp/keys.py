@@ -14,6 +14,7 @@ from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
 from runner_base import (
     HASHED,
     MISSING,
+    UNLESS_DEFAULT,
     Inert,
     check,
     filled,
@@ -37,6 +38,7 @@ BY_KEY = {  # what llama.cpp's command line says and a key of the runner says, t
     **dict.fromkeys(("-ngl", "--gpu-layers", "--n-gpu-layers"), "model.gpu_layers"),
     **dict.fromkeys(("-c", "--ctx-size"), "model.context"),
     **dict.fromkeys(("-np", "--parallel"), "model.parallel"),
+    **dict.fromkeys(("--cache-prompt", "--no-cache-prompt"), "model.prompt_cache"),
     **dict.fromkeys(("-ctk", "--cache-type-k"), "model.kv_keys"),
     **dict.fromkeys(("-ctv", "--cache-type-v"), "model.kv_values"),
     **dict.fromkeys(("-fa", "--flash-attn"), "model.flash_attention"),
@@ -118,6 +120,7 @@ class LlamaCppConfig(StartedConfig):
     gpu_layers: int | None = setting(None, takes=least(0, ", or null"))
     context: int | None = setting(None, takes=least(1, ", or null"))
     parallel: int = setting(4, takes=within(1, 256))
+    prompt_cache: bool | None = setting(None, UNLESS_DEFAULT)
     kv_keys: KvType = KvType.f16
     kv_values: KvType = KvType.f16
     flash_attention: FlashAttention = FlashAttention.auto
@@ -139,6 +142,14 @@ class LlamaCppConfig(StartedConfig):
         Inert("the version of xllamacpp that it finds counts instead"),
         filled("give a path, or null"),
     )
+
+    @property
+    def caches_prompts(self) -> bool:
+        """Whether llama.cpp computes only the part of a prompt that differs from an earlier one.
+
+        What was computed before then decides an answer's last bits.
+        """
+        return self.parallel > 1 if self.prompt_cache is None else self.prompt_cache
 
     def __post_init__(self) -> None:
         super().__post_init__()

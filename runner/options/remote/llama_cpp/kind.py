@@ -28,6 +28,8 @@ class LlamaCpp(ModelKind):
         _check_file(resolved)
         hashes = resolved.files.fingerprint(cache) | draft_sha256(resolved, cache)
         hashes.pop("dtype", None)  # of our own engine
+        if model.parallel == 1 and not model.caches_prompts:  # until 29 November 2026 it did
+            hashes["prompt_cache"] = "off"
         return hashes | {"llama_cpp": program_of(model).label}
 
     def base_key(self, config: RunnerConfig) -> str:

@@ -125,6 +125,51 @@ def test_a_jobs_id_holds_version_device_and_flags(runner: Run, tmp_path: Path, m
     assert len({first, *others}) == 17
 
 
+@pytest.mark.parametrize("key", ["model.parallel=1", "model.prompt_cache=false"])
+def test_answers_after_a_kill_do_not_depend_on_what_was_asked_before(
+    runner: Run, tmp_path: Path, model: Path, key: str
+) -> None:
+    standin = LlamaCppStandIn(tmp_path / "bin", wish="cached")  # as llama.cpp's prompt cache
+    keys = (*JOB, *llama_cpp_keys(standin, model, key))
+    assert runner(*keys, cwd=tmp_path).code == 0
+    whole = samples(tmp_path)
+    standin.delay(0.3)
+    again = tmp_path / "again"
+    again.mkdir()
+    process = warm_process.popen(
+        [sys.executable, "-m", "runner", *keys], cwd=again,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: len(samples(again)) >= 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait(WAIT_S)
+    assert 2 <= len(samples(again)) < 6
+    standin.delay(0)
+    assert runner(*keys, cwd=again).code == 0
+    assert samples(again) == whole
+
+
+def test_the_prompt_cache_counts_where_it_changes_answers(
+    runner: Run, tmp_path: Path, model: Path
+) -> None:
+    standin = LlamaCppStandIn(tmp_path / "bin")
+
+    def job_id(*more: str) -> str:
+        planned = runner("-m", *JOB, *llama_cpp_keys(standin, model, *more), "plan=quick")
+        assert planned.code == 0, planned.err
+        (found,) = set(re.findall(r"gsm8k-[0-9a-f]{12}", planned.out))
+        return str(found)
+
+    ids = [
+        job_id(), job_id("model.prompt_cache=false"), job_id("model.parallel=1"),
+        job_id("model.parallel=1", "model.prompt_cache=true"),
+    ]  # fmt: skip
+    assert len({*ids}) == 4
+    refused = runner(*JOB, *llama_cpp_keys(standin, model, "model.flags=[--no-cache-prompt]"))
+    assert refused.code == 2
+    assert "model.flags=--no-cache-prompt: model.prompt_cache says it" in refused.err
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
