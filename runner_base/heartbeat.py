@@ -115,7 +115,7 @@ class _Heartbeat:
         """End the thread."""
         self._ends.set()
         if self._thread is not None and os.getpid() == self._process:
-            self._thread.join()
+            self._thread.join(GONE_WITHIN_S)  # nobody may be reading stderr
             until = (
                 time.monotonic() + GONE_WITHIN_S
             )  # the system's thread ends a little later than Python's

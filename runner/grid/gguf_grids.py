@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from runner.grid.plan import PlannedJob
 from runner_base import ConfigError
+from runner_engine import local_model
 from runner_engine.quantization.base import CheckpointSource
 
 
@@ -16,13 +17,13 @@ def refuse_other_quantizations(plan: Sequence[PlannedJob]) -> None:
     for planned in plan:
         if planned.config is None:
             return
-        name, quantization = (
-            str(getattr(planned.config.model, "name", "")),
-            planned.config.quantization,
-        )
-        if not name.lower().endswith(".gguf") or quantization.source is CheckpointSource.gguf:
+        model, quantization = planned.config.model, planned.config.quantization
+        if local_model(model) is not model:
+            return  # another program reads it
+        is_file = model.name.lower().endswith(".gguf")
+        if not is_file or quantization.source is CheckpointSource.gguf:
             return
-        quantizations[quantization.name] = files[name] = None
+        quantizations[quantization.name] = files[model.name] = None
     if len(quantizations) < 2:
         return  # the one job's own error says it
     raise ConfigError(

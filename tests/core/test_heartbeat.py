@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,6 +56,21 @@ def test_a_short_job_prints_no_line_of_progress(tmp_path: Path) -> None:
     ran = watched("task.limit=2", folder=tmp_path, in_terminal=False)
     assert ran.code == 0, ran.output
     assert not lines(ran) or ran.seconds > LIMIT_S - 1  # on a very busy machine it takes longer
+
+
+def test_a_process_that_is_to_be_copied_has_no_other_thread() -> None:
+    program = """
+from runner.store.tracking_process import _threads
+from runner_base import heartbeat
+with heartbeat.started():
+    for _ in range(50):
+        assert _threads() == 2
+        with heartbeat.paused():
+            assert _threads() == 1
+assert _threads() == 1
+"""
+    variables = os.environ | {"RUNNER_PROGRESS": "on"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=variables)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ def test_the_reason_is_the_smaller_of_both_limits(
     make_config: Callable[..., Any], tiny_model: LocalModelConfig, attention: Attention
 ) -> None:
     engine = open_engine(make_config(model=replace(tiny_model, attention=attention)))
+    engine.load()
     prompt = "a" * (ROOM - 20)
     left = ROOM - len(engine.encode(Request(0, prompt))[1])
     assert 0 < left <= 20
