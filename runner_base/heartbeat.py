@@ -104,9 +104,8 @@ class _Heartbeat:
 
     def start(self) -> None:
         """Start the thread."""
-        if (
-            os.getpid() == self._process and os.environ.get(SWITCH) != "off"
-        ):  # and not in a copy of it
+        is_copy = os.getpid() != self._process
+        if not is_copy and os.environ.get(SWITCH) != "off":
             self._ends.clear()
             self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
             self._thread.start()
@@ -116,13 +115,10 @@ class _Heartbeat:
         self._ends.set()
         if self._thread is not None and os.getpid() == self._process:
             self._thread.join(GONE_WITHIN_S)  # nobody may be reading stderr
-            until = (
-                time.monotonic() + GONE_WITHIN_S
-            )  # the system's thread ends a little later than Python's
-            while (
-                Path(f"/proc/self/task/{self._thread.native_id}").exists()
-                and time.monotonic() < until
-            ):
+            # the system's thread ends a little later than Python's
+            task = Path(f"/proc/self/task/{self._thread.native_id}")
+            until = time.monotonic() + GONE_WITHIN_S
+            while task.exists() and time.monotonic() < until:
                 time.sleep(0.0005)
         self._thread = None
 
@@ -136,7 +132,8 @@ class _Heartbeat:
 
     def _print(self) -> None:
         self._printed_at = time.monotonic()
-        with suppress(IndexError):  # the last step has just ended
+        # the last step has just ended, or a dictionary changed while it was listed
+        with suppress(IndexError, RuntimeError):
             step = _steps[-1]
             if step.text is not None:
                 say(step.line())

@@ -102,9 +102,8 @@ class Contention:
     """What else has used this process and this machine since a measurement began."""
 
     def __init__(self, of_a_job: bool = True) -> None:
-        self.earlier = (
-            next(_measurements) if of_a_job else 0
-        )  # earlier jobs leave memory behind, which raises peaks
+        # earlier jobs leave memory behind, which raises peaks
+        self.earlier = next(_measurements) if of_a_job else 0
         self.started, self.others_s = time.monotonic(), _others_s()
 
     def describe(self) -> str:
