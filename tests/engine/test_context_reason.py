@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from in_process import Finished
 from opening import open_engine
+from streams import complete
 
 from runner_base import FinishReason
-from runner_engine import LocalModelConfig, Request, gather
+from runner_engine import LocalModelConfig, Request
 from runner_engine.settings.model import Attention
 
 Run = Callable[..., Finished]
@@ -33,8 +34,8 @@ def test_the_reason_is_the_smaller_of_both_limits(
     requests = [
         Request(name, prompt, max_new_tokens=most, ignore_eos=True) for name, most in wanted.items()
     ]
-    with engine.open() as session:
-        done = {one.id: one.answer for one in gather(session, requests)}
+    done = {one.id: one.answer for one in complete(engine, requests)}
+    engine.close()
     assert [done[name].finish_reason for name in wanted] == [LENGTH, LENGTH, CONTEXT]
     assert [len(done[name].token_ids) for name in wanted] == [left - 1, left, left]
 
