@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from in_process import Finished
 from opening import open_engine
-from streams import complete
 
 from runner_base import FinishReason
 from runner_engine import LocalModelConfig, Request
+from runner_engine.sessions.contract import complete
 from runner_engine.settings.model import Attention
 
 Run = Callable[..., Finished]
