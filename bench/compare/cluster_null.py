@@ -8,8 +8,8 @@ often is the run called as good within exactly that margin? The last columns tre
 Then few families have all the losses: each loses nine tenths of its questions with a probability of 0.1, and otherwise
 gains a tenth, so that the true difference is 0; exactly so, or each question by chance. The same with questions that
 are answered several times. The control is sign flips alone. Families that are rarer than four in n are shown, too, and
-do not count: often there is none or one of them. Last, a pair of equal runs says how many questions would show "as
-good", and so many are drawn, in more families.
+do not count: often there is none or one of them. A tenth of fewer than 40 families is rarer. Last, a pair of equal runs
+says how many questions would show "as good", and so many are drawn, in more families.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ ANSWERED = (
     (200, 4),
 )  # questions, answers to each
 LOST = 0.1  # the share that is lost
+ENOUGH = 4  # families of a kind, among n, to be counted
 RARE, RARE_AMONG, NOISE = (
     0.02,
     (20, 59, 60, 100, 200, 300),
@@ -185,13 +186,15 @@ def skewed(generator: np.random.Generator, pairs: int) -> list[Rate]:
     for families in SKEWED:
         for by_chance in (False, True):
             drawn = (families_that_lose(generator, families, by_chance) for _ in range(pairs))
-            rates += show(
+            shown = show(
                 table, (wrong(*it) for it in drawn), families, "by chance" if by_chance else "exact"
             )
+            rates += shown * (LOST * families >= ENOUGH)
     table = Table("the same of questions", "questions", "answers each", *heads)
     for questions, samples in ANSWERED:
         means = (questions_that_lose(generator, questions, samples) for _ in range(pairs))
-        rates += show(table, (wrong(it, None, samples) for it in means), questions, samples)
+        shown = show(table, (wrong(it, None, samples) for it in means), questions, samples)
+        rates += shown * (LOST * questions >= ENOUGH)
     title = f"{RARE:.0%} of the families lose all (not counted): {pairs:,} equal pairs a line"
     table = Table(title, "families", "with such ones", "losses  ", *heads)
     for families in RARE_AMONG:

@@ -15,7 +15,7 @@ from statistics import NormalDist
 from typing import Any
 
 from runner_compare.statistics.margins import fewest
-from runner_compare.statistics.paired_means import mean_ps
+from runner_compare.statistics.paired_means import CAUTION, LOST_ANSWERS, mean_ps
 from runner_compare.statistics.ratios import EXACT_FLIPS, ROUNDING
 from runner_compare.statistics.stats import POWER, student_quantile
 
@@ -159,14 +159,24 @@ def questions_for_margin(
     sizes_too = np.array([*sizes, of_size])
     gaps = np.concatenate([values, -values]) + margin * np.concatenate([sizes_too, sizes_too])
     weights = np.concatenate([weights, weights]) / 2
-    scaled = -gaps / max(typical * (1 + margin), float(-gaps.min()))
-    low, high = 0.0, 1 - 1e-12
-    for _ in range(HALVINGS):
-        share = (low + high) / 2
-        low, high = (share, high) if weights @ (scaled / (share * scaled - 1)) > 0 else (low, share)
-    logs = np.log1p(-low * scaled)
-    of_one = float(weights @ logs)
-    variance = float(weights @ (logs - of_one) ** 2)
+
+    def of_likelihood(worst: float) -> tuple[float, float]:
+        """Return the mean and the variance of what a cluster adds, if an unseen one is that bad."""
+        scaled = -gaps / max(worst, float(-gaps.min()))
+        low, high = 0.0, 1 - 1e-12
+        for _ in range(HALVINGS):
+            share = (low + high) / 2
+            is_more = weights @ (scaled / (share * scaled - 1)) > 0
+            low, high = (share, high) if is_more else (low, share)
+        logs = np.log1p(-low * scaled)
+        mean = float(weights @ logs)
+        return mean, float(weights @ (logs - mean) ** 2)
+
+    least = min((abs(unit_sum) for unit_sum in differing), default=1.0)
+    ways = [
+        (1.0, *of_likelihood(typical * (1 + margin))),
+        (CAUTION, *of_likelihood(LOST_ANSWERS * least - margin * typical)),
+    ]
     spread = math.sqrt(
         float(weights @ (gaps - margin * np.concatenate([sizes_too, sizes_too])) ** 2)
     )
@@ -175,17 +185,21 @@ def questions_for_margin(
 
     def power_at(questions: int) -> float:
         clusters = max(2.0, questions / of_size)
-        bound = (
-            math.log(2 / level)
-            + clusters * variance / 2
-            + float(log_ndtr(-math.sqrt(clusters * variance)))
-        )
-        surplus = clusters * of_one - bound
-        by_likelihood = (
-            ndtr(surplus / math.sqrt(clusters * variance)) if variance else float(surplus > 0)
-        )
-        t = student_quantile(level, max(1, int(clusters * worth) - 1))
-        by_student = ndtr(margin * of_size * math.sqrt(clusters) / spread - t) if spread else 1.0
-        return float(min(by_likelihood, by_student))
+
+        def by(caution: float, of_one: float, variance: float) -> float:
+            bound = (
+                math.log(2 * caution / level)
+                + clusters * variance / 2
+                + float(log_ndtr(-math.sqrt(clusters * variance)))
+            )
+            surplus = clusters * of_one - bound
+            by_likelihood = (
+                ndtr(surplus / math.sqrt(clusters * variance)) if variance else float(surplus > 0)
+            )
+            t = student_quantile(level / caution, max(1, int(clusters * worth) - 1))
+            shift = margin * of_size * math.sqrt(clusters)
+            return float(min(by_likelihood, ndtr(shift / spread - t) if spread else 1.0))
+
+        return max(by(*way) for way in ways)
 
     return fewest(power_at, power)

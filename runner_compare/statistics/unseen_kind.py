@@ -44,10 +44,13 @@ def steps(sums: Any) -> Any:
     return np.where(np.isfinite(least), least, 0.0)
 
 
-def likelihood_ps(sums: Any, sizes: Any, mean: Any, step: Any) -> Any:
+def likelihood_ps(
+    sums: Any, sizes: Any, mean: Any, step: Any, lost_steps: int | None = None
+) -> Any:
     """Return `likelihood_p` of each row of clusters, all against one mean or each against its own.
 
-    `step` is in what the sums of a row's clusters move.
+    `step` is in what the sums of a row's clusters move. The unseen cluster
+    loses so many steps, or all (None).
     """
     import numpy as np
     from scipy.special import log_ndtr
@@ -62,6 +65,9 @@ def likelihood_ps(sums: Any, sizes: Any, mean: Any, step: Any) -> Any:
     # below 0 on average, as the null is above
     against = -sign[:, None] * (gaps - nearer[:, None] * sizes)
     unseen = typical * (1 + sign * mean)
+    if lost_steps is not None:
+        little = lost_steps * np.where(step > 0, step, 1.0) + typical * sign * mean
+        unseen = np.minimum(unseen, little)
     widest = np.maximum(TINY, np.maximum(unseen, against.max(axis=1)))[:, None]
     scaled = against / widest
     low, high = np.zeros_like(widest), np.full_like(widest, 1 - 1e-12)
