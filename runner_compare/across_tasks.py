@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner_base import Column, Use
 from runner_compare.columns import accuracy_of, measured
 from runner_compare.data import ABSENT, Table, TableRow, label
-from runner_compare.effect_words import difference_of
+from runner_compare.effect_words import difference_head, difference_of
 from runner_compare.sections import every_section
 
 MODEL_KEYS = ("model.", "quantization.", "lora.", "rope.")
@@ -41,10 +41,16 @@ def accuracy_and_likelihood(tables: list[Table]) -> list[Column]:
             for key, values in zip(keys, names, strict=True)
         ),
         Column("accuracy", [accuracy_of(accurate) for accurate, _ in pairs], use=Use.result),
-        Column("Δ points", [difference_of(accurate) for accurate, _ in pairs], use=Use.verdict),
+        Column(
+            difference_head("points", [accurate for accurate, _ in pairs]),
+            [difference_of(accurate) for accurate, _ in pairs],
+            use=Use.verdict,
+        ),
         Column("finding", [_finding(accurate) for accurate, _ in pairs], False, use=Use.verdict),
         Column(
-            "Δ nats/token", [difference_of(likelihood) for _, likelihood in pairs], use=Use.verdict
+            difference_head("nats/token", [likelihood for _, likelihood in pairs]),
+            [difference_of(likelihood) for _, likelihood in pairs],
+            use=Use.verdict,
         ),
         Column(
             "finding", [_finding(likelihood) for _, likelihood in pairs], False, use=Use.verdict

@@ -15,6 +15,7 @@ from runner_compare.data import ABSENT, Run, Table, TableRow, label
 from runner_compare.effect_words import (
     UNTESTED,
     detectable,
+    difference_head,
     difference_of,
     fill,
     legend,
@@ -166,7 +167,7 @@ def _of_numbers(table: Table, name: str) -> list[Column]:
 def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
     """Return the columns of each row's difference to its baseline."""
     return [
-        Column(f"Δ {unit}", list(map(difference_of, rows)), use=Use.difference),
+        Column(difference_head(unit, rows), list(map(difference_of, rows)), use=Use.difference),
         *[Column(f"Δ {unit}\nwithout limit", _cells(rows, ends_of), drop_order=1)]
         * any(effect and effect.ends for effect in (row.effect for row in rows)),
         Column("p", _cells(rows, lambda effect: p_value(effect.p)), drop_order=8),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner_base import counted
-from runner_compare.effect_words import margin_words, unit_of, value_of, written
+from runner_compare.effect_words import margin_words, unit_of, value_of, written_interval
 from runner_compare.statistics import Decision, Finding, MarginVerdict
 from runner_compare.statistics.floor_effects import LIMIT
 from runner_compare.statistics.margins import verdict_words
@@ -82,8 +82,7 @@ def ends_of(decision: Decision) -> str:
     if decision.ends is None:
         return value_of(decision)
     worst, best = decision.ends
-    ends = (worst.value, best.value, worst.low, best.high)
-    at_worst, at_best, low, high = written(decision, *ends)
+    at_worst, at_best, low, high = written_interval(decision, worst.value, best.value)
     return f"{at_worst} … {at_best} [{low}, {high}]"
 
 

@@ -75,7 +75,9 @@ def records(row: TableRow) -> dict[str, Any]:
         if not effect.is_tested:
             record |= {"p": None, "p_holm": None}
         if has_no_interval(effect):
-            record |= {"ratio_low": None, "ratio_high": None}
+            record |= dict.fromkeys(
+                ("ratio_low", "ratio_high", "simultaneous_low", "simultaneous_high")
+            )
         if effect.is_ratio:
             record_by_key[REPEATS.record_key].append(record)
         else:
@@ -245,9 +247,34 @@ def written(decision: Decision, *values: float) -> list[str]:
     return [write(value, more) for value in values]
 
 
+def written_interval(decision: Decision, *values: float) -> list[str]:
+    """Return values and the interval of a decision; its digits also show on which side of no
+    difference it ends."""
+    ends = decision.simultaneous
+    if decision.finding is Finding.open:
+        return written(decision, *values, *ends)
+    write, at_margin = quantity(decision).write, decision.at_margin
+    more = more_digits(ends, decision.neutral, write)
+    if at_margin is not None:
+        more = max(more, more_digits([*values, *ends], at_margin, write))
+    return [write(value, more) for value in (*values, *ends)]
+
+
+def interval_words(decision: Decision) -> str:
+    """Return what an interval is called: one of several that hold together is simultaneous."""
+    words = fill(METHODS[decision.method].interval, decision)
+    return f"simultaneous {words}" if is_simultaneous(decision) else words
+
+
+def is_simultaneous(decision: Decision) -> bool:
+    """Whether the interval holds together with those of other rows."""
+    is_adjusted = decision.is_tested and decision.early_stop_comparisons is None
+    return is_adjusted and decision.comparisons > 1
+
+
 def figures_of(decision: Decision) -> tuple[str, str]:
-    """Return an effect and its interval."""
-    value, low, high = written(decision, decision.value, decision.low, decision.high)
+    """Return an effect and the interval that agrees with what is decided."""
+    value, low, high = written_interval(decision, decision.value)
     return value, f"[{low}, {high}]"
 
 
@@ -255,6 +282,12 @@ def value_of(decision: Decision) -> str:
     """Return an effect with its interval."""
     value, interval = figures_of(decision)
     return f"{value}, {NO_INTERVAL}" if has_no_interval(decision) else f"{value} {interval}"
+
+
+def difference_head(unit: str, rows: Sequence[TableRow | None]) -> str:
+    """Return the head of the differences: whether their intervals hold together."""
+    effects = [row.effect for row in rows if row and row.effect]
+    return f"Δ {unit}" + "\n[simultaneous 95 %]" * any(map(is_simultaneous, effects))
 
 
 def difference_of(row: TableRow) -> str:

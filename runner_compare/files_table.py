@@ -11,7 +11,7 @@ from runner_base import Column, Use, few
 from runner_base.machine import EXCLUSIVE
 from runner_compare.columns import USES, accuracy_of, margin_column, measured
 from runner_compare.data import ABSENT, MAX_NAMED, TableRow
-from runner_compare.effect_words import difference_of, records
+from runner_compare.effect_words import difference_head, difference_of, records
 from runner_compare.metrics import ENDS, described
 from runner_compare.ranked_files import KL, FileRow, FileTable, Kind
 from runner_compare.repeated_runs import contention
@@ -24,9 +24,10 @@ MARKS = {None: ABSENT, True: "front", False: "dominated"}
 AGREES = "top_1_agreement"
 LEGEND = (
     "A line is a model file: its jobs are joined by the SHA-256 of its content. KL and Δ are to the reference, on "
-    "the same texts, with 95 % intervals. KL rank: the places that a file may have among the others, after those that "
-    "a test shows to be closer and before those shown to be farther (two-sided, paired on the texts, Holm over all "
-    "pairs of files). front: no other file with no more bytes and memory is shown to have a lower KL"
+    "the same texts; intervals of KL hold 95 % each, those of Δ together. KL rank: the places that a file may have "
+    "among the others, after those that a test shows to be closer and before those shown to be farther (two-sided, "
+    "paired on the texts, Holm over all pairs of files). front: no other file with no more bytes and memory is shown "
+    "to have a lower KL"
 )
 NO_SPEED = (
     "The front does not count speed: one job of each file does not show how far speeds differ by themselves. To count "
@@ -52,7 +53,8 @@ def file_columns(table: FileTable) -> list[Column]:
         )
     if Kind.likelihood in table.tables:
         differences = _of_rows(files, Kind.likelihood, _difference)
-        columns.append(Column("Δ log-likelihood\nnats/token", differences, use=Use.verdict))
+        head = difference_head("log-likelihood\nnats/token", _rows(files, Kind.likelihood))
+        columns.append(Column(head, differences, use=Use.verdict))
         columns += margin_column([file.rows.get(Kind.likelihood) for file in files])
     if any(file.metric(KL, Kind.likelihood) is not None for file in files):
         columns.append(_measured(KL, files))
@@ -64,7 +66,11 @@ def file_columns(table: FileTable) -> list[Column]:
         )
     if Kind.accuracy in table.tables:
         columns.append(
-            Column("Δ points", _of_rows(files, Kind.accuracy, _difference), use=Use.verdict)
+            Column(
+                difference_head("points", _rows(files, Kind.accuracy)),
+                _of_rows(files, Kind.accuracy, _difference),
+                use=Use.verdict,
+            )
         )
         columns += margin_column([file.rows.get(Kind.accuracy) for file in files])
     if any(file.on_front is not None for file in files):
@@ -206,6 +212,10 @@ def _record(file: FileRow, kind: Kind, key: str) -> Any:
 
 def _of_rows(files: list[FileRow], kind: Kind, write: Callable[[TableRow], str]) -> list[str]:
     return [write(file.rows[kind]) if kind in file.rows else ABSENT for file in files]
+
+
+def _rows(files: list[FileRow], kind: Kind) -> list[TableRow | None]:
+    return [file.rows.get(kind) for file in files]
 
 
 def _difference(row: TableRow) -> str:

@@ -13,6 +13,7 @@ from runner_compare.effect_words import (
     figures_of,
     fill,
     if_alike,
+    interval_words,
     margin_decision,
     margin_words,
     p_value,
@@ -64,7 +65,7 @@ def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
     effects = [effect for row in rows if (effect := row.effect)]
     largest = max(effects, key=lambda effect: abs(effect.value))
     method_words, (value, ends) = METHODS[largest.method], figures_of(largest)
-    unit, interval = unit_of(largest), fill(method_words.interval, largest)
+    unit, interval = unit_of(largest), interval_words(largest)
     ps = f"p={p_value(largest.p)}, {_adjusted(largest)}".replace("=<", "<")
     names, largest_name = _names(rows, keys, effects.index(largest))
     head = (OF_SEVERAL if len(rows) > 1 else OF_ONE).format(

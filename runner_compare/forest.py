@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from runner_base import plain
 from runner_compare.data import TableRow
-from runner_compare.effect_words import quantity, unit_of
+from runner_compare.effect_words import is_simultaneous, quantity, unit_of
 from runner_compare.statistics import Decision, Finding
 from runner_compare.wording import short_names
 
@@ -46,7 +46,7 @@ def forest(
     compared = [
         (row, effect)
         for row in rows
-        if (effect := row.effect) and math.isfinite(effect.low) and math.isfinite(effect.high)
+        if (effect := row.effect) and all(map(math.isfinite, effect.simultaneous))
     ]
     units = dict.fromkeys(unit_of(effect) for _, effect in compared)
     lines = []
@@ -73,8 +73,8 @@ def _plot(
     effects = [effect for _, effect in shown]
     margins = sorted({-effect.margin for effect in effects if effect.margin is not None})
     lowest, highest = (
-        min([0.0, *margins, *(effect.low for effect in effects)]),
-        max(0.0, *(effect.high for effect in effects), 1e-12),
+        min([0.0, *margins, *(effect.simultaneous_low for effect in effects)]),
+        max(0.0, *(effect.simultaneous_high for effect in effects), 1e-12),
     )
 
     def column(value: float) -> int:
@@ -82,7 +82,8 @@ def _plot(
 
     cut = f", the first {len(shown)} of {len(compared)} rows" if len(shown) < len(compared) else ""
     explained = f"; {marks.margin} margin" if margins else ""
-    title = f"{marks.delta} to the baseline in {unit} with intervals{cut}; {marks.zero} no difference{explained}"
+    kind = "simultaneous 95 % " if any(map(is_simultaneous, effects)) else ""
+    title = f"{marks.delta} to the baseline in {unit} with {kind}intervals{cut}; {marks.zero} no difference{explained}"
     lines = [(title, "dim")]
     for name, effect in zip(names, effects, strict=True):
         lines.append(
@@ -107,7 +108,7 @@ def _interval(
     cells = [" "] * width
     for value, mark in [*((margin, marks.margin) for margin in margins), (0.0, marks.zero)]:
         cells[column(value)] = mark
-    first, last = column(effect.low), column(effect.high)
+    first, last = map(column, effect.simultaneous)
     for index in range(first, last + 1):
         cells[index] = marks.line if cells[index] == " " else marks.crossing
     if first < last:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runner_base import Picture, plain
 from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER
 from runner_compare.data import Standing, Table, TableRow
-from runner_compare.effect_words import quantity, unit_of
+from runner_compare.effect_words import is_simultaneous, quantity, unit_of
 from runner_compare.front import Front
 from runner_compare.metrics import described
 from runner_compare.quantities import ACCURACIES
@@ -118,7 +118,9 @@ def _forest_title(table: Table) -> str:
         if has_margin
         else ""
     )
-    return f"Difference to the baseline with intervals: green is better, red is worse, grey is undecided{within}"
+    effects = [effect for row in table.rows if (effect := row.effect)]
+    kind = "simultaneous 95 % " if any(map(is_simultaneous, effects)) else ""
+    return f"Difference to the baseline with {kind}intervals: green is better, red is worse, grey is undecided{within}"
 
 
 def _forest(pane: Axes, rows: list[TableRow]) -> None:
@@ -127,7 +129,7 @@ def _forest(pane: Axes, rows: list[TableRow]) -> None:
     effects = [(index, effect) for index, row in enumerate(rows) if (effect := row.effect)]
     factor = 100 if quantity(effects[0][1]) is ACCURACIES else 1
     for index, effect in effects:
-        middle, low, high = (factor * value for value in (effect.value, effect.low, effect.high))
+        middle, low, high = (factor * value for value in (effect.value, *effect.simultaneous))
         _dot(pane, index, middle, low, high, _colour(effect))
     pane.axvline(0, color=MUTED, linewidth=1)
     for margin in {effect.margin for _, effect in effects if effect.margin is not None}:

@@ -415,7 +415,7 @@ def pooled_columns(table: PooledTable) -> list[Column]:
     return [
         *naming(naming_table),
         *in_sets,
-        replace(difference, head=f"pooled\nΔ {table.unit}"),
+        replace(difference, head=f"pooled\n{difference.head.replace(chr(10), ' ')}"),
         *test,
         Column(
             "finding",

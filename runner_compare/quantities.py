@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from runner_base import Writer
 from runner_compare.statistics import CAUTION, CAUTION_BELOW, FLIPS, MIN_RUNS, Decision, Method
+from runner_compare.statistics.paired_means import CAUTION as CAUTION_OF_FAMILIES
 
 
 def points(difference: float, more: int = 0) -> str:
@@ -55,11 +56,13 @@ class Quantity:
     legend: tuple[str, str] = ("", "")  # the words before and after those of the methods
 
 
+# of the intervals of a table
+TOGETHER = "Intervals of Δ contain all true differences of the table together in 95 %, and agree with the findings"
 ACCURACIES = Quantity(
     record_key="comparison",
-    keys="baseline_job_id difference difference_low difference_high p method wins losses ties p_holm finding "
-    "detectable_difference baseline_correct baseline_n remark margin verdict questions_needed early_stop_comparisons "
-    "clusters samples_a_question detectable_at_worst",
+    keys="baseline_job_id difference difference_low difference_high simultaneous_low simultaneous_high p method wins "
+    "losses ties p_holm finding detectable_difference baseline_correct baseline_n remark margin verdict "
+    "questions_needed early_stop_comparisons clusters samples_a_question detectable_at_worst",
     write=points,
     unit="points",
     pairs="{wins}/{losses}/{ties}",
@@ -67,38 +70,40 @@ ACCURACIES = Quantity(
     power="≥ 80 %",
     legend=(
         "Δ in percentage points, wins/losses/ties and p (McNemar, exact) are paired on the same questions;",
-        "Holm: p adjusted for the {comparisons} of this table. Intervals hold 95 % each.",
+        "Holm: p adjusted for the {comparisons} of this table. " + TOGETHER + ".",
     ),
 )
 LIKELIHOODS = Quantity(
     record_key="shift",
-    keys="baseline_job_id difference difference_low difference_high error p samples size unit p_holm finding "
-    "detectable_difference remark margin verdict questions_needed",
+    keys="baseline_job_id difference difference_low difference_high simultaneous_low simultaneous_high error p samples "
+    "size unit p_holm finding detectable_difference remark margin verdict questions_needed",
     write=nats,
     unit="nats/{unit}",
     legend=(
         "Δ of the log-likelihood in nats a {unit}, over the same {unit}s: below 0, the texts are less likely in a row "
         "than in the baseline.",
-        "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. Intervals hold 95 % each (ratio of "
-        "sums over samples, Student's t and Hall's).",
+        "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. "
+        + TOGETHER
+        + " (ratio of sums over samples, Student's t and Hall's).",
     ),
 )
 NUMBERS = Quantity(
     record_key="number",
-    keys="measure baseline_job_id mean baseline_mean difference difference_low difference_high error p method "
-    "questions p_holm finding detectable_difference detectable_at_worst remark",
+    keys="measure baseline_job_id mean baseline_mean difference difference_low difference_high simultaneous_low "
+    "simultaneous_high error p method questions p_holm finding detectable_difference detectable_at_worst remark",
     write=signed,
     unit="{unit}",
     legend=(
         "Δ of the mean {unit} of a question, over the same questions.",
-        "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. Intervals hold 95 % each (Student's t "
-        "and Hall's).",
+        "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. "
+        + TOGETHER
+        + " (Student's t and Hall's).",
     ),
 )
 REPEATS = Quantity(
     record_key="ratios",
-    keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding method runs "
-    "baseline_runs margin verdict runs_needed",
+    keys="measure ratio ratio_low ratio_high simultaneous_low simultaneous_high repeats baseline_repeats p p_holm "
+    "comparisons finding method runs baseline_runs margin verdict runs_needed",
     write=to_three_digits,
     counted="runs",
     legend=("Ratios are of this row to the baseline.", ""),
@@ -161,9 +166,12 @@ METHODS: dict[str, MethodWords] = {
     Method.mean_flips: MethodWords(
         ACCURACIES,
         sample="{n:,}{grouping}",
-        legend="of means of samples, and of families of questions, p flips the signs of the differences of whole "
-        "questions or families, and intervals count these: p is the largest of the flips', of Student's t, and of a "
-        "likelihood that allows for a kind of which none is among these and that is all lost;",
+        legend="of means of samples, and of families of questions, p and intervals count whole questions or families: "
+        "p is the largest of sign flips', Student's t and Hall's, which allow for skewness, and counts "
+        f"{CAUTION_OF_FAMILIES:g} times where a "
+        "kind that is all lost, and of which none is among these, is not excluded; of a kind rarer than "
+        + RARE
+        + " too few may be among these;",
     ),
     Method.over_seeds: MethodWords(
         ACCURACIES,
@@ -190,8 +198,9 @@ METHODS: dict[str, MethodWords] = {
         REPEATS,
         sample="{n}/{baseline_n}",
         legend=f"With {MIN_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
-        "runs (a run counts by the median of its repeats), with an interval that holds 95 %; p and interval: Student's "
-        "t over the runs' logarithms; Holm over the comparisons of one figure, {alpha:g} decides.",
+        "runs (a run counts by the median of its repeats); the intervals of one figure contain all its true ratios "
+        "together in 95 %; p and interval: Student's t over the runs' logarithms; Holm over the comparisons of one "
+        "figure, {alpha:g} decides.",
     ),
     Method.too_few_runs: MethodWords(
         REPEATS,

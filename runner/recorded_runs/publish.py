@@ -294,5 +294,8 @@ def _compared(row: TableRow) -> str:
     effect = row.effect
     if row.is_baseline or effect is None or row.baseline is None:
         return "the baseline" if row.is_baseline else "–"
-    ends = f"95 % {100 * effect.low:+.1f} to {100 * effect.high:+.1f}"
+    low, high = effect.simultaneous
+    ends = (
+        f"95 % {100 * low:+.1f} to {100 * high:+.1f}{', simultaneous' * (effect.comparisons > 1)}"
+    )
     return f"{100 * effect.value:+.1f} points to {row.baseline.run.job_id} ({ends}): {effect.finding.value}"

@@ -16,7 +16,6 @@ from runner_compare.section import Section
 GROUP = "runner_compare.sections"
 NAMES = (
     "cut_offs",  # what answers that were cut off leave open
-    "shared_error",  # rows that are undecided only because comparisons share 5 %
     "changed_answers",  # of rows that only differ in who guesses tokens: how many answers differ
     "several_answers",  # several answers to a question: the mean, pass@k, the vote
     "unread_answers",  # of which rows the rule that judged has read few answers

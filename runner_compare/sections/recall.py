@@ -408,7 +408,7 @@ def compared_sentences(table: Table) -> list[str]:
 
 
 def _difference(decision: Decision) -> str:
-    ends = f"[{points(decision.low)}, {points(decision.high)}]"
+    ends = f"[{', '.join(map(points, decision.simultaneous))}]"
     return f"{points(decision.value)} points {ends}, Holm {p_value(decision.p_holm)}"
 
 
@@ -420,6 +420,8 @@ def decision_record(length: int, decision: Decision) -> dict[str, Any]:
         "difference": decision.value,
         "difference_low": decision.low,
         "difference_high": decision.high,
+        "simultaneous_low": decision.simultaneous_low,
+        "simultaneous_high": decision.simultaneous_high,
         "p": decision.p,
         "p_holm": decision.p_holm,
         "finding": decision.finding,

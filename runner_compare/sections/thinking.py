@@ -9,7 +9,7 @@ from typing import Any
 from runner_base import Column, Use
 from runner_compare.columns import accuracy_of, naming
 from runner_compare.data import ABSENT, NotPaired, Run, Table, TableRow
-from runner_compare.effect_words import p_value
+from runner_compare.effect_words import interval_words, p_value
 from runner_compare.metrics import BY_ANSWERS, described
 from runner_compare.reader import Reader
 from runner_compare.section import Section
@@ -145,11 +145,9 @@ def _difference(decision: Decision) -> str:
     )
     value, low, high = (
         f"{end:+,.1f}".replace("-0.0", "+0.0").replace("+0.0", "0.0").replace("-", "−")
-        for end in (decision.value, decision.low, decision.high)
+        for end in (decision.value, *decision.simultaneous)
     )
-    return (
-        f"{thinks}Δ {value}{share}, 95 % interval [{low}, {high}], Holm {p_value(decision.p_holm)}"
-    )
+    return f"{thinks}Δ {value}{share}, {interval_words(decision)} [{low}, {high}], Holm {p_value(decision.p_holm)}"
 
 
 def thinking_record(decision: Decision) -> dict[str, Any]:
@@ -160,6 +158,8 @@ def thinking_record(decision: Decision) -> dict[str, Any]:
         "difference": decision.value,
         "difference_low": decision.low,
         "difference_high": decision.high,
+        "simultaneous_low": decision.simultaneous_low,
+        "simultaneous_high": decision.simultaneous_high,
         "questions": decision.counts["questions"],
         "p": decision.p,
         "p_holm": decision.p_holm,

@@ -404,7 +404,7 @@ def _open_sentence(what: str, compared: Mapping[str, Mapping[Any, Decision]]) ->
 
 
 def _difference(decision: Decision) -> str:
-    ends = f"[{points(decision.low)}, {points(decision.high)}]"
+    ends = f"[{', '.join(map(points, decision.simultaneous))}]"
     return f"{points(decision.value)} points {ends}, Holm {p_value(decision.p_holm)}"
 
 
@@ -420,6 +420,8 @@ def values_record(decision: Decision) -> dict[str, Any]:
         "difference": decision.value,
         "difference_low": decision.low,
         "difference_high": decision.high,
+        "simultaneous_low": decision.simultaneous_low,
+        "simultaneous_high": decision.simultaneous_high,
         "p": decision.p,
         "p_holm": decision.p_holm,
         "finding": decision.finding,

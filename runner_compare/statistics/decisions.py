@@ -12,6 +12,7 @@ from runner_compare.metrics import Better, described
 from runner_compare.statistics.effects import Effect, Test, p_beyond
 from runner_compare.statistics.margins import MarginVerdict, margin_verdict
 from runner_compare.statistics.sequential import Side, level_of
+from runner_compare.statistics.simultaneous import SPARED, interval_beside
 from runner_compare.statistics.stats import ALPHA, holm_of_groups
 
 CUT_OFF_DECIDES = "cut-off answers decide it"
@@ -108,17 +109,39 @@ class Decision(Effect):
         """The value from which on a row is as good within the margin; None without a margin."""
         return None if self.margin is None else _limit(self, self.margin)
 
-    @property
-    def is_decided_alone(self) -> bool:
-        """Whether its own test would decide what it does not among the comparisons of its table."""
-        if not self.is_tested or self.ends is not None or self.early_stop_comparisons is not None:
-            return False
-        if self.verdict not in (None, MarginVerdict.undecided):
-            return False
-        ps = [self.p] * (self.finding is Finding.open)
+    @cached_property
+    def simultaneous(self) -> tuple[float, float]:
+        """The interval that agrees with what is decided.
+
+        With those of the other comparisons it contains all true values in 95 %. Where answers were
+        cut off, it is around both ends.
+        """
+        if not self.is_tested:
+            return self.low, self.high
+        tests = [self.test, *(end.test for end in self.ends or ())]
+        lows, highs = zip(*map(self._at_its_level, tests), strict=True)
+        excluded = self.finding is not Finding.open
+        points = [(self.neutral, excluded)]
         if self.at_margin is not None:
-            ps.append(_p_against(self.test, self.at_margin))
-        return self.comparisons > 1 and any(p < ALPHA for p in ps)
+            points.append((self.at_margin, self.verdict is not MarginVerdict.undecided))
+        return interval_beside((min(lows), max(highs)), self.value, points)
+
+    def _at_its_level(self, test: Test) -> tuple[float, float]:
+        is_alone = self.early_stop_comparisons is not None or self.comparisons == 1
+        if is_alone:
+            return test.effect.low, test.effect.high
+        is_decided = self.finding is not Finding.open
+        return test.interval_at(self.level / SPARED if is_decided else self.level)
+
+    @property
+    def simultaneous_low(self) -> float:
+        """The lower end of that interval."""
+        return self.simultaneous[0]
+
+    @property
+    def simultaneous_high(self) -> float:
+        """The upper end of that interval."""
+        return self.simultaneous[1]
 
     @property
     def level(self) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 from runner_compare.metrics import Better
 from runner_compare.statistics.sequential import Side
-from runner_compare.statistics.stats import ALPHA, POWER
+from runner_compare.statistics.stats import ALPHA, POWER, normal_bound
 
 
 class Method(StrEnum):
@@ -89,6 +89,23 @@ class Test(ABC):
     @abstractmethod
     def compare(self) -> Effect:
         """Compute the effect."""
+
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return an interval that misses the true value with at most this probability.
+
+        Unless a method knows better, its 95 % interval is stretched as that of a normal estimate.
+        """
+        effect = self.effect
+        stretch = normal_bound(alpha) / normal_bound(ALPHA)
+        if effect.is_ratio:
+            low, high = (
+                effect.value * (end / effect.value) ** stretch for end in (effect.low, effect.high)
+            )
+            return low, high
+        low, high = (
+            effect.value + stretch * (end - effect.value) for end in (effect.low, effect.high)
+        )
+        return low, high
 
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true value; as long as it is 1, nothing is shown about a

@@ -217,22 +217,29 @@ def cautious_p(
     return min(1.0, max(by_flips, factor * student_p(min(abs(t), abs(unskewed(t, bend))), freedom)))
 
 
-def paired_interval(differences: Sequence[float], sizes: Sequence[float]) -> tuple[float, float]:
-    """Return a cautious 95 % interval of the ratio."""
+def paired_interval(
+    differences: Sequence[float], sizes: Sequence[float], alpha: float = 1 - CONFIDENCE
+) -> tuple[float, float]:
+    """Return a cautious interval of the ratio, of 95 % unless another level is given."""
     n, error = len(differences), ratio_error(differences, sizes)
     if math.isinf(error):
         return -math.inf, math.inf
     return cautious_interval(
-        ratio(differences, sizes), error, skewness(differences, sizes) / math.sqrt(n), n - 1
+        ratio(differences, sizes), error, skewness(differences, sizes) / math.sqrt(n), n - 1, alpha
     )
 
 
 def cautious_interval(
-    centre: float, error: float, bend: float, freedom: int, factor: float | None = None
+    centre: float,
+    error: float,
+    bend: float,
+    freedom: int,
+    alpha: float = 1 - CONFIDENCE,
+    factor: float | None = None,
 ) -> tuple[float, float]:
-    """Return a cautious 95 % interval: Student's and Hall's together, each at the level of
+    """Return a cautious interval: Student's and Hall's together, each at the level of
     `cautious_p`."""
-    bound = student_quantile((1 - CONFIDENCE) / (factor or caution(freedom + 1)), freedom)
+    bound = student_quantile(alpha / (factor or caution(freedom + 1)), freedom)
     # by which the estimate may exceed the truth, in standard errors
     above = max(bound, skewed_again(bound, bend))
     below = max(bound, -skewed_again(-bound, bend))

@@ -26,7 +26,7 @@ def wilson_interval(k: float, n: int, confidence: float = CONFIDENCE) -> tuple[f
     assert 0 <= k <= n
     if n == 0:
         return 0.0, 1.0
-    z = _two_sided_z(1 - confidence)
+    z = normal_bound(1 - confidence)
     rate, shrink = k / n, 1 + z * z / n
     centre = (rate + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
@@ -150,7 +150,7 @@ def tango_interval(
     """
     if n == 0:
         return -1.0, 1.0
-    z, estimate = _two_sided_z(alpha), (b - c) / n
+    z, estimate = normal_bound(alpha), (b - c) / n
 
     def is_inside(difference: float) -> bool:
         return abs(paired_score(b, c, n, difference, correction)) <= z
@@ -217,7 +217,7 @@ def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) 
     (bench/compare/compare_null.py tries both).
     """
     assert 0 <= discordant_rate <= 1
-    z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(POWER)
+    z_alpha, z_power = normal_bound(alpha), NormalDist().inv_cdf(POWER)
 
     def surplus(difference: float) -> float:
         rate = min(1.0, discordant_rate + difference)
@@ -241,7 +241,7 @@ def unpaired_detectable_difference(
     assert 0 <= rate <= 1
     if not n1 or not n2:
         return None
-    z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(POWER)
+    z_alpha, z_power = normal_bound(alpha), NormalDist().inv_cdf(POWER)
 
     def surplus(difference: float) -> float:
         less = max(0.0, max(rate, 1 - rate) - difference)
@@ -278,8 +278,8 @@ def _p(chance: float) -> float:
     return min(1.0, max(chance, math.ulp(0.0)))
 
 
-def _two_sided_z(alpha: float) -> float:
-    """Return the normal quantile that leaves alpha / 2 above it."""
+def normal_bound(alpha: float) -> float:
+    """Return the bound that the absolute value of a standard normal exceeds with this probability."""
     return -NormalDist().inv_cdf(alpha / 2)
 
 

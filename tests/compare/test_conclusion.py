@@ -90,7 +90,8 @@ def test_rows_that_say_the_same_are_one_sentence() -> None:
     rows = rows_of(McNemar(4, 8, 200), McNemar(60, 20, 200), McNemar(5, 5, 200), "other")
     first, better, merged, note = (row.sentence for row in rows[1:])
     assert first.startswith(
-        "q0 and q2 vs none (n=200 each): no difference shown; the largest Δ is −2.0 points (q0, 95 % interval "
+        "q0 and q2 vs none (n=200 each): no difference shown; the largest Δ is −2.0 points (q0, simultaneous 95 % "
+        "interval "
     )
     assert "; ≥ 80 % power to detect 8." in first
     assert merged == ""

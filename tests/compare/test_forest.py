@@ -28,14 +28,16 @@ def plot(width: int = 80, encoding: str | None = "utf-8", margin: float | None =
 
 def test_each_row_has_its_interval_with_zero_and_the_margin_in_one_column() -> None:
     title, first, second, scale = plot(margin=0.02)
-    assert title == "Δ to the baseline in points with intervals; │ no difference; ┊ margin"
+    assert title == (
+        "Δ to the baseline in points with simultaneous 95 % intervals; │ no difference; ┊ margin"
+    )
     assert first.startswith("q0  ")
     assert first[first.index("├") : first.index("┤") + 1].count("●") == 1
     assert "┼" in first, "its interval contains the margin"
     zero, margin = second.index("│"), second.index("┊")
     assert (first[zero], first[margin]) in {("┼", "┼"), ("┤", "┼"), ("│", "┼")}
     assert second.index("├") < second.index("●") < second.index("┤") < margin < zero
-    assert scale.split() == ["−10.9", "−2", "0"]
+    assert scale.split() == ["−11.2", "−2", "0"]
     assert scale[margin - 1 : margin + 1] in ("−2", " −"), "the margin's number is below its line"
 
 

@@ -223,7 +223,8 @@ def test_keys_that_only_one_choice_has_are_in_brackets(store: Store, show: Any) 
     _, out, _ = show("brackets", "--baseline", BASELINE)
     assert (
         "• nf4 (quantization.double_quant=false) and nf4 (quantization.double_quant=true) vs none (n=100 each): no "
-        "difference shown; the largest Δ is −2.0 points (nf4 (quantization.double_quant=false), 95 % interval "
+        "difference shown; the largest Δ is −2.0 points (nf4 (quantization.double_quant=false), simultaneous "
+        "95 % interval "
     ) in out
 
 

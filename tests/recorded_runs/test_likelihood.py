@@ -200,7 +200,7 @@ def test_accuracy_and_likelihood_of_the_same_models_are_in_one_table(
     _, out, _ = show("both", "--baseline", BASELINE, "--format", "markdown")
     lines = out.split("### accuracy and likelihood\n\n")[1].splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[1:7]] == [
-        "quantization", "accuracy", "Δ points", "finding", "Δ nats/token", "finding",
+        "quantization", "accuracy", "Δ points [simultaneous 95 %]", "finding", "Δ nats/token", "finding",
     ]  # fmt: skip
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["none", "nf4"]
     assert "no difference shown" in lines[3]

@@ -123,7 +123,7 @@ def test_the_table_has_a_line_for_each_setting_and_a_column_for_each_set(
     head, nf4 = (
         next(line for line in section.splitlines() if word in line) for word in ("| hard", "| nf4 ")
     )
-    assert "hard 100 | test 100 | train 200 | pooled Δ points" in head
+    assert "hard 100 | test 100 | train 200 | pooled Δ points [simultaneous 95 %]" in head
     assert "−6.0 | −6.0 | −3.0 | −4.5 [" in nf4
     assert nf4.rstrip().endswith("| worse |")
     assert "every question counts the same, so large sets count more" in section

@@ -300,7 +300,7 @@ def _line(tried: Tried, limit: Limit, wide: int, more_decimals: int) -> str:
     beside = "too large" if tried.metric(limit.metric) >= limit.mib else ""
     if tried.effect is not None:
         more = tried.effect
-        lost = f"{more.value:+.3g} [{more.low:+.3g}, {more.high:+.3g}]"
+        lost = f"{more.value:+.3g} [{more.simultaneous_low:+.3g}, {more.simultaneous_high:+.3g}]"
         beside = f"{lost}, p {p_value(more.p_holm)}"
     size = in_mib(tried.metric(limit.metric), more_decimals)
     measured = f"{tried.kl:.4g}{ends}"

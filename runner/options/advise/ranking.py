@@ -229,7 +229,7 @@ class _Order:
 
     def _difference(self, first: int, second: int) -> str:
         effect, sign = self.shown[first, second]
-        value, low, high = sign * effect.value, *sorted((sign * effect.low, sign * effect.high))
+        value, low, high = sign * effect.value, *sorted(sign * end for end in effect.simultaneous)
         n = (
             f"the same {effect.n:,} questions"
             if effect.counts["wins"] is not None

@@ -47,6 +47,10 @@ class Bets(Test):
             early_stop_comparisons=self.early_stop_comparisons,
         )
 
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return the interval at the share that was fixed before the run: it has no other."""
+        return self.seen.low, self.seen.high
+
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true difference."""
         return self.seen.p_against(value)

@@ -42,6 +42,12 @@ class Fisher(Test):
             Method.fisher, "accuracy", difference, low, high, p, self.n, self.baseline_n, counts
         )
 
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return the interval at another level."""
+        return stats.unpaired_difference_interval(
+            self.correct, self.n, self.baseline_correct, self.baseline_n, alpha
+        )
+
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true difference."""
         return stats.unpaired_difference_p(

@@ -46,6 +46,10 @@ class McNemar(Test):
         """The share of further questions that only one of the two will solve."""
         return expected_disagreement(self.wins + self.losses, self.n)
 
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return the interval at another level."""
+        return stats.paired_difference_interval(self.wins, self.losses, self.n, alpha)
+
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true difference."""
         return stats.paired_difference_p(self.wins, self.losses, self.n, value)

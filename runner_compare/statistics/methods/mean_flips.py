@@ -58,6 +58,10 @@ class MeanFlips(Test):
             counts,
         )
 
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return the interval at another level."""
+        return self.mean.interval(alpha)
+
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true difference."""
         return self.mean.p_at(value)

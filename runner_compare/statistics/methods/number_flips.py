@@ -12,6 +12,7 @@ from runner_compare.metrics import Better
 from runner_compare.statistics import ratios, stats
 from runner_compare.statistics.effects import Effect, Method, Test
 from runner_compare.statistics.methods.sign_flips import SignFlips
+from runner_compare.statistics.stats import ALPHA
 
 # questions: of fewer, the sizes of the observed differences say too little (bench/compare/numbers_null.py)
 MIN_DIFFERING = 20
@@ -72,10 +73,7 @@ class NumberFlips(Test):
     def compare(self) -> Effect:
         """Compute the effect."""
         by_flips, n = self.by_flips.effect, len(self.sizes)
-        low, high = by_flips.low, by_flips.high
-        if self.few_differ and self.widest:
-            by_signs = stats.paired_difference_interval(self.wins, self.losses, n)
-            low, high = min(low, self.widest * by_signs[0]), max(high, self.widest * by_signs[1])
+        low, high = self._joined(by_flips.low, by_flips.high, ALPHA)
         mean, baseline_mean = (
             math.fsum(side) / len(side) for side in (self.values, self.baseline_values)
         )
@@ -97,6 +95,19 @@ class NumberFlips(Test):
             counts,
             better=self.better,
         )
+
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return the interval at another level."""
+        return self._joined(*self.by_flips.interval_at(alpha), alpha)
+
+    def _joined(self, low: float, high: float, alpha: float) -> tuple[float, float]:
+        """Join an interval by the sizes of the differences with that by their signs, if few
+        differ."""
+        if not self.few_differ or not self.widest:
+            return low, high
+        n = len(self.sizes)
+        by_signs = stats.paired_difference_interval(self.wins, self.losses, n, alpha)
+        return min(low, self.widest * by_signs[0]), max(high, self.widest * by_signs[1])
 
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true difference of the means."""

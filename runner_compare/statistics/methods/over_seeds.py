@@ -40,25 +40,30 @@ class OverSeeds(Test):
     def compare(self) -> Effect:
         """Compute the effect."""
         effect = self.by_questions.effect
-        value = effect.value
-
-        def is_inside(true: float) -> bool:
-            parts = with_seeds(self.by_questions.p_at(true), value - true, self.seeds)
-            return parts is None or abs(value - true) <= bound(parts, ALPHA, value > true)
-
         counts_of_seeds = dict.fromkeys(
             f"{len(side)}" for side in (self.accuracies, self.baseline_accuracies)
         )
         families = effect.counts["grouping"].partition(", in ")
         grouping = f", mean of {' and '.join(counts_of_seeds)} seeds{''.join(families[1:])}"
+        low, high = self.interval_at(ALPHA)
         return replace(
             effect,
             method=Method.over_seeds,
-            low=edge(is_inside, value, -1.0),
-            high=edge(is_inside, value, 1.0),
+            low=low,
+            high=high,
             p=self.p_at(0.0),
             counts={**effect.counts, "grouping": grouping},
         )
+
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return the interval at a level."""
+        value = self.by_questions.effect.value
+
+        def is_inside(true: float) -> bool:
+            parts = with_seeds(self.by_questions.p_at(true), value - true, self.seeds)
+            return parts is None or abs(value - true) <= bound(parts, alpha, value > true)
+
+        return edge(is_inside, value, -1.0), edge(is_inside, value, 1.0)
 
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true difference."""

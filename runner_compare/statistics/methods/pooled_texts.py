@@ -17,7 +17,7 @@ from runner_compare.statistics.pooling import (
     of_few_texts,
     uncertainty,
 )
-from runner_compare.statistics.stats import POWER
+from runner_compare.statistics.stats import ALPHA, POWER
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,19 @@ class PooledTexts(Test):
 
     def compare(self) -> Effect:
         """Compute the effect."""
-        error, bend, _, freedom = self.uncertainty
-        low, high = ratios.cautious_interval(self.value, error, bend, freedom)
+        error = self.uncertainty[0]
+        low, high = self.interval_at(ALPHA)
         size = int(math.fsum(self.totals))
         counts = {"error": error, "size": size, "unit": self.unit, "tasks": len(self.tasks)}
         p = self.p_at(0.0)
         return Effect(
             Method.sign_flips, "log_likelihood", self.value, low, high, p, self.n, self.n, counts
         )
+
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return the interval at a level."""
+        error, bend, _, freedom = self.uncertainty
+        return ratios.cautious_interval(self.value, error, bend, freedom, alpha)
 
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true weighted mean."""

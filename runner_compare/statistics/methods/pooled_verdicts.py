@@ -59,6 +59,10 @@ class WeightedFlips(Test):
         value, p = mean_difference(self.tasks), mean_p(self.tasks, self.finest)
         return Effect(Method.weighted_flips, "accuracy", value, low, high, p, n, n, counts)
 
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return the interval at another level."""
+        return mean_difference_interval(self.tasks, alpha)
+
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true mean difference."""
         return mean_difference_p(self.tasks, value)

@@ -70,6 +70,10 @@ class StudentT(Test):
             method, self.measure, value, low, high, p, n, baseline_n, counts, is_ratio=True
         )
 
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return the interval at another level; too few runs have only the range of repeats."""
+        return self.over.interval(alpha) if self.has_enough else (self.effect.low, self.effect.high)
+
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true ratio."""
         return self.over.p_at(value)

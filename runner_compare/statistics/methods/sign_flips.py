@@ -52,6 +52,10 @@ class SignFlips(Test):
             {"error": self.error, "size": int(sum(self.sizes)), "unit": self.unit},
         )
 
+    def interval_at(self, alpha: float) -> tuple[float, float]:
+        """Return the interval at another level."""
+        return ratios.paired_interval(self.differences, self.sizes, alpha)
+
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true difference per unit."""
         pairs = zip(self.differences, self.sizes, strict=True)
