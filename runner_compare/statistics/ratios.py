@@ -93,7 +93,7 @@ def ratio_interval(
         return None
     bend = skewness(tops, bottoms) / math.sqrt(n)
     low, high = cautious_interval(
-        ratio(tops, bottoms), ratio_error(tops, bottoms), bend, n - 1, EACH_END * caution(n)
+        ratio(tops, bottoms), ratio_error(tops, bottoms), bend, n - 1, factor=EACH_END * caution(n)
     )
     return max(low, least), min(high, most)
 
