@@ -233,7 +233,7 @@ def test_a_row_without_baseline_says_what_differs(store: Store, show: Any, rows:
     store.job("lonely", "other", {**NF4, "seed": "1"}, marks(50, 100))
     row = rows("lonely", "--baseline", BASELINE)["other"]
     assert row["comparison"] is None
-    assert row["note"] == "no baseline: the nearest one differs in seed (0, here 1)"
+    assert row["note"].startswith("no baseline: the nearest one differs in seed (0, here 1); ")
     _, out, _ = show("lonely", "--baseline", BASELINE)
     assert "quantization=nf4, seed=1: not compared, no baseline" in out
 
@@ -431,7 +431,6 @@ def test_missing_samples_are_reported(store: Store, rows: Any) -> None:
         (["--where", "task.spilt=test"], "Did you mean task.split?"),
         (["--where", "nf4"], "give KEY=VALUE"),
         (["--task", "gsm9k"], "Did you mean gsm8k?"),
-        (["--experiment", "grib"], "Did you mean grid?"),
     ],
 )
 def test_mistakes_get_one_message_and_exit_2(
@@ -442,6 +441,12 @@ def test_mistakes_get_one_message_and_exit_2(
     assert err.startswith("runner-compare: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_misspelt_experiment_is_named(grid: Store, show: Any) -> None:
+    code, out, err = show("grib")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "Did you mean grid?" in err
 
 
 def test_an_experiment_without_finished_runs(store: Store, show: Any) -> None:
