@@ -18,6 +18,7 @@ from runner_engine.quantization.base import Format, Quantized
 if TYPE_CHECKING:
     import torch
 
+PACKED_INPUTS, PACKED_OUTPUTS = 64, 32  # sizes of packed layers are multiples of these
 BLOCK = 64  # 4-bit weights that share one scale
 NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
 MOST_DIMENSIONS = 3  # of the inputs of bitsandbytes' 8-bit layers
@@ -231,6 +232,12 @@ def _layer_of_any_dimensions() -> Any:
     return type(library.__name__, (library,), members)
 
 
+def limit_packing(layer: Any) -> None:
+    """Let the library pack a 4-bit layer only if its packed CPU kernels can multiply it."""
+    can_pack = not (layer.in_features % PACKED_INPUTS or layer.out_features % PACKED_OUTPUTS)
+    layer.support_avx512bf16_for_cpu &= can_pack and processor.has_bfloat16_products()
+
+
 @dataclass
 class FourBitConfig(BitsAndBytesConfig):
     """Shared keys of the two 4-bit formats."""
@@ -285,44 +292,32 @@ class FourBitConfig(BitsAndBytesConfig):
         from bitsandbytes.nn.modules import Linear4bit
 
         dtype = getattr(torch, self.compute_dtype.value)
-        return Linear4bit(inputs, outputs, has_bias, dtype, self.double_quant, quant_type=self.name)
+        layer = Linear4bit(
+            inputs, outputs, has_bias, dtype, self.double_quant, quant_type=self.name
+        )
+        limit_packing(layer)
+        return layer
 
     def _weight_arguments(self, layer: Any) -> dict[str, Any]:
         kind = {"compress_statistics": self.double_quant, "quant_type": self.name, "module": layer}
         return {"requires_grad": False, **kind}
-
-    def unfit(self, outputs: int, inputs: int, device: str) -> str:
-        """Say which sizes would crash the packed 4-bit CPU kernels at the first forward pass."""
-        if (
-            device != "cpu"
-            or not processor.has_bfloat16_products()
-            or not (inputs % 64 or outputs % 32)
-        ):
-            return ""
-        return (
-            f"is {inputs} x {outputs}, and bitsandbytes' 4-bit kernels for this CPU need inputs divisible by 64 and "
-            "outputs by 32: use quantization=int8 or none with an unquantized checkpoint, or a GPU"
-        )
 
     def leave(self, arguments: dict[str, Any], paths: list[str]) -> None:
         """Name them in transformers' own config."""
         arguments["quantization_config"].llm_int8_skip_modules = paths
 
     def check_loaded(self, model: torch.nn.Module) -> None:
-        """Reject stored layers that the packed 4-bit CPU kernels cannot take; those made here are
-        left plain before.
+        """Let the library pack only layers of sizes that its packed CPU kernels can multiply.
 
-        What RUNNER_WITHOUT leaves out, the library shall not use either: then it packs no weights.
+        The others stay as they are stored, as all layers do on a processor without products of
+        bfloat16, and our own kernels multiply them. What RUNNER_WITHOUT leaves out, the library
+        shall not use either: then it packs no weights.
         """
         from bitsandbytes.nn.modules import Linear4bit
 
-        for path, module in model.named_modules():
-            if not isinstance(module, Linear4bit):
-                continue
-            module.support_avx512bf16_for_cpu &= processor.has_bfloat16_products()
-            is_packed = module.support_avx512bf16_for_cpu and module.weight.device.type == "cpu"
-            if is_packed and (reason := self.unfit(module.out_features, module.in_features, "cpu")):
-                raise ConfigError(f"quantization={self.name}: {path} {reason}")
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                limit_packing(module)
 
     @contextmanager
     def adapting(self, model: torch.nn.Module) -> Iterator[None]:

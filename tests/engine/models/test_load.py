@@ -17,8 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from runner.config.resolved import spec_of
 from runner.config.root import RunnerConfig
+from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
+from runner_engine.devices.heap import Heap
+from runner_engine.kernels import native
+from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.adapting import release
 from runner_engine.models.load import Loaded
 from runner_engine.models.lora.beside import LowRank
@@ -133,27 +138,45 @@ def test_stored_weights_that_the_model_has_no_use_for_are_said(
     assert not any("has no use" in note for note in load(make_config(model=tiny_model)).notes)
 
 
-def test_layer_sizes_that_the_4_bit_kernels_cannot_do(
-    make_config: Make, tmp_path: Path, tiny_llama: Path
+def test_layers_that_bitsandbytes_cannot_pack_have_the_same_results_as_without_packing(
+    make_config: Make, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bitsandbytes.functional import has_avx512bf16
+    """The processor is taken for one with AVX-512 with bfloat16, where the library packs layers."""
+    from bitsandbytes.nn import modules
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    if not has_avx512bf16():
-        pytest.skip("this CPU has no AVX512-BF16, so bitsandbytes packs nothing")
     config = LlamaConfig(
         vocab_size=64,
-        hidden_size=96,
-        intermediate_size=96,
+        hidden_size=128,
+        head_dim=20,
+        intermediate_size=72,
         num_hidden_layers=1,
         num_attention_heads=2,
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"quantization=nf4: .* is 96 x 96, and bitsandbytes' 4-bit kernels"
-    ):
-        load(make_config(model=LocalModelConfig(name=str(tmp_path)), quantization=Nf4Config()))
+    job = make_config(
+        model=LocalModelConfig(name=str(tmp_path), dtype=Dtype.bfloat16), quantization=Nf4Config()
+    )
+    monkeypatch.setattr(processor, "has_bfloat16_products", lambda: False)
+    expected = load(job)
+    monkeypatch.setattr(processor, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
+    loaded = load(job)
+    layers = [one for one in loaded.model.modules() if isinstance(one, modules.Linear4bit)]
+    assert len(layers) == 7
+    assert torch.equal(logits(loaded), logits(expected))
+    assert not any(
+        getattr(one.weight.quant_state, "packing_format_for_cpu", False) for one in layers
+    )
+    assert loaded.metrics["quantized_modules"] == expected.metrics["quantized_modules"] == 7
+    if native.kernels() is not None:
+        found = QuantizedLayers(loaded.model, Heap())
+        assert len(found.exchanged) == 5, (
+            "o_proj and down_proj have inputs that are no whole blocks"
+        )
+        kinds = {found.matrices[one].matrix.kind for one in found.exchanged}
+        assert kinds == {WeightFormat.four_bit_rows}
 
 
 @pytest.fixture(scope="module")
