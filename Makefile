@@ -1,5 +1,9 @@
-# Everything sets itself up in .venv: a fresh clone needs only Python 3.11 and make.
-PYTHON ?= python3.11
+# Everything sets itself up in .venv: a fresh clone needs only Python 3.11, 3.12 or 3.13, and make.
+# The newest one that runs: a version manager has commands of versions that are not selected, and Debian has
+# Python without the module that makes environments.
+ifndef PYTHON
+PYTHON := $(firstword $(foreach one,python3.13 python3.12 python3.11,$(shell $(one) -c 'import ensurepip, venv' 2>/dev/null && echo $(one))))
+endif
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -17,6 +21,7 @@ help:             ## list these targets
 install: $(STAMP) ## install the runner and its tools, with pinned versions, into .venv
 
 $(STAMP): pyproject.toml constraints.txt constraints-hashes.txt
+	@[ -n "$(PYTHON)" ] || { echo "no Python 3.11, 3.12 or 3.13 with the module venv is here. Name one: make PYTHON=FILE"; exit 1; }
 	@$(PYTHON) -m tools.install $(VENV)
 	@touch $@
 
