@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import processors
 import pytest
 import warm_process
 from drawn_tests import mark_thorough
@@ -143,6 +144,14 @@ def pytest_runtest_logstart() -> None:
         EXCLUDED["modules"] = len(sys.modules)
         gc.collect()
         gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print how many tests this processor could not run, and which one they need."""
+    skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", ())]
+    reasons = [str(one[2]) if isinstance(one, tuple | list) else str(one) for one in skipped]
+    for line in processors.summary_lines(reasons):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import processors
 import pytest
 import torch
-from emulated import CPU_FLAGS
 from product_files import build, computed, products
 
 from runner_base import processor
@@ -22,8 +22,7 @@ from runner_engine.kernels import building, native
 from runner_engine.matmul.matrices import Workspace, multiply
 
 SUPPORT = Path(__file__).parents[1] / "support"
-IS_X86 = "avx2" in CPU_FLAGS
-HAS_AVX512_BF16 = "avx512_bf16" in CPU_FLAGS
+IS_X86 = processors.has("avx2")
 X86 = {
     "x86-64-v2": "narrow vectors",
     "x86-64-v3": "AVX2",
@@ -52,9 +51,8 @@ def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    shutil.which("cc") is None or not IS_X86, reason="no C compiler, or no x86 with AVX2"
-)
+@processors.needs("avx2")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
 @pytest.mark.parametrize(
     "level",
     [
@@ -65,15 +63,14 @@ def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...]
 def test_a_processor_with_fewer_instructions_multiplies_and_attends(
     level: str, tmp_path: Path
 ) -> None:
-    if level == "x86-64-v4" and "avx512vl" not in CPU_FLAGS:
-        pytest.skip("this processor has no AVX-512")
-    if level.endswith("bf16") and not HAS_AVX512_BF16:
-        pytest.skip("this processor has no AVX-512 with bfloat16")
-    march, *more = level.split("+")
-    assert (
-        checked(tmp_path / "check", "cc", f"-march={march}", *(f"-mavx512{one}" for one in more))
-        == X86[level]
-    )
+    feature = {"x86-64-v4": "avx512", "x86-64-v4+bf16": "bf16"}.get(level, "")
+    if not feature or processors.has(feature):
+        march, *more = level.split("+")
+        flags = [f"-march={march}", *(f"-mavx512{one}" for one in more)]
+    else:
+        processors.require(feature, emulation=True)
+        flags = processors.build_flags(bf16=feature == "bf16", vnni=False)
+    assert checked(tmp_path / "check", "cc", *flags) == X86[level]
 
 
 @pytest.mark.thorough
@@ -123,10 +120,8 @@ def answered(cache: Path, **environment: str) -> dict[str, Any]:
 
 
 @pytest.mark.thorough  # `make test-avx2` leaves features out, too
-@pytest.mark.skipif(
-    shutil.which("cc") is None or not HAS_AVX512_BF16,
-    reason="no compiler, or no AVX-512 with bfloat16",
-)
+@processors.needs("bf16", why="an emulation is compiled in, whatever is left out")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
 @pytest.mark.parametrize(("left_out", "expected"), [("avx512_bf16", "AVX-512"), ("avx512", "AVX2")])
 def test_a_feature_that_is_left_out_leads_to_the_next_way_with_a_fact(
     left_out: str, expected: str, tmp_path: Path
@@ -137,15 +132,13 @@ def test_a_feature_that_is_left_out_leads_to_the_next_way_with_a_fact(
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(
-    shutil.which("cc") is None or not HAS_AVX512_BF16,
-    reason="no compiler, or no AVX-512 with bfloat16",
-)
+@processors.needs("bf16", emulation=True)
 def test_a_job_by_tiles_decodes_few_rows_by_vectors_and_many_by_tiles_and_answers_alike(
     tmp_path: Path,
 ) -> None:
-    """The instructions of tiles are emulated, all else is the engine as it is."""
-    emulated = f"-O1 -include {SUPPORT / 'emulated_tiles.h'}"
+    """The instructions of tiles are emulated, and AVX-512 where this processor lacks it; all else is the engine as it is."""
+    by_avx512 = "" if processors.has("bf16") else " ".join(processors.emulation_flags())
+    emulated = f"-O1 {by_avx512} -include {SUPPORT / 'emulated_tiles.h'}"
     tiles = {
         "RUNNER_PRODUCTS": "tiles",
         "RUNNER_SHARED_ATTENTION": "tiles",
@@ -182,3 +175,30 @@ def test_features_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         ConfigError, match="RUNNER_WITHOUT=sse: sse is none of avx2, avx512, avx512_bf16"
     ):
         processor.left_out()
+
+
+def test_a_skipped_test_names_the_processors_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(processors, "OWN_FLAGS", {"avx2", "fma", "f16c", "avx512f"})
+    monkeypatch.setattr(processors, "SIMDE", tmp_path / "absent.h")
+    alone = processors.reason_without("bf16", "amx")
+    assert alone.startswith(processors.PREFIX)
+    assert "AMD Zen 4" in alone
+    assert "AMX (Intel Sapphire Rapids" in alone
+    if shutil.which("cc"):
+        assert "libsimde-dev" in processors.reason_without("bf16", emulation=True)
+        monkeypatch.setattr(processors, "SIMDE", tmp_path)
+        assert processors.reason_without("bf16", emulation=True) == ""
+        assert "-DEMULATED_WITHOUT_VNNI" in processors.build_flags(vnni=False)
+    monkeypatch.setattr(processors, "OWN_FLAGS", {"avx2", "fma", "f16c"})
+    assert "libsimde-dev" not in processors.reason_without("bf16")
+    lines = processors.summary_lines([f"Skipped: {alone}", "another reason"])
+    assert "; 1 tests could not run" in lines[0]
+    assert lines[1:] == [f"  1: {alone.removeprefix('another processor: ')}"]
+    every = {flag for flags, *_ in processors.FEATURES.values() for flag in flags}
+    monkeypatch.setattr(processors, "OWN_FLAGS", every)
+    assert processors.reason_without("bf16", "vnni", "amx") == ""
+    assert processors.build_flags(vnni=False) == ["-march=native", "-mno-avx512vnni"]
+    with pytest.raises(pytest.skip.Exception, match="no AMX"):
+        processors.require_absent("amx")

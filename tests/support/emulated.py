@@ -10,24 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
+import processors
 import torch
 
 from runner_engine.kernels import building, native
 from runner_engine.kernels.native import Kernels
 
-CPU_FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-needs_tile_compiler = pytest.mark.skipif(
-    shutil.which("cc") is None or "avx512_bf16" not in CPU_FLAGS,
-    reason="tiles lie beside AVX-512 with bfloat16",
-)
+needs_tile_compiler = processors.needs("bf16", emulation=True)
+needs_byte_tile_compiler = processors.needs("bf16", "vnni", emulation=True)
 HERE, KERNELS = Path(__file__).parent, Path(native.__file__).parent
-# Those of the library, but for what takes long to compile; bytes are multiplied by files that are
-# not included.
+# Those of the library, but for what takes long to compile
 FLAGS = [
     "-Og",
-    "-march=native",
-    "-mno-avx512vnni",
     "-fopenmp",
     *building.MATH.split(),
     *building.WARNINGS.split(),
@@ -40,13 +34,17 @@ FLAGS = [
 
 
 def build(
-    folder: Path, *flags: str, source: str = "products_only.c", compiler: str | None = None
+    folder: Path,
+    *flags: str,
+    source: str = "products_only.c",
+    target: Sequence[str] | None = None,
 ) -> Path:
-    """Compile a file of tests/support beside the kernels."""
+    """Compile a file of tests/support beside the kernels, for AVX-512 with bfloat16 unless a target is given."""
     library = folder / "products.so"
     command = [
-        compiler or shutil.which("cc") or "cc",
+        shutil.which("cc") or "cc",
         *FLAGS,
+        *(processors.build_flags(vnni=False) if target is None else target),
         *flags,
         f"-I{KERNELS}",
         str(HERE / source),
@@ -103,8 +101,8 @@ def emulated_attention(folder: Path, flags: Sequence[str] = ()) -> OnlyTiles:
 
 def built_attention(folder: Path, flags: Sequence[str] = ()) -> Path:
     """Compile attention and products, of bytes too, whose tile instructions are emulated."""
-    more = ("-mavx512vnni", "-include", str(HERE / "emulated_tiles.h"))
-    return build(folder, *more, *flags, source="tiles_only.c")
+    more, target = ("-include", str(HERE / "emulated_tiles.h")), processors.build_flags()
+    return build(folder, *more, *flags, source="tiles_only.c", target=target)
 
 
 def with_a_mistake(folder: Path, file: str, right: str, wrong: str) -> list[str]:

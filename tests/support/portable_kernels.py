@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import processors
 import pytest
 import torch
 
@@ -19,6 +20,8 @@ from runner_engine.kernels import building, native
 from runner_engine.matmul.matrices import QuantizedWeights
 
 FOLDER = tempfile.TemporaryDirectory()
+# What an emulation leaves out, so that it has what the last target has
+ONLY_VNNI = ("-DEMULATED_WITHOUT_BF16", "-DEMULATED_WITHOUT_BW_AND_DQ")
 TARGETS = ["x86-64", "x86-64-v3", "x86-64-v3 -mavx512vnni -mavx512vl"]
 
 is_x86 = pytest.mark.skipif(
@@ -29,9 +32,11 @@ is_x86 = pytest.mark.skipif(
 @cache
 def built_for(target: str) -> Path:
     """Return the products, compiled once for another processor, quickly and not for speed."""
-    flags = (
-        building.FLAGS.replace("-march=native", f"-march={target}").replace("-O3", "-Og").split()
-    )
+    if "vnni" in target and not processors.has("vnni"):
+        march = " ".join([*processors.emulation_flags(), *ONLY_VNNI])
+    else:
+        march = f"-march={target}"
+    flags = building.FLAGS.replace("-march=native", march).replace("-O3", "-Og").split()
     compiler, library = processor.c_compiler(), Path(FOLDER.name) / f"{target.replace(' ', '')}.so"
     assert compiler is not None
     source = Path(__file__).parent / "products_only.c"
@@ -54,8 +59,8 @@ def built_for(target: str) -> Path:
 def function_for(target: str) -> Any:
     """Return the product in bfloat16 for a processor; skip the test where this one cannot run
     it."""
-    if "vnni" in target and not {"avx512_vnni", "avx512vl"} <= processor.flags():
-        pytest.skip("this processor has no AVX-512 VNNI")
+    if "vnni" in target:
+        processors.require("vnni", emulation=True)
     function = ctypes.CDLL(str(built_for(target))).product_bf16
     function.argtypes, function.restype = native._SIGNATURES["product"], ctypes.c_int64
     return function

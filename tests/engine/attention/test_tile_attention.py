@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import processors
 import pytest
 import torch
-from emulated import CPU_FLAGS, OnlyTiles, needs_tile_compiler
+from emulated import OnlyTiles, needs_tile_compiler
 
 from runner_engine.attention.own_attention import OwnPlaces, attend_own
 from runner_engine.attention.parts import Scaling
@@ -313,7 +314,7 @@ def test_places_that_do_not_exist_are_refused_by_tiles_too(emulated_tiles: OnlyT
             )
 
 
-@pytest.mark.skipif("amx_tile" not in CPU_FLAGS, reason="this processor has no tiles")
+@processors.needs("amx", why="the other tests emulate it")
 @KV
 def test_real_tiles_pass_the_trial(kv_cache: KvCache) -> None:
     compiled = native.kernels()

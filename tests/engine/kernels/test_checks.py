@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import processors
 import pytest
 import torch
 from group_layers import layer_of
@@ -279,8 +280,7 @@ def test_no_memory_for_widened_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each thread has memory of its own for them, so that too many threads need more than there
     is."""
     assert KERNELS is not None
-    if "bfloat16" in KERNELS.vectors:
-        pytest.skip("this processor multiplies bfloat16, so rows are not widened")
+    processors.require_absent("bf16")
     panels, rows = (
         Panels.of(torch.ones(40, 4096).bfloat16(), None, KERNELS),
         torch.ones(2, 4096).bfloat16(),

@@ -3,13 +3,13 @@ measured and chosen."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
+import processors
 import pytest
 import torch
-from emulated import CPU_FLAGS, OnlyTiles, emulated_attention, with_a_mistake
+from emulated import OnlyTiles, emulated_attention, needs_byte_tile_compiler, with_a_mistake
 from torch import nn
 
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
@@ -23,10 +23,7 @@ from runner_engine.matmul.matrices import QuantizedWeights, multiply, shifted_su
 from runner_engine.matmul.products import FORCED
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or "avx512_bf16" not in CPU_FLAGS or "avx512_vnni" not in CPU_FLAGS,
-    reason="tiles lie beside AVX-512 with products of bfloat16 and of bytes",
-)
+pytestmark = needs_byte_tile_compiler
 SHAPES = [(32, 64), (33, 96), (80, 1090), (250, 576), (7, 50)]  # outputs, inputs
 COUNTS = (1, 4, 5, 15, 16, 17, 31, 32, 33, 64, 191, 192, 193, 260)
 LAYERS = {(96, 576), (64, 96)}
@@ -196,7 +193,7 @@ def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
     assert torch.equal(layer(rows), by_tiles)
 
 
-@pytest.mark.skipif("amx_tile" not in CPU_FLAGS, reason="this processor has no tiles")
+@processors.needs("amx", why="the other tests emulate it")
 def test_real_tiles_pass_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = native.kernels()
     assert compiled is not None

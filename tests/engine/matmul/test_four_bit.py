@@ -6,9 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import processors
 import pytest
 import torch
-from emulated import CPU_FLAGS, OnlyProducts, build
+from emulated import OnlyProducts, build
 from library_layers import stored_four_bits
 from torch import nn
 
@@ -22,9 +23,7 @@ from runner_engine.matmul.quantized_layers import QuantizedLayers
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
-is_x86 = pytest.mark.skipif(
-    KERNELS is None or "avx2" not in CPU_FLAGS, reason="the flags are those of x86"
-)
+is_x86 = processors.needs("avx2")
 BF16 = torch.bfloat16
 # kind, inputs, outputs, keys: whole panels and parts, one block and several, scales that are
 # quantized or not
@@ -36,9 +35,10 @@ LAYERS: list[tuple[str, int, int, dict[str, Any]]] = [
     ("fp4", 576, 160, {}),
 ]
 OTHERS = {
-    "AVX2": ["-mno-avx512f"],
-    "without AVX2": ["-mno-avx512f", "-mno-avx2"],
-    "AVX-512": ["-mno-avx512bf16"],
+    "AVX2": ["-march=native", "-mno-avx512f"],
+    "without AVX2": ["-march=native", "-mno-avx512f", "-mno-avx2"],
+    "AVX-512": processors.build_flags(bf16=False, vnni=False),
+    "AVX-512 with bfloat16": processors.build_flags(vnni=False),
 }
 
 
@@ -80,12 +80,13 @@ def test_they_are_the_products_of_the_unpacked_weights(
 
 
 @pytest.mark.sampled(1)
+@has_kernels
 @is_x86
 @pytest.mark.parametrize("processor", list(OTHERS))
 def test_other_processors_have_the_same_bits(processor: str, tmp_path: Path) -> None:
-    if processor == "AVX-512" and "avx512vl" not in CPU_FLAGS:
-        pytest.skip("this processor has no AVX-512")
-    kernels = OnlyProducts(build(tmp_path, *OTHERS[processor]))
+    if processor.startswith("AVX-512"):
+        processors.require("bf16" if "bfloat16" in processor else "avx512", emulation=True)
+    kernels = OnlyProducts(build(tmp_path, target=OTHERS[processor]))
     for kind, inputs, outputs, keys in LAYERS:
         layer = stored_four_bits(kind, inputs, outputs, False, **keys)
         weights = four_bit.weights_of(layer)

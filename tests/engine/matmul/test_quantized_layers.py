@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import processors
 import pytest
 import torch
 from families import save_peft
@@ -16,7 +17,6 @@ from streams import complete, requests
 from torch import nn
 
 from runner.config.root import RunnerConfig
-from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
@@ -33,13 +33,8 @@ Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 BUILT = native.kernels()
 has_kernels = pytest.mark.skipif(BUILT is None, reason="the kernels are not built here")
-exact = pytest.mark.skipif(
-    BUILT is None or not BUILT.has_quantized,
-    reason="torchao's own sums saturate without products of bytes",
-)
-packed = pytest.mark.skipif(
-    not processor.has_bfloat16_products(), reason="bitsandbytes packs no 4-bit weights here"
-)
+exact = processors.needs("vnni", why="torchao's own sums, which saturate without, are not emulated")
+packed = processors.needs("bf16", why="bitsandbytes' packed weights are not emulated")
 
 
 @has_kernels

@@ -9,10 +9,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import processors
 import pytest
 import torch
 from emulated import (
-    CPU_FLAGS,
     OnlyProducts,
     OnlyTiles,
     build,
@@ -126,7 +126,7 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
     """They are compiled here although this processor may lack them; nothing else contains them."""
     if shutil.which("objdump") is None:
         pytest.skip("there is no objdump to read the machine code")
-    library = build(tmp_path, "-O1", "-mavx512vnni", source="tiles_only.c")
+    library = build(tmp_path, "-O1", source="tiles_only.c", target=processors.build_flags())
     code = subprocess.run(
         ["objdump", "-d", str(library)], check=True, capture_output=True, text=True
     ).stdout
@@ -142,7 +142,7 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
     }  # fmt: skip
 
 
-@pytest.mark.skipif("amx_tile" not in CPU_FLAGS, reason="this processor has no tiles")
+@processors.needs("amx", why="the other tests emulate it")
 def test_real_tiles_give_the_bits_of_the_emulation(
     emulated_tiles: OnlyTiles, tmp_path: Path
 ) -> None:
@@ -164,6 +164,7 @@ def test_real_tiles_give_the_bits_of_the_emulation(
 
 def test_a_processor_without_tiles_says_why() -> None:
     compiled = native.kernels()
-    if compiled is None or "amx_tile" in CPU_FLAGS:
-        pytest.skip("there are no kernels, or this processor has tiles")
-    assert compiled.tiles_problem == native.TILE_PROBLEMS[2]
+    processors.require_absent("amx")
+    if compiled is None:
+        pytest.skip("there are no kernels")
+    assert compiled.tiles_problem == native.TILE_PROBLEMS[2 if processors.has("bf16") else 1]

@@ -3,15 +3,14 @@ for bit those by vectors, in the documented order, chosen and tried."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from emulated import (
-    CPU_FLAGS,
     OnlyTiles,
     emulated_attention,
+    needs_byte_tile_compiler,
     sums_in_the_order_of_tiles,
     with_a_mistake,
 )
@@ -35,10 +34,7 @@ from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.gguf_types import TYPES, unpacked
 from runner_engine.models.grouped import GroupedLinear
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or "avx512_bf16" not in CPU_FLAGS or "avx512_vnni" not in CPU_FLAGS,
-    reason="tiles lie beside AVX-512 with products of bfloat16 and of bytes",
-)
+pytestmark = needs_byte_tile_compiler
 COUNTS = (1, 2, 6, 7, 16, 31, 33, 65, 200)
 WAYS = (1, NO_TILES, 20)  # by tiles, by vectors, and by vectors for few rows alone
 
