@@ -204,6 +204,13 @@ LINES = (
                 KL + KL_INTERVAL + ", of these texts alone ± {kl_drawing_error_nats_per_token}",
                 "kl_drawing_error_nats_per_token",
             ),
+            *(
+                (
+                    KL + interval + ", estimated from drawn tokens: too few for ±",
+                    "kl_drawn_tokens",
+                )
+                for interval in ("", KL_INTERVAL)
+            ),
         )
     ),
     Line("agreement", "{top_1_agreement} of the tokens have the reference's first choice"),

@@ -37,6 +37,8 @@ DELTA_P_SHARES = {
 METRICS: tuple[Metric, ...] = (
     # how likely given texts are
     *counts(Better.neither, "scored_tokens", "scored_bytes"),
+    # so few that what was drawn does not show how exact the KL is
+    *counts(Better.neither, "kl_drawn_tokens"),
     *with_ends(
         LOG_LIKELIHOOD,
         "log-likelihood",

@@ -17,6 +17,11 @@ from runner_compare.statistics.stats import ALPHA
 
 WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
 NOT_SUMMED = ("unit", "is_other", "context", "by_position")
+# Tokens of which the reference has drawn others: the draws of fewer show too little of a heavy tail,
+# and those of more understate it (bench/compare/drawn_null.py).
+MIN_DRAWN_TOKENS = 2_000
+DRAWING_CAUTION = 2.0
+DRAWING_QUANTILE = NormalDist().inv_cdf(1 - ALPHA / 2 / DRAWING_CAUTION)
 SUMS = [field.name for field in fields(Likelihood) if field.name not in NOT_SUMMED]
 # the divisor of a choice's log-likelihood before the largest wins; lm-evaluation-harness counts
 # characters
@@ -110,8 +115,11 @@ def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
     divergence_figures |= _share("top_1_agreement", agreed, tokens)
     variances = [text.kl_variance for text in compared if text.kl_variance is not None]
     if len(variances) == len(compared):
-        error_nats = NormalDist().inv_cdf(1 - ALPHA / 2) * math.sqrt(sum(variances))
-        divergence_figures["kl_drawing_error_nats_per_token"] = error_nats / sum(tokens)
+        if sum(tokens) < MIN_DRAWN_TOKENS and any(variances):  # none: nothing was drawn
+            divergence_figures["kl_drawn_tokens"] = sum(tokens)
+        else:
+            error_nats = DRAWING_QUANTILE * math.sqrt(sum(variances))
+            divergence_figures["kl_drawing_error_nats_per_token"] = error_nats / sum(tokens)
     return divergence_figures | {"kl_truncation_nats_per_token": ratio(truncation, tokens)}
 
 
