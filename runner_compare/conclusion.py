@@ -12,7 +12,7 @@ from runner_compare.effect_words import asked_of, if_alike, quantity, unit_of
 from runner_compare.findings import joined, label, range_of
 from runner_compare.quantities import LIKELIHOODS, Quantity, what_shows_more
 from runner_compare.statistics import POWER, Decision, MarginVerdict
-from runner_compare.wording import about
+from runner_compare.wording import about, about_between
 
 # differences of accuracies for which a number of questions is given
 TARGETS = (0.05, 0.02, 0.01, 0.005)
@@ -77,12 +77,12 @@ def _what_would_decide(undecided: Sequence[Decision]) -> str:
     of = quantity(undecided[0])
     counted = asked_of(undecided[0])
     if undecided[0].verdict is not None:
-        needed = [decision.needed for decision in undecided]
-        most = max((count for count in needed if count is not None), default=None)
-        if most is None or None in needed:
+        if any(decision.needed is None for decision in undecided):
             return ""
+        hardest = max(undecided, key=lambda decision: decision.needed or 0)
+        most = about_between(hardest.needed or 0, hardest.needed_between)
         return (
-            f" (about {about(most)} {counted} of each, those so far included, would decide with {100 * POWER:g} % "
+            f" (about {most} {counted} of each, those so far included, would decide with {100 * POWER:g} % "
             f"power {if_alike(undecided[0])})"
         )
     # it stopped early: the number of questions was not planned

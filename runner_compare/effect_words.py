@@ -22,7 +22,7 @@ from runner_compare.statistics import (
 )
 from runner_compare.statistics.margins import points_of_margin, verdict_words
 from runner_compare.statistics.sequential import level_words
-from runner_compare.wording import about
+from runner_compare.wording import about, about_between
 
 
 def p_value(p: float) -> str:
@@ -163,7 +163,8 @@ def _would_decide(decision: Decision) -> str:
             f" in {math.ceil(needed * families / decision.n):,} such families" if families else ""
         )
         in_all = "" if decision.is_ratio else " in all"
-        return f"{about(needed)} {asked}{in_all}{of_families} would decide"
+        number = about_between(needed, decision.needed_between)
+        return f"{number} {asked}{in_all}{of_families} would decide"
     more = (
         f"{about(needed - decision.n)} more {asked} would decide, " if needed > decision.n else ""
     )

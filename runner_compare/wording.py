@@ -42,6 +42,14 @@ def about(count: int) -> str:
     return f"{rounded_up(count):,}"
 
 
+def about_between(count: int, between: tuple[int | None, int | None] | None) -> str:
+    """Return a planned number with its interval: `214 (120 to 400)`; None: it has none."""
+    low, high = between or (None, None)
+    if low is None:
+        return about(count)
+    return f"{about(count)} ({about(low)} {'or more' if high is None else f'to {about(high)}'})"
+
+
 def is_its_own_name(key: str) -> bool:
     """Whether the values of a key are known by themselves: nf4 needs no `quantization=` before
     it."""

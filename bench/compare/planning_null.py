@@ -5,6 +5,7 @@ many as "about n would do" says, alone and as one of five comparisons of a table
 is drawn from equal runs, the plan is made from it, and new questions are drawn. For a margin the first sample counts
 among the planned questions, and those are left out that have decided already; the control plans as if it did not
 count. For a difference all questions are new; the control plans from the observed share of the first sample alone.
+The range beside a plan has to hold the number that the true disagreement needs.
 Jobs that stop early: a loss that their plan calls detectable, and as many questions as it names, in whole courses.
 Last, log-likelihoods: normal ones, and the skewed differences of two quantizations of the embedded model, centred and
 drawn again. Where fewer than two disagreements are expected in the first sample, only a lower power counts as a miss.
@@ -160,6 +161,51 @@ def after_a_first_sample(
     return many, few
 
 
+def ranges(generator: np.random.Generator, pairs: int) -> list[Rate]:
+    """Print and return how often the range that is printed beside a plan lacks the questions that
+    the true disagreement needs."""
+    title = f"the range of a plan, {100 * SIZE:.0f} points: {pairs:,} first samples a line"
+    heads = (
+        "first n",
+        "disagree",
+        "to be shown",
+        "range misses truth %",
+        "planned, of what is needed",
+    )
+    lines, missed = Table(title, *heads), []
+    for first, rate in FIRST:
+        for margin in (True, False):
+            outside, powers = 0, []
+            for wins, losses in (drawn(generator, first, rate) for _ in range(pairs)):
+                truth, (low, high), planned = needs_and_range(wins, losses, first, rate, margin)
+                outside += not (low or 0) <= truth <= (high or truth)
+                powers.append(planned / truth)
+            missed.append(Rate(outside, pairs))
+            shown = " to ".join(f"{share:.2f}" for share in np.quantile(powers, (0.05, 0.95)))
+            lines.row(first, f"{rate:.0%}", "as good" if margin else "worse", missed[-1], shown)
+    return missed
+
+
+@cache
+def needs_and_range(
+    wins: int, losses: int, first: int, rate: float, margin: bool
+) -> tuple[int, tuple[int | None, int | None], int]:
+    """Return the questions that the true disagreement needs, the printed range, and the plan."""
+    test = McNemar(wins, losses, first)
+    if margin:
+        truth = questions_needed(SIZE, rate, seen=(wins, losses, first))
+        between, planned = test.needs_between(SIZE, ALPHA), test.needs(SIZE, ALPHA)
+    else:
+        truth = questions_to_detect(rate, SIZE)
+        between, planned = (
+            test.needs_to_detect_between(SIZE, ALPHA),
+            test.needs_to_detect(SIZE, ALPHA),
+        )
+    assert truth is not None
+    assert planned is not None
+    return truth, between, planned
+
+
 def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
     """Print and return the power of jobs that stop early, by whole courses of their bets, with what
     is planned."""
@@ -290,6 +336,7 @@ def main() -> int:
     (pairs, generator, started), limits = begin("planning_null", __doc__, pairs=4_000), Limits()
     limits.planned += known(generator, pairs)
     many, few = after_a_first_sample(generator, pairs)
+    limits.missed += ranges(generator, min(pairs, COURSES))
     limits.planned += [
         *many,
         *of_early_stops(generator, min(pairs, COURSES)),

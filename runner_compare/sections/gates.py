@@ -21,7 +21,7 @@ from runner_compare.section import Section
 from runner_compare.selection import parse_margins
 from runner_compare.statistics import RATIOS, Finding, MarginVerdict
 from runner_compare.unfinished import MissingJob
-from runner_compare.wording import about, name_of, number
+from runner_compare.wording import about_between, name_of, number
 
 OPTION = "--require"
 TERM = re.compile(r"([^<>=!\s]+)(<=|>=|!=|==|=|<|>)([^<>=!\s]+)")
@@ -289,7 +289,9 @@ def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
         )
     if worst.verdict is MarginVerdict.undecided:
         needs = (
-            f" (needs about {about(worst.needed)} {asked_of(worst)} in all)" if worst.needed else ""
+            f" (needs about {about_between(worst.needed, worst.needed_between)} {asked_of(worst)} in all)"
+            if worst.needed
+            else ""
         )
         return False, f"{named}undecided within {margin_words(worst)}{needs}"
     return worst.verdict in SHOWN_GOOD, f"{named}{margin_decision(worst)}"

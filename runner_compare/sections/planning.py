@@ -16,7 +16,7 @@ from runner_compare.selection import parse_margins
 from runner_compare.statistics import POWER, Decision, Method
 from runner_compare.statistics.answer_times import answer_times
 from runner_compare.statistics.planning import MIN_UNITS_PLANNED
-from runner_compare.wording import about, name_of, rounded_up
+from runner_compare.wording import about_between, name_of, rounded_up
 
 OPTION = "--plan-questions"
 KEYS = ("margin", "detect", "power")
@@ -34,6 +34,8 @@ class QuestionPlan:
     asked: int  # so far
     disagreement: float | None  # the share of questions so far that only one of the two solved
     needed: int | None = None  # in all
+    needed_low: int | None = None  # the ends of its 95 % interval
+    needed_high: int | None = None
     further: int | None = None
     further_s: float | None = None  # how long the further ones take at the row's measured speed
     reason: str = ""  # why there is no number
@@ -137,14 +139,15 @@ def _plan(row: TableRow, decision: Decision, aim: PlanAim) -> QuestionPlan:
             why = f"fewer than {MIN_UNITS_PLANNED} families say too little"
         return QuestionPlan(decision.n, disagreement, reason=why)
     plan = decision.test.needs if aim.margins else decision.test.needs_to_detect
+    between = decision.test.needs_between if aim.margins else decision.test.needs_to_detect_between
     needed = plan(size, decision.level, aim.power)
     if needed is None:
         return QuestionPlan(decision.n, disagreement, reason="ten million are not enough")
     each_s = seconds_per_question(row.run)
     further = further_questions(needed, decision.n)
-    return QuestionPlan(
-        decision.n, disagreement, needed, further, None if each_s is None else further * each_s
-    )
+    low, high = between(size, decision.level, aim.power) or (None, None)
+    further_s = None if each_s is None else further * each_s
+    return QuestionPlan(decision.n, disagreement, needed, low, high, further, further_s)
 
 
 def further_questions(needed: int, asked: int) -> int:
@@ -210,7 +213,12 @@ def plan_columns(table: Table) -> list[Column]:
         Column("disagree", [ABSENT if rate is None else f"{100 * rate:.1f} %" for rate in rates]),
         Column(
             "needed",
-            [plan.reason if plan.needed is None else about(plan.needed) for _, plan in lines],
+            [
+                plan.reason
+                if plan.needed is None
+                else about_between(plan.needed, (plan.needed_low, plan.needed_high))
+                for _, plan in lines
+            ],
             use=Use.result,
         ),
         Column(

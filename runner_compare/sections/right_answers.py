@@ -3,14 +3,24 @@ computes the model; and what the energy came to."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner_base import Column, Use, few
 from runner_compare.columns import accuracy_of, naming
-from runner_compare.data import ABSENT, ENGINE, Run, Table, TableRow
+from runner_compare.data import ENGINE, Run, Table, TableRow
 from runner_compare.findings import joined
+from runner_compare.reader import Reader
 from runner_compare.section import Section
-from runner_compare.sections.thinking import metric_column, right_answer_costs, right_answers
+from runner_compare.sections.right_answer_intervals import estimate_costs
+from runner_compare.sections.thinking import (
+    costs_record,
+    metric_column,
+    right_answer_costs,
+    right_answers,
+    written_cost,
+)
+from runner_compare.statistics.token_costs import Estimate
 from runner_compare.wording import MAX_NAMES, name_of
 
 TITLE = "what a right answer costs, with the wrong ones"
@@ -22,12 +32,27 @@ NAMES = {"seconds": "time", "tokens": "tokens", "money": "money", "joules": "ene
 LEGEND = (
     "Right answers: time by the clock, from the loaded model to the last answer; money is that of "
     "the server in USD, or of the energy with its idling at price_kwh; J are what the processors "
-    "used above their idling."
+    "used above their idling. Intervals are over questions: that a job takes longer another time is "
+    "not in them."
 )
+
+
+@dataclass
+class CostEstimates:
+    """What a right answer costs, with intervals, by run id and cost."""
+
+    of_rows: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
 
 class RightAnswers(Section):
     """What a right answer costs."""
+
+    def add(self, table: Table, reader: Reader) -> None:
+        """Estimate the costs of each row from its questions."""
+        for row in table.rows if is_shown(table) else ():
+            table.of(CostEstimates).of_rows[row.run.run_id] = estimate_costs(
+                row.run, reader, costs_of(row.run)
+            )
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         """Return the table by its title, if there is more to it than tokens and time here."""
@@ -45,7 +70,8 @@ class RightAnswers(Section):
         """Return what a row's energy came to, and what a right answer costs it."""
         metrics = row.run.metrics
         energy = {key: metrics[key] for key in (*OF_JOBS, "energy_cost") if key in metrics}
-        costs = costs_of(row.run) if is_shown(table) else {}
+        estimates = table.of(CostEstimates).of_rows.get(row.run.run_id, {})
+        costs = costs_record(costs_of(row.run), estimates) if is_shown(table) else {}
         return {key: found for key, found in (("energy", energy), ("right_answer", costs)) if found}
 
 
@@ -76,13 +102,17 @@ def cost_table(table: Table) -> list[Column]:
     """Return the columns: time, tokens, money and joules of a right answer, and the row's energy."""
     rows = table.rows
     costs = [costs_of(row.run) for row in rows]
+    estimates = [table.of(CostEstimates).of_rows.get(row.run.run_id, {}) for row in rows]
     shown, engines = naming(table), engines_of(table)
     if len(set(engines)) > 1:
         shown.append(Column("engine", engines, False, use=Use.setting))
     shown.append(Column("accuracy", list(map(accuracy_of, rows)), use=Use.result))
     for key, head in HEADS.items():
         form = ",.1f" if key == "tokens" else ".3g"
-        cells = [format(cost[key], form) if key in cost else ABSENT for cost in costs]
+        cells = [
+            written_cost(cost.get(key), ends.get(key), form)
+            for cost, ends in zip(costs, estimates, strict=True)
+        ]
         shown.append(Column(f"{head} /right\nanswer", cells, use=Use.result))
     return shown + [
         metric_column(rows, key) for key in OF_JOBS if any(key in row.run.metrics for row in rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,8 @@ from runner_compare.effect_words import interval_words, p_value
 from runner_compare.metrics import BY_ANSWERS, described
 from runner_compare.reader import Reader
 from runner_compare.section import Section
-from runner_compare.sections.token_costs import estimate_record, right_answer_tokens
+from runner_compare.sections.right_answer_intervals import estimate_costs
+from runner_compare.sections.token_costs import estimate_record
 from runner_compare.statistics import Decision, Finding, Test, judge, undecided
 from runner_compare.statistics.answer_times import answer_times
 from runner_compare.statistics.token_costs import Estimate
@@ -33,8 +34,8 @@ class ThinkingOfRows:
 
     # how many tokens more than its baseline a row thinks
     effects: dict[str, Decision] = field(default_factory=dict)
-    # the tokens of a right answer, with wrong ones
-    right_answers: dict[str, Estimate] = field(default_factory=dict)
+    # what a right answer costs, with wrong ones, by cost
+    right_answers: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
 
 class Thinking(Section):
@@ -74,9 +75,9 @@ def add_thinking(table: Table, reader: Reader) -> None:
     """Compare the thinking tokens of each row with its baseline's on the same questions."""
     kept = table.of(ThinkingOfRows)
     for row in table.rows if has_thinking(table) else ():
-        tokens = right_answer_tokens(row.run, reader)
-        if tokens is not None:
-            kept.right_answers[row.run.run_id] = tokens
+        kept.right_answers[row.run.run_id] = estimate_costs(
+            row.run, reader, right_answer_costs(row.run)
+        )
     tests = [(row, test) for row in table.rows if (test := _thinking_test(row, reader)) is not None]
     decisions = iter(judge([test for row, test in tests if not row.is_repeat]))
     for row, test in tests:
@@ -200,24 +201,27 @@ def right_answers(run: Run) -> float | None:
 
 
 def right_answer_record(table: Table, row: TableRow) -> dict[str, float | None]:
-    """Return what a right answer costs as plain data, with the interval of its tokens if that is
-    known."""
-    costs: dict[str, float | None] = {**right_answer_costs(row.run)}
-    tokens = table.of(ThinkingOfRows).right_answers.get(row.run.run_id)
-    if tokens is None or "tokens" not in costs:
-        return costs
-    return costs | {
-        key: end for key, end in estimate_record("tokens", tokens).items() if key != "tokens"
-    }
+    """Return what a right answer costs as plain data, with intervals where they are known."""
+    estimates = table.of(ThinkingOfRows).right_answers.get(row.run.run_id, {})
+    return costs_record(right_answer_costs(row.run), estimates)
 
 
-def _tokens_written(table: Table, row: TableRow) -> str:
-    """Return the tokens that a right answer costs, with their interval."""
-    written = _written(right_answer_costs(row.run).get("tokens"), ",.1f")
-    tokens = table.of(ThinkingOfRows).right_answers.get(row.run.run_id)
-    if tokens is None or written == ABSENT:
+def costs_record(
+    costs: Mapping[str, float], estimates: Mapping[str, Estimate]
+) -> dict[str, float | None]:
+    """Return costs as plain data, with the ends of their intervals where they are known."""
+    record: dict[str, float | None] = {**costs}
+    for key in costs.keys() & estimates.keys():
+        record |= estimate_record(key, estimates[key])
+    return record
+
+
+def written_cost(value: float | None, estimate: Estimate | None, form: str) -> str:
+    """Return a cost with its interval if that is known."""
+    written = _written(value, form)
+    if estimate is None or value is None:
         return written
-    return f"{written} [{tokens.low:,.1f}, {tokens.high:,.1f}]".replace("inf", "∞")
+    return f"{written} [{estimate.low:{form}}, {estimate.high:{form}}]".replace("inf", "∞")
 
 
 def thinking_columns(table: Table) -> list[Column]:
@@ -233,10 +237,7 @@ def thinking_columns(table: Table) -> list[Column]:
             use=Use.result,
         ),
     ]
-    costs = cost_columns(rows)
-    if "tokens" in costs:
-        costs["tokens"].cells = [_tokens_written(table, row) for row in rows]
-    shown += costs.values()
+    shown += cost_columns(rows, table.of(ThinkingOfRows).right_answers).values()
     ks = sorted(
         {int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics}
     )
@@ -245,14 +246,23 @@ def thinking_columns(table: Table) -> list[Column]:
     return shown
 
 
-def cost_columns(rows: Sequence[TableRow]) -> dict[str, Column]:
+def cost_columns(
+    rows: Sequence[TableRow], estimates: Mapping[str, Mapping[str, Estimate]] | None = None
+) -> dict[str, Column]:
     """Return the columns of what a right answer costs, as far as it is known of any row: tokens,
-    seconds and USD."""
+    seconds and USD.
+
+    `estimates` has the intervals of a run, by its id.
+    """
     costs = [right_answer_costs(row.run) for row in rows]
+    of_rows = [(estimates or {}).get(row.run.run_id, {}) for row in rows]
     return {
         key: Column(
             f"{head} /right\nanswer",
-            [_written(cost.get(key), form) for cost in costs],
+            [
+                written_cost(cost.get(key), ends.get(key), form)
+                for cost, ends in zip(costs, of_rows, strict=True)
+            ],
             use=Use.result,
         )
         for key, head, form in (

@@ -3,7 +3,6 @@ and its columns."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
@@ -16,7 +15,7 @@ from runner_compare.outcomes import Costs
 from runner_compare.reader import Reader
 from runner_compare.section import Section, Slot
 from runner_compare.sections.token_pictures import token_pictures
-from runner_compare.statistics.token_costs import PER, Estimate, TokenCells, TokenCost
+from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost
 
 
 @dataclass
@@ -77,24 +76,6 @@ def _per_1000(cost: TokenCost | None) -> str:
         return ABSENT
     value, low, high = cost.correct_per_1000
     return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("inf", "∞")
-
-
-def right_answer_tokens(run: Run, reader: Reader) -> Estimate | None:
-    """Return the tokens that a right answer costs, with the wrong ones, and its interval over
-    questions."""
-    if run.interval is None or "n_all" in run.metrics:
-        return None  # what was asked is more than what counts
-    try:
-        costs = costs_by_seed(run, reader)
-    except NotPaired:
-        return None
-    cost = TokenCost.of(cells_of(costs, sorted(costs[0])), Estimate(*run.interval))
-    if cost is None or cost.correct_per_1000.value <= 0:
-        return None
-    value, low, high = (
-        PER / correct if correct > 0 else math.inf for correct in cost.correct_per_1000
-    )
-    return Estimate(value, high, low)
 
 
 def costs_by_seed(run: Run, reader: Reader) -> list[Costs]:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from runner_compare.metrics import Better, described
-from runner_compare.statistics.effects import Effect, Test, p_beyond
+from runner_compare.statistics.effects import Between, Effect, Test, p_beyond
 from runner_compare.statistics.margins import MarginVerdict, margin_verdict
 from runner_compare.statistics.sequential import Side, level_of
 from runner_compare.statistics.simultaneous import SPARED, interval_beside
@@ -178,6 +178,13 @@ class Decision(Effect):
         if self.margin is None or not is_open or not self.can_plan:
             return None
         return self.test.needs(self.margin, self.level)
+
+    @cached_property
+    def needed_between(self) -> Between | None:
+        """The 95 % interval of `needed`; None if it is unknown."""
+        if self.needed is None or self.margin is None:
+            return None
+        return self.test.needs_between(self.margin, self.level)
 
     def noting(self, *remarks: str | None) -> Decision:
         """Return it with further remarks."""

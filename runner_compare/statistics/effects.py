@@ -35,6 +35,10 @@ class Method(StrEnum):
     too_few_runs = "too_few_runs"
 
 
+# The ends of an interval of questions; None: more than ten million.
+Between = tuple[int | None, int | None]
+
+
 @dataclass(frozen=True)
 class Effect:
     """By how much a run differs from its baseline: a value with its interval, and the p of a test.
@@ -146,6 +150,10 @@ class Test(ABC):
         too many."""
         return None
 
+    def needs_between(self, margin: float, level: float, power: float = POWER) -> Between | None:
+        """Return the 95 % interval of what is needed to decide about a margin; None: unknown."""
+        return None
+
     @property
     def can_plan_detection(self) -> bool:
         """Whether it knows how many questions detect a difference."""
@@ -153,6 +161,12 @@ class Test(ABC):
 
     def needs_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
         """Return the questions that detect a true difference; None: too many."""
+        return None
+
+    def needs_to_detect_between(
+        self, difference: float, level: float, power: float = POWER
+    ) -> Between | None:
+        """Return the 95 % interval of what detects a difference; None: unknown."""
         return None
 
 

@@ -148,6 +148,33 @@ def break_even(
     return train_tokens / saved if saved > 0 else None
 
 
+def right_answer_cost(
+    cells: TokenCells, accuracy: Estimate, cost: float, prompt_part: float
+) -> Estimate | None:
+    """Return what a right answer costs, with the wrong ones, and its interval over questions; None
+    if there are no tokens or no right answers.
+
+    `prompt_part` is the part of the cost that is due to prompt tokens. Like the answers, the tokens
+    of a question are a sample. That the same job may take longer another time is not counted.
+    """
+    means = [fmean(map(fmean, side)) for side in (cells.prompt, cells.new)]
+    weights = [
+        part / mean if mean > 0 else 0.0
+        for part, mean in zip((prompt_part, 1 - prompt_part), means, strict=True)
+    ]
+    spent = [
+        [weights[0] * prompt + weights[1] * new for prompt, new in zip(*rows, strict=True)]
+        for rows in zip(cells.prompt, cells.new, strict=True)
+    ]
+    mean = CrossedMean.of(spent, cells.clusters)
+    if mean.mean <= 0 or accuracy.value <= 0:
+        return None
+    correlation = correlation_of_means(cells.solved, spent, cells.clusters)
+    low, high = ratio_of_estimates(accuracy, Estimate(mean.mean, *mean.interval()), correlation)
+    ends = (cost * accuracy.value / mean.mean / end if end > 0 else math.inf for end in (high, low))
+    return Estimate(cost, *ends)
+
+
 def correlation_of_means(
     ones: Cells, others: Cells, clusters: Sequence[Hashable] | None = None
 ) -> float:

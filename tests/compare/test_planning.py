@@ -63,6 +63,9 @@ def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
             needed,
             needed - 200,
         )
+        assert few.needed_low is not None
+        assert few.needed_high is not None
+        assert few.needed_low < needed < few.needed_high
         assert few.further_s == pytest.approx((needed - 200) * (40 + 60) / 200)
         assert many.needed is not None
         assert many.needed > needed
@@ -79,6 +82,7 @@ def test_likelihoods_count_samples_and_what_cannot_be_planned_says_why() -> None
     bend, tails = skewness(*texts) / 21**0.5, kurtosis(*texts)
     error = likelihood.effect.counts["error"]
     assert plan.needed == samples_to_detect(error, 21, 0.01, bend=bend, tails=tails, upward=True)
+    assert (plan.needed_low, plan.needed_high) == (None, None)
     table = planned("margin=2", Bets([(True, True)] * 9), Fisher(9, 10, 8, 10))
     assert [plan.reason for plan in plans_of(table)] == [
         "it was compared while it ran",

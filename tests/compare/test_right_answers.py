@@ -9,7 +9,9 @@ from json_schema import SCHEMA, faults
 
 from runner_compare.comparison import Comparison
 from runner_compare.data import Run, Table, TableRow
+from runner_compare.outcomes import Costs, QuestionCost
 from runner_compare.output import FORMATS
+from runner_compare.reader import Reader
 from runner_compare.sections.right_answers import SECTION as RIGHT_ANSWERS
 from runner_compare.sections.right_answers import TITLE
 
@@ -104,3 +106,58 @@ def test_the_json_is_as_its_schema_says() -> None:
         "energy_cost_per_right_answer",
     }
     assert list(faults(json.loads(out.getvalue()), SCHEMA)) == []
+
+
+class CostReader(Reader):
+    """Each question's tokens, and whether its answer is right."""
+
+    def __init__(self, costs: list[QuestionCost]) -> None:
+        super().__init__()
+        self.of_questions = costs
+
+    def costs(self, run: Run) -> Costs:
+        return {(at, f"q{at}", "1"): cost for at, cost in enumerate(self.of_questions)}
+
+
+def test_costs_have_intervals_over_questions() -> None:
+    """Each right answer takes 200 tokens, each wrong one 800: more right ones cost less."""
+    costs = [
+        QuestionCost(
+            prompt=50 + at % 7,
+            new=150 if at % 2 else 750,
+            solved=bool(at % 2),
+            cluster=None,
+            failed=False,
+            right=at % 2,
+        )
+        for at in range(100)
+    ]
+    table = table_of(
+        row("local", {"n": 100.0, "correct": 50.0, "right_answer_s": 2.0, **ENERGY}),
+        row("api", {"n": 100.0, "correct": 50.0, "right_answer_s": 1.0, "cost_usd": 0.05}, "api"),
+    )
+    RIGHT_ANSWERS.add(table, CostReader(costs))
+    local = RIGHT_ANSWERS.row_record(table, table.rows[0])["right_answer"]
+    assert local["seconds"] == 2.0
+    for key in ("seconds", "money", "joules"):
+        value, low, high = (local[f"{key}{end}"] for end in ("", "_low", "_high"))
+        assert 0.7 < low / value < 0.9
+        assert 1.15 < high / value < 1.7
+    accuracy_alone = 0.5 / table.rows[0].run.interval[1]
+    assert local["joules_high"] / local["joules"] > accuracy_alone, (
+        "wrong answers are the long ones"
+    )
+    cells = {column.head: column.cells for column in RIGHT_ANSWERS.tables(table)[TITLE]}
+    assert cells["J /right\nanswer"][0].startswith("10 [")
+    assert cells["money /right\nanswer"][1].startswith("0.001 [")
+    out = io.StringIO()
+    FORMATS["json"](Comparison([table]), out)
+    assert list(faults(json.loads(out.getvalue()), SCHEMA)) == []
+
+
+def test_a_row_without_samples_has_costs_without_intervals() -> None:
+    table = table_of(row("a", {"right_answer_s": 2.0, **ENERGY}), row("b", ENERGY))
+    RIGHT_ANSWERS.add(table, Reader())
+    assert RIGHT_ANSWERS.row_record(table, table.rows[0])["right_answer"].keys() == {
+        "seconds", "tokens", "money", "joules",
+    }  # fmt: skip

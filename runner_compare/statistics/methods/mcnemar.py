@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner_compare.statistics import stats
-from runner_compare.statistics.effects import Effect, Method, Test, verdict_counts, without_zero
+from runner_compare.statistics.effects import (
+    Between,
+    Effect,
+    Method,
+    Test,
+    verdict_counts,
+    without_zero,
+)
 from runner_compare.statistics.margins import questions_needed
 from runner_compare.statistics.planning import (
     expected_disagreement,
@@ -64,6 +71,28 @@ class McNemar(Test):
         return questions_needed(
             margin, self.expected, level, power, (self.wins, self.losses, self.n)
         )
+
+    def needs_between(self, margin: float, level: float, power: float = POWER) -> Between:
+        """Return what a margin needs at both ends of the interval of the disagreement."""
+        seen = self.wins, self.losses, self.n
+        fewest, most = (
+            questions_needed(margin, rate, level, power, seen) for rate in self.disagreement_ends
+        )
+        return fewest, most
+
+    @property
+    def disagreement_ends(self) -> tuple[float, float]:
+        """The 95 % interval of the share of questions that only one of the two solves."""
+        return stats.exact_interval(self.wins + self.losses, self.n)
+
+    def needs_to_detect_between(
+        self, difference: float, level: float, power: float = POWER
+    ) -> Between:
+        """Return what a difference needs at both ends of the interval of the disagreement."""
+        fewest, most = (
+            questions_to_detect(rate, difference, level, power) for rate in self.disagreement_ends
+        )
+        return fewest, most
 
     def needs_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
         """Return the questions that detect a difference."""
