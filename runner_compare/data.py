@@ -127,12 +127,15 @@ class Run:
         was answered."""
         if self.score is None or not self.score[1]:
             return None
-        if ACCURACY[1] in self.metrics and (
-            "families" in self.metrics or self.over_seeds or self.answers_each > 1
-        ):
+        if ACCURACY[1] in self.metrics and self.has_dependent_answers:
             return self.metrics[ACCURACY[0]], self.metrics[ACCURACY[1]], self.metrics[ACCURACY[2]]
         correct, n = self.score
         return correct / n, *wilson_interval(correct, n)
+
+    @property
+    def has_dependent_answers(self) -> bool:
+        """Whether answers belong together: in families, over seeds, or several to a question."""
+        return "families" in self.metrics or self.over_seeds or self.answers_each > 1
 
     @property
     def bounds(self) -> Bounds | None:
@@ -140,8 +143,11 @@ class Run:
         not known."""
         if all(key in self.metrics for key in BOUNDS):
             recorded = Bounds(*(self.metrics[key] for key in BOUNDS))
-            known = "families" in self.metrics or self.over_seeds or self.answers_each > 1
-            return recorded if known else Bounds.of(*recorded[:2], int(self.metrics["n"]))
+            return (
+                recorded
+                if self.has_dependent_answers
+                else Bounds.of(*recorded[:2], int(self.metrics["n"]))
+            )
         # an error has no verdict of its own
         cut_off = int(self.metrics.get("cut_off", 0) - self.errors)
         if (

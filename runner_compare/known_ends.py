@@ -22,6 +22,7 @@ from runner_compare.metrics.likelihoods import KL, LOG_LIKELIHOODS, LOSS
 from runner_compare.reader import Reader
 from runner_compare.repeated_runs import measured, values_of
 from runner_compare.statistics.ratios import MIN_TEXTS
+from runner_compare.statistics.stats import exact_interval
 from runner_compare.statistics.token_percentiles import texts_needed
 from runner_compare.ways.repeats import repeats_of
 
@@ -107,6 +108,8 @@ def _accuracy(run: Run) -> Known:
     right."""
     value, low, high = run.interval or (math.nan, math.nan, math.nan)
     if run.bounds is None:
+        if run.score is not None and not run.has_dependent_answers:
+            low, high = exact_interval(*run.score)  # each end of Wilson's is beyond in up to 3.3 %
         return Known(value, low, high)
     return Known(value, run.bounds.low, run.bounds.high, between="cut-off answers wrong … right")
 
