@@ -262,9 +262,10 @@ def test_the_legend_says_what_few_samples_cost_and_what_no_test_allows_for(it: D
 def test_the_legend_of_families_says_what_its_test_allows_for() -> None:
     text = legend([it for it in EFFECTS if it.method is Method.mean_flips])
     assert (
-        "a likelihood that allows for a kind of which none is among these and that is all lost;"
+        "counts 2.5 times where a kind that is all lost, and of which none is among these, is not excluded;"
         in text
     )
+    assert "of a kind rarer than about 4 in n too few may be among these;" in text
 
 
 def test_few_families_are_told_what_would_show_more() -> None:

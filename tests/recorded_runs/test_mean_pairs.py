@@ -47,7 +47,7 @@ def test_families_count_as_one(store: Store, rows: Any, show: Any) -> None:
         "nf4 vs none (n=200, in 20 families by template): no difference shown (Δ −20.0 points"
         in out
     )
-    assert "p flips the signs of the differences of whole questions or families" in out
+    assert "p and intervals count whole questions or families" in out
     _, out, _ = show("families", "--baseline", BASELINE, "--margin", "5")
     assert "undecided within 5 points" in out
     assert "would decide" not in out, "20 families say too little to plan from"
