@@ -243,7 +243,9 @@ def _test_of(pairs: Pairs) -> Test:
     if families[0] is None and samples == 1:
         return by_verdicts(pairs)
     clusters = None if families[0] is None else families
-    return MeanFlips([own.mean - base.mean for own, base in pairs], clusters, "question", samples)
+    return MeanFlips(
+        [own.mean - base.mean for own, base in pairs], clusters, "question", samples, is_strict=True
+    )
 
 
 def effective_length_of(

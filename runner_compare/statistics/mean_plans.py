@@ -33,30 +33,36 @@ Sums = tuple[float, ...]
 
 @lru_cache(maxsize=256)
 def detectable_loss(
-    sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float
+    sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float, is_strict: bool = False
 ) -> float | None:
     """Return the smallest loss that so many clusters detect with 80 % power; None if they detect
     none.
 
     `answers`: so many has each question. `is_whole`: the loss takes whole clusters.
     """
-    if power_of(sums, sizes, answers, is_whole, level, 1.0) < AIM:
+    if power_of(sums, sizes, answers, is_whole, level, 1.0, is_strict) < AIM:
         return None
     guess = _by_normal(sums, sizes, answers, is_whole, level)
     if len(sums) > MANY_CLUSTERS:
         return guess
     low, high = guess / 2, guess
-    while high < 1 and power_of(sums, sizes, answers, is_whole, level, high) < AIM:
+    while high < 1 and power_of(sums, sizes, answers, is_whole, level, high, is_strict) < AIM:
         low, high = high, min(1.0, 1.5 * high)
     for _ in range(ROUNDS):
         middle = math.sqrt(low * high)
-        is_found = power_of(sums, sizes, answers, is_whole, level, middle) >= AIM
+        is_found = power_of(sums, sizes, answers, is_whole, level, middle, is_strict) >= AIM
         low, high = (low, middle) if is_found else (middle, high)
     return high
 
 
 def power_of(
-    sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float, loss: float
+    sums: Sums,
+    sizes: Sums,
+    answers: int,
+    is_whole: bool,
+    level: float,
+    loss: float,
+    is_strict: bool = False,
 ) -> float:
     """Return how often a loss is found in as many clusters."""
     import numpy as np
@@ -74,7 +80,7 @@ def power_of(
         drawn -= room * (generator.random(chosen.shape) < share)
     else:
         drawn -= generator.binomial((room * answers).round().astype(int), share) / answers
-    is_found = (drawn.sum(axis=1) < 0) & (mean_ps(drawn, drawn_sizes, 0.0) < level)
+    is_found = (drawn.sum(axis=1) < 0) & (mean_ps(drawn, drawn_sizes, 0.0, is_strict) < level)
     rows = np.flatnonzero(is_found)
     is_found[rows] = flip_ps(drawn[rows]) < level
     return float(is_found.mean())
@@ -130,7 +136,12 @@ def _by_normal(sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: flo
 
 
 def questions_for_margin(
-    sums: Sums, sizes: Sums, margin: float, level: float, power: float = POWER
+    sums: Sums,
+    sizes: Sums,
+    margin: float,
+    level: float,
+    power: float = POWER,
+    is_strict: bool = False,
 ) -> int | None:
     """Return how many questions, in more such clusters, show that a side is as good, if neither is
     better.
@@ -200,6 +211,6 @@ def questions_for_margin(
             shift = margin * of_size * math.sqrt(clusters)
             return float(min(by_likelihood, ndtr(shift / spread - t) if spread else 1.0))
 
-        return max(by(*way) for way in ways)
+        return max(by(*way) for way in (ways[:1] if is_strict else ways))
 
     return fewest(power_at, power)

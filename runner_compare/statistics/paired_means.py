@@ -48,17 +48,23 @@ class MeanDifference:
     sizes: tuple[float, ...]  # questions in each cluster
     p: float
     clusters_worth: float  # in clusters of equal size
+    is_strict: bool = False  # whether a kind of cluster that is all lost always has to be excluded
 
     @classmethod
     def of(
-        cls, differences: Sequence[float], clusters: Sequence[Hashable] | None = None
+        cls,
+        differences: Sequence[float],
+        clusters: Sequence[Hashable] | None = None,
+        is_strict: bool = False,
     ) -> MeanDifference:
         """Compute it from the difference of each question, and the cluster of each; None: each is
         one of its own."""
         sums, sizes = map(tuple, ratios.cluster_sums(differences, clusters))
         n, by_flips = len(differences), ratios.sign_flip_p(sums)
-        p = by_flips if by_flips >= 1 else max(by_flips, _p_at(sums, sizes, 0.0))
-        return cls(n, math.fsum(differences) / n, sums, sizes, p, ratios.equal_clusters(sizes))
+        p = by_flips if by_flips >= 1 else max(by_flips, _p_at(sums, sizes, 0.0, is_strict))
+        return cls(
+            n, math.fsum(differences) / n, sums, sizes, p, ratios.equal_clusters(sizes), is_strict
+        )
 
     @property
     def is_few(self) -> bool:
@@ -67,7 +73,9 @@ class MeanDifference:
 
     def p_at(self, difference: float) -> float:
         """Return the two-sided p against a true difference, to which the interval belongs."""
-        return self.p if difference == 0 else _p_at(self.sums, self.sizes, difference)
+        return (
+            self.p if difference == 0 else _p_at(self.sums, self.sizes, difference, self.is_strict)
+        )
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
         """Return the interval at a level."""
@@ -84,7 +92,7 @@ class MeanDifference:
         for _ in range(ROUNDS):
             tried = np.linspace(inside, end, PARTS + 1)
             sums, sizes = (np.tile(values, (PARTS + 1, 1)) for values in (self.sums, self.sizes))
-            is_outside = np.append(mean_ps(sums, sizes, tried)[1:] < alpha, True)
+            is_outside = np.append(mean_ps(sums, sizes, tried, self.is_strict)[1:] < alpha, True)
             first = int(is_outside.argmax()) + 1  # the first one outside
             if first > PARTS:
                 return end
@@ -92,14 +100,16 @@ class MeanDifference:
         return inside
 
 
-def _p_at(sums: Sequence[float], sizes: Sequence[float], difference: float) -> float:
+def _p_at(
+    sums: Sequence[float], sizes: Sequence[float], difference: float, is_strict: bool
+) -> float:
     import numpy as np  # where means are compared: a score needs none of it
 
     rows = np.array([sums], float), np.array([sizes], float)
-    return float(mean_ps(*rows, difference)[0])
+    return float(mean_ps(*rows, difference, is_strict)[0])
 
 
-def mean_ps(sums: Any, sizes: Any, difference: Any) -> Any:
+def mean_ps(sums: Any, sizes: Any, difference: Any, is_strict: bool = False) -> Any:
     """Return the two-sided p against a true difference, without sign flips, of each row of
     clusters.
 
@@ -131,5 +141,7 @@ def mean_ps(sums: Any, sizes: Any, difference: Any) -> Any:
     # that of the sample is less than that of what it is drawn from
     unbiased = math.sqrt(count * (count - 1)) / max(1, count - 2)
     strict = np.maximum(by_t(1.0), likelihood_ps(sums, sizes, difference, step))
+    if is_strict:
+        return strict
     little_lost = likelihood_ps(sums, sizes, difference, step, LOST_ANSWERS)
     return np.minimum(strict, CAUTION * np.maximum(by_t(unbiased), little_lost))

@@ -228,7 +228,7 @@ def test_a_number_of_each_document_is_compared_and_one_of_all_documents_left_out
     code, out, err = run(a, b)
     assert code == 0
     assert "left out, no number for each document: sums mcc,none" in err
-    assert "(n=60): worse (Δ −0.1 f1, 95 % interval" in out
+    assert "(n=60): worse (Δ −0.1 f1, simultaneous 95 % interval" in out
     assert "Δ of the mean f1 of a question, over the same questions." in out
     table_by_task = {table["task"]: table for table in tables(run, a, b)}
     assert sorted(table_by_task) == ["sums", "sums:brier_score", "sums:f1"]

@@ -54,7 +54,7 @@ def test_table_has_differing_keys_only_and_whole_numbers(grid: Store, show: Any)
         assert absent not in head, absent
     assert "90.0 % [85.1, 93.4]" in out
     assert "-30 " not in out
-    assert "−15.0 [−20.7, −10.4]" in out
+    assert "−15.0 [−24.0, −8.3]" in out
     assert "0/30" in out
 
 

@@ -23,13 +23,14 @@ class MeanFlips(Test):
     by: str = ""  # the field that the questions of a cluster share
     samples: int = 1
     baseline_correct: int = 0
+    is_strict: bool = False  # whether a kind of cluster that is all lost always has to be excluded
 
     knows_power = has_worst_case = True
 
     @cached_property
     def mean(self) -> MeanDifference:
         """The mean difference, over clusters."""
-        return MeanDifference.of(self.differences, self.clusters)
+        return MeanDifference.of(self.differences, self.clusters, self.is_strict)
 
     def compare(self) -> Effect:
         """Compute the effect."""
@@ -68,11 +69,15 @@ class MeanFlips(Test):
 
     def detects(self, level: float) -> float | None:
         """Return the smallest loss, spread evenly, that is detected."""
-        return detectable_loss(self.mean.sums, self.mean.sizes, self.samples, False, level)
+        return detectable_loss(
+            self.mean.sums, self.mean.sizes, self.samples, False, level, self.is_strict
+        )
 
     def detects_at_worst(self, level: float) -> float | None:
         """Return the smallest loss of whole clusters that is detected."""
-        return detectable_loss(self.mean.sums, self.mean.sizes, self.samples, True, level)
+        return detectable_loss(
+            self.mean.sums, self.mean.sizes, self.samples, True, level, self.is_strict
+        )
 
     @property
     def can_plan(self) -> bool:
@@ -81,4 +86,6 @@ class MeanFlips(Test):
 
     def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
         """Return the questions that decide about a margin."""
-        return questions_for_margin(self.mean.sums, self.mean.sizes, margin, level, power)
+        return questions_for_margin(
+            self.mean.sums, self.mean.sizes, margin, level, power, self.is_strict
+        )

@@ -89,7 +89,8 @@ def test_the_tests_are_those_of_the_margin() -> None:
     assert (lost.p_kept, lost.is_kept_as_counted) == (1.0, False)
     assert lost.p_lost < 1e-6
     families = [number // 5 for number in range(100)]
-    of_families = length_tests(MeanFlips([0.0] * 100, families, "question"), 0.1, None)
+    test = MeanFlips([0.0] * 100, families, "question", is_strict=True)
+    of_families = length_tests(test, 0.1, None)
     assert of_families.p_kept > 0.025 > length_tests(McNemar(0, 0, 100), 0.1, None).p_kept, (
         "20 questions are few"
     )
