@@ -129,7 +129,7 @@ def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
 
 
 def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
-    """Raise ConfigError if a metric lacks its unit, or has another one."""
+    """Raise ConfigError if a metric lacks its unit, or has another requirement."""
     name, _, category = term.key.partition("/")
     of = f"/{category}" if category else ""
     recorded = set().union(*(run.metrics for run in runs))
