@@ -133,5 +133,9 @@ def test_jobs_without_a_database(
     options = ["--output-dir", str(outputs)]
     assert compare.main(options) == 0
     assert "gsm8k-damaged/result.json is not a readable result" in capsys.readouterr().err
+    assert compare.main([*options, "--grid", "last"]) == 0, "by the grid's record"
+    assert compare.main([*options, "--grid", "last", "--log"]) == 2
+    assert f"--log: {outputs} has no MLflow database" in capsys.readouterr().err
+    shutil.rmtree(outputs / "grids")
     assert compare.main([*options, "--grid", "last"]) == 2
-    assert f"--grid: {outputs} has no MLflow database" in capsys.readouterr().err
+    assert f"--grid last: {outputs} has no record of a grid" in capsys.readouterr().err
