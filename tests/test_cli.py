@@ -62,7 +62,7 @@ SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
         (["foo"], "foo: not a valid override: write KEY=VALUE or GROUP=CHOICE"),
         (["seed=;"], """seed=;: the value cannot be read: text with special characters needs quotes inside the shell's: "seed=';'\""""),
         (["task.data=a,b.jsonl"], """To sweep over it, add --multirun (-m). If it is one text, put it in quotes inside the shell's: "task.data='a,b.jsonl'\""""),
-        (["task=sweep", "new_tokens=2"], "new_tokens: no group or key 'new_tokens'. Did you mean task.new_tokens?\n"),
+        (["task=sweep", "new_tokens=2"], "new_tokens: no group or key 'new_tokens'. Did you mean task.new_tokens? A key of your own belongs below notes: "),
         (["quantization.name=nf4", *STUB], "quantization.name=nf4: the name of a choice is not a key: use quantization=nf4. Choices for quantization: auto_round, "),
         (["batch_size=2"], "Did you mean generation.batch_size or task.batch_size?"),
         (["task=likelihood", "task.stride=2000"], "task.stride=2000: must be below task.window=1024"),

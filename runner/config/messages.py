@@ -97,9 +97,10 @@ def unknown_key(key: str, owner: object = None, value: object = None) -> str:
         "key" if dot else "group or key", key, choices, _of_other_groups(key, choices)
     )
     own = "" if dot else _own_key(key, choices, value)
-    if not (tasks or own) and "Did you mean" in problem:
-        problem = problem.partition(" Choices: ")[0]  # the likely key is enough
-    return f"{key}: {problem}{other if tasks else ''}{own}"
+    more = f"{other if tasks else ''}{own}"
+    if "Did you mean" in problem:  # the likely key is enough
+        return f"{key}: {problem.partition(' Choices: ')[0]}{more.removeprefix('.')}"
+    return f"{key}: {problem}{more}"
 
 
 def _own_key(key: str, choices: set[str], value: object) -> str:
