@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runner_base import ConfigError, unknown
@@ -92,9 +92,11 @@ class RequestEncoder:
             )
         return text[len(alone) :]
 
-    def rows(self, request: Request) -> list[Row]:
+    def rows(self, request: Request, is_wanted: Callable[[], bool] = lambda: True) -> list[Row]:
         """Return a row for each choice, for each branch, or for the continuation; a row may have an
-        error."""
+        error.
+
+        is_wanted: whether the request has not been cancelled meanwhile."""
         if request.adapter is not None and request.adapter not in self.adapters:
             raise ConfigError(unknown("adapter", request.adapter, self.adapters))
         seen, ids = self.encode(request)
@@ -114,17 +116,17 @@ class RequestEncoder:
         return [
             Row(
                 request, ids, sha256, limit, choice, sampling, fills_context=room < wanted, error=error,
-                tokens=list(tokens), thought=Thought(tag, budget), held=self._held(request),
+                tokens=list(tokens), thought=Thought(tag, budget), held=self._held(request, is_wanted),
             )
             for choice, tokens in enumerate(begun)
         ]  # fmt: skip
 
-    def _held(self, request: Request) -> Held | None:
+    def _held(self, request: Request, is_wanted: Callable[[], bool]) -> Held | None:
         """Return the beginning of the grammar that holds a choice; ConfigError if there is none."""
         if request.grammar is None:
             return None
         assert self.grammars is not None, "an encoder of a loaded model makes rows"
-        return self.grammars.begin(request.grammar)
+        return self.grammars.begin(request.grammar, is_wanted)
 
     def _end_of(self, seen: str | Sequence[int]) -> str:
         """Return the end of a prompt as text, in which the opening tag of a thinking may be."""

@@ -11,55 +11,164 @@ the text as a special token, NAME is that token and not its letters.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from runner_base import ConfigError
+from runner_base import ConfigError, JobFailed
+from runner_base.limited_forks import LOOK_S, ForkLimits, LimitedForks, Outcome
+from runner_engine.grammars import held, trial_child
 from runner_engine.grammars.held import Held
 
 MARK = re.compile(r'^%mark ([a-z_]+) ("(?:[^"\\]|\\.)*")$', re.MULTILINE)
 ANYTHING = r"/(.|\n)*/"
 MOST_KEPT = 64  # grammars, as clients ask with the same ones again and again
+MOST_KEPT_MIB = 96.0
+MOST_ROW_MIB = 16.0  # each row has a copy of its grammar
+MOST_CHARACTERS = 400_000  # of a grammar
+REFUSED_S = 60.0  # for how long a refusal is kept
+TRIAL_LIMITS = ForkLimits(cpu_s=2.0, memory_mib=64, wall_s=30.0)
+# of the library: its default lets a row's states take hundreds of MiB, and quotes them in errors
+PARSER_LIMITS = {"max_lexer_states": 20_000, "verbose_errors": False}
 MOST_REASON = 400  # characters of the library's reason
 INSTALL = "pip install 'runner-llm[grammars]'"
 
 
-class Grammars:
-    """Grammars for one tokenizer; any thread may begin rows."""
+@dataclass(frozen=True)
+class _Compiled:
+    """A grammar, or why there is none."""
 
-    def __init__(self, tokenizer: Any, vocab_size: int, stops: frozenset[int]) -> None:
+    matcher: Any = None
+    mib: float = 0.0  # that each row with this grammar needs
+    refused: str | None = None
+    at: float = 0.0  # when it was refused
+
+
+class _NotWanted(Exception):
+    """Nobody waits for the grammar any more."""
+
+
+class Grammars:
+    """Grammars for one tokenizer; any thread may begin rows.
+
+    A grammar is tried in another process, within limits, before this one compiles it. No lock is
+    held meanwhile: a kept grammar waits for no other.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        vocab_size: int,
+        stops: frozenset[int],
+        limits: ForkLimits = TRIAL_LIMITS,
+    ) -> None:
         """vocab_size: of the model's logits; stops: the tokens that end an answer."""
         self._tokenizer, self._vocab_size, self._stops = tokenizer, vocab_size, stops
-        self._lock = threading.Lock()
+        self._limits = limits
+        self._lock = threading.Lock()  # of the kept grammars; held only to look
+        self._building = threading.Lock()  # of the library's tokenizer, once
         self._of_library: Any = None
-        self._kept: OrderedDict[str, Any] = OrderedDict()  # by their texts, the latest one last
+        self._trials: LimitedForks | None = None
+        self._kept: OrderedDict[bytes, _Compiled] = OrderedDict()  # the latest one last
+        self._under_way: dict[bytes, Future[_Compiled]] = {}
 
-    def begin(self, text: str) -> Held:
-        """Return the beginning of an answer in a grammar; ConfigError if there is no such."""
+    def begin(self, text: str, is_wanted: Callable[[], bool] = lambda: True) -> Held:
+        """Return the beginning of an answer in a grammar; ConfigError if there is no such.
+
+        is_wanted: whether anybody still waits for it; if not, compiling ends, with a ConfigError.
+        """
+        if len(text) > MOST_CHARACTERS:
+            raise _refused(f"it has {len(text):,} characters, {MOST_CHARACTERS:,} are possible")
+        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        while True:
+            with self._lock:
+                if (kept := self._find(key)) is not None:
+                    break
+                under_way = self._under_way.get(key)
+                if is_first := under_way is None:
+                    under_way = self._under_way[key] = Future()
+            try:
+                kept = (
+                    self._compile_and_keep(key, text, is_wanted)
+                    if is_first
+                    else _wait_for(under_way, is_wanted)
+                )
+                break
+            except _NotWanted as error:
+                if not is_wanted():
+                    raise ConfigError("the request was cancelled") from error
+        if kept.refused is not None:
+            raise ConfigError(kept.refused)
+        return Held(kept.matcher.deep_copy(), self._words)
+
+    def end(self) -> None:
+        """End the process that tries grammars; another one starts when it is needed."""
+        if self._trials is not None:
+            self._trials.end()
+
+    def _find(self, key: bytes) -> _Compiled | None:
+        """Return a kept grammar; the lock is held. Refusals are kept for a short time only: a busy
+        machine may have been the reason."""
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        if kept.refused is not None and time.monotonic() - kept.at > REFUSED_S:
+            del self._kept[key]
+            return None
+        self._kept.move_to_end(key)
+        return kept
+
+    def _compile_and_keep(self, key: bytes, text: str, is_wanted: Callable[[], bool]) -> _Compiled:
+        """Compile a grammar for this caller and for all that wait for the same one."""
+        try:
+            try:
+                compiled = self._compile(text, is_wanted)
+            except ConfigError as error:
+                compiled = _Compiled(refused=str(error), at=time.monotonic())
+        except BaseException as error:
+            with self._lock:
+                waiting = self._under_way.pop(key)
+            waiting.set_exception(error)
+            raise
         with self._lock:
-            matcher = self._kept.get(text)
-            if matcher is None:
-                matcher = self._compiled(text)
-            self._kept[text] = matcher
-            self._kept.move_to_end(text)
-            while len(self._kept) > MOST_KEPT:
+            self._kept[key] = compiled
+            while len(self._kept) > MOST_KEPT or (
+                len(self._kept) > 1 and sum(one.mib for one in self._kept.values()) > MOST_KEPT_MIB
+            ):
                 self._kept.popitem(last=False)
-            return Held(matcher.deep_copy(), self._words)
+            waiting = self._under_way.pop(key)
+        waiting.set_result(compiled)
+        return compiled
 
-    def _compiled(self, text: str) -> Any:
+    def _compile(self, text: str, is_wanted: Callable[[], bool]) -> _Compiled:
         library = _library()
-        if self._of_library is None:
-            self._of_library = self._tokens(library)
+        with self._building:
+            if self._of_library is None:
+                self._of_library = self._tokens(library)
+            trials = self._trials
+            assert trials is not None
         whole = MARK.sub(self._mark, f"%llguidance {{}}\n{text}")
-        matcher = library.LLMatcher(self._of_library, whole, log_level=0)
-        # a warning names what is left out: then the answer would be held to another grammar
-        reasons = [matcher.get_error() or "", *matcher.get_grammar_warnings()]
-        if reason := next(filter(None, reasons), None):
-            raise ConfigError(f"no answer can be held to this: {_short(reason)}")
-        return matcher
+        mib = _check_trial(
+            *trials.ask(whole.encode("utf-8", "surrogatepass"), is_wanted), self._limits
+        )
+        if not is_wanted():
+            raise _NotWanted
+        # the library lets other threads run while it compiles and while it computes masks
+        limits = library.LLParserLimits(**PARSER_LIMITS)
+        matcher = library.LLMatcher(self._of_library, whole, log_level=0, limits=limits)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # here and not in the engine's first step: it may take long
+        if matcher.is_error():  # its trial had none
+            raise _refused(_short(matcher.get_error()))
+        return _Compiled(matcher, mib)
 
     def _tokens(self, library: Any) -> Any:
         """Return the library's own tokenizer."""
@@ -73,14 +182,16 @@ class Grammars:
         backend.no_padding()
         backend.no_truncation()
         size = max(self._vocab_size, len(self._tokenizer))
+        written, stops = backend.to_str(), sorted(self._stops) or None
         try:
-            return library.LLTokenizer(
-                backend.to_str(), n_vocab=size, eos_token=sorted(self._stops) or None
-            )
+            of_library = library.LLTokenizer(written, n_vocab=size, eos_token=stops)
         except Exception as error:
             raise ConfigError(
                 f"the tokenizer of {name} cannot hold answers to a grammar: {_short(str(error))}"
             ) from error
+        given = {"tokenizer": written, "vocab_size": size, "stops": stops, "limits": PARSER_LIMITS}
+        self._trials = LimitedForks(trial_child.__file__, self._limits, json.dumps(given).encode())
+        return of_library
 
     @property
     def _words(self) -> int:
@@ -94,6 +205,48 @@ class Grammars:
         if len(ids) == 1 and self._of_library.is_special_token(ids[0]):
             return f"{name}: <[{ids[0]}]>\nto_{name}: {ANYTHING} <[{ids[0]}]>"
         return f"{name}: {quoted}\nto_{name}[lazy]: {ANYTHING} {quoted}"
+
+
+def _wait_for(under_way: Future[_Compiled], is_wanted: Callable[[], bool]) -> _Compiled:
+    """Return what another caller compiles."""
+    while is_wanted():
+        with suppress(TimeoutError):
+            return under_way.result(LOOK_S)
+    raise _NotWanted
+
+
+def _check_trial(outcome: Outcome, answer: bytes, limits: ForkLimits) -> float:
+    """Return the MiB that a row needs for a grammar; raise ConfigError if its trial has failed,
+    JobFailed if the machine was too busy."""
+    if outcome is Outcome.cancelled:
+        raise _NotWanted
+    if outcome is Outcome.too_busy:
+        raise JobFailed(
+            f"the grammar was not compiled within {limits.wall_s:g} s, since this machine is busy: try again later"
+        )
+    if outcome is Outcome.too_long:
+        raise _refused(
+            f"compiling it takes more than {limits.cpu_s:g} s of CPU time", is_costly=True
+        )
+    if outcome is Outcome.out_of_memory:
+        raise _refused(f"compiling it needs more than {limits.memory_mib} MiB", is_costly=True)
+    if outcome is Outcome.died:
+        raise _refused("the process that compiles it has ended")
+    found = json.loads(answer)
+    if found["reason"]:
+        raise _refused(_short(found["reason"]))
+    if found["error"]:
+        raise _refused(held.why_no_token(found["error"]) or _short(found["error"]))
+    if found["mask_s"] > held.MOST_MASK_S:
+        raise _refused("finding its next token takes too long", is_costly=True)
+    if found["mib"] > MOST_ROW_MIB:
+        raise _refused(f"each answer would need {found['mib']:.0f} MiB for it", is_costly=True)
+    return float(found["mib"])
+
+
+def _refused(reason: str, is_costly: bool = False) -> ConfigError:
+    fix = ": simplify its patterns, ranges and lists" if is_costly else ""
+    return ConfigError(f"no answer can be held to this: {reason}{fix}")
 
 
 def _library() -> Any:

@@ -8,12 +8,24 @@ proportions, and random numbers are those that the row draws anyway.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+
+MOST_MASK_S = 0.5  # of CPU time, which the engine's step waits for
+TOO_COMPLEX = "its schema is too complex: simplify its patterns, ranges and alternatives"
+
+
+def why_no_token(error: str) -> str | None:
+    """Say why no token can come next, from the library's error, which quotes its state; None if the
+    grammar is not the reason, but a token that was taken and does not fit."""
+    if error.startswith("NoExtension"):
+        return "no text fits its schema"
+    return None if "doesn't satisfy the grammar" in error else TOO_COMPLEX
 
 
 class Held:
@@ -24,6 +36,7 @@ class Held:
         self.begins_at: int | None = None  # tokens before the answer; None: it has not begun
         self._seen = 0  # tokens of the answer that were looked at
         self.error: str | None = None  # why no more can be said
+        self.is_of_request = False  # whether the error comes from the grammar that was requested
 
     @property
     def has_begun(self) -> bool:
@@ -54,14 +67,18 @@ class Held:
         """Return which tokens may come next, a bit for each; None if the grammar has failed."""
         words = np.zeros(self._words, dtype=np.uint32)
         if self.error is None:
+            started = time.thread_time()
             self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
             if self._matcher.is_error():
                 self._fail()
+            elif time.thread_time() - started > MOST_MASK_S:
+                self.error, self.is_of_request = TOO_COMPLEX, True
         return None if self.error is not None else words.view(np.uint8)
 
     def _fail(self) -> None:
-        reason = " ".join(str(self._matcher.get_error()).split())
-        self.error = f"the answer left its grammar: {reason[:200]}"
+        reason = why_no_token(str(self._matcher.get_error()))
+        self.is_of_request = reason is not None
+        self.error = f"the answer left its grammar: {reason or 'a token does not fit'}"
 
 
 def leave_allowed(logits: torch.Tensor, held: Mapping[int, Held]) -> None:

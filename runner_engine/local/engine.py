@@ -347,7 +347,7 @@ class LocalSession(Session):
     def _admit(self, request: Request) -> list[Row]:
         if request.branches and self.branches_rejection is not None:
             raise self.branches_rejection
-        return self.encoder.rows(request)
+        return self.encoder.rows(request, lambda: not self.is_cancelled(request.id))
 
     def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
         events: list[Event] = []

@@ -123,12 +123,18 @@ class Session(ABC):
         finally:
             with self._changed:
                 self._admitting -= entering
+                self._cancelled -= entering - self._left.keys()
 
     def cancel(self, request_id: RequestId) -> None:
         """End a request before the next forward pass, as `cancelled`; unknown ids are ignored."""
         with self._changed:
-            if request_id in self._left:
+            if request_id in self._left or request_id in self._admitting:
                 self._cancelled.add(request_id)
+
+    def is_cancelled(self, request_id: RequestId) -> bool:
+        """Whether a request that is being admitted has been cancelled: then its preparation may
+        end."""
+        return request_id in self._cancelled
 
     def cancel_all(self) -> None:
         """End all requests before the next forward pass, as `cancelled`."""
@@ -140,7 +146,8 @@ class Session(ABC):
         with self._driving:
             with self._changed:
                 arrived, self._arrived = self._arrived, []
-                cancelled, self._cancelled = self._cancelled, set()
+                cancelled = self._cancelled - self._admitting
+                self._cancelled &= self._admitting
             if not self._left:
                 return []
             events = self._advance(arrived, cancelled)

@@ -139,6 +139,8 @@ class Gateway:
             return Refusal(400, error, "prompt")
         if completion.prompt_tokens >= self.limits.room:
             return Refusal(400, error, "prompt", "context_length_exceeded")
+        if completion.permanent:  # what was requested cannot be generated
+            return Refusal(400, error)
         return Refusal(500, error)
 
     def take_event(self, client: ClientRequest, event: ClientEvent) -> None:
@@ -186,6 +188,7 @@ class ClientRequest:
         self.places = 0  # that it holds among the open completions
         self._scores_follow = False
         self._is_closed = False
+        self._ended: Refusal | None = None  # why nobody waits for the answer any more
         self.deadline = gateway.loop.time() + gateway.task.timeout_s
         self._timeout = gateway.loop.call_later(gateway.task.timeout_s, self._time_out)
 
@@ -220,7 +223,7 @@ class ClientRequest:
         except NotOffered as error:
             raise Refusal(400, f"this model does not offer {', '.join(error.missing)}") from error
         except ConfigError as error:
-            raise Refusal(400, str(error)) from error
+            raise self._ended or Refusal(400, str(error)) from error
         except JobFailed as error:
             raise Refusal(503, str(error)) from error
         self.left += sum(request.n for request in requests)
@@ -261,10 +264,13 @@ class ClientRequest:
 
     def leave(self) -> None:
         """End the wait for events, because the client has left."""
-        self.events.put_nowait(ClientGone(ClientGone.STATUS, "the client has left"))
+        self._ended = ClientGone(ClientGone.STATUS, "the client has left")
+        self.events.put_nowait(self._ended)
+        self._cancel()  # a thread may be compiling its grammar
 
     def _time_out(self) -> None:
-        self.events.put_nowait(self.gateway.limits.timed_out())
+        self._ended = self.gateway.limits.timed_out()
+        self.events.put_nowait(self._ended)
         self._cancel()  # now, since a client that does not read may never take the event
         self.places = 0
 

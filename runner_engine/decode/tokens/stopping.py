@@ -47,6 +47,7 @@ class Stopping:
         goes on."""
         if token in (NO_TOKEN, NOT_SAMPLED):
             of_grammar = None if row.held is None else row.held.error
+            row.permanent = row.held is not None and row.held.is_of_request
             row.error = of_grammar or (NO_NUMBERS if token == NO_TOKEN else BROKEN_SAMPLING)
             events.append(self.completion(row, FinishReason.error, seconds))
             return False

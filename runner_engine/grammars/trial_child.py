@@ -1,0 +1,80 @@
+"""The process that tries a grammar before the engine compiles it (compiling.py starts it, by this
+file's path).
+
+A few characters of a schema can take minutes and gigabytes. Here the kernel limits both. What is
+tried is what the engine will do: compile the grammar, and compute the masks of an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runner_base.limited_forks import serve
+
+WALKED = 24  # tokens of the answer that is tried
+
+
+def prepare(preparation: bytes) -> Callable[[bytes], bytes]:
+    """Load the tokenizer, and return what tries a grammar."""
+    import llguidance
+
+    given = json.loads(preparation)
+    tokenizer = llguidance.LLTokenizer(
+        given["tokenizer"], n_vocab=given["vocab_size"], eos_token=given["stops"]
+    )
+    limits = llguidance.LLParserLimits(**given["limits"])
+
+    def try_grammar(message: bytes) -> bytes:
+        before_mib = private_mib()
+        matcher = llguidance.LLMatcher(tokenizer, message.decode(), log_level=0, limits=limits)
+        # a warning names what is left out: then the answer would have another grammar
+        reasons = [matcher.get_error() or "", *matcher.get_grammar_warnings()]
+        found: dict[str, Any] = {"reason": next(filter(None, reasons), "")}
+        if not found["reason"]:
+            found["mask_s"], found["error"] = walk(matcher)
+            found["mib"] = private_mib() - before_mib
+        return json.dumps(found).encode()
+
+    return try_grammar
+
+
+def walk(matcher: Any) -> tuple[float, str]:
+    """Draw the tokens of an answer; return the CPU time of the slowest mask behind the first, and
+    why there is no further one: empty if the answer goes on, or has ended."""
+    draw, slowest_s = random.Random(0), 0.0
+    for place in range(WALKED):
+        started = time.process_time()
+        mask = matcher.compute_bitmask()
+        if place:
+            slowest_s = max(slowest_s, time.process_time() - started)
+        if matcher.is_error():
+            error = str(
+                matcher.get_error()
+            )  # a dead end behind other tokens is no reason to refuse
+            return slowest_s, "" if place and error.startswith("NoExtension") else error
+        rest = mask[draw.randrange(len(mask)) :].lstrip(b"\0") or mask.lstrip(b"\0")
+        if not rest:
+            break
+        bits = [bit for bit in range(8) if rest[0] >> bit & 1]
+        token = 8 * (len(mask) - len(rest)) + draw.choice(bits)
+        if not matcher.consume_token(token) or matcher.is_stopped():
+            break
+    return slowest_s, ""
+
+
+def private_mib() -> float:
+    """Return the memory that this process does not share with the one it was forked from."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+if __name__ == "__main__":
+    serve(prepare)

@@ -1,0 +1,136 @@
+"""A grammar that would take minutes or gigabytes is refused, and kept ones wait for no other."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from grammar_walks import allowed, begun
+from transformers import AutoTokenizer
+
+from runner_base import ConfigError
+from runner_base.limited_forks import ForkLimits
+from runner_engine import embedded
+from runner_engine.grammars import Grammars
+from runner_engine.tool_calls import json_of
+
+LIMITS = ForkLimits(cpu_s=1.0, memory_mib=64, wall_s=60.0, idle_s=0.5)
+COSTLY: dict[str, dict[str, Any]] = {
+    "multiple": {"type": "integer", "multipleOf": 9_999_991},
+    "patterns": {"allOf": [{"type": "string", "pattern": f"[ab]*a[ab]{{{n}}}"} for n in range(5, 25)]},
+    "nested repeats": {"type": "string", "pattern": "^((a{100}){100}){100}$"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def grammars() -> Iterator[Grammars]:
+    tokenizer = AutoTokenizer.from_pretrained(embedded.MODEL_DIR)
+    made = Grammars(tokenizer, len(tokenizer), frozenset([tokenizer.eos_token_id]), LIMITS)
+    yield made
+    made.end()
+
+
+def of(schema: dict[str, Any]) -> str:
+    return f"start: {json_of(schema)}"
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_a_costly_grammar_is_refused_within_its_limits(grammars: Grammars, name: str) -> None:
+    grammars.begin(of({"type": "integer"}))  # starts the process
+    own_s = time.process_time()
+    with pytest.raises(ConfigError, match="simplify"):
+        grammars.begin(of(COSTLY[name]))
+    assert time.process_time() - own_s < 1.0  # of CPU time here: the trial took the rest
+    with pytest.raises(ConfigError, match="simplify"):  # kept: no second trial
+        grammars.begin(of(COSTLY[name]), lambda: False)
+
+
+def test_a_kept_grammar_does_not_wait_for_a_costly_one(grammars: Grammars) -> None:
+    grammars.begin(of({"type": "integer"}))
+    slow = threading.Thread(target=begin_and_ignore, args=(grammars, of(COSTLY["multiple"])))
+    slow.start()
+    waits = []
+    while slow.is_alive():
+        started = time.thread_time()
+        grammars.begin(of({"type": "integer"}))
+        waits.append(time.thread_time() - started)
+        time.sleep(0.01)
+    assert len(waits) > 5
+    assert max(waits) < 0.5
+
+
+def begin_and_ignore(grammars: Grammars, text: str) -> None:
+    with pytest.raises(ConfigError):
+        grammars.begin(text)
+
+
+def test_compiling_ends_when_nobody_waits(grammars: Grammars) -> None:
+    grammars.begin(of({"type": "integer"}))
+    asked = []
+
+    def is_wanted() -> bool:
+        asked.append(1)
+        return len(asked) < 3
+
+    with pytest.raises(ConfigError, match="cancelled"):
+        grammars.begin(of(COSTLY["multiple"]), is_wanted)
+    assert len(asked) >= 3
+    with pytest.raises(ConfigError, match="simplify"):  # and the next one gets a trial of its own
+        grammars.begin(of(COSTLY["multiple"]))
+
+
+def test_several_callers_share_one_trial(grammars: Grammars) -> None:
+    held: list[Any] = []
+    text = of({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    threads = [
+        threading.Thread(target=lambda: held.append(begun(grammars, text))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(held) == 4
+    assert len({tuple(allowed(one)) for one in held}) == 1
+    held[0].follow([allowed(held[0])[0]])  # each has a state of its own
+    assert len(allowed(held[1])) >= 1
+
+
+def test_the_process_ends_when_idle_and_another_one_starts(grammars: Grammars) -> None:
+    grammars.begin(of({"type": "integer"}))
+    assert grammars._trials is not None
+    first = grammars._trials.pid
+    assert first is not None
+    end = time.monotonic() + 60
+    while grammars._trials.pid is not None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+    grammars.begin(of({"type": "boolean"}))
+    assert grammars._trials.pid not in (None, first)
+
+
+def test_a_killed_process_is_replaced(grammars: Grammars) -> None:
+    grammars.begin(of({"type": "integer"}))
+    assert grammars._trials is not None
+    pid = grammars._trials.pid
+    assert pid is not None
+    os.kill(pid, 9)
+    grammars.begin(of({"type": "boolean"}))
+
+
+def test_a_grammar_that_is_too_long_is_refused_at_once(grammars: Grammars) -> None:
+    with pytest.raises(ConfigError, match="400,000"):
+        grammars.begin("start: " + '"a" ' * 200_000)
+    assert grammars._trials is None
+
+
+def test_a_grammar_without_any_text_is_refused(grammars: Grammars) -> None:
+    with pytest.raises(ConfigError) as refused:
+        grammars.begin(of({"$ref": "#"}))
+    assert "no text fits" in str(refused.value)
+    assert "state" not in str(refused.value)
