@@ -33,6 +33,7 @@ from runner_engine.sessions.template_child import DEPTH, LENGTH, MEMORY, REFUSED
 
 TEMPLATE_FILE = "chat_template.jinja"
 MAX_AT_ONCE = 4  # processes, so that one slow template does not delay the others
+IDLE_S = 60.0  # a process that has had nothing to render for so long is ended
 MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # appended to a message that is to be continued, while it is rendered
 
 
@@ -206,8 +207,10 @@ class _Renderers:
     """The rendering processes, each with the limits that it was started with."""
 
     def __init__(self) -> None:
-        self._idle: list[tuple[RenderLimits, _Renderer]] = []
+        # the one that was idle longest comes first; the float: since when
+        self._idle: list[tuple[RenderLimits, _Renderer, float]] = []
         self._room = threading.BoundedSemaphore(MAX_AT_ONCE)
+        self._timer: threading.Timer | None = None
 
     def render(self, template: str, values: Any, limits: RenderLimits) -> tuple[bytes, str]:
         """Render a conversation in one of the processes; return the outcome, and the text or the
@@ -220,7 +223,8 @@ class _Renderers:
                 is_usable = outcome in (TEXT, REFUSED)
             finally:  # a process that reached a limit or was interrupted is not used again
                 if is_usable:
-                    self._idle.append((limits, renderer))
+                    self._idle.append((limits, renderer, time.monotonic()))
+                    self._end_later()
                 else:
                     renderer.end()
         return outcome, text
@@ -228,14 +232,32 @@ class _Renderers:
     def _take(self, limits: RenderLimits) -> _Renderer:
         with suppress(IndexError):
             while True:
-                own_limits, renderer = self._idle.pop()
+                own_limits, renderer, _ = self._idle.pop()
                 if own_limits == limits and renderer.process.poll() is None:
                     return renderer
                 renderer.end()
         return _Renderer(limits)
 
+    def _end_later(self) -> None:
+        """Have processes that stay idle ended."""
+        if self._timer is None:
+            self._timer = threading.Timer(IDLE_S, self._end_idle)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _end_idle(self) -> None:
+        """End the processes that were idle for so long."""
+        self._timer = None
+        with suppress(IndexError):
+            while time.monotonic() - self._idle[0][2] >= IDLE_S:
+                self._idle.pop(0)[1].end()
+        if self._idle:
+            self._end_later()
+
     def end(self) -> None:
         """End the idle processes."""
+        if self._timer is not None:
+            self._timer.cancel()
         with suppress(IndexError):
             while True:
                 self._idle.pop()[1].end()

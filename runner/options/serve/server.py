@@ -19,7 +19,7 @@ from runner.options.serve.connection import connection_of
 from runner.options.serve.counters import Counters
 from runner.options.serve.gateway import Gateway
 from runner.options.serve.keys import ServeConfig
-from runner_base import JobFailed
+from runner_base import JobFailed, machine
 from runner_engine import Driver, EngineReport
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 LOG_EVERY = 30  # seconds between two log lines about new requests
 ACCEPT_AT_ONCE = 256  # connections between two looks at how many there are
 OTHER_FILES = 1024  # that may be open besides connections
+TRIM_S = 5  # without a request, then freed memory is given back
 CLOSING_S = 5  # time for connections to close after their answers
 
 
@@ -96,12 +97,13 @@ class Server:
 
     async def _watch(self, gateway: Gateway) -> None:
         """Wait for `stop`, then for open requests; log the progress."""
-        logged, ticks = (0, 0), 0
+        logged, ticks, rest = (0, 0), 0, Rest(gateway)
         while not self._signals:
             await asyncio.sleep(0.1)
             ticks += 1
             if ticks % 10 == 0:
                 gateway.counters.tick()
+                await rest.look()
                 if not self.driver.is_alive:
                     raise JobFailed("the engine has ended, see the log")
             if ticks % (10 * LOG_EVERY) == 0:
@@ -116,6 +118,22 @@ class Server:
         while not gateway.is_idle and gateway.loop.time() < deadline and self._signals < 2:
             await asyncio.sleep(0.02)
         gateway.end_all()
+
+
+class Rest:
+    """Gives freed memory back to the system when a server comes to rest: each thread's allocations
+    leave some in the C library."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway, self.trimmed_at, self.idle_s = gateway, 0, 0
+
+    async def look(self) -> None:
+        """Look once a second whether requests were answered, and whether none is under way."""
+        counters = self.gateway.counters
+        self.idle_s = self.idle_s + 1 if self.gateway.is_idle else 0
+        if self.idle_s >= TRIM_S and counters.requests != self.trimmed_at:
+            self.trimmed_at = counters.requests
+            await self.gateway.in_thread(machine.trim)
 
 
 def _allow_files(wanted: int) -> None:

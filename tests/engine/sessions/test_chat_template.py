@@ -3,7 +3,9 @@ names."""
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
@@ -186,3 +188,25 @@ def test_other_requests_do_not_wait_for_a_template(
         assert not chat.done()
         may_end.set()
         assert chat.result(WAIT_S)[0] == "rendered"
+
+
+def test_processes_without_work_end_and_later_ones_start(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template, "IDLE_S", 0.3)
+    own = chat_template._Renderers()
+    monkeypatch.setattr(chat_template, "_renderers", own)
+    tokenizer.chat_template = "{% for i in range(200000) %}{% endfor %}{{ messages[0].content }}"
+    template = ChatTemplate(tokenizer, "it", {})
+    with ThreadPoolExecutor(4) as pool:
+        texts = list(pool.map(lambda _: template.render(TURNS[1:2]), range(8)))
+    assert len(set(texts)) == 1
+    processes = [renderer.process for _, renderer, _ in own._idle]
+    assert processes
+    end = time.monotonic() + WAIT_S
+    while own._idle:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert all(process.wait(WAIT_S) == -signal.SIGKILL for process in processes)
+    assert template.render(TURNS[1:2]) == texts[0]
+    own.end()
