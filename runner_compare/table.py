@@ -39,6 +39,7 @@ from runner_compare.selection import listed, matches
 from runner_compare.statistics import Compared, Decision, Method, judge
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
 from runner_compare.statistics.floor_effects import (
+    LIMIT,
     what_tells_more,
     why_more_would_not_decide,
     why_no_evidence,
@@ -201,6 +202,8 @@ def with_floor(compared: Compared, run: Run, base: Run) -> Compared:
     else:
         accuracies = [side.interval[0] if side.interval else None for side in sides]
     why, fix = why_no_evidence([side.metrics for side in sides], accuracies)
+    if why and compared.unplanned:  # most answers were cut off, which says more
+        why, fix = compared.unplanned, f"give it a larger {LIMIT}"
     return replace(
         compared,
         unplanned=why or compared.unplanned,
