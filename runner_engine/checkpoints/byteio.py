@@ -169,6 +169,23 @@ def build_header(tensors: Iterable[Tensor], metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file in place, whose library writes them in random
+    order."""
+    with reading(path), path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        entries: dict[str, Any] = json.loads(stream.read(length))
+        metadata = entries.get("__metadata__", {})
+        if [*metadata] == sorted(metadata):
+            return
+        entries["__metadata__"] = dict(sorted(metadata.items()))
+        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:  # the library would have written it shorter
+            raise DataError(f"{path}: its header has spaces or escapes that a new one has not")
+        stream.seek(8)
+        stream.write(text.ljust(length))
+
+
 def tensor_bytes(
     header: bytes,
     tensors: Iterable[Tensor],

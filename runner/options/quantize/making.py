@@ -23,11 +23,13 @@ from runner_base.child import describe_exit, last_lines
 from runner_base.files import hold_briefly, sync
 from runner_base.known_secrets import environment_for_children
 from runner_base.own_folders import remove_abandoned, temporary_folder
-from runner_engine.checkpoints import gguf_file, read_checkpoint
+from runner_engine.checkpoints import byteio, gguf_file, read_checkpoint
 
 KEY = "task.output"
 MADE = "model"  # in the unfinished folder: what gets the name
 UNFINISHED = ".unfinished"
+RECORD = "quantize.json"  # in the model's folder, and so in its hash
+MEASURED = ("make_s", "peak_rss_mib")  # differ each time
 TEXTS = "texts.json"
 SAID_LINES = 40  # of a maker's log, in which its last error is looked for
 
@@ -56,7 +58,10 @@ def make(
             if made.is_dir() and not (made / companion.name).exists():
                 shutil.copyfile(companion, made / companion.name)
         if made.is_dir():
-            (made / "quantize.json").write_text(json.dumps(report | order.keys["record"], indent=2))
+            for file in made.glob("*.safetensors"):  # made again, a model has the same hash
+                byteio.sort_metadata(file)
+            record = {name: value for name, value in report.items() if name not in MEASURED}
+            (made / RECORD).write_text(json.dumps(record | order.keys["record"], indent=2))
         _name(made, target)
     return report
 

@@ -153,3 +153,22 @@ def test_a_link_under_the_name_of_the_unfinished_file_is_not_written_through(
     assert (tmp_path / "x.bin").read_bytes() == b"new"
     assert (tmp_path / "precious").read_text() == "kept"
     assert {path.name for path in tmp_path.iterdir()} == {"precious", "x.bin"}
+
+
+def test_metadata_are_sorted_in_place_whatever_order_the_library_wrote(tmp_path: Path) -> None:
+    metadata = {f'key {number} é\x1f"': f"value\n{number}" for number in range(40)}
+    written = set()
+    for number in range(8):  # the library's order is drawn anew for each file
+        file = tmp_path / f"{number}.safetensors"
+        save_file(TENSORS, file, metadata)
+        size = file.stat().st_size
+        byteio.sort_metadata(file)
+        assert file.stat().st_size == size
+        with safe_open(file, "pt") as opened:
+            assert opened.metadata() == metadata
+            assert all(
+                torch.equal(opened.get_tensor(name), TENSORS[name])
+                for name in ("a.weight", "e.scalar")
+            )
+        written.add(file.read_bytes())
+    assert len(written) == 1
