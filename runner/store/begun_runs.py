@@ -53,21 +53,33 @@ def _without_retries() -> Iterator[None]:
 def reopen(
     client: Any, experiment_id: str, tags: Mapping[str, str], params: Mapping[str, str]
 ) -> Any | None:
-    """Return the newest run of a job that was interrupted, which is running again; None if there is
-    none like this.
+    """Return the newest run of a job that was interrupted or whose process died, which is running
+    again; None if there is none like this.
 
     MLflow cannot change a run's params: where a key has another value now, even one that changes no
     answer, the job gets a run of its own. A run may lack params if its server died while it was
     begun.
     """
-    of_job = f"tags.{JOB_ID} = '{tags[JOB_ID]}' and attributes.status = '{Status.KILLED.value}'"
-    for run in client.search_runs([experiment_id], of_job, 1, 1, ["attributes.start_time DESC"]):
+    broken_off = (
+        f"attributes.status = '{Status.KILLED.value}'",
+        f"attributes.status = '{Status.FAILED.value}' and tags.{pending_runs.DIED} = 'true'",
+    )
+    found = [
+        run
+        for how in broken_off
+        for run in client.search_runs(
+            [experiment_id], f"tags.{JOB_ID} = '{tags[JOB_ID]}' and {how}", 1, 1, ["attributes.start_time DESC"]
+        )
+    ]  # fmt: skip
+    for run in sorted(found, key=lambda run: int(run.info.start_time), reverse=True)[:1]:
         is_same = _of_job(run.data.params).items() <= _of_job(params).items()
         if not is_same or run.data.tags.get("output_dir") != tags["output_dir"]:
             continue
         for key, value in tags.items():
             if run.data.tags.get(key) != value:
                 client.set_tag(run.info.run_id, key, value)
+        if run.data.tags.get(pending_runs.DIED):
+            client.set_tag(run.info.run_id, pending_runs.DIED, "false")
         client.update_run(run.info.run_id, status="RUNNING")
         return run
     return None

@@ -26,6 +26,7 @@ from runner_base.files import replace_with
 log = logging.getLogger(__name__)
 
 TAG = "begun"
+DIED = "process_died"  # a tag: "true" if the run ended because its process died
 FILE = ".begun"  # in a job's folder
 
 
@@ -103,6 +104,7 @@ def _end(store: Store, pending: PendingRun, status: Status) -> None:
     for run in client.search_runs(
         [experiment_id], f"tags.{TAG} = '{pending.tag}' and attributes.status = 'RUNNING'"
     ):
+        client.set_tag(run.info.run_id, DIED, "true")
         client.set_terminated(run.info.run_id, status.value)
 
 

@@ -26,6 +26,7 @@ from runner.config.root import RunnerConfig
 from runner.store import begun_runs, logged_metrics, logged_models, pending_runs, published, traces
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, one_message, open_store, probe
+from runner.store.partial import PARTIAL
 from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
 from runner_base import Inert, Record, Status, TrackingError, short_name, without_secrets
 from runner_base.fields import NOTES, choice_of, counts_of, default_of
@@ -266,7 +267,7 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
             client.log_batch(run_id, metrics=metrics[begin : begin + METRICS_A_CALL])
         client.log_batch(run_id, tags=tags)
         for file in sorted(job.folder.iterdir()):
-            if file.is_file() and not file.name.startswith("."):
+            if file.is_file() and not file.name.startswith(".") and file.name != PARTIAL:
                 client.log_artifact(run_id, str(file))
         if tracker.store.traces and record.status is Status.FINISHED:
             traces.log_traces(tracker.store.uri, tracker.experiment_id, run_id, record, job.folder)

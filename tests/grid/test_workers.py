@@ -154,8 +154,8 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
     assert Counter(run.status for run in runs if run.is_grid) == {"FINISHED": 1}, (
         "the same grid is the same run"
     )
-    assert Counter(run.status for run in runs if not run.is_grid) == {"FAILED": 2, "FINISHED": 5}, (
-        "the killed one went on"
+    assert Counter(run.status for run in runs if not run.is_grid) == {"FINISHED": 5}, (
+        "those whose workers died have their runs again"
     )
     assert len(finished(started.folder)) == 5
 

@@ -29,7 +29,7 @@ SLOW = (*WHOLE, "model.delay_s=0.5")  # the same job
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 
 
-def stopped(folder: Path, sent: signal.Signals, *words: str) -> None:
+def stopped(folder: Path, sent: signal.Signals, *words: str, beside: str = "") -> None:
     """Start the job, and send it a signal once it has new samples."""
 
     def lines() -> int:
@@ -42,6 +42,9 @@ def stopped(folder: Path, sent: signal.Signals, *words: str) -> None:
         [sys.executable, "-m", "runner", *SLOW, *words], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )  # fmt: skip
     wait_for(lambda: lines() > before)
+    if beside:
+        (job,) = folder.glob("outputs/jobs/*-*")
+        (job / beside).write_text("")
     process.send_signal(sent)
     assert process.wait(timeout=200) == (130 if sent is signal.SIGINT else -sent)
 
@@ -85,6 +88,17 @@ def test_what_cannot_be_the_same_run_is_another_one(
         "KILLED",
         "KILLED",
     ]
+
+
+@pytest.mark.slow
+def test_begun_answers_are_no_artifact(
+    tmp_path: Path, new_database: Callable[[Path], None]
+) -> None:
+    new_database(tmp_path / "outputs" / "mlflow.db")
+    stopped(tmp_path, signal.SIGINT, beside="partial.jsonl")
+    logged = {path.name for path in tmp_path.glob("outputs/**/artifacts/*")}
+    assert "samples.jsonl" in logged
+    assert "partial.jsonl" not in logged
 
 
 def test_names_tell_runs_apart_that_differ_in_any_key(
