@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, few, load_json, machine, processor
+from runner_engine.checkpoints.adapter_header import adapter_shapes
+from runner_engine.checkpoints.adapter_patterns import check_patterns, check_ranks
 from runner_engine.checkpoints.linear_layers import EXPERT, HEADS, IN_A_BLOCK
 from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel, read_tensors
 from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
@@ -64,6 +66,10 @@ def check(resolved: ResolvedModel) -> None:
             raise ConfigError(
                 f"{label}: {key} is set in its adapter_config.json, and {reason}: {MERGED_FIX}"
             )
+    is_read = (files.adapter / "adapter_model.safetensors").is_file()
+    matrices = adapter_shapes(files.adapter) if is_read else {}
+    check_ranks(settings, [shape["A"][0] for shape in matrices.values() if shape.get("A")], label)
+    check_patterns(settings, [tensor.name for tensor in files.tensors], label)
     if isinstance(lora, NamedAdapter):
         _check_beside_others(files.adapter, settings, label)
     _check_quantized(resolved, settings, label)

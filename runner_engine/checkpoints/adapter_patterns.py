@@ -1,0 +1,89 @@
+"""Patterns and ranks in a PEFT adapter's settings, which PEFT matches and allocates without limits.
+
+A regular expression with a repeat inside a repeat may take years on a module's name. It is tried in
+a process that can be killed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from runner_base import ConfigError, one_line
+from runner_base.known_secrets import environment_for_children
+
+LONGEST_S = 5.0  # for all patterns of an adapter; on an idle machine they take milliseconds
+LARGEST_RANK = 1024  # that is allowed beyond the ranks of the adapter's own matrices
+REPEATS = ("MAX_REPEAT", "MIN_REPEAT")
+TRY = (
+    "import json, re, sys\npatterns, names = json.load(sys.stdin)\n"
+    "for pattern in patterns:\n    for name in names: re.match(pattern, name)\n"
+)
+
+
+def check_ranks(settings: Mapping[str, Any], ranks: Iterable[int], label: str) -> None:
+    """Raise ConfigError for a rank that is no whole number, or far above those of the matrices."""
+    most = max([LARGEST_RANK, *ranks])
+    by_pattern = settings.get("rank_pattern")
+    found = {"r": settings.get("r", 1)}
+    found |= by_pattern if isinstance(by_pattern, dict) else {}
+    for key, rank in found.items():
+        if not isinstance(rank, int) or not 1 <= rank <= most:
+            raise ConfigError(
+                f"{label}: adapter_config.json has the rank {one_line(rank, 40)} for {one_line(key, 40)}: "
+                f"a whole number from 1 to {most:,} expected"
+            )
+
+
+def check_patterns(settings: Mapping[str, Any], names: list[str], label: str) -> None:
+    """Raise ConfigError for a pattern that takes too long on the names of modules."""
+    patterns = [pattern for pattern in _patterns(settings) if _may_backtrack(pattern)]
+    if not patterns:
+        return
+    tried = [f"(?:.*\\.)?(?:{pattern})$" for pattern in patterns] + patterns
+    try:
+        subprocess.run(
+            [sys.executable, "-I", "-c", TRY], input=json.dumps([tried, names]), text=True, check=False,
+            timeout=LONGEST_S, env=environment_for_children(), stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"{label}: a pattern in adapter_config.json takes too long on the names of modules: "
+            f"{one_line(patterns[0], 80)}. List the modules by their names instead"
+        ) from None
+
+
+def _patterns(settings: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("target_modules", "exclude_modules", "target_parameters", "modules_to_save"):
+        if isinstance(value := settings.get(key), str):
+            yield value
+    for key in ("rank_pattern", "alpha_pattern"):
+        if isinstance(value := settings.get(key), dict):
+            yield from value
+    of_layers = settings.get("layers_pattern")
+    for value in of_layers if isinstance(of_layers, list) else [of_layers]:
+        if isinstance(value, str):
+            yield value
+
+
+def _may_backtrack(pattern: str) -> bool:
+    """Whether a pattern has a repeat inside a repeat; one that cannot be read is left to PEFT."""
+    try:
+        return _has_nested_repeat(re._parser.parse(pattern), False)  # type: ignore[attr-defined]
+    except (re.error, OverflowError, RecursionError):
+        return False
+
+
+def _has_nested_repeat(node: Any, is_repeated: bool) -> bool:
+    if type(node).__name__ == "SubPattern":
+        return any(_has_nested_repeat(item, is_repeated) for item in node)
+    if not isinstance(node, tuple | list):
+        return False
+    is_repeat = len(node) == 2 and str(node[0]) in REPEATS
+    if is_repeat and is_repeated:
+        return True
+    return any(_has_nested_repeat(item, is_repeated or is_repeat) for item in node)
