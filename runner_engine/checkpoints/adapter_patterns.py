@@ -18,6 +18,8 @@ from runner_base.known_secrets import environment_for_children
 
 LONGEST_S = 5.0  # for all patterns of an adapter; on an idle machine they take milliseconds
 LARGEST_RANK = 1024  # that is allowed beyond the ranks of the adapter's own matrices
+MOST_NAMES = 100_000  # each is compared with each module; models with many experts have 25,000
+MOST_ITERATIONS = 100  # that PEFT decomposes each layer in; PiSSA's authors use 4 to 16
 REPEATS = ("MAX_REPEAT", "MIN_REPEAT")
 TRY = (
     "import json, re, sys\npatterns, names = json.load(sys.stdin)\n"
@@ -40,7 +42,19 @@ def check_ranks(settings: Mapping[str, Any], ranks: Iterable[int], label: str) -
 
 
 def check_patterns(settings: Mapping[str, Any], names: list[str], label: str) -> None:
-    """Raise ConfigError for a pattern that takes too long on the names of modules."""
+    """Raise ConfigError for a pattern that takes too long on the names of modules, or for too many
+    of them."""
+    for key, value in settings.items():
+        if isinstance(value, list | dict) and len(value) > MOST_NAMES:
+            raise ConfigError(
+                f"{label}: {one_line(key, 40)} in adapter_config.json has {len(value):,} entries, "
+                f"more than {MOST_NAMES:,}"
+            )
+    start = re.fullmatch(r"pissa_niter_(\d+)", str(settings.get("init_lora_weights"))[:40])
+    if start is not None and int(start[1]) > MOST_ITERATIONS:
+        raise ConfigError(
+            f"{label}: init_lora_weights={start[0]} in adapter_config.json: more than {MOST_ITERATIONS} iterations"
+        )
     patterns = [pattern for pattern in _patterns(settings) if _may_backtrack(pattern)]
     if not patterns:
         return

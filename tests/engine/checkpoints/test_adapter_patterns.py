@@ -57,3 +57,14 @@ def test_a_rank_that_no_matrix_has_is_refused(rank: Any, by_pattern: bool) -> No
 
 def test_large_ranks_that_the_matrices_have_pass() -> None:
     check_ranks({"r": 4096, "rank_pattern": {"q_proj": 2048}}, [16, 4096], "lora")
+
+
+def test_more_names_than_any_model_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match="target_modules .* 1,000,000 entries"):
+        check_patterns({"target_modules": ["m"] * 1_000_000}, NAMES, "lora")
+
+
+def test_a_decomposition_without_end_is_refused() -> None:
+    check_patterns({"init_lora_weights": "pissa_niter_16"}, NAMES, "lora")
+    with pytest.raises(ConfigError, match="more than 100 iterations"):
+        check_patterns({"init_lora_weights": "pissa_niter_1000000000"}, NAMES, "lora")
