@@ -1,10 +1,12 @@
 """Kill and interrupt real jobs at random moments, resume each until it is done, and compare with an undisturbed run.
 
     python bench/kills.py --kills 200 --real-model FOLDER
+    python bench/kills.py --kills 20 --llama-cpp FILE.gguf --only llama.cpp
 
 Signals: SIGINT, SIGTERM, SIGUSR1 (Slurm's warning), SIGINT twice, SIGKILL. After each, no more may have been shown as
 done than is on disk; at the end, no line of an earlier start may have changed, no sample may be there twice, and all
-answers must be those of the undisturbed run. The processes start warm (tests/support/warm_process.py).
+answers must be those of the undisturbed run. The processes start warm (tests/support/warm_process.py). With
+--llama-cpp, the server of llama.cpp is killed, too (`make llama_cpp` installs it): then the job fails, and is resumed.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-import warm_process
-from heading import parse_arguments
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+import warm_process  # noqa: E402
+from heading import parse_arguments  # noqa: E402
 
 KINDS = {
     "interrupt": (signal.SIGINT,),
@@ -37,6 +40,7 @@ KINDS = {
     "interrupt twice": (signal.SIGINT, signal.SIGINT),
     "kill": (signal.SIGKILL,),
 }
+SERVER = "kill of the server"
 BETWEEN_S = 0.3  # two signals; closer ones count as one
 LONGEST_S = 300.0
 ANSWER = (
@@ -67,6 +71,7 @@ class Case:
 
     name: str
     words: list[str]
+    has_server: bool = False  # a process of its own that can be killed
     seconds: float = 0.0  # of the undisturbed run
     answers: list[dict[str, Any]] = field(default_factory=list)
 
@@ -149,14 +154,16 @@ def disturbed(case: Case, folder: Path, rng: random.Random, said: Counter[str]) 
     total = len(case.answers)
     while True:
         process, seen, thread = start(case.words, folder)
-        kind = rng.choice([*KINDS])
+        kind = rng.choice([*KINDS, *([SERVER] * 3 if case.has_server else [])])
         wait_s = (
             rng.uniform(0.05, 0.95) * case.seconds * (1 + kills / 4)
         )  # others may slow the machine down meanwhile
         try:
             code = process.wait(timeout=wait_s)
         except subprocess.TimeoutExpired:
-            for number, sent in enumerate(KINDS[kind]):
+            for pid in servers_of(process.pid) if kind == SERVER else ():
+                os.kill(pid, signal.SIGKILL)
+            for number, sent in enumerate(KINDS.get(kind, ())):
                 time.sleep(BETWEEN_S * bool(number))
                 if process.poll() is None:
                     process.send_signal(sent)
@@ -178,9 +185,8 @@ def disturbed(case: Case, folder: Path, rng: random.Random, said: Counter[str]) 
         before = after
         if code == 0:
             break
-        assert code in (130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1), (
-            where
-        )
+        expected = (130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1)
+        assert code in (*expected, *([1] if kind == SERVER else [])), where
         kills += 1
         said[kind] += 1
         if kept := re.findall(r"interrupted: .*", seen.text):
@@ -192,8 +198,28 @@ def disturbed(case: Case, folder: Path, rng: random.Random, said: Counter[str]) 
     return kills
 
 
-def cases(real_model: str | None, prompts: Path) -> list[Case]:
-    """Return the jobs: each task with the embedded model and with the real one."""
+def servers_of(parent: int) -> list[int]:
+    """Return the processes below a job's that serve a model."""
+    parents, found = dict[int, int](), [parent]
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    for pid in found:
+        found += [child for child, owner in parents.items() if owner == pid]
+    return [pid for pid in found[1:] if "--alias" in _command(pid)]
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
+def cases(real_model: str | None, llama_cpp: str | None, prompts: Path) -> list[Case]:
+    """Return the jobs: each task with the embedded model, with the real one and with llama.cpp."""
     found = []
     for name, words in TASKS.items():
         given = [*words, *([f"task.prompts={prompts}"] if name == "generate" else [])]
@@ -202,6 +228,16 @@ def cases(real_model: str | None, prompts: Path) -> list[Case]:
             # one thread: on a busy machine, several wait for each other
             real = ["model=local", f"model.name={real_model}", "model.threads=1"]
             found.append(Case(f"{name}, real", [*given, *real]))
+        if llama_cpp and name == "gsm8k":
+            served = [
+                "model=llama_cpp",
+                f"model.name={llama_cpp}",
+                "model.threads=1",
+                "model.parallel=1",
+                "model.compare=false",
+                f"model.python={ROOT / '.llama_cpp'}",
+            ]
+            found.append(Case(f"{name}, llama.cpp", [*given, *served], has_server=True))
     return found
 
 
@@ -212,6 +248,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--real-model", help="a model folder; without it, the embedded model only")
+    parser.add_argument("--llama-cpp", help="a .gguf file that llama.cpp runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="jobs whose name contains this")
     options = parse_arguments(parser)
@@ -224,7 +261,11 @@ def main() -> None:
             )
         )
         jobs, of_case = (
-            [it for it in cases(options.real_model, prompts) if options.only in it.name],
+            [
+                it
+                for it in cases(options.real_model, options.llama_cpp, prompts)
+                if options.only in it.name
+            ],
             Counter[str](),
         )
         for number, case in enumerate(
