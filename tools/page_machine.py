@@ -58,6 +58,7 @@ class Machine:
         self.variables = inherited | {
             "PATH": path,
             "HF_HUB_OFFLINE": "1",
+            "RUNNER_PROGRESS": "off",  # else pages made on a busy machine would have other lines
             "TERM": "dumb",
             "REPOSITORY": str(ROOT),
         }
