@@ -107,3 +107,10 @@ def test_what_is_meant_is_said_in_one_message(runner: Run, given: str, message: 
     grid = runner("-m", given, "seed=1,2", "tracking=none", "plan=true")
     assert grid.code == 2
     assert message in grid.err + grid.out
+
+
+def test_a_folder_of_studies_that_is_not_here_says_where_it_is(runner: Run) -> None:
+    done = runner("-cd", "experiments", "-cn", "quantization_grid")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: -cd experiments: there is no folder ")
+    assert "in a clone" in done.err
