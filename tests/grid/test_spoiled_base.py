@@ -14,7 +14,7 @@ from runner.grid.outcomes import run_job
 from runner.tasks.generate.keys import GenerateConfig
 from runner_base import Status
 from runner_engine import BaseCache, LocalModelConfig
-from runner_engine.local import engine
+from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.settings.generation import GenerationConfig
 
 
@@ -37,7 +37,7 @@ def test_the_next_job_is_as_without_the_failed_one(
         task=GenerateConfig(prompt="hello"),
         generation=GenerationConfig(max_new_tokens=12),
     )
-    bases, whole = BaseCache(), engine.FastLayers
+    bases, whole = BaseCache(), FastLayers
 
     def half_exchanged(model: Any, *rest: Any) -> Any:
         with torch.no_grad():
@@ -46,11 +46,11 @@ def test_the_next_job_is_as_without_the_failed_one(
 
     status, (fresh, _) = answer(config, bases)
     assert status is Status.FINISHED
-    monkeypatch.setattr(engine, "FastLayers", half_exchanged)
+    monkeypatch.setattr("runner_engine.local.engine.FastLayers", half_exchanged)
     status, (_, message) = answer(config, bases, seed=1)
     assert status is Status.FAILED
     assert "amid the exchange" in message
-    monkeypatch.setattr(engine, "FastLayers", whole)
+    monkeypatch.setattr("runner_engine.local.engine.FastLayers", whole)
     status, (after, message) = answer(config, bases, seed=2)
     assert (status, after) == (Status.FINISHED, fresh), message
 
