@@ -14,6 +14,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import processors
 import pytest
 
 from runner_base import processor
@@ -135,10 +136,8 @@ def wheel_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(
-    processor.c_compiler() is None or "avx2" not in processor.flags(),
-    reason="no C compiler, or no AVX2",
-)
+@processors.needs("avx2")
+@pytest.mark.skipif(processor.c_compiler() is None, reason="there is no C compiler here")
 def test_a_wheel_with_kernels_needs_no_compiler(wheel_with_kernels: Path, tmp_path: Path) -> None:
     assert wheel_with_kernels.name.endswith("-py3-none-linux_x86_64.whl")
     bill = json.loads(next(wheel_with_kernels.parent.glob("runner_llm-*.cdx.json")).read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import subprocess
 import tempfile
 from functools import cache
@@ -24,8 +23,9 @@ FOLDER = tempfile.TemporaryDirectory()
 ONLY_VNNI = ("-DEMULATED_WITHOUT_BF16", "-DEMULATED_WITHOUT_BW_AND_DQ")
 TARGETS = ["x86-64", "x86-64-v3", "x86-64-v3 -mavx512vnni -mavx512vl"]
 
-is_x86 = pytest.mark.skipif(
-    native.kernels() is None or os.uname().machine != "x86_64", reason="the flags are those of x86"
+is_x86 = processors.needs("x86")
+has_compiler = pytest.mark.skipif(
+    processor.c_compiler() is None, reason="there is no C compiler here"
 )
 
 

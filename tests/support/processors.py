@@ -16,6 +16,7 @@ SIMDE = Path("/usr/include/simde/x86/avx512.h")
 WITH_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 # A feature → its flags in /proc/cpuinfo, its name, and the processors that have it
 FEATURES: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "x86": (("sse2",), "x86-64", "Intel or AMD of 64 bits"),
     "avx2": (("avx2",), "AVX2", "Intel Haswell, AMD Zen, or newer"),
     "avx512": (WITH_AVX512, "AVX-512", "Intel Skylake-SP or newer, AMD Zen 4 or newer"),
     "vnni": (

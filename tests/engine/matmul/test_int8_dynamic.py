@@ -14,7 +14,7 @@ import processors
 import pytest
 import torch
 from opening import local_engine
-from portable_kernels import TARGETS, built_for, function_for, is_x86, product_by
+from portable_kernels import TARGETS, built_for, function_for, has_compiler, is_x86, product_by
 from streams import complete, requests
 from torch import nn
 
@@ -145,6 +145,7 @@ def test_large_sums_do_not_saturate() -> None:
 
 
 @pytest.mark.thorough
+@has_compiler
 @is_x86
 def test_products_of_bytes_without_avx512_are_compiled() -> None:
     """AVX-VNNI is the instruction of AVX-512 in another encoding, which this processor may lack."""
@@ -157,6 +158,7 @@ def test_products_of_bytes_without_avx512_are_compiled() -> None:
 
 
 @pytest.mark.sampled(1)
+@has_compiler
 @is_x86
 @pytest.mark.parametrize("target", TARGETS)
 def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(target: str) -> None:

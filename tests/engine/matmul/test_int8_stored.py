@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 import torch
 from int8_layers import KINDS, Kind, layer_of
-from portable_kernels import TARGETS, function_for, is_x86, product_by
+from portable_kernels import TARGETS, function_for, has_compiler, is_x86, product_by
 from torch import nn
 
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
@@ -73,6 +73,7 @@ def test_every_way_gives_the_bits_of_the_formula(
             assert torch.equal(found, expected), (inputs, outputs, has_bias, count)
 
 
+@has_compiler
 @is_x86
 @pytest.mark.parametrize("target", TARGETS)
 def test_other_processors_have_the_same_bits(target: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from library_layers import layer_of, row_int8, weight_int8
-from portable_kernels import TARGETS, function_for, is_x86, product_by
+from portable_kernels import TARGETS, function_for, has_compiler, is_x86, product_by
 from torch import nn
 
 from runner_engine.devices.heap import Heap
@@ -64,6 +64,7 @@ def by_formula(layer: Any, rows: torch.Tensor) -> torch.Tensor:
     return outputs.to(BF16)
 
 
+@has_compiler
 @is_x86
 @pytest.mark.parametrize("target", TARGETS)
 def test_llm_int8_has_the_bits_of_the_formula(target: str) -> None:
@@ -88,6 +89,7 @@ def test_llm_int8_has_the_bits_of_the_formula(target: str) -> None:
             ).all()
 
 
+@has_compiler
 @is_x86
 @pytest.mark.parametrize("target", TARGETS)
 def test_weight_only_int8_has_the_bits_of_sums_in_their_order(target: str) -> None:
