@@ -20,9 +20,16 @@ from runner_compare.files_table import (
     file_sentences,
     tied_groups,
 )
-from runner_compare.ranked_files import FileTable, Kind, as_close_pairs, closer_pairs
+from runner_compare.ranked_files import (
+    FileTable,
+    Kind,
+    as_close_pairs,
+    closer_pairs,
+    p_of_lower,
+)
 from runner_compare.reader import Reader
 from runner_compare.statistics.likelihoods import figures
+from runner_compare.statistics.ratios import paired_p
 
 TEXTS = 120
 DRAW = Random(0)
@@ -142,7 +149,7 @@ def test_ranks_overlap_where_no_test_tells_files_apart(files: Files) -> None:
 def test_files_that_a_test_has_told_apart_are_in_no_group_together() -> None:
     made = Files()
     made.add("/m/full.gguf", "00", None, 100)
-    low, high = kl_of(0.01, 1), kl_of(0.0112, 2)
+    low, high = kl_of(0.01, 1), kl_of(0.0125, 2)
     made.add("/m/low.gguf", "11", low, 50)
     made.add(
         "/m/between.gguf",
@@ -236,3 +243,23 @@ def test_equal_files_are_never_told_apart_and_order_does_not_matter() -> None:
     assert closer_pairs([other, one], sizes) == {(0, 1)}
     assert as_close_pairs([one, other], sizes, margin=0.02) == {(0, 1), (1, 0)}
     assert as_close_pairs([one, other], sizes, margin=0.001) == {(1, 0)}
+
+
+def test_a_file_is_closer_only_if_one_more_of_its_worst_texts_would_not_change_that() -> None:
+    """Two of 60 texts have half of the KL of both files: a third one would decide."""
+    draw = Random(5)
+    low, high = ([size + draw.random() / 10 for _ in range(58)] for size in (0.5, 0.8))
+    low, high, ones = [*low, 10.0, 10.2], [*high, 10.2, 10.4], [1.0] * 60
+    gaps = [kl - other for kl, other in zip(low, high, strict=True)]
+    assert paired_p(gaps, ones) < 0.05, "the test of these texts alone, as before"
+    assert p_of_lower(low, high, ones) > 0.05
+    assert closer_pairs([low, high], ones) == set()
+    assert as_close_pairs([low, high], ones, 0.01) == set()
+
+
+def test_files_that_differ_everywhere_are_told_apart_and_equal_ones_are_not() -> None:
+    draw = Random(6)
+    low, high = ([size * (1 + draw.random() / 5) for _ in range(100)] for size in (1.0, 1.5))
+    ones = [1.0] * 100
+    assert closer_pairs([high, low], ones) == {(1, 0)}
+    assert closer_pairs([low, low], ones) == set()
