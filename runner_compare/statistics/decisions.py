@@ -116,7 +116,8 @@ class Decision(Effect):
         With those of the other comparisons it contains all true values in 95 %. Where answers were
         cut off, it is around both ends.
         """
-        if not self.is_tested:
+        decided_itself = self.early_stop_comparisons is not None and self.ends is None
+        if not self.is_tested or decided_itself:
             return self.low, self.high
         tests = [self.test, *(end.test for end in self.ends or ())]
         lows, highs = zip(*map(self._at_its_level, tests), strict=True)

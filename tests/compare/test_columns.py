@@ -97,7 +97,7 @@ def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
         "[38.1,",
         "44.2]",
         "−8.9",
-        "[−10.9,",
+        "[−11.8,",
         "−7.2]",
         "<0.0001",
         "dominated",

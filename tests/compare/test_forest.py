@@ -37,7 +37,7 @@ def test_each_row_has_its_interval_with_zero_and_the_margin_in_one_column() -> N
     zero, margin = second.index("│"), second.index("┊")
     assert (first[zero], first[margin]) in {("┼", "┼"), ("┤", "┼"), ("│", "┼")}
     assert second.index("├") < second.index("●") < second.index("┤") < margin < zero
-    assert scale.split() == ["−11.2", "−2", "0"]
+    assert scale.split() == ["−11.8", "−2", "0"]
     assert scale[margin - 1 : margin + 1] in ("−2", " −"), "the margin's number is below its line"
 
 
