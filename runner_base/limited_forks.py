@@ -115,11 +115,11 @@ class LimitedForks:
             self._shared.under_way += 1
         try:
             for _ in range(2):  # a process that something else has ended is replaced once
-                ours, theirs = socket.socketpair()
-                with ours:
-                    with theirs:
-                        self._pass(theirs)
-                    found = _exchange(ours, message, deadline, is_wanted)
+                parent_end, child_end = socket.socketpair()
+                with parent_end:
+                    with child_end:
+                        self._pass(child_end)
+                    found = _exchange(parent_end, message, deadline, is_wanted)
                 if found is not None:
                     return found
             return Outcome.died, b""
@@ -147,17 +147,17 @@ class LimitedForks:
 
     def _start(self) -> None:
         self._shared.end()
-        ours, theirs = socket.socketpair()
+        parent_end, child_end = socket.socketpair()
         limits = (self._limits.cpu_s, self._limits.memory_mib)
-        with theirs:
+        with child_end:
             self._shared.process = child.start(
                 "-S", "-B", "-X", "utf8", self._file, *map(str, limits),
-                stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                stdin=child_end, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True, is_trusted=False,
             )  # fmt: skip
-        self._shared.control = ours
+        self._shared.control = parent_end
         with suppress(OSError):  # it has ended: the caller sees that on its own connection
-            ours.sendall(LENGTH.pack(len(self._preparation)) + self._preparation)
+            parent_end.sendall(LENGTH.pack(len(self._preparation)) + self._preparation)
 
     def _end_later(self) -> None:
         """End the process once it has been idle; the lock is held."""

@@ -82,8 +82,8 @@ def _plot(
 
     cut = f", the first {len(shown)} of {len(compared)} rows" if len(shown) < len(compared) else ""
     explained = f"; {marks.margin} margin" if margins else ""
-    kind = "simultaneous 95 % " if any(map(is_simultaneous, effects)) else ""
-    title = f"{marks.delta} to the baseline in {unit} with {kind}intervals{cut}; {marks.zero} no difference{explained}"
+    kind = "(simultaneous 95 %)" if any(map(is_simultaneous, effects)) else "with intervals"
+    title = f"{marks.delta} to the baseline in {unit} {kind}{cut}; {marks.zero} no difference{explained}"
     lines = [(title, "dim")]
     for name, effect in zip(names, effects, strict=True):
         lines.append(

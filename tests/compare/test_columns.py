@@ -98,7 +98,7 @@ def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
         "44.2]",
         "−8.9",
         "[−11.8,",
-        "−7.2]",
+        "−6.6]",
         "<0.0001",
         "dominated",
         "933",

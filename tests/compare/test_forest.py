@@ -28,9 +28,7 @@ def plot(width: int = 80, encoding: str | None = "utf-8", margin: float | None =
 
 def test_each_row_has_its_interval_with_zero_and_the_margin_in_one_column() -> None:
     title, first, second, scale = plot(margin=0.02)
-    assert title == (
-        "Δ to the baseline in points with simultaneous 95 % intervals; │ no difference; ┊ margin"
-    )
+    assert title == ("Δ to the baseline in points (simultaneous 95 %); │ no difference; ┊ margin")
     assert first.startswith("q0  ")
     assert first[first.index("├") : first.index("┤") + 1].count("●") == 1
     assert "┼" in first, "its interval contains the margin"
