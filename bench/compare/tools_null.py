@@ -165,8 +165,8 @@ def outcome_of(is_right: bool) -> ToolOutcome:
 def p_of_rows(answers: dict[str, Answers]) -> tuple[float, float]:
     """Return the p of all questions of two settings, as runner-compare has it and as if questions were independent."""
     base, own = answers
-    runs, reader = [run_of(name, answers[name]) for name in (own, base)], Drawn()
-    compared = compare_answers(*runs, (answers[own], answers[base]), reader)
+    own_run, base_run = (run_of(name, answers[name]) for name in (own, base))
+    compared = compare_answers(own_run, base_run, (answers[own], answers[base]), Drawn())
     pairs = [(answers[own][key], answers[base][key]) for key in answers[own]]
     return compared.effect.p, by_verdicts(pairs).effect.p
 

@@ -135,7 +135,8 @@ def mean_ps(sums: Any, sizes: Any, difference: Any, is_strict: bool = False) -> 
 
     def by_t(more_skewed: float) -> Any:
         bend = more_skewed * np.sign(mean - difference) * skewness / math.sqrt(count)
-        least = np.minimum(t, unskewed(t, bend))
+        of_arrays: Any = unskewed
+        least = np.minimum(t, of_arrays(t, bend))
         return 2 * stdtr(freedom, -np.maximum(0.0, least))
 
     # that of the sample is less than that of what it is drawn from

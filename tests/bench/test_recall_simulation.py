@@ -83,10 +83,11 @@ def test_equal_settings_are_rarely_called_different(generator: np.random.Generat
 def test_of_ten_settings_none_is_shown_to_reach_too_far(generator: np.random.Generator) -> None:
     """Equal settings that lose just more than the margin."""
     import recall_null as simulation
+    from simulation import Rate
 
     (model,) = (m for m in simulation.MODELS if m.name == "loses just more beyond 1,024")
     (too_far, _), (alone, _) = simulation.reached_too_far(generator, model, 50, 40, 0.0)
-    assert simulation.Rate(too_far, 40).low <= 0.05
+    assert Rate(too_far, 40).low <= 0.05
     assert alone > too_far, "the control: each setting by itself"
 
 

@@ -143,7 +143,9 @@ def test_costs_have_intervals_over_questions() -> None:
         value, low, high = (local[f"{key}{end}"] for end in ("", "_low", "_high"))
         assert 0.7 < low / value < 0.9
         assert 1.15 < high / value < 1.7
-    accuracy_alone = 0.5 / table.rows[0].run.interval[1]
+    interval = table.rows[0].run.interval
+    assert interval is not None
+    accuracy_alone = 0.5 / interval[1]
     assert local["joules_high"] / local["joules"] > accuracy_alone, (
         "wrong answers are the long ones"
     )

@@ -167,7 +167,8 @@ def test_layers_that_bitsandbytes_cannot_pack_have_the_same_results_as_without_p
     assert len(layers) == 7
     assert torch.equal(logits(loaded), logits(expected))
     assert not any(
-        getattr(one.weight.quant_state, "packing_format_for_cpu", False) for one in layers
+        getattr(state, "packing_format_for_cpu", False)
+        for state in (getattr(one.weight, "quant_state") for one in layers)  # noqa: B009
     )
     assert loaded.metrics["quantized_modules"] == expected.metrics["quantized_modules"] == 7
     if native.kernels() is not None:
