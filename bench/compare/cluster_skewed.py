@@ -112,7 +112,7 @@ def called(
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (pairs, generator, started), limits = begin("compare/cluster_skewed", __doc__, 300), Limits()
+    (pairs, generator, started), limits = begin("cluster_skewed", __doc__, 300), Limits()
     heads = "families", "sizes    ", "differences    "
     false = Table(
         f"equal on average: {pairs:,} pairs a line",

@@ -46,7 +46,7 @@ def test_of(wins: int, losses: int) -> McNemar:
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (tables, generator, started), limits = (
-        begin("compare/simultaneous_null", __doc__, 2000, "tables"),
+        begin("simultaneous_null", __doc__, 2000, "tables"),
         Limits(),
     )
     table = Table(
