@@ -21,6 +21,11 @@ from runner_engine.quantization import CHOICES
 from runner_engine.settings.model import LocalModelConfig
 
 
+def without_busy(lines: list[str]) -> Callable[[str], None]:
+    """Return a function that adds a line, unless it says that other programs run here."""
+    return lambda line: None if "this machine is busy" in line else lines.append(line)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_children")
 def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
@@ -31,10 +36,10 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
     lines: list[str] = []
     folder = Path(config.output_dir)
     jobs = {7: resolve(config)}
-    guessed = estimate(jobs, folder, calibrate=False, on_line=lines.append)[7].time
+    guessed = estimate(jobs, folder, calibrate=False, on_line=without_busy(lines))[7].time
     assert guessed is not None
     assert (guessed.source, lines) == (EstimateBasis.guessed, []), "plan=quick times nothing"
-    time = estimate(jobs, folder, calibrate=True, on_line=lines.append)[7].time
+    time = estimate(jobs, folder, calibrate=True, on_line=without_busy(lines))[7].time
     assert time is not None
     assert (time.source, time.is_upper_bound) == (EstimateBasis.calibrated, False)
     assert time.seconds > 0
@@ -43,7 +48,7 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
         "    1 of 1: embedded none",
     ]
     assert "plan=quick leaves this out" in lines[0]
-    again = estimate(jobs, folder, calibrate=True, on_line=lines.append)[7].time
+    again = estimate(jobs, folder, calibrate=True, on_line=without_busy(lines))[7].time
     assert again == time
     assert len(lines) == 2
     model = calibration_model_of(resolve(config), 6.0)
@@ -62,7 +67,7 @@ def test_small_work_is_guessed_and_nothing_is_timed(make_config: Callable[..., A
     )
     lines: list[str] = []
     time = estimate(
-        {0: resolve(config)}, Path(config.output_dir), calibrate=True, on_line=lines.append
+        {0: resolve(config)}, Path(config.output_dir), calibrate=True, on_line=without_busy(lines)
     )[0].time
     assert time is not None
     assert time.source is EstimateBasis.guessed

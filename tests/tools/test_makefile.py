@@ -31,14 +31,16 @@ def commands_of(folder: Path, **programs: str) -> str:
 
 def test_the_newest_python_that_runs_is_chosen(tmp_path: Path) -> None:
     found = commands_of(tmp_path, python3_11="exit 0", python3_12="exit 0", python3_13="exit 0")
-    assert "\npython3.13 -m venv" in found
-    assert "\npython3.12 -m venv" in commands_of(tmp_path, python3_11="exit 0", python3_12="exit 0")
+    assert "\npython3.13 -m tools.install" in found
+    assert "\npython3.12 -m tools.install" in commands_of(
+        tmp_path, python3_11="exit 0", python3_12="exit 0"
+    )
 
 
 def test_a_python_that_does_not_run_or_makes_no_environment_is_passed_over(tmp_path: Path) -> None:
     without_venv = 'case "$2" in *ensurepip*) exit 1;; esac'
     found = commands_of(tmp_path, python3_11="exit 0", python3_13=without_venv)
-    assert "\npython3.11 -m venv" in found
+    assert "\npython3.11 -m tools.install" in found
 
 
 def test_without_any_the_reason_is_printed(tmp_path: Path) -> None:

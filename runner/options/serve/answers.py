@@ -154,9 +154,11 @@ class ClientAnswer(ABC):
         return prompt if isinstance(prompt, str) else self.gateway.engine.decode(self._ids(index))
 
     def _reason(self, index: int) -> str:
+        if self.parsed.scores_only:  # nothing is generated
+            return "length"
         reason = self.done[index].finish_reason
         # OpenAI's word, also where the model's context was full
-        return "length" if self.parsed.scores_only or reason.is_cut_off else reason.value
+        return "length" if reason.is_cut_off else reason.value
 
     def _usage(self) -> dict[str, Any]:
         prompt = sum(self.prompt_tokens.values())

@@ -164,6 +164,8 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
     if not kind_of(config.model).HAS_WEIGHTS:
         fix = "use model=embedded or model=auto"
         raise ConfigError(f"task=split needs weights and model={config.model.name} has none: {fix}")
+    if config.model.name.lower().endswith(".gguf"):  # it has chosen quantization=gguf by itself
+        raise _refused_file(config.model.name)
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none":
             raise ConfigError(
@@ -196,10 +198,14 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
 def _read(model: LocalModelConfig) -> Checkpoint:
     folder = resolve(ModelSpec(model)).files.path
     if folder.is_file():
-        raise ConfigError(
-            f"model.name={model.name}: task=split cuts safetensors and .bin, this is a .gguf file"
-        )
+        raise _refused_file(model.name)
     return read_checkpoint(folder, read_bin)
+
+
+def _refused_file(name: str) -> ConfigError:
+    return ConfigError(
+        f"model.name={name}: task=split cuts safetensors and .bin, this is a .gguf file"
+    )
 
 
 def _random_checkpoint(model: LocalModelConfig) -> Checkpoint:

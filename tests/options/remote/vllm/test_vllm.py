@@ -253,7 +253,7 @@ def test_model_vllm_scores_as_our_engine_does(runner: Run, tmp_path: Path, promp
 def test_model_vllm_is_as_far_from_a_reference_as_whole_distributions_say(
     runner: Run, tmp_path: Path
 ) -> None:
-    task = ("task=likelihood", "task.data=embedded", "task.limit=50")
+    task = ("task=likelihood", "task.data=embedded", "task.limit=80")
     of_reference = "model=auto model.name=embedded model.dtype=float32 quantization=int8"
     named = f"task.reference='{of_reference}'"
     here = ("tracking=none", "print=json", "model.device=cpu")
