@@ -219,7 +219,7 @@ def test_a_job_that_fails_fails_alone(
     done = start(folder, *grid, python=python, **faults(f"2=raise,4={died}", more))
     assert done.code == 1, done.err
     message = (
-        "the job called sys.exit(7)"
+        "a plug-in or a library called sys.exit(7) in "
         if died == "sys.exit"
         else f"its process died under hydra/launcher={launcher}: "
     )

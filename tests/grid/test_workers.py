@@ -82,7 +82,7 @@ def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
     expected = {
         0: "FAILED seed=0: still running after job_timeout_s=30\n    | last words before hang\n",
         1: "FAILED seed=1: RuntimeError: out of luck\n",
-        2: "FAILED seed=2: the job called sys.exit(7)\n",
+        2: "FAILED seed=2: a plug-in or a library called sys.exit(7) in ",
         3: "FAILED seed=3: the worker was killed by SIGKILL, likely for lack of memory\n    | last words before kill\n",
         4: "FAILED seed=4: the worker ended with exit code 3\n    | last words before exit\n",
         5: "FAILED seed=5: the worker was killed by SIGSEGV\n    | last words before segfault\n",

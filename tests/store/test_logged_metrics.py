@@ -41,7 +41,7 @@ def test_a_comparison_from_mlflow_alone_says_what_one_from_the_folder_says(
 ) -> None:
     from mlflow import MlflowClient
 
-    task = ("task=likelihood", "task.limit=6", "print=none", "model.dtype=float32")
+    task = ("task=likelihood", "task.limit=60", "print=none", "model.dtype=float32")
     assert runner(*task, "task.keep_top_k=64").code == 0
     assert (
         runner("-m", *task, "quantization=int8,nf4", "task.reference=quantization=none").code == 0

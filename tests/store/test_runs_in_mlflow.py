@@ -172,7 +172,9 @@ def test_a_grid_with_a_job_that_cannot_work_is_failed(runner: Run, database: Pat
     done = runner("-m", *STUB, "task.split=test,nope")
     assert done.code == 2
     assert [row.status for row in grids(database)] == ["FAILED"]
-    assert runner("-m", *STUB, "task.split=test,nope", "plan=true").code == 0
+    assert runner("-m", *STUB, "task.split=test,nope", "plan=true").code == 2, (
+        "as the plan of that job alone"
+    )
     for arguments in (["-m", "task.split=no,nope"], ["task.split=nope"]):
         assert runner(*STUB, *arguments, "plan=true").code == 2
 
