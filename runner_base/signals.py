@@ -154,6 +154,7 @@ def handlers_kept() -> Iterator[None]:
     try:
         yield
     finally:
+        answer()  # whoever called this block has seen the interrupt, or nobody will
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -288,7 +288,7 @@ def value_of(decision: Decision) -> str:
 def difference_head(unit: str, rows: Sequence[TableRow | None]) -> str:
     """Return the head of the differences: whether their intervals hold together."""
     effects = [row.effect for row in rows if row and row.effect]
-    return f"Δ {unit}" + "\nsimultaneous\n95 % interval" * any(map(is_simultaneous, effects))
+    return f"Δ {unit}" + "\n[simultaneous 95 %]" * any(map(is_simultaneous, effects))
 
 
 def difference_of(row: TableRow) -> str:

@@ -20,7 +20,7 @@ import warm_process
 from drawn_tests import mark_thorough
 from hypothesis import HealthCheck, settings
 
-from runner_base import processor
+from runner_base import processor, signals
 from runner_base.files import hold
 from runner_base.signals import ENDING
 
@@ -131,6 +131,7 @@ def pytest_runtest_teardown() -> Iterator[None]:
     """Report a variable that a test or a library leaves behind: all processes of later tests would
     start cold."""
     yield
+    signals.forget_noted()  # an interrupt that a test has caught is not for the next one
     assert not (left := warm_process.WarmPopen.early(os.environ)), f"warm_process.LATE lacks {left}"
 
 
