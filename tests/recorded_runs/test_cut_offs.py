@@ -44,7 +44,7 @@ def test_a_finding_that_cut_off_answers_decide_is_not_said(cut: Store, show: Any
         in said
     )
     assert (
-        "make Δ −15.0 … 0.0 [−20.7, +1.8] points; give it a larger generation.max_new_tokens"
+        "make Δ −15.0 … 0.0 [−21.6, +2.2] points; give it a larger generation.max_new_tokens"
         in said
     )
     assert (

@@ -105,7 +105,7 @@ def test_the_page_says_what_the_terminal_says(saved: Path, grid: Store, show: An
         assert squeezed(sentence) in squeezed(page.text)
     for cell in (
         "90.0 % [85.1, 93.4]",
-        "−15.0 [−20.7, −10.4]",
+        "−15.0 [−24.0, −8.3]",
         "0/30/170",
         "experiment grid",
         "What all 6 runs share",

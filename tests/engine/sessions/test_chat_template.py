@@ -196,7 +196,7 @@ def test_processes_without_work_end_and_later_ones_start(
     monkeypatch.setattr(chat_template, "IDLE_S", 0.3)
     own = chat_template._Renderers()
     monkeypatch.setattr(chat_template, "_renderers", own)
-    tokenizer.chat_template = "{% for i in range(200000) %}{% endfor %}{{ messages[0].content }}"
+    tokenizer.chat_template = "{% for i in range(90000) %}{% endfor %}{{ messages[0].content }}"
     template = ChatTemplate(tokenizer, "it", {})
     with ThreadPoolExecutor(4) as pool:
         texts = list(pool.map(lambda _: template.render(TURNS[1:2]), range(8)))
