@@ -192,13 +192,15 @@ def nearest(word: str, options: list[str]) -> list[str]:
     ]
 
 
-def unknown(what: str, word: str, choices: Iterable[str], meant: Iterable[str] = ()) -> str:
+def unknown(
+    what: str, word: str, choices: Iterable[str], meant: Iterable[str] = (), lists_all: bool = True
+) -> str:
     """Return "no WHAT 'word'", followed by what may be meant, else by the nearest choice, and by
-    all choices."""
+    all choices unless `lists_all` is false."""
     options = sorted(choices)
     close = list(meant) or nearest(word, options)
     question = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"no {what} {word!r}.{question} Choices: {', '.join(options)}"
+    return f"no {what} {word!r}.{question}" + f" Choices: {', '.join(options)}" * lists_all
 
 
 def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:

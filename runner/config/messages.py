@@ -92,15 +92,13 @@ def unknown_key(key: str, owner: object = None, value: object = None) -> str:
     ]
     choices = {f"{head}.{name}" for name in names} if dot else {*groups, *schema_keys(RunnerConfig)}
     tasks = _tasks_with(key)
-    other = f". {key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
-    problem = unknown(
-        "key" if dot else "group or key", key, choices, _of_other_groups(key, choices)
-    )
+    likely = list(_of_other_groups(key, choices)) or nearest(key, sorted(choices))
+    other = f"{key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
+    what = "key" if dot else "group or key"
+    problem = unknown(what, key, choices, likely, lists_all=not likely)
     own = "" if dot else _own_key(key, choices, value)
-    more = f"{other if tasks else ''}{own}"
-    if "Did you mean" in problem:  # the likely key is enough
-        return f"{key}: {problem.partition(' Choices: ')[0]}{more.removeprefix('.')}"
-    return f"{key}: {problem}{more}"
+    more = ". ".join(filter(None, (other if tasks else "", own)))
+    return f"{key}: {problem}{' ' if likely else '. '}{more}" if more else f"{key}: {problem}"
 
 
 def _own_key(key: str, choices: set[str], value: object) -> str:
@@ -108,7 +106,7 @@ def _own_key(key: str, choices: set[str], value: object) -> str:
     name = key.lstrip("+~")
     if nearest(name, sorted(choices)) not in ([], [NOTES]):
         return ""
-    return f". A key of your own belongs below {NOTES}: +{NOTES}.{name}={_as_written(value)}"
+    return f"A key of your own belongs below {NOTES}: +{NOTES}.{name}={_as_written(value)}"
 
 
 def _as_written(value: object) -> str:

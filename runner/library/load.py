@@ -18,6 +18,7 @@ from runner.engines import open_engine
 from runner.engines.kinds import kind_of
 from runner.library.model import Model
 from runner_base import ConfigError, environment, say, unknown
+from runner_base.errors import nearest
 from runner_engine import Driver, LocalModelConfig
 from runner_engine.checkpoints import is_bare, is_gguf, nothing_to_load
 
@@ -102,8 +103,9 @@ def _reject_unknown(keys: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
     """Reject misspelt names of groups; other names that are not keys of the model are rejected when
     it is chosen."""
     for key in keys.keys() - schema_keys(LocalModelConfig):
-        reason = unknown("argument of load", key, {*groups, "model", "seed"})
-        if "Did you mean" in reason:
+        names = sorted({*groups, "model", "seed"})
+        if nearest(key, names):
+            reason = unknown("argument of load", key, names)
             raise ConfigError(f"{key}={keys[key]}: {reason}, and the keys of the model group")
 
 
