@@ -41,7 +41,7 @@ def test_the_readme_has_commands_to_check() -> None:
         ("```\nrunner quantization=nf4 \\\n  task.limt=3\n```", "Did you mean task.limit?"),
         ("```\n$ runner task.limit=5\nerror: something else\n```", "task.limit=5: no error"),
         ("`runner -cd experiments -cn nothing`", "Cannot find primary config 'nothing'"),
-        ("`runner-compare --bse x`", "its own parser rejects it"),
+        ("`runner-compare --bse x`", "--bse: unknown option"),
         ("`make tea`", "no target ['tea']"),
         ("`python bench/nothing.py`", "no such script"),
         ("choose `task=gsm9k`", "task=gsm9k: no such choice"),
