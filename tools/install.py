@@ -43,11 +43,24 @@ SETTINGS = (
 )
 
 
-INSTALLED_GB = 2.6  # what the packages take on the disk, torch's CPU build among them
+INSTALLED_GB = (
+    2.6  # size of the packages on the disk with torch's CPU build; its CUDA build brings more
+)
 # The kernels need no package, and the C compiler translates them on one core.
 KERNELS = [sys.executable, "-m", "runner_engine.kernels.building"]
 # Then Python's files on all cores, without the tests that packages bring (some files are templates and no Python).
-COMPILE = [sys.executable, "-m", "compileall", "-qq", "-j", "0", "-x", "/tests/"]
+COMPILE = [
+    sys.executable,
+    "-W",
+    "ignore::SyntaxWarning",
+    "-m",
+    "compileall",
+    "-qq",
+    "-j",
+    "0",
+    "-x",
+    "/tests/",
+]
 
 
 def pip_settings(listing: str) -> dict[str, str]:
@@ -138,7 +151,8 @@ class Written:
         """Return the line."""
         now = sum(_written_bytes(child) for child in _children() if child not in self.others)
         self.most = max(self.most, now)  # another program may have begun
-        done = f"{self.most / 1e9:.1f} of about {INSTALLED_GB} GB written, " if self.most else ""
+        total = f" of about {INSTALLED_GB}" if self.most < INSTALLED_GB * 1e9 else ""
+        done = f"{self.most / 1e9:.1f}{total} GB written, " if self.most else ""
         return f"installing packages … {done}{clock(time.monotonic() - self.began)}"
 
 

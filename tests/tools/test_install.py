@@ -139,4 +139,6 @@ def test_what_the_programs_write_is_said() -> None:
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as writer:  # type: ignore[call-overload]
         writer.stdout.readline()
         assert "0.1 of about 2.6 GB written" in line()
+        line.most = 4_600_000_000  # torch's CUDA build
+        assert "4.6 GB written" in line()
         writer.stdin.close()
