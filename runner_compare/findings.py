@@ -126,7 +126,7 @@ def _power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
     difference."""
     of = quantity(largest)
     evenly = sorted(effect.detectable for effect in effects if effect.detectable is not None)
-    sizes = f"{of.power} power to detect {range_of([of.write_detectable(one) for one in evenly])} {unit}"
+    sizes = f"{of.power} power to detect {range_of([of.write_detectable(points) for points in evenly])} {unit}"
     if not largest.test.has_worst_case:
         return sizes
     if any(effect.detectable_at_worst is None for effect in effects):
@@ -134,9 +134,7 @@ def _power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
     at_most = sorted(
         effect.detectable_at_worst for effect in effects if effect.detectable_at_worst is not None
     )
-    return (
-        f"{sizes} ({range_of([of.write_detectable(one) for one in at_most])} {at_worst(largest)})"
-    )
+    return f"{sizes} ({range_of([of.write_detectable(points) for points in at_most])} {at_worst(largest)})"
 
 
 def _adjusted(decision: Decision) -> str:
@@ -185,7 +183,7 @@ def _of_margin(effects: Sequence[Decision]) -> str:
     if not needed or len(needed) < len(effects):
         return shown
     in_all = "" if effects[0].is_ratio else " in all"
-    count = f"{range_of([about(one) for one in needed])} {asked_of(effects[0])}{in_all}"
+    count = f"{range_of([about(questions) for questions in needed])} {asked_of(effects[0])}{in_all}"
     return f"{shown} ({if_alike(effects[0])}, about {count} would decide)"
 
 

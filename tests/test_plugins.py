@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_a_quantization_and_a_metric_in_a_grid(there: Call, runner: Call, tmp_pa
     assert "words an answer" in done.out
     table = {line.split()[0]: line for line in done.out.splitlines() if " gsm8k-" in line}
     assert {*table} == {"none", "absmax"}
-    with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as database:
+    with closing(sqlite3.connect(tmp_path / "outputs" / "mlflow.db")) as database:
         params = dict(
             database.execute(
                 "SELECT value, run_uuid FROM params WHERE key = 'quantization.package'"

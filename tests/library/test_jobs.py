@@ -7,6 +7,7 @@ import logging
 import signal
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def folder(
 
 
 def runs(folder: Path) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(folder / "outputs" / "mlflow.db") as database:
+    with closing(sqlite3.connect(folder / "outputs" / "mlflow.db")) as database:
         return database.execute("select name, status from runs order by name").fetchall()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def test_everything_is_in_the_named_folder(
         done = runner("model=stub", "task.limit=2", f"output_dir='{name}'", cwd=work)
         assert done.code == 0, done.err
     assert [path.name for path in work.iterdir()] == [name], "and in no folder with a similar name"
-    with sqlite3.connect(work / name / "mlflow.db") as database:
+    with closing(sqlite3.connect(work / name / "mlflow.db")) as database:
         assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
     assert len(list((work / name / "mlartifacts").glob("*/artifacts/samples.jsonl"))) == 1
     compared = runner("--output-dir", name, cwd=work, module="runner_compare")

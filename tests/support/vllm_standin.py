@@ -48,6 +48,14 @@ os.execv(sys.executable, command)
 """
 
 
+PYTHON = """#!/bin/sh
+case " $* " in
+  *" -c "*) PYTHONPATH="{site}:{torch}" exec {python} "$@" ;;
+esac
+PYTHONPATH="{site}" exec {python} "$@"
+"""
+
+
 class VllmStandIn:
     """A folder like an environment's: `python` names its interpreter."""
 
@@ -67,7 +75,15 @@ class VllmStandIn:
         (entry / "api_server.py").write_text(SERVER.format(failures=FAILURES, root=str(ROOT)))
         self.python = folder / "bin" / "python"
         self.python.parent.mkdir()
-        self.python.write_text(f'#!/bin/sh\nPYTHONPATH="{self.site}" exec {sys.executable} "$@"\n')
+        cpu_torch = (
+            folder / "cpu_torch" / "torch"
+        )  # the probe reads this build, whichever one runs the tests
+        cpu_torch.mkdir(parents=True)
+        (cpu_torch / "__init__.py").touch()
+        (cpu_torch / "version.py").write_text("cuda: Optional[str] = None\n")
+        self.python.write_text(
+            PYTHON.format(site=self.site, torch=cpu_torch.parent, python=sys.executable)
+        )
         self.python.chmod(self.python.stat().st_mode | stat.S_IXUSR)
         self.wish(wish)
 
