@@ -41,6 +41,7 @@ from runner_compare.statistics import (
     judge,
     pooled_accuracies,
 )
+from runner_compare.statistics.paired_means import CAUTION
 from runner_compare.statistics.pooling import PairedVerdicts, Weights
 
 TESTS = [
@@ -262,7 +263,7 @@ def test_the_legend_says_what_few_samples_cost_and_what_no_test_allows_for(it: D
 def test_the_legend_of_families_says_what_its_test_allows_for() -> None:
     text = legend([it for it in EFFECTS if it.method is Method.mean_flips])
     assert (
-        "counts 2.5 times where a kind that is all lost, and of which none is among these, is not excluded;"
+        f"counts {CAUTION:g} times where a kind that is all lost, and of which none is among these, is not excluded;"
         in text
     )
     assert "of a kind rarer than about 4 in n too few may be among these;" in text
