@@ -28,6 +28,7 @@ from runner_compare.statistics import (
     Finding,
     MarginVerdict,
     McNemar,
+    MeanFlips,
     Method,
     PooledTexts,
     SignFlips,
@@ -35,6 +36,7 @@ from runner_compare.statistics import (
     judge,
     pooled_accuracies,
 )
+from runner_compare.statistics.methods.pooled_means import pooled_means, why_means_differ
 from runner_compare.statistics.pooling import PairedTexts, PairedVerdicts, Weights
 from runner_compare.table import QUESTION_KEYS
 from runner_compare.wording import assignments, natural
@@ -47,7 +49,6 @@ CANNOT_BE_POOLED: dict[str, str] = {
     Method.fisher: "is not paired",
     Method.sequential: "stopped early, and a test for a single look does not hold there",
     Method.over_seeds: "is a mean over seeds, and these are not pooled",
-    Method.mean_flips: "is compared by families of questions or by several answers each, which are not pooled",
 }
 
 QuestionSet = tuple[str | None, ...]  # the task, and the values of SET_KEYS
@@ -184,7 +185,7 @@ def _pooled_table(
             for wanted in sets
         ]
         line = _line(f"pooled-{number}", dict(zip(keys, setting, strict=True)), keys, found)
-        line.note = why_not_pooled(names, found, overlaps)
+        line.note = why_not_pooled(names, found, overlaps, weights)
         table.cells[line.run.job_id] = [
             rows_of_set[0] if rows_of_set else None for rows_of_set in found
         ]
@@ -260,7 +261,10 @@ def _adapter_in(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def why_not_pooled(
-    names: Sequence[str], found: Sequence[Sequence[TableRow]], overlaps: _Overlaps
+    names: Sequence[str],
+    found: Sequence[Sequence[TableRow]],
+    overlaps: _Overlaps,
+    weights: Weights,
 ) -> str | None:
     """Say why a setting has no pooled verdict; None if it has one comparison with its baseline on
     every set."""
@@ -280,6 +284,9 @@ def why_not_pooled(
             return f"on {name} it {CANNOT_BE_POOLED[row.effect.method]}"
         if row.effect.n == 0:
             return f"on {name} no question was answered"
+    tests = [row.effect.test for (row,) in found if row.effect is not None]
+    if (why := why_means_differ(tests, weights)) is not None:
+        return why
     for (first, first_rows), (second, second_rows) in combinations(
         zip(names, found, strict=True), 2
     ):
@@ -348,6 +355,8 @@ def pooled_test(tests: Sequence[Test], weights: Weights) -> Test:
         return PooledTexts(
             [PairedTexts(test.differences, test.sizes) for test in texts], texts[0].unit, weights
         )
+    if means := [test for test in tests if isinstance(test, MeanFlips)]:
+        return pooled_means(means)
     verdicts = [test for test in tests if isinstance(test, McNemar)]
     return pooled_accuracies(
         [

@@ -22,13 +22,17 @@ from typing import NamedTuple
 import numpy as np
 from simulation import GOOD, Limits, Rate, Table, begin
 
-from runner_compare.statistics import ALPHA, POWER, Finding, judge, pooled_accuracies
+from runner_compare.statistics import ALPHA, POWER, Finding, MeanFlips, judge, pooled_accuracies
 from runner_compare.statistics.margins import questions_needed
+from runner_compare.statistics.methods.pooled_means import pooled_means
 from runner_compare.statistics.pooling import PairedVerdicts, Weights, mean_difference_interval
 from runner_compare.statistics.stats import holm, mcnemar_exact
 
 MARGIN, FAMILY = 0.02, 4
 KNOWN = 40  # times as many questions as a task has: their disagreement is as good as known
+TASKS_OF_TEMPLATES, A_TEMPLATE = 3, 10  # tasks of the same templates; questions of each in a task
+TEMPLATES, TEMPLATE_SPREAD, CHANCE = (12, 18, 40), 0.1, 0.03
+TEMPLATE_MARGIN = 0.05
 FINEST = 1 << 12  # whole units of the weighted sums: coarser than in the product, and quicker
 
 
@@ -299,6 +303,51 @@ def plans(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         table.row(name, f"{margin:.0%}", count, known, limits.powers[-1], control)
 
 
+def of_templates(
+    generator: np.random.Generator, templates: int, mean: float
+) -> tuple[list[MeanFlips], list[MeanFlips]]:
+    """Draw the tests of tasks that have the same templates, and the same with clusters of their own."""
+    effects = (mean + TEMPLATE_SPREAD * generator.standard_normal(templates)).repeat(A_TEMPLATE)
+    names = np.arange(templates).repeat(A_TEMPLATE)
+    shared, own = [], []
+    for task in range(TASKS_OF_TEMPLATES):
+        chance = generator.random(len(effects))
+        lost, won = CHANCE + np.maximum(0, -effects), CHANCE + np.maximum(0, effects)
+        drawn = np.where(chance < lost, -1.0, np.where(chance > 1 - won, 1.0, 0.0)).tolist()
+        shared.append(MeanFlips(drawn, names.tolist(), "template"))
+        own.append(MeanFlips(drawn, (names + task * templates).tolist(), "template"))
+    return shared, own
+
+
+def clusters(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
+    """Print how often tasks of the same templates are called different, and as good at the margin."""
+    title = f"{TASKS_OF_TEMPLATES} tasks of the same templates: {pairs:,} pairs of runs a line"
+    heads = (
+        "templates",
+        "called different %",
+        "own clusters %",
+        "independent %",
+        "as good at the margin %",
+    )
+    table = Table(title, *heads)
+    for templates in TEMPLATES:
+        wrong = [0, 0, 0]
+        good = 0
+        for _ in range(pairs):
+            shared, own = of_templates(generator, templates, 0.0)
+            values = [value for test in shared for value in test.differences]
+            independent = mcnemar(values.count(1.0), values.count(-1.0))
+            ps = pooled_means(shared).effect.p, pooled_means(own).effect.p, independent
+            wrong = [count + (p < ALPHA) for count, p in zip(wrong, ps, strict=True)]
+            pooled = pooled_means(of_templates(generator, templates, -TEMPLATE_MARGIN)[0])
+            is_above = pooled.effect.value > -TEMPLATE_MARGIN
+            good += is_above and pooled.p_at(-TEMPLATE_MARGIN) < ALPHA
+        rates = [Rate(count, pairs) for count in wrong]
+        limits.false.append(rates[0])
+        limits.gates.append(Rate(good, pairs))
+        table.row(templates, *rates, limits.gates[-1])
+
+
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (pairs, generator, started), limits = begin("pool_null", __doc__, pairs=1000), Limits()
@@ -307,6 +356,7 @@ def main() -> int:
     family(generator, pairs // 2, limits)
     power(generator, pairs, limits)
     plans(generator, pairs, limits)
+    clusters(generator, pairs, limits)
     return limits.conclude(started)
 
 

@@ -12,6 +12,8 @@ import pytest
 from question_families import in_families
 from stores import INT8, NF4, NONE, Store, marks
 
+from runner_compare.statistics.paired_means import MeanDifference
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
@@ -243,25 +245,23 @@ def test_another_model_is_another_setting(store: Store, show: Any) -> None:
     assert "it has no run on test" in out
 
 
-def test_families_are_not_pooled_as_if_their_questions_were_independent(
-    store: Store, show: Any
-) -> None:
+def test_a_cluster_that_several_sets_have_counts_once(store: Store, show: Any) -> None:
+    """nf4 loses all questions of 4 of 20 templates, in both sets: 80 of 400 questions, and 4 of 20
+    clusters."""
     for split in ("test", "train"):
         for name, config in (("none", NONE), ("nf4", NF4)):
-            lost = [index // 10 < (4 if name == "nf4" else 0) for index in range(200)]
-            solved = [not it for it in lost]
+            solved = [name == "none" or index // 10 >= 4 for index in range(200)]
             split_config = {**config, "task.split": split}
-            in_families(
-                store,
-                "pooled families",
-                f"{name}-{split}",
-                split_config,
-                solved,
-                10,
-                questions=split,
-            )
-    _, out, _ = show("pooled families", *BASELINE, "--pool")
-    assert (
-        "not pooled, on test it is compared by families of questions or by several answers each"
-        in out
-    )
+            job = f"{name}-{split}"
+            in_families(store, "pooled families", job, split_config, solved, 10, questions=split)
+    for weights in ("questions", "tasks"):
+        asked = ("--format", "json", *BASELINE, "--pool", weights)
+        _, out, _ = show("pooled families", *asked)
+        (row,) = json.loads(out)["pooled"][0]["rows"]
+        comparison = row["comparison"]
+        assert (comparison["method"], comparison["clusters"]) == ("mean_flips", 20)
+        assert (comparison["losses"], comparison["ties"]) == (80, 320)
+        assert comparison["difference"] == pytest.approx(-0.2)
+        by_clusters = MeanDifference.of([-1.0] * 40 + [0.0] * 160, [at // 10 for at in range(200)])
+        assert comparison["p"] == pytest.approx(by_clusters.p)
+        assert comparison["p"] > 0.05, "80 independent losses would have a p of 1e-24"

@@ -1,0 +1,48 @@
+"""Means of several tasks as one difference: which can be pooled, and what counts as one cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner_compare.statistics import McNemar, MeanFlips
+from runner_compare.statistics.methods.pooled_means import pooled_means, why_means_differ
+from runner_compare.statistics.pooling import Weights
+
+DIFFERENCES = [-1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0]
+TEMPLATES = ["a", "a", "b", "b", "c", "c", "d", "d"]
+CLUSTERED = MeanFlips(DIFFERENCES, TEMPLATES, "template", 1, 5)
+
+
+def test_clusters_of_the_same_name_are_one_cluster() -> None:
+    other = MeanFlips(DIFFERENCES[::-1], [*TEMPLATES[:6], "e", "e"], "template", 1, 6)
+    pooled = pooled_means([CLUSTERED, other])
+    assert (pooled.mean.n, len(pooled.mean.sums)) == (16, 5)
+    assert sorted(pooled.mean.sizes) == [2, 2, 4, 4, 4]
+    assert (pooled.by, pooled.baseline_correct) == ("template", 11)
+    assert pooled.mean.difference == pytest.approx(-1 / 8)
+
+
+def test_questions_with_several_answers_stay_single() -> None:
+    several = MeanFlips([0.25, -0.5, 0.0, 0.25, 0.0, 0.75], None, "", 4, 3)
+    pooled = pooled_means([several, several])
+    assert len(pooled.mean.sums) == pooled.mean.n == 12
+    assert (pooled.by, pooled.samples) == ("", 4)
+
+
+@pytest.mark.parametrize(
+    ("tests", "weights", "can_be_pooled"),
+    [
+        ([CLUSTERED, CLUSTERED], Weights.questions, True),
+        ([CLUSTERED, CLUSTERED], Weights.tasks, True),
+        ([McNemar(3, 1, 100, 50), McNemar(3, 1, 100, 50)], Weights.tasks, True),
+        ([CLUSTERED, McNemar(3, 1, 100, 50)], Weights.questions, False),
+        ([CLUSTERED, MeanFlips(DIFFERENCES, TEMPLATES, "topic")], Weights.questions, False),
+        ([CLUSTERED, MeanFlips(DIFFERENCES, TEMPLATES, "template", 4)], Weights.questions, False),
+        ([CLUSTERED, MeanFlips([0.0] * 6, TEMPLATES[:6], "template")], Weights.questions, True),
+        ([CLUSTERED, MeanFlips([0.0] * 6, TEMPLATES[:6], "template")], Weights.tasks, False),
+    ],
+)
+def test_which_tests_can_be_pooled(
+    tests: list[MeanFlips | McNemar], weights: Weights, can_be_pooled: bool
+) -> None:
+    assert (why_means_differ(tests, weights) is None) == can_be_pooled
