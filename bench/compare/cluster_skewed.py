@@ -3,8 +3,8 @@
 The true difference of a cluster is drawn: normal, exponential, lognormal, or of two kinds of which one is lost.
 Clusters are equal, unequal, or one has a third of all questions. The mean difference is 0 first: how often are equal
 runs called different? Then it is minus the margin: how often is the run called as good within the margin? Two kinds of
-lines are shown, and do not count: kinds rarer than four in as many clusters of equal size (often none of the clusters,
-or one, is of such a kind), and runs that lose nothing by chance. Last, a loss is there: how often is it found? The
+lines are shown, and do not count: kinds rarer than four in n (often none of the clusters, or one, is of such a kind),
+also among unequal clusters, and runs that lose nothing by chance. Last, a loss is there: how often is it found? The
 controls are Student's t over clusters, and the test before 29 November 2026, which excluded a kind of cluster that
 loses everything.
 
@@ -189,7 +189,7 @@ def truths() -> list[Line]:
                         f"{among} in n lose {lost:.0%}",
                         kinds(share, lost),
                         NOISES[1],
-                        among >= ENOUGH,
+                        among >= ENOUGH and how == "equal",
                     )
                     for lost in (0.3, 0.9)
                     if share * lost / (1 - share) <= 1
