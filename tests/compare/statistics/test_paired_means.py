@@ -56,7 +56,7 @@ def test_no_difference_anywhere_still_leaves_room() -> None:
     it = MeanDifference.of([0.0] * 200, [at // 10 for at in range(200)])
     low, high = it.interval()
     assert it.p == 1
-    # Twenty clusters of ten, of which none differs. An unseen one may lose three answers: the
+    # Twenty clusters of ten, of which none differs. An unseen one may lose two answers: the
     # interval has each mean of which so many clusters would all miss that kind in 0.05 / CAUTION.
     share = 1 - (0.05 / CAUTION) ** (1 / 20)
     assert low == pytest.approx(-share * LOST_ANSWERS / 10, rel=0.01)
