@@ -223,10 +223,10 @@ def main() -> int:
         table.row(*line.cells, false, by_student.plain, before.plain, good)
         limits.false += [false] * line.counts
         at_margin += [good] * line.counts
-    heads = "clusters", "sizes    ", "found %", "by Student's t", "as before"
+    found_heads = "clusters", "sizes    ", "found %", "by Student's t", "as before"
     table = Table(
         f"worse by {100 * LOSS:g} points, {LARGER_SIZE} questions a cluster: {pairs:,} pairs a line",
-        *heads,
+        *found_heads,
     )
     for clusters in CLUSTERS:
         for how in SIZES:
