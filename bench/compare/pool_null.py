@@ -337,10 +337,10 @@ def clusters(generator: np.random.Generator, pairs: int, limits: Limits) -> None
             shared, own = of_templates(generator, templates, 0.0)
             values = [value for test in shared for value in test.differences]
             independent = mcnemar(values.count(1.0), values.count(-1.0))
-            ps = pooled_means(shared).effect.p, pooled_means(own).effect.p, independent
+            ps = pooled_means(shared).mean.p, pooled_means(own).mean.p, independent
             wrong = [count + (p < ALPHA) for count, p in zip(wrong, ps, strict=True)]
             pooled = pooled_means(of_templates(generator, templates, -TEMPLATE_MARGIN)[0])
-            is_above = pooled.effect.value > -TEMPLATE_MARGIN
+            is_above = pooled.mean.difference > -TEMPLATE_MARGIN
             good += is_above and pooled.p_at(-TEMPLATE_MARGIN) < ALPHA
         rates = [Rate(count, pairs) for count in wrong]
         limits.false.append(rates[0])
