@@ -12,7 +12,7 @@ do not contain, takes a line away from 80 %; so each line has 40 of them, and sh
 
 Then 20 families lose 20 points: how often does each test find it? And how wide is the interval of 57 to 62 families?
 Last, discrete truths of a mean of 0 are drawn at random, most of them with a rare value of -1 or 1: how often is one
-called a difference?
+called a difference? Values rarer than four in n are shown, and do not count: the test does not see them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from cluster_null import Families
+from cluster_null import ENOUGH, Families
 from cluster_null import answers as family_answers
 from numbers_null import KINDS, LOWER, MANY, lost, verdict
 from simulation import Limits, Numbers, Rate, Table, begin
@@ -239,7 +239,10 @@ def twenty_points(generator: np.random.Generator, pairs: int) -> None:
 
 
 def random_truth(generator: np.random.Generator, families: int) -> tuple[Numbers, Numbers]:
-    """Draw a discrete truth of mean 0 between -1 and 1: its values, and the chance of each."""
+    """Draw a discrete truth of mean 0 between -1 and 1: its values, and the chance of each.
+
+    The first one is rare.
+    """
     while True:
         count = int(generator.integers(3, 6))
         rare = min(0.5, generator.choice([0.5, 1.0, 2.0, 3.0, 5.0]) / families)
@@ -252,21 +255,24 @@ def random_truth(generator: np.random.Generator, families: int) -> tuple[Numbers
 
 
 def of_random_truths(generator: np.random.Generator) -> list[Rate]:
-    """Print and return how often random truths of mean 0 are called a difference: on average, and
-    the worst of them."""
-    heads = "families", "of all truths %", "of the worst one %"
+    """Print how often random truths of mean 0 are called a difference: on average, and the worst of
+    them. Return the averages of those whose rare value is not rarer than four in n."""
+    heads = "families", "of all truths %", "of the worst one %", "rare value: 4 in n and more %"
     table, rates = (
         Table(f"{TRUTHS} random truths of mean 0, {TRUTH_DRAWS:,} comparisons of each", *heads),
         [],
     )
     for families in TRUTH_SIZES:
-        wrong = []
+        wrong, often = [], []
         for _ in range(TRUTHS):
             values, chances = random_truth(generator, families)
             sums = generator.choice(values, p=chances, size=(TRUTH_DRAWS, families))
             wrong.append(int((mean_ps(sums, np.ones_like(sums), 0.0) < ALPHA).sum()))
-        rates.append(Rate(sum(wrong), TRUTHS * TRUTH_DRAWS))
-        table.row(families, rates[-1], Rate(max(wrong), TRUTH_DRAWS))
+            if chances[0] * families >= ENOUGH:
+                often.append(wrong[-1])
+        cells = [Rate(sum(wrong), TRUTHS * TRUTH_DRAWS), Rate(max(wrong), TRUTH_DRAWS)]
+        rates += [Rate(sum(often), len(often) * TRUTH_DRAWS)] * bool(often)
+        table.row(families, *cells, rates[-1] if often else "-")
     return rates
 
 
