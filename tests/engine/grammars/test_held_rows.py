@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ from transformers import AutoTokenizer
 from runner_base import ConfigError, FinishReason
 from runner_base.dtypes import Dtype
 from runner_engine import embedded
-from runner_engine.grammars import leave_allowed
+from runner_engine.grammars import Grammars, Held, leave_allowed
+from runner_engine.grammars.held import MOST_MASK_S, TOO_COMPLEX
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Message, Request
@@ -244,6 +246,56 @@ def test_a_missing_package_is_named(engine_of: Make, monkeypatch: pytest.MonkeyP
 def test_answers_that_do_not_end_by_themselves_have_no_grammar(keys: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"request.grammar=.*goes with an answer that is whole"):
         Request("a", "x", grammar=GRAMMAR, **keys)
+
+
+class SlowMatcher:
+    """A matcher whose masks take too long from some token on. It stands in for a grammar that the
+    library computes slowly."""
+
+    slow_masks = 0
+
+    def __init__(self, matcher: Any, quick_masks: int) -> None:
+        self._matcher, self._quick_masks = matcher, quick_masks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._matcher, name)
+
+    def deep_copy(self) -> SlowMatcher:
+        return SlowMatcher(self._matcher.deep_copy(), self._quick_masks)
+
+    def unsafe_compute_mask_ptr(self, place: int, size: int) -> None:
+        self._quick_masks -= 1
+        if self._quick_masks < 0:
+            SlowMatcher.slow_masks += 1
+            end = time.thread_time() + MOST_MASK_S + 0.05
+            while time.thread_time() < end:
+                pass
+        self._matcher.unsafe_compute_mask_ptr(place, size)
+
+
+def test_a_mask_that_is_too_slow_within_an_answer_ends_this_answer_only(
+    engine_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of()
+    free = Request("free", QUESTIONS[0], sampling=Sampling(temperature=0.9, seed=1))
+    alone = tokens(ended(engine, [free]))
+    monkeypatch.setattr(SlowMatcher, "slow_masks", 0)
+    begin = Grammars.begin
+
+    def begin_slow(*given: Any) -> Held:
+        held = begin(*given)
+        return Held(SlowMatcher(held._matcher, quick_masks=5), held._words)
+
+    monkeypatch.setattr(Grammars, "begin", begin_slow)
+    done = ended(engine, [Request("held", QUESTIONS[1], grammar=GRAMMAR), free])
+    slow = done.pop(("held", 0))
+    assert slow.error == TOO_COMPLEX
+    assert slow.permanent, "the same request would fail again"
+    assert len(slow.answer.token_ids) == 5
+    assert SlowMatcher.slow_masks == 1, (
+        "others wait for one slow mask, and not for each further one"
+    )
+    assert tokens(done) == alone
 
 
 def test_an_answer_that_left_its_grammar_ends_in_an_error() -> None:

@@ -265,6 +265,24 @@ def test_two_jobs_never_write_into_one_place(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_job_next_to_links_of_its_unfinished_folders_name_loses_nothing(
+    runner: Run, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("kept")
+    place = tmp_path / "outputs" / "made"
+    place.mkdir(parents=True)
+    links = (f".{NAME}.unfinished", f".{NAME}.{'0' * 16}.unfinished", f".{NAME}.unfinished.tmp")
+    for name in links:
+        (place / name).symlink_to(victim)
+    made, _ = made_by(runner, tmp_path, *KEYS)
+    assert contents(victim) == {"precious": b"kept"}
+    assert {path.name for path in place.iterdir()} == {NAME, *links}
+    assert made.is_dir()
+    assert not made.is_symlink()
+
+
 def test_a_link_in_place_of_the_unfinished_folder_loses_nothing(tmp_path: Path) -> None:
     """Whoever can write next to the model may put links there, to any folder."""
     victim = tmp_path / "victim"

@@ -34,6 +34,15 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "a million letters": {"type": "string", "pattern": "^a{1000000}$"},
     **COSTLY,
 }
+BEHIND_TRIED_TOKENS = {  # the trial reads only the first tokens of an answer
+    "type": "object",
+    "properties": {
+        "a": {"const": "x7" * 60},
+        "b": {"type": "string", "pattern": "^((a{50}){50}){20}$"},
+    },
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
 KNOWN = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
 
@@ -79,6 +88,15 @@ def memory_mib(server: Serving) -> float:
     return total / 1024
 
 
+def refusal(server: Serving, body: dict[str, Any]) -> tuple[int, Any]:
+    """Ask until the answer is not that this machine is too busy to try the schema."""
+    for _ in range(4):
+        status, answer = server.ask(CHAT, body)
+        if status != 503 or "machine is busy" not in answer["error"]["message"]:
+            break
+    return status, answer
+
+
 class Others:
     """Clients with a known schema and with a new one each time, and the server's memory."""
 
@@ -119,7 +137,7 @@ def test_others_do_not_wait_for_a_costly_schema(server: Serving, name: str) -> N
     with Others(server) as control:
         time.sleep(3)
     with Others(server) as beside:
-        status, answer = server.ask(CHAT, body_of(COSTLY[name]))
+        status, answer = refusal(server, body_of(COSTLY[name]))
     print(
         f"{name}: others waited {max(control.waits):.2f} s without the attack, "
         f"{max(beside.waits):.2f} s beside it (median {statistics.median(beside.waits):.2f}); "
@@ -133,12 +151,27 @@ def test_others_do_not_wait_for_a_costly_schema(server: Serving, name: str) -> N
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_the_reason_is_plain(server: Serving, name: str) -> None:
-    status, answer = server.ask(CHAT, body_of(IMPOSSIBLE[name]))
+    status, answer = refusal(server, body_of(IMPOSSIBLE[name]))
     message = answer["error"]["message"]
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error"), answer
     assert len(message) < 300
     for inner in ("<state>", "Parser", "lexer", "grm_prefix", "panicked", "\n"):
         assert inner not in message
+
+
+def test_a_schema_that_becomes_too_complex_within_an_answer_is_refused(server: Serving) -> None:
+    status, _ = server.ask(CHAT, body_of(BEHIND_TRIED_TOKENS))  # 8 tokens do not get that far
+    assert status == 200
+    with Others(server) as control:
+        time.sleep(3)
+    with Others(server) as beside:
+        status, answer = refusal(server, body_of(BEHIND_TRIED_TOKENS, max_tokens=250))
+    print(f"others waited {max(control.waits):.2f} s before, {max(beside.waits):.2f} s beside it")
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error"), answer
+    assert "its schema is too complex: simplify its patterns" in answer["error"]["message"]
+    assert control.statuses == beside.statuses == {200}
+    assert max(beside.waits) < max(control.waits) + MOST_WAIT_S
+    assert max(beside.memory) < max(control.memory) + MOST_MIB
 
 
 def test_a_client_that_leaves_ends_the_compiling(server: Serving) -> None:
