@@ -99,10 +99,11 @@ def main() -> int:
     accepted = {status for one in rounds for status in one.costly} - {400, 429, 503}
     grown = rounds[-1].rest[0] - rounds[-2].rest[0] if len(rounds) > 1 else 0.0
     print(f"last rest against the one before: {grown:+.1f} MiB")
-    if failed or accepted:
-        print(
-            f"statuses {[dict(one.statuses) for one in rounds]}, costly {[dict(one.costly) for one in rounds]}"
-        )
+    for name, statuses in (
+        ("answers", [one.statuses for one in rounds]),
+        ("costly schemas", [one.costly for one in rounds]),
+    ):
+        print(f"statuses of {name}: {dict(sum(statuses, Counter()))}")
     return 1 if failed or accepted or grown > options.grows else 0
 
 

@@ -29,6 +29,7 @@ MODEL = str(MODEL_DIR)
 ARGUMENTS = {
     "bench/corpus_ranks.py": ["--model", MODEL],
     "bench/drawn_kl.py": ["--model", MODEL, "--texts", "1"],
+    "bench/llama_cpp_resumed.py": ["--model", MODEL],
     "bench/llama_cpp_turns.py": ["--model", MODEL],
     "bench/lm_eval_own_tests.py": ["missing_checkout"],
     "bench/plan_accuracy.py": ["--model", MODEL, "--data", MODEL],

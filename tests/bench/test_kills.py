@@ -1,0 +1,45 @@
+"""Jobs that are killed and resumed have the answers of an undisturbed one: short runs of the
+benchmarks, with the embedded model and with the real llama.cpp where it is installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from real_llama_cpp import embedded_file
+
+ROOT = Path(__file__).parents[2]
+LONGEST_S = 1800
+needs_llama_cpp = pytest.mark.skipif(
+    not (ROOT / ".llama_cpp").exists(), reason="llama.cpp is not installed here: make llama_cpp"
+)
+pytestmark = [pytest.mark.thorough, pytest.mark.slow]
+
+
+def run(script: str, *arguments: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, f"bench/{script}", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_S,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr[-5000:]
+    return ran.stdout
+
+
+def test_killed_jobs_lose_nothing() -> None:
+    assert "nothing that was shown as done was asked again" in run("kills.py", "--kills", "10")
+
+
+@needs_llama_cpp
+def test_killed_jobs_of_llama_cpp_lose_nothing(tmp_path: Path) -> None:
+    file = str(embedded_file(tmp_path))
+    printed = run("kills.py", "--kills", "6", "--llama-cpp", file, "--only", "llama.cpp")
+    assert "nothing that was shown as done was asked again" in printed
+
+
+@needs_llama_cpp
+def test_resumed_jobs_of_llama_cpp_have_the_same_answers(tmp_path: Path) -> None:
+    sizes = ("--questions", "8", "--interrupts", "3", "--timed", "0")
+    printed = run("llama_cpp_resumed.py", "--model", str(embedded_file(tmp_path)), *sizes)
+    assert "model.prompt_cache=false: 8 of 8 answers equal after 1 interrupts" in printed
