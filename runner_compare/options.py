@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="PATH",
-        help=f"instead of MLflow: files or folders of other tools ({writers()}); all are compared with the "
+        help=f"instead of MLflow: files or folders of {writers()}; all are compared with the "
         "first, unless --baseline or --by says otherwise",
     )
     add(

@@ -20,6 +20,7 @@ from runner.store.stored_runs import download
 from runner_base import EvidenceError, Progress, Sample, say
 from runner_base.repeats import REPEATS, read_repeats
 from runner_compare import (
+    GZIP_SUFFIX,
     LOG_LIKELIHOOD,
     SAMPLES,
     TEXT_END,
@@ -213,7 +214,9 @@ class SampleReader(Reader):
             address.scheme in ("", "file") and address.path
         ):  # a local folder, perhaps on another machine
             folders.append(Path(unquote(address.path)))
-        yield from (folder / name for folder in dict.fromkeys(folders) if (folder / name).is_file())
+        names = (name, name + GZIP_SUFFIX) if name == SAMPLES else (name,)
+        paths = (folder / each for folder in dict.fromkeys(folders) for each in names)
+        yield from (path for path in paths if path.is_file())
 
 
 def _counts(answers: Answers) -> tuple[int, int]:

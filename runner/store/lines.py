@@ -9,8 +9,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runner_base import Call, EvidenceError, JobFailed, cannot_write
+from runner_base import Call, DataError, EvidenceError, JobFailed, cannot_write
 from runner_base.result import ANSWER_KEYS
+from runner_compare import GZIP_SUFFIX, read_gzip
 
 Line = TypeVar("Line")
 
@@ -55,7 +56,7 @@ def read_evidence(
     """
     if not is_file(path):
         return
-    data = path.read_bytes()
+    data = _read_gzip(path) if path.suffix == GZIP_SUFFIX else path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if repair and len(whole) < len(data):
         os.truncate(path, len(whole))
@@ -64,6 +65,13 @@ def read_evidence(
             yield number, parse(line.decode())
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise damaged(path, number, f"is not a {noun} ({error})") from error
+
+
+def _read_gzip(path: Path) -> bytes:
+    try:
+        return read_gzip(path)
+    except DataError as error:
+        raise EvidenceError(str(error)) from error
 
 
 def is_file(path: Path) -> bool:

@@ -233,6 +233,7 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
         "correct": float(sum(sample.solved for sample in run.samples)),
         **accuracy_figures([sample.share for sample in run.samples], families, counts),
         **figures_of([(sample.right, sample.votes) for sample in run.samples]),
+        **run.figures,
     }
     errors = sum(sample.has_error for sample in run.samples)
     return replace(

@@ -70,6 +70,7 @@ class ToolRun:
     # by measure; empty for an evaluation
     repeats: dict[str, list[float]] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)  # further metrics of the tool's own
     # the direction of its numbers; None: it says right or wrong for each sample
     better: Better | None = None
     found_at: str = ""  # the path on the command line that it was found at

@@ -12,6 +12,7 @@ from runner_compare.readers import Outline, ToolFile
 
 # in the order in which a file is shown to them: the module's name, and the tool's
 TOOLS = {
+    "runner_job": "runner",
     "inspect_log": "inspect_ai",
     "lighteval_results": "lighteval",
     "evalscope_report": "evalscope",
@@ -40,8 +41,8 @@ class ToolReader(Protocol):
 
 def writers() -> str:
     """Return the names of all tools whose files are read."""
-    first, second, *others = TOOLS.values()
-    return ", ".join([first, second, "lm-evaluation-harness", *others])
+    first, second, third, *others = TOOLS.values()
+    return ", ".join([first, second, third, "lm-evaluation-harness", *others])
 
 
 @cache

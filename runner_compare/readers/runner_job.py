@@ -1,0 +1,208 @@
+"""Reads jobs of the runner: a job's folder, its samples (also as `samples.jsonl.gz`), or an archive
+with one or more such folders.
+
+Only jobs with verdicts are read here. All other jobs are compared from their output folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from runner_base import DataError, Record, Sample, Status
+from runner_compare.data import Answers
+from runner_compare.outcomes import QuestionOutcome
+from runner_compare.readers import (
+    LONGEST_TEXT,
+    METRIC,
+    Outline,
+    ToolFile,
+    ToolRun,
+    ToolSample,
+    check_samples_differ,
+    read_bytes,
+)
+from runner_compare.readers.packed import (
+    ARCHIVE_SUFFIXES,
+    GZIP_SUFFIX,
+    read_archive,
+    read_gzip,
+    unpack_gzip,
+)
+
+TOOL = "runner"
+RESULT, SAMPLES = "result.json", ("samples.jsonl", "samples.jsonl.gz")
+SET_ASIDE = ".old-"  # in the name of a folder that a later run of the job has replaced
+NOT_SETTINGS = ("tracking.", "output_dir")  # they differ between hosts
+EXTRACTOR = "task.extractor"
+
+
+@dataclass(slots=True)
+class JobSample(ToolSample):
+    """A sample with all that a comparison counts."""
+
+    outcome: QuestionOutcome = field(default_factory=lambda: QuestionOutcome(False, None))
+
+
+@dataclass
+class JobRun(ToolRun):
+    """A job with its samples."""
+
+    job_samples: list[JobSample] = field(default_factory=list)
+
+    def answers(self) -> Answers:
+        """Return how each question was answered, with what was cut off."""
+        return {sample.key: sample.outcome for sample in self.job_samples}
+
+
+def recognises(path: Path, outline: Outline) -> bool:
+    """Whether a file is a job's result, its samples, or an archive."""
+    if path.name == RESULT:
+        return outline.has("job_id", "status", "task", "params", "result")
+    return path.name in SAMPLES or path.name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
+    """Return the jobs in a file or an archive."""
+    if path.name == RESULT:
+        tool_file = ToolFile([])
+        _add_job(tool_file, path, str(path), raw, _read_samples_in(path.parent), cluster)
+        return tool_file
+    if path.name in SAMPLES:
+        result = path.with_name(RESULT)
+        if not result.is_file():
+            raise DataError(f"{path}: {RESULT} is not beside it. Give the job's whole folder.")
+        samples = str(path), _read_unpacked(path)
+        tool_file = ToolFile([])
+        _add_job(tool_file, result, str(result), read_bytes(result), samples, cluster)
+        return tool_file
+    files = read_archive(path, {RESULT, *SAMPLES})
+    results = [name for name in files if PurePosixPath(name).name == RESULT]
+    if not results:
+        raise DataError(f"{path}: no job of the runner in it ({RESULT} with {SAMPLES[0]})")
+    tool_file = ToolFile([])
+    for name in results:
+        job = f"{path}: {name}", files[name], _find_packed(path, name, files)
+        _add_job(tool_file, path / name, *job, cluster)
+    return tool_file
+
+
+Samples = tuple[str, bytes] | None  # where a job's samples are, and their lines
+
+
+def _read_samples_in(folder: Path) -> Samples:
+    """Return the samples in a job's folder."""
+    path = next((folder / name for name in SAMPLES if (folder / name).is_file()), None)
+    return None if path is None else (str(path), _read_unpacked(path))
+
+
+def _read_unpacked(path: Path) -> bytes:
+    return read_gzip(path) if path.suffix == GZIP_SUFFIX else read_bytes(path)
+
+
+def _find_packed(path: Path, result: str, files: dict[str, bytes]) -> Samples:
+    """Return the samples that lie beside a result in an archive."""
+    for samples in SAMPLES:
+        name = str(PurePosixPath(result).with_name(samples))
+        found = next((key for key in files if str(PurePosixPath(key)) == name), None)
+        if found is not None:
+            where = f"{path}: {found}"
+            content = files[found]
+            return where, unpack_gzip(content, where) if name.endswith(GZIP_SUFFIX) else content
+    return None
+
+
+def _add_job(
+    tool_file: ToolFile, path: Path, where: str, raw: bytes, samples: Samples, cluster: str | None
+) -> None:
+    """Add a job that has verdicts; note any other job."""
+    if SET_ASIDE in path.parent.name:
+        return
+    try:
+        record = Record.from_json(raw.decode())
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{where}: not a readable result ({error})") from error
+    if record.status is not Status.FINISHED and not record.result.metrics.get("errors"):
+        tool_file.notes.append(f"left out: {record.job_id} has not finished ({record.status})")
+    elif "correct" not in record.result.metrics:
+        tool_file.notes.append(
+            f"left out: {record.job_id} ({record.task}) has no verdicts; compare it with --output-dir"
+        )
+    elif samples is None:
+        raise DataError(f"{where}: {SAMPLES[0]} is not beside it")
+    else:
+        tool_file.runs.append(_read_job(path, record, *samples, cluster))
+
+
+def _read_job(path: Path, record: Record, where: str, lines: bytes, cluster: str | None) -> JobRun:
+    """Return a job with its samples; DataError unless they have the recorded score."""
+    metrics = record.result.metrics
+    stopped_after = int(metrics["questions_asked"]) if metrics.get("questions_left") else None
+    scored = sorted(
+        (sample for sample in _parse_samples(where, lines) if sample.answer.verdict is not None),
+        key=lambda sample: sample.index,
+    )
+    counted = [sample for sample in scored[:stopped_after] if not sample.left_out]
+    recorded = int(metrics["correct"]), int(metrics["n"])
+    found = sum(sample.solved for sample in counted), len(counted)
+    if found != recorded:
+        raise DataError(
+            f"{where}: {found[0]} of {found[1]} answers are right, "
+            f"but {RESULT} counts {recorded[0]} of {recorded[1]}: one of them was changed"
+        )
+    extractor = record.params.get(EXTRACTOR, "")
+    has_cluster = cluster is None or record.params.get("task.cluster") == cluster
+    samples = [_sample(sample, extractor, has_cluster) for sample in counted]
+    check_samples_differ(path, samples)
+    params = {
+        key: value for key, value in record.params.items() if not key.startswith(NOT_SETTINGS)
+    }
+    return JobRun(
+        TOOL,
+        path,
+        record.task,
+        record.started_at,
+        params | {METRIC: "verdict"},
+        str(record.task_version),
+        samples=[*samples],
+        facts=record.result.facts,
+        figures={key: float(value) for key, value in metrics.items()},
+        job_samples=samples,
+    )
+
+
+def _sample(sample: Sample, extractor: str, has_cluster: bool) -> JobSample:
+    outcome = QuestionOutcome.of(sample)
+    if not has_cluster:
+        outcome = outcome._replace(cluster=None)
+    extracted = sample.answer.extracted or {}
+    return JobSample(
+        str(sample.index),
+        sample.question or "",
+        sample.gold or "",
+        sample.solved,
+        extracted.get(extractor, next(iter(extracted.values()), None)),
+        sample.answer.parts.answer[-LONGEST_TEXT:],
+        sample.failed,
+        outcome.right,
+        cluster=outcome.cluster,
+        outcome=outcome,
+    )
+
+
+def _parse_samples(where: str, content: bytes) -> Iterator[Sample]:
+    """Yield the last sample of each index; only a sample with an error may have a successor."""
+    samples: dict[int, Sample] = {}
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            sample = Sample.from_json(line.decode())
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{where}, line {number}: not a sample ({error})") from error
+        earlier = samples.get(sample.index)
+        if earlier is not None and not earlier.failed and earlier != sample:
+            raise DataError(f"{where}, line {number}: sample {sample.index} is duplicated")
+        samples[sample.index] = sample
+    yield from samples.values()
