@@ -114,3 +114,14 @@ def test_a_folder_of_studies_that_is_not_here_says_where_it_is(runner: Run) -> N
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("error: -cd experiments: there is no folder ")
     assert "in a clone" in done.err
+
+
+def test_a_folder_of_studies_needs_the_name_of_one(runner: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [config, _self_]\n")
+    done = runner("-cd", str(tmp_path), "plan=true", "tracking=none")
+    assert (done.code, done.out) == (2, "")
+    assert "-cn NAME: mine" in done.err
+    (tmp_path / "generation").mkdir()
+    (tmp_path / "generation" / "short.yaml").write_text("max_new_tokens: 8\n")
+    done = runner("-cd", str(tmp_path), "plan=true", "tracking=none", "model=stub")
+    assert done.code == 0, done.err

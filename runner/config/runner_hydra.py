@@ -198,6 +198,8 @@ def run(task: TaskFunction) -> None:
             f"-cd {arguments.config_dir}: there is no folder {folder}. The studies of the documentation are in the "
             "repository, and pip install brings none: run the command in a clone"
         )
+    if folder is not None and arguments.config_name is None:
+        _check_study_is_named(arguments, folder)
     runner_hydra = RunnerHydra(
         detect_task_name(*caller), loader_of(search_path(main, folder, caller))
     )
@@ -206,6 +208,20 @@ def run(task: TaskFunction) -> None:
         _do(runner_hydra, arguments, parser, name, saved, task)
     finally:
         GlobalHydra.instance().clear()
+
+
+def _check_study_is_named(arguments: Any, folder: Path) -> None:
+    """Raise SearchPathException for a folder of studies of which `-cn` names none.
+
+    A folder of choices has a folder for each group, and needs no `-cn`.
+    """
+    studies = sorted(path.stem for path in folder.glob("*.yaml"))
+    asks_for_help = arguments.help or arguments.hydra_help or arguments.shell_completion
+    has_groups = any(folder.glob("*/**/*.yaml"))
+    if studies and "config" not in studies and not has_groups and not asks_for_help:
+        raise SearchPathException(
+            f"-cd {arguments.config_dir}: no study is named. Add -cn NAME: {', '.join(studies)}"
+        )
 
 
 def _do(
