@@ -62,8 +62,6 @@ if TYPE_CHECKING:
     from runner_compare.reader import SAMPLES as SAMPLES
     from runner_compare.reader import Reader as Reader
     from runner_compare.reader import no_samples as no_samples
-    from runner_compare.readers.packed import GZIP_SUFFIX as GZIP_SUFFIX
-    from runner_compare.readers.packed import read_gzip as read_gzip
     from runner_compare.recall_card import RecallCard as RecallCard
     from runner_compare.records import Opener as Opener
     from runner_compare.records import Records as Records
@@ -111,8 +109,6 @@ PLACES = {
     "side_of": "data",  # one side of a flip as it is shown
     "no_samples": "reader",  # the error for a run whose samples are gone
     "SAMPLES": "reader",  # the name of their file
-    "GZIP_SUFFIX": "readers.packed",  # how its name ends where it is packed
-    "read_gzip": "readers.packed",  # the content of a packed file, up to a limit
     "TEXT_END": "data",  # characters of a text that are shown
     "JOB_ID": "data",  # the key by which a run is named
     "ENGINE": "data",  # the fact that names the engine of another program

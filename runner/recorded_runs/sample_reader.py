@@ -18,9 +18,9 @@ from runner.store.divergences import DIVERGENCES, WORST_TOKENS, read_divergences
 from runner.store.jobs import read_samples
 from runner.store.stored_runs import download
 from runner_base import EvidenceError, Progress, Sample, say
+from runner_base.gzip_files import GZIP_SUFFIX
 from runner_base.repeats import REPEATS, read_repeats
 from runner_compare import (
-    GZIP_SUFFIX,
     LOG_LIKELIHOOD,
     SAMPLES,
     TEXT_END,

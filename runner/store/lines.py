@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner_base import Call, DataError, EvidenceError, JobFailed, cannot_write
+from runner_base.gzip_files import GZIP_SUFFIX, read_gzip
 from runner_base.result import ANSWER_KEYS
-from runner_compare import GZIP_SUFFIX, read_gzip
 
 Line = TypeVar("Line")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from runner_base import DataError, Record, Sample, Status
+from runner_base.gzip_files import GZIP_SUFFIX, read_gzip, unpack_gzip
 from runner_compare.data import Answers
 from runner_compare.outcomes import QuestionOutcome
 from runner_compare.readers import (
@@ -23,13 +24,7 @@ from runner_compare.readers import (
     check_samples_differ,
     read_bytes,
 )
-from runner_compare.readers.packed import (
-    ARCHIVE_SUFFIXES,
-    GZIP_SUFFIX,
-    read_archive,
-    read_gzip,
-    unpack_gzip,
-)
+from runner_compare.readers.packed import ARCHIVE_SUFFIXES, read_archive
 
 TOOL = "runner"
 RESULT, SAMPLES = "result.json", ("samples.jsonl", "samples.jsonl.gz")

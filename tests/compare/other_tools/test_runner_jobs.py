@@ -9,13 +9,13 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner_base import Answer, FinishReason, Record, Result, Sample, Status, Verdict
-from runner_compare.readers import packed
+from runner_base import Answer, FinishReason, Record, Result, Sample, Status, Verdict, gzip_files
 
 N, CORRECT = 60, {"none": 50, "nf4": 30}
 
@@ -85,8 +85,7 @@ WAYS: dict[str, Callable[[Path], Path]] = {
     "samples": lambda folder: folder / "samples.jsonl",
     "samples.gz": pack_samples,
     "folder with samples.gz": lambda folder: pack_samples(folder).parent,
-    **{suffix: lambda folder, suffix=suffix: pack(folder, suffix) for suffix in
-       (".tar.gz", ".tgz", ".tar", ".zip")},
+    **{suffix: partial(pack, suffix=suffix) for suffix in (".tar.gz", ".tgz", ".tar", ".zip")},
     "archive with samples.gz": lambda folder: pack(pack_samples(folder).parent, ".zip"),
 }  # fmt: skip
 
@@ -173,7 +172,7 @@ def test_a_link_in_an_archive_is_not_followed(rejected: Any, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("form", ["samples", "archive", "unwanted"])
 def test_a_bomb_is_not_unpacked(rejected: Any, jobs: Path, form: str) -> None:
-    size = packed.MIN_LIMIT_BYTES + 2**20
+    size = gzip_files.MIN_LIMIT_BYTES + 2**20
     folder = jobs / "gsm8k-none"
     if form == "samples":
         path = pack_samples(folder)
