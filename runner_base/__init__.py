@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from runner_base.fields import Text as Text
     from runner_base.fields import setting as setting
     from runner_base.files import hold as hold
+    from runner_base.files import names_gguf_file as names_gguf_file
     from runner_base.files import replace_text as replace_text
     from runner_base.files import write_atomically as write_atomically
     from runner_base.heartbeat import doing as doing
@@ -173,6 +174,7 @@ PLACES = {
     "read_lines": "texts",  # reads a file's lines, with their numbers
     "replace_text": "files",  # replaces a file by a text, atomically
     "write_atomically": "files",  # the same, where errors name output_dir
+    "names_gguf_file": "files",  # whether a name is that of a .gguf file
     "hold": "files",  # locks a file while a process lives
     "without_secrets": "uris",  # a text without the passwords in its addresses
     # what people see

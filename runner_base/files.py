@@ -142,6 +142,11 @@ def sync(path: Path) -> None:
             raise
 
 
+def names_gguf_file(name: str) -> bool:
+    """Whether a name is that of a .gguf file, in whichever letters its suffix is written."""
+    return name.lower().endswith(".gguf")
+
+
 def shared_folder(names: Iterable[str]) -> str:
     """Return the folder, with its last slash, below which several paths are; empty if there is
     none.
@@ -150,7 +155,7 @@ def shared_folder(names: Iterable[str]) -> str:
     """
     distinct = {Path(name) for name in names}
     are_paths = all(path.is_absolute() for path in distinct) or all(
-        path.suffix == ".gguf" for path in distinct
+        names_gguf_file(path.name) for path in distinct
     )
     if len(distinct) < 2 or not are_paths or len({path.is_absolute() for path in distinct}) > 1:
         return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from runner_base import beside_limit, more_digits
@@ -271,6 +271,11 @@ def is_simultaneous(decision: Decision) -> bool:
     """Whether the interval holds together with those of other rows."""
     is_adjusted = decision.is_tested and decision.early_stop_comparisons is None
     return is_adjusted and decision.comparisons > 1
+
+
+def interval_level(decisions: Iterable[Decision]) -> str:
+    """Return the level of the intervals of a table, or nothing where each holds by itself."""
+    return "simultaneous 95 %" if any(map(is_simultaneous, decisions)) else ""
 
 
 def figures_of(decision: Decision) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from runner_base import plain
 from runner_compare.data import TableRow
-from runner_compare.effect_words import is_simultaneous, quantity, unit_of
+from runner_compare.effect_words import interval_level, quantity, unit_of
 from runner_compare.statistics import Decision, Finding
 from runner_compare.wording import short_names
 
@@ -82,7 +82,8 @@ def _plot(
 
     cut = f", the first {len(shown)} of {len(compared)} rows" if len(shown) < len(compared) else ""
     explained = f"; {marks.margin} margin" if margins else ""
-    kind = "(simultaneous 95 %)" if any(map(is_simultaneous, effects)) else "with intervals"
+    level = interval_level(effects)
+    kind = f"({level})" if level else "with intervals"
     title = f"{marks.delta} to the baseline in {unit} {kind}{cut}; {marks.zero} no difference{explained}"
     lines = [(title, "dim")]
     for name, effect in zip(names, effects, strict=True):

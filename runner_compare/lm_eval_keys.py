@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner_base import names_gguf_file
 from runner_compare.lm_eval_files import Results
 from runner_compare.readers import text_of
 
@@ -66,7 +67,7 @@ def _of_model(arguments: dict[str, Any], backend: str, content: dict[str, Any]) 
     elif arguments.get(FOUR):
         # bitsandbytes' own default
         params["quantization.name"] = text_of(arguments.get(FOUR_KIND) or "fp4")
-    elif backend == OURS and params["model.name"].lower().endswith(".gguf"):
+    elif backend == OURS and names_gguf_file(params["model.name"]):
         params["quantization.name"] = "gguf"  # it need not be given
     for key, value in arguments.items():
         if key not in (*MODEL_NAMES, *BATCHES, EIGHT, FOUR, FOUR_KIND) and value is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runner_base import Picture, plain
 from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER
 from runner_compare.data import Standing, Table, TableRow
-from runner_compare.effect_words import is_simultaneous, quantity, unit_of
+from runner_compare.effect_words import interval_level, quantity, unit_of
 from runner_compare.front import Front
 from runner_compare.metrics import described
 from runner_compare.quantities import ACCURACIES
@@ -119,7 +119,8 @@ def _forest_title(table: Table) -> str:
         else ""
     )
     effects = [effect for row in table.rows if (effect := row.effect)]
-    kind = "simultaneous 95 % " if any(map(is_simultaneous, effects)) else ""
+    level = interval_level(effects)
+    kind = f"{level} " if level else ""
     return f"Difference to the baseline with {kind}intervals: green is better, red is worse, grey is undecided{within}"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runner_base import names_gguf_file
+
 READS = "quantization=gguf"
 MODELS = ("auto", "local")  # the choices of model that take a file
 
@@ -14,6 +16,6 @@ def with_quantization(overrides: Sequence[str]) -> list[str]:
     for line in overrides:
         key, _, value = line.partition("=")
         values[key.lstrip("+~")] = value.strip("'\" ")
-    names_file = values.get("model.name", "").lower().endswith(".gguf")
+    names_file = names_gguf_file(values.get("model.name", ""))
     is_meant = names_file and values.get("model") in MODELS and "quantization" not in values
     return [READS, *overrides] if is_meant else [*overrides]

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from runner.config.choices import choices_for
+from runner_base import names_gguf_file
 
 TASKS = {  # what others call a task
     **dict.fromkeys(
@@ -60,7 +61,7 @@ def meant(group: str, choice: str) -> str:
 
 
 def _model(name: str) -> str:
-    if name.endswith(".gguf"):
+    if names_gguf_file(name):
         return f"a file is named by model.name: use model=auto model.name={name}"
     return (
         f"a model is named by model.name: use model=auto model.name={name}"

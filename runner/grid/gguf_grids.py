@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.grid.plan import PlannedJob
-from runner_base import ConfigError
+from runner_base import ConfigError, names_gguf_file
 from runner_engine import local_model
 from runner_engine.quantization.base import CheckpointSource
 
@@ -20,7 +20,7 @@ def refuse_other_quantizations(plan: Sequence[PlannedJob]) -> None:
         model, quantization = planned.config.model, planned.config.quantization
         if local_model(model) is not model:
             return  # another program reads it
-        is_file = model.name.lower().endswith(".gguf")
+        is_file = names_gguf_file(model.name)
         if not is_file or quantization.source is CheckpointSource.gguf:
             return
         quantizations[quantization.name] = files[model.name] = None

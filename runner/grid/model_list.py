@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.config.plain_text import FILES, REFERENCE, literal, quoted_name
-from runner_base import MIB, ConfigError, RunnerError, few
+from runner_base import MIB, ConfigError, RunnerError, few, names_gguf_file
 from runner_engine.checkpoints import file_bytes, gguf_file, read_settings
 from runner_engine.quantization import read_format
 
@@ -198,7 +198,7 @@ def _models_at(given: str, left_out: list[str]) -> dict[str, bool] | None:
         )
     is_hub_id = (
         HUB_ID.fullmatch(given) is not None
-        and not given.endswith(".gguf")
+        and not names_gguf_file(given)
         and not given.startswith(".")
     )
     return {given: False} if is_hub_id else None
@@ -216,7 +216,7 @@ def _models_in(paths: Iterable[Path], left_out: list[str]) -> dict[str, bool]:
                 sorted(child for child in path.iterdir() if not child.name.startswith(".")),
                 left_out,
             )
-        elif path.suffix.lower() != ".gguf":
+        elif not names_gguf_file(path.name):
             continue
         elif PART.search(path.stem):
             left_out.append(

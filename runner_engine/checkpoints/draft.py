@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from runner_base import ConfigError, DataError, load_json
+from runner_base import ConfigError, DataError, load_json, names_gguf_file
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.layer_kinds import layer_kinds
 from runner_engine.checkpoints.own_head import check_head
@@ -43,7 +43,7 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
         model, quantization, rope = spec.model, spec.quantization, spec.rope
     else:
         model = draft_model(spec.model, how.model)
-        is_file = how.model.endswith(".gguf")
+        is_file = names_gguf_file(how.model)
         quantization = CHOICES["gguf"]() if is_file else QuantizationConfig()
         rope = RopeConfig()
     if how.quantization is not None:
@@ -67,7 +67,7 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
 
 def _refuse_second_quantization(name: str, wanted: QuantizationConfig, how: Speculate) -> None:
     """Refuse to quantize the weights of a .gguf file once more, as `draft` alone would."""
-    if name.lower().endswith(".gguf") and wanted.source is not CheckpointSource.gguf:
+    if names_gguf_file(name) and wanted.source is not CheckpointSource.gguf:
         raise ConfigError(
             f"{KEY}={how}: the draft {name} is a .gguf file, and quantization {wanted.name} cannot be made of it. Use "
             "the file's first layers, {kind: draft, layers: N}; a smaller model, {kind: draft, model: FILE.gguf}; or "

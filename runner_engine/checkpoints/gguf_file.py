@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runner_base import DataError, reading, short
+from runner_base import DataError, names_gguf_file, reading, short
 from runner_engine.checkpoints.architectures import MODULES
 from runner_engine.checkpoints.gguf_header import Array, Header
 from runner_engine.checkpoints.weight_files import MAX_DIMENSIONS, Tensor
@@ -65,7 +65,7 @@ NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_sh
 
 def is_gguf(path: Path) -> bool:
     """Tell whether a file is a .gguf file, or has the name of one."""
-    if path.suffix.lower() == ".gguf":
+    if names_gguf_file(path.name):
         return path.is_file()
     try:
         with path.open("rb") as stream:

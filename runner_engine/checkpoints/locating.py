@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from runner_base import MIB, ConfigError, check
+from runner_base import MIB, ConfigError, check, names_gguf_file
 from runner_engine.checkpoints import gguf_file, hub_gguf, model_files, no_model, random_weights
 from runner_engine.embedded import LORA_PEFT_DIRS, LORA_PTH_PATH, MODEL_DIR
 from runner_engine.settings.lora import AdapterConfig
@@ -103,7 +103,7 @@ def _folder(
     looks_local = (
         name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
     )
-    looks_local |= name.endswith(".gguf")  # not a hub id, although OWNER/FILE.gguf looks like one
+    looks_local |= names_gguf_file(name)  # not a hub id, although OWNER/FILE.gguf looks like one
     if path.is_dir():
         folder = path.absolute()
     elif path.exists():
@@ -111,7 +111,7 @@ def _folder(
         raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder{also}")
     elif looks_local:
         is_of_hub = (
-            name.endswith(".gguf")
+            names_gguf_file(name)
             and "/" in name
             and not path.is_absolute()
             and not name.startswith(".")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-from runner_base import ConfigError
+from runner_base import ConfigError, names_gguf_file
 from runner_base.environment import variable
 from runner_base.texts import read_cache
 from runner_engine.checkpoints.model_files import SPLIT_FORMAT, SPLIT_MANIFEST
@@ -51,7 +51,7 @@ def nothing_to_load(name: str) -> ConfigError:
 def is_bare(name: str) -> bool:
     """Whether a name can only be a choice or a server's model: no path, no hub id, and no existing
     file."""
-    is_path = "/" in name or "\\" in name or name.startswith((".", "~")) or name.endswith(".gguf")
+    is_path = "/" in name or "\\" in name or name.startswith((".", "~")) or names_gguf_file(name)
     return not is_path and not Path(name).exists()
 
 

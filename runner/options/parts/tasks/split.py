@@ -33,7 +33,16 @@ from runner.options.parts.sharding.unchanged import Plan, file_state, sha256_of
 from runner.store.artifacts import promise
 from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner_base import MIB, ConfigError, Progress, Result, machine, tell, write_atomically
+from runner_base import (
+    MIB,
+    ConfigError,
+    Progress,
+    Result,
+    machine,
+    names_gguf_file,
+    tell,
+    write_atomically,
+)
 from runner_engine import LocalModelConfig, ModelSpec, local_model, resolve
 from runner_engine.checkpoints import (
     Checkpoint,
@@ -164,7 +173,7 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
     if not kind_of(config.model).HAS_WEIGHTS:
         fix = "use model=embedded or model=auto"
         raise ConfigError(f"task=split needs weights and model={config.model.name} has none: {fix}")
-    if config.model.name.lower().endswith(".gguf"):  # it has chosen quantization=gguf by itself
+    if names_gguf_file(config.model.name):  # it has chosen quantization=gguf by itself
         raise _refused_file(config.model.name)
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none":
