@@ -131,7 +131,9 @@ def test_paths_without_results_are_rejected(
     (tmp_path / "folder" / "notes.json").write_text("{}")
     os.mkfifo(tmp_path / "pipe.eval")
     assert "--results nowhere: there is no such file or folder" in rejected("nowhere")
-    assert "--results folder: no results of a known tool in it: inspect_ai" in rejected("folder")
+    assert "--results folder: no results of a known tool in it: runner, inspect_ai" in rejected(
+        "folder"
+    )
     assert "--results pipe.eval: this is neither a file nor a folder" in rejected("pipe.eval")
     os.mkfifo(tmp_path / "folder" / "pipe.eval")
     assert "folder/pipe.eval: this is not a file" in rejected("folder")
