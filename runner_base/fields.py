@@ -46,13 +46,20 @@ class DefaultAs:
     value: Any
 
 
+@dataclass(frozen=True)
+class UnlessValue:
+    """A key that is in the job's identity unless it has this value, which is how jobs ran before the key existed."""
+
+    value: Any
+
+
 HASHED = Inert("a location; the SHA-256 of the content counts instead")
 UNLESS_DEFAULT = UnlessDefault()
 
 
 def setting(
     default: Any,
-    counts: Inert | UnlessDefault | DefaultAs | None = None,
+    counts: Inert | UnlessDefault | UnlessValue | DefaultAs | None = None,
     takes: Takes | None = None,
 ) -> Any:
     """Return a field of the schema, how it counts in the job's identity (None: with its value), and
@@ -60,7 +67,7 @@ def setting(
     return field(default=default, metadata={"counts": counts, "takes": takes})
 
 
-def counts_of(item: Field[Any]) -> Inert | UnlessDefault | DefaultAs | None:
+def counts_of(item: Field[Any]) -> Inert | UnlessDefault | UnlessValue | DefaultAs | None:
     """Return how a field counts in the job's identity; None: with its value."""
     return item.metadata.get("counts")
 

@@ -170,6 +170,7 @@ class Sample(Response):
     recall_depth: float | None = None
     # cases with the same number, kind and depth have the same needles at other lengths
     recall_case: int | None = None
+    recall_text: int | None = None  # the haystack, where there are several
 
     @property
     def answers(self) -> Sequence[Answer]:

@@ -87,10 +87,16 @@ def clusters_of(pairs: Sequence[tuple[str | None, str | None]], field: str) -> l
     return clusters
 
 
+def _usual_field(run: Run) -> str:
+    if TOOL_ACCURACY in run.metrics:
+        return "function"
+    return "text" if run.value("task.texts") not in (None, "1") else "cluster"
+
+
 def cluster_field(run: Run, base: Run) -> str:
     """Return the name of the field that the families share."""
     fields = [side.value(CLUSTER) for side in (run, base)]
-    usual = "function" if TOOL_ACCURACY in run.metrics else "cluster"
+    usual = _usual_field(run)
     return (
         next((field for field in fields if field not in (None, "null", "None", "")), usual) or usual
     )

@@ -42,6 +42,7 @@ class RecallPlace(NamedTuple):
     depth: (
         float | None
     )  # of what is asked for, as a share of the text; None: it is in several places
+    text: int | None = None  # the haystack, where there are several
 
 
 class ToolPlace(NamedTuple):
@@ -74,7 +75,9 @@ class QuestionOutcome(NamedTuple):
         """Return what a sample with a verdict says."""
         recall = None
         if sample.recall_kind is not None and sample.recall_length is not None:
-            recall = RecallPlace(sample.recall_kind, sample.recall_length, sample.recall_depth)
+            recall = RecallPlace(
+                sample.recall_kind, sample.recall_length, sample.recall_depth, sample.recall_text
+            )
         tools, cluster = None, sample.cluster
         if sample.tool_category is not None and sample.tool_outcome is not None:
             tools = ToolPlace(
@@ -101,6 +104,12 @@ class QuestionOutcome(NamedTuple):
             (self.right[0] + self.cut_off * right, self.right[1]) if self.right[1] else self.right
         )
         return self._replace(solved=right, right=share)
+
+    @property
+    def is_clustered_by_text(self) -> bool:
+        """Whether its cluster is the haystack."""
+        text = self.recall and self.recall.text
+        return text is not None and self.cluster == f"text {text}"
 
     @property
     def samples(self) -> int:

@@ -128,6 +128,16 @@ class RecallFindings:
             if (asked := outcome.recall) is not None and asked.depth is not None
         ]
 
+    @cached_property
+    def texts(self) -> int:
+        """How many haystacks there are."""
+        return len({asked.text for asked in self._places if asked.text is not None}) or 1
+
+    @cached_property
+    def is_over_texts(self) -> bool:
+        """Whether haystacks are the clusters, so that results hold for further haystacks."""
+        return any(outcome.is_clustered_by_text for outcome in self.outcomes)
+
     @property
     def is_too_low(self) -> bool:
         """Whether recall at the shortest length is not shown to be above the margin, so that no
@@ -152,7 +162,7 @@ class RecallFindings:
             [
                 outcome
                 for outcome in self.outcomes
-                if outcome.recall and outcome.recall[1:] == (length, depth)
+                if outcome.recall and outcome.recall[1:3] == (length, depth)
             ]
         )
 
@@ -243,8 +253,13 @@ def _test_of(pairs: Pairs) -> Test:
     if families[0] is None and samples == 1:
         return by_verdicts(pairs)
     clusters = None if families[0] is None else families
+    in_texts = clusters is not None and any(own.is_clustered_by_text for own, _ in pairs)
     return MeanFlips(
-        [own.mean - base.mean for own, base in pairs], clusters, "question", samples, is_strict=True
+        [own.mean - base.mean for own, base in pairs],
+        clusters,
+        "text" if in_texts else "question",
+        samples,
+        is_strict=not in_texts,
     )
 
 

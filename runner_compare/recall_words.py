@@ -77,13 +77,15 @@ def effective_sentence(findings: RecallFindings) -> str:
         )
         return f"no effective length: {what}"
     at_shortest = f"the recall at {shortest.length:,} tokens ({interval})"
-    reached = f"effective length in these texts within {margin} of {at_shortest}"
+    texts = f"over {findings.texts} texts" if findings.is_over_texts else "in these texts"
+    reached = f"effective length {texts} within {margin} of {at_shortest}"
     sentence = f"{reached}: {length_words(found)}"
     if not found.undecided:
         return sentence
     first = lengths[found.reached + 1]
     needed = about(findings.needed)
-    return f"{sentence}. {first.questions} questions a length are few: about {needed} would decide if nothing is lost"
+    asked = first.answers if findings.is_over_texts else first.questions
+    return f"{sentence}. {asked} questions a length are few: about {needed} would decide if nothing is lost"
 
 
 def depth_sentences(findings: RecallFindings) -> list[str]:
@@ -159,6 +161,8 @@ def findings_record(findings: RecallFindings) -> dict[str, Any]:
     """Return what the answers of a run say as plain data."""
     return {
         "margin": findings.margin,
+        "texts": findings.texts,
+        "is_over_texts": findings.is_over_texts,
         "effective_length": length_record(findings.effective),
         "kinds": {kind: length_record(found) for kind, found in findings.by_kind.items()},
         "lengths": [

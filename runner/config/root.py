@@ -13,7 +13,14 @@ from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
 from runner.config.task import TaskConfig
 from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, least, setting
-from runner_base.fields import DefaultAs, UnlessDefault, choice_of, counts_of, default_of
+from runner_base.fields import (
+    DefaultAs,
+    UnlessDefault,
+    UnlessValue,
+    choice_of,
+    counts_of,
+    default_of,
+)
 from runner_base.known_secrets import variable_of_secret
 from runner_base.texts import is_text
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
@@ -176,6 +183,8 @@ def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]
         is_default = counts is not None and value == default_of(item)
         is_inert = isinstance(counts, Inert) and counts.covers(value)
         if is_inert or (isinstance(counts, UnlessDefault) and is_default):
+            continue
+        if isinstance(counts, UnlessValue) and value == counts.value:
             continue
         if isinstance(counts, DefaultAs) and is_default:
             value = counts.value

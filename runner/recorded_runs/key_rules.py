@@ -11,7 +11,7 @@ from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.store.tracking import text_of
 from runner_base import HASHED, Inert
-from runner_base.fields import DefaultAs, UnlessDefault, counts_of, default_of
+from runner_base.fields import DefaultAs, UnlessDefault, UnlessValue, counts_of, default_of
 from runner_compare import KeyRules
 
 
@@ -100,4 +100,6 @@ def _in_every_choice() -> dict[str, str]:
 
 def _may_be_left_out(counts: object) -> bool:
     """Whether a key is in some jobs' identity, and not in those of jobs that have its default."""
-    return isinstance(counts, UnlessDefault) or (isinstance(counts, Inert) and bool(counts.only))
+    return isinstance(counts, (UnlessDefault, UnlessValue)) or (
+        isinstance(counts, Inert) and bool(counts.only)
+    )

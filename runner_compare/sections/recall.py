@@ -98,11 +98,17 @@ class Recall(Section):
         if not table.of(RecallOfTable).findings:
             return ""
         margin = points_of_margin(margin_of(table))
+        is_over_texts = all(own.is_over_texts for own in table.of(RecallOfTable).findings.values())
+        about_texts = (
+            "each text is a cluster, so they hold for further texts of this filler"
+            if is_over_texts
+            else "for the texts that were asked: another text may reach more or less"
+        )
         return (
             "Effective length: the longest one up to which recall is not below that of the shortest by more than "
             f"{margin} ({OPTION}). Reaches: a test shows it there and at all shorter lengths; less than: a test "
-            "shows that it is not; what is between is not decided. All of them hold together in 95 %, for the texts "
-            "that were asked: another text may reach more or less."
+            "shows that it is not; what is between is not decided. All of them hold together in 95 %"
+            f", {about_texts}."
         )
 
     def record(self, table: Table) -> dict[str, Any]:

@@ -24,7 +24,10 @@ SIGNS_AT_ONCE = 100_000  # so many are drawn together: they fit the cache
 CAUTION = 2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
 # samples, which show too little of a heavy tail (bench/compare/likelihood_null.py)
 CAUTION_BELOW = {80: 4.0, 200: 3.0}
-EACH_END = 2.0  # factor on the caution where each end of an interval has to hold by itself
+# factor on the caution where each end of an interval has to hold by itself; larger for few texts,
+# of which a heavy tail (lognormal, sigma 1.5) shows too little (bench/compare/gates_null.py)
+EACH_END = 2.0
+EACH_END_BELOW = {80: 4.0, 200: 3.0}
 MIN_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/compare/likelihood_null.py)
 
 
@@ -86,14 +89,14 @@ def ratio_interval(
     MIN_TEXTS samples, and where a sum is infinite.
 
     A gate passes by one end, and all the error of skewed samples is at one end. So the caution is
-    that of `paired_interval` times EACH_END (bench/compare/gates_null.py).
+    that of `paired_interval` times `one_end_caution` (bench/compare/gates_null.py).
     """
     n = len(tops)
     if n < MIN_TEXTS or not all(map(math.isfinite, tops)):
         return None
     bend = skewness(tops, bottoms) / math.sqrt(n)
     low, high = cautious_interval(
-        ratio(tops, bottoms), ratio_error(tops, bottoms), bend, n - 1, factor=EACH_END * caution(n)
+        ratio(tops, bottoms), ratio_error(tops, bottoms), bend, n - 1, factor=one_end_caution(n)
     )
     return max(low, least), min(high, most)
 
@@ -179,6 +182,14 @@ def caution(samples: float) -> float:
     return next(
         (factor for fewer_than, factor in CAUTION_BELOW.items() if samples < fewer_than), CAUTION
     )
+
+
+def one_end_caution(samples: float) -> float:
+    """Return the factor on p for so many samples, where one end of an interval decides."""
+    factor = next(
+        (factor for fewer_than, factor in EACH_END_BELOW.items() if samples < fewer_than), EACH_END
+    )
+    return factor * caution(samples)
 
 
 def paired_p(

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from scripted import Reply
 
+from runner.config.resolved import resolve
+from runner.config.root import RunnerConfig
+from runner.engines.kinds import kind_of
+from runner.tasks.recall import task as recall
+from runner.tasks.recall.writing import written
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Message, Request
 
@@ -36,3 +42,27 @@ def remembering(characters: int | None = None) -> Callable[[Request], Reply]:
         return f"It is {' and '.join(values)}." if values else "I do not know.", FinishReason.stop
 
     return answer
+
+
+def distinct_beginnings(prompts: Iterable[Sequence[int]]) -> int:
+    """Return how many tokens must be read if each common beginning is read once."""
+    root: dict[int, Any] = {}
+    count = 0
+    for prompt in prompts:
+        node = root
+        for token in prompt:
+            count += token not in node
+            node = node.setdefault(token, {})
+    return count
+
+
+def prompts_of(config: RunnerConfig) -> list[Sequence[int]]:
+    """Return the tokens of each prompt of a job."""
+    inputs, resolved = recall.prepare(config), resolve(config)
+    requests = recall.requests_for(inputs.task, written(inputs.task, inputs.units, resolved))
+    return [
+        ids
+        for _, ids in kind_of(config.model).encoded(
+            resolved, [request.prompt for request in requests]
+        )
+    ]

@@ -71,6 +71,13 @@ class Recipe:
     needles: int
     filler: Filler
     length: int = 0  # in tokens; only RULER's lists of words depend on it
+    text: int = 0  # the haystack of these cases
+    texts: int = 1  # over which the cases are spread
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the cases in this haystack."""
+        return range(self.text, self.cases, self.texts)
 
     def random(self, *names: object) -> Random:
         """Return the random numbers of a case, the same in every job with this seed."""

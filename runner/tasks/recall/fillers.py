@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from random import Random
 
 from runner.config.choices import CONF
 from runner.datasets.long_texts import DOCUMENTS, kind_of_text, long_text
@@ -33,6 +34,7 @@ NAMES = ("noise", *CATEGORIES, CHRONICLE)
 # A sentence with the space behind it, or the rest of a line; no unit is longer than MOST characters
 UNIT = re.compile(r".+?(?:[.!?…]+[\"'”»)]*(?: +|\n+)|[。！？]+[”」]*\n*|\n+|$)", re.DOTALL)
 MOST = 400
+MIN_UNITS = 100
 CHARACTERS_A_TOKEN = 8  # more than a token of nearly any text has on average: no more is read
 
 
@@ -99,6 +101,24 @@ def read_filler(name: str, most_tokens: int) -> list[str]:
     if not text:
         raise DataError(f"task.filler={name}: {path} holds no text")
     return _units(f"{text[: most_tokens * CHARACTERS_A_TOKEN]}\n\n")
+
+
+def draw_haystack(filler: Filler, text: int, seed: int) -> Filler:
+    """Return the filler of a haystack; the first one begins where the filler does.
+
+    Others begin at a line drawn at random from the whole filler. A filler of less than MIN_UNITS units has too few
+    beginnings, so its units are shuffled.
+    """
+    if text == 0:
+        return filler
+    random, count = Random(f"{seed}/haystack/{text}"), len(filler.units)
+    if count < MIN_UNITS:
+        order = random.sample(range(count), count)
+    else:
+        lines = [at for at in range(1, count) if filler.units[at - 1].endswith("\n")]
+        start = random.choice(lines if len(lines) >= MIN_UNITS else range(1, count))
+        order = [*range(start, count), *range(start)]
+    return Filler([filler.units[at] for at in order], [filler.tokens[at] for at in order])
 
 
 def units_sha256(units: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ class Group:
     room: int  # for the prompt
     cases: list[Case]
     size: int = 0
+    text: int | None = None  # the haystack, where there are several
     low: int = 0  # a size that fits, and its tokens
     low_tokens: int = 0
     high: int | None = None  # a size that does not fit

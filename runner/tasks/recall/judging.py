@@ -31,6 +31,8 @@ class Placed:
     depth: float | None
     number: int
     asked: Asked
+    text: int | None = None  # the haystack; None: there is one, or the question has its own
+    is_clustered: bool = False  # whether the questions about a haystack count as one cluster
 
     @property
     def question(self) -> str:
@@ -45,7 +47,9 @@ class Placed:
     @property
     def cluster(self) -> str:
         """The question, which is the same at every length; those about one text at several depths
-        count as one."""
+        count as one. Of enough haystacks, the haystack."""
+        if self.is_clustered:
+            return f"text {self.text}"
         names = (
             (self.kind, self.number)
             if shares_text(self.kind)
@@ -75,6 +79,7 @@ class Judge:
             recall_length=case.length,
             recall_depth=case.depth,
             recall_case=case.number,
+            recall_text=case.text,
         )
 
     def rejection_reason(self, sample: Sample) -> str | None:

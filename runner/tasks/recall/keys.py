@@ -23,6 +23,7 @@ from runner_base import (
     unknown,
     within,
 )
+from runner_base.fields import UnlessValue
 from runner_engine import GenerationConfig, Workload
 
 STYLES = (PromptStyle.chat, PromptStyle.text)
@@ -54,6 +55,7 @@ class RecallConfig(TaskConfig):
     filler: str = setting(
         "noise", HASHED, filled("give noise, texts, prose, languages, code or a file")
     )
+    texts: int = setting(30, UnlessValue(1), within(1, MAX_CASES))
     values: Values = Values.numbers
     needles: int = setting(4, takes=within(2, 100))
     prompt: PromptStyle = PromptStyle.chat
@@ -105,6 +107,11 @@ class RecallConfig(TaskConfig):
         of_kinds = sum(len(self.depths) if has_depth(kind) else 1 for kind in self.kinds)
         return of_kinds * len(self.lengths) * self.cases
 
+    @property
+    def haystacks(self) -> int:
+        """Return how many haystacks there are: each has at least one of the cases."""
+        return min(self.texts, self.cases)
+
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return rows of the longest text, with the answer in it."""
         new = generation.most_new_tokens
@@ -138,4 +145,5 @@ class RecallConfig(TaskConfig):
             return
         parts = [shared_part(kind, depth) for depth in (self.depths if has_depth(kind) else [1.0])]
         yield from (self.cases * max(QUESTION, round((1 - part) * text)) for part in parts)
-        yield round(max(parts) * text) * is_longest  # shorter texts begin as the longest one
+        # shorter texts begin as the longest one
+        yield self.haystacks * round(max(parts) * text) * is_longest

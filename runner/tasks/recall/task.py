@@ -59,7 +59,7 @@ def prepare(config: RunnerConfig) -> Haystack:
     if not kind.counts_tokens(config):
         needs = "task=recall counts in the model's own tokens: it"
         require_among(kind.capabilities(config), needs, {Capability.tokenizer})
-    units = read_filler(task.filler, max(task.tokens))
+    units = read_filler(task.filler, max(task.tokens) * task.haystacks)
     hashes = {"filler": units_sha256(units)}
     return Haystack(hashes, task, units, ignored_for_reuse=IGNORED_FOR_REUSE, count=task.questions)
 

@@ -4,16 +4,18 @@ tokens."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from runner.config.wording import PromptStyle
 from runner.tasks import ResolvedJob, kind_of
 from runner.tasks.recall.cases import Asked, Recipe
-from runner.tasks.recall.fillers import Filler, measured
+from runner.tasks.recall.fillers import Filler, draw_haystack, measured
 from runner.tasks.recall.fitting import Group, fit
 from runner.tasks.recall.judging import Placed
 from runner.tasks.recall.keys import RecallConfig
-from runner.tasks.recall.kinds import drawn_by
+from runner.tasks.recall.kinds import drawn_by, is_of_ruler
 from runner_base import ConfigError
+from runner_compare.statistics.paired_means import MIN_CLUSTERS
 from runner_engine import Message, Prompt
 
 ROOM = "generation.max_new_tokens"
@@ -21,7 +23,10 @@ TOKENS_A_LINE = 25  # of a text that is its own, about
 
 
 def written(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> dict[int, Placed]:
-    """Return every case by its number, the shortest first; only the tokenizer is loaded."""
+    """Return every case by its number; only the tokenizer is loaded.
+
+    Haystacks follow each other, so that one at a time is cached, and in each the shortest length is first.
+    """
     kind = kind_of(resolved.config.model)
 
     def count_texts(texts: Sequence[str]) -> list[int]:
@@ -34,10 +39,18 @@ def written(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> 
 
     filler = measured(units, count_texts)
     answer = resolved.config.generation.most_new_tokens
-    groups = [*_groups(task, filler, answer)]
+    groups = sorted(_groups(task, filler, answer), key=lambda group: group.text or 0)
     fit(groups, lambda group, tokens: _guess(group, filler, tokens), count_asked, ROOM)
     cases = [
-        Placed(case.kind, group.length, case.depth, case.number, case.at(group.size))
+        Placed(
+            case.kind,
+            group.length,
+            case.depth,
+            case.number,
+            case.at(group.size),
+            group.text,
+            group.text is not None and task.haystacks >= MIN_CLUSTERS,
+        )
         for group in groups
         for case in group.cases
     ]
@@ -73,6 +86,8 @@ def check_values(cases: Sequence[Placed], resolved: ResolvedJob) -> None:
 
 
 def _groups(task: RecallConfig, filler: Filler, answer: int) -> Iterator[Group]:
+    count = task.haystacks
+    haystacks = [draw_haystack(filler, text, task.cases_seed) for text in range(count)]
     for length in task.tokens:
         for kind in task.kinds:
             recipe = Recipe(
@@ -85,11 +100,15 @@ def _groups(task: RecallConfig, filler: Filler, answer: int) -> Iterator[Group]:
                 filler,
                 length,
             )
-            cases = [*drawn_by(kind)(recipe)]
-            if cases[0].has_own_size:
-                yield from (Group(length, length - answer, [case]) for case in cases)
-            else:
-                yield Group(length, length - answer, cases)
+            if is_of_ruler(kind):  # each case has its own text, or RULER's noise
+                yield from (
+                    Group(length, length - answer, [case]) for case in drawn_by(kind)(recipe)
+                )
+                continue
+            for text, haystack in enumerate(haystacks):
+                in_text = replace(recipe, filler=haystack, text=text, texts=count)
+                cases = [*drawn_by(kind)(in_text)]
+                yield Group(length, length - answer, cases, text=text if count > 1 else None)
 
 
 def _guess(group: Group, filler: Filler, tokens: int) -> int:

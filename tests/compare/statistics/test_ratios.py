@@ -10,13 +10,13 @@ from scipy import stats as reference
 
 from runner_compare.statistics import FLIPS
 from runner_compare.statistics.ratios import (
-    EACH_END,
     ENOUGH,
     MIN_TEXTS,
     caution,
     detectable_loss,
     detectable_shift,
     kurtosis,
+    one_end_caution,
     paired_interval,
     paired_p,
     ratio,
@@ -37,7 +37,7 @@ def test_few_or_infinite_samples_have_no_interval_and_ends_stay_in_the_possible_
     ones = [1.0] * MIN_TEXTS
     assert ratio_interval(values[:-1], ones[:-1]) is None
     assert ratio_interval([math.inf, *values[1:]], ones) is None
-    half = reference.t.ppf(1 - 0.05 / EACH_END / caution(MIN_TEXTS) / 2, MIN_TEXTS - 1)
+    half = reference.t.ppf(1 - 0.05 / one_end_caution(MIN_TEXTS) / 2, MIN_TEXTS - 1)
     expected = half * reference.sem(values)
     assert ratio_interval(values, ones) == pytest.approx((0.3 - expected, 0.3 + expected))
     assert ratio_interval(values, ones, least=0.29, most=0.31) == (0.29, 0.31)

@@ -45,6 +45,7 @@ def asked(make_config: Make, recorder: Recorder) -> Callable[..., Result]:
     def ask(characters: int | None, **keys: Any) -> Result:
         of_task: dict[str, Any] = {
             "cases": 8,
+            "texts": 1,
             "lengths": ["256", "512", "1k"],
             "pictures": False,
         } | keys

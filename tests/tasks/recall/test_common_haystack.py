@@ -3,21 +3,19 @@ computed tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from recalling import distinct_beginnings, prompts_of
 
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
-from runner.engines.kinds import kind_of
 from runner.store.jobs import Job, Recorder
 from runner.tasks.base import Context
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
-from runner.tasks.recall.writing import written
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import (
@@ -37,29 +35,6 @@ ROPES = [
     RopeDynamicConfig(factor=2),
     RopeYarnConfig(factor=2),
 ]
-
-
-def distinct_beginnings(prompts: Iterable[Sequence[int]]) -> int:
-    """Return how many tokens must be read if each common beginning is read once."""
-    root: dict[int, Any] = {}
-    count = 0
-    for prompt in prompts:
-        node = root
-        for token in prompt:
-            count += token not in node
-            node = node.setdefault(token, {})
-    return count
-
-
-def prompts_of(config: RunnerConfig) -> list[Sequence[int]]:
-    inputs, resolved = recall.prepare(config), resolve(config)
-    requests = recall.requests_for(inputs.task, written(inputs.task, inputs.units, resolved))
-    return [
-        ids
-        for _, ids in kind_of(config.model).encoded(
-            resolved, [request.prompt for request in requests]
-        )
-    ]
 
 
 # Needles at different depths of one text part its beginnings in many places, and short common

@@ -17,7 +17,7 @@ LETTERS = 5
 
 def chain(recipe: Recipe) -> Iterator[Case]:
     """Draw two chains, each of task.needles variables, from the beginning to the end of a text."""
-    for number in range(recipe.cases):
+    for number in recipe.numbers:
         random = recipe.random(number)
         names: list[str] = []
         while len(names) < 2 * recipe.needles:

@@ -20,7 +20,7 @@ FEWEST, MOST = 2, 9
 
 def count(recipe: Recipe) -> Iterator[Case]:
     """Draw how often the asked bell rings, and another one."""
-    for number in range(recipe.cases):
+    for number in recipe.numbers:
         random = recipe.random(number)
         asked, other = random.sample([pair(random) for _ in range(20)], 2)
         while other == asked:

@@ -31,7 +31,7 @@ Needle = tuple[float, str, str]  # depth, key, value
 def single(recipe: Recipe) -> Iterator[Case]:
     """Draw one needle for each depth."""
     for depth in recipe.depths:
-        for number in range(recipe.cases):
+        for number in recipe.numbers:
             random = recipe.random(depth, number)
             ((key, value),) = _drawn(random, recipe, 1)
             yield Case(
@@ -41,7 +41,7 @@ def single(recipe: Recipe) -> Iterator[Case]:
 
 def several_asked_one(recipe: Recipe) -> Iterator[Case]:
     """Draw a needle for each depth, all in one text, and ask for each of them."""
-    for number in range(recipe.cases):
+    for number in recipe.numbers:
         drawn = _drawn(recipe.random(number), recipe, len(recipe.depths))
         needles = [
             (depth, key, value) for depth, (key, value) in zip(recipe.depths, drawn, strict=True)
@@ -52,7 +52,7 @@ def several_asked_one(recipe: Recipe) -> Iterator[Case]:
 
 def several_asked_all(recipe: Recipe) -> Iterator[Case]:
     """Draw some needles and ask for all of them."""
-    for number in range(recipe.cases):
+    for number in recipe.numbers:
         drawn = _drawn(recipe.random(number), recipe, recipe.needles)
         needles = [
             (depth, key, value)
@@ -69,7 +69,7 @@ def several_asked_all(recipe: Recipe) -> Iterator[Case]:
 def multikey(recipe: Recipe) -> Iterator[Case]:
     """Draw one needle for each depth, and around it others that share a word with its name."""
     for depth in recipe.depths:
-        for number in range(recipe.cases):
+        for number in recipe.numbers:
             random = recipe.random(depth, number)
             ((key, value),) = _drawn(random, recipe, 1)
             others = _names_like(random, key, recipe.needles - 1)

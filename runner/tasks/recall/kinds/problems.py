@@ -19,7 +19,7 @@ INSTRUCTION = "Solve it step by step. End with '#### ' and the number."
 def story_problem(recipe: Recipe) -> Iterator[Case]:
     """Draw a problem of the test split for each depth."""
     for depth in recipe.depths:
-        for number in range(recipe.cases):
+        for number in recipe.numbers:
             index = recipe.random(depth, number).randrange(DISTINCT)
             yield Case(
                 recipe.kind,
