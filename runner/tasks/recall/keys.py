@@ -10,7 +10,7 @@ from typing import ClassVar
 from runner.config.task import Amount, TaskConfig
 from runner.config.token_counts import token_counts
 from runner.config.wording import PromptStyle
-from runner.tasks.recall.kinds import KINDS, has_depth, shared_part, shares_text
+from runner.tasks.recall.kinds import KINDS, has_depth, is_of_ruler, shared_part, shares_text
 from runner_base import (
     HASHED,
     UNLESS_DEFAULT,
@@ -146,4 +146,5 @@ class RecallConfig(TaskConfig):
         parts = [shared_part(kind, depth) for depth in (self.depths if has_depth(kind) else [1.0])]
         yield from (self.cases * max(QUESTION, round((1 - part) * text)) for part in parts)
         # shorter texts begin as the longest one
-        yield self.haystacks * round(max(parts) * text) * is_longest
+        haystacks = 1 if is_of_ruler(kind) else self.haystacks
+        yield haystacks * round(max(parts) * text) * is_longest

@@ -25,7 +25,8 @@ TOKENS_A_LINE = 25  # of a text that is its own, about
 def written(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> dict[int, Placed]:
     """Return every case by its number; only the tokenizer is loaded.
 
-    Haystacks follow each other, so that one at a time is cached, and in each the shortest length is first.
+    The shortest length has the first numbers, so that more lengths change no number. Haystacks are asked one after
+    another, so that one at a time is cached.
     """
     kind = kind_of(resolved.config.model)
 
@@ -39,7 +40,7 @@ def written(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> 
 
     filler = measured(units, count_texts)
     answer = resolved.config.generation.most_new_tokens
-    groups = sorted(_groups(task, filler, answer), key=lambda group: group.text or 0)
+    groups = [*_groups(task, filler, answer)]
     fit(groups, lambda group, tokens: _guess(group, filler, tokens), count_asked, ROOM)
     cases = [
         Placed(
@@ -55,7 +56,7 @@ def written(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> 
         for case in group.cases
     ]
     check_values(cases, resolved)
-    return dict(enumerate(cases))
+    return dict(sorted(enumerate(cases), key=lambda numbered: numbered[1].text or 0))
 
 
 def prompt_of(task: RecallConfig, asked: Asked) -> Prompt:
