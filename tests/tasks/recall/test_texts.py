@@ -16,11 +16,12 @@ from runner.store.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.fillers import Filler, draw_haystack
 from runner.tasks.recall.judging import Placed
-from runner.tasks.recall.keys import RecallConfig
+from runner.tasks.recall.keys import MIN_CLUSTERED_TEXTS, RecallConfig
 from runner.tasks.recall.writing import written
 from runner_base import Sample
 from runner_compare.outcomes import QuestionOutcome
 from runner_compare.recall import RecallFindings
+from runner_compare.statistics.paired_means import MIN_CLUSTERS
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -90,6 +91,7 @@ def test_one_haystack_is_not_in_the_identity_and_several_are(make_config: Make) 
 
 
 def test_six_haystacks_are_clusters_and_five_are_not(make_config: Make, tmp_path: Path) -> None:
+    assert MIN_CLUSTERED_TEXTS == MIN_CLUSTERS
     for texts, clusters in ((6, 6), (5, 12)):
         folder = tmp_path / str(texts)
         folder.mkdir()
