@@ -8,10 +8,11 @@ import numpy as np
 def test_clusters_hold_for_further_texts_and_questions_do_not(
     generator: np.random.Generator,
 ) -> None:
+    import recall_null as models
     import recall_texts_null as simulation
 
-    (model,) = (own for own in simulation.MODELS if own.name == "loses just the margin")
-    recalls = [model.recall(length, 0.5, "usual") for length in simulation.LENGTHS]
+    (model,) = (own for own in models.MODELS if own.name == "loses just the margin")
+    recalls = [model.recall(length, 0.5, "usual") for length in models.LENGTHS]
 
     def false_tables(texts: int, by_text: bool) -> int:
         drawn = np.array([simulation.draw_right(generator, recalls, 10, texts) for _ in range(20)])
@@ -25,6 +26,7 @@ def test_clusters_hold_for_further_texts_and_questions_do_not(
 
 
 def test_the_arrays_say_what_the_product_says(generator: np.random.Generator) -> None:
+    import recall_null as models
     import recall_texts_null as simulation
 
     from runner_compare.recall import RecallFindings, share_error
@@ -35,6 +37,6 @@ def test_the_arrays_say_what_the_product_says(generator: np.random.Generator) ->
         (tests,) = simulation.all_tests(right[None], texts, by_text)
         outcomes = [simulation.outcomes_of(own, texts, by_text) for own in right]
         findings = share_error(
-            {str(at): RecallFindings(own, simulation.MARGIN) for at, own in enumerate(outcomes)}
+            {str(at): RecallFindings(own, models.MARGIN) for at, own in enumerate(outcomes)}
         )
         assert simulation.share_level(tests) == [own.effective for own in findings.values()]
