@@ -10,6 +10,7 @@ from runner_compare.statistics.margins import fewest, likely_counts
 from runner_compare.statistics.ratios import MIN_TEXTS, detectable_shift
 from runner_compare.statistics.stats import ALPHA, POWER, detectable_difference
 
+SPREAD_QUANTILE = 2.6  # of the interval of a standard error
 MIN_UNITS_PLANNED = 80
 FINEST_DIFFERENCE = 5e-5  # twenty times finer than what is shown
 MANY_DISCORDANT = 300  # pairs
@@ -24,6 +25,22 @@ def can_plan_from(units: float) -> bool:
     decides nothing (cluster_null.py, bench/compare/pool_texts_null.py).
     """
     return units >= MIN_UNITS_PLANNED
+
+
+def spread_factors(tails: float, samples: int, most_tails: float) -> tuple[float, float | None]:
+    """Return the ends of an interval of the true standard error, as factors on the observed one.
+
+    Bonett's interval, from the kurtosis `tails` of so many samples, at 99 %: of heavy tails the kurtosis is
+    underestimated, and then it covers 95 % (bench/compare/planning_null.py). Beyond `most_tails` the upper end is
+    unknown (None).
+    """
+    correction = samples / (samples - SPREAD_QUANTILE)
+    error = math.sqrt(max(0.0, tails - (samples - 3) / samples) / (samples - 1))
+    low, high = (
+        math.sqrt(correction * math.exp(sign * SPREAD_QUANTILE * correction * error))
+        for sign in (-1, 1)
+    )
+    return low, high if tails <= most_tails else None
 
 
 def expected_disagreement(discordant: float, n: float) -> float:

@@ -71,6 +71,22 @@ def test_the_range_of_a_plan_holds_what_the_true_disagreement_needs(
     assert all(rate.low <= 0.06 for rate in missed)
 
 
+@pytest.mark.thorough
+def test_the_range_of_a_plan_holds_what_the_true_spread_needs(
+    generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import spread_ranges_null
+
+    monkeypatch.setattr(spread_ranges_null, "CLUSTERED", [(80, 5, 0.1, 0.3, 1)])
+    monkeypatch.setattr(spread_ranges_null, "TEXTS", (80,))
+    missed = [
+        *spread_ranges_null.of_clusters(generator, 30),
+        *spread_ranges_null.of_texts(generator, 30),
+    ]
+    assert len(missed) == 6
+    assert all(rate.low <= 0.06 for rate in missed)
+
+
 def test_files_with_unequal_tails_are_seldom_ranked(generator: np.random.Generator) -> None:
     """Six files of equal KL, of which every other one has it from a few texts."""
     from files_null import LEAST, Line, rates

@@ -7,11 +7,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from runner_compare.statistics.effects import Effect, Method, Test, verdict_counts
+from runner_compare.statistics import ratios
+from runner_compare.statistics.effects import Between, Effect, Method, Test, verdict_counts
 from runner_compare.statistics.mean_plans import detectable_loss, questions_for_margin
 from runner_compare.statistics.paired_means import MeanDifference
-from runner_compare.statistics.planning import can_plan_from
+from runner_compare.statistics.planning import can_plan_from, spread_factors
 from runner_compare.statistics.stats import POWER
+
+MAX_TAILS = 12.0  # kurtosis of clusters up to which the observed ones bound what a plan needs
 
 
 @dataclass(frozen=True)
@@ -89,3 +92,22 @@ class MeanFlips(Test):
         return questions_for_margin(
             self.mean.sums, self.mean.sizes, margin, level, power, self.is_strict
         )
+
+    def needs_between(self, margin: float, level: float, power: float = POWER) -> Between:
+        """Return what a margin needs at both ends of the interval of the clusters' spread."""
+        sums, sizes = self.mean.sums, self.mean.sizes
+        tails = ratios.kurtosis(sums, sizes)
+        fewest, most = (
+            None
+            if factor is None
+            else questions_for_margin(
+                tuple(factor * unit_sum for unit_sum in sums),
+                sizes,
+                margin,
+                level,
+                power,
+                self.is_strict,
+            )
+            for factor in spread_factors(tails, len(sums), MAX_TAILS)
+        )
+        return fewest, most

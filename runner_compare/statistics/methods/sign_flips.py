@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from runner_compare.statistics import ratios
-from runner_compare.statistics.effects import Effect, Method, Test
-from runner_compare.statistics.planning import samples_to_detect
+from runner_compare.statistics.effects import Between, Effect, Method, Test
+from runner_compare.statistics.planning import samples_to_detect, spread_factors
 from runner_compare.statistics.stats import POWER
+
+MAX_TAILS = 4.5  # kurtosis up to which the observed tails bound what a plan needs
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,32 @@ class SignFlips(Test):
         """Return the texts that detect a difference."""
         return self._samples(difference, level, power)
 
-    def _samples(
+    def needs_between(self, margin: float, level: float, power: float = POWER) -> Between:
+        """Return what a margin needs at both ends of the interval of the standard error."""
+        return self._samples_between(margin, level, power, upward=True)
+
+    def needs_to_detect_between(
+        self, difference: float, level: float, power: float = POWER
+    ) -> Between:
+        """Return what a difference needs at both ends of the interval of the standard error."""
+        return self._samples_between(difference, level, power)
+
+    def _samples_between(
         self, shift: float, level: float, power: float, upward: bool | None = None
+    ) -> Between:
+        low, high = spread_factors(self.tails, len(self.differences), MAX_TAILS)
+        most = None if high is None else self._samples(shift, level, power, upward, high)
+        return self._samples(shift, level, power, upward, low), most
+
+    def _samples(
+        self,
+        shift: float,
+        level: float,
+        power: float,
+        upward: bool | None = None,
+        factor: float = 1.0,
     ) -> int | None:
-        n = len(self.differences)
+        n, error = len(self.differences), factor * self.error
         return samples_to_detect(
-            self.error, n, shift, level, power, bend=self.bend, tails=self.tails, upward=upward
+            error, n, shift, level, power, bend=self.bend, tails=self.tails, upward=upward
         )

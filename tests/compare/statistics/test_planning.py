@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from scipy.stats import binom, multinomial
 
+from runner_compare.statistics import SignFlips
+from runner_compare.statistics.methods.mean_flips import MeanFlips
 from runner_compare.statistics.planning import (
     detection_power,
     expected_disagreement,
     questions_to_detect,
     samples_to_detect,
     smallest_detectable,
+    spread_factors,
 )
 from runner_compare.statistics.ratios import detectable_shift
 from runner_compare.statistics.stats import mcnemar_exact
@@ -105,3 +108,36 @@ def test_200_questions_without_a_discordant_pair_could_detect_4_points() -> None
     assert 0.0392 < (smallest_detectable(200, 0.0) or 1) <= 0.04
     assert smallest_detectable(5, 0.0) is None
     assert smallest_detectable(0, 0.0) is None
+
+
+def test_a_spread_has_a_wider_interval_with_heavier_tails_and_then_no_upper_end() -> None:
+    low, high = spread_factors(3.0, 100, 4.5)
+    assert high is not None
+    assert low < 1 < high
+    heavier_low, heavier_high = spread_factors(4.4, 100, 4.5)
+    assert heavier_high is not None
+    assert heavier_low < low
+    assert heavier_high > high
+    assert spread_factors(4.6, 100, 4.5)[1] is None
+
+
+@pytest.mark.parametrize("shift", [0.1, 0.3])
+def test_a_plan_for_texts_and_for_clusters_lies_in_its_range(shift: float) -> None:
+    generator = np.random.default_rng(3)
+    texts = SignFlips(generator.normal(size=200).tolist(), [1.0] * 200, "token")
+    answers = generator.choice([-1.0, 0.0, 1.0], p=[0.1, 0.8, 0.1], size=600)
+    clusters = MeanFlips(answers.tolist(), [index // 6 for index in range(600)], "template")
+    for test in (texts, clusters):
+        low, high = test.needs_between(shift, 0.05)
+        planned = test.needs(shift, 0.05)
+        assert low is not None
+        assert high is not None
+        assert planned is not None
+        assert low <= planned <= high
+
+
+def test_the_plan_of_texts_with_a_heavy_tail_has_no_upper_end() -> None:
+    differences = [*np.random.default_rng(0).normal(size=99).tolist(), 30.0]
+    low, high = SignFlips(differences, [1.0] * 100, "token").needs_to_detect_between(0.5, 0.05)
+    assert low is not None
+    assert high is None
