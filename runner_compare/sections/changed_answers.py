@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from runner_compare.data import NotPaired, Run, Table, TableRow
+from runner_compare.mean_pairs import with_functions
 from runner_compare.reader import Reader
 from runner_compare.section import Section
-from runner_compare.statistics import exact_interval
+from runner_compare.statistics.clustered_share import guaranteed_interval
 from runner_compare.wording import versus
 
 GUESSES = "generation.speculate"
@@ -19,13 +21,28 @@ WHOLE = 10**9  # characters of an answer that are compared: all
 class ChangedAnswers:
     """How many answers to the same questions have another text."""
 
-    changed: int
-    answers: int
+    is_changed: tuple[bool, ...]
+    families: tuple[str | None, ...]  # of the questions; None: they are independent
 
     @property
+    def changed(self) -> int:
+        """How many answers have another text."""
+        return sum(self.is_changed)
+
+    @property
+    def answers(self) -> int:
+        """How many answers were compared."""
+        return len(self.is_changed)
+
+    @property
+    def family_count(self) -> int:
+        """How many families the questions come in; 0: they are independent."""
+        return 0 if None in self.families else len(set(self.families))
+
+    @cached_property
     def interval(self) -> tuple[float, float]:
-        """The exact two-sided 95 % interval of their share."""
-        return exact_interval(self.changed, self.answers)
+        """The two-sided 95 % interval of the share of changed answers, in further such families."""
+        return guaranteed_interval(self.is_changed, self.families)
 
 
 @dataclass
@@ -76,22 +93,30 @@ def differ_in_guesses(run: Run, base: Run, reader: Reader) -> bool:
 
 def count_changed(run: Run, base: Run, reader: Reader) -> ChangedAnswers:
     """Count the answers of a run whose texts differ from those of its baseline."""
-    shared = reader.of(run).keys() & reader.of_baseline(base).keys()
+    outcomes, of_base = reader.of(run), reader.of_baseline(base)
+    shared = outcomes.keys() & of_base.keys()
     own, other = (reader.words(side, {*shared}, WHOLE) for side in (run, base))
     known = own.keys() & other.keys()
     if not known:
         raise NotPaired("no answers to the same questions")
-    changed = sum(own[question]["text"] != other[question]["text"] for question in known)
-    return ChangedAnswers(changed, len(known))
+    questions = sorted(known)
+    pairs = with_functions(questions, [(outcomes[it], of_base[it]) for it in questions])
+    return ChangedAnswers(
+        tuple(own[question]["text"] != other[question]["text"] for question in questions),
+        tuple(outcome.cluster for outcome, _ in pairs),
+    )
 
 
 def changed_sentence(names: str, found: ChangedAnswers) -> str:
     """Return what is said of a row."""
     low, high = found.interval
     if not found.changed:
-        bound = f"up to {100 * high:.1f} % may differ (exact two-sided 95 % interval)"
+        over = f" over {found.family_count:,} families" if found.family_count else ""
+        exact = "" if over else "exact "
+        bound = f"up to {100 * high:.1f} % may differ ({exact}two-sided 95 % interval{over})"
         return f"{names}: none of {found.answers:,} answers has another text; {bound}"
     ends = f"[{100 * low:.1f}, {100 * high:.1f}] %"
+    ends += f", over {found.family_count:,} families" if found.family_count else ""
     return f"{names}: {found.changed:,} of {found.answers:,} answers have another text {ends}"
 
 

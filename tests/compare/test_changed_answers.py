@@ -22,13 +22,17 @@ N = 40
 class Planted(Reader):
     """Answers whose verdicts are all right; so many texts begin otherwise."""
 
-    def __init__(self, changed: dict[str, int]) -> None:
+    def __init__(self, changed: dict[str, int], family: int = 0) -> None:
         super().__init__()
-        self.changed = changed
+        self.changed, self.family = changed, family
 
     def of(self, run: Run) -> Answers:
         """Return the verdicts."""
-        return {(at, f"question {at}", "42"): QuestionOutcome(True, "prompt") for at in range(N)}
+        clusters = [str(at // self.family) if self.family else None for at in range(N)]
+        return {
+            (at, f"question {at}", "42"): QuestionOutcome(True, "prompt", cluster)
+            for at, cluster in enumerate(clusters)
+        }
 
     of_baseline = of
 
@@ -43,7 +47,7 @@ class Planted(Reader):
         return {question: {"text": text[-most:]} for question, text in texts.items()}
 
 
-def table_of(changed: dict[str, int], also: str = "none") -> Table:
+def table_of(changed: dict[str, int], also: str = "none", family: int = 0) -> Table:
     runs = [
         Run(
             name,
@@ -56,7 +60,8 @@ def table_of(changed: dict[str, int], also: str = "none") -> Table:
         )
         for at, name in enumerate(changed)
     ]
-    return tabulate(runs, ComparisonOptions({"generation.speculate": "off"}), Planted(changed))
+    options = ComparisonOptions({"generation.speculate": "off"})
+    return tabulate(runs, options, Planted(changed, family))
 
 
 @pytest.mark.parametrize(
@@ -86,3 +91,18 @@ def test_answers_that_guesses_changed_are_counted(changed: int, said: str) -> No
 def test_other_settings_change_answers_anyway() -> None:
     said = "\n".join(sentences_of(table_of({"off": 0, "draft": 10}, also="nf4")))
     assert "another text" not in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            0,
+            "none of 40 answers has another text; up to 36.9 % may differ (two-sided 95 % interval over 8 families)",
+        ),
+        (10, "10 of 40 answers have another text [3.2, 65.1] %, over 8 families"),
+    ],
+)
+def test_families_of_questions_widen_the_interval(changed: int, said: str) -> None:
+    """Answers of a family change together: 40 of them say less than 40 independent ones."""
+    assert said in "\n".join(sentences_of(table_of({"off": 0, "draft": changed}, family=5)))
