@@ -87,6 +87,7 @@ class Limits:
     false: list[Rate] = field(default_factory=list)  # false verdicts
     gates: list[Rate] = field(default_factory=list)  # gates that pass where the truth does not
     missed: list[Rate] = field(default_factory=list)  # intervals that miss the truth
+    ends: list[Rate] = field(default_factory=list)  # upper ends of intervals below the truth
     powers: list[Rate] = field(
         default_factory=list
     )  # true differences that are found: often enough
@@ -110,6 +111,11 @@ class Limits:
                 f"missed truths in more than {MISSES:.0%}",
                 self.missed,
                 [it for it in self.missed if it.low > MISSES],
+            ),
+            (
+                f"upper ends below the truth in more than {ALPHA / 2:.1%}",
+                self.ends,
+                [it for it in self.ends if it.low > ALPHA / 2],
             ),
             (
                 f"powers below {least:.0%}",

@@ -58,3 +58,32 @@ def test_settings_that_react_to_functions_are_not_called_different() -> None:
     assert Rate(false, 40).low <= 0.05
     assert Rate(alone, 40).low > 0.05, "the control"
     assert found(0.1, 0.2, 10)[0] >= 7
+
+
+def test_changed_answers_are_bounded_by_families() -> None:
+    """The upper end holds where it is hardest; ends that count each answer by itself do not."""
+    from speculation_null import ALMOST, count_texts, rates_of_ends
+
+    generator = np.random.default_rng(1)
+    for n, unit in ((13, 1), (200, 10)):
+        hardest = count_texts(n, 0, unit).interval[1] + ALMOST
+        below, _, controls = rates_of_ends(generator, n, unit, hardest, 1000)
+        assert below.low <= 0.025
+        assert controls[0].low > 0.05, "the control: no correction for few answers"
+        assert (controls[2].low > 0.05) == (unit > 1), "the control: answers by themselves"
+
+
+def test_steps_and_longer_contexts_are_told_apart_by_what_is_true() -> None:
+    """Equal ones, true changes, and the control: questions as if they were independent."""
+    from simulation import Rate
+    from tools_null import Questions, simulate_lengths, simulate_steps
+
+    questions, generator = Questions.shipped(), np.random.default_rng(1)
+    for simulated in (simulate_steps, simulate_lengths):
+        (wrong, alone), _ = simulated(questions, generator, 100, 0.5, 0.0)
+        assert isinstance(wrong, Rate)
+        assert wrong.low <= 0.05
+        assert alone.low > 0.05, "the control"
+        (wrong, _), (found, _) = simulated(questions, generator, 40, 0.0, 0.3)
+        assert wrong.low <= 0.05
+        assert found.times >= 30
