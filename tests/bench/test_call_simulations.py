@@ -76,7 +76,8 @@ def test_changed_answers_are_bounded_by_families() -> None:
 def test_steps_and_longer_contexts_are_told_apart_by_what_is_true() -> None:
     """Equal ones, true changes, and the control: questions as if they were independent."""
     from simulation import Rate
-    from tools_null import Questions, simulate_lengths, simulate_steps
+    from tool_steps_null import simulate_lengths, simulate_steps
+    from tools_null import Questions
 
     questions, generator = Questions.shipped(), np.random.default_rng(1)
     for simulated in (simulate_steps, simulate_lengths):

@@ -18,7 +18,7 @@ def test_gates_on_few_and_skewed_texts_hold_and_students_interval_does_not(
     cases = (case for case in gates_null.text_cases(None) if "0.5" not in case[0])
     lines = gates_null.simulate(np.random.default_rng(1), 100, cases, limits)
     assert {name for name, *_ in lines} == {
-        "perplexity, spread 1.0", "KL, spread 1.0", "rank_1_share", "top_1_agreement",
+        "perplexity, spread 1.0", "perplexity, spread 1.5", "KL, spread 1.0", "rank_1_share", "top_1_agreement",
     }  # fmt: skip
     for _, n, wrongly, before in lines:
         assert wrongly.low <= 0.025
