@@ -1,4 +1,4 @@
-"""Unpacks gzip files that somebody else has written, into memory and up to a limit."""
+"""Unpacks untrusted gzip files into memory, up to a size limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads archives that somebody else has written, into memory and up to a limit."""
+"""Reads untrusted archives into memory, up to a size limit."""
 
 from __future__ import annotations
 

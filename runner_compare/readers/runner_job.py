@@ -35,7 +35,7 @@ EXTRACTOR = "task.extractor"
 
 @dataclass(slots=True)
 class JobSample(ToolSample):
-    """A sample with all that a comparison counts."""
+    """A sample and its outcome for the comparison."""
 
     outcome: QuestionOutcome = field(default_factory=lambda: QuestionOutcome(False, None))
 
@@ -187,7 +187,7 @@ def _sample(sample: Sample, extractor: str, has_cluster: bool) -> JobSample:
 
 
 def _parse_samples(where: str, content: bytes) -> Iterator[Sample]:
-    """Yield the last sample of each index; only a sample with an error may have a successor."""
+    """Yield the last sample of each index. A sample may be replaced only if it failed."""
     samples: dict[int, Sample] = {}
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():

@@ -76,7 +76,7 @@ class Recipe:
 
     @property
     def numbers(self) -> range:
-        """The numbers of the cases in this haystack."""
+        """The case numbers of this haystack."""
         return range(self.text, self.cases, self.texts)
 
     def random(self, *names: object) -> Random:

@@ -94,7 +94,7 @@ class MeanFlips(Test):
         )
 
     def needs_between(self, margin: float, level: float, power: float = POWER) -> Between:
-        """Return what a margin needs at both ends of the interval of the clusters' spread."""
+        """Return the fewest and the most questions that decide about a margin, by the interval of the spread."""
         sums, sizes = self.mean.sums, self.mean.sizes
         tails = ratios.kurtosis(sums, sizes)
         fewest, most = (

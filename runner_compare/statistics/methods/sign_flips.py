@@ -80,13 +80,13 @@ class SignFlips(Test):
         return self._samples(difference, level, power)
 
     def needs_between(self, margin: float, level: float, power: float = POWER) -> Between:
-        """Return what a margin needs at both ends of the interval of the standard error."""
+        """Return the fewest and the most texts that decide about a margin."""
         return self._samples_between(margin, level, power, upward=True)
 
     def needs_to_detect_between(
         self, difference: float, level: float, power: float = POWER
     ) -> Between:
-        """Return what a difference needs at both ends of the interval of the standard error."""
+        """Return the fewest and the most texts that detect a difference."""
         return self._samples_between(difference, level, power)
 
     def _samples_between(
