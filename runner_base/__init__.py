@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from runner_base.progress import tell as tell
     from runner_base.result import COMPLETIONS as COMPLETIONS
     from runner_base.result import Call as Call
+    from runner_base.result import ClusterUnit as ClusterUnit
     from runner_base.result import Likelihood as Likelihood
     from runner_base.result import Record as Record
     from runner_base.result import Result as Result
@@ -146,6 +147,7 @@ PLACES = {
     "Status": "result",  # how a job ended
     "Result": "result",  # metrics, notes and problems of a job
     "Record": "result",  # a job as it is on disk: its settings, result and files
+    "ClusterUnit": "result",  # what the questions of a cluster have in common in task=recall
     "Sample": "result",  # one question with its answers and verdict: a line of samples.jsonl
     "Call": "result",  # one answer of a model that an agent asked
     "Answer": "model_text",  # what a model wrote: thinking, and the text without it

@@ -131,6 +131,13 @@ class Likelihood:
     by_position: list[list[float]] | None = None
 
 
+class ClusterUnit(StrEnum):
+    """What the questions of a cluster have in common in task=recall."""
+
+    text = "text"  # the haystack
+    question = "question"  # what is asked, at several lengths or depths
+
+
 @dataclass
 class Sample(Response):
     """One line of samples.jsonl: a completion and, for scored tasks, its verdict.
@@ -171,6 +178,8 @@ class Sample(Response):
     # cases with the same number, kind and depth have the same needles at other lengths
     recall_case: int | None = None
     recall_text: int | None = None  # the haystack, where there are several
+    # what its cluster is; None in records of earlier versions
+    recall_cluster_unit: ClusterUnit | None = None
 
     @property
     def answers(self) -> Sequence[Answer]:
@@ -219,6 +228,8 @@ class Sample(Response):
             raise ValueError("no sample: a JSON object with an integer index was expected")
         if values.get("likelihood") is not None:
             values["likelihood"] = Likelihood(**values["likelihood"])
+        if values.get("recall_cluster_unit") is not None:
+            values["recall_cluster_unit"] = ClusterUnit(values["recall_cluster_unit"])
         return cls.from_dict(values)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runner_base import ClusterUnit
 from runner_compare.data import CLUSTER, NotPaired, Question, QuestionOutcome, Run, TooFew
 from runner_compare.statistics import MeanFlips
 from runner_compare.statistics.paired_means import MIN_CLUSTERS
@@ -87,16 +88,18 @@ def clusters_of(pairs: Sequence[tuple[str | None, str | None]], field: str) -> l
     return clusters
 
 
-def _usual_field(run: Run) -> str:
+def _usual_field(run: Run, pairs: Pairs) -> str:
     if TOOL_ACCURACY in run.metrics:
         return "function"
-    return "text" if run.value("task.texts") not in (None, "1") else "cluster"
+    units = {outcome.cluster_unit for pair in pairs for outcome in pair}
+    return next((unit.value for unit in ClusterUnit if unit in units), "cluster")
 
 
-def cluster_field(run: Run, base: Run) -> str:
-    """Return the name of the field that the families share."""
+def cluster_field(run: Run, base: Run, pairs: Pairs = ()) -> str:
+    """Return the name of the field that the families share; `pairs`: the answers, if there are
+    any."""
     fields = [side.value(CLUSTER) for side in (run, base)]
-    usual = _usual_field(run)
+    usual = _usual_field(run, pairs)
     return (
         next((field for field in fields if field not in (None, "null", "None", "")), usual) or usual
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner_base import Likelihood, Sample
+from runner_base import ClusterUnit, Likelihood, Sample
 from runner_base.tool_outcomes import ToolOutcome
 from runner_compare.answer_votes import Votes
 from runner_compare.statistics.stats import exact_interval
@@ -43,6 +43,20 @@ class RecallPlace(NamedTuple):
         float | None
     )  # of what is asked for, as a share of the text; None: it is in several places
     text: int | None = None  # the haystack, where there are several
+    cluster_unit: ClusterUnit = ClusterUnit.question
+
+    @classmethod
+    def of(cls, sample: Sample) -> RecallPlace | None:
+        """Return the place that a sample of task=recall records; None for other tasks."""
+        if sample.recall_kind is None or sample.recall_length is None:
+            return None
+        return cls(
+            sample.recall_kind,
+            sample.recall_length,
+            sample.recall_depth,
+            sample.recall_text,
+            sample.recall_cluster_unit or _earlier_cluster_unit(sample),
+        )
 
 
 class ToolPlace(NamedTuple):
@@ -73,11 +87,6 @@ class QuestionOutcome(NamedTuple):
     @classmethod
     def of(cls, sample: Sample) -> QuestionOutcome:
         """Return what a sample with a verdict says."""
-        recall = None
-        if sample.recall_kind is not None and sample.recall_length is not None:
-            recall = RecallPlace(
-                sample.recall_kind, sample.recall_length, sample.recall_depth, sample.recall_text
-            )
         tools, cluster = None, sample.cluster
         if sample.tool_category is not None and sample.tool_outcome is not None:
             tools = ToolPlace(
@@ -91,7 +100,7 @@ class QuestionOutcome(NamedTuple):
             cluster,
             sample.right_answers,
             cut_off=sample.cut_off_answers,
-            recall=recall,
+            recall=RecallPlace.of(sample),
             tools=tools,
         )
 
@@ -106,10 +115,14 @@ class QuestionOutcome(NamedTuple):
         return self._replace(solved=right, right=share)
 
     @property
+    def cluster_unit(self) -> ClusterUnit | None:
+        """What its cluster is; None without a cluster, and of other tasks than recall."""
+        return None if self.recall is None or self.cluster is None else self.recall.cluster_unit
+
+    @property
     def is_clustered_by_text(self) -> bool:
         """Whether its cluster is the haystack."""
-        text = self.recall and self.recall.text
-        return text is not None and self.cluster == f"text {text}"
+        return self.cluster_unit is ClusterUnit.text
 
     @property
     def samples(self) -> int:
@@ -120,6 +133,13 @@ class QuestionOutcome(NamedTuple):
     def mean(self) -> float:
         """The share of right answers: 0 or 1 for a single one."""
         return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
+
+
+def _earlier_cluster_unit(sample: Sample) -> ClusterUnit:
+    """Return the cluster unit of a sample of an earlier version, which records only the cluster's
+    name."""
+    is_text = sample.recall_text is not None and sample.cluster == f"text {sample.recall_text}"
+    return ClusterUnit.text if is_text else ClusterUnit.question
 
 
 Answers = dict[Question, QuestionOutcome]

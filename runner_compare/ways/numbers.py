@@ -37,7 +37,7 @@ def compare_numbers(run: Run, base: Run, reader: Reader) -> NumberFlips:
     if any(None in value for value in values):
         raise NotPaired(f"some questions have no {run.number}")
     differences = [(number or 0.0) - (base_number or 0.0) for number, base_number in values]
-    sizes, what, field = [1.0] * len(pairs), "questions", cluster_field(run, base)
+    sizes, what, field = [1.0] * len(pairs), "questions", cluster_field(run, base, pairs)
     clusters = clusters_of(
         [(answer.cluster, base_answer.cluster) for answer, base_answer in pairs], field
     )

@@ -54,7 +54,9 @@ def compare_answers(
     if run.compared_while_running or base.compared_while_running:
         return noting(_compared_by_bets(run, base, pairs), *remarks)
     test_of = (
-        partial(compare_means, field=cluster_field(run, base)) if has_means(pairs) else by_verdicts
+        partial(compare_means, field=cluster_field(run, base, pairs))
+        if has_means(pairs)
+        else by_verdicts
     )
     return noting(at_both_ends(test_of, pairs), *remarks)
 

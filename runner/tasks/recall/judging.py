@@ -12,7 +12,7 @@ from runner.scorers import judge
 from runner.tasks.recall.cases import Asked, Form
 from runner.tasks.recall.kinds import shares_text
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
-from runner_base import Answer, FinishReason, Sample, Verdict
+from runner_base import Answer, ClusterUnit, FinishReason, Sample, Verdict
 
 FOUND = "recall"  # what was found in an answer, in its sample
 # 4,713,920 or 4 713 920: groups of three digits behind separators are one number
@@ -32,7 +32,7 @@ class Placed:
     number: int
     asked: Asked
     text: int | None = None  # the haystack; None: there is one, or the question has its own
-    is_clustered: bool = False  # whether the questions about a haystack count as one cluster
+    cluster_unit: ClusterUnit = ClusterUnit.question
 
     @property
     def question(self) -> str:
@@ -48,7 +48,7 @@ class Placed:
     def cluster(self) -> str:
         """The question, which is the same at every length; those about one text at several depths
         count as one. Of enough haystacks, the haystack."""
-        if self.is_clustered:
+        if self.cluster_unit is ClusterUnit.text:
             return f"text {self.text}"
         names = (
             (self.kind, self.number)
@@ -80,6 +80,7 @@ class Judge:
             recall_depth=case.depth,
             recall_case=case.number,
             recall_text=case.text,
+            recall_cluster_unit=case.cluster_unit,
         )
 
     def rejection_reason(self, sample: Sample) -> str | None:
@@ -91,6 +92,8 @@ class Judge:
             case.length,
         ):
             return f"holds another question or gold answer than question {sample.index} of this job"
+        if sample.recall_cluster_unit is None:  # of an earlier version
+            sample = replace(sample, recall_cluster_unit=case.cluster_unit)
         return None if self(sample) == sample else "was judged differently than its text is today"
 
     def adopted(self, sample: Sample) -> Sample | None:

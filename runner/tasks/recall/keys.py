@@ -28,9 +28,6 @@ from runner_engine import GenerationConfig, Workload
 
 STYLES = (PromptStyle.chat, PromptStyle.text)
 QUESTION = 20  # tokens from the asked name on, about
-MIN_CLUSTERED_TEXTS = (
-    6  # the fewest clusters that the comparison tests (MIN_CLUSTERS of paired_means.py)
-)
 MAX_CASES = 10_000  # of a kind, a length and a depth
 
 

@@ -12,9 +12,10 @@ from runner.tasks.recall.cases import Asked, Recipe
 from runner.tasks.recall.fillers import Filler, draw_haystack, measured
 from runner.tasks.recall.fitting import Group, fit
 from runner.tasks.recall.judging import Placed
-from runner.tasks.recall.keys import MIN_CLUSTERED_TEXTS, RecallConfig
+from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.kinds import drawn_by, is_of_ruler
-from runner_base import ConfigError
+from runner_base import ClusterUnit, ConfigError
+from runner_compare.statistics import MIN_CLUSTERS
 from runner_engine import Message, Prompt
 
 ROOM = "generation.max_new_tokens"
@@ -49,7 +50,9 @@ def written(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> 
             case.number,
             case.at(group.size),
             group.text,
-            group.text is not None and task.haystacks >= MIN_CLUSTERED_TEXTS,
+            ClusterUnit.text
+            if group.text is not None and task.haystacks >= MIN_CLUSTERS
+            else ClusterUnit.question,
         )
         for group in groups
         for case in group.cases

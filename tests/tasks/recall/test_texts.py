@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,19 @@ from tasking import work
 
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig, semantic_keys
+from runner.recorded_runs.sample_numbers import read_numbers
 from runner.store.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.fillers import Filler, draw_haystack
-from runner.tasks.recall.judging import Placed
-from runner.tasks.recall.keys import MIN_CLUSTERED_TEXTS, RecallConfig
+from runner.tasks.recall.judging import Judge, Placed
+from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.writing import written
-from runner_base import Sample
+from runner_base import ClusterUnit, Sample
+from runner_compare import question_of
+from runner_compare.data import Run
+from runner_compare.mean_pairs import cluster_field, compare_means
 from runner_compare.outcomes import QuestionOutcome
 from runner_compare.recall import RecallFindings
-from runner_compare.statistics.paired_means import MIN_CLUSTERS
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -91,7 +95,6 @@ def test_one_haystack_is_not_in_the_identity_and_several_are(make_config: Make) 
 
 
 def test_six_haystacks_are_clusters_and_five_are_not(make_config: Make, tmp_path: Path) -> None:
-    assert MIN_CLUSTERED_TEXTS == MIN_CLUSTERS
     for texts, clusters in ((6, 6), (5, 12)):
         folder = tmp_path / str(texts)
         folder.mkdir()
@@ -101,8 +104,47 @@ def test_six_haystacks_are_clusters_and_five_are_not(make_config: Make, tmp_path
         recorder.close()
         assert {sample.recall_text for sample in samples} == {*range(texts)}
         assert len({sample.cluster for sample in samples}) == clusters
-        findings = RecallFindings(tuple(map(QuestionOutcome.of, samples)))
-        assert (findings.texts, findings.is_over_texts) == (texts, texts == 6)
+        unit = ClusterUnit.text if texts == 6 else ClusterUnit.question
+        assert {sample.recall_cluster_unit for sample in samples} == {unit}
+        read = [Sample.from_json(sample.to_json()) for sample in samples]
+        earlier = [replace(sample, recall_cluster_unit=None) for sample in samples]
+        for recorded in (read, earlier):
+            findings = RecallFindings(tuple(map(QuestionOutcome.of, recorded)))
+            assert (findings.texts, findings.is_over_texts) == (texts, texts == 6)
+
+
+@pytest.mark.parametrize(("texts", "field"), [(1, "question"), (3, "question"), (6, "text")])
+def test_a_comparison_names_what_the_samples_are_clustered_by(
+    make_config: Make, tmp_path: Path, texts: int, field: str
+) -> None:
+    config = config_of(make_config, 6, texts)
+    recorder = Recorder(Job("recall-test", tmp_path))
+    work(recall, config, recorder, Scripted(remembering()))
+    samples = [*recorder.samples.values()]
+    recorder.close()
+    run = Run("a", "recall-test", "recall", "1", "", {"task.texts": str(texts)}, {})
+    verdicts = {question_of(sample): QuestionOutcome.of(sample) for sample in samples}
+    numbers = read_numbers(tmp_path / "samples.jsonl", "new_tokens")
+    for answers in (verdicts, numbers):
+        outcomes = [*answers.values()]
+        assert len(outcomes) == 24
+        pairs = list(zip(outcomes, outcomes, strict=True))
+        assert cluster_field(run, run, pairs) == field
+        assert compare_means(pairs, cluster_field(run, run, pairs)).by == field
+
+
+def test_a_sample_of_an_earlier_version_still_belongs_to_its_job(
+    make_config: Make, tmp_path: Path
+) -> None:
+    config = config_of(make_config, 6, 1)
+    recorder = Recorder(Job("recall-test", tmp_path))
+    work(recall, config, recorder, Scripted(remembering()))
+    sample = replace(recorder.samples[0], recall_cluster_unit=None)
+    recorder.close()
+    judge = Judge(dict(enumerate(cases_of(config))))
+    assert judge.rejection_reason(sample) is None
+    moved = replace(sample, recall_cluster_unit=ClusterUnit.text)
+    assert judge.rejection_reason(moved) == "was judged differently than its text is today"
 
 
 def test_a_haystack_begins_elsewhere_and_has_the_same_units() -> None:
