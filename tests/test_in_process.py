@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-def opened(folder: Path) -> list[str]:
-    """Return the files below a folder that this process has open, also those that are gone."""
-    numbers = os.listdir("/proc/self/fd")
-    links = (Path("/proc/self/fd", number) for number in numbers)
-    return [
-        name
-        for name in (os.readlink(it) for it in links if it.is_symlink())
-        if name.startswith(f"{folder}/")
-    ]
+from opened_files import opened
 
 
 def test_databases_whose_files_are_gone_are_closed(

@@ -254,19 +254,15 @@ class Place:
         """Return each run in MLflow: what differs from its job's record, and the rest in full."""
         if not (database := self.folder / "outputs" / "mlflow.db").exists():
             return
-        store = read_together(database)
-        runs = sorted(
-            store.execute("select run_uuid, name, status from runs").fetchall(),
-            key=lambda run: run[1:],
-        )
-        for run, name, status in runs:
-            params, tags, metrics = (
-                dict(
-                    store.execute(
-                        f"select key, value from {table} where run_uuid = ?", [run]
-                    ).fetchall()
-                )
+        with read_together(database) as store:
+            runs = store.execute("select run_uuid, name, status from runs").fetchall()
+            tables = [
+                store.execute(f"select run_uuid, key, value from {table}").fetchall()
                 for table in ("params", "tags", "latest_metrics")
+            ]
+        for run, name, status in sorted(runs, key=lambda run: run[1:]):
+            params, tags, metrics = (
+                {key: value for of, key, value in table if of == run} for table in tables
             )
             job = self.folder / "outputs" / "jobs" / tags.get("job_id", "") / "result.json"
             record = (

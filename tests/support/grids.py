@@ -207,7 +207,7 @@ def mlflow_runs(folder: Path) -> list[Run]:
     path = folder / "outputs" / "mlflow.db"
     if not path.exists():
         return []
-    with contextlib.closing(read_together(path)) as database:
+    with read_together(path) as database:
         try:
             tags: dict[str, dict[str, str]] = {}
             for run_id, key, value in database.execute("select run_uuid, key, value from tags"):

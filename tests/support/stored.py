@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,21 +20,23 @@ class Row:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def read_together(database: Path) -> sqlite3.Connection:
+@contextlib.contextmanager
+def read_together(database: Path) -> Iterator[sqlite3.Connection]:
     """Open a database so that all queries see the same moment, whoever writes meanwhile.
 
     It is not opened read-only: sqlite has to undo what a killed process has left half written.
     """
-    connection = sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=60)
-    connection.execute("begin")
-    return connection
+    uri = f"file:{database}?mode=rw"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=60)) as connection:
+        connection.execute("begin")
+        yield connection
 
 
 def rows(database: Path) -> list[Row]:
     """Return all runs, the oldest first."""
     query = """select run_uuid, status, experiments.name, runs.lifecycle_stage from runs join experiments
                using (experiment_id) order by runs.start_time, runs.rowid"""
-    with contextlib.closing(read_together(database)) as connection:
+    with read_together(database) as connection:
         by_id = {run_id: Row(run_id, *rest) for run_id, *rest in connection.execute(query)}
         for run_id, key, value in connection.execute("select run_uuid, key, value from tags"):
             by_id[run_id].tags[key] = value

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ class OptunaSearch(LaunchingSweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Search, and show the trials however the search ends."""
+        """Open the study, search in it, and close its database."""
         import optuna
 
         if self.master.plan:
@@ -85,7 +86,12 @@ class OptunaSearch(LaunchingSweeper):
         self.wanted = self.settings.trials_in(self.distributions)
         output_dir = Path(self.master.output_dir).expanduser().absolute()
         check_output_folder("output_dir", self.master.output_dir)
-        self.study = self.open_study(output_dir)
+        with ExitStack() as opened:
+            self.study = self.open_study(output_dir, opened)
+            self.search_and_show(output_dir)
+
+    def search_and_show(self, output_dir: Path) -> None:
+        """Search in the open study, and show the trials however the search ends."""
         self.folder = Path(self.master.hydra.sweep.dir, self.study.study_name)
         self.folder.mkdir(parents=True, exist_ok=True)
         is_maximum = self.settings.direction == "maximize"
@@ -100,8 +106,8 @@ class OptunaSearch(LaunchingSweeper):
             with doing("describing the search"):
                 self.show()
 
-    def open_study(self, output_dir: Path) -> Study:
-        """Open the study of this search, and say how far it is."""
+    def open_study(self, output_dir: Path, opened: ExitStack) -> Study:
+        """Open the study of this search; `opened` closes the connections that Optuna keeps to its database."""
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -124,8 +130,10 @@ class OptunaSearch(LaunchingSweeper):
             self.distributions, 0
         )  # rejects a space that the sampler cannot search
         try:
+            storage = optuna.storages.RDBStorage(uri)
+            opened.callback(storage.engine.dispose)
             study = optuna.create_study(
-                storage=optuna.storages.RDBStorage(uri),
+                storage=storage,
                 study_name=name,
                 direction=self.settings.direction,  # type: ignore[arg-type]
                 load_if_exists=True,

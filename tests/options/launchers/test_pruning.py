@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def trials(outputs: Path) -> dict[float, tuple[str, float | None]]:
         select param_value, distribution_json, state, value from trials join trial_params using (trial_id)
         left join trial_values using (trial_id)
     """
-    with closing(read_together(outputs / "searches.db")) as database:
+    with read_together(outputs / "searches.db") as database:
         found: list[tuple[float, str, str, float | None]] = [*database.execute(query)]
     return {
         json.loads(choices)["attributes"]["choices"][int(at)]: (state, score)
@@ -131,7 +130,7 @@ def is_amid_a_comparison(jobs: Path, ended: int) -> bool:
 def compared(outputs: Path) -> set[tuple[str, str]]:
     """Return what the trials are compared with, as the study has it."""
     query = "select key, value_json from trial_user_attributes"
-    with closing(read_together(outputs / "searches.db")) as database:
+    with read_together(outputs / "searches.db") as database:
         return {(key, value) for key, value in database.execute(query) if key in (AGAINST, FULL)}
 
 
