@@ -98,8 +98,8 @@ def look_up(key: str, *, _parent_: DictConfig, _root_: DictConfig) -> Any:
     """
     if key == "data":
         return _usual(_root_)
-    data_set = find(str(_parent_.data), _root_)
-    return data_set.keys[key] if data_set and key in data_set.keys else _default(_parent_, key)
+    keys = _keys_for(_parent_, find(str(_parent_.data), _root_))
+    return keys[key] if key in keys else _default(_parent_, key)
 
 
 def _usual(root: DictConfig) -> str:
@@ -129,7 +129,7 @@ def apply_data_set(composed: DictConfig) -> None:
         raise ConfigError(
             f"task.data={task.data}: {problem}; and there is no file or folder {path}"
         )
-    keys = data_set.keys if data_set else {}
+    keys = _keys_for(task, data_set)
     with read_write(composed):
         looked_up = [key for key in map(str, task) if _is_looked_up(task, key)]
         for key in sorted(
@@ -148,13 +148,33 @@ def apply_data_set(composed: DictConfig) -> None:
         task.data = keys.get("data", task.data)
 
 
+def _keys_for(task: DictConfig, data_set: DataSet | None) -> dict[str, Any]:
+    """Return the keys that a data set's file sets for a task.
+
+    A shipped file sets `cluster` only for verdicts: its clusters are too few to compare
+    likelihoods, and task.early_stop_vs rejects clusters.
+    """
+    if data_set is None:
+        return {}
+    schema: Any = OmegaConf.get_type(task)
+    uses_clusters = schema.gives_verdicts and task.get("early_stop_vs") is None
+    if uses_clusters or not _is_shipped(data_set):
+        return data_set.keys
+    return {key: value for key, value in data_set.keys.items() if key != "cluster"}
+
+
+def _is_shipped(data_set: DataSet) -> bool:
+    """Whether a data set's file comes with the runner."""
+    return data_set.where.startswith(f"{CONF}/")
+
+
 def _locate(task: DictConfig, key: str, root: DictConfig) -> None:
     """Write the locations of a user's own data sets in place of their names, which only a process
     that composes can look up."""
     located = []
     for name in map(str, task[key]):
         data_set = find(name, root)
-        is_own = data_set is not None and not data_set.where.startswith(f"{CONF}/")
+        is_own = data_set is not None and not _is_shipped(data_set)
         located.append(str(data_set.keys["data"]) if data_set and is_own else name)
     with read_write(root):
         task[key] = located

@@ -6,10 +6,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 from runner.config.questions import QuestionsConfig
 from runner.datasets.items import Item
+from runner_base import Sample
+
+EMBEDDED = "embedded"
+
+
+class JudgedKeys(Protocol):
+    """The keys of a task that say which clusters its samples may have."""
+
+    data: str
+
+    @property
+    def compared_with(self) -> str | None:
+        """The job that it is compared with while it runs."""
 
 
 def numbers_of(items: Iterable[Item]) -> list[int]:
@@ -30,7 +44,10 @@ def hashes_of_choice(task: QuestionsConfig, items: Sequence[Item]) -> dict[str, 
     hashes = {
         key: _sha256(numbers_of(some)) for key, (file, some) in chosen.items() if file is not None
     }
-    return hashes | cluster_hashes([item.cluster for item in items])
+    clusters = [item.cluster for item in items]
+    if task.data == EMBEDDED:
+        return hashes | _embedded_cluster_hashes(task, clusters)
+    return hashes | cluster_hashes(clusters)
 
 
 def cluster_hashes(clusters: list[str | None]) -> dict[str, str]:
@@ -38,6 +55,27 @@ def cluster_hashes(clusters: list[str | None]) -> dict[str, str]:
     if not any(cluster is not None for cluster in clusters):
         return {}
     return {"clusters": _sha256(clusters)}
+
+
+def _embedded_cluster_hashes(task: QuestionsConfig, clusters: list[str | None]) -> dict[str, str]:
+    """Fingerprint embedded problems only where task.cluster=null is explicit.
+
+    Their default was null before, and is template now: jobs with the default keep their ids.
+    """
+    is_default = any(clusters) or task.compared_with is not None
+    return {} if is_default else {"clusters": _sha256(clusters)}
+
+
+def with_recorded_cluster(task: JudgedKeys, sample: Sample, recorded: Sample) -> Sample:
+    """Return a sample with the cluster of its record, where the job began with another default.
+
+    Jobs on embedded problems kept their ids when task.cluster=template became the default, and
+    task.early_stop_vs has null as default.
+    """
+    may_lack = recorded.cluster is None or (sample.cluster is None and task.compared_with)
+    return (
+        replace(sample, cluster=recorded.cluster) if task.data == EMBEDDED and may_lack else sample
+    )
 
 
 def choice_words(task: QuestionsConfig, items: Sequence[Item]) -> list[str]:

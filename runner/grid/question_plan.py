@@ -9,7 +9,7 @@ which need more questions than a single look.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, comb, log2
 
@@ -72,7 +72,7 @@ def question_lines(
 ) -> list[str]:
     """Return what each set of questions can show; without the number of questions for a margin if
     `is_quick`."""
-    lines, sets = [], _compared(plan)
+    lines, sets = _cluster_lines(plan), _compared(plan, _has_verdicts)
     for compared in sets:
         on = f"{compared.where}: " if len(sets) > 1 else ""
         disagreement, basis = _disagreement(compared)
@@ -91,6 +91,18 @@ def question_lines(
                 f"    {about} questions a job would show 'as good within {margin}' if neither is better{takes}"
             )
     return lines
+
+
+def _cluster_lines(plan: Sequence[PlannedJob]) -> list[str]:
+    """Return a line for each kind of clusters that jobs are compared by.
+
+    How much the verdicts of a cluster have in common is unknown before the jobs run.
+    """
+    fields = dict.fromkeys(compared.task.cluster for compared in _compared(plan, _has_clusters))
+    return [
+        f"task.cluster={field}: verdicts count clusters, and no plan says how many questions would decide"
+        for field in fields
+    ]
 
 
 def _detectable(compared: ComparedJobs, disagreement: float, basis: str, alpha: float) -> str:
@@ -132,12 +144,14 @@ def questions_there(task: QuestionsConfig) -> int | None:
         return None
 
 
-def _compared(plan: Sequence[PlannedJob]) -> list[ComparedJobs]:
-    """Return the jobs with verdicts on the same questions that have a baseline in this plan or by
+def _compared(
+    plan: Sequence[PlannedJob], counts: Callable[[RunnerConfig | None], bool]
+) -> list[ComparedJobs]:
+    """Return the jobs that count, on the same questions, with a baseline in this plan or by
     name."""
     groups: dict[str, list[int]] = {}
     for number, planned in enumerate(plan):
-        if planned.job is not None and planned.same_as is None and _has_verdicts(planned.config):
+        if planned.job is not None and planned.same_as is None and counts(planned.config):
             groups.setdefault(planned.data_digest, []).append(number)
     found = []
     for numbers in groups.values():
@@ -215,6 +229,12 @@ def _has_verdicts(config: RunnerConfig | None) -> bool:
     """Whether a job gives one verdict on each of independent questions: only for these the numbers
     are known."""
     return config is not None and config.task.has_independent_verdicts
+
+
+def _has_clusters(config: RunnerConfig | None) -> bool:
+    """Whether a job gives verdicts on questions that belong to clusters."""
+    questions = None if config is None else config.task.of_questions
+    return questions is not None and questions.gives_verdicts and questions.cluster is not None
 
 
 def _disagreement(compared: ComparedJobs) -> tuple[float, str]:

@@ -64,10 +64,32 @@ def test_the_shipped_ones_are_listed() -> None:
 
 
 def test_a_name_is_what_its_file_says() -> None:
-    assert task() == Gsm8kConfig()
+    assert task() == Gsm8kConfig(cluster="template")
     assert task("task.data=embedded_hard5") == task("task.split=hard5")
     assert task("task=likelihood", "task.data=gsm8k").data == "openai/gsm8k"
     assert task("task=likelihood", "task.data=embedded_hard").split == "hard"
+
+
+@pytest.mark.parametrize("data", ["embedded", "embedded_hard", "embedded_hard5"])
+def test_verdicts_on_embedded_problems_count_templates(data: str) -> None:
+    data = f"task.data={data}"
+    assert task(data).cluster == "template"
+    assert task(data, "task.cluster=null").cluster is None
+    assert task(data, "task=likelihood").cluster is None
+    assert task(data, "task=likelihood", "task.cluster=template").cluster == "template"
+    assert task(data, "task.early_stop_vs='seed=1'").cluster is None
+    with pytest.raises(ConfigError, match="task.cluster=template: task.early_stop_vs takes each"):
+        task(data, "task.early_stop_vs='seed=1'", "task.cluster=template")
+    assert task("task.split=hard").cluster == "template"
+    assert task("task.data=gsm8k").cluster is None
+
+
+def test_a_file_of_the_users_own_names_clusters_for_every_task(mine: Path) -> None:
+    (mine / "dataset" / "stories.yaml").write_text("data: org/stories\ncluster: story\n")
+    for name in ("gsm8k", "likelihood"):
+        assert task(f"task={name}", "task.data=stories", folder=mine).cluster == "story"
+    with pytest.raises(ConfigError, match="task.cluster=story: task.early_stop_vs takes each"):
+        task("task.data=stories", "task.early_stop_vs='seed=1'", folder=mine)
 
 
 def test_keys_that_a_file_may_hold_are_keys_of_tasks() -> None:
@@ -133,7 +155,7 @@ def test_a_file_or_folder_wins_over_a_name(mine: Path, monkeypatch: pytest.Monke
     (mine / "embedded").mkdir()
     assert task("task.data=gsm8k").data == "gsm8k"
     assert task("task.data=./gsm8k").subset is None
-    assert task("task.data=embedded") == Gsm8kConfig()
+    assert task("task.data=embedded") == Gsm8kConfig(cluster="template")
 
 
 @pytest.mark.parametrize(

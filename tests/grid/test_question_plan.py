@@ -133,9 +133,8 @@ def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_p
     [
         [{}, {"instruction": "Go."}],
         [{"samples": 8}, {"samples": 8}],
-        [{"cluster": "story"}, {"cluster": "story"}],
     ],
-    ids=["no quantization", "several answers", "families"],
+    ids=["no quantization", "several answers"],
 )
 def test_other_grids_have_no_such_lines(
     make_config: Make, tmp_path: Path, tasks: list[dict[str, object]]
@@ -143,6 +142,16 @@ def test_other_grids_have_no_such_lines(
     of = [None, Nf4Config()] if tasks[0] == tasks[1] else [None, None]
     plan = [planned(make_config, tmp_path, it, **task) for it, task in zip(of, tasks, strict=True)]
     assert question_lines(plan, {}, is_quick=False) == []
+
+
+def test_of_clusters_a_plan_says_that_nothing_is_planned(make_config: Make, tmp_path: Path) -> None:
+    kinds = (None, Nf4Config(), Int8Config())
+    plan = [planned(make_config, tmp_path, it, cluster="template") for it in kinds]
+    for is_quick in (True, False):
+        assert question_lines(plan, {}, is_quick) == [
+            "task.cluster=template: verdicts count clusters, and no plan says how many questions would decide"
+        ]
+    assert question_lines(plan[:1], {}, is_quick=True) == [], "there is nothing to compare"
 
 
 def test_another_prompt_is_not_a_baseline(make_config: Make, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from question_families import with_samples
+from question_families import in_families, with_samples
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner_compare.statistics.sequential import p_of
@@ -58,6 +58,24 @@ def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(
         None,
     )
     assert "undecided after 7 questions" in show("early", "--baseline", BASELINE)[1]
+
+
+@pytest.mark.parametrize("in_clusters", [False, True])
+def test_bets_count_questions_whether_or_not_the_baseline_has_clusters(
+    store: Store, rows: Any, in_clusters: bool
+) -> None:
+    name = f"clusters {in_clusters}"
+    if in_clusters:  # as jobs on the embedded problems have by default
+        in_families(store, name, "base", NONE, marks(90, 100), 10)
+    else:
+        store.job(name, "base", NONE, marks(90, 100))
+    losing = [index >= 10 for index in range(30)]
+    store.job(name, "stopped", NF4, losing, **compared_while_running("base", 1, 30))
+    row = rows(name, "--baseline", BASELINE)["stopped"]
+    comparison = row["comparison"]
+    assert (comparison["method"], comparison["p"]) == ("sequential", p_of(0, 10))
+    assert (comparison["clusters"], comparison["finding"]) == (None, "worse")
+    assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (0, 10, 20)
 
 
 def compared_while_running(

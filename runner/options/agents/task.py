@@ -12,7 +12,7 @@ from contextlib import closing
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.core.sides import answered_by, sides
-from runner.datasets.chosen import choice_words
+from runner.datasets.chosen import choice_words, with_recorded_cluster
 from runner.datasets.items import Item
 from runner.options.agents import assignment, graph_file, match, picture
 from runner.options.agents.assignment import Assignment, team_of
@@ -306,6 +306,7 @@ class _Work:
             sample = sample_of(index, items[index], discussion)
             recorded = recorder.samples.get(index)
             if recorded is not None and not recorded.failed:
+                sample = with_recorded_cluster(self.task, sample, recorded)
                 recorder.verify(
                     index,
                     None if recorded == sample else f"is inconsistent with its calls in {CALLS}",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from runner.datasets.chosen import JudgedKeys, with_recorded_cluster
 from runner.scorers import WHY_NOT, Judgement, Vote, elect, judge, scorer_of
 from runner_base import FinishReason, Sample
 
@@ -31,7 +32,7 @@ class Question(Protocol):
         """It does not count in the score."""
 
 
-class JudgingKeys(Protocol):
+class JudgingKeys(JudgedKeys, Protocol):
     """The keys of the task that say how its answers are judged."""
 
     samples: int  # answers to each question
@@ -76,7 +77,7 @@ class Judge:
             return f"holds another question or gold answer than question {sample.index} of this job"
         if len(sample.answers) != self.task.samples:
             return f"holds {len(sample.answers)} answers, and this job asks for {self.task.samples}"
-        today = self.judged(sample).sample
+        today = with_recorded_cluster(self.task, self.judged(sample).sample, sample)
         # whether an expression can be compared in time may depend on what else the machine does
         is_uncertain = any(
             WHY_NOT in (answer.extracted or {}) for answer in (*today.answers, *sample.answers)

@@ -7,7 +7,9 @@ import pytest
 from runner.config.compose import compose
 from runner.config.explained import config_errors
 from runner.config.extractors import Gold
+from runner.config.hydra import to_config
 from runner.config.root import semantic_keys
+from runner.options.agents import task as agents
 from runner.options.agents.keys import (
     AgentsConfig,
     Attack,
@@ -17,6 +19,7 @@ from runner.options.agents.keys import (
     Mode,
     dropped_agents,
 )
+from runner.tasks import named_job
 from runner_base.errors import ConfigError
 
 
@@ -204,3 +207,25 @@ def test_another_seed_takes_the_place_of_repeats() -> None:
     )
     with pytest.raises(ConfigError, match=message), config_errors():
         compose(["task=agents", "task.repeat=1"])
+
+
+@pytest.mark.parametrize(
+    ("data", "job_id"),  # of the last version whose default was task.cluster=null
+    [
+        ("embedded", "agents-fc564fe83504"),
+        ("embedded_hard", "agents-80e3d988c0e6"),
+        ("embedded_hard5", ""),
+    ],
+)
+def test_embedded_problems_count_templates_under_the_ids_of_before(data: str, job_id: str) -> None:
+    overrides = ["model=stub", "task=agents", f"task.data={data}"]
+    config = to_config(*compose(overrides))
+    assert config.task.of_questions.cluster == "template"
+    found = agents.prepare(config)
+    assert None not in {item.cluster for item in found.items}
+    assert "clusters" not in found.hashes
+    own_id = named_job.job_of(config, agents.VERSION, found.hashes).job_id
+    assert job_id in ("", own_id)
+    without = to_config(*compose([*overrides, "task.cluster=null"]))
+    hashes = agents.prepare(without).hashes
+    assert named_job.job_of(without, agents.VERSION, hashes).job_id != own_id

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import pytest
 from scripted import Reply, Scripted
 from tasking import work
 
+from runner.config.compose import compose
+from runner.config.hydra import to_config
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
 from runner.store.jobs import Job, Recorder
+from runner.tasks import named_job
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -231,6 +235,46 @@ def test_an_answer_joins_the_family_of_questions_that_another_job_names(
     assert reused is not None
     assert reused.cluster == "sums"
     assert Judge(named, {}).adopted(sample) is None
+
+
+IDS = {  # of the last version whose default was task.cluster=null
+    "task.limit=20": "gsm8k-a249025ef0e0",
+    "task.data=embedded_hard": "gsm8k-5e7ad2bbe9cd",
+    "task.data=embedded_hard5": "gsm8k-2fe19b4fdba1",
+    "task.cluster=template": "",
+    "task.early_stop_vs='generation=sampling'": "gsm8k-e54bd4381f9b",
+}
+
+
+@pytest.mark.parametrize(("override", "job_id"), IDS.items())
+def test_clusters_by_default_change_no_id(override: str, job_id: str) -> None:
+    assert id_of(override) == (job_id or id_of())
+    without = id_of(override, "task.cluster=null")
+    if "early_stop" in override:
+        assert without == job_id
+    else:
+        assert without != id_of(override)
+
+
+def id_of(*overrides: str) -> str:
+    """Return the id of a stub's job."""
+    config = to_config(*compose(["model=stub", *overrides]))
+    return named_job.job_of(config, gsm8k.VERSION, gsm8k.prepare(config).hashes).job_id
+
+
+@pytest.mark.parametrize("early_stop_vs", [None, "seed=1"])
+def test_a_job_that_began_with_another_default_goes_on(early_stop_vs: str | None) -> None:
+    clustered = Gsm8kConfig(limit=1, cluster="template")
+    plain = Gsm8kConfig(limit=1, early_stop_vs=early_stop_vs)
+    judges = [Judge(task, dict(enumerate(load_questions(task)))) for task in (clustered, plain)]
+    recorded = [judge.judged(answered("#### 2")).sample for judge in judges]
+    assert recorded[0].cluster is not None
+    assert recorded[1].cluster is None
+    assert judges[0].rejection_reason(recorded[1]) is None
+    is_accepted = judges[1].rejection_reason(recorded[0]) is None
+    assert is_accepted == (early_stop_vs is not None), "an explicit null is another job"
+    other = replace(recorded[0], cluster="of nobody")
+    assert judges[0].rejection_reason(other) == "was judged differently than its text is today"
 
 
 def answered(text: str) -> Sample:
