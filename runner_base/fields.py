@@ -16,6 +16,9 @@ Text = Annotated[str, "words for a model"]
 Names = Annotated[Any, "a name or a list of names"]  # OmegaConf has no type for it
 
 
+DEFAULT: Any = object()  # in `Unless`: the key's default
+
+
 @dataclass(frozen=True)
 class Inert:
     """A key that is not in the job's identity, and why: it cannot change an answer, or a hash
@@ -31,14 +34,6 @@ class Inert:
 
 
 @dataclass(frozen=True)
-class UnlessDefault:
-    """A key that is in the job's identity unless it has its default: older jobs without it keep
-    their ids."""
-
-    changes_answers: bool = True
-
-
-@dataclass(frozen=True)
 class DefaultAs:
     """A key whose default is in the job's identity as another value: older jobs with that keep
     their ids."""
@@ -47,19 +42,21 @@ class DefaultAs:
 
 
 @dataclass(frozen=True)
-class UnlessValue:
-    """A key that is in the job's identity unless it has this value, which is how jobs ran before the key existed."""
+class Unless:
+    """A key that is in the job's identity unless it has one value: its default, or the value by which
+    jobs ran before the key existed. Older jobs without it keep their ids."""
 
-    value: Any
+    value: Any = DEFAULT
+    changes_answers: bool = True
 
 
 HASHED = Inert("a location; the SHA-256 of the content counts instead")
-UNLESS_DEFAULT = UnlessDefault()
+UNLESS_DEFAULT = Unless()
 
 
 def setting(
     default: Any,
-    counts: Inert | UnlessDefault | UnlessValue | DefaultAs | None = None,
+    counts: Inert | Unless | DefaultAs | None = None,
     takes: Takes | None = None,
 ) -> Any:
     """Return a field of the schema, how it counts in the job's identity (None: with its value), and
@@ -67,7 +64,7 @@ def setting(
     return field(default=default, metadata={"counts": counts, "takes": takes})
 
 
-def counts_of(item: Field[Any]) -> Inert | UnlessDefault | UnlessValue | DefaultAs | None:
+def counts_of(item: Field[Any]) -> Inert | Unless | DefaultAs | None:
     """Return how a field counts in the job's identity; None: with its value."""
     return item.metadata.get("counts")
 
@@ -75,6 +72,15 @@ def counts_of(item: Field[Any]) -> Inert | UnlessDefault | UnlessValue | Default
 def default_of(item: Field[Any]) -> Any:
     """Return the default of a field."""
     return item.default if item.default_factory is NO_FACTORY else item.default_factory()
+
+
+def omitted_value(item: Field[Any]) -> Any:
+    """Return the value with which a field is not in the job's identity, if it counts as `Unless`;
+    otherwise its default."""
+    counts = counts_of(item)
+    if isinstance(counts, Unless) and counts.value is not DEFAULT:
+        return counts.value
+    return default_of(item)
 
 
 def choice_of(config: object) -> str | None:

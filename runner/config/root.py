@@ -15,11 +15,11 @@ from runner.config.task import TaskConfig
 from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, least, setting
 from runner_base.fields import (
     DefaultAs,
-    UnlessDefault,
-    UnlessValue,
+    Unless,
     choice_of,
     counts_of,
     default_of,
+    omitted_value,
 )
 from runner_base.known_secrets import variable_of_secret
 from runner_base.texts import is_text
@@ -85,7 +85,7 @@ class RunnerConfig:
     profile: str = setting(NO_PROFILE, Inert("sets groups and keys, which count themselves"))
     seed: int = 0
     metrics: list[str] = field(
-        default_factory=list, metadata={"counts": UnlessDefault(changes_answers=False)}
+        default_factory=list, metadata={"counts": Unless(changes_answers=False)}
     )
     notes: dict[str, Any] = field(
         default_factory=dict,
@@ -180,13 +180,10 @@ def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]
     assert is_dataclass(config)
     for item in fields(config):
         counts, value = counts_of(item), getattr(config, item.name)
-        is_default = counts is not None and value == default_of(item)
         is_inert = isinstance(counts, Inert) and counts.covers(value)
-        if is_inert or (isinstance(counts, UnlessDefault) and is_default):
+        if is_inert or (isinstance(counts, Unless) and value == omitted_value(item)):
             continue
-        if isinstance(counts, UnlessValue) and value == counts.value:
-            continue
-        if isinstance(counts, DefaultAs) and is_default:
+        if isinstance(counts, DefaultAs) and value == default_of(item):
             value = counts.value
         if is_dataclass(value):
             choice = choice_of(value)

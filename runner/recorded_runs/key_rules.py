@@ -11,7 +11,7 @@ from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.store.tracking import text_of
 from runner_base import HASHED, Inert
-from runner_base.fields import DefaultAs, UnlessDefault, UnlessValue, counts_of, default_of
+from runner_base.fields import DefaultAs, Unless, counts_of, omitted_value
 from runner_compare import KeyRules
 
 
@@ -58,7 +58,7 @@ def _is_inert(item: Field[Any], text: str | None = None) -> bool:
     changes_none = isinstance(counts, Inert) and counts is not HASHED
     if isinstance(counts, Inert) and text is not None:
         changes_none = changes_none and counts.covers(text)
-    changes_none |= isinstance(counts, UnlessDefault) and not counts.changes_answers
+    changes_none |= isinstance(counts, Unless) and not counts.changes_answers
     return changes_none or item.name == "cache_dir"
 
 
@@ -88,7 +88,7 @@ def _in_every_choice() -> dict[str, str]:
     """Return the defaults, as text, of keys that each choice of a group has: records from before
     such a key lack it."""
     return {
-        f"{group_name}.{item.name}": text_of(default_of(item))
+        f"{group_name}.{item.name}": text_of(omitted_value(item))
         for group_name, schemas in GROUPS.items()
         for item in fields(next(iter(schemas.values())))
         if _may_be_left_out(counts_of(item))
@@ -100,6 +100,4 @@ def _in_every_choice() -> dict[str, str]:
 
 def _may_be_left_out(counts: object) -> bool:
     """Whether a key is in some jobs' identity, and not in those of jobs that have its default."""
-    return isinstance(counts, (UnlessDefault, UnlessValue)) or (
-        isinstance(counts, Inert) and bool(counts.only)
-    )
+    return isinstance(counts, Unless) or (isinstance(counts, Inert) and bool(counts.only))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner_base import MISSING, Takes, above, check, check_keys, least, setting, within
-from runner_base.fields import UnlessDefault
+from runner_base.fields import Unless
 
 READ_BEYOND = "rope.beyond_trained=true"  # what lets texts be longer than a setting has room for
 
@@ -20,7 +20,7 @@ class RopeConfig:
     name: ClassVar[str] = "native"
     # It only lets longer texts be read: beside a scaling that has room for them, the native setting
     # is read by it.
-    beyond_trained: bool = setting(False, UnlessDefault(changes_answers=False))
+    beyond_trained: bool = setting(False, Unless(changes_answers=False))
 
     def __post_init__(self) -> None:
         check_keys("rope", self)

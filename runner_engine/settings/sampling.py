@@ -15,7 +15,7 @@ from numbers import Integral, Real
 from typing import Any, TypedDict, get_type_hints
 
 from runner_base import check
-from runner_base.fields import UnlessDefault
+from runner_base.fields import Unless
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _parameter(
     low: float,
     high: float,
     *,
-    counts: UnlessDefault | None = None,
+    counts: Unless | None = None,
     **more: float,
 ) -> Any:
     parameter = {"meaning": meaning, "neutral": neutral, "low": low, "high": high, **more}

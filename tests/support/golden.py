@@ -30,7 +30,7 @@ from stored import read_together
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.store.tracking import text_of
-from runner_base.fields import Inert, UnlessDefault, counts_of, default_of
+from runner_base.fields import Inert, Unless, counts_of, omitted_value
 
 TREE = Path(__file__).parents[2]
 MODULES = {  # of the programs that are installed
@@ -405,8 +405,8 @@ def _defaults() -> dict[str, set[str]]:
     ]
     for prefix, schema in [("", RunnerConfig), *schemas]:
         for item in fields(schema):
-            if isinstance(counts_of(item), (UnlessDefault, Inert)):
-                defaults.setdefault(f"{prefix}{item.name}", set()).add(text_of(default_of(item)))
+            if isinstance(counts_of(item), (Unless, Inert)):
+                defaults.setdefault(f"{prefix}{item.name}", set()).add(text_of(omitted_value(item)))
     return defaults
 
 

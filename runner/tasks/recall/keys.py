@@ -23,7 +23,7 @@ from runner_base import (
     unknown,
     within,
 )
-from runner_base.fields import UnlessValue
+from runner_base.fields import Unless
 from runner_engine import GenerationConfig, Workload
 
 STYLES = (PromptStyle.chat, PromptStyle.text)
@@ -55,7 +55,7 @@ class RecallConfig(TaskConfig):
     filler: str = setting(
         "noise", HASHED, filled("give noise, texts, prose, languages, code or a file")
     )
-    texts: int = setting(30, UnlessValue(1), within(1, MAX_CASES))
+    texts: int = setting(30, Unless(1), within(1, MAX_CASES))
     values: Values = Values.numbers
     needles: int = setting(4, takes=within(2, 100))
     prompt: PromptStyle = PromptStyle.chat
