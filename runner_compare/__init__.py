@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from runner_compare.outcomes import Question as Question
     from runner_compare.outcomes import QuestionCost as QuestionCost
     from runner_compare.outcomes import QuestionOutcome as QuestionOutcome
-    from runner_compare.outcomes import RecallPlace as RecallPlace
     from runner_compare.outcomes import Texts as Texts
     from runner_compare.outcomes import TextScore as TextScore
     from runner_compare.pictures import JobPicture as JobPicture
@@ -98,7 +97,6 @@ PLACES = {
     "Run": "data",  # one finished run: its ids, config, metrics and facts
     "NotPaired": "data",  # two runs cannot be compared; the message says why
     "Question": "outcomes",  # a question's identity: index, text and gold answer
-    "RecallPlace": "outcomes",  # where in a text a question asks for something, and its cluster unit
     "QuestionOutcome": "outcomes",  # whether a run solved a question, and what else is counted
     "Answers": "outcomes",  # the outcomes of a run by their questions
     "TextScore": "outcomes",  # a text's log-likelihood under a run's model

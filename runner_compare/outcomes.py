@@ -104,6 +104,17 @@ class QuestionOutcome(NamedTuple):
             tools=tools,
         )
 
+    @classmethod
+    def of_number(cls, sample: Sample, number: float | None) -> QuestionOutcome:
+        """Return a sample with a number that is compared instead of its verdict."""
+        return cls(
+            False,
+            sample.prompt_sha256,
+            sample.cluster,
+            number=number,
+            recall=RecallPlace.of(sample),
+        )
+
     def if_cut_off(self, right: bool) -> QuestionOutcome:
         """Return it with all answers that were cut off right, or wrong; of a vote, they decide
         it."""

@@ -11,7 +11,7 @@ from runner.config.extractors import Extractor
 from runner.store.jobs import read_samples
 from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_base.thought_tokens import answer_tokens, mean_tokens, thinking_tokens
-from runner_compare import Answers, Better, Chance, QuestionOutcome, RecallPlace, Votes, question_of
+from runner_compare import Answers, Better, Chance, QuestionOutcome, Votes, question_of
 
 OF_SAMPLES: dict[
     str, Callable[[Sample], float | None]
@@ -40,13 +40,7 @@ def read_numbers(path: Path, name: str, ways: Sequence[str] = ()) -> Answers:
     chance = Chance.named(name)
     number_of = OF_SAMPLES[name] if chance is None else partial(chance_of, chance, ways)
     return {
-        question_of(sample): QuestionOutcome(
-            False,
-            sample.prompt_sha256,
-            sample.cluster,
-            number=number_of(sample),
-            recall=RecallPlace.of(sample),
-        )
+        question_of(sample): QuestionOutcome.of_number(sample, number_of(sample))
         for sample in read_samples(path).values()
         if sample.answer.verdict is not None
         and not sample.failed
