@@ -97,7 +97,7 @@ def test_menu_defaults_equal_the_schema() -> None:
     """YAML and schema have the same defaults, so that reading either is enough."""
     config = composed()
     assert config.generation == GenerationConfig()
-    assert config.task == Gsm8kConfig()
+    assert config.task == Gsm8kConfig(cluster="template")  # of the data set
     assert config.model == LocalModelConfig(name="embedded")
     assert composed("model=stub").model == StubConfig()
     assert composed("task=sweep").task == SweepConfig()
