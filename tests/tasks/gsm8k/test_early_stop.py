@@ -40,7 +40,8 @@ def job(make_config: Make) -> Callable[..., RunnerConfig]:
         )
         generation = choose(["generation"], {}, values)["generation"]
         model = LocalModelConfig(name="embedded", device="cpu")
-        task = Gsm8kConfig(**{"limit": 60, **keys})
+        cluster = None if keys.get("early_stop_vs") else "template"  # the defaults of a command
+        task = Gsm8kConfig(**{"limit": 60, "cluster": cluster, **keys})
         return make_config(model=model, generation=generation, task=task, seed=seed)
 
     return make
