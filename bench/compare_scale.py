@@ -63,7 +63,8 @@ def clock(module, name, label):
             spent[label] += time.perf_counter() - started
     setattr(module, name, timed)
 from runner.recorded_runs import records, sample_reader
-from runner_compare import command, table
+from runner_compare import command
+from runner_compare.model import table
 from runner_compare.statistics.methods.mcnemar import McNemar
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (

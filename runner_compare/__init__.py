@@ -17,26 +17,14 @@ from typing import TYPE_CHECKING, Any
 from runner_base.first_use import at_first_use
 
 if TYPE_CHECKING:
-    from runner_compare.answer_votes import Chance as Chance
-    from runner_compare.answer_votes import Votes as Votes
     from runner_compare.command import entry as entry
     from runner_compare.command import main as main
-    from runner_compare.data import ABSENT as ABSENT
-    from runner_compare.data import ENGINE as ENGINE
-    from runner_compare.data import JOB_ID as JOB_ID
-    from runner_compare.data import TEXT_END as TEXT_END
-    from runner_compare.data import NotPaired as NotPaired
-    from runner_compare.data import Run as Run
-    from runner_compare.data import Table as Table
-    from runner_compare.data import TableRow as TableRow
-    from runner_compare.data import label as label
-    from runner_compare.data import question_of as question_of
-    from runner_compare.data import side_of as side_of
-    from runner_compare.effect_words import p_value as p_value
-    from runner_compare.foreign_texts import in_markdown as in_markdown
-    from runner_compare.in_python import Compare as Compare
-    from runner_compare.in_python import compare as compare
-    from runner_compare.key_rules import KeyRules as KeyRules
+    from runner_compare.features.contexts.card import of_texts as of_texts
+    from runner_compare.features.recall.card import RecallCard as RecallCard
+    from runner_compare.features.savings.section import graph_kind as graph_kind
+    from runner_compare.features.savings.section import graph_words as graph_words
+    from runner_compare.features.seeds.compute import rows_with_seeds as rows_with_seeds
+    from runner_compare.features.tool_calls.compute import tool_card as tool_card
     from runner_compare.metrics import ACCURACY as ACCURACY
     from runner_compare.metrics import ENDS as ENDS
     from runner_compare.metrics import LOG_LIKELIHOOD as LOG_LIKELIHOOD
@@ -50,87 +38,99 @@ if TYPE_CHECKING:
     from runner_compare.metrics import of_all_answers as of_all_answers
     from runner_compare.metrics import of_plug_ins as of_plug_ins
     from runner_compare.metrics import score as score
-    from runner_compare.outcomes import Answers as Answers
-    from runner_compare.outcomes import Costs as Costs
-    from runner_compare.outcomes import Question as Question
-    from runner_compare.outcomes import QuestionCost as QuestionCost
-    from runner_compare.outcomes import QuestionOutcome as QuestionOutcome
-    from runner_compare.outcomes import Texts as Texts
-    from runner_compare.outcomes import TextScore as TextScore
-    from runner_compare.pictures import JobPicture as JobPicture
-    from runner_compare.quantities import points as points
+    from runner_compare.model.answer_votes import Chance as Chance
+    from runner_compare.model.answer_votes import Votes as Votes
+    from runner_compare.model.data import ABSENT as ABSENT
+    from runner_compare.model.data import ENGINE as ENGINE
+    from runner_compare.model.data import JOB_ID as JOB_ID
+    from runner_compare.model.data import TEXT_END as TEXT_END
+    from runner_compare.model.data import NotPaired as NotPaired
+    from runner_compare.model.data import Run as Run
+    from runner_compare.model.data import Table as Table
+    from runner_compare.model.data import TableRow as TableRow
+    from runner_compare.model.data import label as label
+    from runner_compare.model.data import question_of as question_of
+    from runner_compare.model.data import side_of as side_of
+    from runner_compare.model.key_rules import KeyRules as KeyRules
+    from runner_compare.model.outcomes import Answers as Answers
+    from runner_compare.model.outcomes import Costs as Costs
+    from runner_compare.model.outcomes import Question as Question
+    from runner_compare.model.outcomes import QuestionCost as QuestionCost
+    from runner_compare.model.outcomes import QuestionOutcome as QuestionOutcome
+    from runner_compare.model.outcomes import Texts as Texts
+    from runner_compare.model.outcomes import TextScore as TextScore
+    from runner_compare.model.running_bets import RunningBets as RunningBets
+    from runner_compare.model.table import ComparisonOptions as ComparisonOptions
+    from runner_compare.model.table import tabulate as tabulate
+    from runner_compare.python_api import Compare as Compare
+    from runner_compare.python_api import compare as compare
     from runner_compare.reader import SAMPLES as SAMPLES
     from runner_compare.reader import Reader as Reader
     from runner_compare.reader import no_samples as no_samples
-    from runner_compare.recall_card import RecallCard as RecallCard
-    from runner_compare.records import Opener as Opener
-    from runner_compare.records import Records as Records
-    from runner_compare.running_bets import RunningBets as RunningBets
+    from runner_compare.readers.records import Opener as Opener
+    from runner_compare.readers.records import Records as Records
+    from runner_compare.render.effects import p_value as p_value
+    from runner_compare.render.escaping import in_markdown as in_markdown
+    from runner_compare.render.labels import TEAM as TEAM
+    from runner_compare.render.labels import name_of as name_of
+    from runner_compare.render.labels import number as number
+    from runner_compare.render.labels import short_names as short_names
+    from runner_compare.render.pictures import JobPicture as JobPicture
+    from runner_compare.render.quantities import points as points
     from runner_compare.section import Section as Section
-    from runner_compare.sections.savings import graph_kind as graph_kind
-    from runner_compare.sections.savings import graph_words as graph_words
-    from runner_compare.seeds import rows_with_seeds as rows_with_seeds
     from runner_compare.statistics.answer_times import answer_times as answer_times
-    from runner_compare.table import ComparisonOptions as ComparisonOptions
-    from runner_compare.table import tabulate as tabulate
-    from runner_compare.text_results import of_texts as of_texts
-    from runner_compare.tool_findings import tool_card as tool_card
-    from runner_compare.wording import TEAM as TEAM
-    from runner_compare.wording import name_of as name_of
-    from runner_compare.wording import number as number
-    from runner_compare.wording import short_names as short_names
 
 PLACES = {
     # the command, and the same from Python
     "entry": "command",  # the console script
     "main": "command",  # the command with its arguments; returns the exit code
-    "compare": "in_python",  # the same as calling this package
-    "Compare": "in_python",  # what this package is: a function, `compare(...)`, that has `main`
-    "tabulate": "table",  # compares the runs of one task
-    "ComparisonOptions": "table",  # which runs are compared with which baseline, and how
-    "RunningBets": "running_bets",  # what a run that is compared while it runs has decided so far
+    "compare": "python_api",  # the same as calling this package
+    "Compare": "python_api",  # what this package is: a function, `compare(...)`, that has `main`
+    "tabulate": "model.table",  # compares the runs of one task
+    "ComparisonOptions": "model.table",  # which runs are compared with which baseline, and how
+    "RunningBets": "model.running_bets",  # what a run that is compared while it runs has decided so far
     # what a reader of records hands over
-    "Records": "records",  # all runs of a store with their reader, and what --log and --publish do there
-    "Opener": "records",  # opens the records that options name
+    "Records": "readers.records",  # all runs of a store with their reader, and what --log and --publish do there
+    "Opener": "readers.records",  # opens the records that options name
     "Reader": "reader",  # what a comparison asks for beyond a run's metrics: answers, texts, costs
-    "KeyRules": "key_rules",  # which keys of a config tell runs apart
-    "Run": "data",  # one finished run: its ids, config, metrics and facts
-    "NotPaired": "data",  # two runs cannot be compared; the message says why
-    "Question": "outcomes",  # a question's identity: index, text and gold answer
-    "QuestionOutcome": "outcomes",  # whether a run solved a question, and what else is counted
-    "Answers": "outcomes",  # the outcomes of a run by their questions
-    "TextScore": "outcomes",  # a text's log-likelihood under a run's model
-    "Texts": "outcomes",  # the scores of a run's texts
-    "QuestionCost": "outcomes",  # what one question cost in tokens
-    "Costs": "outcomes",  # the costs of a run by their questions
-    "Votes": "answer_votes",  # how several answers to a question vote
-    "Chance": "answer_votes",  # pass@k, maj@k or pass^k of a question
-    "question_of": "data",  # the question of a sample
-    "side_of": "data",  # one side of a flip as it is shown
+    "KeyRules": "model.key_rules",  # which keys of a config tell runs apart
+    "Run": "model.data",  # one finished run: its ids, config, metrics and facts
+    "NotPaired": "model.data",  # two runs cannot be compared; the message says why
+    "Question": "model.outcomes",  # a question's identity: index, text and gold answer
+    "QuestionOutcome": "model.outcomes",  # whether a run solved a question, and what else is counted
+    "Answers": "model.outcomes",  # the outcomes of a run by their questions
+    "TextScore": "model.outcomes",  # a text's log-likelihood under a run's model
+    "Texts": "model.outcomes",  # the scores of a run's texts
+    "QuestionCost": "model.outcomes",  # what one question cost in tokens
+    "Costs": "model.outcomes",  # the costs of a run by their questions
+    "Votes": "model.answer_votes",  # how several answers to a question vote
+    "Chance": "model.answer_votes",  # pass@k, maj@k or pass^k of a question
+    "question_of": "model.data",  # the question of a sample
+    "side_of": "model.data",  # one side of a flip as it is shown
     "no_samples": "reader",  # the error for a run whose samples are gone
     "SAMPLES": "reader",  # the name of their file
-    "TEXT_END": "data",  # characters of a text that are shown
-    "JOB_ID": "data",  # the key by which a run is named
-    "ENGINE": "data",  # the fact that names the engine of another program
-    "tool_card": "tool_findings",  # what a job that offers functions says of itself: the shares of each step
-    "RecallCard": "recall_card",  # what a job that asks for something in long texts says of itself, and its pictures
+    "TEXT_END": "model.data",  # characters of a text that are shown
+    "JOB_ID": "model.data",  # the key by which a run is named
+    "ENGINE": "model.data",  # the fact that names the engine of another program
+    "tool_card": "features.tool_calls.compute",  # of a job that offers functions: the shares of each step
+    "RecallCard": "features.recall.card",  # of a job that asks about long texts: its figures and pictures
     # what a section adds, and what it is added to
     "Section": "section",  # a feature of the comparison: its tables, sentences, JSON and pictures
-    "Table": "data",  # all runs of one task, with what sections have computed
-    "TableRow": "data",  # one run of a table, and how it compares
-    "JobPicture": "pictures",  # a picture that jobs have drawn
-    "rows_with_seeds": "seeds",  # the rows of a table that stand for several seeds
-    "name_of": "wording",  # the shortest name that tells a row from the others
-    "short_names": "wording",  # names by what differs among rows
-    "number": "wording",  # a measurement to three digits
-    "points": "quantities",  # a difference of accuracies in points
-    "p_value": "effect_words",  # a p as it is shown
-    "label": "data",  # a key as it is shown
-    "in_markdown": "foreign_texts",  # a text of others, harmless in Markdown
-    "ABSENT": "data",  # what stands where there is no value
-    "TEAM": "wording",  # the parameter that names a team of agents in words
-    "graph_kind": "sections.savings",  # where the graph of a team comes from
-    "graph_words": "sections.savings",  # a team's graph in words
+    "Table": "model.data",  # all runs of one task, with what sections have computed
+    "TableRow": "model.data",  # one run of a table, and how it compares
+    "JobPicture": "render.pictures",  # a picture that jobs have drawn
+    "rows_with_seeds": "features.seeds.compute",  # the rows of a table that stand for several seeds
+    "name_of": "render.labels",  # the shortest name that tells a row from the others
+    "short_names": "render.labels",  # names by what differs among rows
+    "number": "render.labels",  # a measurement to three digits
+    "points": "render.quantities",  # a difference of accuracies in points
+    "p_value": "render.effects",  # a p as it is shown
+    "label": "model.data",  # a key as it is shown
+    "in_markdown": "render.escaping",  # a text of others, harmless in Markdown
+    "ABSENT": "model.data",  # what stands where there is no value
+    "TEAM": "render.labels",  # the parameter that names a team of agents in words
+    "graph_kind": "features.savings.section",  # where the graph of a team comes from
+    "graph_words": "features.savings.section",  # a team's graph in words
     # metrics, which jobs record
     "Metric": "metrics",  # a metric with its unit, direction and how it is written
     "Better": "metrics",  # whether more of it is better
@@ -141,7 +141,7 @@ PLACES = {
     "score": "metrics",  # how many questions are solved, and how many there are
     "ACCURACY": "metrics",  # the keys of an accuracy and its interval
     "ENDS": "metrics",  # the endings of the keys of a value and its interval
-    "of_texts": "text_results",  # what a job records of the likelihoods of its texts
+    "of_texts": "features.contexts.card",  # what a job records of the likelihoods of its texts
     "LOG_LIKELIHOOD": "metrics",  # the keys of a log-likelihood, by unit
     "OF_CALLS": "metrics",  # the keys of the tokens of all calls
     "OF_GUESSES": "metrics",  # the keys of guessed tokens
@@ -156,7 +156,7 @@ class _Compare(ModuleType):
     imported first."""
 
     def __call__(self, *runs: Any, **options: Any) -> Any:
-        from runner_compare.in_python import compare
+        from runner_compare.python_api import compare
 
         return compare(*runs, **options)
 

@@ -15,25 +15,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner_base import ConfigError, JobFailed, exit_code_of, few, run_entry, say, unknown
-from runner_compare import lm_eval
-from runner_compare.across_tools import across_tools
-from runner_compare.answer_votes import Chance
-from runner_compare.comparable import newest_comparable
-from runner_compare.comparison import Comparison
-from runner_compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
-from runner_compare.files import file_table
-from runner_compare.numbers import with_number
-from runner_compare.options import LLAMA, check_together, first_given, parser, refuse_beside
-from runner_compare.output import FORMATS, save
-from runner_compare.pooled import PooledTable, pooled_tables
-from runner_compare.reader import Reader
-from runner_compare.readers import load as other_tools
-from runner_compare.records import Records, open_records
-from runner_compare.scores import metrics_of_scores
-from runner_compare.sections import every_section
-from runner_compare.sections.files import ComparedFiles
-from runner_compare.sections.flips import FlipsOfTable, find_flips
-from runner_compare.sections.gates import (
+from runner_compare.features.across_tools.compute import across_tools
+from runner_compare.features.files.compute import file_table
+from runner_compare.features.files.section import ComparedFiles
+from runner_compare.features.flips.section import FlipsOfTable, find_flips
+from runner_compare.features.gates.section import (
     Requirements,
     Term,
     check,
@@ -42,13 +28,21 @@ from runner_compare.sections.gates import (
     margins_with,
     parse_requirements,
 )
-from runner_compare.sections.missing_jobs import Missing
-from runner_compare.sections.planning import parse_aim, plan_questions
-from runner_compare.sections.pooled import PooledVerdicts
-from runner_compare.sections.recall import with_margin
-from runner_compare.sections.tokens import write_llama
-from runner_compare.seeds import check_seeds
-from runner_compare.selection import (
+from runner_compare.features.missing_jobs.section import Missing
+from runner_compare.features.planning.section import parse_aim, plan_questions
+from runner_compare.features.pooled.compute import PooledTable, pooled_tables
+from runner_compare.features.pooled.section import PooledVerdicts
+from runner_compare.features.recall.section import with_margin
+from runner_compare.features.registry import every_section
+from runner_compare.features.seeds.compute import check_seeds
+from runner_compare.features.tokens.section import write_llama
+from runner_compare.model.answer_votes import Chance
+from runner_compare.model.comparable import newest_comparable
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
+from runner_compare.model.question_numbers import with_number
+from runner_compare.model.scores import metrics_of_scores
+from runner_compare.model.selection import (
     newest,
     parse_keys,
     parse_margins,
@@ -57,10 +51,16 @@ from runner_compare.selection import (
     select,
     where,
 )
+from runner_compare.model.table import ComparisonOptions, tabulate
+from runner_compare.model.unfinished import MissingJob, naming_missing, select_missing, with_errors
+from runner_compare.options import LLAMA, check_together, first_given, parser, refuse_beside
+from runner_compare.reader import Reader
+from runner_compare.readers import load as other_tools
+from runner_compare.readers.lm_eval import evaluations
+from runner_compare.readers.records import Records, open_records
+from runner_compare.render.labels import TEAM
+from runner_compare.render.output import FORMATS, save
 from runner_compare.statistics.pooling import Weights
-from runner_compare.table import ComparisonOptions, tabulate
-from runner_compare.unfinished import MissingJob, naming_missing, select_missing, with_errors
-from runner_compare.wording import TEAM
 
 FOLDER = "comparison"  # of the files that --log adds
 NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline", "ignore", "pool", "margin", "require",
@@ -122,8 +122,8 @@ def comparison_of(
     else:
         with naming_missing(missing):
             tables = tabulate_tasks(options, runs, reader, terms, margins)
-    if options.lm_eval and isinstance(reader, lm_eval.FilesReader) and not options.unpaired:
-        lm_eval.refuse_other_documents(tables, reader)
+    if options.lm_eval and isinstance(reader, evaluations.FilesReader) and not options.unpaired:
+        evaluations.refuse_other_documents(tables, reader)
     if aim is not None:
         plan_questions(tables, aim)
     if options.recall_margin:
@@ -195,7 +195,7 @@ def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
     # which is computed, and no metric in the files
     metric = "" if Chance.named(options.metric) else options.metric
     if options.lm_eval:
-        return lm_eval.load(options.lm_eval, options.cluster or None, metric)
+        return evaluations.load(options.lm_eval, options.cluster or None, metric)
     return other_tools.load(options.results, options.cluster or None, metric)
 
 
@@ -351,7 +351,7 @@ def default_comparison(
     """Return the baseline and the rows of a table if the user names none: none, or the first path
     of other tools."""
     if options.lm_eval:
-        return lm_eval.default_comparison(options.lm_eval, runs)
+        return evaluations.default_comparison(options.lm_eval, runs)
     return other_tools.default_comparison(options.results, runs) if options.results else ({}, [])
 
 

@@ -6,8 +6,8 @@ import argparse
 
 from runner_base import ConfigError
 from runner_base.command_line import CommandParser
-from runner_compare.output import FORMATS
 from runner_compare.readers.tools import writers
+from runner_compare.render.output import FORMATS
 from runner_compare.statistics.pooling import Weights
 
 LLAMA = "llama"  # the format of llama.cpp's llama-perplexity

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner_compare.data import TEXT_END, NotPaired, Run
-from runner_compare.key_rules import KeyRules
+from runner_compare.features.seeds.seed_answers import mean_answers
 from runner_compare.metrics import Better
-from runner_compare.outcomes import Answers, Costs, Question, Texts
-from runner_compare.seed_answers import mean_answers
+from runner_compare.model.data import TEXT_END, NotPaired, Run
+from runner_compare.model.key_rules import KeyRules
+from runner_compare.model.outcomes import Answers, Costs, Question, Texts
 from runner_compare.statistics.token_divergence import TextTokens
 
 SAMPLES, REPEATS = "samples.jsonl", "repeats.jsonl"

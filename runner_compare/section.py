@@ -8,10 +8,10 @@ from enum import Enum, auto
 from typing import Any, TextIO
 
 from runner_base import Column, Picture
-from runner_compare.comparison import Comparison, Shown
-from runner_compare.data import Run, Table, TableRow
-from runner_compare.pictures import JobPicture
+from runner_compare.model.comparison import Comparison, Shown
+from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.reader import Reader
+from runner_compare.render.pictures import JobPicture
 
 
 class Slot(Enum):

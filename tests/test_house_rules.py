@@ -11,7 +11,7 @@ MANY_NAMES = "".join(
     f"    from runner_engine.models.load import name_{number}\n" for number in range(200)
 )
 OF_COMPARISON = "".join(
-    f"    from runner_compare.data import name_{number}\n" for number in range(200)
+    f"    from runner_compare.model.data import name_{number}\n" for number in range(200)
 )
 
 

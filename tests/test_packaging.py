@@ -61,7 +61,7 @@ def test_wheel_holds_config_and_weights(wheel: Path) -> None:
     assert {
         "runner/py.typed",
         "runner_compare/comparison.schema.json",
-        "runner_compare/page.css",
+        "runner_compare/render/page.css",
     } <= names
     beside_modules = [
         file

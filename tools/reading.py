@@ -100,7 +100,7 @@ CHANGES = (
         ),
         (
             "runner_compare/statistics/methods/fisher",
-            "runner_compare/quantities",
+            "runner_compare/render/quantities",
             "runner_compare/ways/repeats",
             "runner_compare/ways/__init__",
         ),

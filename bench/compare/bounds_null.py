@@ -22,7 +22,7 @@ from scipy.stats import binom
 from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
 from runner.core.finishing import WANTED, Finishing, Length
-from runner_compare.data import Run
+from runner_compare.model.data import Run
 from runner_compare.statistics import Decision, Finding, judge
 from runner_compare.statistics.clustered_share import bounds_of_accuracy
 from runner_compare.statistics.over_seeds import guaranteed_over_seeds, share_over_seeds

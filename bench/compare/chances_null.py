@@ -14,8 +14,8 @@ import sys
 import numpy as np
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
-from runner_compare.answer_votes import Chance, Votes
-from runner_compare.data import QuestionOutcome, Run
+from runner_compare.model.answer_votes import Chance, Votes
+from runner_compare.model.data import QuestionOutcome, Run
 from runner_compare.statistics import Finding, judge
 from runner_compare.ways.numbers import compare_numbers
 

@@ -21,7 +21,7 @@ from statistics import median
 import numpy as np
 from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
-from runner_compare.data import NotPaired
+from runner_compare.model.data import NotPaired
 from runner_compare.statistics import (
     ALPHA,
     Decision,

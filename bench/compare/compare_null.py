@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from simulation import Drawn, Limits, Rate, Solved, Table, answers, begin, disagreement, drawn_run
 
-from runner_compare.data import TableRow
+from runner_compare.model.data import TableRow
 from runner_compare.statistics import ALPHA, Finding, judge
 from runner_compare.statistics.planning import smallest_detectable
 from runner_compare.statistics.stats import unpaired_detectable_difference

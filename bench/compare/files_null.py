@@ -31,9 +31,9 @@ from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
 from runner.store.jobs import read_samples
 from runner_base import Likelihood
-from runner_compare.data import Run, TableRow, TextScore
-from runner_compare.files_table import tied_groups
-from runner_compare.ranked_files import KL, FileRow, FileTable, Kind, rank_files
+from runner_compare.features.files.ranks import KL, FileRow, FileTable, Kind, rank_files
+from runner_compare.features.files.table import tied_groups
+from runner_compare.model.data import Run, TableRow, TextScore
 from tools.commands import jobs, printed
 
 NARROW, EVEN, PEAKED, EXTREME = 0.3, 0.5, 1.0, 1.5  # sigma of a lognormal part

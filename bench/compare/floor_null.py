@@ -13,9 +13,9 @@ from functools import cache
 import numpy as np
 from simulation import GOOD, Limits, Rate, Table, begin
 
-from runner_compare.data import Run
+from runner_compare.model.data import Run
+from runner_compare.model.table import with_floor
 from runner_compare.statistics import Compared, McNemar, judge
-from runner_compare.table import with_floor
 
 QUESTIONS = [100, 300, 1000, 3000]
 MARGINS = [0.02, 0.05]

@@ -17,9 +17,9 @@ import cluster_null
 import numpy as np
 from simulation import Drawn, Limits, Rate, Table, answers, begin
 
-from runner_compare.data import Run, TableRow
-from runner_compare.data import Table as ComparedTable
-from runner_compare.front import ACCURACY_MARGIN, SPEED_MARGIN, mark_front
+from runner_compare.features.front.compute import ACCURACY_MARGIN, SPEED_MARGIN, mark_front
+from runner_compare.model.data import Run, TableRow
+from runner_compare.model.data import Table as ComparedTable
 
 ROWS = 5  # of one setting
 IN_FAMILIES, TWINS = (

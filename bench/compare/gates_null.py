@@ -20,10 +20,10 @@ from runs_null import SHAPES, errors
 from simulation import Limits, Numbers, Rate, Table, begin
 
 from runner_base import Likelihood
-from runner_compare.data import Run, TableRow
-from runner_compare.data import Table as Compared
+from runner_compare.features.gates.section import Requirements, check, parse_requirements
 from runner_compare.metrics import KL_SHARES
-from runner_compare.sections.gates import Requirements, check, parse_requirements
+from runner_compare.model.data import Run, TableRow
+from runner_compare.model.data import Table as Compared
 from runner_compare.statistics.likelihoods import figures
 from runner_compare.statistics.ratios import ratio, ratio_error
 from runner_compare.statistics.stats import ALPHA, student_quantile

@@ -22,8 +22,8 @@ import numpy as np
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
 from runner_base import Likelihood
-from runner_compare.data import NotPaired, Run, TableRow, TextScore
 from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_compare.model.data import NotPaired, Run, TableRow, TextScore
 from runner_compare.statistics import ALPHA, CAUTION, Finding, SignFlips, judge
 from runner_compare.statistics.likelihoods import figures
 from runner_compare.statistics.ratios import caution, ratio, ratio_error

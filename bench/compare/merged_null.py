@@ -24,8 +24,8 @@ from likelihood_null import claims
 from simulation import Drawn, Limits, Numbers, Rate, Table, options_of
 
 from runner_base import Likelihood
-from runner_compare.data import Run, TableRow, TextScore
 from runner_compare.metrics import LOG_LIKELIHOOD
+from runner_compare.model.data import Run, TableRow, TextScore
 from runner_compare.statistics import Finding, judge
 from runner_compare.ways import Asked, compare
 from runner_engine.embedded import MODEL_DIR

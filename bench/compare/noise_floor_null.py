@@ -15,8 +15,8 @@ from itertools import product
 import numpy as np
 from simulation import NORMAL, Drawn, Limits, Rate, Solved, Table, begin
 
-from runner_compare.data import TableRow
-from runner_compare.noise_floor import beside_noise
+from runner_compare.model.data import TableRow
+from runner_compare.model.noise_floor import beside_noise
 from runner_compare.statistics import Finding, judge
 from runner_compare.ways.verdicts import compare_pair
 

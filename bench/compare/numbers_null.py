@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 from simulation import Drawn, Limits, Numbers, Rate, Table, options_of
 
-from runner_compare.data import QuestionOutcome, Run
+from runner_compare.model.data import QuestionOutcome, Run
 from runner_compare.statistics import Decision, Finding, judge
 from runner_compare.ways.numbers import compare_numbers
 from tools.commands import samples_of

@@ -27,8 +27,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from simulation import NORMAL, Limits, Numbers, Rate, Table, begin
 
-from runner_compare.outcomes import QuestionOutcome, RecallPlace
-from runner_compare.recall import RecallFindings, share_error
+from runner_compare.features.recall.compute import RecallFindings, share_error
+from runner_compare.model.outcomes import QuestionOutcome, RecallPlace
 from runner_compare.statistics import ALPHA, Finding, judge
 from runner_compare.statistics.effective_length import length_tests
 from runner_compare.statistics.lost_depths import lost_depths

@@ -19,8 +19,8 @@ import numpy as np
 from recall_null import ALIKE_SETTINGS, DEPTHS, LENGTHS, MARGIN, MODELS, bar_of
 from simulation import Limits, Rate, Solved, Table, begin
 
-from runner_compare.mean_pairs import compare_means
-from runner_compare.outcomes import QuestionOutcome, RecallPlace
+from runner_compare.model.mean_pairs import compare_means
+from runner_compare.model.outcomes import QuestionOutcome, RecallPlace
 from runner_compare.statistics import ALPHA, Finding, McNemar, judge
 from runner_compare.statistics.effective_length import (
     EffectiveLength,

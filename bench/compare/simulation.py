@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from runner_compare.data import Answers, Question, QuestionOutcome, Run, Texts
+from runner_compare.model.data import Answers, Question, QuestionOutcome, Run, Texts
 from runner_compare.reader import Reader
 from runner_compare.statistics import ALPHA, POWER, MarginVerdict
 from runner_compare.statistics.stats import wilson_interval

@@ -27,10 +27,10 @@ from tools_null import (
 )
 
 from runner_base.tool_outcomes import RIGHT, STEPS, WITHOUT_NEED, ToolOutcome
-from runner_compare.outcomes import Answers, QuestionOutcome, ToolPlace
+from runner_compare.features.tool_calls.pairs import answers_by_step, compare_lengths
+from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolPlace
 from runner_compare.statistics import ALPHA, Decision, Finding, judge
 from runner_compare.statistics.stats import holm
-from runner_compare.tool_pairs import answers_by_step, compare_lengths
 from runner_compare.ways.verdicts import compare_answers
 
 # of the answers that took the step before, so many take this one

@@ -26,13 +26,13 @@ from simulation import NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begi
 
 from runner.tasks.tools.cases import Case, made_cases
 from runner_base.tool_outcomes import ToolOutcome
-from runner_compare.data import Run, TableRow
-from runner_compare.data import Table as ComparedTable
-from runner_compare.outcomes import Answers, QuestionOutcome, ToolPlace
-from runner_compare.sections.tool_calls import CallsOfTable, add_calls
+from runner_compare.features.tool_calls.compute import Cell
+from runner_compare.features.tool_calls.section import CallsOfTable, add_calls
+from runner_compare.model.data import Run, TableRow
+from runner_compare.model.data import Table as ComparedTable
+from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolPlace
 from runner_compare.statistics import ALPHA, Decision, Finding
 from runner_compare.statistics.stats import mcnemar_exact
-from runner_compare.tool_findings import Cell
 from runner_compare.ways.verdicts import by_verdicts, compare_answers
 
 NAMES = ("none", "int8", "nf4", "kv8")

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from runner_base import DataError, few
-from runner_compare.answer_votes import Votes
+from runner_compare.model.answer_votes import Votes
 from runner_compare.readers import (
     METRIC,
     NULL,

@@ -10,14 +10,15 @@ from pathlib import Path
 from statistics import median
 
 from runner_base import ConfigError, DataError, few, plain, say, unknown
-from runner_compare import lm_eval, lm_eval_files
-from runner_compare.answer_votes import figures_of
-from runner_compare.data import CLUSTER, Run
-from runner_compare.key_rules import KeyRules
-from runner_compare.lm_eval_keys import FOLDER_KEY
 from runner_compare.metrics import Better
-from runner_compare.numbers import mean_of
+from runner_compare.model.answer_votes import figures_of
+from runner_compare.model.data import CLUSTER, Run
+from runner_compare.model.key_rules import KeyRules
+from runner_compare.model.question_numbers import mean_of
 from runner_compare.readers.files import read_bytes
+from runner_compare.readers.lm_eval import evaluations
+from runner_compare.readers.lm_eval import files as lm_eval_files
+from runner_compare.readers.lm_eval.keys import FOLDER_KEY
 from runner_compare.readers.shapes import NULL, Outline
 from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun
 from runner_compare.readers.tools import SUFFIXES, ToolReader, readers, writers
@@ -29,7 +30,7 @@ BLANK_BYTES = 4096  # a file of as many spaces is looked at no further
 KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the runs of one evaluation
 
 
-class ResultsReader(lm_eval.FilesReader):
+class ResultsReader(evaluations.FilesReader):
     """Also has the repeats of measurements, and numbers the samples of evaluations."""
 
     def __init__(self, cluster: str | None = None) -> None:
@@ -83,7 +84,7 @@ def load(
             for note in tool_file.notes:
                 say(f"note: {note}")
     if of_lm_eval:
-        runs, of_documents = lm_eval.load(of_lm_eval, cluster)
+        runs, of_documents = evaluations.load(of_lm_eval, cluster)
     if left_out:
         say(
             f"note: left out, no number for each sample and no speed: {few(sorted(set(left_out)), 6)}"

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from runner_base import DataError, Record, Sample, Status
 from runner_base.gzip_files import GZIP_SUFFIX, read_gzip, unpack_gzip
-from runner_compare.data import Answers
-from runner_compare.outcomes import QuestionOutcome
+from runner_compare.model.data import Answers
+from runner_compare.model.outcomes import QuestionOutcome
 from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from runner_compare.answer_votes import Votes
+from runner_compare.model.answer_votes import Votes
 from runner_compare.readers.tool_run import ToolSample
 
 LONGEST_VOTE = 100  # characters

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner_base import DataError, Verdict
-from runner_compare.answer_votes import Votes
-from runner_compare.data import Answers, Question, QuestionOutcome, side_of
 from runner_compare.metrics import Better
+from runner_compare.model.answer_votes import Votes
+from runner_compare.model.data import Answers, Question, QuestionOutcome, side_of
 
 LONGEST_TEXT = 4000  # characters of an answer that are kept: its end, as the page of samples shows
 METRIC = "task.metric"

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import import_module
 from typing import Protocol, cast
 
-from runner_compare.data import Run
+from runner_compare.model.data import Run
 from runner_compare.reader import Reader
 from runner_compare.statistics import Compared
 

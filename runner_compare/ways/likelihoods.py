@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from runner_base import Likelihood
-from runner_compare.data import NotPaired, Run, Texts, TooFew
-from runner_compare.mean_pairs import cluster_field, clusters_of
+from runner_compare.model.data import NotPaired, Run, Texts, TooFew
+from runner_compare.model.mean_pairs import cluster_field, clusters_of
+from runner_compare.model.same_tokens import after_longest_context, in_same_pieces
 from runner_compare.reader import Reader
-from runner_compare.same_tokens import after_longest_context, in_same_pieces
 from runner_compare.statistics import MIN_TEXTS, Compared, SignFlips
 from runner_compare.statistics.likelihoods import WINDOWS, units
 from runner_compare.statistics.ratios import cluster_sums, ratio

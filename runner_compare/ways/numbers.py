@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from runner_compare.answer_votes import Chance
-from runner_compare.data import NotPaired, Run, TooFew
-from runner_compare.mean_pairs import cluster_field, clusters_of
 from runner_compare.metrics import Better
+from runner_compare.model.answer_votes import Chance
+from runner_compare.model.data import NotPaired, Run, TooFew
+from runner_compare.model.mean_pairs import cluster_field, clusters_of
 from runner_compare.reader import Reader
 from runner_compare.statistics import MIN_TEXTS, Compared, NumberFlips
 from runner_compare.statistics.ratios import cluster_sums

@@ -3,9 +3,9 @@ memory benchmark."""
 
 from __future__ import annotations
 
-from runner_compare.data import NotPaired, Run
+from runner_compare.model.data import NotPaired, Run
+from runner_compare.model.repeated_runs import measured
 from runner_compare.reader import Reader, no_repeats
-from runner_compare.repeated_runs import measured
 from runner_compare.statistics import Compared, StudentT
 from runner_compare.ways import Asked
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from functools import partial
 
-from runner_compare.baselines import scoring
-from runner_compare.data import ENGINE, Answers, Bounds, NotPaired, Question, Run, TooFew
-from runner_compare.mean_pairs import Pairs, cluster_field, compare_means, has_means, with_functions
+from runner_compare.features.seeds.seed_tests import with_seeds
+from runner_compare.model.baselines import scoring
+from runner_compare.model.data import ENGINE, Answers, Bounds, NotPaired, Question, Run, TooFew
+from runner_compare.model.mean_pairs import (
+    Pairs,
+    cluster_field,
+    compare_means,
+    has_means,
+    with_functions,
+)
 from runner_compare.reader import Reader
-from runner_compare.seed_tests import with_seeds
 from runner_compare.statistics import Bets, Compared, Fisher, McNemar, Test
 from runner_compare.ways import Asked, noting
 

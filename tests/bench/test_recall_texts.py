@@ -29,7 +29,7 @@ def test_the_arrays_say_what_the_product_says(generator: np.random.Generator) ->
     import recall_null as models
     import recall_texts_null as simulation
 
-    from runner_compare.recall import RecallFindings, share_error
+    from runner_compare.features.recall.compute import RecallFindings, share_error
 
     recalls = [0.95, 0.95, 0.95, 0.5, 0.5]
     for texts, by_text in ((1, False), (30, True)):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner_compare.adapter_names import name_adapters
-from runner_compare.data import Run, TableRow
-from runner_compare.key_rules import KeyRules
-from runner_compare.selection import matches
+from runner_compare.model.adapter_names import name_adapters
+from runner_compare.model.data import Run, TableRow
+from runner_compare.model.key_rules import KeyRules
+from runner_compare.model.selection import matches
 
 KEYS = ["lora.name", "lora.path"]
 MERGING = ["lora.merge", "lora.merge_order"]

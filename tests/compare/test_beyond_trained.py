@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from runner_compare.data import Run, Table, TableRow
-from runner_compare.sections.beyond_trained import SECTION
+from runner_compare.features.beyond_trained.section import SECTION
+from runner_compare.model.data import Run, Table, TableRow
 
 
 def row(rope: str, made_for: float | None) -> TableRow:

@@ -8,13 +8,13 @@ import json
 import pytest
 from json_schema import SCHEMA, faults
 
-from runner_compare.comparison import Comparison
-from runner_compare.data import TEXT_END, Run, Table
-from runner_compare.outcomes import Answers, Question, QuestionOutcome
-from runner_compare.output import FORMATS
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import TEXT_END, Run, Table
+from runner_compare.model.outcomes import Answers, Question, QuestionOutcome
+from runner_compare.model.table import ComparisonOptions, tabulate
 from runner_compare.reader import Reader
-from runner_compare.shown import sentences_of
-from runner_compare.table import ComparisonOptions, tabulate
+from runner_compare.render.output import FORMATS
+from runner_compare.render.parts import sentences_of
 
 N = 40
 

@@ -9,9 +9,9 @@ import re
 import pytest
 from compared import example, judge_example
 
-from runner_compare.comparison import Comparison
-from runner_compare.data import Table
-from runner_compare.output import FORMATS
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import Table
+from runner_compare.render.output import FORMATS
 
 
 class Terminal(io.StringIO):

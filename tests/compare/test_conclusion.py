@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from compared import rows_of
 
-from runner_compare.conclusion import conclude
+from runner_compare.render.conclusion import conclude
 from runner_compare.statistics import Bets, McNemar, Measured, SignFlips, StudentT, Test
 from runner_compare.statistics.planning import expected_disagreement, questions_to_detect
 

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from runner_compare.comparison import Comparison
-from runner_compare.data import Run, Table, TableRow
-from runner_compare.divergence_picture import divergence_pictures
-from runner_compare.output import save
+from runner_compare.features.tokens.divergence_picture import divergence_pictures
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import Run, Table, TableRow
+from runner_compare.render.output import save
 
 KLS = {
     "none": None,

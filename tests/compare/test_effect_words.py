@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 
 from runner_base.tables import fit
-from runner_compare.columns import ratio_columns
-from runner_compare.conclusion import conclude
-from runner_compare.data import Run, Table, TableRow
-from runner_compare.effect_words import (
+from runner_compare.metrics import Better
+from runner_compare.model.data import Run, Table, TableRow
+from runner_compare.render.columns import ratio_columns
+from runner_compare.render.conclusion import conclude
+from runner_compare.render.effects import (
     detectable,
     legend,
     margin_decision,
@@ -21,9 +22,8 @@ from runner_compare.effect_words import (
     records,
     value_of,
 )
-from runner_compare.findings import sentence
-from runner_compare.metrics import Better
-from runner_compare.quantities import METHODS, REPEATS, MethodWords, Quantity
+from runner_compare.render.findings import sentence
+from runner_compare.render.quantities import METHODS, REPEATS, MethodWords, Quantity
 from runner_compare.statistics import (
     RATIOS,
     Bets,

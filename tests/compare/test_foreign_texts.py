@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.foreign_texts import in_markdown, in_sheet
+from runner_compare.render.escaping import in_markdown, in_sheet
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import io
 import pytest
 from compared import KEYS, rows_of
 
-from runner_compare.comparison import Comparison
-from runner_compare.data import Table
-from runner_compare.forest import forest
-from runner_compare.output import FORMATS
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import Table
+from runner_compare.render.forest import forest
+from runner_compare.render.output import FORMATS
 from runner_compare.statistics import McNemar
 
 

@@ -9,10 +9,7 @@ import pytest
 from compared import KEYS, rows_of
 
 from runner_base.errors import ConfigError
-from runner_compare.data import Table
-from runner_compare.effect_words import value_of
-from runner_compare.quantities import points
-from runner_compare.sections.gates import (
+from runner_compare.features.gates.section import (
     SECTION,
     Requirement,
     Requirements,
@@ -21,6 +18,9 @@ from runner_compare.sections.gates import (
     margins_with,
     parse_requirements,
 )
+from runner_compare.model.data import Table
+from runner_compare.render.effects import value_of
+from runner_compare.render.quantities import points
 from runner_compare.statistics import Bets, McNemar, Measured, SignFlips, StudentT, Test, judge
 
 pytestmark = [

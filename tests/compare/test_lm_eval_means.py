@@ -12,7 +12,7 @@ import pytest
 from lm_eval_out import BY_AGGREGATION, TIME, lm_eval_folder
 
 import runner_compare as compare
-from runner_compare.lm_eval_means import recomputed
+from runner_compare.readers.lm_eval.means import recomputed
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:

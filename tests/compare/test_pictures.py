@@ -8,9 +8,9 @@ import warnings
 import pytest
 from compared import example
 
-from runner_compare.data import Table
-from runner_compare.pictures import by_row, names_of, pareto
-from runner_compare.wording import short_names
+from runner_compare.model.data import Table
+from runner_compare.render.labels import short_names
+from runner_compare.render.pictures import by_row, names_of, pareto
 
 pytestmark = pytest.mark.slow  # they import matplotlib
 FOLDER = "/srv/checkpoints/of/a/study/with/a/long/name"

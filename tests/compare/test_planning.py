@@ -7,14 +7,14 @@ import pytest
 from compared import KEYS, rows_of
 
 from runner_base.errors import ConfigError
-from runner_compare.data import Table
-from runner_compare.sections.planning import (
+from runner_compare.features.planning.section import (
     Plans,
     QuestionPlan,
     duration,
     parse_aim,
     plan_questions,
 )
+from runner_compare.model.data import Table
 from runner_compare.statistics import Bets, Fisher, McNemar, SignFlips, Test
 from runner_compare.statistics.margins import questions_needed
 from runner_compare.statistics.planning import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from runner_compare.question_texts import normalized, same_questions
+from runner_compare.features.across_tools.question_texts import normalized, same_questions
 
 RAW = [f"{name} has {at + 3} apples and buys {2 * at + 5} more. How many apples has {name}?" for at, name in
        enumerate(["Ann", "Ben", "Cem", "Dana", "Eli", "Fay", "Gus", "Hana", "Ida", "Jon"])]  # fmt: skip

@@ -7,13 +7,13 @@ import json
 
 from json_schema import SCHEMA, faults
 
-from runner_compare.comparison import Comparison
-from runner_compare.data import Run, Table, TableRow
-from runner_compare.outcomes import Costs, QuestionCost
-from runner_compare.output import FORMATS
+from runner_compare.features.right_answers.section import SECTION as RIGHT_ANSWERS
+from runner_compare.features.right_answers.section import TITLE
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import Run, Table, TableRow
+from runner_compare.model.outcomes import Costs, QuestionCost
 from runner_compare.reader import Reader
-from runner_compare.sections.right_answers import SECTION as RIGHT_ANSWERS
-from runner_compare.sections.right_answers import TITLE
+from runner_compare.render.output import FORMATS
 
 TOKENS = {"n": 10.0, "correct": 5.0, "prompt_tokens": 100.0, "new_tokens": 400.0}
 ENERGY = {

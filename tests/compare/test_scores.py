@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from compared import Known
 
-from runner_compare.data import Run
-from runner_compare.effect_words import legend
 from runner_compare.metrics import Better
-from runner_compare.scores import metrics_of_scores
+from runner_compare.model.data import Run
+from runner_compare.model.scores import metrics_of_scores
+from runner_compare.render.effects import legend
 from runner_compare.statistics import Finding, NumberFlips, judge
 
 

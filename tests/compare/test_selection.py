@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner_base.errors import ConfigError
-from runner_compare.data import Run
-from runner_compare.selection import EXPRESSION, where
+from runner_compare.model.data import Run
+from runner_compare.model.selection import EXPRESSION, where
 
 
 def run(job: str, quantization: str, seed: int, accuracy: float, **params: str) -> Run:

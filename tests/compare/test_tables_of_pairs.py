@@ -8,9 +8,9 @@ import re
 import pytest
 from compared import KEYS, rows_of
 
-from runner_compare.conclusion import conclude
-from runner_compare.data import Table, TableRow
-from runner_compare.sections.gates import Requirements, check, parse_requirements
+from runner_compare.features.gates.section import Requirements, check, parse_requirements
+from runner_compare.model.data import Table, TableRow
+from runner_compare.render.conclusion import conclude
 from runner_compare.statistics import Decision, Finding, MarginVerdict, McNemar
 
 SHOWN = re.compile(r"interval \[(\S+), (\S+)\], p[=<]")

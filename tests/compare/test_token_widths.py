@@ -10,11 +10,16 @@ from collections.abc import Iterable
 import pytest
 
 from runner_base.tables import WORD, Column
-from runner_compare.comparison import Comparison
-from runner_compare.data import Run, Table, TableRow
+from runner_compare.features.tokens.section import (
+    BY_CATEGORY,
+    TITLE,
+    category_columns,
+    token_columns,
+)
 from runner_compare.metrics import KL_SHARES
-from runner_compare.output import FORMATS
-from runner_compare.sections.tokens import BY_CATEGORY, TITLE, category_columns, token_columns
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import Run, Table, TableRow
+from runner_compare.render.output import FORMATS
 
 KINDS = ("sums", "stories", "news", "code")
 FIGURES = {  # with their intervals, as a run on 200 texts has them

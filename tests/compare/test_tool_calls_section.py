@@ -11,20 +11,20 @@ import pytest
 from json_schema import SCHEMA, faults
 
 from runner_base.tool_outcomes import RIGHT, ToolOutcome
-from runner_compare.comparison import Comparison
-from runner_compare.data import Run, Table
-from runner_compare.outcomes import Answers, QuestionOutcome, ToolPlace
-from runner_compare.output import FORMATS, flat_lines
-from runner_compare.reader import Reader
-from runner_compare.sections.tool_calls import (
+from runner_compare.features.tool_calls.section import (
     CallsOfTable,
     cell_columns,
     outcome_columns,
     step_columns,
 )
-from runner_compare.shown import of_table, sentences_of
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import Run, Table
+from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolPlace
+from runner_compare.model.table import ComparisonOptions, tabulate
+from runner_compare.reader import Reader
+from runner_compare.render.output import FORMATS, flat_lines
+from runner_compare.render.parts import of_table, sentences_of
 from runner_compare.statistics import stats
-from runner_compare.table import ComparisonOptions, tabulate
 
 A_CELL, LENGTHS = 80, (1024, 8192)
 CATEGORIES = ("simple", "irrelevant")

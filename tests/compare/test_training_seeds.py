@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.data import Run, Table, TableRow
-from runner_compare.sections.training_seeds import seeded_keys, training_sentence
+from runner_compare.features.training_seeds.section import seeded_keys, training_sentence
+from runner_compare.model.data import Run, Table, TableRow
 
 
 def table(*params: dict[str, str], over_seeds: bool = False) -> Table:

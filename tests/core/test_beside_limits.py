@@ -16,9 +16,9 @@ from runner_base.beside_limits import (
     more_digits,
     told_apart,
 )
-from runner_compare.effect_words import p_value
-from runner_compare.quantities import nats, points, signed, to_three_digits
-from runner_compare.wording import number
+from runner_compare.render.effects import p_value
+from runner_compare.render.labels import number
+from runner_compare.render.quantities import nats, points, signed, to_three_digits
 
 whole, with_two_decimals = decimals(0), decimals(2)
 WRITERS: list[Writer] = [

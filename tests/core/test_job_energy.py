@@ -11,8 +11,8 @@ from runner.core import energy as counters
 from runner.core.energy import Energy
 from runner.core.job_energy import JobEnergy, JoulesOfJob, metrics_of
 from runner_base.result import Answer, FinishReason, Sample, Verdict
-from runner_compare.data import Run, Table, TableRow
-from runner_compare.front import mark_front
+from runner_compare.features.front.compute import mark_front
+from runner_compare.model.data import Run, Table, TableRow
 from runner_engine import EngineStats
 
 IDLE_W, PREFILL_W, DECODE_W = 10.0, 50.0, 30.0

@@ -17,9 +17,9 @@ from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.memory.keys import MemoryConfig
-from runner_compare.columns import HEADLINES, OF_SCORED
-from runner_compare.front import FRONT
+from runner_compare.features.front.compute import FRONT
 from runner_compare.metrics import SPREADS, Better, Pooling, described, known_metrics, number, pool
+from runner_compare.render.columns import HEADLINES, OF_SCORED
 from runner_compare.ways.repeats import BY_REPEATS
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.generation import GenerationConfig

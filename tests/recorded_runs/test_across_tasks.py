@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.across_tasks import accuracy_and_likelihood
-from runner_compare.data import Run, Table, TableRow
+from runner_compare.model.data import Run, Table, TableRow
+from runner_compare.render.across_tasks import accuracy_and_likelihood
 
 
 def row(task: str, quantization: str, split: str, metrics: dict[str, float]) -> TableRow:

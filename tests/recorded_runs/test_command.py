@@ -19,9 +19,9 @@ from runner.recorded_runs.key_rules import SchemaRules
 from runner.recorded_runs.which_store import store_to_read
 from runner.store import mlflow_store
 from runner_base.errors import ConfigError
-from runner_compare.baselines import find_baseline
-from runner_compare.data import NotPaired, Run
-from runner_compare.key_rules import distinguishing_keys
+from runner_compare.model.baselines import find_baseline
+from runner_compare.model.data import NotPaired, Run
+from runner_compare.model.key_rules import distinguishing_keys
 
 pytestmark = [
     # mlflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates; nothing of ours calls

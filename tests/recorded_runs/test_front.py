@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner_compare.data import Run, Table, TableRow
-from runner_compare.front import Front, mark_front
-from runner_compare.front_words import dominated, front_rule, front_sentences
-from runner_compare.repeated_runs import values_of
-from runner_compare.shown import sentences_of
+from runner_compare.features.front.compute import Front, mark_front
+from runner_compare.features.front.render import dominated, front_rule, front_sentences
+from runner_compare.model.data import Run, Table, TableRow
+from runner_compare.model.repeated_runs import values_of
+from runner_compare.render.parts import sentences_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

@@ -14,9 +14,9 @@ from compared import KEYS, rows_of
 from json_schema import SCHEMA, faults
 from stores import NF4, NONE, Store, marks
 
-from runner_compare.comparison import Comparison
-from runner_compare.data import Table
-from runner_compare.output import FORMATS
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import Table
+from runner_compare.render.output import FORMATS
 from runner_compare.statistics import SignFlips
 
 pytestmark = [

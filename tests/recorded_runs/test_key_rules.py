@@ -9,7 +9,7 @@ from options_here import absent
 from runner.recorded_runs.key_rules import SchemaRules
 from runner.store.tracking import text_of
 from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner_compare.key_rules import KeyRules
+from runner_compare.model.key_rules import KeyRules
 
 
 @pytest.mark.parametrize(

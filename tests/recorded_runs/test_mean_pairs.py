@@ -13,8 +13,8 @@ from question_families import NUMBER_OF_ANSWERS, in_families, rewrite, with_samp
 from stores import NF4, NONE, Store, marks
 
 from runner_base.result import Sample
-from runner_compare.data import Run
-from runner_compare.quantities import points
+from runner_compare.model.data import Run
+from runner_compare.render.quantities import points
 from runner_compare.statistics import MeanFlips
 from runner_compare.statistics.clustered_share import bounds_of_accuracy, share_interval
 from runner_compare.statistics.stats import wilson_interval

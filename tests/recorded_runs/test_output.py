@@ -14,8 +14,8 @@ from compared import KEYS, rows_of
 from html_page import Page
 from stores import NF4, NONE, Store, marks
 
-from runner_compare.data import Table
-from runner_compare.pictures import draw
+from runner_compare.model.data import Table
+from runner_compare.render.pictures import draw
 from runner_compare.statistics import SignFlips
 
 pytestmark = [

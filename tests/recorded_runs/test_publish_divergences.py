@@ -15,7 +15,7 @@ import pytest
 from runner import compare
 from runner.recorded_runs.publish_divergences import HEADS, divergence_sections
 from runner_base.errors import ConfigError
-from runner_compare.data import Run, Table, TableRow
+from runner_compare.model.data import Run, Table, TableRow
 
 
 def cells_of(text: str, name: str) -> list[str]:

@@ -12,7 +12,7 @@ from chromium import CHROMIUM, browser
 from stores import NF4, NONE, Store, marks
 
 from runner import compare
-from runner_compare import samples_page
+from runner_compare.render import samples_page
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner_compare.llama_block import TOO_FEW, block
+from runner_compare.features.tokens.llama_block import TOO_FEW, block
 from runner_compare.statistics.stats import wilson_interval
 from runner_compare.statistics.token_divergence import (
     TextTokens,

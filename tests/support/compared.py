@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner_compare.data import Run, Table, TableRow
-from runner_compare.findings import write_findings
-from runner_compare.front import mark_front
+from runner_compare.features.front.compute import mark_front
+from runner_compare.model.data import Run, Table, TableRow
+from runner_compare.render.findings import write_findings
 from runner_compare.statistics import Effect, McNemar, Test, judge
 
 KEYS = ["quantization.name"]

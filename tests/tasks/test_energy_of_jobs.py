@@ -18,8 +18,8 @@ from runner.run import run
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine
 from runner_base.result import Result
-from runner_compare.data import Run, Table, TableRow
-from runner_compare.sections import right_answers
+from runner_compare.features.right_answers import section as right_answers
+from runner_compare.model.data import Run, Table, TableRow
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]

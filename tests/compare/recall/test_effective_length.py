@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.outcomes import QuestionOutcome, RecallPlace
-from runner_compare.recall import RecallFindings, recall_by_length
-from runner_compare.recall_words import (
+from runner_compare.features.recall.compute import RecallFindings, recall_by_length
+from runner_compare.features.recall.render import (
     effective_sentence,
     kind_rows,
     length_depth_rows,
     length_words,
 )
+from runner_compare.model.outcomes import QuestionOutcome, RecallPlace
 from runner_compare.statistics import McNemar, MeanFlips
 from runner_compare.statistics.effective_length import LengthTests, effective_length, length_tests
 

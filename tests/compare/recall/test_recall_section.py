@@ -12,15 +12,15 @@ from json_schema import SCHEMA, faults
 
 from runner_base import ConfigError
 from runner_base.tables import fit
-from runner_compare.comparison import Comparison
-from runner_compare.data import Run, Table
-from runner_compare.outcomes import Answers, Question, QuestionOutcome, RecallPlace
-from runner_compare.output import FORMATS, flat_lines
+from runner_compare.features.recall.compute import RecallFindings, share_error
+from runner_compare.features.recall.section import RecallOfTable, length_columns, with_margin
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import Run, Table
+from runner_compare.model.outcomes import Answers, Question, QuestionOutcome, RecallPlace
+from runner_compare.model.table import ComparisonOptions, tabulate
 from runner_compare.reader import Reader
-from runner_compare.recall import RecallFindings, share_error
-from runner_compare.sections.recall import RecallOfTable, length_columns, with_margin
-from runner_compare.shown import of_table, sentences_of
-from runner_compare.table import ComparisonOptions, tabulate
+from runner_compare.render.output import FORMATS, flat_lines
+from runner_compare.render.parts import of_table, sentences_of
 
 LENGTHS, DEPTHS, A_CELL = (1024, 2048, 4096, 8192), (0.0, 0.5, 1.0), 20
 NEAR_ALL, HALF, NONE = 20, 10, 0  # right answers of a cell
@@ -208,7 +208,7 @@ def test_other_tables_are_as_they_were() -> None:
 
 
 def test_pictures_are_drawn(table: Table) -> None:
-    from runner_compare.sections.recall import SECTION
+    from runner_compare.features.recall.section import SECTION
 
     curve, heat_map = SECTION.figures(table)
     assert (curve.name, heat_map.name) == ("recall_curve", "recall_map")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.columns import OF_SCORED
 from runner_compare.metrics import BOUNDS
+from runner_compare.render.columns import OF_SCORED
 from runner_compare.statistics.floor_effects import (
     LIMIT,
     cut_off_words,

@@ -10,9 +10,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from runner_compare.data import Run, TableRow
-from runner_compare.effect_words import figures_of, records
 from runner_compare.metrics import Better
+from runner_compare.model.data import Run, TableRow
+from runner_compare.render.effects import figures_of, records
 from runner_compare.statistics import (
     RATIOS,
     Bets,

@@ -10,9 +10,9 @@ from stores import Store, marks
 from team_jobs import team
 
 from runner.options.agents.teams_section import name_teams, team_words
-from runner_compare.data import Run
-from runner_compare.pictures import MAX_LABELS
-from runner_compare.wording import TEAM
+from runner_compare.model.data import Run
+from runner_compare.render.labels import TEAM
+from runner_compare.render.pictures import MAX_LABELS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

@@ -6,7 +6,7 @@ import pytest
 from lm_eval.api import metrics
 from lm_eval_out import BY_AGGREGATION
 
-from runner_compare.lm_eval_means import AGGREGATIONS, COMPUTED, METRICS, recomputed
+from runner_compare.readers.lm_eval.means import AGGREGATIONS, COMPUTED, METRICS, recomputed
 
 
 @pytest.mark.parametrize("aggregation", BY_AGGREGATION)

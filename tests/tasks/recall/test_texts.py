@@ -22,10 +22,10 @@ from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.writing import written
 from runner_base import ClusterUnit, Sample
 from runner_compare import question_of
-from runner_compare.data import Run
-from runner_compare.mean_pairs import cluster_field, compare_means
-from runner_compare.outcomes import QuestionOutcome
-from runner_compare.recall import RecallFindings
+from runner_compare.features.recall.compute import RecallFindings
+from runner_compare.model.data import Run
+from runner_compare.model.mean_pairs import cluster_field, compare_means
+from runner_compare.model.outcomes import QuestionOutcome
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 

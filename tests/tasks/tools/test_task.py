@@ -27,7 +27,7 @@ from runner.tasks.tools.offering import written_in
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason, Sample, Verdict
 from runner_base.tool_outcomes import ToolOutcome
-from runner_compare.outcomes import QuestionOutcome
+from runner_compare.model.outcomes import QuestionOutcome
 from runner_engine.sessions import OfferedTools
 from runner_engine.sessions.base import Message
 from runner_engine.settings.generation import GenerationConfig

@@ -1,0 +1,1 @@
+"""The features of the comparison: a folder each, listed in registry.py."""

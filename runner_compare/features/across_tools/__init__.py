@@ -1,0 +1,1 @@
+"""The feature `across_tools` of the comparison."""

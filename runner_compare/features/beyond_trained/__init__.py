@@ -1,0 +1,1 @@
+"""The feature `beyond_trained` of the comparison."""

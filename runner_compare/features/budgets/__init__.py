@@ -1,0 +1,1 @@
+"""The feature `budgets` of the comparison."""

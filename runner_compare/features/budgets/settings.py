@@ -1,0 +1,64 @@
+"""The settings of a table that have several budgets of thinking: their rows, and the budgets in
+words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner_compare.features.thinking.section import BUDGET
+from runner_compare.model.data import Table, TableRow
+from runner_compare.render.labels import assignments, natural
+
+NO_BUDGET = (None, "null", "None")
+UNLIMITED = "no limit"
+
+
+@dataclass
+class Setting:
+    """The rows that differ in the budget only, from the smallest to none."""
+
+    rows: list[TableRow]
+    keys: list[str]  # of the table, without the budget
+
+    @property
+    def config(self) -> dict[str, str | None]:
+        """The values of its keys."""
+        return {key: self.rows[0].config[key] for key in self.keys}
+
+    @property
+    def budgets(self) -> list[str]:
+        """The budgets in words."""
+        return [budget_of(row) for row in self.rows]
+
+    def name(self, keys: Sequence[str] | None = None) -> str:
+        """Name it by its keys, or by some of them."""
+        return assignments(self.rows[0], list(self.keys if keys is None else keys)) or "the setting"
+
+
+def budget_of(row: TableRow) -> str:
+    """Return a row's budget of thinking tokens in words."""
+    budget = row.config.get(BUDGET, row.run.value(BUDGET))
+    return UNLIMITED if budget in NO_BUDGET else str(budget)
+
+
+def by_size(budget: str) -> tuple[object, ...]:
+    """Return a sort key: no limit comes last."""
+    return budget == UNLIMITED, natural(budget)
+
+
+def settings_of(table: Table) -> list[Setting]:
+    """Return the settings of a table that have several budgets."""
+    if BUDGET not in table.keys or not table.scored:
+        return []
+    keys = [key for key in table.keys if key != BUDGET]
+    groups: dict[tuple[str | None, ...], list[TableRow]] = {}
+    for row in table.rows:
+        if row.run.interval and not row.is_repeat:
+            groups.setdefault(tuple(row.config[key] for key in keys), []).append(row)
+    ordered = (sorted(rows, key=lambda row: by_size(budget_of(row))) for rows in groups.values())
+    return [
+        Setting(rows, keys)
+        for rows in ordered
+        if len({budget_of(row) for row in rows}) == len(rows) > 1
+    ]

@@ -1,0 +1,1 @@
+"""The feature `changed_answers` of the comparison."""

@@ -1,0 +1,1 @@
+"""The feature `contexts` of the comparison."""

@@ -1,0 +1,1 @@
+"""The feature `cut_offs` of the comparison."""

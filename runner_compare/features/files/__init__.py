@@ -1,0 +1,1 @@
+"""The feature `files` of the comparison."""

@@ -1,0 +1,60 @@
+"""Model files side by side, with --files: a line for each file, which is shown in place of the
+tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from runner_base import Picture
+from runner_compare.features.files.picture import draw_files
+from runner_compare.features.files.ranks import FileRow, FileTable
+from runner_compare.features.files.table import (
+    file_columns,
+    file_legend,
+    file_records,
+    file_sentences,
+)
+from runner_compare.model.comparison import Comparison, Grid, Shown
+from runner_compare.section import Section
+
+
+@dataclass
+class ComparedFiles:
+    """The table of all model files, if it was asked for."""
+
+    table: FileTable | None = None
+
+
+class Files(Section):
+    """Model files side by side."""
+
+    is_alone = True
+
+    def parts(self, comparison: Comparison) -> list[Shown]:
+        """Return the table of files."""
+        table = comparison.of(ComparedFiles).table
+        if table is None:
+            return []
+        grid = Grid(file_columns(table), classes=[_class_of(row) for row in table.files])
+        said = [(text, None) for text in file_sentences(table)]
+        return [Shown("model files", [grid], [*said], file_legend(table), is_headed=False)]
+
+    def record_across(self, comparison: Comparison) -> dict[str, Any]:
+        """Return the table of files as plain data."""
+        table = comparison.of(ComparedFiles).table
+        return {} if table is None else {"files": file_records(table)}
+
+    def figures_across(self, comparison: Comparison) -> list[Picture]:
+        """Return the pictures of the files."""
+        table = comparison.of(ComparedFiles).table
+        return [] if table is None else list(draw_files(table))
+
+
+def _class_of(row: FileRow) -> str:
+    if row.is_reference:
+        return "baseline"
+    return "dominated" if row.on_front is False else ""
+
+
+SECTION = Files()

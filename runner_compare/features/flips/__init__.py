@@ -1,0 +1,1 @@
+"""The feature `flips` of the comparison."""

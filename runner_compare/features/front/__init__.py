@@ -1,0 +1,1 @@
+"""The feature `front` of the comparison."""

@@ -1,0 +1,319 @@
+"""The Pareto front of accuracy, memory, speed and energy: a row is dominated only if tests show
+that nothing is lost by that.
+
+One row dominates another if it is shown to be as good within a margin in accuracy, memory, speed
+and energy, is not shown to be worse in any of them, and is better beyond noise in one. A measured
+share of right answers that is as large does not show that a row is as accurate: of two
+rows, a truly worse one has as many right answers every few times.
+
+The front consists of the rows that no row of the front dominates. "As good within a margin" is not
+transitive (each of three rows may be a bit slower than the one before), so a row could otherwise be
+dominated by one that is itself dominated. If rows dominate one another in a circle, all of them
+stay on the front.
+
+Speed and energy count if their noise is known: from several runs of each job, or because the user
+says so. Energy is that of a question, not of a right answer: otherwise accuracy would count twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, variance
+
+from runner_base.machine import EXCLUSIVE
+from runner_compare.features.front.accuracy import PairsOfRuns
+from runner_compare.metrics import ACCURACY, Better, described
+from runner_compare.model.data import Run, Standing, Table, TableRow
+from runner_compare.model.repeated_runs import contention, machine_of, values_of
+from runner_compare.reader import Reader
+from runner_compare.statistics import ALPHA, MIN_RUNS, RATIOS, stats
+from runner_compare.statistics.over_runs import RatioOfRuns, fewest_runs
+from runner_compare.statistics.sequential import Side
+
+# The axes of the Pareto front besides the accuracy, and their names there.
+FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed", "joules_per_question": "energy"}
+MEMORY, SPEED, ENERGY = FRONT
+MEASURED = SPEED, ENERGY  # they differ from run to run
+FEWEST_ROWS = 2
+# memory is computed, not measured: only longer or shorter answers change it
+MEMORY_TOLERANCE = 0.02
+# the smallest losses that matter, unless --margin says otherwise; that of speed is energy's, too
+ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10
+
+
+@dataclass
+class Front:
+    """What is known of a table's front besides its rows."""
+
+    # its metrics besides accuracy; none: there is no front
+    axes: list[str] = field(default_factory=list)
+    # by axis: the difference up to which it is noise
+    noise: dict[str, str] = field(default_factory=dict)
+    # of accuracy and what is measured: the loss that may not matter
+    margins: dict[str, float] = field(default_factory=dict)
+    pairs: int = 0  # the number of pairs of rows that it compares
+    # of "better" over all pairs, in each axis that has noise: accuracy, speed and energy
+    level: float = ALPHA / 2
+    # of pairs compared while one ran: how many shared 5 %
+    shares: list[int] = field(default_factory=list)
+    runs: int = 0  # how many runs of each job can show a difference of speed
+    dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
+    # of memory and energy, where they are no axis: the jobs that lack the metric
+    lacking: dict[str, list[str]] = field(default_factory=dict)
+    # of speed and energy: the jobs with too few runs to know their noise
+    too_few_runs: dict[str, list[str]] = field(default_factory=dict)
+
+
+def mark_front(
+    table: Table,
+    reader: Reader | None = None,
+    tolerance: float | None = None,
+    margins: Mapping[str, float] | None = None,
+) -> None:
+    """Mark the rows on the Pareto front, and for each other row the one that dominates it and in
+    which axes.
+
+    Rows that were measured beside other work, or on another machine, are left out. Without reader,
+    accuracies are compared by their counts alone. `tolerance`: by how much speeds and joules
+    may differ by noise alone, if the user says so.
+    """
+    scored = [row for row in table.rows if row.run.interval]
+    if len(scored) < FEWEST_ROWS:
+        return
+    _leave_out(scored)
+    rows = [row for row in scored if not row.off_front]
+    if len(rows) < FEWEST_ROWS:
+        return
+    panels = [
+        [row for row in rows if row.panel == panel]
+        for panel in dict.fromkeys(row.panel for row in rows)
+    ]
+    front = table.of(Front)
+    front.pairs = sum(math.comb(len(members), 2) for members in panels)
+    _choose_axes(front, [row.run for row in rows], tolerance is not None)
+    front.runs = fewest_runs(front.level / max(1, front.pairs))
+    if not front.axes:
+        return
+    given = margins or {}
+    front.margins = {"accuracy": given.get("accuracy", ACCURACY_MARGIN)}
+    front.margins |= dict.fromkeys(MEASURED, given.get(RATIOS, SPEED_MARGIN))
+    values = {
+        axis: {row.run.run_id: values_of(row.run, axis) for row in rows}
+        for axis in MEASURED
+        if axis in front.axes
+    }
+    set_standings(table, rows, values, tolerance)
+    dominance = Dominance(table, reader, values, tolerance)
+    for members in panels:
+        _mark(members, dominance)
+    front.shares = sorted(dominance.shares.values())
+
+
+def _choose_axes(front: Front, runs: Sequence[Run], is_noise_given: bool) -> None:
+    """Set the axes: what all runs have measured, and whose noise is known."""
+    lacking = {
+        axis: [run.job_id for run in runs if not run.metrics.get(axis, 0.0) > 0] for axis in FRONT
+    }
+    measured = [axis for axis in FRONT if not lacking[axis]]
+    if measured and lacking[MEMORY]:
+        front.lacking[MEMORY] = lacking[MEMORY]
+    if 0 < len(lacking[ENERGY]) < len(runs):  # few machines have a counter: most tables lack it
+        front.lacking[ENERGY] = lacking[ENERGY]
+    for axis in MEASURED if not is_noise_given else ():
+        too_few = [run.job_id for run in runs if len(values_of(run, axis)) < MIN_RUNS]
+        if axis in measured and too_few:
+            front.too_few_runs[axis] = too_few
+    front.axes = [axis for axis in measured if axis not in front.too_few_runs]
+    front.level = ALPHA / (3 if ENERGY in front.axes else 2)
+
+
+def set_standings(
+    table: Table,
+    rows: list[TableRow],
+    values: Mapping[str, Mapping[str, list[float]]],
+    tolerance: float | None,
+) -> None:
+    """Set each row's value on each axis and its range: an interval over its runs, or half of the
+    tolerance each way."""
+    front = table.of(Front)
+    for axis in front.axes:
+        percent = MEMORY_TOLERANCE if axis == MEMORY else tolerance
+        for row in rows:
+            logs = [math.log(value) for value in values.get(axis, {}).get(row.run.run_id, [])]
+            middle = math.exp(fmean(logs)) if len(logs) > 1 else row.run.metrics[axis]
+            half = (
+                stats.student_quantile(ALPHA, len(logs) - 1) * math.sqrt(variance(logs) / len(logs))
+                if percent is None
+                else math.log1p(percent) / 2
+            )
+            row.standing[axis] = Standing(
+                middle, middle * math.exp(-half), middle * math.exp(half), max(1, len(logs))
+            )
+        if percent is not None:
+            front.noise[axis] = f"{100 * percent:.3g} %" + (
+                ", as given by --tolerance," if axis in MEASURED else ""
+            )
+        else:
+            counts = sorted(row.standing[axis].runs for row in rows)
+            spread = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
+            front.noise[axis] = f"what Student's t over {spread} runs of each job does not show"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What is shown of one row and another on one axis."""
+
+    is_better: bool
+    is_as_good: bool
+    difference: float = 0.0  # of two accuracies
+
+
+class Dominance:
+    """Decides in which axes one row is better than another beyond noise, and as good within the
+    margin."""
+
+    def __init__(
+        self,
+        table: Table,
+        reader: Reader | None,
+        values: Mapping[str, Mapping[str, list[float]]],
+        tolerance: float | None,
+    ) -> None:
+        front = table.of(Front)
+        self.axes, self.pairs, self.level = front.axes, front.pairs, front.level
+        self.margins, self.values, self.tolerance = front.margins, values, tolerance
+        self.accuracies = PairsOfRuns(reader, table.keys)
+        # of pairs compared while one ran: how many shared the 5 %
+        self.shares: dict[frozenset[str], int] = {}
+        self._accuracies: dict[tuple[str, str], Relation] = {}
+
+    def dominates(self, row: TableRow, other: TableRow) -> bool:
+        """Whether one row is as good everywhere and better somewhere."""
+        relations = []
+        for axis in self.axes:  # accuracies last: they take longest
+            relations.append(self.measured(row, other, axis))
+            if not relations[-1].is_as_good:
+                return False
+        accuracy = self.accuracy(row, other)
+        return accuracy.is_as_good and any(
+            relation.is_better for relation in (*relations, accuracy)
+        )
+
+    def better_in(self, row: TableRow, other: TableRow) -> list[str]:
+        """Return the axes in which a dominating row is better than the dominated one."""
+        better = [axis for axis in self.axes if self.measured(row, other, axis).is_better]
+        return [ACCURACY[0]] * self.accuracy(row, other).is_better + better
+
+    def measured(self, row: TableRow, other: TableRow, axis: str) -> Relation:
+        """Compare memory, speed or energy."""
+        gain = math.log(row.standing[axis].value / other.standing[axis].value)
+        is_higher_better = described(axis).better is Better.higher
+        gain = gain if is_higher_better else -gain
+        noise = MEMORY_TOLERANCE if axis == MEMORY else self.tolerance
+        if noise is not None:
+            return Relation(gain > math.log1p(noise), gain >= -math.log1p(noise))
+        pair = (row, other) if is_higher_better else (other, row)
+        better_first = RatioOfRuns.of(*(self.values[axis][side.run.run_id] for side in pair))
+        p, limit = better_first.p_at(1.0), 1 / (1 + self.margins[axis])
+        is_better = gain > 0 and p * self.pairs < self.level
+        is_within = better_first.ratio > limit and better_first.p_at(limit) * self.pairs < ALPHA
+        return Relation(is_better, is_better or (is_within and not (gain < 0 and p < ALPHA)))
+
+    def accuracy(self, row: TableRow, other: TableRow) -> Relation:
+        """Compare accuracies by the effect that a comparison of the two rows would have."""
+        pair = row.run.run_id, other.run.run_id
+        if pair not in self._accuracies:
+            self._accuracies[pair] = self._accuracy(row.run, other.run)
+        return self._accuracies[pair]
+
+    def _accuracy(self, run: Run, other: Run) -> Relation:
+        margin = self.margins["accuracy"]
+        (correct, n), (their_correct, their_n) = run.score or (0, 1), other.score or (0, 1)
+        is_plain = self.accuracies.is_plain(run) and self.accuracies.is_plain(other)
+        if is_plain and correct / n <= their_correct / their_n - margin:
+            return Relation(False, False)
+        compared = self.accuracies.effect(run, other)
+        if compared is None:
+            return Relation(False, False)
+        # at worst, where answers were cut off
+        test = compared.ends[0] if compared.ends else compared.test
+        effect = test.effect
+        if effect.early_stop_comparisons is not None:
+            # Its share was fixed before it ran: what its bets have decided stands, whatever else
+            # the table has.
+            self.shares[frozenset((run.run_id, other.run_id))] = effect.early_stop_comparisons
+            is_better = test.side_of(0.0) is Side.better
+            is_worse = test.side_of(0.0) is Side.worse
+            is_within = test.side_of(-margin) is Side.better
+        else:
+            is_better = effect.value > 0 and effect.p * self.pairs < self.level
+            is_worse = effect.value < 0 and effect.p < ALPHA
+            is_within = (
+                effect.value > -margin and not is_worse and test.p_at(-margin) * self.pairs < ALPHA
+            )
+        return Relation(is_better, is_better or (is_within and not is_worse), compared.effect.value)
+
+
+def _mark(rows: list[TableRow], dominance: Dominance) -> None:
+    """Mark the rows of one set of questions."""
+    dominators = [
+        [
+            index
+            for index, rival in enumerate(rows)
+            if rival is not row and dominance.dominates(rival, row)
+        ]
+        for row in rows
+    ]
+    for index, dominators_on_front in enumerate(dominators_among_front(dominators)):
+        rows[index].on_front = not dominators_on_front
+        if dominators_on_front:
+            strongest = max(dominators_on_front, key=lambda number: _accuracy(rows[number]))
+            rows[index].dominated_by = rows[strongest].run.job_id
+            rows[index].dominated_in = dominance.better_in(rows[strongest], rows[index])
+            rows[index].accuracy_behind = dominance.accuracy(
+                rows[strongest], rows[index]
+            ).difference
+
+
+def dominators_among_front(dominators: list[list[int]]) -> list[list[int]]:
+    """Return for each row those of its dominators that are on the front; none if it is on the front
+    itself.
+
+    The front consists of the rows that no row of the front dominates, and of those that dominate
+    one another in a circle.
+    """
+    found: list[list[int]] = [[] for _ in dominators]
+    remaining = set(range(len(dominators)))
+    while remaining:
+        front = {
+            index for index in remaining if remaining.isdisjoint(dominators[index])
+        } or remaining
+        remaining = remaining - front
+        for index in remaining:
+            found[index] = [dominator for dominator in dominators[index] if dominator in front]
+        remaining = {index for index in remaining if not found[index]}
+    return found
+
+
+def _accuracy(row: TableRow) -> float:
+    return row.run.interval[0] if row.run.interval else 0.0
+
+
+def _leave_out(rows: list[TableRow]) -> None:
+    """Note which rows were measured beside other work, or on another machine than the baseline
+    (else than most)."""
+    for row in rows:
+        beside = contention(row.run)
+        row.off_front = None if beside == EXCLUSIVE else f"measured {beside}"
+    alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
+    machines = [machine_of(row.run) for row in alone]
+    usual = (
+        machines[0]
+        if alone and alone[0].is_baseline
+        else max(machines, key=machines.count, default="")
+    )
+    for row, machine in zip(alone, machines, strict=True):
+        if machine != usual:
+            row.off_front = f"measured on another machine: {machine}"

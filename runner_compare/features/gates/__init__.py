@@ -1,0 +1,1 @@
+"""The feature `gates` of the comparison."""

@@ -1,0 +1,360 @@
+"""--require: what each row has to satisfy, for a CI of models; a requirement that is not met makes
+the exit code 1."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from runner_base import ConfigError, beside_limit, unknown
+from runner_compare.features.gates.known_ends import counts_one_run, known_of
+from runner_compare.metrics import UNITS
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import Run, Table, TableRow
+from runner_compare.model.selection import parse_margins
+from runner_compare.model.unfinished import MissingJob
+from runner_compare.reader import Reader
+from runner_compare.render.effects import asked_of, margin_decision, margin_words, why_undecided
+from runner_compare.render.labels import about_between, name_of, number
+from runner_compare.section import Section
+from runner_compare.statistics import RATIOS, Finding, MarginVerdict
+
+OPTION = "--require"
+TERM = re.compile(r"([^<>=!\s]+)(<=|>=|!=|==|=|<|>)([^<>=!\s]+)")
+WITH_UNIT = re.compile(r"([-+.\d]+(?:e[-+]?\d+)?)([a-z]+)")
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+EXAMPLE = "e.g. 'margin=2 finding!=worse accuracy>=0.8 model_mib<4000 kl_p95<0.5nats'"
+SHOWN_GOOD = (MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_but_within)
+COUNTED_ACCURACY = ("correct", "wrong")  # counts of what the accuracy tells with its interval
+HAS_RESULT = "has a result"  # required of each job of the grid that is compared
+FINDINGS = {finding.name: finding for finding in Finding}
+
+
+@dataclass
+class Requirement:
+    """Whether a row satisfies one requirement."""
+
+    requirement: str
+    job_id: str
+    met: bool
+    reason: str
+
+
+@dataclass
+class Requirements:
+    """The requirements of a table's rows, or of jobs without a row, met or not."""
+
+    of_rows: list[Requirement] = field(default_factory=list)
+
+
+class Gates(Section):
+    """What each row has to satisfy."""
+
+    def sentences(self, table: Table) -> list[str]:
+        """Say which requirements are about these runs, and not about a model."""
+        terms = dict.fromkeys(row.requirement for row in table.of(Requirements).of_rows)
+        counts = [term for term in terms if counts_one_run(TERM.sub(r"\1", term))]
+        if not counts:
+            return []
+        are = "is a count" if len(counts) == 1 else "are counts"
+        return [
+            f"{', '.join(counts)} {are} of these runs only: no interval says what other questions would give"
+        ]
+
+    def failed(self, table: Table) -> list[str]:
+        """Return a line for each requirement that is not met."""
+        return failures([table])
+
+    def record_across(self, comparison: Comparison) -> dict[str, Any]:
+        """Return all requirements."""
+        return {"requirements": [asdict(requirement) for requirement in checked(comparison)]}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One requirement: what it is about, and what is wanted of it."""
+
+    text: str
+    key: str
+    sign: str
+    value: str
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether it is about the comparison with a baseline."""
+        return self.key in ("margin", "finding")
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """The margin that rows have to be as good within, by measure; empty for another kind of
+        term."""
+        return parse_margins([self.value], f"{OPTION} margin=") if self.key == "margin" else {}
+
+
+def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
+    """Read --require; ConfigError for what cannot be read, and for names that no run has."""
+    terms = []
+    for text in texts:
+        joined = re.sub(r"\s*(<=|>=|!=|==|=|<|>)\s*", r"\1", text.strip())
+        for part in joined.split():
+            match = TERM.fullmatch(part)
+            if match is None:
+                raise ConfigError(f"{OPTION} {text}: cannot read {part!r}; {EXAMPLE}")
+            terms.append(_checked(_with_unit(Term(part, *match.groups()), runs), runs))
+        if not joined:
+            raise ConfigError(f"{OPTION}: is empty; {EXAMPLE}")
+    return list(dict.fromkeys(terms))
+
+
+def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
+    """Return a term whose value has a unit, as kl_p999<0.5nats, with the metric that is named so:
+    kl_p999_nats<0.5."""
+    match = WITH_UNIT.fullmatch(term.value)
+    if match is None or any(term.key in run.metrics for run in runs):
+        return term
+    name, _, category = term.key.partition("/")
+    key = f"{name}_{match[2]}" + (f"/{category}" if category else "")
+    return (
+        replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
+    )
+
+
+def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
+    """Raise ConfigError if a metric lacks its unit, or has another requirement."""
+    name, _, category = term.key.partition("/")
+    of = f"/{category}" if category else ""
+    recorded = set().union(*(run.metrics for run in runs))
+    if term.key in recorded:
+        return
+    units = [unit for unit in UNITS if f"{name}{unit}{of}" in recorded]
+    if not units:
+        return
+    unit, given = units[0].removeprefix("_"), WITH_UNIT.fullmatch(term.value)
+    value = given[1] if given else term.value
+    wrong = f"is in {unit}, not in {given[2]}" if given else "needs its unit"
+    written = (
+        f"{term.key}{term.sign}{value}{unit}"
+        if unit.isalpha()
+        else f"{name}{units[0]}{of}{term.sign}{value}"
+    )
+    raise ConfigError(f"{where}: {term.key} {wrong}: {written}")
+
+
+def _checked(term: Term, runs: Sequence[Run]) -> Term:
+    where = f"{OPTION} {term.text}"
+    if term.key == "margin":
+        if term.sign != "=":
+            raise ConfigError(f"{where}: give margin=POINTS, {EXAMPLE}")
+        # a mistake is said before anything is compared
+        parse_margins([term.value], f"{OPTION} margin=")
+        return term
+    if term.key == "finding":
+        if term.sign not in ("=", "==", "!="):
+            raise ConfigError(f"{where}: a finding is compared with = or !=")
+        if term.value not in FINDINGS:
+            raise ConfigError(f"{where}: {unknown('finding', term.value, FINDINGS)}")
+        return term
+    _check_unit(term, where, runs)
+    metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
+    if term.key not in set().union(*(run.metrics for run in runs)):
+        raise ConfigError(
+            f"{where}: {unknown('metric', term.key, ['margin', 'finding', *metrics])}"
+        )
+    if term.sign not in COMPARISONS:
+        raise ConfigError(f"{where}: a metric is compared with < <= > or >=")
+    try:
+        if math.isnan(float(term.value)):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"{where}: {term.value!r} is not a number") from None
+    if term.key in COUNTED_ACCURACY and any(run.interval for run in runs):
+        raise ConfigError(
+            f"{where}: it counts answers of one run, and tells nothing about other questions. "
+            f"Use {_as_accuracy(term, runs)}"
+        )
+    return term
+
+
+def _as_accuracy(term: Term, runs: Sequence[Run]) -> str:
+    """Return the term about the accuracy that belongs to a count of right or wrong answers."""
+    counts = {run.score[1] for run in runs if run.score and run.score[1]}
+    is_of_right = term.key == "correct"
+    sign = term.sign if is_of_right else term.sign.translate(str.maketrans("<>", "><"))
+    if len(counts) != 1:
+        return f"accuracy{sign}SHARE"
+    share = float(term.value) / counts.pop()
+    return f"accuracy{sign}{share if is_of_right else 1 - share:.4g}"
+
+
+def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, float]:
+    """Return the margins of --margin and of the requirements; ConfigError if they differ."""
+    together = dict(margins)
+    for term in terms:
+        for measure, size in term.margins.items():
+            if together.setdefault(measure, size) != size:
+                raise ConfigError(
+                    f"{OPTION} {term.text}: there is another margin for the same measure: give one"
+                )
+    return together
+
+
+def check(
+    tables: Sequence[Table],
+    terms: Sequence[Term],
+    reader: Reader | None = None,
+    missing: Sequence[MissingJob] = (),
+) -> list[Requirement]:
+    """Check each row that is no baseline. Return one requirement for each job without a result,
+    none of which is met; ConfigError if there is nothing to check."""
+    of_tables = {
+        effect.measure for table in tables for row in table.settings for effect in row.effects
+    }
+    for table in tables:
+        table.of(Requirements).of_rows = [
+            _outcome(term, row, table, reader)
+            for row in table.settings
+            for term in terms
+            if not _is_of_other_tables(term, row, of_tables)
+        ]
+    if not terms:
+        return []
+    if not missing and not any(table.of(Requirements).of_rows for table in tables):
+        raise ConfigError(
+            f"{OPTION}: there is no row to check: every run that was chosen is a baseline"
+        )
+    return [
+        Requirement(HAS_RESULT, job.job_id, False, f"{job.name}: {job.state}") for job in missing
+    ]
+
+
+def checked(comparison: Comparison) -> list[Requirement]:
+    """Return the requirements of all rows, and of jobs without a result."""
+    of_rows = [row for table in comparison.tables for row in table.of(Requirements).of_rows]
+    return of_rows + comparison.of(Requirements).of_rows
+
+
+def _is_of_other_tables(term: Term, row: TableRow, of_tables: set[str]) -> bool:
+    """Whether a margin is about another measure, which other tables have, than the one by which a
+    row was compared."""
+    own = {effect.measure for effect in row.effects if not effect.is_ratio}
+    wanted = set(term.margins) - {RATIOS}
+    return bool(own and wanted and not own & wanted and wanted & of_tables)
+
+
+def failures(tables: Sequence[Table]) -> list[str]:
+    """Return a line for each requirement of a row that is not met."""
+    return failure_lines(row for table in tables for row in table.of(Requirements).of_rows)
+
+
+def failure_lines(requirements: Iterable[Requirement]) -> list[str]:
+    """Return a line for each requirement that is not met."""
+    return [f"requirement failed: {failed.reason}" for failed in requirements if not failed.met]
+
+
+def _outcome(term: Term, row: TableRow, table: Table, reader: Reader | None) -> Requirement:
+    if term.key == "margin":
+        met, reason = _about_margin(term, row)
+    elif term.key == "finding":
+        met, reason = _about_finding(term, row)
+    else:
+        met, reason = _about_metric(term, row, reader)
+    return Requirement(term.text, row.run.job_id, met, f"{name_of(row, table.keys)}: {reason}")
+
+
+def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
+    of = [
+        effect
+        for effect in row.effects
+        if (RATIOS if effect.is_ratio else effect.measure) in term.margins
+    ]
+    if not of:
+        return False, f"{term.text}: {_not_compared(row)}"
+    worst = min(of, key=lambda effect: effect.verdict in SHOWN_GOOD)
+    named = f"{worst.measure} " if worst.is_ratio else ""
+    if worst.verdict is MarginVerdict.undecided and (why := why_undecided(worst)):
+        return False, f"{named}undecided within {margin_words(worst)}: {why}"
+    if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
+        return (
+            False,
+            f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}",
+        )
+    if worst.verdict is MarginVerdict.undecided:
+        needs = (
+            f" (needs about {about_between(worst.needed, worst.needed_between)} {asked_of(worst)} in all)"
+            if worst.needed
+            else ""
+        )
+        return False, f"{named}undecided within {margin_words(worst)}{needs}"
+    return worst.verdict in SHOWN_GOOD, f"{named}{margin_decision(worst)}"
+
+
+def _not_compared(row: TableRow) -> str:
+    return f"not compared, {row.note or 'it has no such measure'}"
+
+
+def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
+    if not row.effects:
+        return False, f"{term.text}: {_not_compared(row)}"
+    if empty := [of for of in row.effects if of.no_evidence and of.finding is Finding.open]:
+        return False, f"{term.text}: undecided, {empty[0].no_evidence}"
+    wanted = FINDINGS[term.value]
+    # where answers were cut off, neither end may be what is not allowed
+    found = [
+        decision
+        for of in row.effects
+        for decision in (of, *(of.ends or ()))
+        if (decision.finding is wanted) == (term.sign == "!=")
+    ]
+    if not found:
+        return True, f"{term.text} holds"
+    findings = [
+        f"{decision.measure} {decision.finding}" if decision.is_ratio else str(decision.finding)
+        for decision in found
+    ]
+    if not any(decision in row.effects for decision in found):
+        findings = [f"{word} with cut-off answers at worst" for word in findings]
+    return False, f"{', '.join(dict.fromkeys(findings))}, required {term.text}"
+
+
+def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[bool, str]:
+    """Decide by the end of the interval that is worse for the term: without one, nothing is
+    shown."""
+    known = known_of(row.run, term.key, reader)
+    if known is None:
+        return False, f"no {term.key} was recorded, required {term.text}"
+    compare, limit, is_at_least = (
+        COMPARISONS[term.sign],
+        float(term.value),
+        term.sign.startswith(">"),
+    )
+    written = f"{term.key} {beside_limit(known.value, limit, number)}"
+    written += " in this run" if counts_one_run(term.key) else ""
+    if known.is_exact:
+        met = compare(known.value, limit)
+        return met, written + (f", required {term.text}" if not met else "")
+    end, other = (known.low, known.high) if is_at_least else (known.high, known.low)
+    if end is None or other is None:
+        why = f" ({known.why})" if known.why else ""
+        shown = "no interval, so it is not shown" if compare(known.value, limit) else "no interval"
+        return False, f"{written}, {shown}{why}, required {term.text}"
+    between = f" with {known.between}" if known.between else ""
+    low, high = (beside_limit(other_end, limit, number) for other_end in sorted((end, other)))
+    interval = f"{written} [{low}, {high}]{between}"
+    if compare(end, limit):
+        return True, interval
+    return (
+        False,
+        f"{interval}{', not shown' if compare(other, limit) else ''}, required {term.text}",
+    )
+
+
+SECTION = Gates()

@@ -1,0 +1,1 @@
+"""The feature `missing_jobs` of the comparison."""

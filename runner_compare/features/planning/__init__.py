@@ -1,0 +1,1 @@
+"""The feature `planning` of the comparison."""

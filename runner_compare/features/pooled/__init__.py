@@ -1,0 +1,1 @@
+"""The feature `pooled` of the comparison."""

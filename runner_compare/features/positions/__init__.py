@@ -1,0 +1,1 @@
+"""The feature `positions` of the comparison."""

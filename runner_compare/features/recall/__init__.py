@@ -1,0 +1,1 @@
+"""The feature `recall` of the comparison."""

@@ -1,0 +1,230 @@
+"""Draws recall: a curve over lengths for each setting, and a heat map of length and depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runner_base import Picture
+from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER
+from runner_base.svg import plain
+from runner_compare.features.recall.compute import RecallFindings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CURVES, MAPS = "recall_curve", "recall_map"  # the names of the files
+COLOURS, LINES, MARKERS = (
+    (INK, FRONT, BAD, GOOD, MUTED),
+    ("-", (0, (4, 2))),
+    ("o", "s", "^", "D", "v"),
+)
+MAX_CURVES = len(COLOURS) * len(LINES)
+MAX_MAPS, MAPS_A_LINE = 12, 4
+# From nothing to all: light to dark, of one hue, so that it can be read without colours, too
+LIGHT, DARK = (0.93, 0.95, 0.98), (0.05, 0.22, 0.46)
+ON_LIGHT, ON_DARK = "#111418", "#f5f8fc"  # text on a cell: the same on light and dark pages
+
+
+@dataclass(frozen=True)
+class DrawnRecall:
+    """The recall of one setting as it is drawn, all in percent: its curve with intervals, and its
+    heat map."""
+
+    name: str
+    lengths: Sequence[int]
+    recall: Sequence[tuple[float, float, float]]  # at each length, with its interval
+    depths: Sequence[float] = ()
+    cells: Sequence[Sequence[float | None]] = ()  # by depth, then by length
+    # what it reaches at least, and what it does not reach
+    effective: tuple[int, int | None] | None = None
+    is_baseline: bool = False
+
+
+def draw_recall(values: dict[str, Any]) -> list[Picture]:
+    """Return the pictures of one job, from what it has kept of its findings."""
+    drawn = DrawnRecall(**values)
+    return pictures_of([drawn], drawn.name)
+
+
+def pictures_of(drawn: Sequence[DrawnRecall], of_what: str = "") -> list[Picture]:
+    """Return the pictures of some settings."""
+    of = f": {of_what}" if of_what else ""
+    pictures = []
+    if any(len(setting.lengths) > 1 for setting in drawn):
+        title = f"recall over lengths{of}; bars: 95 % intervals; wide line: as far as it is shown to be kept"
+        pictures.append(Picture(CURVES, title, lambda: draw_curves(drawn)))
+    if any(len(setting.depths) > 1 for setting in drawn):
+        title = f"recall by length and depth{of}, %; line: shown to be kept up to there; dashed: shown to be lost there"
+        pictures.append(Picture(MAPS, title, lambda: draw_maps(drawn)))
+    return pictures
+
+
+def drawn_of(findings: RecallFindings, name: str, is_baseline: bool = False) -> DrawnRecall:
+    """Return what is drawn of one setting."""
+    lengths = findings.lengths
+    cells = [
+        [findings.cell(length.length, depth) for length in lengths] for depth in findings.depths
+    ]
+    found = findings.effective
+    return DrawnRecall(
+        name=name,
+        lengths=[length.length for length in lengths],
+        recall=[(100 * length.share, 100 * length.low, 100 * length.high) for length in lengths],
+        depths=findings.depths,
+        cells=[
+            [None if cell is None else 100 * cell.share for cell in of_depth] for of_depth in cells
+        ],
+        effective=None if found is None else (found.at_least, found.below),
+        is_baseline=is_baseline,
+    )
+
+
+def draw_curves(drawn: Sequence[DrawnRecall]) -> Figure:
+    """Draw recall over lengths, a line for each setting."""
+    from matplotlib.figure import Figure
+
+    shown = drawn[:MAX_CURVES]
+    figure = Figure(figsize=(8.2, 3.9), layout="constrained")
+    pane = figure.subplots()
+    for number, setting in enumerate(shown):
+        _curve(pane, setting, number, 1 + 0.02 * (number - (len(shown) - 1) / 2))
+    lengths = sorted({length for setting in shown for length in setting.lengths})
+    _length_axis(pane, lengths)
+    pane.set_ylabel("recall, %")
+    pane.set_ylim(-3, 103)
+    pane.grid(color=LINE, linewidth=0.6)
+    pane.set_axisbelow(True)
+    if len(shown) < len(drawn):
+        pane.set_title(f"the first {len(shown)} of {len(drawn)} settings", loc="left")
+    if any(setting.name for setting in shown):
+        pane.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+    return figure
+
+
+def _curve(pane: Axes, setting: DrawnRecall, number: int, aside: float) -> None:
+    """Draw a setting's recall with its intervals; a thick line as far as it is shown to reach."""
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    xs = [length * aside for length in setting.lengths]
+    ys = [middle for middle, *_ in setting.recall]
+    pane.plot(
+        xs,
+        ys,
+        color=colour,
+        linestyle=LINES[number // len(COLOURS)],
+        linewidth=1.2,
+        marker=marker,
+        markersize=5,
+        markerfacecolor=PAPER if setting.is_baseline else colour,
+        label=_literal(setting.name) or None,
+    )
+    for x, (_, low, high) in zip(xs, setting.recall, strict=True):
+        pane.plot(
+            [x, x],
+            [low, high],
+            color=colour,
+            linewidth=1,
+            alpha=0.45,
+            solid_capstyle="butt",
+            zorder=1,
+        )
+    if setting.effective is not None:
+        reached = sum(length <= setting.effective[0] for length in setting.lengths)
+        pane.plot(xs[:reached], ys[:reached], color=colour, linewidth=4, alpha=0.25, zorder=0)
+
+
+def draw_maps(drawn: Sequence[DrawnRecall]) -> Figure:
+    """Draw a heat map of length and depth for each setting."""
+    from matplotlib.figure import Figure
+
+    every = [setting for setting in drawn if setting.depths]
+    shown = every[:MAX_MAPS]
+    columns = min(MAPS_A_LINE, len(shown))
+    lines = -(-len(shown) // columns)
+    widest = max(len(setting.lengths) for setting in shown)
+    width = max(3.6, 0.9 + 0.48 * widest * columns)
+    figure = Figure(figsize=(width, 0.5 + 2.3 * lines), layout="constrained")
+    panes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for pane, setting in zip(panes, shown, strict=False):
+        _map(pane, setting)
+    for pane in panes[len(shown) :]:
+        pane.set_visible(False)
+    if len(shown) < len(every):
+        figure.suptitle(f"the first {len(shown)} of {len(every)} settings", color=MUTED, fontsize=9)
+    return figure
+
+
+def _map(pane: Axes, setting: DrawnRecall) -> None:
+    """Draw the cells of one setting: the beginning of the text is above, the shortest length on the
+    left."""
+    from matplotlib.patches import Rectangle
+
+    for line, of_depth in enumerate(setting.cells):
+        for column, percent in enumerate(of_depth):
+            corner = column - 0.5, line - 0.5
+            if percent is None:
+                pane.add_patch(
+                    Rectangle(
+                        corner, 1, 1, facecolor=PAPER, edgecolor=LINE, hatch="//", linewidth=0.5
+                    )
+                )
+                continue
+            share = percent / 100
+            colour = tuple(
+                light + share * (dark - light) for light, dark in zip(LIGHT, DARK, strict=True)
+            )
+            pane.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor=PAPER, linewidth=1))
+            text_colour = ON_DARK if share > 0.55 else ON_LIGHT
+            pane.text(
+                column,
+                line,
+                f"{percent:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=text_colour,
+            )
+    pane.set_xlim(-0.5, len(setting.lengths) - 0.5)
+    pane.set_ylim(len(setting.depths) - 0.5, -0.5)
+    pane.set_xticks(range(len(setting.lengths)), [_short(length) for length in setting.lengths])
+    pane.set_yticks(range(len(setting.depths)), [f"{depth:g}" for depth in setting.depths])
+    pane.tick_params(length=0)
+    for spine in pane.spines.values():
+        spine.set_visible(False)
+    pane.set_xlabel("tokens")
+    pane.set_ylabel("depth")
+    pane.set_title(_literal(setting.name), loc="left", fontsize=9)
+    if setting.effective is not None:
+        _mark_effective(pane, setting.lengths, *setting.effective)
+
+
+def _mark_effective(pane: Axes, lengths: Sequence[int], at_least: int, below: int | None) -> None:
+    """Mark the length that is shown to be reached by a solid line, and that which is not by a
+    dashed one."""
+    if lengths[0] < at_least < lengths[-1]:
+        pane.axvline(list(lengths).index(at_least) + 0.5, color=GOOD, linewidth=1.6)
+    if below is not None:
+        pane.axvline(
+            list(lengths).index(below) - 0.5, color=BAD, linewidth=1.6, linestyle=(0, (3, 2))
+        )
+
+
+def _length_axis(pane: Axes, lengths: Sequence[int]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    pane.set_xscale("log", base=2)
+    pane.set_xticks(lengths, labels=[_short(length) for length in lengths])
+    pane.xaxis.set_minor_locator(NullLocator())
+    pane.set_xlabel("tokens of the text, with the question and the room for an answer")
+
+
+def _short(length: int) -> str:
+    """Return a length as keys have it: 4k, or 1,500."""
+    return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"
+
+
+def _literal(text: str) -> str:
+    """Escape a text for matplotlib, which would draw a formula between two $."""
+    return plain(text).replace("$", r"\$")

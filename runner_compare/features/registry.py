@@ -1,0 +1,51 @@
+"""The features of the comparison, each a `Section` in a module of its own, in the order in which
+they are shown.
+
+Packages add sections of their own by entry points of the group `runner_compare.sections`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+
+from runner_base import doors, say
+from runner_base.plugins import misnamed_groups
+from runner_compare.section import Section
+
+GROUP = "runner_compare.sections"
+NAMES = (
+    "cut_offs",  # what answers that were cut off leave open
+    "changed_answers",  # of rows that only differ in who guesses tokens: how many answers differ
+    "several_answers",  # several answers to a question: the mean, pass@k, the vote
+    "unread_answers",  # of which rows the rule that judged has read few answers
+    "beyond_trained",  # rows whose texts may be longer than their RoPE setting is made for
+    "training_seeds",  # rows that are training runs of one recipe
+    "planning",  # --plan-questions: how many questions a comparison needs
+    "token_costs",  # what the answers of teams cost in tokens
+    "savings",  # what a team saves of its baseline's tokens
+    "thinking",  # how long rows think, and what a right answer costs
+    "right_answers",  # what a right answer costs: time, tokens, money, energy
+    "budgets",  # settings with several budgets of thinking, at equal tokens
+    "recall",  # how far back models can look: recall by length and depth, the effective length
+    "tool_calls",  # calls of functions: at which step they fail, and who is better in which category
+    "contexts",  # the same tokens after several contexts: up to how much context helps
+    "positions",  # loss and divergence by position
+    "tokens",  # divergence from a reference token by token
+    "seeds",  # --seeds: how far seeds are apart
+    "missing_jobs",  # jobs of the grid without a result
+    "gates",  # --require: what each row has to satisfy
+    "files",  # --files: a line for each model file in place of the tables
+    "pooled",  # --pool: one verdict for each setting over several tasks
+    "flips",  # --flips: the questions that only one of two runs solved
+    "front",  # of accuracy, memory, speed and energy: which rows no other one dominates
+)
+
+
+@cache
+def every_section() -> tuple[Section, ...]:
+    """Return the sections of this package and, in the order of their names, those of others."""
+    for message in misnamed_groups():
+        say(f"note: {message}")
+    own = (import_module(f"runner_compare.features.{name}.section").SECTION for name in NAMES)
+    return *own, *(doors.load(GROUP, name, Section) for name in sorted(doors.entries(GROUP)))

@@ -1,0 +1,1 @@
+"""The feature `right_answers` of the comparison."""

@@ -1,0 +1,1 @@
+"""The feature `savings` of the comparison."""

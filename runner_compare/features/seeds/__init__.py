@@ -1,0 +1,1 @@
+"""The feature `seeds` of the comparison."""

@@ -1,0 +1,1 @@
+"""The feature `several_answers` of the comparison."""

@@ -1,0 +1,1 @@
+"""The feature `thinking` of the comparison."""

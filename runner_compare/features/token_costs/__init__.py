@@ -1,0 +1,1 @@
+"""The feature `token_costs` of the comparison."""

@@ -1,0 +1,1 @@
+"""The feature `tool_calls` of the comparison."""

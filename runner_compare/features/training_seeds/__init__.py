@@ -1,0 +1,1 @@
+"""The feature `training_seeds` of the comparison."""

@@ -1,0 +1,1 @@
+"""The feature `unread_answers` of the comparison."""

@@ -1,0 +1,1 @@
+"""Runs, their answers and pairs, and the table of a comparison."""

@@ -1,0 +1,132 @@
+"""Which settings tell runs apart: not those that change no answer, nor a value that means the same
+as another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from types import MappingProxyType
+
+from runner_compare.model.data import ENGINE, group
+
+# Of the keys that jobs of the runner have, those that never change an answer, whichever choices a
+# job has made
+INERT = frozenset(
+    {
+        *("tracking", "profile", "metrics", "metrics.package", "notes", "output_dir", "print", "plan", "rerun"),
+        *("workers", "job_timeout_s", "price_kwh"),
+        *("generation.speculate", "quantization.allow_partial", "rope.beyond_trained"),
+        *(f"model.{name}" for name in (
+            "answer_s", "backend", "backoff_s", "cache_dir", "check_memory", "compare", "concurrency", "connect_s",
+            "delay_s", "executable", "first_token_s", "key_variable", "memory_share", "port", "price_in", "price_out",
+            "python", "random_weights", "retries", "stages", "start_s", "timeout_s",
+        )),
+        *(f"task.{name}" for name in (
+            "answer_key", "branches", "choices_key", "choices_seed", "cluster", "compare", "debug", "drain_s",
+            "durable", "early_stop_comparisons", "early_stop_margin", "early_stop_vs", "evaluation", "exact",
+            "executable", "format", "gold", "gold_after", "idle_s", "keep_top_k", "load", "max_body_kib",
+            "max_connections", "max_new_tokens", "max_open", "model_name", "offset", "output", "overwrite",
+            "pictures", "prompt", "python", "question_key", "reference", "rotate", "shots_split", "show",
+            "show_prompt", "shuffle_seed", "split", "subset", "timeout_s", "tool_form", "tool_offer",
+            "train_offset", "write_s",
+        )),
+    }
+)  # fmt: skip
+
+# Of these, what does count in a task of this name
+COUNTING_IN = {
+    "gsm8k": {
+        f"task.{name}"
+        for name in (
+            "branches", "compare", "debug", "drain_s", "durable", "evaluation", "exact", "executable",
+            "format", "idle_s", "keep_top_k", "load", "max_body_kib", "max_connections", "max_new_tokens",
+            "max_open", "model_name", "output", "overwrite", "pictures", "prompt", "python", "reference",
+            "show", "split", "timeout_s", "tool_form", "tool_offer", "train_offset", "write_s",
+        )
+    }
+}  # fmt: skip
+
+NEVER_COUNTING_GUESSES = ("auto", "off")  # ways of guessing tokens that change no answer
+
+
+class KeyRules:
+    """The rules for settings that other tools have written, which have the names of the runner's
+    keys."""
+
+    # The groups and keys in the order in which they are shown
+    order: Sequence[str] = ("model", "quantization", "lora", "rope", "generation", "task", "seed")
+    # For a key and its value the value that means the same
+    written_alike: Mapping[tuple[str, str], str] = MappingProxyType(
+        {("task.check_invariance", "auto"): "0", ("generation.speculate", "off"): "auto"}
+    )
+    # What runs have that lack a key: those that were recorded before it existed
+    defaults: Mapping[str, str] = MappingProxyType(
+        {
+            "quantization.skip": "[]",
+            "quantization.overrides": "{}",
+            "generation.kv_cache": "as_model",
+            "generation.speculate": "auto",
+            "generation.thinking_tokens": "null",
+            "generation.thinking_end": "null",
+            "generation.thinking_tags": "[]",
+            "lora.merge_dtype": "auto",
+            "lora.merge_order": "null",
+            "lora.revision": "null",
+            "rope.beyond_trained": "false",
+            "task.contexts": "[]",
+            "task.last_tokens": "256",
+            "task.role_adapters": "{}",
+        }
+    )
+
+    def inert_keys(self, config: Mapping[str, str]) -> Set[str]:
+        """Return the groups and keys in which two runs may differ and still be the same
+        experiment."""
+        counting = COUNTING_IN.get(config.get("task.name", ""), set())
+        is_guessed = config.get("generation.speculate", "auto") not in NEVER_COUNTING_GUESSES
+        return INERT - counting - ({"generation.speculate"} if is_guessed else set())
+
+    def differing_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
+        """Return the meaningful keys in which the runs differ, in the config's order."""
+        alike, defaults = self.written_alike, self.defaults
+
+        def value(config: dict[str, str], key: str) -> str | None:
+            written = config.get(key, defaults.get(key))
+            return written if written is None else alike.get((key, written), written)
+
+        keys = self.meaningful_keys(configs)
+        return [key for key in keys if len({value(config, key) for config in configs}) > 1]
+
+    def meaningful_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
+        """Return the keys that can change the results of these runs, in the config's order."""
+        order = [*self.order]
+
+        def config_order(key: str) -> tuple[int, bool, str]:
+            top = group(key)
+            return (
+                (order.index(top) if top in order else len(order)),
+                not key.endswith(".name"),
+                key,
+            )
+
+        counting = set[str]()
+        for config in configs:
+            inert = self.inert_keys(config)
+            counting |= {key for key in config if not {key, group(key)} & inert}
+        return sorted(counting, key=config_order)
+
+
+def distinguishing_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
+    """Return the keys without those whose value follows from their group's name, or of a model from
+    the engine that has run it.
+
+    nf4 always has double_quant and `none` never has it: a column for it is useful only if nf4
+    occurs with both values. So it is with keys of llama.cpp or vLLM, which our own engine has not.
+    """
+
+    def tells(key: str) -> bool:
+        values = {config.get(key) for config in configs}
+        by_engine = ENGINE in keys and key != ENGINE and group(key) == group(ENGINE)
+        follows = by_engine or f"{group(key)}.name" in keys
+        return not (None in values and len(values) == 2 and follows)
+
+    return [key for key in keys if tells(key)]

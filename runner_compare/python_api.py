@@ -1,0 +1,246 @@
+"""`runner.compare(...)`: what runner-compare says, from Python, as a value that a notebook
+shows."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from runner_base import ConfigError, JobFailed, Record, counted, environment, plain, unknown
+from runner_compare.command import comparison_of
+from runner_compare.features.gates.section import Requirement, checked
+from runner_compare.features.missing_jobs.section import Missing
+from runner_compare.model.comparison import Comparison
+from runner_compare.model.data import NotPaired, Table
+from runner_compare.model.unfinished import JobState, MissingJob
+from runner_compare.options import parser
+from runner_compare.render.html import escape, write_table
+from runner_compare.render.output import FORMATS, flat_lines
+from runner_compare.render.parts import shown
+from runner_compare.render.pictures import draw
+
+# where the command writes
+OF_THE_COMMAND = ("help", "format", "save", "log", "publish", "benchmark", "explain")
+LONGEST_REPR = 200
+PICTURES = 2  # of a table: the page of --save has them all
+WIDTH = "640px"
+# statuses of the rows of runner.grid
+WITH_RESULT = ("finished", "done before")
+STATES = {
+    "failed": JobState.failed,
+    "killed": JobState.interrupted,
+    "stopped": JobState.interrupted,
+    "impossible": JobState.impossible,
+}
+
+
+@dataclass(repr=False)
+class ComparedRuns:
+    """A comparison: its tables and sentences; in a notebook, its last expression is shown with a
+    picture."""
+
+    comparison: Comparison
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables, one for each task."""
+        return self.comparison.tables
+
+    @property
+    def conclusions(self) -> list[str]:
+        """What may be concluded over all rows, for each task that has a baseline."""
+        return [table.conclusion for table in self.tables if table.conclusion]
+
+    @property
+    def sentences(self) -> list[str]:
+        """All that is said about the rows."""
+        return [sentence for part in shown(self.comparison) for sentence, _ in part.sentences]
+
+    @property
+    def missing_jobs(self) -> list[MissingJob]:
+        """The jobs of the compared grid that have no result, each with its state."""
+        return self.comparison.of(Missing).jobs
+
+    @property
+    def requirements(self) -> list[Requirement]:
+        """What `require=` has found for each row and term, and for each job without a result."""
+        return checked(self.comparison)
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether all requirements are met; None without `require=`."""
+        found = self.requirements
+        return all(requirement.met for requirement in found) if found else None
+
+    def to_df(self) -> Any:
+        """Return a pandas.DataFrame with a line for each row and the columns of --format csv."""
+        import pandas as pd  # type: ignore[import-untyped]
+
+        return pd.DataFrame(flat_lines(self.comparison))
+
+    def to_text(self, form: str = "table") -> str:
+        """Return it as runner-compare prints it: as a table, or as `markdown`, `json` or `csv`."""
+        if form not in FORMATS:
+            raise ConfigError(f"to_text({form!r}): {unknown('form', form, [*FORMATS])}")
+        out = io.StringIO()
+        FORMATS[form](self.comparison, out)
+        return out.getvalue()
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(
+            f"{counted(len(table.rows), 'run')} of {table.task}" for table in self.tables
+        )
+        text = plain(
+            " ".join(f"<comparison of {tasks}: {'; '.join(self.conclusions)}".rstrip(": ").split())
+        )
+        return f"{text if len(text) <= LONGEST_REPR else text[: LONGEST_REPR - 1] + '…'}>"
+
+    def _repr_html_(self) -> str:
+        out = io.StringIO()
+        for part in shown(self.comparison):
+            out.write(f"<h4>{escape(part.title)}</h4>\n")
+            if part.conclusion:
+                out.write(f"<p><b>{escape(part.conclusion)}</b></p>\n")
+            for image in _images(part.table) if part.table else ():
+                out.write(image)
+            for grid in part.grids:
+                rows = max((len(column.cells) for column in grid.columns), default=0)
+                out.write(f"<p>{escape(grid.title)}</p>\n" if grid.title else "")
+                write_table(grid.columns, grid.classes or [""] * rows, out)
+            out.write(
+                "<ul>\n"
+                + "".join(f"<li>{escape(text)}</li>\n" for text, _ in part.sentences)
+                + "</ul>\n"
+            )
+        return out.getvalue()
+
+
+def _images(table: Table) -> Iterable[str]:
+    """Yield the first pictures of a table as images within the page."""
+    for picture in draw(table)[:PICTURES]:
+        image = base64.b64encode(picture.png()).decode()
+        title = escape(picture.title)
+        yield f'<p><img alt="{title}" style="max-width:{WIDTH}" src="data:image/png;base64,{image}"><br>{title}</p>\n'
+
+
+class Compare(Protocol):
+    """`runner.compare`: the function and the package of the command."""
+
+    def __call__(self, *runs: object, **options: Any) -> ComparedRuns:
+        """Compare recorded runs."""
+        ...
+
+    def main(self, arguments: list[str]) -> int:
+        """Run the command; returns the exit code."""
+        ...
+
+
+def compare(*runs: object, **options: Any) -> ComparedRuns:
+    """Compare recorded runs as `runner-compare` does; its options are arguments:
+    baseline="quantization=none".
+
+    `runs` are job ids, records, or the rows of a grid; without any, the newest comparable ones are
+    compared.
+    """
+    environment.read()
+    given_runs = GivenRuns()
+    given_runs.add(runs)
+    chosen, folder = list(dict.fromkeys(given_runs.ids)), given_runs.output_dir()
+    given: dict[str, Any] = {"output_dir": folder} if folder else {}
+    given |= ({"runs": chosen} if chosen else {}) | options
+    if (chosen or given_runs.missing) and "runs" in options:
+        raise ConfigError("runs=: name them once, as arguments or by runs=")
+    if given_runs.missing and not chosen:
+        states = "; ".join(job.line for job in given_runs.missing)
+        raise ConfigError(f"compare: none of these jobs has a result: {states}")
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            compared = comparison_of(_parsed(given), Path(scratch), given_runs.missing)
+    except NotPaired as reason:
+        raise JobFailed(str(reason)) from reason
+    return ComparedRuns(compared.comparison)
+
+
+@dataclass
+class GivenRuns:
+    """The runs that `compare(...)` is called with: the ids of jobs that have a result, and the
+    other rows of a grid."""
+
+    ids: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    missing: list[MissingJob] = field(default_factory=list)
+
+    def add(self, runs: Iterable[object], keys: Sequence[str] = ()) -> None:
+        """Add ids, records and rows; lists of them are taken apart. `keys`: those in which the rows
+        of a grid differ."""
+        for run in runs:
+            if isinstance(run, str):
+                self.ids.append(run)
+            elif isinstance(run, Mapping):
+                self._add_row(run, keys)
+            elif isinstance(run, Record):
+                self.ids.append(run.job_id)
+                self.folders.append(str(Path(run.output_dir).parents[1]))
+            elif isinstance(run, Iterable):
+                folder = str(getattr(run, "output_dir", ""))  # the rows of a grid have it
+                self.folders += [folder] * bool(folder)
+                self.add(run, getattr(run, "keys", ()))
+            else:
+                raise ConfigError(
+                    f"compare({run!r}): give job ids, records of runner.evaluate or rows of runner.grid"
+                )
+
+    def _add_row(self, row: Mapping[str, Any], keys: Sequence[str]) -> None:
+        job_id, status = row.get("job_id") or "", row.get("status")
+        if status in (None, *WITH_RESULT):
+            self.ids += [job_id] if job_id else []
+            return
+        name = " ".join(f"{key}={row[key]}" for key in keys if key in row) or job_id or "a job"
+        state = STATES.get(str(status), JobState.not_started)
+        self.missing.append(MissingJob(name, job_id, state, str(row.get("error") or "")))
+
+    def output_dir(self) -> str:
+        """Return the folder of all records; ConfigError if there are several."""
+        folders = sorted({*self.folders})
+        if len(folders) > 1:
+            raise ConfigError(f"these records are in several folders: {', '.join(folders)}")
+        return next(iter(folders), "")
+
+
+def _parsed(given: Mapping[str, Any]) -> Any:
+    """Return the options of the command line; a wrong name or value is a ConfigError."""
+    command = parser()
+    known = {action.dest for action in command._actions} - {*OF_THE_COMMAND}
+    arguments: list[str] = []
+    for key, value in given.items():
+        if key not in known:
+            hint = (
+                "it says where the command writes; here use to_df() or to_text()"
+                if key in OF_THE_COMMAND
+                else ""
+            )
+            raise ConfigError(
+                f"compare({key}=...): {hint or unknown('option', key, sorted(known))}"
+            )
+        option = f"--{key.replace('_', '-')}"
+        if value is True:
+            arguments.append(option)
+        elif value is None or value is False:
+            continue
+        elif isinstance(value, str) or not isinstance(value, Iterable):
+            arguments += [option, str(value)]
+        elif key == "where":  # which is repeated
+            arguments += [word for text in value for word in (option, str(text))]
+        else:
+            arguments += [option, *map(str, value)]
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"compare: {message}")
+
+    command.error = refuse  # type: ignore[method-assign]
+    return command.parse_args(arguments)

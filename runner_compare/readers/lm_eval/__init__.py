@@ -1,0 +1,1 @@
+"""Files of lm-evaluation-harness."""

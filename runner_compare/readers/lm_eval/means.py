@@ -1,0 +1,112 @@
+"""Computes again from its documents what lm-eval's results file says of a metric: whatever is a
+kind of mean over them.
+
+A figure of all documents together (a corpus' BLEU, a class' F1) cannot be computed so, and is not
+checked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from runner_compare.model.question_numbers import number_of
+from runner_compare.readers.lm_eval.files import Results
+from runner_compare.readers.tool_run import as_number
+
+# lm-eval's aggregation of a metric for which the task's settings name none, and the metrics of a
+# task that names none
+AGGREGATIONS = {
+    **dict.fromkeys(
+        ("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match", "likelihood"), "mean"
+    ),
+    "brier_score": "brier_score",
+    "perplexity": "perplexity",
+    "word_perplexity": "weighted_perplexity",
+    "byte_perplexity": "weighted_perplexity",
+    "bits_per_byte": "bits_per_byte",
+}
+METRICS = {
+    "loglikelihood": ("perplexity", "acc"),
+    "loglikelihood_rolling": ("word_perplexity", "byte_perplexity", "bits_per_byte"),
+    "multiple_choice": ("acc", "acc_norm"),
+    "generate_until": ("exact_match",),
+}
+
+
+def aggregation_of(results: Results, task: str, metric: str) -> str | None:
+    """Return how lm-eval has made a task's figure of the documents'; None if its file does not say
+    so."""
+    config = results.of("configs", task) or {}
+    metric_list = config.get("metric_list")
+    if not metric_list:
+        return (
+            AGGREGATIONS.get(metric)
+            if metric in METRICS.get(str(config.get("output_type")), ())
+            else None
+        )
+    entry = next(
+        (
+            metric_entry
+            for metric_entry in metric_list
+            if isinstance(metric_entry, dict) and metric_entry.get("metric") == metric
+        ),
+        None,
+    )
+    return None if entry is None else str(entry.get("aggregation") or AGGREGATIONS.get(metric))
+
+
+def recomputed(aggregation: str | None, values: Sequence[Any]) -> float | None:
+    """Return a task's figure from its documents' values; None if it is no kind of mean, or a value
+    is no number."""
+    compute = COMPUTED.get(aggregation or "")
+    if compute is None or not values:
+        return None
+    try:
+        return compute(values)
+    except (_NoNumber, OverflowError, ZeroDivisionError):
+        return None
+
+
+class _NoNumber(Exception):
+    """A document has no number, so that there is no mean."""
+
+
+def _mean(values: Sequence[Any]) -> float:
+    return math.fsum(map(_number, values)) / len(values)
+
+
+def _mean_of_known(values: Sequence[Any]) -> float:
+    return _mean(
+        [value for value in values if not (isinstance(value, float) and math.isnan(value))]
+    )
+
+
+def _mean_of_briers(pairs: Sequence[Any]) -> float:
+    return _mean([number_of(pair) if isinstance(pair, list) else None for pair in pairs])
+
+
+def _weighted_mean(pairs: Sequence[Any]) -> float:
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise _NoNumber
+    return math.fsum(_number(value) for value, _ in pairs) / math.fsum(
+        _number(weight) for _, weight in pairs
+    )
+
+
+def _number(value: Any) -> float:
+    number = as_number(value)
+    if number is None:
+        raise _NoNumber
+    return number
+
+
+COMPUTED: dict[str, Callable[[Sequence[Any]], float]] = {
+    "mean": _mean,
+    "nanmean": _mean_of_known,
+    "brier_score": _mean_of_briers,
+    "perplexity": lambda values: math.exp(-_mean(values)),
+    "weighted_perplexity": lambda pairs: math.exp(-_weighted_mean(pairs)),
+    "bits_per_byte": lambda pairs: -_weighted_mean(pairs) / math.log(2),
+}

@@ -1,0 +1,1 @@
+"""What a comparison shows: terminal, Markdown, CSV, JSON, HTML and pictures."""

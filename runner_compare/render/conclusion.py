@@ -1,0 +1,125 @@
+"""What may be concluded over all rows of a table, in one line."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from runner_compare.features.cut_offs.compute import is_open
+from runner_compare.model.data import TableRow
+from runner_compare.render.effects import asked_of, if_alike, quantity, unit_of
+from runner_compare.render.findings import joined, label, range_of
+from runner_compare.render.labels import about, about_between
+from runner_compare.render.quantities import LIKELIHOODS, Quantity, what_shows_more
+from runner_compare.statistics import POWER, Decision, MarginVerdict
+
+# differences of accuracies for which a number of questions is given
+TARGETS = (0.05, 0.02, 0.01, 0.005)
+
+
+def conclude(rows: Sequence[TableRow]) -> str:
+    """Return what may be concluded over all rows; empty if nothing was to be compared."""
+    families: dict[str, list[Decision]] = {}
+    for decision in (effect for row in rows for effect in row.effects):
+        families.setdefault("repeats" if decision.is_ratio else decision.measure, []).append(
+            decision
+        )
+    parts = [_of_family(family) for family in families.values()]
+    skipped = sum(row.note is not None for row in rows)
+    if skipped:
+        compared = ("further " if parts else "") + f"row{'s' * (skipped != 1)}"
+        parts.append(f"{skipped} {compared} could not be compared")
+    text = "; ".join(parts)
+    return text[:1].upper() + text[1:]
+
+
+def _of_family(family: Sequence[Decision]) -> str:
+    counts = Counter(map(label, sorted(family, key=_rank)))
+    total, undecided = len(family), [decision for decision in family if is_open(decision)]
+    if len(undecided) == total:
+        text = (
+            "the one comparison is not decided"
+            if total == 1
+            else f"of {total} comparisons none is decided"
+        )
+    elif total == 1:
+        text = f"one comparison: the row is {label(family[0])}"
+    else:
+        shown = [f"{n} {'is' if n == 1 else 'are'} {label}" for label, n in counts.items()]
+        text = f"of {total} comparisons {joined(shown)}"
+    return text + _what_would_decide(undecided)
+
+
+def _rank(decision: Decision) -> tuple[int, str]:
+    """Return a sort key: better rows first, undecided ones last, so that the words about them can
+    follow."""
+    verdicts = [
+        MarginVerdict.better,
+        MarginVerdict.as_good,
+        MarginVerdict.worse_but_within,
+        MarginVerdict.worse_by_more,
+    ]
+    if is_open(decision):
+        return len(verdicts) + 1, ""
+    if decision.verdict not in verdicts:
+        return len(verdicts), str(decision.finding)
+    return verdicts.index(decision.verdict), str(decision.finding)
+
+
+def _what_would_decide(undecided: Sequence[Decision]) -> str:
+    """Say what the undecided comparisons could have shown, and how many questions would decide."""
+    if not undecided or any(decision.is_ratio for decision in undecided):
+        return ""
+    why = dict.fromkeys(decision.unplanned for decision in undecided)
+    if all(why):
+        return f" ({', '.join(why)}: more questions would not decide)"
+    of = quantity(undecided[0])
+    counted = asked_of(undecided[0])
+    if undecided[0].verdict is not None:
+        if any(decision.needed is None for decision in undecided):
+            return ""
+        hardest = max(undecided, key=lambda decision: decision.needed or 0)
+        most = about_between(hardest.needed or 0, hardest.needed_between)
+        return (
+            f" (about {most} {counted} of each, those so far included, would decide with {100 * POWER:g} % "
+            f"power {if_alike(undecided[0])})"
+        )
+    # it stopped early: the number of questions was not planned
+    if any(not decision.test.knows_power for decision in undecided):
+        return ""
+    asked = range_of(
+        [f"{decision.n:,}" for decision in sorted(undecided, key=lambda decision: decision.n)]
+    )
+    if any(decision.detectable is None for decision in undecided):
+        could = f"{asked} {counted} are too few to show any difference"
+    else:
+        detectable = sorted(
+            decision.detectable for decision in undecided if decision.detectable is not None
+        )
+        found = range_of([of.write_detectable(difference) for difference in detectable])
+        could = f"{asked} {counted} detect only differences from {found} {unit_of(undecided[0])} up"
+    tells_more = {decision.tells_more for decision in undecided}
+    if len(tells_more) == 1 and (more := tells_more.pop()):
+        return f": {could} ({more})"
+    return f": {could}{_enough(undecided, of)}"
+
+
+def _enough(undecided: Sequence[Decision], of: Quantity) -> str:
+    """Say how many questions would detect a smaller difference, in the comparison that needs most
+    of them."""
+    if of is LIKELIHOODS:
+        return ""  # no difference in nats is small for every model
+    hardest = max(
+        undecided,
+        key=lambda decision: math.inf if decision.detectable is None else decision.detectable,
+    )
+    if not hardest.can_plan_detection:
+        return what_shows_more(hardest)
+    for target in TARGETS:
+        if hardest.detectable is not None and target >= hardest.detectable:
+            continue
+        needed = hardest.test.needs_to_detect(target, hardest.level)
+        if needed is not None and needed > hardest.n:
+            return f"; about {about(needed)} in all would detect {100 * target:g} points"
+    return ""

@@ -1,0 +1,323 @@
+"""Words for effects: an entry for each method in METHODS, and the sentences, cells, legends and
+records from it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from runner_base import beside_limit, more_digits
+from runner_compare.model.data import ABSENT, TableRow
+from runner_compare.render.labels import about, about_between
+from runner_compare.render.quantities import (
+    ACCURACIES,
+    FIELDS,
+    LIKELIHOODS,
+    METHODS,
+    REPEATS,
+    Quantity,
+)
+from runner_compare.statistics import (
+    ALPHA,
+    Decision,
+    Effect,
+    Finding,
+    MarginVerdict,
+    Method,
+    most_wrong,
+)
+from runner_compare.statistics.margins import points_of_margin, verdict_words
+from runner_compare.statistics.sequential import level_words
+
+
+def p_value(p: float) -> str:
+    """Return p to two digits, e.g. 0.77, 0.0042, <0.0001; with more beside the 5 % that decide."""
+    if p < 0.0001:
+        return "<0.0001"
+    return "1.0" if p > 0.995 else beside_limit(p, ALPHA, _to_two_digits)
+
+
+def _to_two_digits(p: float, more: int = 0) -> str:
+    return f"{p:.{2 + more}g}"
+
+
+UNTESTED = "within these processes only"
+OF_TABLE = "{comparisons} of this table"  # in a legend
+NO_INTERVAL = "one run each, no interval"
+
+
+def fill(template: str, effect: Effect) -> str:
+    """Fill in a template of METHODS."""
+    return template.format(**vars(effect), **effect.counts)
+
+
+def asked_of(decision: Decision) -> str:
+    """Return what an effect is over: questions, samples of text, or runs."""
+    if decision.is_ratio:
+        return "runs of each"
+    return "samples" if quantity(decision) is LIKELIHOODS else "questions"
+
+
+def quantity(effect: Effect) -> Quantity:
+    """Return an effect's quantity."""
+    return METHODS[effect.method].quantity
+
+
+def unit_of(effect: Effect) -> str:
+    """Return the unit of an effect's differences: `points`, `nats/token`."""
+    return fill(quantity(effect).unit, effect)
+
+
+def records(row: TableRow) -> dict[str, Any]:
+    """Return a row's effects as plain data, each under the key of its quantity."""
+    record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
+    for effect in row.effects:
+        record = {
+            key: _recorded(effect, FIELDS.get(key, key)) for key in quantity(effect).keys.split()
+        }
+        if "baseline_job_id" in record:
+            record["baseline_job_id"] = row.baseline.run.job_id if row.baseline else None
+        if not effect.is_tested:
+            record |= {"p": None, "p_holm": None}
+        if has_no_interval(effect):
+            record |= dict.fromkeys(
+                ("ratio_low", "ratio_high", "simultaneous_low", "simultaneous_high")
+            )
+        if effect.is_ratio:
+            record_by_key[REPEATS.record_key].append(record)
+        else:
+            record_by_key[quantity(effect).record_key] = record
+    return record_by_key
+
+
+def _recorded(decision: Decision, name: str) -> Any:
+    """Return what a record has of a decision: a count of its method, or a field."""
+    return decision.counts[name] if name in decision.counts else getattr(decision, name, None)
+
+
+def error_budget(effects: Sequence[Decision]) -> str:
+    """Return a sentence if more than 5 % of such tables may have a wrong finding, and empty
+    otherwise."""
+    of_accuracy = [effect for effect in effects if quantity(effect) is ACCURACIES]
+    share = most_wrong(of_accuracy)
+    if share <= ALPHA * (1 + 1e-9):
+        return ""
+    fixed = Counter(
+        effect.early_stop_comparisons for effect in of_accuracy if effect.early_stop_comparisons
+    )
+    parts = [
+        f"{count} run{'s' * (count > 1)} decided at {level_words(comparisons)}{(' each' if count > 1 else '')}"
+        for comparisons, count in sorted(fixed.items())
+    ]
+    text = f"{', '.join(parts)} while running"
+    if adjusted := len(of_accuracy) - fixed.total():
+        text += f", and {'the other comparison has' if adjusted == 1 else 'the other comparisons share'} 5 %"
+    else:
+        text += f". Jobs that answer one question keep to 5 % together with task.early_stop_comparisons={fixed.total()}"
+    return f"the findings of this table may be wrong in up to {100 * min(1.0, share):.2g} % of such tables: {text}"
+
+
+def margin_words(decision: Decision) -> str:
+    """Return the margin with its unit: `2 points`, `0.01 nats/token`."""
+    assert decision.margin is not None
+    of = quantity(decision)
+    if of is ACCURACIES:
+        return points_of_margin(decision.margin)
+    if decision.is_ratio:
+        return f"{100 * decision.margin:g} %"
+    return f"{decision.margin:g} {unit_of(decision)}"
+
+
+def why_undecided(*decisions: Decision) -> str:
+    """Say why nothing is shown about a margin, where both sides could be broken alike; empty if the
+    reason is another one."""
+    if decisions[0].no_evidence:
+        return decisions[0].no_evidence
+    lows = [decision.baseline_low for decision in decisions if decision.baseline_low is not None]
+    if not lows:
+        return ""
+    return (
+        f"the baseline's accuracy may be as low as {100 * min(lows):.1f} %, no more than the margin: "
+        "easier questions would tell more, or more of them"
+    )
+
+
+def margin_decision(decision: Decision) -> str:
+    """Return what is decided about the margin, e.g. `as good within 2 points`."""
+    assert decision.verdict is not None
+    if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:
+        return f"perhaps by more than {margin_words(decision)}"
+    needed = f" ({if_alike(decision)}, about {_would_decide(decision)})" if decision.needed else ""
+    return verdict_words(decision.verdict, margin_words(decision)) + needed
+
+
+def if_alike(decision: Decision) -> str:
+    """Return what a number of questions that would decide supposes of the truth."""
+    return "if neither is better" + (
+        " and they disagree as often" if quantity(decision) is ACCURACIES else ""
+    )
+
+
+def _would_decide(decision: Decision) -> str:
+    """Say how many questions would decide; of several tasks, how many more and how they are
+    spread."""
+    needed, asked = decision.needed or 0, asked_of(decision)
+    if "tasks" not in decision.counts:
+        families = decision.counts.get("clusters")  # more of them, and not larger ones
+        of_families = (
+            f" in {math.ceil(needed * families / decision.n):,} such families" if families else ""
+        )
+        in_all = "" if decision.is_ratio else " in all"
+        number = about_between(needed, decision.needed_between)
+        return f"{number} {asked}{in_all}{of_families} would decide"
+    more = (
+        f"{about(needed - decision.n)} more {asked} would decide, " if needed > decision.n else ""
+    )
+    return f"{more}{about(needed)} in all{'' if more else ' would decide'}, each set in proportion"
+
+
+def comparisons_of(count: int, kind: str = "") -> str:
+    """Return how many comparisons there are: `1 comparison`, `3 other comparisons`."""
+    return f"{count} {kind}comparison{'s' * (count != 1)}"
+
+
+SHARE_LEGEND = (
+    "its share of the 5 % was fixed before it ran: there Holm is p times that number of comparisons, the interval has "
+    "the same level, and no other row changes the verdict"
+)
+SHARED_ERROR = (
+    f"Findings and margins share {ALPHA:g}: Holm is over both, and counts a comparison once."
+)
+MARGIN_LEGEND = (
+    "Margin: a row is as good if a test shows its true difference to be above minus the margin, and worse by more if "
+    f"one shows it to be below (two-sided). {SHARED_ERROR}"
+)
+BETS_MARGIN_LEGEND = (
+    "Margin: a row is as good if its bets exclude all differences below minus the margin, at the share that was fixed "
+    "before it ran."
+)
+RATIO_MARGIN_LEGEND = (
+    "Margin: a row is as good within 5 % if the same test shows its speed to be above 1/1.05 of the baseline's, or its "
+    f"time or memory below 1.05 of it. {SHARED_ERROR}"
+)
+
+
+def legend(effects: Sequence[Decision]) -> str:
+    """Return the legend of a table's effects."""
+    parts = []
+    for of in dict.fromkeys(method_words.quantity for method_words in METHODS.values()):
+        of_quantity = [effect for effect in effects if quantity(effect) is of]
+        if of_quantity:
+            used = [
+                method_words.legend
+                for method, method_words in METHODS.items()
+                if any(effect.method is method for effect in of_quantity)
+            ]
+            adjusted = [effect for effect in of_quantity if effect.early_stop_comparisons is None]
+            legends = [of.legend[0], *used]
+            if len(adjusted) < len(of_quantity):
+                legends.append(SHARE_LEGEND + (";" if adjusted else "."))
+            legends += [of.legend[1]] * bool(adjusted)
+            kind = "other " if 0 < len(adjusted) < len(of_quantity) else ""
+            comparisons = comparisons_of(len(adjusted), kind)
+            text = " ".join(filter(None, legends))
+            metrics = max((effect.comparisons for effect in adjusted), default=0) // max(
+                1, len(adjusted)
+            )
+            if metrics > 1:  # of one score
+                text = text.replace(
+                    OF_TABLE, f"{OF_TABLE}, times the {metrics} metrics of this score", 1
+                )
+            parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
+            if any(effect.verdict for effect in adjusted):
+                parts.append(RATIO_MARGIN_LEGEND if of is REPEATS else MARGIN_LEGEND)
+            if any(
+                effect.verdict
+                for effect in of_quantity
+                if effect.early_stop_comparisons is not None
+            ):
+                parts.append(BETS_MARGIN_LEGEND)
+    return " ".join(parts)
+
+
+def has_no_interval(effect: Effect) -> bool:
+    """Whether an effect is the ratio of single measurements, which do not say how far others would
+    be from them."""
+    return effect.method is Method.too_few_runs and not math.isfinite(effect.high)
+
+
+def written(decision: Decision, *values: float) -> list[str]:
+    """Return values of a decision, in digits that show on which side of its margin they lie."""
+    write, at_margin = quantity(decision).write, decision.at_margin
+    more = 0 if at_margin is None else more_digits(values, at_margin, write)
+    return [write(value, more) for value in values]
+
+
+def written_interval(decision: Decision, *values: float) -> list[str]:
+    """Return values and the interval of a decision; its digits also show on which side of no
+    difference it ends."""
+    ends = decision.simultaneous
+    if decision.finding is Finding.open:
+        return written(decision, *values, *ends)
+    write, at_margin = quantity(decision).write, decision.at_margin
+    more = more_digits(ends, decision.neutral, write)
+    if at_margin is not None:
+        more = max(more, more_digits([*values, *ends], at_margin, write))
+    return [write(value, more) for value in (*values, *ends)]
+
+
+def interval_words(decision: Decision) -> str:
+    """Return what an interval is called: one of several that hold together is simultaneous."""
+    words = fill(METHODS[decision.method].interval, decision)
+    return f"simultaneous {words}" if is_simultaneous(decision) else words
+
+
+def is_simultaneous(decision: Decision) -> bool:
+    """Whether the interval holds together with those of other rows."""
+    is_adjusted = decision.is_tested and decision.early_stop_comparisons is None
+    return is_adjusted and decision.comparisons > 1
+
+
+def interval_level(decisions: Iterable[Decision]) -> str:
+    """Return the level of the intervals of a table, or nothing where each holds by itself."""
+    return "simultaneous 95 %" if any(map(is_simultaneous, decisions)) else ""
+
+
+def figures_of(decision: Decision) -> tuple[str, str]:
+    """Return an effect and the interval that agrees with what is decided."""
+    value, low, high = written_interval(decision, decision.value)
+    return value, f"[{low}, {high}]"
+
+
+def value_of(decision: Decision) -> str:
+    """Return an effect with its interval."""
+    value, interval = figures_of(decision)
+    return f"{value}, {NO_INTERVAL}" if has_no_interval(decision) else f"{value} {interval}"
+
+
+def difference_head(unit: str, rows: Sequence[TableRow | None]) -> str:
+    """Return the head of the differences: whether their intervals hold together."""
+    effects = [row.effect for row in rows if row and row.effect]
+    return f"Δ {unit}" + "\n[simultaneous 95 %]" * any(map(is_simultaneous, effects))
+
+
+def difference_of(row: TableRow) -> str:
+    """Return a row's difference to its baseline."""
+    if row.effect is None:
+        return "baseline" if row.is_baseline else f"{ABSENT} (see below)"
+    return value_of(row.effect)
+
+
+def pairs_of(decision: Decision) -> str:
+    """Return the numbers of won, lost and tied pairs."""
+    method_words = METHODS[decision.method]
+    return fill(method_words.pairs or method_words.quantity.pairs, decision)
+
+
+def detectable(decision: Decision) -> str:
+    """Return the minimum detectable difference."""
+    if not decision.test.knows_power or decision.detectable is None:
+        return ABSENT
+    return quantity(decision).write_detectable(decision.detectable)

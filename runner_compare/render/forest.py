@@ -1,0 +1,143 @@
+"""The forest plot in a terminal: each row's difference with its interval, the line of no
+difference, and the margin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from runner_base import plain
+from runner_compare.model.data import TableRow
+from runner_compare.render.effects import interval_level, quantity, unit_of
+from runner_compare.render.labels import short_names
+from runner_compare.statistics import Decision, Finding
+
+MAX_ROWS, MAX_WIDTH, MIN_WIDTH = 40, 61, 24  # width: of the plot, in characters
+# a name is cut where the plot has less room, but not below so many characters
+MIN_NAME, MIDDLE_WIDTH = 24, 41
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The characters of a plot."""
+
+    ends: str
+    line: str
+    point: str
+    zero: str
+    margin: str
+    crossing: str  # where an interval crosses zero or the margin
+    minus: str
+    delta: str
+
+
+UNICODE = Marks("├┤", "─", "●", "│", "┊", "┼", "−", "Δ")
+ASCII = Marks("[]", "-", "o", "|", ":", "+", "-", "difference")
+STYLES = {Finding.better: "green", Finding.worse: "red"}
+
+
+def forest(
+    rows: Sequence[TableRow], keys: list[str], width: int, encoding: str | None
+) -> list[tuple[str, str]]:
+    """Return the lines of the plot, each with its style; none if nothing was compared or the
+    terminal is too narrow."""
+    marks = UNICODE if (encoding or "utf-8").lower().replace("-", "").startswith("utf") else ASCII
+    compared = [
+        (row, effect)
+        for row in rows
+        if (effect := row.effect) and all(map(math.isfinite, effect.simultaneous))
+    ]
+    units = dict.fromkeys(unit_of(effect) for _, effect in compared)
+    lines = []
+    for unit in units:
+        of_unit = [(row, effect) for row, effect in compared if unit_of(effect) == unit]
+        lines += _plot(of_unit, keys, unit, width, marks)
+    return lines
+
+
+def _plot(
+    compared: list[tuple[TableRow, Decision]], keys: list[str], unit: str, width: int, marks: Marks
+) -> list[tuple[str, str]]:
+    shown = compared[:MAX_ROWS]
+    longest = max(MIN_NAME, width - 2 - MIDDLE_WIDTH)
+    names = [
+        _cut(plain(name), longest) for name in short_names([row for row, _ in shown], keys, longest)
+    ]
+    if marks is ASCII:
+        names = [name.encode("ascii", "replace").decode() for name in names]
+    indent = max(map(len, names)) + 2
+    plot_width = min(MAX_WIDTH, width - indent)
+    if plot_width < MIN_WIDTH:
+        return []
+    effects = [effect for _, effect in shown]
+    margins = sorted({-effect.margin for effect in effects if effect.margin is not None})
+    lowest, highest = (
+        min([0.0, *margins, *(effect.simultaneous_low for effect in effects)]),
+        max(0.0, *(effect.simultaneous_high for effect in effects), 1e-12),
+    )
+
+    def column(value: float) -> int:
+        return round((value - lowest) / (highest - lowest) * (plot_width - 1))
+
+    cut = f", the first {len(shown)} of {len(compared)} rows" if len(shown) < len(compared) else ""
+    explained = f"; {marks.margin} margin" if margins else ""
+    level = interval_level(effects)
+    kind = f"({level})" if level else "with intervals"
+    title = f"{marks.delta} to the baseline in {unit} {kind}{cut}; {marks.zero} no difference{explained}"
+    lines = [(title, "dim")]
+    for name, effect in zip(names, effects, strict=True):
+        lines.append(
+            (
+                f"{name:<{indent}}{_interval(effect, column, margins, plot_width, marks)}",
+                STYLES.get(effect.finding, ""),
+            )
+        )
+    lines.append(
+        (
+            " " * indent
+            + _scale([0.0, *margins, lowest, highest], column, plot_width, effects[0], marks),
+            "dim",
+        )
+    )
+    return [(line.rstrip(), style) for line, style in lines]
+
+
+def _interval(
+    effect: Decision, column: Callable[[float], int], margins: list[float], width: int, marks: Marks
+) -> str:
+    cells = [" "] * width
+    for value, mark in [*((margin, marks.margin) for margin in margins), (0.0, marks.zero)]:
+        cells[column(value)] = mark
+    first, last = map(column, effect.simultaneous)
+    for index in range(first, last + 1):
+        cells[index] = marks.line if cells[index] == " " else marks.crossing
+    if first < last:
+        cells[first], cells[last] = marks.ends[0], marks.ends[1]
+    cells[column(effect.value)] = marks.point
+    return "".join(cells)
+
+
+def _scale(
+    values: list[float], column: Callable[[float], int], width: int, effect: Decision, marks: Marks
+) -> str:
+    """Return a line with the values below their columns; of two without room, the first one
+    counts."""
+    cells = [" "] * width
+    for value in dict.fromkeys(values):
+        text = _number(value, effect).replace("−", marks.minus)
+        start = min(max(0, column(value) - len(text) // 2), width - len(text))
+        if all(cell == " " for cell in cells[max(0, start - 1) : start + len(text) + 1]):
+            cells[start : start + len(text)] = text
+    return "".join(cells)
+
+
+def _number(value: float, effect: Decision) -> str:
+    """Return a value of the scale, as short as it can be."""
+    text = quantity(effect).write(value) if value else "0"
+    number, point, fraction = text.partition(".")
+    return f"{number}{point}{fraction}".rstrip("0").rstrip(".") if point else text
+
+
+def _cut(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 3]}..."

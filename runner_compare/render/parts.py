@@ -1,0 +1,80 @@
+"""What a comparison shows, part by part: the terminal, Markdown and the page write the same
+ones."""
+
+from __future__ import annotations
+
+from runner_base import counted
+from runner_compare.features.registry import every_section
+from runner_compare.model.comparison import Comparison, Grid, Said, Shown, class_of, said_of_row
+from runner_compare.model.data import Table, TableRow
+from runner_compare.render.across_tasks import tables_across
+from runner_compare.render.columns import columns, ratio_columns, summary
+
+
+def shown(comparison: Comparison) -> list[Shown]:
+    """Return the parts in the order of the terminal."""
+    if alone := alone_parts(comparison):
+        always = [section for section in every_section() if section.is_always_shown]
+        return [*alone, *(part for section in always for part in section.parts(comparison))]
+    titled = tables_across(comparison.tables).items()
+    across = [
+        Shown(title, [Grid(columns_across)], is_headed=False) for title, columns_across in titled
+    ]
+    further = [part for section in every_section() for part in section.parts(comparison)]
+    return [*map(of_table, comparison.tables), *across, *further]
+
+
+def alone_parts(comparison: Comparison) -> list[Shown]:
+    """Return the parts that are shown in place of all others; none if there is no such part."""
+    return [
+        part
+        for section in every_section()
+        if section.is_alone
+        for part in section.parts(comparison)
+    ]
+
+
+def _class_of_row(row: TableRow) -> str:
+    if row.is_baseline:
+        return "baseline"
+    return "dominated" if row.on_front is False else ""
+
+
+def of_table(table: Table) -> Shown:
+    """Return the part of a task's table."""
+    classes = [_class_of_row(row) for row in table.rows]
+    grids = [Grid(columns(table), classes=classes)]
+    if table.has_ratios:
+        classes = [class_of(ratio.finding) for row in table.rows for ratio in row.ratios]
+        grids.append(Grid(ratio_columns(table), classes=classes))
+    for section in every_section():
+        grids += [Grid(further, title) for title, further in section.tables(table).items()]
+    said = _said_of_table(table)
+    return Shown(
+        table.task,
+        grids,
+        said,
+        legend=summary(table),
+        runs=counted(len(table.rows), "run"),
+        conclusion=table.conclusion,
+        failed=[line for section in every_section() for line in section.failed(table)],
+        table=table,
+    )
+
+
+def sentences_of(table: Table) -> list[str]:
+    """Return all that is said about a table and its rows."""
+    return [text for text, _ in _said_of_table(table)]
+
+
+def _said_of_table(table: Table) -> list[Said]:
+    said: list[Said] = []
+    for row in table.rows:
+        said += said_of_row(row)
+        said += [
+            (text, None)
+            for section in every_section()
+            for text in section.row_sentences(table, row)
+        ]
+    of_sections = [text for section in every_section() for text in section.sentences(table)]
+    return said + [(text, None) for text in (*table.remarks, *of_sections) if text]

@@ -1,0 +1,62 @@
+"""The rows of a comparison as plain data, for JSON and CSV."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from runner_compare.features.cut_offs.compute import ends_record
+from runner_compare.features.registry import every_section
+from runner_compare.metrics import ACCURACY
+from runner_compare.model.data import Table, TableRow
+from runner_compare.render.effects import quantity, records
+
+# of the keys of a row in JSON that sections add, and of `note`; further ones follow
+ORDER = ("plan", "note", "seeds", "tokens", "thinking", "right_answer_costs", "saved")
+
+
+def row_record(table: Table, row: TableRow) -> dict[str, Any]:
+    """Return a row as plain data, with what sections add to it."""
+    record = core_record(table, row)
+    added = {"note": record.pop("note")}
+    for section in every_section():
+        added |= section.row_record(table, row)
+    first = {key: added.pop(key) for key in ORDER if key in added}
+    return record | first | added
+
+
+def core_record(table: Table, row: TableRow) -> dict[str, Any]:
+    """Return a row as plain data: its ids, config, metrics and comparisons."""
+    run = row.run
+    metrics = dict(sorted(run.metrics.items()))
+    if run.interval:  # as every table has it
+        metrics |= dict(zip(ACCURACY, run.interval, strict=True))
+        for section in every_section():
+            metrics |= section.row_metrics(row)
+    return {
+        "task": table.task,
+        "job_id": run.job_id,
+        "run_id": run.run_id,
+        "output_dir": run.folder,
+        "config": row.config,
+        "metrics": {
+            name: value if math.isfinite(value) else None for name, value in metrics.items()
+        },
+        "is_baseline": row.is_baseline,
+        **effect_records(row),
+        "on_front": row.on_front,
+        "dominated_by": row.dominated_by,
+        "dominated_in": row.dominated_in,
+        "standing": {axis: asdict(standing) for axis, standing in row.standing.items()},
+        "off_front": row.off_front,
+        "note": row.note,
+    }
+
+
+def effect_records(row: TableRow) -> dict[str, Any]:
+    """Return a row's comparisons, each under its key, with both ends where answers were cut off."""
+    found = records(row)
+    if row.effect is not None and (ends := ends_record(row.effect)):
+        found[quantity(row.effect).record_key] |= ends
+    return found
